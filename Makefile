@@ -1,0 +1,54 @@
+# `make help` lists the targets. Each of them makes the environment first where it is missing or out of date.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# The interpreter that the environment is made from, once.
+BASE_PYTHON ?= python3
+# The CPU pins. On a machine with CUDA: make env CONSTRAINTS=
+CONSTRAINTS ?= constraints.txt
+# Test processes. Each of them computes in one thread: threads that compete for cores are far slower than none.
+WORKERS ?= auto
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env demo test test-slow lint format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(VENV)/.complete ## make .venv; again only when the dependencies have changed
+
+# The stamp comes last, so that an interrupted installation is taken up again.
+$(VENV)/.complete: pyproject.toml constraints.txt
+	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "fewmask needs Python 3.11 or newer; '$(BASE_PYTHON)' is $$($(BASE_PYTHON) --version 2>&1 | tail -n 1)." >&2; \
+	  echo "Name another one: make env BASE_PYTHON=python3.12" >&2; exit 1; }
+	$(BASE_PYTHON) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e ".[dev]"
+	@touch $@
+
+demo: env ## the main job on built-in scenes, in minutes on a laptop
+	$(VENV)/bin/fewmask demo
+
+test: env ## the tests, without the slow ones
+	$(ONE_THREAD) $(PYTHON) -m pytest -m "not slow" -n $(WORKERS) --maxprocesses 4 --dist worksteal
+
+test-slow: env ## the tests marked slow
+	$(PYTHON) -m pytest -m slow --durations 5
+
+lint: env ## style, format and types
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+format: env ## rewrite the code in the project's format
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+bench: env ## measure the ratios of benchmarks/ on this machine
+	$(PYTHON) benchmarks/run.py
+
+clean: ## remove the environment and the caches; runs are left alone
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist src/fewmask.egg-info
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
