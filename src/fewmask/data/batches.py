@@ -1,0 +1,195 @@
+"""Joint mini-batches: labelled and unlabelled images of all domains, drawn as a function of (seed, step, row).
+
+Shapes: B rows of a micro-batch · h×w pixels of a crop · K domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fewmask.config import TrainSettings
+from fewmask.data.domain import Domain
+from fewmask.labels import NOT_LABELLED
+from fewmask.models.universal import at_stride
+from fewmask.randomness import generator
+from fewmask.views.augment import weak_view
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch. Rows with a label and rows without one stand in the same tensors, and go through F together."""
+
+    image: Tensor
+    """(B,3,h,w) uint8 RGB."""
+    label: Tensor
+    """(B,h,w) uint8: 0 … C_k−1, 254 not labelled, 255 void or padding."""
+    domain: Tensor
+    """(B,) int64 on the CPU, position of the row's domain in the run's order."""
+    has_label: Tensor
+    """(B,) bool on the CPU: some pixel of the row has a class."""
+    has_unlabelled: Tensor
+    """(B,) bool on the CPU: some pixel of the row is 254. A row with a part of its labels has both."""
+    names: tuple[str, ...]
+    """(B,) domain and file of each row, for messages."""
+    cells: Mapping[int, Tensor]
+    """By stride, (K,2): labelled and unlabelled cells of each domain; the mean over the step's micro-batches and
+    processes, so that dividing by them makes the average of all parts' losses the loss of one global batch."""
+    step: int = 0
+    steps: int = 1
+
+    def labelled_rows(self) -> dict[int, Tensor]:
+        """By domain, in order, the indices of its rows that have a labelled pixel; domains without one are left out."""
+        return _rows(self.domain, self.has_label)
+
+    def unlabelled_rows(self) -> dict[int, Tensor]:
+        """By domain, in order, the indices of its rows that have an unlabelled pixel; others are left out."""
+        return _rows(self.domain, self.has_unlabelled)
+
+    def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)[:2]}
+        return replace(self, **moved, cells={s: c.to(device) for s, c in self.cells.items()})
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps `start` ≤ step < `stop` of a run and the domains that they draw from. `restart` begins a new schedule."""
+
+    name: str
+    start: int
+    stop: int
+    labelled: tuple[str, ...]
+    unlabelled: tuple[str, ...] = ()
+    restart: bool = False
+
+
+class Steps(Dataset[list[Batch]]):
+    """Step number → this process's micro-batches of that step. Any step can be drawn without drawing those before it."""
+
+    def __init__(
+        self,
+        domains: Mapping[str, Domain],
+        settings: TrainSettings,
+        phases: Sequence[Phase],
+        strides: Sequence[int],
+        multiple: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Raises ValueError when a phase draws labelled images from a domain that has none, or rows do not divide."""
+        self.domains, self.settings, self.phases = dict(domains), settings, tuple(phases)
+        self.strides, self.multiple, self.seed, self.rank, self.world = strides, multiple, seed, rank, world
+        parts = world * settings.accumulate
+        for key, rows in (("batch_size", settings.batch_size), ("unlabelled_batch_size", self._unlabelled_rows())):
+            if rows % parts:
+                raise ValueError(
+                    f"train.{key} {rows} does not divide over {world} processes × {settings.accumulate} accumulated "
+                    f"micro-batches; take a multiple of {parts}"
+                )
+        empty = sorted({d for p in phases for d in p.labelled if not self.domains[d].labelled})
+        if empty:
+            raise ValueError(f"domains without a labelled image in train: {', '.join(empty)}; label one, or leave them out")
+
+    def _unlabelled_rows(self) -> int:
+        rows = self.settings.unlabelled_batch_size
+        return self.settings.batch_size if rows is None else rows
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        cv2.setNumThreads(0)  # the loader's processes are the parallelism
+        phase = next(p for p in self.phases if p.start <= step < p.stop)
+        return [self._micro_batch(step, phase, part) for part in range(self.settings.accumulate)]
+
+    def _micro_batch(self, step: int, phase: Phase, part: int) -> Batch:
+        drawn = [*self._draw(step, phase.labelled, part, True), *self._draw(step, phase.unlabelled, part, False)]
+        names = list(self.domains)
+        images, labels = zip(*(self._view(step, row, *where) for row, *where in drawn), strict=True)
+        label = torch.from_numpy(np.stack(labels))
+        domain = torch.tensor([names.index(d) for _, d, _, _ in drawn])
+        return Batch(
+            image=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),  # channels last in memory, as cv2 leaves it
+            label=label,
+            domain=domain,
+            has_label=(label < NOT_LABELLED).flatten(1).any(1),
+            has_unlabelled=(label == NOT_LABELLED).flatten(1).any(1),
+            names=tuple(f"{d}: {self.domains[d].source.where(s)}" for _, d, s, _ in drawn),
+            cells={s: count_cells(at_stride(label, s, self.multiple), domain, len(names)) for s in self.strides},
+            step=step,
+            steps=self.phases[-1].stop,
+        )
+
+    def _draw(self, step: int, domains: Sequence[str], part: int, labelled: bool) -> Iterator[tuple[int, str, str, bool]]:
+        """(row, domain, stem, labelled) of this process's part: domains take turns, each goes through its images in a
+        new random order every epoch, so that none is ever left out and none runs dry."""
+        if not domains:
+            return
+        total = self.settings.batch_size if labelled else self._unlabelled_rows()
+        share = total // (self.world * self.settings.accumulate)
+        first = (self.rank * self.settings.accumulate + part) * share
+        for row in range(first, first + share):
+            turn = step * total + row
+            name = domains[turn % len(domains)]
+            stems = pool(self.domains[name], labelled)
+            epoch, position = divmod(turn // len(domains), len(stems))
+            order = _order(self.seed, list(self.domains).index(name) * 2 + labelled, epoch, len(stems))
+            yield row + (0 if labelled else self.settings.batch_size), name, stems[order[position]], labelled
+
+    def _view(self, step: int, row: int, name: str, stem: str, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
+        domain = self.domains[name]
+        image = domain.image(stem)
+        label = domain.mask(stem) if labelled else np.full(image.shape[:2], NOT_LABELLED, np.uint8)
+        if image.shape[:2] != label.shape:
+            raise ValueError(
+                f"{name}: {domain.source.where(stem)} is {image.shape[1]}×{image.shape[0]} but its mask "
+                f"{label.shape[1]}×{label.shape[0]}; make them equal (`fewmask check` lists all such pairs)"
+            )
+        rng = generator(self.seed, "view", step, row)
+        return weak_view(image, label, self.settings.crop, self.settings.augment, rng)
+
+
+def pool(domain: Domain, labelled: bool) -> tuple[str, ...]:
+    """The images to draw from. Where every image of train is labelled, they serve as unlabelled ones too."""
+    return domain.labelled if labelled else domain.unlabelled or domain.splits["train"]
+
+
+def count_cells(label: Tensor, domain: Tensor, domains: int) -> Tensor:
+    """(K,2) float: labelled (a class) and unlabelled (254) cells of each domain's rows; label (B,h,w), domain (B,)."""
+    per_row = torch.stack([(label < NOT_LABELLED).sum((1, 2)), (label == NOT_LABELLED).sum((1, 2))], 1).float()
+    return torch.zeros(domains, 2).index_add_(0, domain, per_row)
+
+
+def take(values: Tensor, rows: Tensor) -> Tensor:
+    """`values[rows]` for ascending rows, without a copy where that is all of them."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def _rows(domain: Tensor, chosen: Tensor) -> dict[int, Tensor]:
+    present = torch.unique(domain[chosen]).tolist()
+    return {k: torch.nonzero((domain == k) & chosen).flatten() for k in present}
+
+
+@lru_cache(maxsize=64)
+def _order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
+    return generator(seed, "order", step=epoch, row=stream).permutation(count)
+
+
+def loader(steps: Steps, first: int, workers: int, **options: Any) -> DataLoader[list[Batch]]:
+    """A loader of the steps from `first` on, in order, prefetched by worker processes."""
+    return DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(first, steps.phases[-1].stop),
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        **options,
+    )

@@ -1,0 +1,222 @@
+"""A domain: one dataset with its own label space, its splits, and which of its images are labelled.
+
+Shapes: H×W pixels of an image.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from fewmask.labels import LabelSpace, Mask
+from fewmask.randomness import generator
+
+SPLITS = ("train", "val", "test")
+# A decoded image above this is refused: a few kilobytes of PNG can claim terabytes.
+MAX_PIXELS = 170_000_000
+
+
+class Source(Protocol):
+    """Where a domain's pixels come from: files on disk, or a procedure."""
+
+    def image(self, stem: str) -> np.ndarray:
+        """The image (H,W,3) uint8 RGB. Raises ValueError with the file's name when it cannot be read."""
+        ...
+
+    def mask(self, stem: str) -> Mask:
+        """The mask (H,W) uint8 in 0 … C−1, 254, 255. Raises ValueError with the file's name."""
+        ...
+
+    def has_mask(self, stem: str) -> bool: ...
+
+    def where(self, stem: str) -> str:
+        """What to call the image in an error message: its path, relative to the domain's root."""
+        ...
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One dataset. `splits` holds stems; `labelled` are the stems of train whose masks may be used for training.
+
+    Images of train outside `labelled` are the unlabelled pool: training never asks for their masks.
+    """
+
+    name: str
+    space: LabelSpace
+    source: Source
+    splits: Mapping[str, tuple[str, ...]]
+    labelled: tuple[str, ...]
+
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """The stems of train that are not labelled, in the order of the split."""
+        known = frozenset(self.labelled)
+        return tuple(s for s in self.splits["train"] if s not in known)
+
+    def image(self, stem: str) -> np.ndarray:
+        return self.source.image(stem)
+
+    def mask(self, stem: str) -> Mask:
+        return self.source.mask(stem)
+
+    def with_labelled(self, count: int | None, seed: int) -> Domain:
+        """Keep `count` labelled images, drawn without replacement by (seed, name of the domain); None keeps all.
+
+        Raises ValueError when train has fewer masks than that.
+        """
+        if count is None:
+            return self
+        if count > len(self.labelled):
+            raise ValueError(
+                f"domain {self.name}: {count} labelled images asked for, but train has {len(self.labelled)} masks; "
+                "lower `labelled.images`"
+            )
+        rng = generator(seed, "split", row=sum(self.name.encode()))
+        chosen = {self.labelled[i] for i in rng.choice(len(self.labelled), count, replace=False)}
+        return replace(self, labelled=tuple(s for s in self.labelled if s in chosen))
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Images and masks in files. `masks` has no entry for an image without a mask."""
+
+    root: Path
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path]
+    space: LabelSpace
+
+    def image(self, stem: str) -> np.ndarray:
+        return read_image(self.images[stem])
+
+    def mask(self, stem: str) -> Mask:
+        if stem not in self.masks:
+            raise ValueError(f"{self.images[stem]}: it has no mask; add one or take it out of the labelled images")
+        return self.space.encode(read_mask(self.masks[stem]), self.masks[stem])
+
+    def has_mask(self, stem: str) -> bool:
+        return stem in self.masks
+
+    def where(self, stem: str) -> str:
+        path = self.images[stem]
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as (H,W,3) uint8 RGB, in the orientation of its pixels. Raises ValueError that names the file.
+
+    JPEG, PNG, BMP, TIFF and WebP are read. A file that is cut short is an error, never a picture that ends in grey.
+    """
+    data = _bytes(path)
+    if data.startswith((_JPEG, _PNG)):
+        _check_size(path, *(_jpeg_size if data.startswith(_JPEG) else _png_size)(path, data))
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if decoded is None:
+            raise ValueError(f"{path}: its pixels cannot be decoded; copy or export it again")
+        return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    try:
+        with Image.open(io.BytesIO(data), formats=("BMP", "TIFF", "WEBP")) as image:
+            _check_size(path, *image.size)
+            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+                raise ValueError(f"{path}: pixels of kind {image.mode}; save it with 8 bits a channel")
+            return np.array(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not an image; give JPEG, PNG, BMP, TIFF or WebP") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path}: it claims more than {MAX_PIXELS} pixels; cut it into tiles") from None
+    except (OSError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{path}: truncated or damaged ({error}); copy or export it again") from None
+
+
+def read_mask(path: Path) -> Mask:
+    """A mask file as its raw ids (H,W) uint8; of a palette PNG the indices. Raises ValueError that names the file.
+
+    Only PNG with one 8-bit channel or a palette is read: JPEG changes ids, and colours or wider numbers are not ids.
+    """
+    data = _bytes(path)
+    if not data.startswith(_PNG):
+        raise ValueError(f"{path}: not a PNG; save masks as 8-bit PNG, which keeps every id")
+    _check_size(path, *_png_size(path, data))
+    depth, kind = data[24], data[25]
+    if kind not in (0, 3):
+        raise ValueError(f"{path}: it holds colours ({_PNG_KINDS.get(kind, kind)}); save one channel of class ids")
+    if kind == 0 and depth != 8:
+        raise ValueError(f"{path}: {depth} bits a pixel; save it with 8, so that each value is one id")
+    try:
+        # Not Image.open: it has a size limit of its own, and OpenCV turns palette indices into colours.
+        with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
+            return np.array(image)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: truncated or damaged ({error}); copy or export it again") from None
+
+
+_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_KINDS = {2: "RGB", 4: "grey and alpha", 6: "RGB and alpha"}
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
+    if not data:
+        raise ValueError(f"{path}: empty file; copy or export it again")
+    return data
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{path}: it claims {width}×{height} pixels, more than {MAX_PIXELS}; cut it into tiles")
+    if width * height == 0:
+        raise ValueError(f"{path}: it claims {width}×{height} pixels; copy or export it again")
+
+
+def _png_size(path: Path, data: bytes) -> tuple[int, int]:
+    """Width and height of a whole PNG; raises where chunks are missing or their checksums are wrong."""
+    at = len(_PNG)
+    while True:
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        body_end = at + 8 + length
+        if body_end + 4 > len(data):
+            raise ValueError(f"{path}: truncated after {len(data)} bytes; copy or export it again")
+        if zlib.crc32(data[at + 4 : body_end]) != int.from_bytes(data[body_end : body_end + 4]):
+            raise ValueError(f"{path}: damaged, its checksum is wrong at byte {at}; copy or export it again")
+        if at == len(_PNG) and (kind != b"IHDR" or length != 13):
+            raise ValueError(f"{path}: damaged, it has no PNG header; copy or export it again")
+        if kind == b"IEND":
+            return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+        at = body_end + 4
+
+
+def _jpeg_size(path: Path, data: bytes) -> tuple[int, int]:
+    """Width and height of a whole JPEG; raises where its end marker is missing: decoders fill the rest with grey."""
+    size = (0, 0)
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            raise ValueError(f"{path}: damaged, no JPEG segment at byte {at}; copy or export it again")
+        marker = data[at + 1]
+        if marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD7:  # fill bytes and markers without a body
+            at += 1 if marker == 0xFF else 2
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
+            size = int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
+        if marker == 0xDA:  # the pixels begin; an end marker before here would be a thumbnail's
+            if data.find(b"\xff\xd9", at) < 0:
+                break
+            return size
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    raise ValueError(f"{path}: truncated after {len(data)} bytes; copy or export it again")
+
+
+def stems_of(lines: Sequence[str]) -> tuple[str, ...]:
+    """The stems of a split file: one a line, blank lines left out."""
+    return tuple(line.strip() for line in lines if line.strip())

@@ -1,0 +1,62 @@
+"""One process or many (`torchrun`): who am I, and sums over all of us. Alone, everything here is the identity."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Join the processes that `torchrun` started, if it did; leave them at the end."""
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of `values` over all processes, without a gradient."""
+    if world() == 1:
+        return values
+    values = values.detach().clone()
+    dist.all_reduce(values)
+    return values
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows (N_r, …) of all processes, in the order of ranks, without a gradient; N_r may differ."""
+    if world() == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = int(torch.cat(counts).max())
+    padded = rows.new_zeros(most, *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    parts = [torch.empty_like(padded) for _ in range(world())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
+
+
+def barrier() -> None:
+    if world() > 1:
+        dist.barrier()

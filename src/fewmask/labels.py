@@ -1,0 +1,263 @@
+"""Label spaces: what the pixel values of a domain's masks mean, and how they relate to another domain's.
+
+Shapes: H×W pixels of a mask · C classes.
+
+Inside fewmask every mask, on disk of a run or in a tensor, holds 0 … C−1 for the classes, `NOT_LABELLED` (254) where
+nobody has looked yet and `VOID` (255) where somebody looked and found no class. A dataset's own ids become these values
+in one place, `LabelSpace.encode`, and an id that the space does not know is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import yaml
+
+NOT_LABELLED = 254
+VOID = 255
+MAX_CLASSES = 254
+
+Mask = np.ndarray
+Colour = tuple[int, int, int]
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Ordered classes of one domain, with their colours and the raw ids that stand for them in the dataset's files.
+
+    `raw_ids` maps a raw id to a class index; several raw ids may mean one class. `void_ids` are raw ids that mean "no
+    class". Raw 254 and 255 mean "not labelled yet" and "void" unless the dataset claims them for something else.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    raw_ids: Mapping[int, int]
+    void_ids: frozenset[int] = frozenset()
+    _table: np.ndarray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        problems = self._problems()
+        if problems:
+            raise ValueError("label space: " + "; ".join(problems))
+        object.__setattr__(self, "raw_ids", MappingProxyType(dict(self.raw_ids)))
+        object.__setattr__(self, "void_ids", frozenset(self.void_ids))
+        object.__setattr__(self, "_table", self._lookup())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LabelSpace, (self.names, self.colours, dict(self.raw_ids), self.void_ids)
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.colours, tuple(sorted(self.raw_ids.items())), self.void_ids))
+
+    def _problems(self) -> list[str]:
+        found = []
+        if not self.names:
+            found.append("it has no classes; name at least one")
+        if len(self.names) > MAX_CLASSES:
+            found.append(f"{len(self.names)} classes; at most {MAX_CLASSES} fit beside the values 254 and 255")
+        twice = sorted({n for n in self.names if self.names.count(n) > 1})
+        if twice:
+            found.append(f"class names given twice: {', '.join(twice)}; every class needs its own name")
+        if len(self.colours) != len(self.names):
+            found.append(f"{len(self.colours)} colours for {len(self.names)} classes; give one each")
+        found += [f"raw id {i} is outside 0..255; masks are 8-bit" for i in self.raw_ids if not 0 <= i <= 255]
+        found += [
+            f"raw id {i} stands for class {c}, but classes are 0..{len(self.names) - 1}"
+            for i, c in self.raw_ids.items()
+            if not 0 <= c < len(self.names)
+        ]
+        both = sorted(set(self.raw_ids) & set(self.void_ids))
+        if both:
+            found.append(f"raw ids {both} are both a class and void; keep one meaning")
+        unused = [n for i, n in enumerate(self.names) if i not in set(self.raw_ids.values())]
+        if unused:
+            found.append(f"no raw id stands for {', '.join(unused)}; give each class an id")
+        return found
+
+    def _lookup(self) -> np.ndarray:
+        table = np.full(256, UNKNOWN, dtype=np.int16)
+        table[NOT_LABELLED], table[VOID] = NOT_LABELLED, VOID
+        for raw, index in self.raw_ids.items():
+            table[raw] = index
+        for raw in self.void_ids:
+            if 0 <= raw <= 255:
+                table[raw] = VOID
+        return table
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """The index of a class. Raises ValueError with the known names for an unknown one."""
+        if name not in self.names:
+            raise ValueError(f"no class {name!r}; the classes are {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def unknown_ids(self, raw: Mask) -> dict[int, int]:
+        """Raw ids of a mask that this space does not know, each with its number of pixels."""
+        counts = np.bincount(raw.reshape(-1), minlength=256)
+        return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i > 255 or self._table[i] == UNKNOWN}
+
+    def encode(self, raw: Mask, source: str | Path = "mask") -> Mask:
+        """Turn raw ids (H,W) uint8 into 0 … C−1, 254, 255 (H,W) uint8.
+
+        Raises ValueError that names `source` and the ids, with their counts, that the space does not know.
+        """
+        if raw.dtype != np.uint8 or raw.ndim != 2:
+            raise ValueError(f"{source}: a mask is 8-bit with one channel, this is {raw.dtype} of shape {raw.shape}")
+        encoded = self._table[raw]
+        if (encoded == UNKNOWN).any():
+            ids = ", ".join(f"{i} ({n} pixels)" for i, n in self.unknown_ids(raw).items())
+            raise ValueError(f"{source}: ids outside the label space: {ids}; add them to its classes or to its void ids")
+        return encoded.astype(np.uint8)
+
+    def decode(self, mask: Mask) -> Mask:
+        """The inverse of `encode`: each class as the smallest raw id that stands for it; 254 and 255 as themselves."""
+        table = np.arange(256, dtype=np.uint8)
+        for index in range(self.num_classes):
+            table[index] = min(raw for raw, c in self.raw_ids.items() if c == index)
+        return table[mask]
+
+    def palette(self) -> np.ndarray:
+        """Colours by mask value, (256,3) uint8 RGB: not labelled is grey, void is black."""
+        colours = np.zeros((256, 3), dtype=np.uint8)
+        colours[: self.num_classes] = self.colours
+        colours[NOT_LABELLED] = (90, 90, 90)
+        return colours
+
+    def colourise(self, mask: Mask) -> np.ndarray:
+        """An encoded mask (H,W) as a picture (H,W,3) uint8 RGB."""
+        return self.palette()[mask]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back to an equal space."""
+        return {
+            "names": list(self.names),
+            "colours": [list(c) for c in self.colours],
+            "raw_ids": {int(k): int(v) for k, v in sorted(self.raw_ids.items())},
+            "void_ids": sorted(int(i) for i in self.void_ids),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LabelSpace:
+        return cls(
+            names=tuple(data["names"]),
+            colours=tuple((int(r), int(g), int(b)) for r, g, b in data["colours"]),
+            raw_ids={int(k): int(v) for k, v in data["raw_ids"].items()},
+            void_ids=frozenset(int(i) for i in data["void_ids"]),
+        )
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> LabelSpace:
+        """Read a `classes.yaml`: `classes: {id: {name, color}}` (or `{id: name}`) and `ignore: [ids]`.
+
+        Classes are ordered by id. Raises ValueError that names the file, the entry and the mend.
+        """
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"{path}: not found; write one: `classes: {{0: {{name: road}}, 1: {{name: sky}}}}`") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(data, dict) or not isinstance(data.get("classes"), dict):
+            raise ValueError(f"{path}: needs a mapping `classes:` from id to name; see docs/formats.md")
+        unknown = sorted(str(key) for key in set(data) - {"classes", "ignore"})
+        if unknown:
+            raise ValueError(f"{path}: unknown keys {', '.join(unknown)}; only `classes` and `ignore` are read")
+        ignore = data.get("ignore") or []
+        if not isinstance(ignore, list) or not all(_is_id(i) for i in ignore):
+            raise ValueError(f"{path}: `ignore` is a list of ids, this is {ignore!r}")
+        names, colours = [], []
+        for position, (raw, entry) in enumerate(sorted(data["classes"].items(), key=lambda item: str(item[0]).zfill(4))):
+            if not _is_id(raw):
+                raise ValueError(f"{path}: the id {raw!r} is not a number from 0 to 255")
+            entry = {"name": entry} if isinstance(entry, str) else entry
+            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or set(entry) - {"name", "color"}:
+                raise ValueError(f"{path}: class {raw}: write `{{name: …, color: [r, g, b]}}`, not {entry!r}")
+            colour = entry.get("color", distinct_colour(position))
+            if not isinstance(colour, list | tuple) or len(colour) != 3 or not all(_is_id(v) for v in colour):
+                raise ValueError(f"{path}: class {raw}: a color is three numbers from 0 to 255, not {colour!r}")
+            names.append(entry["name"])
+            colours.append((int(colour[0]), int(colour[1]), int(colour[2])))
+        raw_ids = {int(raw): i for i, raw in enumerate(sorted(data["classes"]))}
+        try:
+            return cls(tuple(names), tuple(colours), raw_ids, frozenset(ignore))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def write_yaml(self, path: Path) -> None:
+        """Write a `classes.yaml` that `from_yaml` reads; of several raw ids of a class the smallest is kept."""
+        smallest = {c: min(r for r, i in self.raw_ids.items() if i == c) for c in range(self.num_classes)}
+        classes = {smallest[i]: {"name": n, "color": list(self.colours[i])} for i, n in enumerate(self.names)}
+        text = yaml.safe_dump({"ignore": sorted(self.void_ids), "classes": classes}, sort_keys=False, default_flow_style=None)
+        path.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class ClassMapping:
+    """A checked many→one mapping of one label space onto another. "Missing in the target" is `None`, never background.
+
+    `table` (C_source,) holds for each source class its class in the target, or −1 where the target has none.
+    """
+
+    source: LabelSpace
+    target: LabelSpace
+    table: tuple[int, ...]
+
+    @classmethod
+    def by_name(
+        cls, source: LabelSpace, target: LabelSpace, names: Mapping[str, str | None] | None = None
+    ) -> ClassMapping:
+        """Map every source class to a target class; classes of equal name map to each other unless `names` says otherwise.
+
+        Raises ValueError, listing every class at once, when a class is neither named alike nor in `names`, or when
+        `names` speaks of a class that does not exist.
+        """
+        names = dict(names or {})
+        problems = [f"no class {n!r} to map from" for n in names if n not in source.names]
+        problems += [f"{n} → {t}: no class {t!r} to map to" for n, t in names.items() if t and t not in target.names]
+        full = {n: names[n] if n in names else (n if n in target.names else UNKNOWN) for n in source.names}
+        problems += [f"{n}: say which class it is, or `null` if there is none" for n, t in full.items() if t == UNKNOWN]
+        if problems:
+            raise ValueError("class mapping: " + "; ".join(problems) + f"; the target has {', '.join(target.names)}")
+        table = tuple(UNKNOWN if t is None else target.index(str(t)) for t in full.values())
+        return cls(source, target, table)
+
+    @property
+    def reachable(self) -> frozenset[int]:
+        """Target classes that some source class means."""
+        return frozenset(i for i in self.table if i != UNKNOWN)
+
+
+def shared_classes(spaces: Mapping[str, LabelSpace], synonyms: Iterable[Iterable[str]] = ()) -> dict[str, frozenset[str]]:
+    """For each domain the names of its classes that at least one other domain also has; the rest are private to it.
+
+    Classes are the same when their names are equal or stand in one group of `synonyms`.
+    """
+    meaning = {name: min(group) for group in map(list, synonyms) for name in group}
+    has = {d: {n: meaning.get(n, n) for n in space.names} for d, space in spaces.items()}
+    return {
+        d: frozenset(n for n, m in own.items() if any(m in other.values() for o, other in has.items() if o != d))
+        for d, own in has.items()
+    }
+
+
+def distinct_colour(index: int) -> Colour:
+    """A stable, well separated colour for the class at `index` (golden-angle steps around the hue circle)."""
+    hue = (index * 0.618033988749895) % 1.0
+    value, saturation = (0.95, 0.65) if index % 2 == 0 else (0.75, 0.85)
+    sector, rest = int(hue * 6), hue * 6 % 1
+    low, fall, rise = 1 - saturation, 1 - saturation * rest, 1 - saturation * (1 - rest)
+    rgb = [(1, rise, low), (fall, 1, low), (low, 1, rise), (low, fall, 1), (rise, low, 1), (1, low, fall)][sector % 6]
+    return (round(255 * value * rgb[0]), round(255 * value * rgb[1]), round(255 * value * rgb[2]))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255

@@ -1,0 +1,77 @@
+"""Class prototypes: fixed ones from PCA, and live ones kept by moving average with a balanced (Sinkhorn) assignment.
+
+Sinkhorn: Cuturi 2013; its use for several prototypes a class: Zhou et al., Rethinking semantic segmentation: a
+prototype view, CVPR 2022, §3.3 (ε .05, 3 iterations, momentum .999).
+
+Shapes: N cells · G classes of all domains · P prototypes a class · M cells drawn a class · D embedding size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+
+def draw_per_class(label: Tensor, classes: int, per_class: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw M cells of every class, uniformly with replacement, without a loop over classes.
+
+    label (N,) with values ≥ `classes` left out → index (G,M) into the cells, present (G,) bool. Rows of absent classes
+    hold arbitrary indices.
+    """
+    order = torch.argsort(label, stable=True)
+    counts = torch.bincount(label.clamp_max(classes), minlength=classes + 1)[:classes]
+    offsets = counts.cumsum(0) - counts
+    fraction = torch.rand(classes, per_class, generator=rng, device=label.device)
+    position = offsets[:, None] + (fraction * counts[:, None]).long().clamp_max((counts - 1).clamp_min(0)[:, None])
+    return order[position.clamp_max(len(order) - 1)], counts > 0
+
+
+def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """Soft assignment (…,M,P) of M cells to P prototypes, each prototype receiving an equal share; rows sum to 1."""
+    scores = scores.float() / epsilon
+    q = (scores - scores.amax((-2, -1), keepdim=True)).exp().clamp_min(torch.finfo(torch.float32).tiny)
+    for _ in range(iterations):
+        q = q / q.sum(-2, keepdim=True)
+        q = q / q.sum(-1, keepdim=True)
+    return q
+
+
+def updated(prototypes: Tensor, features: Tensor, present: Tensor, momentum: float) -> Tensor:
+    """Move each present class's prototypes towards the mean of the cells that Sinkhorn assigns to them.
+
+    prototypes (G,P,D) unit vectors, features (G,M,D) cells of each class, present (G,) → (G,P,D) unit vectors, without
+    a gradient. A prototype that won no cell stays.
+    """
+    with torch.no_grad():
+        features = F.normalize(features.float(), dim=-1)
+        share = sinkhorn(features @ prototypes.transpose(-1, -2))
+        hard = F.one_hot(share.argmax(-1), prototypes.shape[1]).to(features.dtype)
+        total = hard.transpose(-1, -2) @ features
+        won = (hard.sum(-2) > 0) & present[:, None]
+        moved = F.normalize(momentum * prototypes + (1 - momentum) * F.normalize(total, dim=-1), dim=-1)
+        return torch.where(won[..., None], moved, prototypes)
+
+
+def pca_prototypes(features: Tensor, label: Tensor, classes: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Class-wise centroids of features, reduced by PCA and L2-normalised: fixed prototypes (ICCV 2019, §3.3).
+
+    features (N,F), label (N,) in 0 … G−1 → prototypes (G,1,D), and the projection that made them: components (D,F) and
+    mean (F,). Raises ValueError for a class without a labelled cell, or when D exceeds F or N.
+    """
+    absent = [c for c in range(classes) if not (label == c).any()]
+    if absent:
+        raise ValueError(f"classes {absent} have no labelled pixel, so no prototype; label one, or use mode: anchored")
+    if dim > min(features.shape):
+        raise ValueError(
+            f"model.embedding.dim {dim} exceeds the {features.shape[1]} feature channels or the {len(features)} "
+            "labelled cells; lower it"
+        )
+    pca = PCA(dim, svd_solver="full").fit(features.double().cpu().numpy())
+    one_hot = F.one_hot(label, classes).to(torch.float64)
+    centroids = (one_hot.T @ features.double()) / one_hot.sum(0)[:, None]
+    reduced = torch.from_numpy(np.asarray(pca.transform(centroids.cpu().numpy())))
+    prototypes = F.normalize(reduced, dim=1).float().unsqueeze(1).to(features.device)
+    return prototypes, torch.from_numpy(pca.components_).float(), torch.from_numpy(pca.mean_).float()

@@ -1,0 +1,69 @@
+"""The contract of a method: which images it wants, what it makes of a batch, and what it keeps between steps.
+
+Shapes: B rows of a batch · H×W pixels · C feature channels · h×w feature cells · C_k classes of domain k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fewmask.config import Settings
+from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.domain import Domain
+from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.models.universal import UniversalSegmenter
+
+
+class MethodSettings(Settings):
+    name: str
+
+
+class Method(nn.Module):
+    """One training method. Being a module, the networks, buffers and parameters that it owns are moved, optimised,
+    spread over processes, saved and resumed with the model's.
+
+    `step` returns the terms of the loss, named and already weighted; `watch` holds scalars to be logged beside them.
+    """
+
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    name: ClassVar[str]
+
+    def __init__(self, settings: MethodSettings, domains: Mapping[str, Domain]) -> None:
+        """Raises ValueError when the settings and the domains do not fit."""
+        super().__init__()
+        self.settings = settings
+        self.domains = dict(domains)
+        self.watch: dict[str, Tensor] = {}
+
+    def phases(self, steps: int) -> list[Phase]:
+        """Who is drawn from when; one phase over all labelled images by default."""
+        return [Phase("train", 0, steps, tuple(self.domains))]
+
+    def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        """Called once, on the run's device, before the first step of a run."""
+
+    def begin(self, phase: Phase, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        """Called before the first step of every phase."""
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def after_step(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        """Called when the optimiser has moved the model, after the loss was found finite."""
+
+
+def supervised_loss(model: UniversalSegmenter, features: Tensor, batch: Batch) -> Tensor:
+    """L_sup = Σ_k mean over the labelled pixels of domain k of CE(y, G_k(F(x))) (ICCV 2019, eq. 1).
+
+    Each head sees only its own rows; rows without a labelled pixel never reach a head.
+    """
+    losses = []
+    size = (batch.label.shape[1], batch.label.shape[2])
+    for k, rows in batch.labelled_rows().items():
+        logits = model.upsample(model.decode(take(features, rows), model.domains[k]), size)
+        losses.append(cross_entropy(logits, take(batch.label, rows), batch.cells[1][k, 0]))
+    return torch.stack(losses).sum() if losses else features.sum() * 0.0

@@ -1,0 +1,56 @@
+"""Entropy minimisation on the decoder's own softmax (Grandvalet and Bengio, NIPS 2004), over all domains.
+
+    for each step:
+        L_sup = Σ_k CE(y, G_k(F(x)))                 labelled pixels
+        L_ent = Σ_k mean H(softmax(G_k(F(x))))       unlabelled pixels of domain k, under their own head
+        L     = L_sup + weight · L_ent
+
+The baseline that the universal methods must beat: the same unlabelled images without embeddings or prototypes.
+
+Shapes: B rows · C_k classes of domain k · h×w cells at the feature stride.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from fewmask.data.batches import Batch, Phase, take
+from fewmask.labels import NOT_LABELLED
+from fewmask.losses.entropy import entropy, masked_mean
+from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.models.universal import UniversalSegmenter, at_stride
+
+
+class EntropyMinSettings(MethodSettings):
+    name: Literal["entropy-min"] = "entropy-min"
+    weight: NonNegativeFloat = 0.1
+
+
+class EntropyMin(Method):
+    Settings = EntropyMinSettings
+    name = "entropy-min"
+    settings: EntropyMinSettings
+
+    def phases(self, steps: int) -> list[Phase]:
+        every = tuple(self.domains)
+        return [Phase("train", 0, steps, every, every if self.settings.weight else ())]
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        features = model.encode(batch.image)
+        terms = {"supervised": supervised_loss(model, features, batch)}
+        if self.settings.weight:
+            unlabelled = at_stride(batch.label, model.stride, model.multiple) == NOT_LABELLED
+            means = [
+                masked_mean(
+                    entropy(model.decode(take(features, rows), model.domains[k])),
+                    take(unlabelled, rows),
+                    batch.cells[model.stride][k, 1],
+                )
+                for k, rows in batch.unlabelled_rows().items()
+            ]
+            terms["entropy"] = self.settings.weight * torch.stack(means).sum()
+        return terms

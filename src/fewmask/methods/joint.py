@@ -1,0 +1,29 @@
+"""Joint training of all domains from their labels: "univ-basic" of Kalluri et al. (ICCV 2019), α = β = 0.
+
+    for each step:  L = Σ_k CE(y, G_k(F(x)))  over the labelled pixels of every domain, one forward of F
+
+Shapes: see `methods.base`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fewmask.data.batches import Batch
+from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.models.universal import UniversalSegmenter
+
+
+class JointSettings(MethodSettings):
+    name: Literal["joint"] = "joint"
+
+
+class Joint(Method):
+    Settings = JointSettings
+    name = "joint"
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        return {"supervised": supervised_loss(model, model.encode(batch.image), batch)}

@@ -1,0 +1,125 @@
+"""F: an encoder and a decoder by name, and the encoder's pretrained weights.
+
+Shapes: B images · H×W pixels · C channels · h×w feature cells (stride s = H/h).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import segmentation_models_pytorch as smp
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fewmask.config import ModelSettings
+
+TIMM = "tu-"  # segmentation-models-pytorch's mark for "any timm encoder"
+# What a classification checkpoint holds beside its encoder, in the packages' own naming.
+CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.")
+
+
+def build(settings: ModelSettings) -> nn.Module:
+    """F as one module, image (B,3,H,W) → features (B,C,h,w): smp's model of that decoder without its head.
+
+    H and W must be multiples of `stride_multiple`. Raises ValueError that names the setting and the mend.
+    """
+    options = _options(settings)
+    pretrained = "imagenet" if settings.weights == "imagenet" else None
+    try:
+        model = smp.create_model(settings.decoder, settings.encoder, encoder_weights=pretrained, classes=1, **options)
+    except OSError as error:
+        raise ValueError(
+            f"model.weights: imagenet weights of {settings.encoder} cannot be fetched ({' '.join(str(error).split())[:200]}); "
+            "give the path of a safetensors file"
+        ) from None
+    except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"model: {settings.encoder} with {settings.decoder} at output stride {settings.output_stride} and options "
+            f"{options} cannot be built: {error}"
+        ) from None
+    model.segmentation_head = nn.Identity()
+    if isinstance(settings.weights, Path):
+        load_weights(encoder_of(model), settings.encoder, settings.weights)
+    return cast(nn.Module, model)
+
+
+def encoder_of(model: nn.Module) -> nn.Module:
+    return cast(nn.Module, model.encoder)
+
+
+def stride_multiple(model: nn.Module) -> int:
+    """What H and W must be multiples of."""
+    return int(cast(Any, model.encoder).output_stride)
+
+
+def normalisation(settings: ModelSettings) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (3,) of RGB in 0–1 that the encoder was trained with; ImageNet's where unknown."""
+    mean, std = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+    if settings.encoder.startswith(TIMM):
+        pretrained = timm.get_pretrained_cfg(settings.encoder.removeprefix(TIMM), allow_unregistered=True)
+        if pretrained is not None:
+            mean, std = pretrained.mean, pretrained.std
+    return tuple(mean), tuple(std)
+
+
+def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
+    """Load an encoder's weights from a safetensors file, in timm's or smp's naming; stored in any float type.
+
+    Every weight of the encoder must be in the file; beside them the file may hold the classifier that the encoder was
+    pretrained with, and nothing else. Raises ValueError that lists every missing, surplus and misshapen key.
+    """
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not readable as safetensors ({error}); give the path of an encoder's weights") from None
+    target = cast(nn.Module, encoder.model) if name.startswith(TIMM) else encoder
+    own = target.state_dict()
+    if not any(k in own for k in stored) and all(k.startswith("model.") for k in stored):
+        stored = {k.removeprefix("model."): v for k, v in stored.items()}
+    problems = _mismatch(own, stored)
+    if problems:
+        raise ValueError(f"{path}: not the weights of {name}: " + "; ".join(problems))
+    target.load_state_dict({k: v.to(own[k].dtype) for k, v in stored.items() if k in own}, strict=False)
+
+
+def _mismatch(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
+    counters = "num_batches_tracked"  # batch normalisation's count of batches; absent from converted checkpoints
+    missing = [k for k in own if k not in stored and not k.endswith(counters)]
+    surplus = [k for k in stored if k not in own and not k.startswith(CLASSIFIER)]
+    shapes = [f"{k} {tuple(stored[k].shape)} ≠ {tuple(own[k].shape)}" for k in own if k in stored and stored[k].shape != own[k].shape]
+    found = [("missing", missing), ("surplus", surplus), ("of another shape", shapes)]
+    return [f"{len(keys)} {what}, such as {', '.join(keys[:3])}" for what, keys in found if keys]
+
+
+def _options(settings: ModelSettings) -> dict[str, Any]:
+    """Keyword arguments of smp's model; refuses names that do not exist and strides that the decoder cannot make."""
+    known = smp.MODEL_ARCHITECTURES_MAPPING
+    if settings.decoder not in known:
+        raise ValueError(f"model.decoder: no decoder {settings.decoder!r}; {_instead(settings.decoder, known)}")
+    if settings.encoder.startswith(TIMM):
+        if not timm.is_model(settings.encoder.removeprefix(TIMM)):
+            names = [TIMM + n for n in timm.list_models()]
+            raise ValueError(f"model.encoder: timm has no {settings.encoder!r}; {_instead(settings.encoder, names)}")
+    elif settings.encoder not in smp.encoders.encoders:
+        names = [*smp.encoders.encoders, *(TIMM + n for n in timm.list_models())]
+        raise ValueError(f"model.encoder: no encoder {settings.encoder!r}; {_instead(settings.encoder, names)}")
+    options = {**settings.encoder_options, **settings.decoder_options}
+    if "encoder_output_stride" in inspect.signature(known[settings.decoder].__init__).parameters:
+        options["encoder_output_stride"] = settings.output_stride
+    elif settings.output_stride != 32:
+        raise ValueError(
+            f"model.output_stride: {settings.decoder} runs its encoder at stride 32, not {settings.output_stride}; "
+            "set model.output_stride=32 or take deeplabv3plus"
+        )
+    return options
+
+
+def _instead(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=4, cutoff=0.5)
+    return f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(known)[:12])}, …"

@@ -1,0 +1,111 @@
+"""One network for K label spaces: shared F, a head G_k per domain, and the embedding head E of the training methods.
+
+Shapes: B images · H×W pixels · C feature channels · C_k classes of domain k · D embedding size · h×w feature cells
+(stride s) · h'×w' embedding cells (stride s' ≥ s).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewmask.config import ModelSettings
+from fewmask.labels import VOID, LabelSpace
+from fewmask.models import encoders
+from fewmask.randomness import torch_seed
+
+
+class UniversalSegmenter(nn.Module):
+    """F, {G_k} and E of Kalluri et al. (ICCV 2019), with today's encoders and decoders as F.
+
+    Images are RGB in 0–255, of any size: the network normalises and pads them to its stride and crops its answer back.
+    """
+
+    def __init__(self, settings: ModelSettings, spaces: Mapping[str, LabelSpace], seed: int = 0) -> None:
+        """Raises ValueError that names the setting when an encoder, decoder or stride does not exist or fit."""
+        super().__init__()
+        self.settings = settings
+        self.spaces = dict(spaces)
+        mean, std = encoders.normalisation(settings)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(seed, "init"))
+            self.features = encoders.build(settings)
+            channels, self.stride = self._probe()
+            self.heads = nn.ModuleDict({_key(name): nn.Conv2d(channels, s.num_classes, 1) for name, s in spaces.items()})
+            pool = max(1, settings.embedding.stride // self.stride)
+            self.embedding = nn.Sequential(nn.AvgPool2d(pool), nn.Conv2d(channels, settings.embedding.dim, 1))
+        self.embedding_stride = self.stride * pool
+        self.multiple = max(encoders.stride_multiple(self.features), self.embedding_stride)
+
+    def _probe(self) -> tuple[int, int]:
+        """Channels and stride of F's output, by asking it."""
+        side = 8 * encoders.stride_multiple(self.features)
+        self.features.eval()
+        with torch.no_grad():
+            out = self.features(torch.zeros(1, 3, side, side))
+        self.features.train()
+        return out.shape[1], side // out.shape[-1]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(self.spaces)
+
+    @property
+    def encoder(self) -> nn.Module:
+        return encoders.encoder_of(self.features)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """F: image (B,3,H,W) uint8 or float in 0–255 → features (B,C,h,w) of the image padded to the stride."""
+        image = (image.to(self.mean.dtype) - self.mean) / self.std
+        height, width = image.shape[-2:]
+        image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        return self.features(image)
+
+    def decode(self, features: Tensor, domain: str) -> Tensor:
+        """G_k: features (B,C,h,w) → logits (B,C_k,h,w). `upsample` brings them to the image's size."""
+        return self.heads[_key(domain)](features)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """E: features (B,C,h,w) → (B,D,h',w') at the embedding's stride. Not needed for inference."""
+        return self.embedding(features)
+
+    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (B,C_k,h,w) at the feature stride → (B,C_k,H,W): bilinear, then the padding of `encode` cut off."""
+        if self.stride > 1:
+            logits = F.interpolate(logits, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
+        return logits[..., : size[0], : size[1]]
+
+    def forward(self, image: Tensor, domain: str) -> Tensor:
+        """Logits (B,C_k,H,W) of `domain`'s classes at the size of the image."""
+        height, width = image.shape[-2:]
+        return self.upsample(self.decode(self.encode(image), domain), (height, width))
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Everything that is not the pretrained encoder: decoder, G_k and E."""
+        own = {id(p) for p in self.encoder_parameters()}
+        return [p for p in self.parameters() if id(p) not in own]
+
+
+def at_stride(label: Tensor, stride: int, multiple: int) -> Tensor:
+    """Labels (B,H,W) of the cells of a feature map: the pixel at each cell's centre, of the image padded with void.
+
+    → (B,⌈H/m⌉·m/s, ⌈W/m⌉·m/s) for stride s and padding multiple m.
+    """
+    if stride == 1:
+        return label
+    height, width = label.shape[-2:]
+    label = F.pad(label, (0, -width % multiple, 0, -height % multiple), value=VOID)
+    return label[..., stride // 2 :: stride, stride // 2 :: stride]
+
+
+def _key(domain: str) -> str:
+    # A module's name may not hold a dot; a domain's may.
+    return domain.replace(".", "·")

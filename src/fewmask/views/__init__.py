@@ -1,0 +1,1 @@
+"""Views of an image: pure functions of pixels and a generator."""

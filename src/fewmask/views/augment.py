@@ -1,0 +1,65 @@
+"""The weak view: one random affine crop (scale, position, flip) of image and mask together, and colour jitter.
+
+Shapes: H×W pixels of the source · h×w pixels of the view.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from fewmask.config import AugmentSettings
+from fewmask.labels import VOID, Mask
+
+# ImageNet's mean colour: padding that the normalised network sees as zero.
+PADDING = (124, 116, 104)
+
+
+def weak_view(
+    image: np.ndarray, label: Mask, size: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, Mask]:
+    """A random crop (h,w) of the image scaled by U(scale), flipped with probability `flip`; outside it is void.
+
+    image (H,W,3) uint8, label (H,W) uint8 → the same at (h,w). Every pixel of the label comes from one source pixel or
+    is 255. The number of draws does not depend on the image.
+    """
+    scale, along_y, along_x, flip = rng.uniform(size=4)
+    low, high = settings.scale
+    matrix = crop_matrix(
+        image.shape[:2], size, low + (high - low) * scale, (along_y, along_x), bool(flip < settings.flip)
+    )
+    dsize = (size[1], size[0])
+    view = cv2.warpAffine(
+        image, matrix, dsize, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=PADDING
+    )
+    mask = cv2.warpAffine(
+        label, matrix, dsize, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=float(VOID)
+    )
+    if settings.jitter:
+        view = jitter(view, settings.jitter, rng)
+    return view, mask
+
+
+def crop_matrix(
+    source: tuple[int, int], size: tuple[int, int], scale: float, along: tuple[float, float], flip: bool
+) -> np.ndarray:
+    """The affine map (2,3) from source to view coordinates. `along` (0–1) places the crop inside the scaled image, or
+    the scaled image inside the crop where it is the smaller one."""
+    y0, x0 = (a * (n * scale - m) for a, n, m in zip(along, source, size, strict=True))
+    # Pixel centres lie at whole numbers, so scaling about the corner of pixel 0 shifts by half a pixel.
+    shift = (scale - 1) / 2
+    matrix = np.array([[scale, 0, shift - x0], [0, scale, shift - y0]])
+    if flip:
+        matrix[0] = [-scale, 0, size[1] - 1 - matrix[0, 2]]
+    return matrix
+
+
+def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast and saturation, each scaled by U(1 − strength, 1 + strength); (h,w,3) uint8 → the same."""
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    values = np.arange(256, dtype=np.float32) * brightness
+    mean = float(image.mean()) * brightness
+    table = np.clip((values - mean) * contrast + mean, 0, 255).astype(np.uint8)
+    image = cv2.LUT(image, table)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(image, float(saturation), grey, float(1 - saturation), 0)
