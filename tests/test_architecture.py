@@ -1,0 +1,329 @@
+"""The rules of the house that a reader cannot see in any one file, checked on the source text."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "fewmask"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# Each room's floor. A room imports from lower floors and from itself; a new room gets its floor here first.
+# What every room speaks of lies below all of them, settings lie below what is built from them: see
+# docs/decisions/0002-floors.md.
+FLOORS = {
+    "labels": 0,
+    "randomness": 0,
+    "config": 1,
+    "distributed": 1,
+    "losses": 1,
+    "acquisition": 1,
+    "models": 2,
+    "views": 2,
+    "data": 3,
+    "methods": 4,
+    "annotation": 4,
+    "engine": 5,
+    "report": 5,
+    "campaign": 6,
+    "export": 6,
+    "cli": 7,
+    "fewmask": 8,  # the package itself: what `import fewmask` offers
+}
+LONGEST_FILE = 400
+
+DRAWS = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "multinomial"}
+DRAWS |= {"bernoulli", "poisson"}
+DRAWS_IN_PLACE = {
+    "uniform_",
+    "normal_",
+    "random_",
+    "bernoulli_",
+    "exponential_",
+    "cauchy_",
+    "log_normal_",
+    "geometric_",
+}
+SEEDS = {"torch.manual_seed", "torch.seed", "torch.random.manual_seed", "torch.random.seed", "torch.set_rng_state"}
+SEEDS |= {"torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "torch.mps.manual_seed"}
+
+# Where torch's global generator may be seeded, always inside `fork_rng`: dropout and initialisers draw from no other.
+SEEDING = {"engine/fit.py", "models/universal.py"}
+# Where a module may be imported by a name that is not written in an import statement.
+DYNAMIC_IMPORTS = {"__init__.py", "models/torchvision_shim.py"}
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a source file; of a package's `__init__.py` the package's."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports_of(path: Path, everywhere: bool = True) -> Iterator[tuple[str, int]]:
+    """The modules that a file imports, with line numbers; inside functions too unless `everywhere` is False."""
+    nodes = list(ast.walk(tree_of(path))) if everywhere else list(outside_functions(tree_of(path)))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            assert node.level == 0, f"{path}:{node.lineno}: write the whole name of the module"
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                yield (whole if whole in MODULES else base), node.lineno
+
+
+def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        for child in ast.iter_child_nodes(node):
+            yield from outside_functions(child)
+
+
+def own_imports(path: Path) -> list[tuple[str, int]]:
+    return [(name, line) for name, line in imports_of(path) if name.split(".")[0] == "fewmask"]
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` as it is written; a call or an index on the way is left out; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return dotted(node.func) if isinstance(node, ast.Call) else ""
+
+
+def place(path: Path) -> str:
+    """A source file relative to the package; any other file by its name."""
+    return path.relative_to(SOURCE).as_posix() if path.is_relative_to(SOURCE) else path.name
+
+
+def test_the_source_is_found():
+    assert {"fewmask", "fewmask.labels"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_imports_go_down_the_floors(path):
+    own = room_of(module_of(path))
+    assert own in FLOORS, f"{own} has no floor yet; give it one in {Path(__file__).name}"
+    wrong = [
+        f"{place(path)}:{line} imports {name}, which is on floor {FLOORS.get(room_of(name), 'unknown')}"
+        for name, line in own_imports(path)
+        if room_of(name) != own and FLOORS.get(room_of(name), 99) >= FLOORS[own]
+    ]
+    assert not wrong, f"{own} is on floor {FLOORS[own]}:\n" + "\n".join(wrong)
+
+
+def test_no_circle_inside_a_room():
+    graph = {module: {name for name, _ in own_imports(path)} for module, path in MODULES.items() if module != "fewmask"}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("imports run in a circle: " + " → ".join(error.args[1]))
+
+
+def test_the_rules_see_what_they_forbid(tmp_path):
+    """Each of the checks below on text that breaks it, so that none of them passes because it is blind."""
+    bad = tmp_path / "bad.py"
+    bad.write_text(
+        "import random\nfrom random import choice\nimport numpy as np\nimport torch\n"
+        "np.random.seed(1)\nnp.random.rand(2)\nnumpy.random.default_rng()\n"
+        "torch.manual_seed(0)\ntorch.cuda.manual_seed_all(0)\ntorch.seed()\n"
+        "torch.randn(2)\nx.uniform_(0, 1)\ntorch.randn(2).clamp(0).normal_()\n"
+        "loss.item()\n__import__('os')\nimportlib.import_module(name)\n"
+    )
+    assert [line for _, line, _ in global_draws(bad)] == [1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 13]
+    assert [line for _, line in calls_of(bad, {"item"})] == [14]
+    assert [line for _, line in calls_of(bad, {"__import__", "import_module"})] == [15, 16]
+    good = tmp_path / "good.py"
+    good.write_text(
+        "import numpy as np\nimport torch\n"
+        "def f(rng: np.random.Generator, g: torch.Generator):\n"
+        "    rng.normal(); rng.random(); torch.randn(2, generator=g); x.uniform_(generator=g); g.manual_seed(3)\n"
+        "    with torch.random.fork_rng(devices=[]):\n"
+        "        torch.manual_seed(1)\n"
+    )
+    assert [what for what, _, _ in global_draws(good)] == ["torch.manual_seed"]
+    assert list(unforked_seeding(good)) == []
+    assert [line for _, line in unforked_seeding(bad)] == [8]
+
+
+def global_draws(path: Path) -> Iterator[tuple[str, int, str]]:
+    """Every use of a generator that nobody handed in: (what, line, why)."""
+    found: set[tuple[int, str, str]] = set()
+    found |= {(line, n, "the standard library's global generator") for n, line in imports_of(path) if n == "random"}
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute):
+            name = re.sub(r"^np\.", "numpy.", dotted(node))
+            if name.startswith("numpy.random.") and name != "numpy.random.Generator":
+                found.add((node.lineno, name, "numpy's global generator, or one without a stream"))
+        if isinstance(node, ast.Call):
+            name, handed_in = dotted(node.func), any(k.arg == "generator" for k in node.keywords)
+            method = name.rpartition(".")[2]
+            if name in SEEDS:
+                found.add((node.lineno, name, "seeds torch's global generator"))
+            elif not handed_in and (method in DRAWS_IN_PLACE or (name.startswith("torch.") and name[6:] in DRAWS)):
+                found.add((node.lineno, name, "draws from torch's global generator; pass generator="))
+    yield from ((name, line, why) for line, name, why in sorted(found))
+
+
+def unforked_seeding(path: Path) -> Iterator[tuple[str, int]]:
+    """Calls of `torch.manual_seed` that are not inside `with torch.random.fork_rng(…)`."""
+
+    def walk(node: ast.AST, forked: bool) -> Iterator[tuple[str, int]]:
+        if isinstance(node, ast.With):
+            forked = forked or any(dotted(item.context_expr).endswith("fork_rng") for item in node.items)
+        if isinstance(node, ast.Call) and dotted(node.func) == "torch.manual_seed" and not forked:
+            yield place(path), node.lineno
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, forked)
+
+    yield from walk(tree_of(path), False)
+
+
+def calls_of(path: Path, names: set[str]) -> Iterator[tuple[str, int]]:
+    """Calls of functions or methods with one of these names."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else dotted(node.func)
+            if called in names:
+                yield called, node.lineno
+
+
+def test_every_draw_comes_from_a_generator_that_was_handed_in():
+    wrong = [
+        f"{place(path)}:{line} {what}: {why}"
+        for path in FILES
+        for what, line, why in global_draws(path)
+        if place(path) != "randomness.py" and not (what == "torch.manual_seed" and place(path) in SEEDING)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_global_generator_is_seeded_in_a_fork_alone():
+    wrong = [f"{name}:{line} is outside of torch.random.fork_rng" for p in FILES for name, line in unforked_seeding(p)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_step_waits_for_the_device():
+    rooms = ("methods", "losses")
+    wrong = [
+        f"{place(p)}:{line} calls .item()"
+        for p in FILES
+        if room_of(module_of(p)) in rooms
+        for _, line in calls_of(p, {"item"})
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_is_imported_by_a_computed_name():
+    wrong = [
+        f"{place(p)}:{line} {what}"
+        for p in FILES
+        if place(p) not in DYNAMIC_IMPORTS
+        for what, line in calls_of(p, {"import_module", "__import__", "spec_from_file_location"})
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_imported_package_is_a_declared_dependency():
+    """Extras are imported inside functions alone: the main job never needs them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = names_of(project["dependencies"])
+    extras = names_of(r for extra, rs in project["optional-dependencies"].items() if extra != "dev" for r in rs)
+    provided = importlib.metadata.packages_distributions()
+    wrong = set()
+    for path in FILES:
+        always = {name for name, _ in imports_of(path, everywhere=False)}
+        for name, line in imports_of(path):
+            top = name.split(".")[0]
+            if top == "fewmask" or top in sys.stdlib_module_names:
+                continue
+            allowed = needed if name in always else needed | extras
+            if not allowed & names_of(provided.get(top, [top])):
+                wrong.add(f"{place(path)}:{line} imports {top}")
+    assert not wrong, "not in pyproject.toml, or an extra imported outside of a function:\n" + "\n".join(sorted(wrong))
+
+
+def names_of(requirements) -> set[str]:
+    """The normalised distribution names of requirements."""
+    return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", r)[0]).lower() for r in requirements}
+
+
+def test_no_file_is_longer_than_one_idea():
+    lengths = {place(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert not {name: length for name, length in lengths.items() if length > LONGEST_FILE}
+
+
+@pytest.mark.parametrize("glance", ["import fewmask", "import fewmask.cli", "fewmask --help"])
+def test_a_glance_costs_no_heavy_import(glance):
+    """`fewmask --help` answers at once because nothing heavy is imported before a command runs."""
+    if glance != "import fewmask" and "fewmask.cli" not in MODULES:
+        pytest.skip("src/fewmask/cli.py does not exist yet")
+    heavy = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "sklearn", "scipy", "cv2", "onnx")
+    run = "from fewmask.cli import main; sys.argv = ['fewmask', '--help']; main()"
+    code = f"""
+import sys
+try:
+    {run if glance.endswith("--help") else glance}
+except SystemExit as end:
+    assert not end.code, end.code
+print("heavy:", *(m for m in {heavy} if m in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+# The character classes keep these patterns from matching themselves.
+FOREIGN = re.compile(
+    r"(?<![\w.~-])/(?:home|root|Users|w[o]rk|f[a]rm|mnt)/\w"
+    r"|\bp[y]pi\.org|python[h]osted\.org|download\.pyt[o]rch\.org|registry\.npm[j]s\.org"
+)
+
+
+def test_the_repository_names_no_machine_path_and_no_registry():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout: there is no list of the repository's files")
+    wrong = []
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if not path.is_file():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        wrong += [f"{name}:{i} {m[0]}" for i, line in enumerate(text.splitlines(), 1) for m in FOREIGN.finditer(line)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_pattern_of_foreign_text_sees_it():
+    for text in ("see /home/me/x", "(/roo" + "t/a)", "'/wor" + "k/main'", "https://py" + "pi.org/simple", "/Users/a"):
+        assert FOREIGN.search(text), text
+    for text in ("a/home/b", "network/work/x", "../work/x", "~/work/x", "the framework/x"):
+        assert not FOREIGN.search(text), text
