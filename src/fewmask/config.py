@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +27,7 @@ Size = tuple[PositiveInt, PositiveInt]
 
 def _from_here(path: Path, info: ValidationInfo) -> Path:
     """Relative paths are relative to the file that names them, handed over as validation context."""
-    return (info.context or {}).get("folder", Path()) / path.expanduser()
+    return Path(os.path.abspath((info.context or {}).get("folder", Path()) / path.expanduser()))
 
 
 ConfigPath = Annotated[Path, AfterValidator(_from_here)]
@@ -44,6 +45,8 @@ class FolderDomain(Settings):
 
     layout: Literal["folder"] = "folder"
     root: ConfigPath
+    val_from_train: Fraction = 0.0
+    """Part of train's images with masks that is held out as validation; without `splits/`, train is every image."""
 
 
 class CamvidDomain(Settings):
@@ -171,6 +174,8 @@ class TrainSettings(Settings):
     checkpoint_every: PositiveInt = 200
     evaluate_every: NonNegativeInt = 0
     """Validate every so many steps and keep the best weights; 0 validates at the end alone."""
+    score: Literal["test", "val"] = "test"
+    """The split that is scored once, with the selected weights, at the end; val where a domain has no test split."""
     log_every: PositiveInt = 10
     tensorboard: bool = False
 
@@ -239,7 +244,9 @@ def parse(
 
 def dump(config: Config) -> str:
     """The fully resolved configuration as YAML that `load` reads back to an equal one (paths absolute)."""
-    return yaml.safe_dump(config.model_dump(mode="json", serialize_as_any=True), sort_keys=False, default_flow_style=None)
+    return yaml.safe_dump(
+        config.model_dump(mode="json", serialize_as_any=True), sort_keys=False, default_flow_style=None
+    )
 
 
 def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path) -> tuple[Any, list[str]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -215,8 +215,3 @@ def _jpeg_size(path: Path, data: bytes) -> tuple[int, int]:
             return size
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     raise ValueError(f"{path}: truncated after {len(data)} bytes; copy or export it again")
-
-
-def stems_of(lines: Sequence[str]) -> tuple[str, ...]:
-    """The stems of a split file: one a line, blank lines left out."""
-    return tuple(line.strip() for line in lines if line.strip())

@@ -1,0 +1,53 @@
+"""Datasets as they lie on disk: one file a layout, each turning its published tree into an `Index` by stem."""
+
+from __future__ import annotations
+
+from fewmask.config import (
+    CamvidDomain,
+    CityscapesDomain,
+    DomainSettings,
+    FolderDomain,
+    IddDomain,
+    ScenesDomain,
+    SunrgbdDomain,
+    VocDomain,
+)
+from fewmask.data import scenes
+from fewmask.data.domain import Domain, FileSource
+from fewmask.data.layouts import camvid, cityscapes, folder, idd, sunrgbd, voc
+from fewmask.data.layouts.listing import Index, Problem
+
+__all__ = ["Index", "Problem", "index", "load_domain"]
+
+
+def index(settings: DomainSettings) -> Index:
+    """List a dataset's files without opening an image. Never raises for the user's faults: they are its `problems`."""
+    match settings:
+        case FolderDomain():
+            return folder.index(settings)
+        case CamvidDomain():
+            return camvid.index(settings)
+        case CityscapesDomain():
+            return cityscapes.index(settings)
+        case IddDomain():
+            return idd.index(settings)
+        case SunrgbdDomain():
+            return sunrgbd.index(settings)
+        case VocDomain():
+            return voc.index(settings)
+    raise AssertionError(f"{settings.layout} has no files")
+
+
+def load_domain(name: str, settings: DomainSettings) -> Domain:
+    """The domain that the settings describe. Raises one ValueError that lists every error of its listing.
+
+    Every image of train that has a mask is labelled; `Domain.with_labelled` draws fewer.
+    """
+    if isinstance(settings, ScenesDomain):
+        return scenes.domain(name, settings)
+    found = index(settings)
+    if found.errors:
+        raise ValueError(f"domain {name}:\n" + "\n".join(f"  {p}" for p in found.errors))
+    assert found.space is not None
+    source = FileSource(found.root, found.images, found.masks, found.space)
+    return Domain(name, found.space, source, found.splits, found.labelled)

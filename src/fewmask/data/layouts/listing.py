@@ -1,0 +1,219 @@
+"""What a dataset on disk consists of, and everything that is wrong with its files' names and places.
+
+A `Listing` collects; it never raises at the first fault and never opens an image. `finish` turns it into an `Index`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from fewmask.data.domain import SPLITS
+from fewmask.labels import LabelSpace
+from fewmask.randomness import generator
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault: the file (and line) it is in, what was found there, and what to do about it."""
+
+    where: str
+    value: str
+    mend: str
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.value}; {self.mend}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """A dataset's files by stem. `space` is None where its classes could not be read (a problem says why).
+
+    `splits` always has train, val and test; a split that the dataset does not have is empty.
+    """
+
+    root: Path
+    space: LabelSpace | None
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path]
+    splits: Mapping[str, tuple[str, ...]]
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        return tuple(p for p in self.problems if p.severity == "error")
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """The stems of train that have a mask, in the order of the split."""
+        return tuple(s for s in self.splits["train"] if s in self.masks)
+
+
+@dataclass
+class Listing:
+    """Collects the files of one dataset under `root`; `hint` says in an error what `root` should be."""
+
+    root: Path
+    hint: str
+    images: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, Path] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    # By split: the stem and where it stands, so that a fault can name the file and line.
+    _splits: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {s: [] for s in SPLITS})
+
+    def error(self, where: str | Path, value: str, mend: str) -> None:
+        self.problems.append(Problem(str(where), value, mend))
+
+    def warn(self, where: str | Path, value: str, mend: str) -> None:
+        self.problems.append(Problem(str(where), value, mend, "warning"))
+
+    def files(self, folder: str, required: bool = True) -> list[Path]:
+        """The files directly in a folder, by name, without hidden ones; links out of the root are problems."""
+        path = self.root / folder
+        if not path.is_dir():
+            if required:
+                self.error(path, "no such folder", f"make it, or set `root` to {self.hint}")
+            return []
+        if not self._inside(path):
+            return []
+        found = []
+        for entry in sorted(os.scandir(path), key=lambda e: e.name):
+            file = path / entry.name
+            if entry.name.startswith(".") or (entry.is_symlink() and not self._inside(file)) or entry.is_dir():
+                continue
+            if not entry.is_file():
+                self.error(file, "a link to nothing", "restore the file that it points to, or remove it")
+                continue
+            found.append(file)
+        return found
+
+    def folders(self, folder: str, required: bool = True) -> list[str]:
+        """The folders directly in a folder, by name, as paths relative to the root."""
+        path = self.root / folder
+        if not path.is_dir():
+            if required:
+                self.error(path, "no such folder", f"make it, or set `root` to {self.hint}")
+            return []
+        entries = sorted(os.scandir(path), key=lambda e: e.name) if self._inside(path) else []
+        return [f"{folder}/{e.name}" for e in entries if e.is_dir() and not e.name.startswith(".")]
+
+    def _inside(self, path: Path) -> bool:
+        """Whether a path stays in the root once links and `..` are followed; a problem where it does not."""
+        real = path.resolve()
+        if real.is_relative_to(self.root.resolve()):
+            return True
+        self.error(path, f"leads out of the root, to {real}", "copy it into the root, or set `root` to hold both")
+        return False
+
+    def lines(self, file: str) -> list[tuple[str, str]]:
+        """The lines of a text file that are not blank, each with where it stands."""
+        path = self.root / file
+        try:
+            text = path.read_text(encoding="utf-8-sig") if self._inside(path) else ""
+        except FileNotFoundError:
+            self.error(path, "not found", f"write it, or set `root` to {self.hint}")
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            self.error(path, f"not readable as text ({error})", "save it as UTF-8 text with one entry a line")
+            return []
+        return [(s, f"{path}:{n}") for n, line in enumerate(text.splitlines(), 1) if (s := line.strip())]
+
+    def add_image(self, stem: str, path: Path) -> None:
+        if stem in self.images:
+            self.error(path, f"same stem as {self.images[stem]}", "rename one, so that each image has its own stem")
+        else:
+            self.images[stem] = path
+
+    def put(self, split: str, stem: str, where: str | Path) -> None:
+        """Make an image part of a split; `where` is the line or the file that says so."""
+        if Path(stem).is_absolute() or ".." in Path(stem).parts:
+            self.error(str(where), f"{stem!r} leads out of the root", "write the stem of an image of this dataset")
+        else:
+            self._splits[split].append((stem, str(where)))
+
+    def move(self, source: str, target: str) -> None:
+        """Let all of one split be another one, which is empty until then."""
+        assert not self._splits[target]
+        self._splits[target], self._splits[source] = self._splits[source], []
+
+    def stems(self, split: str) -> list[str]:
+        return [stem for stem, _ in self._splits[split]]
+
+    def hold_out(self, fraction: float, group: Callable[[str], str] = str) -> None:
+        """Move part of train's images with masks to val: whole groups, drawn once and for all (no run's seed matters).
+
+        Frames of one drive look alike, so a layout that knows drives or cities makes them the groups.
+        """
+        candidates = [stem for stem in self.stems("train") if stem in self.masks]
+        groups = sorted({group(stem) for stem in candidates})
+        if len(groups) < 2:
+            self.error(
+                self.root,
+                f"val_from_train {fraction} has {len(groups)} of the images or sequences with masks to hold out from",
+                "add masks, or set val_from_train to 0",
+            )
+            return
+        wanted = min(max(1, round(fraction * len(candidates))), len(candidates) - 1)
+        held: set[str] = set()
+        for position in generator(0, "split").permutation(len(groups))[:-1]:
+            if len(held) < wanted:
+                held |= {stem for stem in candidates if group(stem) == groups[position]}
+        self._splits["val"] = [item for item in self._splits["train"] if item[0] in held]
+        self._splits["train"] = [item for item in self._splits["train"] if item[0] not in held]
+
+    def finish(self, space: LabelSpace | None, unlisted: bool = True) -> Index:
+        """Check what every layout has to fulfil. `unlisted` says whether images in no split are worth a warning."""
+        if not self.root.is_dir():
+            self.problems = [Problem(str(self.root), "no such folder", f"set `root` to {self.hint}")]
+            return Index(self.root, space, {}, {}, dict.fromkeys(SPLITS, ()), tuple(self.problems))
+        splits = {split: self._check_split(split) for split in SPLITS}
+        used = {stem for stems in splits.values() for stem in stems}
+        for stem in self.images.keys() - used if unlisted else ():
+            self.warn(self.images[stem], "in no split", "list it in one if it is to be used")
+        for stem in self.masks.keys() - self.images.keys():
+            self.error(self.masks[stem], f"a mask without an image {stem!r}", "rename it like its image, or remove it")
+        if not splits["train"]:
+            self.error(self.root, "the split train has no images", f"list some, or set `root` to {self.hint}")
+        elif not any(stem in self.masks for stem in splits["train"]):
+            self.error(self.root, "no image of train has a mask", "add masks for a few of them")
+        if not splits["val"]:
+            self.warn(self.root, "the split val has no images", "without it no choice can be checked before the test")
+        order = {"error": 0, "warning": 1}
+        return Index(
+            self.root,
+            space,
+            MappingProxyType(self.images),
+            MappingProxyType(self.masks),
+            MappingProxyType(splits),
+            tuple(sorted(self.problems, key=lambda p: (order[p.severity], p.where))),
+        )
+
+    def _check_split(self, split: str) -> tuple[str, ...]:
+        """A split's stems that have an image; the others, and those listed twice, become problems."""
+        elsewhere = {stem: other for other in SPLITS[: SPLITS.index(split)] for stem in self.stems(other)}
+        seen: dict[str, None] = {}
+        for stem, where in self._splits[split]:
+            if stem in seen:
+                self.error(where, f"{stem!r} is listed twice", "keep one line")
+            elif stem not in self.images:
+                self.error(where, f"{stem!r} has no image", self._mend_stem(stem))
+            else:
+                if stem in elsewhere:
+                    mend = "keep it in one split, or the score is of images the network has seen"
+                    self.error(where, f"{stem!r} is also in {elsewhere[stem]}", mend)
+                if split != "train" and stem not in self.masks:
+                    self.error(self.images[stem], f"in {split} but without a mask", "add its mask, or move it to train")
+                seen[stem] = None
+        return tuple(seen)
+
+    def _mend_stem(self, stem: str) -> str:
+        if Path(stem).suffix.lower() in IMAGE_SUFFIXES and Path(stem).stem in self.images:
+            return f"write it without its ending: {Path(stem).stem}"
+        return "add the image, or take the line out"
