@@ -99,7 +99,9 @@ class Steps(Dataset[list[Batch]]):
                 )
         empty = sorted({d for p in phases for d in p.labelled if not self.domains[d].labelled})
         if empty:
-            raise ValueError(f"domains without a labelled image in train: {', '.join(empty)}; label one, or leave them out")
+            raise ValueError(
+                f"domains without a labelled image in train: {', '.join(empty)}; label one, or leave them out"
+            )
 
     def _unlabelled_rows(self) -> int:
         rows = self.settings.unlabelled_batch_size
@@ -128,7 +130,9 @@ class Steps(Dataset[list[Batch]]):
             steps=self.phases[-1].stop,
         )
 
-    def _draw(self, step: int, domains: Sequence[str], part: int, labelled: bool) -> Iterator[tuple[int, str, str, bool]]:
+    def _draw(
+        self, step: int, domains: Sequence[str], part: int, labelled: bool
+    ) -> Iterator[tuple[int, str, str, bool]]:
         """(row, domain, stem, labelled) of this process's part: domains take turns, each goes through its images in a
         new random order every epoch, so that none is ever left out and none runs dry."""
         if not domains:

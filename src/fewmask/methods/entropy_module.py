@@ -30,6 +30,10 @@ from fewmask.methods.base import Method, MethodSettings, supervised_loss
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 
+# A similarity that softmax turns into probability 0, yet finite, as the entropy's gradient must be.
+_NEVER = -1e4
+
+
 class EntropyModuleSettings(MethodSettings):
     mode: Literal["anchored", "faithful"] = "anchored"
     pretrain: Fraction = 0.25
@@ -85,11 +89,18 @@ class EntropyModule(Method):
         every = tuple(self.domains)
         if self.weights == (0, 0):  # joint training, bit for bit
             return [Phase("joint", 0, steps, every)]
-        change = round(steps * self.settings.pretrain)
+        change = self._change(steps)
         return [Phase("pretrain", 0, change, every), Phase("align", change, steps, every, every)]
 
+    def _change(self, steps: int) -> int:
+        """The first step that sees unlabelled pixels."""
+        return round(steps * self.settings.pretrain)
+
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        """Raises ValueError when a faithful run could not make its prototypes: before the pretraining, not after."""
         dim = model.settings.embedding.dim
+        if not self.anchored and self.weights != (0, 0):
+            self._check_prototypes(model)
         drawn = torch.randn(sum(self.classes), self._per_class, dim, generator=rng, device=rng.device)
         self.prototypes = F.normalize(drawn, dim=-1)
 
@@ -113,13 +124,16 @@ class EntropyModule(Method):
         terms = {"supervised": supervised_loss(model, features, batch)}
         if self.weights == (0, 0):
             return terms
+        # Pixels without a label occur in labelled images too, but during the pretraining nothing is known of them.
+        aligning = batch.step >= self._change(batch.steps)
+        if not aligning and not self.anchored:
+            return terms
+        embedding = model.embed(features)
         label = at_stride(batch.label, model.embedding_stride, model.multiple)
         cells = batch.cells[model.embedding_stride]
         if self.anchored:
-            embedding = model.embed(features)
             terms["anchor"] = self.settings.anchor * self._anchor(embedding, label, batch, cells)
-        if batch.has_unlabelled.any():
-            embedding = embedding if self.anchored else model.embed(features)
+        if aligning:
             aligned = self._alignment(embedding, label, batch, cells)
             alpha, beta = self.weights
             terms["cross"] = alpha * aligned.cross
@@ -130,11 +144,14 @@ class EntropyModule(Method):
 
     def after_step(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
         """anchored: prototypes follow the labelled cells of this step, of all processes."""
-        if not self._labelled_cells:
+        if not self.anchored or self.weights == (0, 0):
             return
-        embedding = distributed.gather(torch.cat([e for e, _ in self._labelled_cells]))
-        label = distributed.gather(torch.cat([c for _, c in self._labelled_cells]))
+        # All processes gather, also one whose rows have no labelled cell in this step: the others wait for it.
+        none = self.prototypes.new_zeros(0, self.prototypes.shape[-1]), self.domain_of.new_zeros(0)
+        embedding, label = (distributed.gather(torch.cat(c)) for c in zip(none, *self._labelled_cells, strict=True))
         self._labelled_cells.clear()
+        if not len(label):
+            return
         index, present = draw_per_class(label, sum(self.classes), self.settings.drawn, rng)
         # A class that is seen for the first time takes its prototypes from its cells, not from where they were drawn.
         fresh = present & ~self.seen
@@ -153,7 +170,9 @@ class EntropyModule(Method):
             losses.append(cross_entropy(logits, target, cells[k, 0]))
             flat = own.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
             known = target.flatten() < NOT_LABELLED
-            self._labelled_cells.append((flat[known], target.flatten()[known].long() + self.first[k]))
+            # Selecting the known cells would wait for the device; as class G they are never drawn.
+            label_of = torch.where(known, target.flatten().long() + self.first[k], sum(self.classes))
+            self._labelled_cells.append((flat, label_of))
         return torch.stack(losses).sum() if losses else embedding.sum() * 0.0
 
     def _alignment(self, embedding: Tensor, label: Tensor, batch: Batch, cells: Tensor) -> Alignment:
@@ -161,6 +180,8 @@ class EntropyModule(Method):
         for i, rows in batch.unlabelled_rows().items():
             like = cosine_similarity if self.anchored else dot_similarity
             similarity[i] = like(take(embedding, rows), self.prototypes)
+            if self.anchored:  # a class that no step has seen yet has no prototype, only where one was drawn
+                similarity[i] = similarity[i].masked_fill(~self.seen[:, None, None], _NEVER)
             unlabelled[i] = take(label, rows) == NOT_LABELLED
         count = list(cells[:, 1])
         if not self.anchored:

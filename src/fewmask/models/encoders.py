@@ -77,7 +77,9 @@ def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
     try:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not readable as safetensors ({error}); give the path of an encoder's weights") from None
+        raise ValueError(
+            f"{path}: not readable as safetensors ({error}); give the path of an encoder's weights"
+        ) from None
     target = cast(nn.Module, encoder.model) if name.startswith(TIMM) else encoder
     own = target.state_dict()
     if not any(k in own for k in stored) and all(k.startswith("model.") for k in stored):
@@ -92,7 +94,11 @@ def _mismatch(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[s
     counters = "num_batches_tracked"  # batch normalisation's count of batches; absent from converted checkpoints
     missing = [k for k in own if k not in stored and not k.endswith(counters)]
     surplus = [k for k in stored if k not in own and not k.startswith(CLASSIFIER)]
-    shapes = [f"{k} {tuple(stored[k].shape)} ≠ {tuple(own[k].shape)}" for k in own if k in stored and stored[k].shape != own[k].shape]
+    shapes = [
+        f"{k} {tuple(stored[k].shape)} ≠ {tuple(own[k].shape)}"
+        for k in own
+        if k in stored and stored[k].shape != own[k].shape
+    ]
     found = [("missing", missing), ("surplus", surplus), ("of another shape", shapes)]
     return [f"{len(keys)} {what}, such as {', '.join(keys[:3])}" for what, keys in found if keys]
 

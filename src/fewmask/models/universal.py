@@ -36,7 +36,9 @@ class UniversalSegmenter(nn.Module):
             torch.manual_seed(torch_seed(seed, "init"))
             self.features = encoders.build(settings)
             channels, self.stride = self._probe()
-            self.heads = nn.ModuleDict({_key(name): nn.Conv2d(channels, s.num_classes, 1) for name, s in spaces.items()})
+            self.heads = nn.ModuleDict(
+                {_key(name): nn.Conv2d(channels, s.num_classes, 1) for name, s in spaces.items()}
+            )
             pool = max(1, settings.embedding.stride // self.stride)
             self.embedding = nn.Sequential(nn.AvgPool2d(pool), nn.Conv2d(channels, settings.embedding.dim, 1))
         self.embedding_stride = self.stride * pool

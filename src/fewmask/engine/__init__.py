@@ -1,0 +1,1 @@
+"""One training loop for every method; evaluation, prediction and the folder of a run."""

@@ -1,0 +1,74 @@
+"""Files that survive: everything is written beside its place, flushed to the disk, and put there in one step.
+
+A kill or a full disk in the middle of a save leaves the old file as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Call `write` with a file that takes the place of `path` when it is whole and on the disk, and not before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Save tensors and plain data for `load_state`."""
+    write_atomically(path, lambda file: torch.save(dict(state), file))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Tensors and plain data of a state file; nothing else in it is ever executed or imported."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a damaged file
+        raise ValueError(f"{path}: not a readable state ({error}); remove the run's folder and start again") from error
+    assert isinstance(state, dict)
+    return state
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    write_atomically(path, lambda file: file.write(data))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not readable as safetensors ({error}); train the run again") from None

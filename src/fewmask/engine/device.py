@@ -1,0 +1,43 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from fewmask import distributed
+
+
+def choose_device(setting: str = "auto") -> torch.device:
+    """The device of a setting: "auto" takes cuda, then mps, then cpu. Raises ValueError for one that is not there."""
+    if setting == "auto":
+        setting = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(setting)
+    except RuntimeError:
+        raise ValueError(f"train.device: {setting!r} is no device; write auto, cuda, cuda:0, mps or cpu") from None
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not there.get(device.type, False):
+        raise ValueError(f"train.device: {setting!r} is not available on this machine; write auto or cpu")
+    if device.type == "cuda" and device.index is None and distributed.world() > 1:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def gains_from_bf16(device: torch.device) -> bool:
+    """Does bf16 run in hardware here? On CPUs that is AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.12
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return False
+
+
+def autocast(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -> AbstractContextManager[object]:
+    """Mixed precision of the forward pass: bf16 where asked for or, with "auto", where the machine gains from it."""
+    if precision == "bf16" or (precision == "auto" and gains_from_bf16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,145 @@
+"""Evaluation at the images' own size.
+
+Shapes: B images of one size · H×W pixels · C_k classes of domain k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fewmask import distributed
+from fewmask.data.domain import Domain
+from fewmask.engine.device import autocast
+from fewmask.engine.metrics import confusion, mean, scores
+from fewmask.labels import ClassMapping, shared_classes
+from fewmask.models.universal import UniversalSegmenter
+
+Progress = Callable[[int, int], None]
+
+
+class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
+    """Whole images (H,W,3) uint8 and masks (H,W) uint8 of some stems."""
+
+    def __init__(self, domain: Domain, stems: Sequence[str]) -> None:
+        self.domain, self.stems = domain, tuple(stems)
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        cv2.setNumThreads(0)
+        stem = self.stems[index]
+        image, mask = self.domain.image(stem), self.domain.mask(stem)
+        if image.shape[:2] != mask.shape:
+            raise ValueError(
+                f"{self.domain.source.where(stem)}: image {image.shape[:2]} and mask {mask.shape} differ in size"
+            )
+        return torch.from_numpy(image), torch.from_numpy(mask)
+
+
+def same_size_batches(images: Iterator[Any], batch_size: int, size: Callable[[Any], Any]) -> Iterator[list[Any]]:
+    """Runs of consecutive items of equal `size`, cut into lists of at most `batch_size`."""
+    for _, run in groupby(images, key=size):
+        items: list[Any] = []
+        for item in run:
+            items.append(item)
+            if len(items) == batch_size:
+                yield items
+                items = []
+        if items:
+            yield items
+
+
+@torch.inference_mode()
+def predict_batch(model: UniversalSegmenter, image: Tensor, domain: str, precision: str = "auto") -> Tensor:
+    """The class of every pixel: image (B,H,W,3) uint8 → (B,H,W) int64 in 0 … C_k−1."""
+    device = model.mean.device
+    with autocast(device, precision):  # type: ignore[arg-type]
+        return model(image.to(device, non_blocking=True).permute(0, 3, 1, 2), domain).argmax(1)
+
+
+def count(
+    model: UniversalSegmenter,
+    domain: Domain,
+    split: str,
+    *,
+    head: str | None = None,
+    mapping: ClassMapping | None = None,
+    batch_size: int = 4,
+    workers: int = 2,
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Tensor:
+    """Confusion matrix of a split, summed over processes, on the CPU.
+
+    `head` is the head that predicts, the domain's own by default; with `mapping` its classes are translated first, and
+    a class without a counterpart goes to an extra last column. Raises ValueError for a split that is absent or empty.
+    """
+    if not domain.splits.get(split):
+        raise ValueError(f"domain {domain.name}: no images in split {split!r}; it has {', '.join(domain.splits)}")
+    stems = domain.splits[split]
+    images = LabelledImages(domain, stems[distributed.rank() :: distributed.world()])
+    classes = domain.space.num_classes
+    columns = classes + (mapping is not None)
+    device = model.mean.device
+    table = torch.tensor([classes if t < 0 else t for t in mapping.table], device=device) if mapping else None
+    matrix = torch.zeros(classes, columns, dtype=torch.long, device=device)
+    was_training = model.training
+    model.eval()
+    done = 0
+    loader = DataLoader(
+        images, batch_size=None, num_workers=workers, prefetch_factor=2 * batch_size if workers else None
+    )
+    for batch in same_size_batches(iter(loader), batch_size, size=lambda item: item[1].shape):
+        image, label = (torch.stack(list(t)) for t in zip(*batch, strict=True))
+        prediction = predict_batch(model, image, head or domain.name, precision)
+        if table is not None:
+            prediction = table[prediction]
+        matrix += confusion(prediction, label.to(device, non_blocking=True), classes, columns)
+        done += len(batch)
+        if progress:
+            progress(done, len(images))
+    model.train(was_training)
+    return distributed.total(matrix).cpu()
+
+
+def evaluate(
+    model: UniversalSegmenter,
+    domains: Mapping[str, Domain],
+    split: str,
+    *,
+    synonyms: Sequence[Sequence[str]] = (),
+    workers: int = 2,
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Scores of every domain that has the split, and their mean: `{"domains": {name: scores}, "avg_miou": …}`.
+
+    With several domains, the mean IoU of the classes that others have too and of those private to the domain stand
+    beside it: what alignment helps, and what it may harm.
+    """
+    found = {}
+    shared = shared_classes({n: d.space for n, d in domains.items()}, synonyms)
+    for name, domain in domains.items():
+        if not domain.splits.get(split):
+            continue
+        matrix = count(model, domain, split, workers=workers, precision=precision, progress=progress)
+        found[name] = scores(matrix, domain.space.names) | {"split": split, "images": len(domain.splits[split])}
+        if len(domains) > 1:
+            iou = found[name]["iou"]
+            found[name]["miou_shared"] = mean([iou[c] for c in domain.space.names if c in shared[name]])
+            found[name]["miou_private"] = mean([iou[c] for c in domain.space.names if c not in shared[name]])
+    return {"domains": found, "avg_miou": mean([s["miou"] for s in found.values()])}
+
+
+def as_array(prediction: Tensor) -> np.ndarray:
+    """Predictions (…) as uint8 on the CPU."""
+    return prediction.to(torch.uint8).cpu().numpy()

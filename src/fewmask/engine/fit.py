@@ -1,0 +1,329 @@
+"""The training loop, one for every method.
+
+    for each step:  draw the joint micro-batches → the method's terms → backward
+                    stop if anything is not finite → optimiser → method.after_step
+                    log · validate and keep the best · checkpoint
+
+A run killed at any step and started again is, on a CPU and with the same versions, bit for bit the run that was not:
+every draw is a function of (seed, step, row), and the state between two steps is what the checkpoint holds.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fewmask import distributed
+from fewmask.config import Config
+from fewmask.data.batches import Batch, Phase, Steps, loader
+from fewmask.data.domain import Domain
+from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights, write_json
+from fewmask.engine.device import autocast, choose_device
+from fewmask.engine.evaluate import evaluate
+from fewmask.engine.metrics import mean
+from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate
+from fewmask.engine.run import Run, hardware, keep_metrics, load_domains, open_run, save_model, versions
+from fewmask.methods import build
+from fewmask.methods.base import Method
+from fewmask.models.batch_norm import synchronise
+from fewmask.models.universal import UniversalSegmenter
+from fewmask.randomness import torch_generator, torch_seed
+
+
+class NonFiniteLoss(RuntimeError):
+    """A term of the loss or a gradient is NaN or infinite. Neither the optimiser nor the method has seen it."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What an observer is told after every step."""
+
+    stage: str
+    step: int
+    steps: int
+    terms: Mapping[str, float]
+    steps_per_second: float
+    memory_mib: float
+
+    @property
+    def loss(self) -> float:
+        return sum(self.terms.values())
+
+    @property
+    def seconds_left(self) -> float:
+        return (self.steps - self.step) / self.steps_per_second if self.steps_per_second else 0.0
+
+
+Observer = Callable[[Moment], None]
+
+
+class Training(nn.Module):
+    """Model and method as one module, so that DDP spreads the gradients of both."""
+
+    def __init__(self, model: UniversalSegmenter, method: Method) -> None:
+        super().__init__()
+        self.model, self.method = model, method
+
+    def forward(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        return self.method.step(self.model, batch, rng)
+
+
+def train(config: Config, folder: Path, observe: Observer = lambda moment: None) -> dict[str, Any]:
+    """Train, or go on with the run in `folder`, and return its summary (also `summary.json`).
+
+    Raises ValueError for wrong settings, data or folder, and NonFiniteLoss when training breaks down.
+    """
+    with distributed.processes(), torch.random.fork_rng():
+        domains = load_domains(config)
+        device = choose_device(config.train.device)
+        if distributed.rank() == 0:
+            open_run(folder, config)
+        distributed.barrier()
+        run = Run(folder)
+        if run.summary.exists():
+            summary: dict[str, Any] = json.loads(run.summary.read_text(encoding="utf-8"))
+            return summary
+        return _Fit(config, run, domains, device, observe).run_through()
+
+
+class _Fit:
+    def __init__(
+        self, config: Config, run: Run, domains: dict[str, Domain], device: torch.device, observe: Observer
+    ) -> None:
+        self.config, self.run, self.domains, self.device, self.observe = config, run, domains, device, observe
+        settings, seed = config.train, config.seed
+        model = UniversalSegmenter(config.model, {n: d.space for n, d in domains.items()}, seed)
+        method = build(config.method, domains)
+        self.model = synchronise(model).to(device, memory_format=torch.channels_last)
+        self.method = method.to(device)
+        self.method.prepare(self.model, self._rng(0))
+        self.phases = [p for p in method.phases(settings.steps) if p.stop > p.start]
+        rest = [*self.model.head_parameters(), *self.method.parameters()]
+        self.optimiser = build_optimiser(settings.optimiser, self.model.encoder_parameters(), rest)
+        strides = sorted({1, self.model.stride, self.model.embedding_stride})
+        place = (distributed.rank(), distributed.world())
+        self.steps = Steps(domains, settings, self.phases, strides, self.model.multiple, seed, *place)
+        self.training: nn.Module = Training(self.model, self.method)
+        if distributed.world() > 1:
+            # A head whose domain is not in a step's rows has no gradient in it. Buffers are equal on all sides anyway.
+            self.training = DistributedDataParallel(self.training, find_unused_parameters=True, broadcast_buffers=False)
+        self.done, self.seconds = 0, 0.0
+        self.best: dict[str, float] | None = None
+        self.history: list[dict[str, Any]] = []
+
+    def run_through(self) -> dict[str, Any]:
+        self._resume()
+        settings = self.config.train
+        self.training.train()
+        began, first = time.monotonic() - self.seconds, self.done
+        resumed = time.monotonic()
+        for batches in loader(self.steps, self.done, settings.workers, pin_memory=self.device.type == "cuda"):
+            phase = next(p for p in self.phases if p.start <= self.done < p.stop)
+            if phase.start == self.done:
+                self.method.begin(phase, self.model, self._rng(self.done, row=1))
+            terms = self._step(batches)
+            self.done += 1
+            now = time.monotonic()
+            self.seconds = now - began
+            self._log(terms, phase)
+            if self._validates():
+                self._validate()
+            if self.done % settings.checkpoint_every == 0 or self.done == settings.steps:
+                self._checkpoint()
+            rate = (self.done - first) / (now - resumed)
+            self.observe(Moment(phase.name, self.done, settings.steps, terms, rate, memory_mib(self.device)))
+        return self._finish()
+
+    def _step(self, batches: list[Batch]) -> dict[str, float]:
+        settings, step = self.config.train, self.done
+        cells = _mean_cells(batches)
+        rng = self._rng(step)
+        set_rate(self.optimiser, rate_factor(settings.optimiser, step, self.phases))
+        self.optimiser.zero_grad()
+        parts: list[dict[str, Tensor]] = []
+        for number, batch in enumerate(batches):
+            # Dropout knows no generator but the global one, which is therefore a function of the step too.
+            torch.manual_seed(torch_seed(self.config.seed, "model", step, distributed.rank() * len(batches) + number))
+            last = number == len(batches) - 1
+            with nullcontext() if last or distributed.world() == 1 else self.training.no_sync():  # type: ignore[operator]
+                with autocast(self.device, settings.precision):
+                    terms = self.training(_with(batch, cells).to(self.device), rng)
+                (torch.stack(list(terms.values())).sum() / len(batches)).backward()
+            parts.append({name: term.detach() for name, term in terms.items()})
+        values = self._finite(parts, batches)
+        self.optimiser.step()
+        self.method.after_step(self.model, rng)
+        return values
+
+    def _finite(self, parts: list[dict[str, Tensor]], batches: list[Batch]) -> dict[str, float]:
+        """The step's terms as numbers, clipped gradients; the one point of a step where the device is waited for."""
+        parameters = [p for p in self.training.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        clip = self.config.train.optimiser.clip_norm
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        names = list(parts[0])
+        means = torch.stack([torch.stack([part[n] for part in parts]).mean() for n in names])
+        *numbers, norm_number = torch.cat([distributed.total(means) / distributed.world(), norm[None]]).tolist()
+        values = dict(zip(names, numbers, strict=True))
+        broken = [f"the term {n!r} is {v}" for n, v in values.items() if not _is_finite(v)]
+        if not broken and not _is_finite(norm_number):
+            broken = [f"the gradient's norm is {norm_number}"]
+        if broken:
+            files = "\n".join(f"  {name}" for batch in batches for name in batch.names)
+            raise NonFiniteLoss(
+                f"step {self.done}: {' and '.join(broken)}; nothing was updated. Lower the learning rate or the term's "
+                f"weight, or try train.precision=fp32. The step's images:\n{files}"
+            )
+        return values
+
+    def _validates(self) -> bool:
+        """At the end, where a new schedule begins, and every `evaluate_every` steps between."""
+        every, steps = self.config.train.evaluate_every, self.config.train.steps
+        ends = {p.start for p in self.phases if p.restart} | {steps}
+        return self.done in ends or bool(every and self.done % every == 0)
+
+    def _validate(self) -> None:
+        result = self._evaluate("val")
+        if not result["domains"]:
+            return
+        chosen = mean([s["miou"] for n, s in result["domains"].items() if n in self.phases[-1].labelled])
+        short = {n: s["miou"] for n, s in result["domains"].items()}
+        self.history.append({"step": self.done, "miou": short, "avg_miou": result["avg_miou"]})
+        self._write({"step": self.done, "validation": short, "avg_miou": result["avg_miou"]})
+        last_start = max((p.start for p in self.phases if p.restart), default=0)
+        if chosen is None or self.done <= last_start or (self.best and chosen <= self.best["score"]):
+            return
+        self.best = {"score": chosen, "step": self.done}
+        if distributed.rank() == 0:
+            save_weights(self.run.best, self.model.state_dict())
+
+    def _evaluate(self, split: str, only: Mapping[str, Domain] | None = None) -> dict[str, Any]:
+        train = self.config.train
+        return evaluate(
+            self.model, only or self.domains, split,
+            synonyms=self.config.synonyms, workers=train.workers, precision=train.precision,
+        )  # fmt: skip
+
+    def _checkpoint(self) -> None:
+        if distributed.rank() == 0:
+            state = {
+                "step": self.done,
+                "seconds": self.seconds,
+                "best": self.best,
+                "history": self.history,
+                "model": self.model.state_dict(),
+                "method": self.method.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+            }
+            save_state(self.run.state, state)
+        distributed.barrier()
+
+    def _resume(self) -> None:
+        if self.run.state.exists():
+            state = load_state(self.run.state)
+            self.model.load_state_dict(state["model"])
+            self.method.load_state_dict(state["method"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.done, self.seconds = state["step"], state["seconds"]
+            self.best, self.history = state["best"], state["history"]
+        if distributed.rank() == 0:
+            keep_metrics(self.run, self.done)
+
+    def _finish(self) -> dict[str, Any]:
+        """Take the weights that validation chose, score them once, and write model and summary."""
+        if self.best:
+            self.model.load_state_dict(load_weights(self.run.best))
+        split = self.config.train.score
+        scored = {n: d for n, d in self.domains.items() if d.splits.get(split)}
+        others = {n: d for n, d in self.domains.items() if n not in scored and d.splits.get("val")}
+        domains = (self._evaluate(split)["domains"] if scored else {}) | (
+            self._evaluate("val", others)["domains"] if others else {}
+        )
+        summary = {
+            "name": self.config.name,
+            "method": self.config.method.name,
+            "seed": self.config.seed,
+            "steps": self.config.train.steps,
+            "selected_step": int(self.best["step"]) if self.best else self.config.train.steps,
+            "avg_miou": mean([s["miou"] for s in domains.values()]),
+            "domains": {n: domains[n] for n in self.domains if n in domains},
+            "validation": self.history,
+            "labelled": {n: len(d.labelled) for n, d in self.domains.items()},
+            "unlabelled": {n: len(d.unlabelled) for n, d in self.domains.items()},
+            "seconds": round(self.seconds, 1),
+            "hardware": hardware(self.device),
+            "versions": versions(),
+        }
+        if distributed.rank() == 0:
+            save_model(self.run, self.model)
+            write_json(self.run.summary, summary)
+        distributed.barrier()
+        return summary
+
+    def _log(self, terms: Mapping[str, float], phase: Phase) -> None:
+        if self.done % self.config.train.log_every and self.done != self.config.train.steps:
+            return
+        watch = {name: value.item() for name, value in self.method.watch.items()}
+        rate = self.optimiser.param_groups[0]["lr"]
+        self._write(
+            {"step": self.done, "phase": phase.name, "loss": sum(terms.values()), **terms, **watch, "lr": rate,
+             "seconds": round(self.seconds, 3)}
+        )  # fmt: skip
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if distributed.rank():
+            return
+        with open(self.run.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.config.train.tensorboard:
+            _tensorboard(self.run.folder, line)
+
+    def _rng(self, step: int, row: int = 0) -> torch.Generator:
+        return torch_generator(self.config.seed, "method", step, row, str(self.device))
+
+
+def memory_mib(device: torch.device) -> float:
+    """Peak memory: of the GPU where there is one, of this process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _mean_cells(batches: list[Batch]) -> dict[int, Tensor]:
+    """`Batch.cells` as the losses need them: the mean over micro-batches and processes."""
+    parts = len(batches) * distributed.world()
+    return {s: distributed.total(torch.stack([b.cells[s] for b in batches]).sum(0)) / parts for s in batches[0].cells}
+
+
+def _with(batch: Batch, cells: Mapping[int, Tensor]) -> Batch:
+    from dataclasses import replace
+
+    return replace(batch, cells=cells)
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0
+
+
+def _tensorboard(folder: Path, line: Mapping[str, Any]) -> None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(
+            "train.tensorboard: tensorboard is not installed; pip install 'fewmask[tensorboard]'"
+        ) from None
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        for name, value in line.items():
+            if isinstance(value, int | float) and name != "step":
+                writer.add_scalar(name, value, line["step"])

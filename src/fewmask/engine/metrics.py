@@ -1,0 +1,51 @@
+"""What a confusion matrix says.
+
+Shapes: C classes of the labels · P classes of the predictions (C, or C + 1 with a last column for "none of them").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def confusion(prediction: Tensor, label: Tensor, classes: int, columns: int | None = None) -> Tensor:
+    """Count (C,P) of labelled pixels: row = label, column = prediction. 254 and 255 in the label are left out.
+
+    prediction and label are of one shape, predictions in 0 … P−1. One bincount, no loop.
+    """
+    columns = columns or classes
+    known = label < classes
+    pairs = torch.where(known, label.long() * columns + prediction.long(), classes * columns)
+    return torch.bincount(pairs.flatten(), minlength=classes * columns + 1)[:-1].view(classes, columns)
+
+
+def scores(matrix: Tensor, names: Sequence[str], reachable: Collection[int] | None = None) -> dict[str, Any]:
+    """Fractions 0–1 of a confusion matrix (C,P).
+
+    `miou` is the mean IoU over the classes that occur in the labels (and, under a class mapping, that some source class
+    means); `miou_legacy` counts every class, an absent one as 0, as older codes do. `iou` is None for absent classes.
+    """
+    matrix = matrix.double()
+    hit, labelled = matrix.diagonal(), matrix.sum(1)
+    predicted = matrix[:, : len(names)].sum(0)
+    union = labelled + predicted - hit
+    iou = (hit / union.clamp_min(1)).tolist()
+    present = [i for i in range(len(names)) if labelled[i] > 0]
+    counted = [i for i in present if reachable is None or i in reachable]
+    return {
+        "miou": sum(iou[i] for i in counted) / len(counted) if counted else None,
+        "miou_legacy": sum(iou) / len(names),
+        "pixel_accuracy": (hit.sum() / labelled.sum()).item() if present else None,
+        "iou": {name: iou[i] if i in present else None for i, name in enumerate(names)},
+        "pixels": int(labelled.sum()),
+    }
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that exist; None of none."""
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None

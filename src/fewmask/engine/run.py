@@ -1,0 +1,192 @@
+"""The folder of a run, which explains itself: its configuration, what happened, what came out, and how to go on."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewmask import config as configuration
+from fewmask.config import Config, ModelSettings
+from fewmask.data.domain import Domain
+from fewmask.data.layouts import load_domain
+from fewmask.engine.checkpoint import load_weights, save_weights, write_json, write_text
+from fewmask.labels import LabelSpace
+from fewmask.methods import SETTINGS
+from fewmask.models.universal import UniversalSegmenter
+
+PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-python-headless", "numpy")
+# Settings that may differ between a run and its continuation: they say where to compute, not what.
+MOVABLE = ("device", "workers", "tensorboard", "log_every")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of a run's folder."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.json"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "state" / "best.safetensors"
+
+
+def open_run(folder: Path, config: Config) -> Run:
+    """A folder for this configuration: a new one, or the same run's, which goes on where it stopped.
+
+    Raises ValueError for a folder that holds anything else, or a run of another configuration.
+    """
+    run = Run(folder)
+    if run.config.exists():
+        there = configuration.load(run.config, methods=SETTINGS)
+        different = _differences(_essence(there), _essence(config))
+        if different:
+            raise ValueError(
+                f"{folder}: holds a run of another configuration ({'; '.join(different)}); give another --out, or the "
+                "same settings to go on with it"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: not empty and not a run; give another --out")
+    else:
+        write_text(run.config, configuration.dump(config))
+    return run
+
+
+def load_config(folder: Path) -> Config:
+    """The resolved configuration of a run. Raises ValueError when the folder holds none."""
+    path = Run(folder).config
+    if not path.exists():
+        raise ValueError(f"{folder}: not a run (no config.yaml); give the folder that `fewmask train` wrote")
+    return configuration.load(path, methods=SETTINGS)
+
+
+def load_domains(config: Config) -> dict[str, Domain]:
+    """The domains of a configuration with their labelled images chosen by its seed. All faults are raised at once."""
+    domains, problems = {}, []
+    for name, settings in config.domains.items():
+        try:
+            domains[name] = load_domain(name, settings).with_labelled(config.labelled.images, config.seed)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return domains
+
+
+def save_model(run: Run, model: UniversalSegmenter) -> None:
+    """`model.safetensors` and `model.json`, which are all that prediction needs."""
+    save_weights(run.weights, model.state_dict())
+    write_json(run.model, describe(model))
+
+
+def describe(model: UniversalSegmenter) -> dict[str, Any]:
+    """Label spaces, architecture and normalisation as plain data."""
+    settings = model.settings.model_copy(update={"weights": None})  # the run's own weights replace the pretrained ones
+    return {
+        "domains": {name: space.to_dict() for name, space in model.spaces.items()},
+        "model": settings.model_dump(mode="json"),
+        "normalisation": {
+            "mean": model.mean.flatten().tolist(),
+            "std": model.std.flatten().tolist(),
+            "range": [0, 255],
+        },
+        "versions": versions(),
+    }
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSegmenter:
+    """The trained network of a run, in eval mode. Raises ValueError when the folder holds none or a damaged one."""
+    run = Run(folder)
+    if not run.model.exists() or not run.weights.exists():
+        raise ValueError(f"{folder}: no trained model in it; let `fewmask train` finish first")
+    try:
+        data = json.loads(run.model.read_text(encoding="utf-8"))
+        spaces = {name: LabelSpace.from_dict(space) for name, space in data["domains"].items()}
+        settings = ModelSettings.model_validate(data["model"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{run.model}: damaged ({' '.join(str(error).split())}); train the run again") from None
+    model = UniversalSegmenter(settings, spaces)
+    try:
+        model.load_state_dict(load_weights(run.weights))
+    except RuntimeError as error:
+        raise ValueError(f"{run.weights}: not the weights of {run.model} ({error}); train the run again") from None
+    return model.to(device).eval()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": device.type, "name": name, "threads": torch.get_num_threads()}
+
+
+def keep_metrics(run: Run, step: int) -> None:
+    """Cut what a killed run had logged after the step that it resumes from, so that no step is logged twice."""
+    if run.metrics.exists():
+        lines = run.metrics.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_text(run.metrics, "".join(line + "\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):  # the half line of a kill in the middle of a write
+        return float("inf")
+
+
+def _essence(config: Config) -> dict[str, Any]:
+    data = config.model_dump(mode="json", serialize_as_any=True)
+    for key in MOVABLE:
+        data["train"].pop(key)
+    return data
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], at: str = "") -> list[str]:
+    found = []
+    for key in [*a, *(k for k in b if k not in a)]:
+        one, other = a.get(key), b.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += _differences(one, other, f"{at}{key}.")
+        elif one != other:
+            found.append(f"{at}{key}: {one!r} there, {other!r} here")
+    return found
