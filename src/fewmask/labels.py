@@ -115,15 +115,27 @@ class LabelSpace:
         encoded = self._table[raw]
         if (encoded == UNKNOWN).any():
             ids = ", ".join(f"{i} ({n} pixels)" for i, n in self.unknown_ids(raw).items())
-            raise ValueError(f"{source}: ids outside the label space: {ids}; add them to its classes or to its void ids")
+            raise ValueError(
+                f"{source}: ids outside the label space: {ids}; add them to its classes or to its void ids"
+            )
         return encoded.astype(np.uint8)
 
     def decode(self, mask: Mask) -> Mask:
-        """The inverse of `encode`: each class as the smallest raw id that stands for it; 254 and 255 as themselves."""
-        table = np.arange(256, dtype=np.uint8)
-        for index in range(self.num_classes):
-            table[index] = min(raw for raw, c in self.raw_ids.items() if c == index)
-        return table[mask]
+        """The inverse of `encode`: each class as the smallest raw id that stands for it, 254 and 255 as themselves.
+
+        Where the dataset claims 255 for something else, void becomes its smallest void id. Raises ValueError for a
+        value that no raw id stands for.
+        """
+        table = np.full(256, UNKNOWN, dtype=np.int16)
+        for value in (*range(self.num_classes), NOT_LABELLED, VOID):
+            raw = np.flatnonzero(self._table == value)
+            if raw.size:
+                table[value] = value if value >= NOT_LABELLED and value in raw else raw[0]
+        decoded = table[mask]
+        if (decoded == UNKNOWN).any():
+            lost = sorted({int(v) for v in np.unique(mask[decoded == UNKNOWN])})
+            raise ValueError(f"mask values {lost} have no raw id in this label space; give it one, e.g. among void ids")
+        return decoded.astype(np.uint8)
 
     def palette(self) -> np.ndarray:
         """Colours by mask value, (256,3) uint8 RGB: not labelled is grey, void is black."""
@@ -161,10 +173,12 @@ class LabelSpace:
         Classes are ordered by id. Raises ValueError that names the file, the entry and the mend.
         """
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
         except FileNotFoundError:
-            raise ValueError(f"{path}: not found; write one: `classes: {{0: {{name: road}}, 1: {{name: sky}}}}`") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{path}: not found; write one: `classes: {{0: {{name: road}}, 1: {{name: sky}}}}`"
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict) or not isinstance(data.get("classes"), dict):
             raise ValueError(f"{path}: needs a mapping `classes:` from id to name; see docs/formats.md")
@@ -175,7 +189,9 @@ class LabelSpace:
         if not isinstance(ignore, list) or not all(_is_id(i) for i in ignore):
             raise ValueError(f"{path}: `ignore` is a list of ids, this is {ignore!r}")
         names, colours = [], []
-        for position, (raw, entry) in enumerate(sorted(data["classes"].items(), key=lambda item: str(item[0]).zfill(4))):
+        for position, (raw, entry) in enumerate(
+            sorted(data["classes"].items(), key=lambda item: str(item[0]).zfill(4))
+        ):
             if not _is_id(raw):
                 raise ValueError(f"{path}: the id {raw!r} is not a number from 0 to 255")
             entry = {"name": entry} if isinstance(entry, str) else entry
@@ -196,7 +212,9 @@ class LabelSpace:
         """Write a `classes.yaml` that `from_yaml` reads; of several raw ids of a class the smallest is kept."""
         smallest = {c: min(r for r, i in self.raw_ids.items() if i == c) for c in range(self.num_classes)}
         classes = {smallest[i]: {"name": n, "color": list(self.colours[i])} for i, n in enumerate(self.names)}
-        text = yaml.safe_dump({"ignore": sorted(self.void_ids), "classes": classes}, sort_keys=False, default_flow_style=None)
+        text = yaml.safe_dump(
+            {"ignore": sorted(self.void_ids), "classes": classes}, sort_keys=False, default_flow_style=None
+        )
         path.write_text(text, encoding="utf-8")
 
 
@@ -215,7 +233,7 @@ class ClassMapping:
     def by_name(
         cls, source: LabelSpace, target: LabelSpace, names: Mapping[str, str | None] | None = None
     ) -> ClassMapping:
-        """Map every source class to a target class; classes of equal name map to each other unless `names` says otherwise.
+        """Map every source class to a target class, by `names` or else to the one of equal name.
 
         Raises ValueError, listing every class at once, when a class is neither named alike nor in `names`, or when
         `names` speaks of a class that does not exist.
@@ -223,7 +241,7 @@ class ClassMapping:
         names = dict(names or {})
         problems = [f"no class {n!r} to map from" for n in names if n not in source.names]
         problems += [f"{n} → {t}: no class {t!r} to map to" for n, t in names.items() if t and t not in target.names]
-        full = {n: names[n] if n in names else (n if n in target.names else UNKNOWN) for n in source.names}
+        full = {n: names.get(n, n if n in target.names else UNKNOWN) for n in source.names}
         problems += [f"{n}: say which class it is, or `null` if there is none" for n, t in full.items() if t == UNKNOWN]
         if problems:
             raise ValueError("class mapping: " + "; ".join(problems) + f"; the target has {', '.join(target.names)}")
@@ -236,7 +254,9 @@ class ClassMapping:
         return frozenset(i for i in self.table if i != UNKNOWN)
 
 
-def shared_classes(spaces: Mapping[str, LabelSpace], synonyms: Iterable[Iterable[str]] = ()) -> dict[str, frozenset[str]]:
+def shared_classes(
+    spaces: Mapping[str, LabelSpace], synonyms: Iterable[Iterable[str]] = ()
+) -> dict[str, frozenset[str]]:
     """For each domain the names of its classes that at least one other domain also has; the rest are private to it.
 
     Classes are the same when their names are equal or stand in one group of `synonyms`.
@@ -257,6 +277,17 @@ def distinct_colour(index: int) -> Colour:
     low, fall, rise = 1 - saturation, 1 - saturation * rest, 1 - saturation * (1 - rest)
     rgb = [(1, rise, low), (fall, 1, low), (low, 1, rise), (low, fall, 1), (rise, low, 1), (1, low, fall)][sector % 6]
     return (round(255 * value * rgb[0]), round(255 * value * rgb[1]), round(255 * value * rgb[2]))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error: of two classes with one id PyYAML would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(k) for k in keys if keys.count(k) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _is_id(value: object) -> bool:
