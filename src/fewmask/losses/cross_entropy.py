@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewmask.labels import VOID
+from fewmask.labels import NOT_LABELLED, VOID
 
 
 def cross_entropy(logits: Tensor, label: Tensor, pixels: Tensor | float | None = None) -> Tensor:
@@ -19,10 +19,9 @@ def cross_entropy(logits: Tensor, label: Tensor, pixels: Tensor | float | None =
     divided by: with the mean count over processes and micro-batches, averaging their losses gives exactly the loss of
     one global batch. A batch without labelled pixels gives 0 with a gradient of 0, never NaN.
     """
-    classes = logits.shape[1]
     target = label.long()
-    # One ignore value is all that the kernel knows; ours are two, and both lie above every class.
-    target = torch.where(target < classes, target, VOID)
+    # One ignore value is all that the kernel knows; ours are two. Any other label that is no class is an error there.
+    target = torch.where(target == NOT_LABELLED, VOID, target)
     total = F.cross_entropy(logits.float(), target, ignore_index=VOID, reduction="sum")
     count = (target != VOID).sum() if pixels is None else pixels
     return total / torch.as_tensor(count, device=logits.device).clamp_min(1e-9 if pixels is not None else 1)
