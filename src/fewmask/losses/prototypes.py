@@ -8,10 +8,8 @@ Shapes: N cells · G classes of all domains · P prototypes a class · M cells d
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 
@@ -59,19 +57,32 @@ def pca_prototypes(features: Tensor, label: Tensor, classes: int, dim: int) -> t
     """Class-wise centroids of features, reduced by PCA and L2-normalised: fixed prototypes (ICCV 2019, §3.3).
 
     features (N,F), label (N,) in 0 … G−1 → prototypes (G,1,D), and the projection that made them: components (D,F) and
-    mean (F,). Raises ValueError for a class without a labelled cell, or when D exceeds F or N.
+    mean (F,). Every class needs a cell, and D is at most F and N: the caller sees to it.
     """
-    absent = [c for c in range(classes) if not (label == c).any()]
-    if absent:
-        raise ValueError(f"classes {absent} have no labelled pixel, so no prototype; label one, or use mode: anchored")
-    if dim > min(features.shape):
-        raise ValueError(
-            f"model.embedding.dim {dim} exceeds the {features.shape[1]} feature channels or the {len(features)} "
-            "labelled cells; lower it"
-        )
-    pca = PCA(dim, svd_solver="full").fit(features.double().cpu().numpy())
-    one_hot = F.one_hot(label, classes).to(torch.float64)
-    centroids = (one_hot.T @ features.double()) / one_hot.sum(0)[:, None]
-    reduced = torch.from_numpy(np.asarray(pca.transform(centroids.cpu().numpy())))
-    prototypes = F.normalize(reduced, dim=1).float().unsqueeze(1).to(features.device)
-    return prototypes, torch.from_numpy(pca.components_).float(), torch.from_numpy(pca.mean_).float()
+    assert dim <= min(features.shape), "more components than features or cells"
+    components, mean = _principal_axes(features, dim)
+    label = label.cpu()
+    total = torch.zeros(classes, len(mean), dtype=torch.float64)
+    for c, chunk in zip(label.split(_CHUNK), features.split(_CHUNK), strict=True):
+        total.index_add_(0, c, chunk.cpu().double())
+    counts = torch.bincount(label, minlength=classes)
+    assert (counts > 0).all(), "a class without a cell has no centroid"
+    centroids = total / counts[:, None]
+    prototypes = F.normalize((centroids - mean) @ components.T, dim=1)
+    return prototypes.float().unsqueeze(1).to(features.device), components.float(), mean.float()
+
+
+_CHUNK = 2**16  # cells at a time: all of them in double precision would be the largest thing in memory
+
+
+def _principal_axes(features: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The `dim` directions (dim,F) of largest variance of features (N,F), largest first, and their mean (F,), in double
+    precision on the CPU: from the covariance, since an SVD of a million cells would need gigabytes."""
+    chunks = [chunk.cpu() for chunk in features.split(_CHUNK)]
+    mean = torch.stack([c.double().sum(0) for c in chunks]).sum(0) / len(features)
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for chunk in chunks:
+        centred = chunk.double() - mean
+        covariance += centred.T @ centred
+    axes = torch.linalg.eigh(covariance).eigenvectors  # columns, by ascending variance
+    return axes.flip(1)[:, :dim].T, mean
