@@ -29,7 +29,6 @@ from fewmask.losses.prototypes import draw_per_class, pca_prototypes, updated
 from fewmask.methods.base import Method, MethodSettings, supervised_loss
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
-
 # A similarity that softmax turns into probability 0, yet finite, as the entropy's gradient must be.
 _NEVER = -1e4
 
@@ -113,8 +112,8 @@ class EntropyModule(Method):
             features, label, sum(self.classes), model.settings.embedding.dim
         )
         if self.settings.initial_embedding == "pca":
-            project = model.embedding[-1]
-            assert isinstance(project, nn.Conv2d) and project.bias is not None
+            project = self._projection(model)
+            assert project.bias is not None
             with torch.no_grad():
                 project.weight.copy_(components[:, :, None, None])
                 project.bias.copy_(-(components @ mean))
@@ -152,7 +151,8 @@ class EntropyModule(Method):
         self._labelled_cells.clear()
         if not len(label):
             return
-        index, present = draw_per_class(label, sum(self.classes), self.settings.drawn, rng)
+        drawn = max(self.settings.drawn, self._per_class)
+        index, present = draw_per_class(label, sum(self.classes), drawn, rng)
         # A class that is seen for the first time takes its prototypes from its cells, not from where they were drawn.
         fresh = present & ~self.seen
         start = torch.where(fresh[:, None, None], embedding[index[:, : self._per_class]], self.prototypes)
@@ -183,6 +183,9 @@ class EntropyModule(Method):
             if self.anchored:  # a class that no step has seen yet has no prototype, only where one was drawn
                 similarity[i] = similarity[i].masked_fill(~self.seen[:, None, None], _NEVER)
             unlabelled[i] = take(label, rows) == NOT_LABELLED
+        if not similarity:
+            nothing = embedding.sum() * 0.0
+            return Alignment(nothing, nothing, nothing.detach())
         count = list(cells[:, 1])
         if not self.anchored:
             return alignment(similarity, unlabelled, self.classes, count)
@@ -206,7 +209,9 @@ class EntropyModule(Method):
         """Follow, for each domain, the similarity halfway between a labelled cell's own class and the next best one of
         its domain. cells (G,M,D) of each class, present (G,)."""
         scores = cosine_similarity(cells.permute(0, 2, 1).unsqueeze(-1), self.prototypes).squeeze(-1)  # (G,G,M)
-        rival = (self.domain_of[:, None] == self.domain_of) & ~torch.eye(len(cells), dtype=torch.bool, device=cells.device)
+        rival = (self.domain_of[:, None] == self.domain_of) & ~torch.eye(
+            len(cells), dtype=torch.bool, device=cells.device
+        )
         own = scores.diagonal().mean(0)
         other = scores.masked_fill(~rival[:, :, None], -1).amax(1).mean(1)
         weight = F.one_hot(self.domain_of, len(self.boundary)).float() * present[:, None]
@@ -216,6 +221,34 @@ class EntropyModule(Method):
 
     def _of(self, k: int) -> Tensor:
         return self.prototypes[self.first[k] : self.first[k] + self.classes[k]]
+
+    @staticmethod
+    def _projection(model: UniversalSegmenter) -> nn.Conv2d:
+        project = model.embedding[-1]
+        assert isinstance(project, nn.Conv2d)
+        return project
+
+    def _check_prototypes(self, model: UniversalSegmenter) -> None:
+        """Raises ValueError that names every class without a labelled cell, or an embedding that PCA cannot fill."""
+        absent, cells = [], 0
+        for name, domain in self.domains.items():
+            labels = (torch.from_numpy(domain.mask(stem))[None] for stem in domain.labelled)
+            at = [at_stride(mask, model.embedding_stride, model.multiple).flatten() for mask in labels]
+            counts = torch.bincount(torch.cat([torch.zeros(0, dtype=torch.uint8), *at]), minlength=256)
+            counts = counts[: domain.space.num_classes]
+            cells += int(counts.sum())
+            absent += [f"{name}: {c}" for c, n in zip(domain.space.names, counts.tolist(), strict=True) if not n]
+        if absent:
+            raise ValueError(
+                f"mode: faithful makes a prototype of every class from labelled pixels; none is labelled of "
+                f"{', '.join(absent)}; label one, or use mode: anchored"
+            )
+        channels, dim = self._projection(model).in_channels, model.settings.embedding.dim
+        if dim > min(channels, cells):
+            raise ValueError(
+                f"model.embedding.dim: {dim} exceeds the {channels} feature channels or the {cells} labelled cells "
+                "that mode: faithful reduces to it; lower it"
+            )
 
     @torch.no_grad()
     def _labelled_features(self, model: UniversalSegmenter) -> tuple[Tensor, Tensor]:
