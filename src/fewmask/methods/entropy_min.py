@@ -52,5 +52,5 @@ class EntropyMin(Method):
                 )
                 for k, rows in batch.unlabelled_rows().items()
             ]
-            terms["entropy"] = self.settings.weight * torch.stack(means).sum()
+            terms["entropy"] = self.settings.weight * (torch.stack(means).sum() if means else features.sum() * 0.0)
         return terms
