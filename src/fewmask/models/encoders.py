@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from fewmask.config import ModelSettings
 
 TIMM = "tu-"  # segmentation-models-pytorch's mark for "any timm encoder"
 # What a classification checkpoint holds beside its encoder, in the packages' own naming.
-CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.")
+CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "norm_head.", "norm.")
 
 
 def build(settings: ModelSettings) -> nn.Module:
@@ -35,8 +36,8 @@ def build(settings: ModelSettings) -> nn.Module:
         model = smp.create_model(settings.decoder, settings.encoder, encoder_weights=pretrained, classes=1, **options)
     except OSError as error:
         raise ValueError(
-            f"model.weights: imagenet weights of {settings.encoder} cannot be fetched ({' '.join(str(error).split())[:200]}); "
-            "give the path of a safetensors file"
+            f"model.weights: imagenet weights of {settings.encoder} cannot be fetched "
+            f"({' '.join(str(error).split())[:200]}); give the path of a safetensors file"
         ) from None
     except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         raise ValueError(
@@ -60,7 +61,8 @@ def stride_multiple(model: nn.Module) -> int:
 
 def normalisation(settings: ModelSettings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation (3,) of RGB in 0–1 that the encoder was trained with; ImageNet's where unknown."""
-    mean, std = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+    mean: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_STD
     if settings.encoder.startswith(TIMM):
         pretrained = timm.get_pretrained_cfg(settings.encoder.removeprefix(TIMM), allow_unregistered=True)
         if pretrained is not None:
@@ -84,6 +86,9 @@ def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
     own = target.state_dict()
     if not any(k in own for k in stored) and all(k.startswith("model.") for k in stored):
         stored = {k.removeprefix("model."): v for k, v in stored.items()}
+    # timm flattens some networks' stages when it makes them encoders: the file's "stages.0.x" is "stages_0.x" there.
+    flat = {k: re.sub(r"^(\w+?)\.(\d+)", r"\1_\2", k) for k in stored}
+    stored = {flat[k] if k not in own and flat[k] in own else k: v for k, v in stored.items()}
     problems = _mismatch(own, stored)
     if problems:
         raise ValueError(f"{path}: not the weights of {name}: " + "; ".join(problems))

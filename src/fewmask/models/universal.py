@@ -41,6 +41,8 @@ class UniversalSegmenter(nn.Module):
             )
             pool = max(1, settings.embedding.stride // self.stride)
             self.embedding = nn.Sequential(nn.AvgPool2d(pool), nn.Conv2d(channels, settings.embedding.dim, 1))
+        self.mean: Tensor
+        self.std: Tensor
         self.embedding_stride = self.stride * pool
         self.multiple = max(encoders.stride_multiple(self.features), self.embedding_stride)
 
@@ -48,8 +50,14 @@ class UniversalSegmenter(nn.Module):
         """Channels and stride of F's output, by asking it."""
         side = 8 * encoders.stride_multiple(self.features)
         self.features.eval()
-        with torch.no_grad():
-            out = self.features(torch.zeros(1, 3, side, side))
+        try:
+            with torch.no_grad():
+                out = self.features(torch.zeros(1, 3, side, side))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"model.encoder: {self.settings.encoder} does not take images of {side}×{side} ({error}); take one "
+                "that works at any size, or see its `encoder_options`"
+            ) from None
         self.features.train()
         return out.shape[1], side // out.shape[-1]
 
@@ -109,5 +117,6 @@ def at_stride(label: Tensor, stride: int, multiple: int) -> Tensor:
 
 
 def _key(domain: str) -> str:
-    # A module's name may not hold a dot; a domain's may.
-    return domain.replace(".", "·")
+    # A module's name may hold no dot and be no attribute of ModuleDict, such as "items"; a domain's may. No two domains
+    # may become one.
+    return "of_" + domain.replace("%", "%25").replace(".", "%2E")
