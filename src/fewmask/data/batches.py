@@ -74,7 +74,7 @@ class Phase:
 
 
 class Steps(Dataset[list[Batch]]):
-    """Step number → this process's micro-batches of that step. Any step can be drawn without drawing those before it."""
+    """Step number → this process's micro-batches of that step. Any step can be drawn without those before it."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Steps(Dataset[list[Batch]]):
     def _micro_batch(self, step: int, phase: Phase, part: int) -> Batch:
         drawn = [*self._draw(step, phase.labelled, part, True), *self._draw(step, phase.unlabelled, part, False)]
         names = list(self.domains)
-        images, labels = zip(*(self._view(step, row, *where) for row, *where in drawn), strict=True)
+        images, labels = zip(*(self._view(step, *row) for row in drawn), strict=True)
         label = torch.from_numpy(np.stack(labels))
         domain = torch.tensor([names.index(d) for _, d, _, _ in drawn])
         return Batch(
