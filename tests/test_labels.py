@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
+import copy
+import re
 import tempfile
 from pathlib import Path
 
@@ -77,9 +78,9 @@ def test_yaml_round_trip(space: LabelSpace) -> None:
 
 
 @given(spaces())
-def test_dictionary_and_pickle_round_trip(space: LabelSpace) -> None:
+def test_dictionary_and_reduce_round_trip(space: LabelSpace) -> None:
     assert LabelSpace.from_dict(space.to_dict()) == space
-    again = pickle.loads(pickle.dumps(space))
+    again = copy.deepcopy(space)  # by __reduce__, as loader workers get it
     assert again == space
     assert hash(again) == hash(space)
 
@@ -106,7 +107,7 @@ def test_encode_refuses_what_is_no_mask(raw: np.ndarray) -> None:
 
 
 def test_all_faults_of_a_space_are_listed_at_once() -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"^label space: ") as error:
         LabelSpace(("a", "a", "b"), ((0, 0, 0),), {300: 0, 3: 9, 4: 1}, frozenset({4}))
     for part in ("a; every class", "1 colours for 3", "raw id 300", "raw id 3 stands for class 9", "both", "for b"):
         assert part in str(error.value)
@@ -133,10 +134,9 @@ def test_all_faults_of_a_space_are_listed_at_once() -> None:
 def test_faults_of_classes_yaml_name_the_file(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "classes.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(complaint)) as error:
         LabelSpace.from_yaml(path)
     assert str(error.value).startswith(f"{path}: ")
-    assert complaint in str(error.value)
 
 
 def test_classes_yaml_that_is_not_there(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_mapping_is_many_to_one_and_missing_is_not_background() -> None:
 
 
 def test_mapping_lists_every_fault_at_once() -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"^class mapping: ") as error:
         ClassMapping.by_name(space("car", "cow", "sky"), space("sky"), {"dog": "sky", "car": "auto"})
     for part in ("no class 'dog' to map from", "no class 'auto' to map to", "cow: say which class it is"):
         assert part in str(error.value)

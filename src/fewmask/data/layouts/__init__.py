@@ -12,7 +12,6 @@ from fewmask.config import (
     SunrgbdDomain,
     VocDomain,
 )
-from fewmask.data import scenes
 from fewmask.data.domain import Domain, FileSource
 from fewmask.data.layouts import camvid, cityscapes, folder, idd, sunrgbd, voc
 from fewmask.data.layouts.listing import Index, Problem
@@ -44,6 +43,8 @@ def load_domain(name: str, settings: DomainSettings) -> Domain:
     Every image of train that has a mask is labelled; `Domain.with_labelled` draws fewer.
     """
     if isinstance(settings, ScenesDomain):
+        from fewmask.data import scenes
+
         return scenes.domain(name, settings)
     found = index(settings)
     if found.errors:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from fewmask.config import FolderDomain
 from fewmask.data.domain import SPLITS
-from fewmask.data.layouts.listing import IMAGE_SUFFIXES, Index, Listing
+from fewmask.data.layouts.listing import IMAGE_SUFFIXES, Index, Listing, Problem
 from fewmask.labels import LabelSpace
 
 
 def index(settings: FolderDomain) -> Index:
     root = settings.root
     listing = Listing(root, "the folder that holds images/, labels/, splits/ and classes.yaml")
+    classes = root / "classes.yaml"
     space = None
     try:
-        space = LabelSpace.from_yaml(root / "classes.yaml")
+        space = LabelSpace.from_yaml(classes)
     except ValueError as error:
-        value, _, mend = str(error).removeprefix(f"{root / 'classes.yaml'}: ").partition("; ")
-        listing.error(root / "classes.yaml", value, mend or "see docs/formats.md")
+        listing.problems.append(Problem.of(error, classes))
     for path in listing.files("images"):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             listing.add_image(path.stem, path)

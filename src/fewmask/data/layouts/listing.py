@@ -28,6 +28,12 @@ class Problem:
     mend: str
     severity: Literal["error", "warning"] = "error"
 
+    @classmethod
+    def of(cls, error: ValueError, path: Path) -> Problem:
+        """The problem that a reader's error tells of, which is written `file: value; mend`."""
+        value, semicolon, mend = str(error).removeprefix(f"{path}: ").rpartition("; ")
+        return cls(str(path), value, mend) if semicolon else cls(str(path), mend, "see docs/formats.md")
+
     def __str__(self) -> str:
         return f"{self.where}: {self.value}; {self.mend}"
 

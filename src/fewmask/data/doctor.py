@@ -1,0 +1,302 @@
+"""The data doctor: everything that is wrong with the domains of a configuration, in one pass over their files.
+
+Shapes: H×W pixels of an image or mask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from fewmask.config import DomainSettings, ScenesDomain
+from fewmask.data.domain import SPLITS, Domain, FileSource, read_image, read_mask
+from fewmask.data.layouts import Index, Problem, index, load_domain
+from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a domain consists of. Shares are fractions of all pixels of its masks; together they make 1."""
+
+    layout: str
+    splits: Mapping[str, int]
+    """Images by split."""
+    masks: int
+    """Images of the splits that have a mask."""
+    labelled: int
+    """Images of train whose masks a run with these settings learns from."""
+    sizes: Mapping[str, int]
+    """Images by size, written width×height, the most frequent size first."""
+    pixels: Mapping[str, float]
+    """Share of each class."""
+    occurs: Mapping[str, int]
+    """Masks that hold the class."""
+    not_labelled: float
+    void: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor found. `problems` are the errors first, then the warnings, each in the order of the domains."""
+
+    problems: tuple[Problem, ...]
+    statistics: Mapping[str, Statistics]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """What a run would fail on or what would make its figures wrong."""
+        return tuple(p for p in self.problems if p.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What may be meant so, and should be known."""
+        return tuple(p for p in self.problems if p.severity == "warning")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "errors": [{"where": p.where, "value": p.value, "mend": p.mend} for p in self.errors],
+            "warnings": [{"where": p.where, "value": p.value, "mend": p.mend} for p in self.warnings],
+            "statistics": {name: asdict(s) for name, s in self.statistics.items()},
+        }
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """One domain under examination. `space` is None where its classes could not be read."""
+
+    name: str
+    settings: DomainSettings
+    listing: Index | None
+    """None for procedural scenes, which have no files."""
+    domain: Domain | None
+    space: LabelSpace | None
+    splits: Mapping[str, tuple[str, ...]]
+
+    def where(self, stem: str) -> str:
+        if self.listing is not None:
+            return str(self.listing.images[stem])
+        assert self.domain is not None
+        return self.domain.source.where(stem)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one image and its mask look like."""
+
+    domain: str
+    stem: str
+    problems: tuple[Problem, ...]
+    size: tuple[int, int] | None = None
+    """Width and height of the image."""
+    digest: bytes | None = None
+    """Hash of the decoded pixels: a copy is found whatever its name and file format."""
+    counts: np.ndarray | None = None
+    """(256,) pixels of the mask by its value in 0 … C−1, 254, 255; ids outside the space are left out."""
+
+
+def check(
+    domains: Mapping[str, DomainSettings],
+    labelled: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Examine every domain and list everything at once. It never raises for a fault of the data and changes no file.
+
+    `labelled` and `seed` are those of the run: the classes that its labelled images lack are named. `progress` is
+    called with images done and images in all. Images in no split are not opened.
+    """
+    patients = {name: _patient(name, settings) for name, settings in domains.items()}
+    work = [(p, stem) for p in patients.values() for stem in dict.fromkeys(chain.from_iterable(p.splits.values()))]
+    looks: dict[str, dict[str, _Look]] = {name: {} for name in patients}
+    # Decoding and hashing leave the interpreter's lock, so threads use all cores.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(_look, patient, stem) for patient, stem in work]
+        for done, future in enumerate(as_completed(futures), 1):
+            look = future.result()
+            looks[look.domain][look.stem] = look
+            if progress is not None:
+                progress(done, len(work))
+    problems: list[Problem] = []
+    statistics = {}
+    for name, patient in patients.items():
+        problems += patient.listing.problems if patient.listing else ()
+        # In the order of the splits, whichever thread was first.
+        ordered = [looks[name][stem] for p, stem in work if p is patient]
+        problems += chain.from_iterable(look.problems for look in ordered)
+        drawn, drawn_problems = _draw(patient, labelled, seed)
+        problems += drawn_problems
+        problems += _missing_classes(patient, looks[name], drawn)
+        statistics[name] = _statistics(patient, ordered, drawn)
+    problems += _copies(patients, looks)
+    problems.sort(key=lambda p: p.severity)  # stable: "error" before "warning"
+    return Report(tuple(problems), statistics)
+
+
+def _patient(name: str, settings: DomainSettings) -> _Patient:
+    if isinstance(settings, ScenesDomain):
+        domain = load_domain(name, settings)
+        return _Patient(name, settings, None, domain, domain.space, domain.splits)
+    found = index(settings)
+    if found.space is None:
+        return _Patient(name, settings, found, None, None, found.splits)
+    source = FileSource(found.root, found.images, found.masks, found.space)
+    domain = Domain(name, found.space, source, found.splits, found.labelled)
+    return _Patient(name, settings, found, domain, found.space, found.splits)
+
+
+def _look(patient: _Patient, stem: str) -> _Look:
+    """Read one image and its mask, if it has one."""
+    if patient.listing is None:
+        assert patient.domain is not None
+        scene, mask = patient.domain.image(stem), patient.domain.mask(stem)
+        size = (scene.shape[1], scene.shape[0])
+        return _Look(patient.name, stem, (), size, _digest(scene), np.bincount(mask.reshape(-1), minlength=256))
+    problems: list[Problem] = []
+    image: np.ndarray | None = None
+    raw: Mask | None = None
+    counts: np.ndarray | None = None
+    image_path, mask_path = patient.listing.images[stem], patient.listing.masks.get(stem)
+    try:
+        image = read_image(image_path)
+    except ValueError as error:
+        problems.append(Problem.of(error, image_path))
+    try:
+        raw = read_mask(mask_path) if mask_path else None
+    except ValueError as error:
+        assert mask_path is not None
+        problems.append(Problem.of(error, mask_path))
+    if image is not None and raw is not None and image.shape[:2] != raw.shape:
+        (h, w), (mask_h, mask_w) = image.shape[:2], raw.shape
+        turned = ", as if turned: orientation tags of cameras are not applied" if (w, h) == raw.shape else ""
+        problems.append(
+            Problem(
+                str(mask_path),
+                f"the mask is {mask_w}×{mask_h} pixels, its image {image_path} is {w}×{h}{turned}",
+                "export the mask again at the image's size",
+            )
+        )
+    if raw is not None and patient.space is not None:
+        by_id = np.bincount(raw.reshape(-1), minlength=256)
+        counts, unknown = _by_value(by_id, patient.space)
+        if unknown:
+            ids = ", ".join(f"{i} ({n} pixels)" for i, n in unknown.items())
+            mend = "add them to the classes or to the void ids, or mend the mask"
+            problems.append(Problem(str(mask_path), f"ids outside the label space: {ids}", mend))
+        elif not counts[: patient.space.num_classes].any():
+            mend = "label some of it, or remove the mask so that the image counts as unlabelled"
+            problems.append(Problem(str(mask_path), "the mask has no pixel of any class", mend, "warning"))
+    if image is None:
+        return _Look(patient.name, stem, tuple(problems), counts=counts)
+    size = (image.shape[1], image.shape[0])
+    return _Look(patient.name, stem, tuple(problems), size, _digest(image), counts)
+
+
+def _digest(image: np.ndarray) -> bytes:
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
+
+
+def _by_value(by_id: np.ndarray, space: LabelSpace) -> tuple[np.ndarray, dict[int, int]]:
+    """Pixels by raw id (256,) as pixels by mask value (256,), and those of ids that the space does not know."""
+    counts = np.zeros(256, dtype=np.int64)
+    unknown = {}
+    ids = np.flatnonzero(by_id).astype(np.uint8)
+    for raw in ids:
+        if space.unknown_ids(np.array([raw])):
+            unknown[int(raw)] = int(by_id[raw])
+        else:
+            counts[space.encode(np.array([[raw]]))[0, 0]] += by_id[raw]
+    return counts, unknown
+
+
+def _draw(patient: _Patient, labelled: int | None, seed: int) -> tuple[tuple[str, ...], list[Problem]]:
+    """The stems that a run would learn from; the same draw as the run's."""
+    if patient.domain is None:
+        return (), []
+    if labelled is not None and labelled > len(patient.domain.labelled) > 0:
+        value = f"{labelled} labelled images asked for, but train has {len(patient.domain.labelled)} masks"
+        return patient.domain.labelled, [Problem(f"domain {patient.name}", value, "lower labelled.images")]
+    if labelled is None or not patient.domain.labelled:
+        return patient.domain.labelled, []
+    return patient.domain.with_labelled(labelled, seed).labelled, []
+
+
+def _missing_classes(patient: _Patient, looks: Mapping[str, _Look], drawn: tuple[str, ...]) -> Iterator[Problem]:
+    """Classes without a pixel in the labelled images: no head can learn them, and their IoU will be 0."""
+    counts = _sum(looks[stem] for stem in drawn)
+    if patient.space is None or not drawn:
+        return
+    everywhere = _sum(looks.values())
+    for position, name in enumerate(patient.space.names):
+        if counts[position]:
+            continue
+        if everywhere[position]:
+            mend = "it cannot be learnt: raise labelled.images, take another seed, or label images that show it"
+        else:
+            mend = "no mask of the domain has it: take it out of the classes, or label images that show it"
+        where = f"domain {patient.name}"
+        yield Problem(where, f"class {name!r} is in none of the {len(drawn)} labelled images", mend, "warning")
+
+
+def _copies(patients: Mapping[str, _Patient], looks: Mapping[str, Mapping[str, _Look]]) -> Iterator[Problem]:
+    """Images with the same pixels under different names. Across splits of a domain they make its score a lie."""
+    places: dict[bytes, list[tuple[str, str, str]]] = defaultdict(list)
+    for name, patient in patients.items():
+        for split in SPLITS:
+            for stem in patient.splits[split]:
+                digest = looks[name][stem].digest
+                if digest is not None:
+                    places[digest].append((name, split, stem))
+    for copies in places.values():
+        # The first of them (train before val before test) is the original; each other one is a line.
+        first = copies[0]
+        for other in copies[1:]:
+            (name, split, stem), (other_name, other_split, other_stem) = first, other
+            if (name, stem) == (other_name, other_stem):
+                continue  # one file in two splits: the listing has said so
+            where = patients[other_name].where(other_stem)
+            value = f"same pixels as {patients[name].where(stem)}"
+            if name == other_name and split != other_split:
+                value += f", which is in {split} while this is in {other_split}"
+                yield Problem(where, value, "keep the two in one split, or remove one")
+            elif name == other_name:
+                yield Problem(where, f"{value}, both in {split}", "remove one, or it counts twice", "warning")
+            elif (split == "train") != (other_split == "train"):
+                value += f", {split} of domain {name} while this is {other_split} of domain {other_name}"
+                yield Problem(where, value, "one model sees both: take it out of train", "warning")
+
+
+def _sum(looks: Iterable[_Look]) -> np.ndarray:
+    """(256,) pixels by mask value over all looks that have a mask."""
+    return sum((look.counts for look in looks if look.counts is not None), np.zeros(256, dtype=np.int64))
+
+
+def _statistics(patient: _Patient, looks: list[_Look], drawn: tuple[str, ...]) -> Statistics:
+    counts = _sum(looks)
+    total = max(1, int(counts.sum()))
+    names = patient.space.names if patient.space else ()
+    seen = [look.counts for look in looks if look.counts is not None]
+    sizes = Counter(f"{look.size[0]}×{look.size[1]}" for look in looks if look.size)
+    return Statistics(
+        layout=patient.settings.layout,
+        splits={split: len(patient.splits[split]) for split in SPLITS},
+        masks=len(seen),
+        labelled=len(drawn),
+        sizes=dict(sizes.most_common()),
+        pixels={name: float(counts[i] / total) for i, name in enumerate(names)},
+        occurs={name: int(sum(c[i] > 0 for c in seen)) for i, name in enumerate(names)},
+        not_labelled=float(counts[NOT_LABELLED] / total),
+        void=float(counts[VOID] / total),
+    )
