@@ -1,0 +1,177 @@
+"""Tiny in-memory domains, models and batches for tests.
+
+Shapes: H×W pixels · C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewmask.config import AugmentSettings, EmbeddingSettings, ModelSettings, TrainSettings
+from fewmask.data.batches import Batch, Phase, Steps, count_cells
+from fewmask.data.domain import Domain
+from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, distinct_colour
+from fewmask.methods.base import Method
+from fewmask.models.universal import UniversalSegmenter, at_stride
+
+ENCODER = "tu-test_efficientnet"  # timm's smallest network: 0.4 million parameters
+
+
+@dataclass
+class ArraySource:
+    """Images and masks in memory; it counts what it was asked for."""
+
+    images: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray]
+    asked: list[str] = field(default_factory=list)
+
+    def image(self, stem: str) -> np.ndarray:
+        self.asked.append(stem)
+        return self.images[stem]
+
+    def mask(self, stem: str) -> np.ndarray:
+        if stem not in self.masks:
+            raise ValueError(f"{stem}.png: it has no mask")
+        return self.masks[stem]
+
+    def has_mask(self, stem: str) -> bool:
+        return stem in self.masks
+
+    def where(self, stem: str) -> str:
+        return f"images/{stem}.png"
+
+
+def space(classes: int, prefix: str = "c") -> LabelSpace:
+    return LabelSpace(
+        names=tuple(f"{prefix}{i}" for i in range(classes)),
+        colours=tuple(distinct_colour(i) for i in range(classes)),
+        raw_ids={i: i for i in range(classes)},
+    )
+
+
+def domain(
+    name: str,
+    classes: int = 3,
+    images: int = 6,
+    labelled: int = 2,
+    size: tuple[int, int] = (40, 52),
+    seed: int = 0,
+) -> Domain:
+    """Random blocks of classes, each class with its own colour, a stripe of void; masks of labelled images only."""
+    rng = np.random.default_rng([seed, classes, len(name), *name.encode()])
+    stems = tuple(f"{name}-{i}" for i in range(images))
+    pictures, masks = {}, {}
+    for position, stem in enumerate(stems):
+        blocks = rng.integers(0, classes, (-(-size[0] // 8), -(-size[1] // 8)))
+        blocks.flat[:classes] = np.arange(classes)
+        mask = np.kron(blocks, np.ones((8, 8), int))[: size[0], : size[1]].astype(np.uint8)
+        colours = np.array([distinct_colour(i) for i in range(classes)])
+        noise = rng.integers(-20, 20, (*size, 3))
+        pictures[stem] = np.clip(colours[mask] + noise, 0, 255).astype(np.uint8)
+        mask[-3:] = VOID
+        if position < labelled:
+            masks[stem] = mask
+    return Domain(name, space(classes, name), ArraySource(pictures, masks), {"train": stems}, stems[:labelled])
+
+
+def domains(*classes: int, **options: int) -> dict[str, Domain]:
+    """K domains with so many classes each, by the names a, b, c, …"""
+    return {n: domain(n, c, **options) for n, c in zip("abcdefgh", classes, strict=False)}
+
+
+def model_settings(dim: int = 16, **changes: object) -> ModelSettings:
+    return ModelSettings(encoder=ENCODER, embedding=EmbeddingSettings(dim=dim)).model_copy(update=changes)
+
+
+def model(of: Mapping[str, Domain], seed: int = 0, dim: int = 16) -> UniversalSegmenter:
+    return UniversalSegmenter(model_settings(dim), {n: d.space for n, d in of.items()}, seed)
+
+
+def train_settings(**changes: object) -> TrainSettings:
+    plain = {"batch_size": 4, "crop": (32, 32), "augment": AugmentSettings(scale=(0.8, 1.25))}
+    return TrainSettings.model_validate({**plain, **changes})
+
+
+def steps(
+    of: Mapping[str, Domain],
+    phases: Sequence[Phase],
+    settings: TrainSettings | None = None,
+    network: UniversalSegmenter | None = None,
+    seed: int = 0,
+    **options: int,
+) -> Steps:
+    strides = {1} if network is None else {1, network.stride, network.embedding_stride}
+    multiple = 16 if network is None else network.multiple
+    return Steps(of, settings or train_settings(), phases, sorted(strides), multiple, seed, **options)
+
+
+def batch(
+    rows: Sequence[tuple[int, Tensor]],
+    image: Tensor,
+    network: UniversalSegmenter,
+    domains: int,
+    step: int = 0,
+    of: int = 1,
+) -> Batch:
+    """A batch by hand: rows of (domain, label (h,w)) and their images (B,3,h,w)."""
+    label = torch.stack([v for _, v in rows])
+    owner = torch.tensor([k for k, _ in rows])
+    strides = sorted({1, network.stride, network.embedding_stride})
+    return Batch(
+        image=image,
+        label=label,
+        domain=owner,
+        has_label=(label < NOT_LABELLED).flatten(1).any(1),
+        has_unlabelled=(label == NOT_LABELLED).flatten(1).any(1),
+        names=tuple(f"row {i}" for i in range(len(rows))),
+        cells={s: count_cells(at_stride(label, s, network.multiple), owner, domains) for s in strides},
+        step=step,
+        steps=of,
+    )
+
+
+def run(
+    method: Method,
+    network: UniversalSegmenter,
+    of: Mapping[str, Domain],
+    count: int,
+    settings: TrainSettings | None = None,
+    rate: float = 1e-3,
+    seed: int = 0,
+) -> list[dict[str, float]]:
+    """The training loop at its barest, one micro-batch a step: the method's terms of every step."""
+    rng = torch.Generator().manual_seed(seed)
+    network.train()
+    method.prepare(network, rng)
+    phases = [p for p in method.phases(count) if p.stop > p.start]
+    data = steps(of, phases, settings, network, seed)
+    optimiser = torch.optim.AdamW([*network.parameters(), *method.parameters()], lr=rate)
+    history = []
+    for step in range(count):
+        phase = next(p for p in phases if p.start <= step < p.stop)
+        if step == phase.start:
+            method.begin(phase, network, rng)
+        (part,) = data[step]
+        terms = method.step(network, part, rng)
+        optimiser.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimiser.step()
+        method.after_step(network, rng)
+        history.append({name: float(term) for name, term in terms.items()})
+    return history
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def relabelled(part: Batch, label: Tensor, network: UniversalSegmenter) -> Batch:
+    """The batch with other labels and all that follows from them."""
+    rows = list(zip(part.domain.tolist(), label, strict=True))
+    made = batch(rows, part.image, network, len(network.domains), part.step, part.steps)
+    return replace(made, names=part.names)
