@@ -1,1 +1,62 @@
-"""x"""
+"""fewmask: segmentation from few masks. Many label spaces, few labels, many unlabelled images, one model.
+
+What the command line does, Python does through the names below. They are imported when they are first used, so that
+`import fewmask` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewmask.config import Config
+    from fewmask.data.domain import Domain
+    from fewmask.data.layouts import load_domain
+    from fewmask.engine.evaluate import evaluate
+    from fewmask.engine.fit import train
+    from fewmask.engine.predict import predict
+    from fewmask.engine.run import load_config, load_domains, load_model
+    from fewmask.export import export
+    from fewmask.labels import ClassMapping, LabelSpace
+    from fewmask.methods import read_config
+    from fewmask.models.universal import UniversalSegmenter
+
+_HOME = {
+    "ClassMapping": "fewmask.labels",
+    "Config": "fewmask.config",
+    "Domain": "fewmask.data.domain",
+    "LabelSpace": "fewmask.labels",
+    "UniversalSegmenter": "fewmask.models.universal",
+    "evaluate": "fewmask.engine.evaluate",
+    "export": "fewmask.export",
+    "load_config": "fewmask.engine.run",
+    "load_domain": "fewmask.data.layouts",
+    "load_domains": "fewmask.engine.run",
+    "load_model": "fewmask.engine.run",
+    "predict": "fewmask.engine.predict",
+    "read_config": "fewmask.methods",
+    "train": "fewmask.engine.fit",
+}
+__all__ = [
+    "ClassMapping",
+    "Config",
+    "Domain",
+    "LabelSpace",
+    "UniversalSegmenter",
+    "evaluate",
+    "export",
+    "load_config",
+    "load_domain",
+    "load_domains",
+    "load_model",
+    "predict",
+    "read_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fewmask' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -127,7 +127,7 @@ class ModelSettings(Settings):
     encoder: str = "tu-mobilenetv2_100"
     encoder_options: dict[str, Any] = {}
     weights: ConfigPath | Literal["imagenet"] | None = None
-    """A safetensors file of the encoder, "imagenet" for timm's or smp's own weights by name, or None for random ones."""
+    """A safetensors file of the encoder, "imagenet" for timm's or smp's own weights by name, None for random ones."""
     decoder: str = "deeplabv3plus"
     decoder_options: dict[str, Any] = {}
     output_stride: Literal[8, 16, 32] = 16
@@ -201,7 +201,7 @@ class Config(Settings):
 
 
 def load(path: Path, overrides: Sequence[str] = (), methods: Mapping[str, type[Settings]] | None = None) -> Config:
-    """Read a configuration. Raises ValueError that lists every unknown, missing and conflicting key of the file at once.
+    """Read a configuration. Raises ValueError that lists every unknown, missing and conflicting key at once.
 
     `methods` gives the settings' type of each method by its name; without it, the method's settings stay plain data.
     """

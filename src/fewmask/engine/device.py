@@ -31,8 +31,8 @@ def gains_from_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.12
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+        ask = getattr(torch.cpu, "get_capabilities", None)  # absent from older torch
+        return ask is not None and any(ask().get(name) for name in ("amx_bf16", "avx512_bf16"))
     return False
 
 

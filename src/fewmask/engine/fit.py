@@ -11,11 +11,12 @@ every draw is a function of (seed, step, row), and the state between two steps i
 from __future__ import annotations
 
 import json
+import math
 import resource
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,15 @@ from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import torch_generator, torch_seed
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteError(RuntimeError):
     """A term of the loss or a gradient is NaN or infinite. Neither the optimiser nor the method has seen it."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What an observer is told after every step."""
+    """What an observer is told after every step, and after every image of an evaluation (stage "evaluate")."""
 
+    run: str
     stage: str
     step: int
     steps: int
@@ -81,7 +83,7 @@ class Training(nn.Module):
 def train(config: Config, folder: Path, observe: Observer = lambda moment: None) -> dict[str, Any]:
     """Train, or go on with the run in `folder`, and return its summary (also `summary.json`).
 
-    Raises ValueError for wrong settings, data or folder, and NonFiniteLoss when training breaks down.
+    Raises ValueError for wrong settings, data or folder, and NonFiniteError when training breaks down.
     """
     with distributed.processes(), torch.random.fork_rng():
         domains = load_domains(config)
@@ -104,7 +106,7 @@ class _Fit:
         settings, seed = config.train, config.seed
         model = UniversalSegmenter(config.model, {n: d.space for n, d in domains.items()}, seed)
         method = build(config.method, domains)
-        self.model = synchronise(model).to(device, memory_format=torch.channels_last)
+        self.model = synchronise(model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.method = method.to(device)
         self.method.prepare(self.model, self._rng(0))
         self.phases = [p for p in method.phases(settings.steps) if p.stop > p.start]
@@ -140,8 +142,7 @@ class _Fit:
                 self._validate()
             if self.done % settings.checkpoint_every == 0 or self.done == settings.steps:
                 self._checkpoint()
-            rate = (self.done - first) / (now - resumed)
-            self.observe(Moment(phase.name, self.done, settings.steps, terms, rate, memory_mib(self.device)))
+            self._tell(phase.name, self.done, settings.steps, (self.done - first) / (now - resumed), terms)
         return self._finish()
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
@@ -157,7 +158,7 @@ class _Fit:
             last = number == len(batches) - 1
             with nullcontext() if last or distributed.world() == 1 else self.training.no_sync():  # type: ignore[operator]
                 with autocast(self.device, settings.precision):
-                    terms = self.training(_with(batch, cells).to(self.device), rng)
+                    terms = self.training(replace(batch, cells=cells).to(self.device), rng)
                 (torch.stack(list(terms.values())).sum() / len(batches)).backward()
             parts.append({name: term.detach() for name, term in terms.items()})
         values = self._finite(parts, batches)
@@ -176,12 +177,12 @@ class _Fit:
         means = torch.stack([torch.stack([part[n] for part in parts]).mean() for n in names])
         *numbers, norm_number = torch.cat([distributed.total(means) / distributed.world(), norm[None]]).tolist()
         values = dict(zip(names, numbers, strict=True))
-        broken = [f"the term {n!r} is {v}" for n, v in values.items() if not _is_finite(v)]
-        if not broken and not _is_finite(norm_number):
+        broken = [f"the term {n!r} is {v}" for n, v in values.items() if not math.isfinite(v)]
+        if not broken and not math.isfinite(norm_number):
             broken = [f"the gradient's norm is {norm_number}"]
         if broken:
             files = "\n".join(f"  {name}" for batch in batches for name in batch.names)
-            raise NonFiniteLoss(
+            raise NonFiniteError(
                 f"step {self.done}: {' and '.join(broken)}; nothing was updated. Lower the learning rate or the term's "
                 f"weight, or try train.precision=fp32. The step's images:\n{files}"
             )
@@ -209,11 +210,20 @@ class _Fit:
             save_weights(self.run.best, self.model.state_dict())
 
     def _evaluate(self, split: str, only: Mapping[str, Domain] | None = None) -> dict[str, Any]:
-        train = self.config.train
+        train, began = self.config.train, time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            self._tell("evaluate", done, total, done / (time.monotonic() - began))
+
         return evaluate(
-            self.model, only or self.domains, split,
-            synonyms=self.config.synonyms, workers=train.workers, precision=train.precision,
+            self.model, only or self.domains, split, synonyms=self.config.synonyms,
+            workers=train.workers, precision=train.precision, progress=progress,
         )  # fmt: skip
+
+    def _tell(self, stage: str, step: int, steps: int, rate: float, terms: Mapping[str, float] | None = None) -> None:
+        if distributed.rank() == 0:
+            memory = memory_mib(self.device)
+            self.observe(Moment(self.config.method.name, stage, step, steps, terms or {}, rate, memory))
 
     def _checkpoint(self) -> None:
         if distributed.rank() == 0:
@@ -304,16 +314,6 @@ def _mean_cells(batches: list[Batch]) -> dict[int, Tensor]:
     """`Batch.cells` as the losses need them: the mean over micro-batches and processes."""
     parts = len(batches) * distributed.world()
     return {s: distributed.total(torch.stack([b.cells[s] for b in batches]).sum(0)) / parts for s in batches[0].cells}
-
-
-def _with(batch: Batch, cells: Mapping[int, Tensor]) -> Batch:
-    from dataclasses import replace
-
-    return replace(batch, cells=cells)
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0
 
 
 def _tensorboard(folder: Path, line: Mapping[str, Any]) -> None:

@@ -143,6 +143,12 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSeg
     return model.to(device).eval()
 
 
+def record_evaluation(folder: Path, split: str, result: Mapping[str, Any]) -> None:
+    """Note in the run's folder that a split was looked at and what was seen: how often test was, stays known."""
+    with open(Run(folder).folder / "evaluations.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"split": split, **result}) + "\n")
+
+
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     found = {"python": platform.python_version()}

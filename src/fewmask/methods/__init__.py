@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from fewmask.config import Settings
+from fewmask import config
+from fewmask.config import Config, Settings
 from fewmask.data.domain import Domain
 from fewmask.methods.base import Method, MethodSettings
 from fewmask.methods.entropy_min import EntropyMin
@@ -21,3 +24,13 @@ SETTINGS: dict[str, type[Settings]] = {name: method.Settings for name, method in
 def build(settings: MethodSettings, domains: Mapping[str, Domain]) -> Method:
     """The method of these settings. Raises ValueError when they do not fit the domains."""
     return METHODS[settings.name](settings, domains)
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration with its method's settings checked: `config.load` for all methods there are."""
+    return config.load(path, overrides, SETTINGS)
+
+
+def parse_config(data: Mapping[str, Any], folder: Path = Path()) -> Config:
+    """Check plain data as a configuration: `config.parse` for all methods there are."""
+    return config.parse(data, folder, SETTINGS)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -23,7 +23,7 @@ def synchronise(model: Module) -> Module:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return model
     if torch.cuda.is_available():
-        return convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+        return convert_sync_batchnorm(model)
     for module in model.modules():
         if type(module) in _SYNCHRONISED:
             module.__class__ = _SYNCHRONISED[type(module)]
@@ -53,7 +53,9 @@ def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     count = sums[-1].detach()
     mean, square = (sums[:-1] / count).chunk(2)
     variance = square - mean * mean
-    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
     with torch.no_grad():
         norm.num_batches_tracked += 1
         momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
