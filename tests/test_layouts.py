@@ -193,6 +193,15 @@ def test_damaged_and_truncated_masks(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"m\.png: (truncated|damaged)"):
             read_mask(path)
+    path.write_bytes(trees.png(9, 9, body=bytes(20)))  # whole chunks, but two rows of nine
+    with pytest.raises(ValueError, match=r"m\.png: truncated, rows are missing"):
+        read_mask(path)
+
+
+def test_interlaced_masks_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.png"
+    path.write_bytes(trees.interlaced())
+    np.testing.assert_array_equal(read_mask(path), [[1, 2], [3, 4]])
 
 
 # ── Tables, against facts from elsewhere ─────────────────────────────────────────────────────────────────────────────

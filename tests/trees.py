@@ -136,12 +136,17 @@ def voc(root: Path) -> Path:
     return root
 
 
-def png(width: int, height: int, depth: int = 8, kind: int = 0, body: bytes = b"") -> bytes:
+def png(width: int, height: int, depth: int = 8, kind: int = 0, body: bytes = b"", interlace: int = 0) -> bytes:
     """A PNG whose header claims whatever it is told to."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlace)
     pixels = chunk(b"IDAT", zlib.compress(body))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def interlaced() -> bytes:
+    """The mask [[1, 2], [3, 4]] in Adam7: its passes 1, 6 and 7 hold a pixel, a pixel and a row, each row led by 0."""
+    return png(2, 2, body=bytes([0, 1, 0, 2, 0, 3, 4]), interlace=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -143,12 +143,21 @@ def read_mask(path: Path) -> Mask:
     data = _bytes(path)
     if not data.startswith(_PNG):
         raise ValueError(f"{path}: not a PNG; save masks as 8-bit PNG, which keeps every id")
-    _check_size(path, *_png_size(path, data))
-    depth, kind = data[24], data[25]
+    width, height = _png_size(path, data)
+    _check_size(path, width, height)
+    depth, kind, interlaced = data[24], data[25], data[28]
     if kind not in (0, 3):
         raise ValueError(f"{path}: it holds colours ({_PNG_KINDS.get(kind, kind)}); save one channel of class ids")
     if kind == 0 and depth != 8:
         raise ValueError(f"{path}: {depth} bits a pixel; save it with 8, so that each value is one id")
+    # Pillow fills rows that the data lacks with id 0, without a word. (An interlaced mask has more bytes than this.)
+    rows = height * (1 + (width * depth + 7) // 8)
+    packed = b"".join(body for name, body in _png_chunks(path, data) if name == b"IDAT")
+    try:
+        if len(zlib.decompressobj().decompress(packed, rows)) < rows and not interlaced:
+            raise ValueError(f"{path}: truncated, rows are missing; copy or export it again")
+    except zlib.error as error:
+        raise ValueError(f"{path}: damaged ({error}); copy or export it again") from None
     try:
         # Not Image.open: it has a size limit of its own, and OpenCV turns palette indices into colours.
         with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
@@ -181,8 +190,15 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 def _png_size(path: Path, data: bytes) -> tuple[int, int]:
     """Width and height of a whole PNG; raises where chunks are missing or their checksums are wrong."""
-    at = len(_PNG)
-    while True:
+    for _ in _png_chunks(path, data):
+        pass
+    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+
+
+def _png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks of a PNG by name, up to its end."""
+    at, kind = len(_PNG), b""
+    while kind != b"IEND":
         length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
         body_end = at + 8 + length
         if body_end + 4 > len(data):
@@ -191,8 +207,7 @@ def _png_size(path: Path, data: bytes) -> tuple[int, int]:
             raise ValueError(f"{path}: damaged, its checksum is wrong at byte {at}; copy or export it again")
         if at == len(_PNG) and (kind != b"IHDR" or length != 13):
             raise ValueError(f"{path}: damaged, it has no PNG header; copy or export it again")
-        if kind == b"IEND":
-            return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+        yield kind, data[at + 8 : body_end]
         at = body_end + 4
 
 
