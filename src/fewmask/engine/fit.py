@@ -31,9 +31,10 @@ from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights, write_json
 from fewmask.engine.device import autocast, choose_device
 from fewmask.engine.evaluate import evaluate
+from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
 from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate
-from fewmask.engine.run import Run, hardware, keep_metrics, load_domains, open_run, save_model, versions
+from fewmask.engine.run import Run, hardware, load_domains, open_run, save_model, versions
 from fewmask.methods import build
 from fewmask.methods.base import Method
 from fewmask.models.batch_norm import synchronise
@@ -119,6 +120,7 @@ class _Fit:
         if distributed.world() > 1:
             # A head whose domain is not in a step's rows has no gradient in it. Buffers are equal on all sides anyway.
             self.training = DistributedDataParallel(self.training, find_unused_parameters=True, broadcast_buffers=False)
+        self.log = Log(run.metrics, settings.tensorboard) if distributed.rank() == 0 else None
         self.done, self.seconds = 0, 0.0
         self.best: dict[str, float] | None = None
         self.history: list[dict[str, Any]] = []
@@ -247,8 +249,8 @@ class _Fit:
             self.optimiser.load_state_dict(state["optimiser"])
             self.done, self.seconds = state["step"], state["seconds"]
             self.best, self.history = state["best"], state["history"]
-        if distributed.rank() == 0:
-            keep_metrics(self.run, self.done)
+        if self.log is not None:
+            self.log.keep(self.done)
 
     def _finish(self) -> dict[str, Any]:
         """Take the weights that validation chose, score them once, and write model and summary."""
@@ -278,6 +280,8 @@ class _Fit:
         if distributed.rank() == 0:
             save_model(self.run, self.model)
             write_json(self.run.summary, summary)
+        if self.log is not None:
+            self.log.close()
         distributed.barrier()
         return summary
 
@@ -292,12 +296,8 @@ class _Fit:
         )  # fmt: skip
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        if distributed.rank():
-            return
-        with open(self.run.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if self.config.train.tensorboard:
-            _tensorboard(self.run.folder, line)
+        if self.log is not None:
+            self.log.write(line)
 
     def _rng(self, step: int, row: int = 0) -> torch.Generator:
         return torch_generator(self.config.seed, "method", step, row, str(self.device))
@@ -314,16 +314,3 @@ def _mean_cells(batches: list[Batch]) -> dict[int, Tensor]:
     """`Batch.cells` as the losses need them: the mean over micro-batches and processes."""
     parts = len(batches) * distributed.world()
     return {s: distributed.total(torch.stack([b.cells[s] for b in batches]).sum(0)) / parts for s in batches[0].cells}
-
-
-def _tensorboard(folder: Path, line: Mapping[str, Any]) -> None:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError(
-            "train.tensorboard: tensorboard is not installed; pip install 'fewmask[tensorboard]'"
-        ) from None
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
-        for name, value in line.items():
-            if isinstance(value, int | float) and name != "step":
-                writer.add_scalar(name, value, line["step"])

@@ -165,21 +165,6 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return {"device": device.type, "name": name, "threads": torch.get_num_threads()}
 
 
-def keep_metrics(run: Run, step: int) -> None:
-    """Cut what a killed run had logged after the step that it resumes from, so that no step is logged twice."""
-    if run.metrics.exists():
-        lines = run.metrics.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step_of(line) <= step]
-        write_text(run.metrics, "".join(line + "\n" for line in kept))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # the half line of a kill in the middle of a write
-        return float("inf")
-
-
 def _essence(config: Config) -> dict[str, Any]:
     data = config.model_dump(mode="json", serialize_as_any=True)
     for key in MOVABLE:
