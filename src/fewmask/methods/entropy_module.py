@@ -155,8 +155,9 @@ class EntropyModule(Method):
         index, present = draw_per_class(label, sum(self.classes), drawn, rng)
         # A class that is seen for the first time takes its prototypes from its cells, not from where they were drawn.
         fresh = present & ~self.seen
-        start = torch.where(fresh[:, None, None], embedding[index[:, : self._per_class]], self.prototypes)
-        self.prototypes = updated(F.normalize(start, dim=-1), embedding[index], present, self.settings.momentum)
+        first = F.normalize(embedding[index[:, : self._per_class]], dim=-1)
+        start = torch.where(fresh[:, None, None], first, self.prototypes)
+        self.prototypes = updated(start, embedding[index], present, self.settings.momentum)
         self.seen = self.seen | present
         self._move_boundary(embedding[index], present)
 
