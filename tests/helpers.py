@@ -157,12 +157,13 @@ def run(
         if step == phase.start:
             method.begin(phase, network, rng)
         (part,) = data[step]
+        torch.manual_seed(step)  # dropout knows no generator but the global one
         terms = method.step(network, part, rng)
         optimiser.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         optimiser.step()
         method.after_step(network, rng)
-        history.append({name: float(term) for name, term in terms.items()})
+        history.append({name: term.item() for name, term in terms.items()})
     return history
 
 

@@ -1,0 +1,614 @@
+"""The methods as methods.md §1.4 pins them down, on tiny domains in memory.
+
+Shapes: B rows · K domains, C_k classes of domain k · D embedding size · h×w cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import ArraySource, batch, domain, domains, model, relabelled, run, same, steps, train_settings
+from torch import Tensor, nn
+
+from fewmask.data.batches import Batch
+from fewmask.data.domain import Domain
+from fewmask.labels import NOT_LABELLED, VOID
+from fewmask.losses.alignment import alignment, cosine_similarity, dot_similarity
+from fewmask.losses.entropy import entropy
+from fewmask.losses.prototypes import pca_prototypes
+from fewmask.methods import METHODS, SETTINGS, build
+from fewmask.methods.base import Method
+from fewmask.methods.entropy_module import EntropyModule
+from fewmask.models.universal import UniversalSegmenter, at_stride
+
+UNIVERSAL = ["univ-cross", "univ-full"]
+MODES = ["anchored", "faithful"]
+
+
+def method(name: str, of: dict[str, Domain], **options: object) -> Method:
+    return build(SETTINGS[name].model_validate({"name": name, **options}), of)
+
+
+def weights(name: str, alpha: float, beta: float) -> dict[str, float]:
+    return {"alpha": alpha, "beta": beta} if name == "univ-full" else {"alpha": alpha}
+
+
+def settled(
+    name: str, of: dict[str, Domain], network: UniversalSegmenter, seed: int = 3, **options: object
+) -> EntropyModule:
+    """A method in its second phase: its prototypes exist, every class has been seen."""
+    made = method(name, of, **options)
+    assert isinstance(made, EntropyModule)
+    rng = torch.Generator().manual_seed(seed)
+    made.prepare(network, rng)
+    made.begin(made.phases(4)[1], network, rng)
+    made.seen = torch.ones_like(made.seen)
+    made.boundary = torch.linspace(0.1, 0.3, len(of))
+    return made
+
+
+def aligned_batch(of: dict[str, Domain], network: UniversalSegmenter, made: Method, step: int = 3) -> Batch:
+    rows = 2 * len(of)
+    (part,) = steps(of, made.phases(4), train_settings(batch_size=rows), network)[step]
+    return part
+
+
+def evaluated(
+    made: Method, network: UniversalSegmenter, part: Batch, of: Callable[[dict[str, Tensor]], Tensor] | None = None
+) -> dict[str, float]:
+    """The terms in eval mode, where rows do not meet in batch normalisation; the backward pass of `of`."""
+    network.eval()
+    network.zero_grad()
+    terms = made.step(network, part, torch.Generator().manual_seed(0))
+    if of is not None:
+        of(terms).backward()
+    return {name: term.item() for name, term in terms.items()}
+
+
+# ── Joint training, and what equals it ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", UNIVERSAL)
+@pytest.mark.parametrize("mode", MODES)
+def test_without_its_terms_the_entropy_module_is_joint_training_bit_for_bit(name: str, mode: str) -> None:
+    of = domains(3, 4)
+    plain, bare = model(of), model(of)
+    expected = run(method("joint", of), plain, of, 5)
+    got = run(method(name, of, mode=mode, **weights(name, 0, 0)), bare, of, 5)
+    assert got == expected
+    assert same(plain.state_dict(), bare.state_dict())
+
+
+def test_the_terms_do_change_the_network() -> None:
+    of = domains(3, 4)
+    plain, full = model(of), model(of)
+    run(method("univ-full", of, alpha=0, beta=0), plain, of, 3)
+    run(method("univ-full", of, pretrain=0), full, of, 3)
+    assert not same(plain.state_dict(), full.state_dict())
+
+
+def test_the_supervised_loss_is_the_sum_over_domains_of_means_over_labelled_pixels() -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = method("joint", of)
+    part = aligned_batch(of, network, made)
+    got = evaluated(made, network, part)["supervised"]
+    expected = 0.0
+    for k, name in enumerate(of):
+        losses = []
+        for row in range(len(part.domain)):
+            if part.domain[row] == k:
+                log_p = network(part.image[row : row + 1], name)[0].log_softmax(0)
+                known = part.label[row] < NOT_LABELLED
+                chosen = log_p.gather(0, part.label[row].long().clamp_max(of[name].space.num_classes - 1)[None])[0]
+                losses.append(-chosen[known])
+        expected += torch.cat(losses).mean().item()
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_each_head_sees_only_its_own_rows(name: str) -> None:
+    of = domains(3, 4, 2)
+    network = model(of)
+    options: dict[str, object] = {"supervised": {"domain": "b"}, "fine-tune": {"order": ["a", "c", "b"]}}.get(name, {})
+    made = method(name, of, **options)
+    rng = torch.Generator().manual_seed(0)
+    made.prepare(network, rng)
+    (part,) = steps(of, made.phases(4), train_settings(batch_size=6), network)[3]
+    keep = part.domain == 1
+    only_b = batch(
+        list(zip([1] * int(keep.sum()), part.label[keep], strict=True)), part.image[keep], network, 3, step=3, of=4
+    )
+    evaluated(made, network, only_b, lambda terms: torch.stack(list(terms.values())).sum())
+    for other in ("a", "c"):
+        assert all(p.grad is None for p in network.heads[f"of_{other}"].parameters())
+    assert any(p.grad is not None and p.grad.any() for p in network.heads["of_b"].parameters())
+
+
+# ── The entropy module ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [*((n, m) for n in UNIVERSAL for m in MODES), ("entropy-min", ""), ("joint", "")]
+)
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_any_number_of_domains_trains(name: str, mode: str, count: int) -> None:
+    of = domains(*[3, 4, 2, 5, 1][:count])
+    network = model(of)
+    options = {"mode": mode, "pretrain": 0.5} if name in UNIVERSAL else {}
+    history = run(method(name, of, **options), network, of, 4, train_settings(batch_size=max(2, count)))
+    assert all(math.isfinite(v) for terms in history for v in terms.values())
+    assert all(p.isfinite().all() for p in network.parameters())
+    if count == 1 and name in UNIVERSAL:
+        assert history[-1]["cross"] == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("private", ["none", "unknown", "gate"])
+def test_terms_lie_between_zero_and_the_entropy_of_uniform(mode: str, private: str) -> None:
+    of = domains(3, 4, 2)
+    network = model(of)
+    made = settled("univ-full", of, network, mode=mode, private=private, alpha=1, beta=1)
+    terms = evaluated(made, network, aligned_batch(of, network, made))
+    extra = 1 if private == "unknown" and mode == "anchored" else 0
+    logs = {c: math.log(c + extra) for c in (3, 4, 2)}
+    assert 0 < terms["cross"] <= sum((sum(logs.values()) - logs[c]) / 2 for c in logs)
+    assert 0 < terms["within"] <= sum(math.log(c) for c in logs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_terms_equal_their_formula(mode: str) -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled("univ-full", of, network, mode=mode, private="none", alpha=2, beta=3, temperature=0.2)
+    part = aligned_batch(of, network, made)
+    terms = evaluated(made, network, part)
+    label = at_stride(part.label, network.embedding_stride, network.multiple)
+    first, classes = [0, 3], [3, 4]
+    cross, within = 0.0, 0.0
+    for i in range(2):
+        cells = {0: [], 1: []}
+        for row in torch.nonzero(part.domain == i).flatten():
+            embedding = network.embed(network.encode(part.image[row : row + 1]))
+            for e, value in zip(embedding[0].flatten(1).T, label[row].flatten(), strict=True):
+                if value == NOT_LABELLED:
+                    for j in range(2):
+                        own = made.prototypes[first[j] : first[j] + classes[j]]
+                        cell = e / e.norm() / 0.2 if mode == "anchored" else e
+                        scores = (own @ cell).amax(1)
+                        p = scores.softmax(0)
+                        cells[j].append(float(-(p * p.log()).sum()))
+        cross += float(np.mean(cells[1 - i]))
+        within += float(np.mean(cells[i]))
+    assert terms["cross"] == pytest.approx(2 * cross, rel=1e-4)
+    assert terms["within"] == pytest.approx(3 * within, rel=1e-4)
+
+
+def test_the_anchor_is_the_cross_entropy_of_labelled_cells_to_their_own_prototypes() -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled("univ-cross", of, network, anchor=2, temperature=0.5)
+    part = aligned_batch(of, network, made)
+    got = evaluated(made, network, part)["anchor"]
+    label = at_stride(part.label, network.embedding_stride, network.multiple)
+    expected = 0.0
+    for k, (first, count) in enumerate([(0, 3), (3, 4)]):
+        losses = []
+        for row in torch.nonzero(part.domain == k).flatten():
+            embedding = network.embed(network.encode(part.image[row : row + 1]))[0].flatten(1).T
+            for e, c in zip(embedding, label[row].flatten().tolist(), strict=True):
+                if c < NOT_LABELLED:
+                    scores = (made.prototypes[first : first + count] @ (e / e.norm())).amax(1) / 0.5
+                    losses.append(float(-scores.log_softmax(0)[c]))
+        expected += float(np.mean(losses))
+    assert got == pytest.approx(2 * expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [*UNIVERSAL, "entropy-min"])
+@pytest.mark.parametrize("mode", MODES)
+def test_void_never_enters(name: str, mode: str) -> None:
+    """Whatever an image shows where it is void, no term and no gradient of a 1×1 network sees it."""
+    of = domains(3, 4)
+    network = pointwise(of)
+    options = {"mode": mode} if name in UNIVERSAL else {}
+    made = settled(name, of, network, **options) if name in UNIVERSAL else method(name, of)
+    part = aligned_batch(of, network, made)
+    label = part.label.clone()
+    label[:, 8:24, 8:24] = VOID
+    part = relabelled(part, label, network)
+    changed = part.image.clone()
+    changed[:, :, 8:24, 8:24] = 255 - changed[:, :, 8:24, 8:24]
+    assert evaluated(made, network, part) == evaluated(made, network, replace(part, image=changed))
+
+    image = part.image.float().requires_grad_()
+    network.eval()
+    torch.stack(list(made.step(network, replace(part, image=image), torch.Generator()).values())).sum().backward()
+    assert image.grad is not None
+    assert not image.grad[:, :, 8:24, 8:24].any()
+    assert image.grad.any()
+
+
+def pointwise(of: dict[str, Domain]) -> UniversalSegmenter:
+    """A network whose every cell sees its own 4×4 pixels alone, and each cell of the embedding 8×8."""
+    network = model(of)
+    channels = network.embedding[-1].in_channels
+    torch.manual_seed(0)
+    network.features = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, channels, 1))
+    # Bilinear upsampling would mix neighbours into the supervised loss; whole pixels do not.
+    network.upsample = lambda logits, size: F.interpolate(logits, size, mode="nearest")  # type: ignore[method-assign]
+    return network
+
+
+@pytest.mark.parametrize("name", [*UNIVERSAL, "joint", "entropy-min"])
+def test_a_batch_with_images_of_one_domain_only(name: str) -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled(name, of, network) if name in UNIVERSAL else method(name, of)
+    part = aligned_batch(of, network, made)
+    for k in (0, 1):
+        keep = part.domain == k
+        rows = list(zip([k] * int(keep.sum()), part.label[keep], strict=True))
+        alone = batch(rows, part.image[keep], network, 2, step=3, of=4)
+        terms = evaluated(made, network, alone, lambda terms: torch.stack(list(terms.values())).sum())
+        assert all(math.isfinite(v) for v in terms.values())
+        made.after_step(network, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", [*UNIVERSAL, "joint", "entropy-min"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_batch_without_any_label_or_without_any_unlabelled_pixel(name: str, mode: str) -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled(name, of, network, mode=mode) if name in UNIVERSAL else method(name, of)
+    part = aligned_batch(of, network, made)
+    names = set(evaluated(made, network, part))
+    for value in (VOID, 1, NOT_LABELLED):
+        empty = relabelled(part, torch.full_like(part.label, value), network)
+        terms = evaluated(made, network, empty, lambda terms: torch.stack(list(terms.values())).sum())
+        made.after_step(network, torch.Generator().manual_seed(0))
+        assert set(terms) == names  # the loop averages micro-batches term by term
+        assert all(math.isfinite(v) for v in terms.values())
+        zero = {"supervised", "anchor"} if value >= NOT_LABELLED else set()
+        zero |= {"cross", "within", "entropy"} if value != NOT_LABELLED else set()
+        assert all(terms[n] == 0 for n in zero & names)
+        assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("private", ["none", "unknown", "gate"])
+def test_domains_in_another_order_give_the_same_loss(mode: str, private: str) -> None:
+    of = domains(3, 4, 2)
+    network = model(of)
+    made = settled("univ-full", of, network, mode=mode, private=private)
+    part = aligned_batch(of, network, made)
+
+    names = ["c", "a", "b"]
+    turned = {n: of[n] for n in names}
+    other = model(turned)
+    other.load_state_dict(network.state_dict())
+    order = [list(of).index(n) for n in names]
+    again = settled("univ-full", turned, other, mode=mode, private=private)
+    again.prototypes = torch.cat([made.prototypes[made.first[k] : made.first[k] + made.classes[k]] for k in order])
+    again.boundary = made.boundary[order]
+    position = torch.tensor([order.index(k) for k in range(3)])
+    moved = batch(
+        list(zip(position[part.domain].tolist(), part.label, strict=True)), part.image, other, 3, part.step, part.steps
+    )
+    one, two = evaluated(made, network, part), evaluated(again, other, moved)
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_classes_in_another_order_give_the_same_loss() -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled("univ-full", of, network, private="none")
+    part = aligned_batch(of, network, made)
+    one = evaluated(made, network, part)
+    made.prototypes = made.prototypes[[2, 0, 1, 6, 4, 3, 5]]
+    two = evaluated(made, network, part)
+    assert {n: one[n] for n in ("cross", "within")} == pytest.approx({n: two[n] for n in ("cross", "within")}, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_gradient_reaches_the_prototypes(mode: str) -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled("univ-full", of, network, mode=mode)
+    assert not list(made.parameters())
+    evaluated(made, network, aligned_batch(of, network, made), lambda terms: torch.stack(list(terms.values())).sum())
+    made.after_step(network, torch.Generator().manual_seed(0))
+    assert not made.prototypes.requires_grad
+
+
+def test_live_prototypes_follow_the_labelled_cells_and_stay_unit_vectors() -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = method("univ-full", of, prototypes=2, drawn=500, momentum=0.5)
+    assert isinstance(made, EntropyModule)
+    rng = torch.Generator().manual_seed(0)
+    made.prepare(network, rng)
+    drawn = made.prototypes.clone()
+    part = aligned_batch(of, network, made, step=0)
+    label = part.label.clone()
+    label[label == 2] = VOID  # the third class of each domain is not in this batch
+    evaluated(made, network, relabelled(part, label, network))
+    made.after_step(network, rng)
+    present = torch.tensor([True, True, False, True, True, False, True])
+    assert torch.equal(made.seen, present)
+    assert torch.equal(made.prototypes[~present], drawn[~present])
+    torch.testing.assert_close(made.prototypes.norm(dim=-1), torch.ones(7, 2))
+    embedding = F.normalize(network.embed(network.encode(part.image)), dim=1)
+    cells = at_stride(label, network.embedding_stride, network.multiple)
+    for g, (k, c) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)]):
+        if present[g]:
+            own = embedding[part.domain == k].permute(0, 2, 3, 1)[cells[part.domain == k] == c]
+            # A class's prototypes lie among its cells: as near to their mean as its cells are.
+            mean = F.normalize(own.mean(0), dim=0)
+            assert (made.prototypes[g] @ mean).min() >= (own @ mean).min() - 1e-5
+
+
+def test_a_class_that_was_never_seen_is_never_chosen() -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled("univ-full", of, network)
+    made.seen[5] = False
+    part = aligned_batch(of, network, made)
+    one = evaluated(made, network, part)
+    made.prototypes[5] = -made.prototypes[5].roll(1)
+    two = evaluated(made, network, part)
+    assert {n: one[n] for n in ("cross", "within")} == {n: two[n] for n in ("cross", "within")}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_partly_labelled_images_serve_both_terms_but_not_the_alignment_of_the_pretraining(mode: str) -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled("univ-full", of, network, mode=mode, pretrain=0.5)
+    part = aligned_batch(of, network, made)
+    keep = part.has_label
+    label = part.label[keep].clone()
+    label[:, :, 16:] = torch.where(label[:, :, 16:] == VOID, VOID, NOT_LABELLED)
+    rows = list(zip(part.domain[keep].tolist(), label, strict=True))
+    partly = batch(rows, part.image[keep], network, 2, step=3, of=4)
+    assert partly.has_label.all()
+    assert partly.has_unlabelled.all()
+
+    terms = evaluated(made, network, partly)
+    assert terms["supervised"] > 0
+    assert terms["cross"] > 0
+    early = evaluated(made, network, replace(partly, step=1))
+    assert set(early) == ({"supervised", "anchor"} if mode == "anchored" else {"supervised"})
+    assert early["supervised"] == terms["supervised"]
+
+    # The unlabelled half enters the entropies exactly as it would in an image without labels.
+    half = label.clone()
+    half[:, :, :16] = VOID
+    alone = evaluated(made, network, relabelled(partly, half, network))
+    assert {n: alone[n] for n in ("cross", "within")} == {n: terms[n] for n in ("cross", "within")}
+    assert alone["supervised"] == 0
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "supervised"])
+def test_unlabelled_images_never_need_a_mask(name: str) -> None:
+    of = domains(3, 4, images=12, labelled=2)
+    run(method(name, of), model(of), of, 8, train_settings(batch_size=4))
+    for d in of.values():
+        assert isinstance(d.source, ArraySource)
+        asked = set(d.source.asked)
+        assert asked <= set(d.splits["train"])
+        uses_unlabelled = name in (*UNIVERSAL, "entropy-min")
+        assert bool(asked & set(d.unlabelled)) == uses_unlabelled
+
+
+@pytest.mark.parametrize("name", [*UNIVERSAL, "entropy-min"])
+def test_unlabelled_images_come_also_where_labelled_ones_outnumber_them(name: str) -> None:
+    of = {n: domain(n, 3, images=9, labelled=8) for n in "ab"}
+    made = method(name, of)
+    data = steps(of, made.phases(8), train_settings(batch_size=4))
+    for step in range(2, 8):
+        (part,) = data[step]
+        assert len(part.domain) == 8
+        assert sorted(part.unlabelled_rows()) == [0, 1]
+
+
+def test_faithful_training_names_the_classes_that_have_no_label() -> None:
+    of = domains(3, 4)
+    source = of["b"].source
+    assert isinstance(source, ArraySource)
+    masks = {s: np.where(m == 2, VOID, m).astype(np.uint8) for s, m in source.masks.items()}
+    of["b"] = replace(of["b"], source=ArraySource(source.images, masks))
+    network = model(of)
+    with pytest.raises(ValueError, match=r"none is labelled of b: b2; label one, or use mode: anchored"):
+        method("univ-full", of, mode="faithful").prepare(network, torch.Generator())
+    run(method("univ-full", of), network, of, 2)
+
+
+def test_faithful_training_needs_as_many_channels_as_the_embedding() -> None:
+    of = domains(3, 4)
+    network = model(of, dim=4096)
+    with pytest.raises(ValueError, match=r"model.embedding.dim: 4096 exceeds the \d+ feature channels"):
+        method("univ-full", of, mode="faithful").prepare(network, torch.Generator())
+
+
+def test_faithful_prototypes_are_fixed_and_the_embedding_can_start_where_they_come_from() -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled("univ-full", of, network, mode="faithful", initial_embedding="pca")
+    features, label = made._labelled_features(network)
+    expected, *_ = pca_prototypes(features, label, 7, 16)
+    torch.testing.assert_close(made.prototypes, expected)
+    projected = network.embedding[-1](features.T[None, :, :, None])[0, :, :, 0].T
+    for g in range(7):
+        centroid = F.normalize(projected[label == g].mean(0), dim=0)
+        torch.testing.assert_close(centroid, expected[g, 0], atol=1e-3, rtol=1e-2)
+    before = made.prototypes.clone()
+    evaluated(made, network, aligned_batch(of, network, made), lambda terms: torch.stack(list(terms.values())).sum())
+    made.after_step(network, torch.Generator().manual_seed(0))
+    assert torch.equal(made.prototypes, before)
+
+
+# ── What is wrong with the published loss, and that the default mends it (§1.3) ──────────────────────────────────────
+
+
+def clusters(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features (N,F) of nine well separated classes and their classes (N,)."""
+    rng = torch.Generator().manual_seed(seed)
+    centres = torch.randn(9, 24, generator=rng)
+    label = torch.arange(450) % 9
+    return centres[label] + 0.3 * torch.randn(450, 24, generator=rng), label
+
+
+def nearest(embedding: Tensor, prototypes: Tensor, label: Tensor) -> float:
+    return float((cosine_similarity(embedding, prototypes).argmax(1).flatten() == label).float().mean())
+
+
+def collapse(anchored: bool) -> tuple[float, float, float]:
+    """Train E alone with the loss of one mode: entropy and nearest-prototype accuracy, and the accuracy before."""
+    features, label = clusters()
+    prototypes, *_ = pca_prototypes(features, label, 9, 8)
+    grid = features.T.reshape(1, 24, 450, 1)
+    torch.manual_seed(0)
+    embed = nn.Conv2d(24, 8, 1)
+    first = nearest(embed(grid), prototypes, label)
+    optimiser = torch.optim.Adam(embed.parameters(), lr=0.02)
+    mask = {0: torch.ones(1, 450, 1, dtype=torch.bool)}
+    labelled = torch.arange(45)
+    for _ in range(400):
+        embedding = embed(grid)
+        if anchored:
+            similarity = cosine_similarity(embedding, prototypes) / 0.1
+            anchor = F.cross_entropy(similarity[0, :, labelled, 0].T, label[labelled])
+            loss = 0.1 * alignment({0: similarity}, mask, [9]).within + 0.5 * anchor
+        else:
+            similarity = dot_similarity(embedding, prototypes)
+            loss = alignment({0: similarity}, mask, [9]).within
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return float(entropy(similarity).mean()), nearest(embed(grid), prototypes, label), first
+
+
+def test_the_published_loss_becomes_sure_of_wrong_classes_and_the_anchored_one_of_right_ones() -> None:
+    h, accuracy, first = collapse(anchored=False)
+    assert h < 0.05
+    assert accuracy < 0.35  # chance is 0.11; before training it was no better
+    assert first < 0.35
+    h, accuracy, _ = collapse(anchored=True)
+    assert h < 0.3
+    assert accuracy > 0.95
+
+
+# ── The other methods ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_entropy_minimisation_equals_a_loop() -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = method("entropy-min", of, weight=0.5)
+    part = aligned_batch(of, network, made)
+    got = evaluated(made, network, part)
+    label = at_stride(part.label, network.stride, network.multiple)
+    expected = 0.0
+    for k, name in enumerate(of):
+        values = []
+        for row in torch.nonzero(part.domain == k).flatten():
+            logits = network.decode(network.encode(part.image[row : row + 1]), name)[0].flatten(1).T
+            for cell, value in zip(logits, label[row].flatten(), strict=True):
+                if value == NOT_LABELLED:
+                    p = cell.softmax(0)
+                    values.append(float(-(p * p.log()).sum()))
+        expected += float(np.mean(values))
+    assert got["entropy"] == pytest.approx(0.5 * expected, rel=1e-4)
+
+
+def test_entropy_minimisation_of_weight_zero_is_joint_training_bit_for_bit() -> None:
+    of = domains(3, 4)
+    one, other = model(of), model(of)
+    assert run(method("joint", of), one, of, 4) == run(method("entropy-min", of, weight=0), other, of, 4)
+    assert same(one.state_dict(), other.state_dict())
+
+
+def test_fine_tuning_trains_one_domain_after_the_other() -> None:
+    of = domains(3, 4, 2)
+    made = method("fine-tune", of, order=["b", "a", "c"])
+    phases = made.phases(10)
+    assert [(p.name, p.start, p.stop, p.labelled, p.unlabelled) for p in phases] == [
+        ("b", 0, 3, ("b",), ()),
+        ("a", 3, 6, ("a",), ()),
+        ("c", 6, 10, ("c",), ()),
+    ]
+    assert all(p.restart for p in phases)
+    data = steps(of, phases)
+    assert [set(data[s][0].domain.tolist()) for s in (0, 4, 9)] == [{1}, {0}, {2}]
+
+
+def test_fine_tuning_leaves_the_heads_of_other_domains_alone() -> None:
+    of = domains(3, 4)
+    network = model(of)
+    before = {n: v.clone() for n, v in network.state_dict().items()}
+    made = method("fine-tune", of)
+    rng = torch.Generator().manual_seed(0)
+    (part,) = steps(of, made.phases(2), None, network)[1]
+    optimiser = torch.optim.AdamW(network.parameters(), lr=0.01)
+    made.step(network, part, rng)["supervised"].backward()
+    optimiser.step()
+    after = network.state_dict()
+    assert torch.equal(before["heads.of_a.weight"], after["heads.of_a.weight"])
+    assert not torch.equal(before["heads.of_b.weight"], after["heads.of_b.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fine-tune", {"order": ["a"]}, r"method.order: \['a'\] is not an order of the domains a, b"),
+        ("fine-tune", {"order": ["a", "a"]}, r"is not an order"),
+        ("supervised", {}, r"method.domain: missing; supervised trains on one of a, b"),
+        ("supervised", {"domain": "z"}, r"no domain 'z'; there are a, b"),
+    ],
+)
+def test_settings_that_do_not_fit_the_domains_are_refused(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method(name, domains(3, 4), **options)
+
+
+def test_fine_tuning_needs_two_domains() -> None:
+    with pytest.raises(ValueError, match="give at least two domains"):
+        method("fine-tune", domains(3))
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_restores_from_its_state(name: str) -> None:
+    of = domains(3, 4)
+    options = {"domain": "a"} if name == "supervised" else {}
+    made, network = method(name, of, **options), model(of)
+    run(made, network, of, 3)
+    again = method(name, of, **options)
+    again.prepare(model(of), torch.Generator().manual_seed(99))
+    again.load_state_dict(made.state_dict())
+    assert same(made.state_dict(), again.state_dict())
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_no_method_touches_the_global_generator(name: str) -> None:
+    of = domains(3, 4)
+    options = {"domain": "a"} if name == "supervised" else {}
+    network = model(of)
+    network.eval()
+    made = method(name, of, **options)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    rng = torch.Generator().manual_seed(0)
+    made.prepare(network, rng)
+    for phase in made.phases(4):
+        made.begin(phase, network, rng)
+        (part,) = steps(of, made.phases(4), None, network)[phase.start]
+        made.step(network, part, rng)
+        made.after_step(network, rng)
+    assert torch.equal(torch.rand(3), expected)
