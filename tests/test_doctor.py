@@ -85,6 +85,14 @@ def copy_in_another_format(root: Path) -> None:
     Image.open(root / "images/train1.jpg").save(root / "images/test0.png")
 
 
+def copy_compressed_anew(root: Path) -> None:
+    smooth = Image.open(root / "images/train1.jpg").resize((160, 120), Image.Resampling.BICUBIC)
+    smooth.save(root / "images/train1.jpg", quality=95)
+    smooth.save(root / "images/test0.jpg", quality=60)
+    for stem in ("train1", "test0"):
+        trees.mask(root / f"labels/{stem}.png", (0, 1), size=(120, 160))
+
+
 def copy_in_train(root: Path) -> None:
     shutil.copy(root / "images/train1.jpg", root / "images/train2.jpg")
 
@@ -209,6 +217,7 @@ WARNINGS: list[tuple[Callable[[Path], None], str, str, str]] = [
     (image_in_no_split, "images/spare.jpg", "in no split", "list it in one"),
     (not_an_image, "images/notes.txt", "not an image by its name", "move it away"),
     (folder_inside, "images/more", "not read", "one level up"),
+    (copy_compressed_anew, "images/test0.jpg", "almost the same picture as", "keep the two in one split"),
     (copy_in_train, "images/train2.jpg", "both in train", "counts twice"),
     (nothing_labelled, "labels/train1.png", "no pixel of any class", "label some of it"),
     (class_not_in_train, "domain mine", "class 'sky' is in none of the 3 labelled images", "raise labelled.images"),
