@@ -44,14 +44,20 @@ def crop_matrix(
     source: tuple[int, int], size: tuple[int, int], scale: float, along: tuple[float, float], flip: bool
 ) -> np.ndarray:
     """The affine map (2,3) from source to view coordinates. `along` (0–1) places the crop inside the scaled image, or
-    the scaled image inside the crop where it is the smaller one."""
-    y0, x0 = (a * (n * scale - m) for a, n, m in zip(along, source, size, strict=True))
+    the scaled image inside the crop where it is the smaller one, by whole pixels: at scale 1 nothing is blurred."""
+    y0, x0 = (_offset(n * scale - m, a) for a, n, m in zip(along, source, size, strict=True))
     # Pixel centres lie at whole numbers, so scaling about the corner of pixel 0 shifts by half a pixel.
     shift = (scale - 1) / 2
     matrix = np.array([[scale, 0, shift - x0], [0, scale, shift - y0]])
     if flip:
         matrix[0] = [-scale, 0, size[1] - 1 - matrix[0, 2]]
     return matrix
+
+
+def _offset(room: float, along: float) -> int:
+    """One of the whole numbers from 0 to `room`, which may be negative, each equally likely for a uniform `along`."""
+    steps = min(int(along * (int(abs(room)) + 1)), int(abs(room)))
+    return steps if room > 0 else -steps
 
 
 def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
