@@ -1,0 +1,200 @@
+"""Joint mini-batches are a function of (seed, step, row), whoever draws them and in whatever parts.
+
+Shapes: B rows · h×w pixels of a crop · K domains.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import ArraySource, domain, domains, model, space, steps, train_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewmask.data.batches import Batch, Phase, count_cells, loader, pool
+from fewmask.data.domain import Domain
+from fewmask.labels import NOT_LABELLED, VOID
+from fewmask.models.universal import at_stride
+
+
+def both(of: dict[str, Domain], stop: int = 50) -> list[Phase]:
+    return [Phase("train", 0, stop, tuple(of), tuple(of))]
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return (
+        torch.equal(one.image, other.image)
+        and torch.equal(one.label, other.label)
+        and torch.equal(one.domain, other.domain)
+        and one.names == other.names
+        and all(torch.equal(one.cells[s], other.cells[s]) for s in one.cells)
+        and (one.step, one.steps) == (other.step, other.steps)
+    )
+
+
+def test_a_step_does_not_depend_on_what_was_drawn_before() -> None:
+    of = domains(3, 4)
+    forward = steps(of, both(of))
+    seen = [forward[s][0] for s in range(12)]
+    for s in (11, 3, 7, 3):
+        assert equal(steps(of, both(of))[s][0], seen[s])
+    assert not equal(seen[3], seen[4])
+    assert not equal(steps(of, both(of), seed=1)[3][0], seen[3])
+
+
+def test_the_loader_yields_the_same_steps_from_any_step_on_with_any_workers() -> None:
+    of = domains(3, 4)
+    data = steps(of, both(of, stop=6))
+    for workers, first in ((0, 0), (2, 0), (2, 4)):
+        got = [parts[0] for parts in loader(data, first, workers)]
+        assert len(got) == 6 - first
+        assert all(equal(part, data[first + i][0]) for i, part in enumerate(got))
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 2), (2, 1), (2, 2), (4, 1)])
+def test_the_parts_of_all_processes_are_the_global_batch(world: int, accumulate: int) -> None:
+    of = domains(3, 4, 2)
+    network = model(of)
+    rows = {"batch_size": 8, "unlabelled_batch_size": 4}
+    split = train_settings(accumulate=accumulate, **rows)
+    for step in (0, 5, 17):
+        (whole,) = steps(of, both(of), train_settings(**rows), network)[step]
+        parts = [
+            part for rank in range(world) for part in steps(of, both(of), split, network, rank=rank, world=world)[step]
+        ]
+        assert len(parts) == world * accumulate
+        share, extra = 8 // len(parts), 4 // len(parts)
+        labelled = [slice(0, share), slice(0, 8)]
+        unlabelled = [slice(share, share + extra), slice(8, 12)]
+        for of_part, of_whole in (labelled, unlabelled):
+            for field in ("image", "label", "domain"):
+                union = torch.cat([getattr(p, field)[of_part] for p in parts])
+                assert torch.equal(union, getattr(whole, field)[of_whole])
+            assert [n for p in parts for n in p.names[of_part]] == list(whole.names[of_whole])
+        for stride in whole.cells:
+            assert torch.equal(torch.stack([p.cells[stride] for p in parts]).sum(0), whole.cells[stride])
+
+
+def test_rows_that_do_not_divide_are_refused() -> None:
+    of = domains(3)
+    with pytest.raises(ValueError, match=r"train.batch_size 4 does not divide over 3 processes × 1 .*multiple of 3"):
+        steps(of, both(of), world=3)
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 7), st.booleans())
+@settings(max_examples=20)
+def test_every_epoch_of_a_domain_visits_each_image_once(rows: int, count: int, images: int, labelled: bool) -> None:
+    of = {
+        n: domain(n, 2, images=images + i, labelled=images + i if labelled else 1) for i, n in enumerate("abcd"[:count])
+    }
+    phase = Phase("train", 0, 400, tuple(of)) if labelled else Phase("train", 0, 400, ("a",), tuple(of))
+    data = steps(of, [phase], train_settings(batch_size=rows, unlabelled_batch_size=rows))
+    needed = -(-3 * (images + count) * count // rows)
+    drawn: dict[str, list[str]] = {n: [] for n in of}
+    for step in range(needed):
+        for _, name, stem, _ in data._draw(step, tuple(of), 0, labelled):
+            drawn[name].append(stem)
+    for name, stems in drawn.items():
+        stock = pool(of[name], labelled)
+        epochs = [stems[i : i + len(stock)] for i in range(0, len(stems), len(stock))]
+        assert len(epochs) >= 3
+        for epoch in epochs[:-1]:
+            assert Counter(epoch) == Counter(stock)
+        if len(stock) > 5:
+            assert epochs[0] != epochs[1]
+
+
+def test_domains_take_equal_turns_whatever_their_size() -> None:
+    of = {"large": domain("large", 3, images=40, labelled=30), "small": domain("small", 3, images=4, labelled=1)}
+    data = steps(of, both(of))
+    counts = Counter(int(k) for s in range(10) for k in data[s][0].domain)
+    assert counts == {0: 40, 1: 40}
+
+
+def test_fully_labelled_domains_serve_their_images_as_unlabelled_ones_too() -> None:
+    of = {"a": domain("a", 3, images=4, labelled=4)}
+    (part,) = steps(of, both(of))[0]
+    assert part.has_label.tolist() == [True] * 4 + [False] * 4
+    assert part.has_unlabelled.tolist() == [False] * 4 + [True] * 4
+
+
+def test_phases_draw_from_their_own_domains() -> None:
+    of = domains(3, 4, 2)
+    data = steps(of, [Phase("one", 0, 2, ("b",)), Phase("two", 2, 4, ("a", "c"), ("b",))])
+    assert data[1][0].domain.tolist() == [1] * 4
+    assert data[2][0].domain.tolist() == [0, 2, 0, 2, 1, 1, 1, 1]
+    assert data[2][0].has_label.tolist() == [True] * 4 + [False] * 4
+
+
+def test_a_phase_without_labelled_images_is_refused_by_name() -> None:
+    of = {"a": domain("a"), "bare": domain("bare", labelled=0)}
+    with pytest.raises(ValueError, match="domains without a labelled image in train: bare; label one"):
+        steps(of, both(of))
+    steps(of, [Phase("train", 0, 4, ("a",), ("a", "bare"))])[0]
+
+
+def test_cells_are_counted_by_domain_and_stride() -> None:
+    of = domains(3, 4, 2)
+    network = model(of)
+    (part,) = steps(of, both(of), train_settings(batch_size=3), network)[2]
+    assert set(part.cells) == {1, network.stride, network.embedding_stride}
+    for stride, cells in part.cells.items():
+        label = at_stride(part.label, stride, network.multiple)
+        for k in range(3):
+            own = label[part.domain == k].flatten().tolist()
+            assert cells[k].tolist() == [sum(v < NOT_LABELLED for v in own), sum(v == NOT_LABELLED for v in own)]
+    assert count_cells(torch.full((1, 2, 2), VOID), torch.tensor([1]), 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_rows_are_grouped_by_domain_in_order_and_tell_what_they_hold() -> None:
+    of = domains(3, 4, 2)
+    (part,) = steps(of, both(of), train_settings(batch_size=6))[0]
+    assert list(part.labelled_rows()) == [0, 1, 2]
+    for rows, flag in ((part.labelled_rows(), part.has_label), (part.unlabelled_rows(), part.has_unlabelled)):
+        for k, index in rows.items():
+            assert (part.domain[index] == k).all()
+            assert flag[index].all()
+            assert index.tolist() == sorted(index.tolist())
+        assert sum(map(len, rows.values())) == flag.sum()
+
+
+def test_a_row_with_a_part_of_its_labels_is_labelled_and_unlabelled() -> None:
+    d = domain("a", 3, images=2, labelled=2)
+    assert isinstance(d.source, ArraySource)
+    masks = {
+        s: np.where(np.arange(m.shape[1]) < 26, m, NOT_LABELLED).astype(np.uint8) for s, m in d.source.masks.items()
+    }
+    of = {"a": replace(d, source=ArraySource(d.source.images, masks))}
+    flat = train_settings(crop=(40, 52), augment={"scale": (1, 1)})
+    (part,) = steps(of, [Phase("train", 0, 1, ("a",))], flat)[0]
+    assert part.has_label.all()
+    assert part.has_unlabelled.all()
+    assert part.cells[1].tolist() == [[4 * 26 * 37, 4 * 26 * 40]]
+
+
+def test_unlabelled_rows_are_not_labelled_inside_the_image_and_void_around_it() -> None:
+    of = {"a": domain("a", size=(20, 24))}
+    flat = train_settings(augment={"scale": (1, 1)})
+    (part,) = steps(of, both(of), flat)[0]
+    unlabelled = part.label[~part.has_label]
+    assert ((unlabelled == NOT_LABELLED).sum((1, 2)) == 20 * 24).all()
+    assert ((unlabelled == VOID).sum((1, 2)) == 32 * 32 - 20 * 24).all()
+
+
+def test_images_are_channels_last_and_batches_stay_on_the_cpu_without_a_copy() -> None:
+    of = domains(3)
+    (part,) = steps(of, both(of))[0]
+    assert part.image.dtype == part.label.dtype == torch.uint8
+    assert part.image.is_contiguous(memory_format=torch.channels_last)
+    assert part.to(torch.device("cpu")) is part
+
+
+def test_a_mask_of_another_size_is_named() -> None:
+    source = ArraySource({"x": np.zeros((20, 30, 3), np.uint8)}, {"x": np.zeros((20, 31), np.uint8)})
+    of = {"camvid": Domain("camvid", space(2), source, {"train": ("x",)}, ("x",))}
+    with pytest.raises(ValueError, match=r"camvid: images/x\.png is 30×20 but its mask 31×20; make them equal"):
+        steps(of, [Phase("train", 0, 1, ("camvid",))])[0]
