@@ -69,8 +69,7 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
     if as_json:
         _print_json(report.to_dict())
     else:
-        for name, s in report.statistics.items():
-            out.print(_statistics_table(name, s))
+    XX
         for problem in report.warnings:
             out.print(f"[yellow]warning[/] {_plain(problem)}", soft_wrap=True)
         for problem in report.errors:
@@ -294,7 +293,8 @@ def _print_json(data: Any) -> None:
 
 def _print_scores(result: Mapping[str, Any], title: str) -> None:
     for name, s in result["domains"].items():
-        table = Table("class", "IoU", title=f"{title} · {name}", title_justify="left")
+        out.print(f"\n{title} · {name}", style="bold", soft_wrap=True)
+        table = Table("class", "IoU")
         for label, iou in s["iou"].items():
             table.add_row(label, _percent(iou))
         table.add_section()
@@ -305,7 +305,7 @@ def _print_scores(result: Mapping[str, Any], title: str) -> None:
     out.print(f"mean mIoU over domains: {_percent(result['avg_miou'])}")
 
 
-def _statistics_table(name: str, s: Any) -> Table:
+def _statistics_table(s: Any) -> Table:
     splits = ", ".join(f"{k} {v}" for k, v in s.splits.items())
     table = Table(
         "class", "share of pixels", "masks", title=f"{name}: {splits}; {s.labelled} labelled", title_justify="left"
