@@ -1,4 +1,4 @@
-"""A result file of `compare.py` as a Markdown table: mean ± sample standard deviation over seeds, in points of mIoU, and
+"""A result file of `compare.py` as a Markdown table: mean ± sample standard deviation over seeds in points of mIoU, and
 each method's difference from the first one, paired by seed.
 
     python experiments/table.py results/scenes.json

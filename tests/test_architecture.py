@@ -37,6 +37,7 @@ FLOORS = {
     "engine": 5,
     "report": 5,
     "campaign": 6,
+    "demo": 6,
     "export": 6,
     "cli": 7,
     "fewmask": 8,  # the package itself: what `import fewmask` offers

@@ -69,7 +69,10 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
     if as_json:
         _print_json(report.to_dict())
     else:
-    XX
+        for name, s in report.statistics.items():
+            splits = ", ".join(f"{k} {v}" for k, v in s.splits.items())
+            out.print(f"\n{name}: {splits}; {s.labelled} labelled", style="bold", soft_wrap=True)
+            out.print(_statistics_table(s))
         for problem in report.warnings:
             out.print(f"[yellow]warning[/] {_plain(problem)}", soft_wrap=True)
         for problem in report.errors:
@@ -306,10 +309,7 @@ def _print_scores(result: Mapping[str, Any], title: str) -> None:
 
 
 def _statistics_table(s: Any) -> Table:
-    splits = ", ".join(f"{k} {v}" for k, v in s.splits.items())
-    table = Table(
-        "class", "share of pixels", "masks", title=f"{name}: {splits}; {s.labelled} labelled", title_justify="left"
-    )
+    table = Table("class", "share of pixels", "masks")
     for label, share in s.pixels.items():
         table.add_row(label, _percent(share), str(s.occurs.get(label, 0)))
     table.add_section()

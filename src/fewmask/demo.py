@@ -1,0 +1,70 @@
+"""The demo: the main job on built-in scenes, small enough for two CPU cores and a cup of coffee."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewmask.data.pictures import Row, overlay, sheet, write_image
+from fewmask.engine.checkpoint import write_json
+from fewmask.engine.evaluate import as_array, predict_batch
+from fewmask.engine.fit import Observer, train
+from fewmask.engine.run import load_domains, load_model
+from fewmask.labels import Mask
+from fewmask.methods import parse_config
+from fewmask.models.universal import UniversalSegmenter
+
+METHODS = ("joint", "univ-full")
+KINDS = ("streets", "rooms", "countryside")
+SETTINGS: dict[str, Any] = {
+    "domains": {kind: {"layout": "scenes", "kind": kind, "train": 150, "val": 12, "test": 40} for kind in KINDS},
+    "labelled": {"images": 12},
+    "model": {"encoder": "tu-mobilenetv2_050", "output_stride": 16},
+    "train": {
+        "steps": 240,
+        "batch_size": 12,
+        "crop": [96, 128],
+        "augment": {"scale": [0.75, 1.5]},
+        "optimiser": {"lr": 2.0e-3, "head_lr": 4.0e-3},
+        "checkpoint_every": 60,
+    },
+}
+# Random weights, so that nothing is downloaded.
+SHOWN = 2  # test images of each domain in the picture
+
+
+def compare(folder: Path, observe: Observer = lambda moment: None) -> dict[str, Any]:
+    """Train each method into `folder/<method>`, write overlays of test images and one picture of all side by side.
+
+    Goes on where an interrupted demo stopped. Returns `{"runs": {method: summary}, "picture": path}`.
+    """
+    runs, rows = {}, []
+    for method in METHODS:
+        config = parse_config(SETTINGS | {"name": f"demo-{method}", "method": method})
+        runs[method] = train(config, folder / method, observe)
+    models = {method: load_model(folder / method) for method in METHODS}
+    for name, domain in load_domains(config).items():
+        for stem in domain.splits["test"][:SHOWN]:
+            image, truth = domain.image(stem), domain.mask(stem)
+            masks = [truth, *(_prediction(model, image, name) for model in models.values())]
+            overlays = [overlay(image, mask, domain.space, zoom=2) for mask in masks]
+            rows.append(Row([image, *overlays], domain.space, caption=name))
+            for method, picture in zip(METHODS, overlays[1:], strict=True):
+                write_image(_made(folder / method / "overlays") / f"{name}-{stem}.png", picture)
+    picture = folder / "comparison.png"
+    write_image(picture, sheet(rows, ["input", "ground truth", *METHODS], cell=192))
+    result = {"runs": runs, "picture": str(picture)}
+    write_json(folder / "summary.json", result)
+    return result
+
+
+def _prediction(model: UniversalSegmenter, image: np.ndarray, domain: str) -> Mask:
+    return as_array(predict_batch(model, torch.from_numpy(image)[None], domain))[0]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
