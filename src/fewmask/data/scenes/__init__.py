@@ -2,8 +2,9 @@
 
 Shapes: H×W pixels of an image.
 
-A scene is a function of (kind, seed, index, size) alone. It is drawn through a pinhole camera at twice the size. A pixel
-gets the class that holds at least three of its four subpixels; where none does, as along many borders, it is void.
+A scene is a function of (kind, seed, index, size) alone. It is drawn through a pinhole camera at twice the size. A
+pixel gets the class that holds at least three of its four subpixels; where none does, as along many borders, it is
+void.
 Colour alone does not tell a class: hour, weather and season tint everything, and walls, cars, clothes and pictures may
 have any colour. Texture, shape and place do tell it. A class that two domains share is built alike in both (a person is
 a person) and dressed differently (asphalt or gravel, flats or cottages): aligning the domains has something to win.
