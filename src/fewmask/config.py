@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -18,8 +18,10 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     ValidationInfo,
-    model_validator,
+    field_validator,
 )
+
+from fewmask.labels import UniqueKeys
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt]
@@ -34,7 +36,7 @@ ConfigPath = Annotated[Path, AfterValidator(_from_here)]
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # ── Domains: one model a layout, told apart by `layout` ──────────────────────────────────────────────────────────────
@@ -109,6 +111,9 @@ DomainSettings = Annotated[
 ]
 
 
+_LAYOUTS = [get_args(d.model_fields["layout"].annotation)[0] for d in get_args(get_args(DomainSettings)[0])]
+
+
 class LabelledSettings(Settings):
     images: PositiveInt | None = None
     """Labelled images per domain, drawn by the run's seed; None uses every mask of train."""
@@ -153,9 +158,17 @@ class OptimiserSettings(Settings):
 
 class AugmentSettings(Settings):
     scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
+    """Smallest and largest."""
     flip: Fraction = 0.5
     jitter: Fraction = 0.0
     """Strength of random brightness, contrast and saturation."""
+
+    @field_validator("scale")
+    @classmethod
+    def _ascends(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("the smaller scale comes first")
+        return scale
 
 
 class TrainSettings(Settings):
@@ -179,13 +192,15 @@ class TrainSettings(Settings):
     log_every: PositiveInt = 10
     tensorboard: bool = False
 
-    @model_validator(mode="after")
-    def _divides(self) -> TrainSettings:
-        for key in ("batch_size", "unlabelled_batch_size"):
-            rows = getattr(self, key)
-            if rows is not None and rows % self.accumulate:
-                raise ValueError(f"{key} {rows} does not divide into accumulate {self.accumulate} parts")
-        return self
+    # Of the field, not of the whole: a model's validator is silent as soon as any other key is wrong.
+    @field_validator("accumulate")
+    @classmethod
+    def _divides(cls, parts: int, info: ValidationInfo) -> int:
+        batches = {key: info.data.get(key) for key in ("batch_size", "unlabelled_batch_size")}
+        wrong = [f"{key} {rows}" for key, rows in batches.items() if rows is not None and rows % parts]
+        if wrong:
+            raise ValueError(f"{' and '.join(wrong)} cannot be divided by it; take a divisor")
+        return parts
 
 
 class Config(Settings):
@@ -206,16 +221,15 @@ def load(path: Path, overrides: Sequence[str] = (), methods: Mapping[str, type[S
     `methods` gives the settings' type of each method by its name; without it, the method's settings stay plain data.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; give the path of a configuration, see configs/") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: a configuration is a mapping of keys, see configs/")
-    for override in overrides:
-        _override(data, override)
-    return parse(data, path.parent, methods, source=str(path))
+    problems = [problem for override in overrides if (problem := _override(data, override))]
+    return parse(data, path.parent, methods, source=str(path), problems=problems)
 
 
 def parse(
@@ -223,10 +237,14 @@ def parse(
     folder: Path = Path(),
     methods: Mapping[str, type[Settings]] | None = None,
     source: str = "configuration",
+    problems: Sequence[str] = (),
 ) -> Config:
-    """Check plain data as a configuration; relative paths in it are relative to `folder`. Errors as in `load`."""
-    problems: list[str] = []
-    data = dict(data)
+    """Check plain data as a configuration; relative paths in it are relative to `folder`. Errors as in `load`.
+
+    `problems` are those found before; they are listed with the others.
+    """
+    problems = list(problems)
+    data = {key: value for key, value in data.items() if key != "method" or value is not None}
     method, method_problems = _method(data.get("method"), methods or {}, folder)
     if "method" in data:
         data["method"] = method
@@ -253,8 +271,8 @@ def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path) -> t
     if not methods or data is None:
         return data, []
     data = {"name": data} if isinstance(data, str) else data
-    if not isinstance(data, dict) or data.get("name") not in methods:
-        given = data.get("name") if isinstance(data, dict) else data
+    given = data.get("name") if isinstance(data, dict) else data
+    if not isinstance(data, dict) or not isinstance(given, str) or given not in methods:
         return data, [f"method.name: no method {given!r}; there are {', '.join(sorted(methods))}"]
     try:
         return methods[data["name"]].model_validate(data, context={"folder": folder}), []
@@ -262,30 +280,40 @@ def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path) -> t
         return data, [_sentence(("method", *e["loc"]), e["msg"], e.get("input")) for e in error.errors()]
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    """Apply one `key.sub=value` in place; the value is YAML."""
+def _override(data: dict[str, Any], override: str) -> str | None:
+    """Apply one `key.sub=value` in place; the value is YAML. Returns what is wrong with it."""
     key, equals, value = override.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):
-        raise ValueError(f"override {override!r}: write key.sub=value")
+        return f"override {override!r}: write key.sub=value"
+    try:
+        parsed = yaml.load(value, UniqueKeys)
+    except yaml.YAMLError as error:
+        return f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}"
     place = data
     for part in parts[:-1]:
         inner = place.setdefault(part, {})
         if isinstance(inner, str) and part == "method":
             inner = place[part] = {"name": inner}
         if not isinstance(inner, dict):
-            raise ValueError(f"override {override!r}: {part} is {inner!r}, which has no keys inside")
+            return f"override {override!r}: {part} is {inner!r}, which has no keys inside"
         place = inner
-    try:
-        place[parts[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    place[parts[-1]] = parsed
+    return None
 
 
 def _sentence(loc: Sequence[Any], message: str, value: Any) -> str:
-    key = ".".join(str(part) for part in loc)
+    if loc[0] == "domains":  # pydantic puts the layout behind the domain's name; in the file there is no such key
+        loc = (*loc[:2], *loc[3:])
+    # What stands behind a key of a union is the alternative, not a key.
+    key = ".".join(str(part) for part in loc if not str(part).startswith(("function-after[", "literal[")))
     if message.startswith("Extra inputs"):
         return f"{key}: unknown key; remove it or mend its spelling"
     if message == "Field required":
         return f"{key}: missing; add it"
+    if message.startswith("Unable to extract tag"):
+        return f"{key}.layout: missing; add one of {', '.join(_LAYOUTS)}"
+    if message.startswith("Input tag"):
+        return f"{key}.layout: there is no such layout; take one of {', '.join(_LAYOUTS)} (given: {value['layout']!r})"
+    message = message.removeprefix("Value error, ")
     return f"{key}: {message[0].lower()}{message[1:]} (given: {value!r})"

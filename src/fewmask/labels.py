@@ -173,7 +173,7 @@ class LabelSpace:
         Classes are ordered by id. Raises ValueError that names the file, the entry and the mend.
         """
         try:
-            data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+            data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
         except FileNotFoundError:
             raise ValueError(
                 f"{path}: not found; write one: `classes: {{0: {{name: road}}, 1: {{name: sky}}}}`"
@@ -279,7 +279,7 @@ def distinct_colour(index: int) -> Colour:
     return (round(255 * value * rgb[0]), round(255 * value * rgb[1]), round(255 * value * rgb[2]))
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
     """YAML in which a key that is given twice is an error: of two classes with one id PyYAML would drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
