@@ -21,6 +21,8 @@ def choose_device(setting: str = "auto") -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not there.get(device.type, False):
         raise ValueError(f"train.device: {setting!r} is not available on this machine; write auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"train.device: there is no {setting!r}, only {torch.cuda.device_count()} of them; write cuda")
     if device.type == "cuda" and device.index is None and distributed.world() > 1:
         device = torch.device("cuda", torch.cuda.current_device())
     return device

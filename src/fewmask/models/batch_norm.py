@@ -7,6 +7,7 @@ Shapes: B images of this process · C channels · H×W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -14,20 +15,49 @@ import torch.distributed as dist
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def synchronise(model: Module) -> Module:
-    """Make every batch normalisation of the model one over all processes; alone, the model stays as it is."""
+    """Make every batch normalisation of the model one over all processes; alone, the model stays as it is.
+
+    The model is on its device. Raises ValueError for a kind of batch normalisation that is not known here.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return model
-    if torch.cuda.is_available():
+    if next(model.parameters()).device.type == "cuda":
         return convert_sync_batchnorm(model)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if type(module) in _SYNCHRONISED:
             module.__class__ = _SYNCHRONISED[type(module)]
+        elif isinstance(module, _BatchNorm):
+            raise ValueError(
+                f"model: {name} is a {type(module).__name__}, which cannot be trained in several processes"
+            )
     return model
+
+
+@torch.no_grad()
+def lonely(model: nn.Module, forward: Callable[[], object]) -> list[str]:
+    """Names of the batch normalisations that get one value per channel in this forward of the model: it would be its
+    own mean, and what they give their bias alone. torch refuses to train that."""
+    found = []
+
+    def look(name: str, module: nn.Module, x: Tensor) -> None:
+        if x[:, 0].numel() == 1:
+            found.append(name)
+
+    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm)]
+    hooks = [m.register_forward_pre_hook(lambda m, x, n=n: look(n, m, *x)) for n, m in norms]
+    was_training = model.training
+    model.eval()
+    forward()
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 class _Synchronised(nn.BatchNorm2d):
@@ -46,13 +76,18 @@ _SYNCHRONISED: dict[type, type] = {nn.BatchNorm2d: _Synchronised, BatchNormAct2d
 def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Training-mode batch normalisation of (B,C,H,W) with the statistics of all processes; moves the running ones."""
     values = x.float()
-    sums = torch.cat(
-        [values.sum((0, 2, 3)), (values * values).sum((0, 2, 3)), values.new_tensor([values[:, 0].numel()])]
-    )
-    sums = all_reduce(sums)
-    count = sums[-1].detach()
-    mean, square = (sums[:-1] / count).chunk(2)
-    variance = square - mean * mean
+    # Each process's own mean and squared deviations from it, side by side in one sum: from sums of squares the
+    # variance of a channel far from zero would be lost to rounding, or negative.
+    own_mean = values.mean((0, 2, 3))
+    own_square = (values - own_mean[:, None, None]).square().sum((0, 2, 3))
+    table = values.new_zeros(dist.get_world_size(), 2 * len(own_mean) + 1)
+    table[dist.get_rank()] = torch.cat([own_mean, own_square, values.new_tensor([values[:, 0].numel()])])
+    table = all_reduce(table)
+    counts = table[:, -1:].detach()
+    count = counts.sum()
+    means, squares = table[:, :-1].chunk(2, dim=1)
+    mean = (counts * means).sum(0) / count
+    variance = (squares + counts * (means - mean).square()).sum(0) / count
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
