@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,8 @@ from fewmask.labels import NOT_LABELLED
 from fewmask.models.universal import at_stride
 from fewmask.randomness import generator
 from fewmask.views.augment import weak_view
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -187,13 +189,34 @@ def _order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
     return generator(seed, "order", step=epoch, row=stream).permutation(count)
 
 
-def loader(steps: Steps, first: int, workers: int, **options: Any) -> DataLoader[list[Batch]]:
-    """A loader of the steps from `first` on, in order, prefetched by worker processes."""
-    return DataLoader(
-        steps,
-        batch_size=None,
-        sampler=range(first, steps.phases[-1].stop),
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        **options,
-    )
+def loader(steps: Steps, first: int, workers: int, **options: Any) -> Iterator[list[Batch]]:
+    """The micro-batches of the steps from `first` on, in order, prefetched by worker processes."""
+    return read(steps, range(first, steps.phases[-1].stop), workers, **options)
+
+
+def read(items: Dataset[Item], order: range, workers: int, ahead: int = 2, **options: Any) -> Iterator[Item]:
+    """`items[i] for i in order`, with `ahead` of them prefetched by each of the worker processes.
+
+    A ValueError of an item is raised here as it is: DataLoader would make the worker's traceback its message.
+    """
+    told = _Told(items)
+    prefetch = ahead if workers else None
+    for item in DataLoader(
+        told, batch_size=None, sampler=order, num_workers=workers, prefetch_factor=prefetch, **options
+    ):
+        if isinstance(item, ValueError):
+            raise item
+        yield item
+
+
+class _Told(Dataset[Any]):
+    """A dataset that hands over the ValueError of an item in its place."""
+
+    def __init__(self, items: Dataset[Any]) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.items[index]
+        except ValueError as error:
+            return error

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
@@ -28,15 +29,27 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             temporary.unlink()
+        # torch.save says nothing of the full disk behind its own error
+        system = error if isinstance(error, OSError) else error.__context__
+        if isinstance(error, Exception) and isinstance(system, OSError):
+            raise OSError(
+                f"{path}: cannot be written ({system.strerror}); what was there is as it was. Make room and go on"
+            ) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `write_atomically` had not put in its place when it was killed."""
+    for file in folder.rglob(".*.tmp"):
+        file.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,10 +69,16 @@ def load_state(path: Path) -> dict[str, Any]:
     """Tensors and plain data of a state file; nothing else in it is ever executed or imported."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+    except UnpicklingError:  # torch's own message advises to load it with code and all
+        raise ValueError(f"{path}: {_NO_STATE.format('damaged, or not written by fewmask')}") from None
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise ValueError(f"{path}: not a readable state ({error}); remove the run's folder and start again") from error
-    assert isinstance(state, dict)
+        raise ValueError(f"{path}: {_NO_STATE.format(str(error).split('. ')[0])}") from error
     return state
+
+
+_NO_STATE = "not a readable state ({}); remove the run's folder and start again"
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

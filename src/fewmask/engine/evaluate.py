@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from fewmask import distributed
+from fewmask.data.batches import read
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.metrics import confusion, mean, scores
@@ -95,10 +96,8 @@ def count(
     was_training = model.training
     model.eval()
     done = 0
-    loader = DataLoader(
-        images, batch_size=None, num_workers=workers, prefetch_factor=2 * batch_size if workers else None
-    )
-    for batch in same_size_batches(iter(loader), batch_size, size=lambda item: item[1].shape):
+    items = read(images, range(len(images)), workers, ahead=2 * batch_size)
+    for batch in same_size_batches(items, batch_size, size=lambda item: item[1].shape):
         image, label = (torch.stack(list(t)) for t in zip(*batch, strict=True))
         prediction = predict_batch(model, image, head or domain.name, precision)
         if table is not None:

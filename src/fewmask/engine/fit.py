@@ -15,7 +15,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ from fewmask.engine.evaluate import evaluate
 from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
 from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate
-from fewmask.engine.run import Run, hardware, load_domains, open_run, save_model, versions
+from fewmask.engine.run import Run, begin, hardware, load_domains, open_run, save_model, versions
 from fewmask.methods import build
 from fewmask.methods.base import Method
-from fewmask.models.batch_norm import synchronise
+from fewmask.models.batch_norm import lonely, synchronise
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import torch_generator, torch_seed
 
@@ -86,9 +86,10 @@ def train(config: Config, folder: Path, observe: Observer = lambda moment: None)
 
     Raises ValueError for wrong settings, data or folder, and NonFiniteError when training breaks down.
     """
-    with distributed.processes(), torch.random.fork_rng():
+    with distributed.processes(), ExitStack() as stack:
         domains = load_domains(config)
         device = choose_device(config.train.device)
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         if distributed.rank() == 0:
             open_run(folder, config)
         distributed.barrier()
@@ -107,10 +108,11 @@ class _Fit:
         settings, seed = config.train, config.seed
         model = UniversalSegmenter(config.model, {n: d.space for n, d in domains.items()}, seed)
         method = build(config.method, domains)
-        self.model = synchronise(model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = synchronise(model.to(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.method = method.to(device)
         self.method.prepare(self.model, self._rng(0))
         self.phases = [p for p in method.phases(settings.steps) if p.stop > p.start]
+        self._check_rows()
         rest = [*self.model.head_parameters(), *self.method.parameters()]
         self.optimiser = build_optimiser(settings.optimiser, self.model.encoder_parameters(), rest)
         strides = sorted({1, self.model.stride, self.model.embedding_stride})
@@ -120,10 +122,25 @@ class _Fit:
         if distributed.world() > 1:
             # A head whose domain is not in a step's rows has no gradient in it. Buffers are equal on all sides anyway.
             self.training = DistributedDataParallel(self.training, find_unused_parameters=True, broadcast_buffers=False)
-        self.log = Log(run.metrics, settings.tensorboard) if distributed.rank() == 0 else None
+        self.log: Log | None = None
+        if distributed.rank() == 0:
+            begin(run, config)
+            self.log = Log(run.metrics, settings.tensorboard)
         self.done, self.seconds = 0, 0.0
         self.best: dict[str, float] | None = None
         self.history: list[dict[str, Any]] = []
+
+    def _check_rows(self) -> None:
+        """Raises ValueError where torch would refuse the first step: batch normalisation of a single value."""
+        train = self.config.train
+        unlabelled = train.unlabelled_batch_size or train.batch_size
+        rows = min(train.batch_size + (unlabelled if p.unlabelled else 0) for p in self.phases) // train.accumulate
+        image = torch.zeros(1, 3, *train.crop, device=self.device)
+        if rows == 1 and (names := lonely(self.model, lambda: self.model.encode(image))):
+            raise ValueError(
+                f"train.batch_size: with one image of {train.crop[0]}×{train.crop[1]} a micro-batch, batch "
+                f"normalisation sees a single value per channel ({', '.join(names)}); take at least two images"
+            )
 
     def run_through(self) -> dict[str, Any]:
         self._resume()
@@ -209,7 +226,7 @@ class _Fit:
             return
         self.best = {"score": chosen, "step": self.done}
         if distributed.rank() == 0:
-            save_weights(self.run.best, self.model.state_dict())
+            save_weights(self.run.best(self.done), self.model.state_dict())
 
     def _evaluate(self, split: str, only: Mapping[str, Domain] | None = None) -> dict[str, Any]:
         train, began = self.config.train, time.monotonic()
@@ -239,6 +256,10 @@ class _Fit:
                 "optimiser": self.optimiser.state_dict(),
             }
             save_state(self.run.state, state)
+            chosen = self.run.best(int(self.best["step"])) if self.best else None
+            for file in self.run.state.parent.glob("best-*.safetensors"):
+                if file != chosen:
+                    file.unlink()
         distributed.barrier()
 
     def _resume(self) -> None:
@@ -255,7 +276,7 @@ class _Fit:
     def _finish(self) -> dict[str, Any]:
         """Take the weights that validation chose, score them once, and write model and summary."""
         if self.best:
-            self.model.load_state_dict(load_weights(self.run.best))
+            self.model.load_state_dict(load_weights(self.run.best(int(self.best["step"]))))
         split = self.config.train.score
         scored = {n: d for n, d in self.domains.items() if d.splits.get(split)}
         others = {n: d for n, d in self.domains.items() if n not in scored and d.splits.get("val")}

@@ -16,7 +16,7 @@ from fewmask import config as configuration
 from fewmask.config import Config, ModelSettings
 from fewmask.data.domain import Domain
 from fewmask.data.layouts import load_domain
-from fewmask.engine.checkpoint import load_weights, save_weights, write_json, write_text
+from fewmask.engine.checkpoint import load_weights, remove_unfinished, save_weights, write_json, write_text
 from fewmask.labels import LabelSpace
 from fewmask.methods import SETTINGS
 from fewmask.models.universal import UniversalSegmenter
@@ -56,15 +56,17 @@ class Run:
     def state(self) -> Path:
         return self.folder / "state" / "last.pt"
 
-    @property
-    def best(self) -> Path:
-        return self.folder / "state" / "best.safetensors"
+    def best(self, step: int) -> Path:
+        """The weights of a step that validation found the best so far. The state says which step, and until it says
+        another, this one's file stays."""
+        return self.folder / "state" / f"best-{step}.safetensors"
 
 
 def open_run(folder: Path, config: Config) -> Run:
     """A folder for this configuration: a new one, or the same run's, which goes on where it stopped.
 
-    Raises ValueError for a folder that holds anything else, or a run of another configuration.
+    Raises ValueError for a folder that holds anything else, or a run of another configuration. A new one is first
+    written to by `begin`, so that settings which turn out not to fit leave no folder behind.
     """
     run = Run(folder)
     if run.config.exists():
@@ -75,11 +77,16 @@ def open_run(folder: Path, config: Config) -> Run:
                 f"{folder}: holds a run of another configuration ({'; '.join(different)}); give another --out, or the "
                 "same settings to go on with it"
             )
+        remove_unfinished(folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: not empty and not a run; give another --out")
-    else:
-        write_text(run.config, configuration.dump(config))
     return run
+
+
+def begin(run: Run, config: Config) -> None:
+    """From here on the folder is a run of this configuration."""
+    if not run.config.exists():
+        write_text(run.config, configuration.dump(config))
 
 
 def load_config(folder: Path) -> Config:
