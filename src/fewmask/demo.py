@@ -52,8 +52,8 @@ def compare(folder: Path, observe: Observer = lambda moment: None) -> dict[str, 
             masks = [truth, *(_prediction(model, image, name) for model in models.values())]
             overlays = [overlay(image, mask, domain.space, zoom=2) for mask in masks]
             rows.append(Row([image, *overlays], domain.space, caption=name))
-            for method, picture in zip(METHODS, overlays[1:], strict=True):
-                write_image(_made(folder / method / "overlays") / f"{name}-{stem}.png", picture)
+            for method, shown in zip(METHODS, overlays[1:], strict=True):
+                write_image(_made(folder / method / "overlays") / f"{name}-{stem}.png", shown)
     picture = folder / "comparison.png"
     write_image(picture, sheet(rows, ["input", "ground truth", *METHODS], cell=192))
     result = {"runs": runs, "picture": str(picture)}
