@@ -115,7 +115,7 @@ def scene_index(stem: str) -> int:
 
 
 # An image and its mask are asked for one after the other, and small splits again and again.
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _recent(kind: str, seed: int, index: int, size: tuple[int, int]) -> tuple[np.ndarray, Mask]:
     return render(kind, seed, index, size)
 
