@@ -1,0 +1,284 @@
+"""The measurements of run.py, each in rounds of A B A B …, so that a noisy machine disturbs both sides alike.
+
+Shapes: B images · H×W pixels of a crop · h×w cells of the embedding · C classes · D embedding size · P prototypes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewmask import config as configuration
+from fewmask.data.batches import Phase, Steps, loader
+from fewmask.data.domain import Domain
+from fewmask.engine.device import autocast, choose_device
+from fewmask.engine.evaluate import count
+from fewmask.engine.fit import Moment, memory_mib, train
+from fewmask.engine.run import hardware, load_domains, versions
+from fewmask.labels import VOID
+from fewmask.losses.alignment import alignment, cosine_similarity
+from fewmask.methods import SETTINGS
+from fewmask.models.universal import UniversalSegmenter
+
+
+@dataclass(frozen=True)
+class Sizes:
+    image: tuple[int, int] = (360, 480)
+    images: int = 64
+    crop: tuple[int, int] = (240, 320)
+    classes: int = 11
+    batch: int = 8
+    workers: int = 2
+    step_rounds: int = 6
+    steps: int = 6
+    unmeasured: int = 5
+    """Steps of each round before those that are measured: more than the loader has prefetched during the pause."""
+    entropy_domains: int = 3
+    entropy_rounds: int = 4
+    evaluate_rounds: int = 4
+    evaluate_batch: int = 4
+    loader_steps: int = 24
+    memory_steps: int = 4
+
+
+TINY = Sizes((48, 64), 4, (32, 48), 3, 2, 1, 1, 1, 1, 2, 1, 1, 2, 4, 2)
+
+
+def compare(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[list[float], list[float]]:
+    pairs = [(ours(), theirs()) for _ in range(rounds)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def summary(values: Sequence[float], **more: Any) -> dict[str, Any]:
+    """Median and quartiles of a ratio's values in the rounds."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    return {"median": statistics.median(values), "quartiles": [float(low), float(high)], "rounds": len(values), **more}
+
+
+def timed(run: Callable[[], object], times: int, unmeasured: int = 1) -> float:
+    """Seconds of one call, as the mean of `times` calls after some that are not measured."""
+    for _ in range(unmeasured):
+        run()
+    began = _now()
+    for _ in range(times):
+        run()
+    return (_now() - began) / times
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+# ── What is measured with ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_dataset(root: Path, sizes: Sizes) -> None:
+    """JPEG images of smooth shapes with fine texture and PNG masks, in the layout `folder`."""
+    for name in ("images", "labels", "splits"):
+        (root / name).mkdir(parents=True)
+    size = sizes.image[::-1]
+    for i in range(sizes.images):
+        rng = np.random.default_rng(i)
+        smooth = sum(cv2.resize(rng.normal(0, 30, (n, n, 3)), size, interpolation=cv2.INTER_CUBIC) for n in (4, 16, 64))
+        image = np.clip(smooth + rng.normal(128, 6, (*sizes.image, 3)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(root / f"images/{i}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        field = cv2.resize(rng.normal(size=(12, 16, sizes.classes + 1)), size, interpolation=cv2.INTER_CUBIC)
+        label = field.argmax(-1).astype(np.uint8)
+        cv2.imwrite(str(root / f"labels/{i}.png"), np.where(label == sizes.classes, VOID, label))
+    classes = "".join(f"  {c}: c{c}\n" for c in range(sizes.classes))
+    (root / "classes.yaml").write_text(f"classes:\n{classes}")
+    (root / "splits/train.txt").write_text("".join(f"{i}\n" for i in range(sizes.images)))
+
+
+def settings(root: Path, sizes: Sizes, steps: int) -> configuration.Config:
+    data = {
+        "name": "bench",
+        "domains": {"bench": {"layout": "folder", "root": str(root)}},
+        "model": {"encoder": "tu-mobilenetv2_100", "encoder_options": {"pad_type": "same"}, "output_stride": 16},
+        "method": "joint",
+        "train": {
+            "steps": steps, "batch_size": sizes.batch, "crop": sizes.crop, "workers": sizes.workers,
+            "checkpoint_every": steps,
+        },
+    }  # fmt: skip
+    return configuration.parse(data, methods=SETTINGS)
+
+
+def network(config: configuration.Config, domain: Domain) -> UniversalSegmenter:
+    model = UniversalSegmenter(config.model, {domain.name: domain.space})
+    return model.to(choose_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def bare_step(config: configuration.Config, domain: Domain) -> Callable[[], None]:
+    """Forward to logits of the images' size, and backward from a given gradient, on one batch that is already there."""
+    model = network(config, domain).train()
+    device, size = model.mean.device, config.train.crop
+    rng = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (config.train.batch_size, *size, 3), dtype=torch.uint8, generator=rng)
+    image = image.permute(0, 3, 1, 2).to(device)
+    with torch.no_grad(), autocast(device, "auto"):
+        gradient = torch.full_like(model(image, domain.name), 1e-6)
+
+    def step() -> None:
+        model.zero_grad()
+        with autocast(device, "auto"):
+            logits = model(image, domain.name)
+        logits.backward(gradient)
+
+    return step
+
+
+# ── The measurements ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def training_step(root: Path, sizes: Sizes) -> dict[str, Any]:
+    """Seconds of a step of `train`, over those of the bare model, which runs in the pauses of one and the same run."""
+    cycle = sizes.unmeasured + sizes.steps
+    config = settings(root, sizes, sizes.step_rounds * cycle + 1)  # the last step, with its checkpoint, is not measured
+    bare = bare_step(config, load_domains(config)["bench"])
+    ours: list[float] = []
+    theirs: list[float] = []
+    began = 0.0
+
+    def observe(moment: Moment) -> None:
+        nonlocal began
+        if moment.step % cycle == 0:
+            ours.append((_now() - began) / sizes.steps)
+            theirs.append(timed(bare, sizes.steps))
+        if moment.step % cycle == sizes.unmeasured:
+            began = _now()
+
+    train(config, root.parent / "run", observe)
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return summary(ratios, step_seconds=statistics.median(ours), model_seconds=statistics.median(theirs))
+
+
+def entropy_terms(root: Path, sizes: Sizes) -> dict[str, Any]:
+    """Seconds of the entropy terms and their gradient, from F's features on: at the embedding's stride, over the same
+    with the embedding computed at the features' stride and upsampled to the image's size."""
+    config = settings(root, sizes, 1)
+    domain = load_domains(config)["bench"]
+    model = network(config, domain)
+    device = model.mean.device
+    with torch.no_grad(), autocast(device, "auto"):
+        features = model.encode(torch.zeros(sizes.batch, 3, *sizes.crop, device=device))
+    classes = [sizes.classes] * sizes.entropy_domains
+    rng = torch.Generator().manual_seed(0)
+    prototypes = torch.randn(sum(classes), 3, config.model.embedding.dim, generator=rng).to(device)
+    boundary = torch.zeros(len(classes), device=device)
+    project = model.embedding[-1]
+
+    def terms(embed: Callable[[Tensor], Tensor]) -> None:
+        leaf = features.detach().requires_grad_()
+        with autocast(device, "auto"):
+            embedding = embed(leaf)
+            logits = cosine_similarity(embedding, prototypes) / 0.1
+            everywhere = torch.ones_like(logits[:, 0], dtype=torch.bool)
+            found = alignment({0: logits}, {0: everywhere}, classes, unknown=boundary)
+        (found.cross + found.within).backward()
+
+    def upsampled(leaf: Tensor) -> Tensor:
+        return F.interpolate(project(leaf), size=sizes.crop, mode="bilinear", align_corners=False)
+
+    at_stride, full = compare(
+        sizes.entropy_rounds,
+        lambda: timed(lambda: terms(model.embed), 4),
+        lambda: timed(lambda: terms(upsampled), 1, 0),
+    )
+    ratios = [a / b for a, b in zip(at_stride, full, strict=True)]
+    return summary(ratios, stride_seconds=statistics.median(at_stride), full_seconds=statistics.median(full))
+
+
+def evaluation(root: Path, sizes: Sizes) -> dict[str, Any]:
+    """Images a second of `count`, from files to the confusion matrix, over those of forward and argmax."""
+    config = settings(root, sizes, 1)
+    domain = load_domains(config)["bench"]
+    model = network(config, domain).eval()
+    device, size = model.mean.device, sizes.evaluate_batch
+    image = torch.from_numpy(np.stack([domain.image(stem) for stem in domain.splits["train"][:size]]))
+    image = image.permute(0, 3, 1, 2).to(device)
+
+    @torch.inference_mode()
+    def bare() -> None:
+        for _ in range(sizes.images // size):
+            with autocast(device, "auto"):
+                model(image, domain.name).argmax(1)
+
+    def whole() -> None:
+        count(model, domain, "train", batch_size=size, workers=sizes.workers)
+
+    bare()
+    ours, theirs = compare(sizes.evaluate_rounds, lambda: timed(whole, 1, 0), lambda: timed(bare, 1, 0))
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    per_second = {
+        "evaluate": sizes.images / statistics.median(ours),
+        "inference": sizes.images / statistics.median(theirs),
+    }
+    return summary(ratios, images_per_second=per_second)
+
+
+def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
+    """Images a second of one worker process: reading, decoding, the weak view, the batch."""
+    config = settings(root, sizes, sizes.loader_steps)
+    phases = [Phase("train", 0, sizes.loader_steps, ("bench",))]
+    steps = Steps(load_domains(config), config.train, phases, (1, 4, 8), 16, seed=0)
+    ends = [time.perf_counter() for _ in loader(steps, 0, workers=1)]
+    # The first batch waits for the process to start.
+    return summary([sizes.batch / (b - a) for a, b in pairwise(ends[1:])])
+
+
+def step_memory(root: Path, sizes: Sizes, baseline: float) -> float:
+    """MiB of a training step; the loader's worker processes have their own."""
+    found = []
+    config = settings(root, sizes, sizes.memory_steps + 1)  # not with the checkpoint of the last step
+    train(config, root.parent / "memory", lambda moment: found.append(moment.memory_mib))
+    return found[-2] - baseline
+
+
+def model_memory(root: Path, sizes: Sizes, baseline: float) -> float:
+    config = settings(root, sizes, 1)
+    step = bare_step(config, load_domains(config)["bench"])
+    for _ in range(sizes.memory_steps):
+        step()
+    return memory_mib(choose_device()) - baseline
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("part", choices=("speed", "step_memory", "model_memory"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args()
+    sizes, root, device = TINY if args.tiny else Sizes(), args.folder / "data", choose_device()
+    if args.part != "speed":
+        measure = step_memory if args.part == "step_memory" else model_memory
+        print(json.dumps({"mib": measure(root, sizes, memory_mib(device))}))
+        return
+    write_dataset(root, sizes)
+    measured = {
+        "step_over_model": training_step(root, sizes),
+        "entropy_stride_over_full": entropy_terms(root, sizes),
+        "evaluate_over_inference": evaluation(root, sizes),
+        "loader_images_per_second_per_worker": loading(root, sizes),
+    }
+    more = {"settings": asdict(sizes), "machine": hardware(device), "versions": versions()}
+    print(json.dumps({"measured": measured, **more}))
+
+
+if __name__ == "__main__":
+    main()
