@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
@@ -69,20 +68,19 @@ def load_state(path: Path) -> dict[str, Any]:
     """Tensors and plain data of a state file; nothing else in it is ever executed or imported."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise TypeError(f"it holds a {type(state).__name__}")
-    except UnpicklingError:  # torch's own message advises to load it with code and all
-        raise ValueError(f"{path}: {_NO_STATE.format('damaged, or not written by fewmask')}") from None
-    except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise ValueError(f"{path}: {_NO_STATE.format(str(error).split('. ')[0])}") from error
-    return state
-
-
-_NO_STATE = "not a readable state ({}); remove the run's folder and start again"
+    except Exception as error:  # torch raises half a dozen types for a damaged file, some with dangerous advice
+        state = error
+    if isinstance(state, dict):
+        return state
+    reason = state.strerror if isinstance(state, OSError) else "damaged, or not written by fewmask"
+    raise ValueError(f"{path}: not a readable state ({reason}); remove the run's folder and start again")
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    # Copies, because safetensors refuses tensors that share their memory, as tied weights do.
+    data = save(
+        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+    )
     write_atomically(path, lambda file: file.write(data))
 
 
