@@ -183,7 +183,7 @@ def test_the_terms_equal_their_formula(mode: str) -> None:
                         cell = e / e.norm() / 0.2 if mode == "anchored" else e
                         scores = (own @ cell).amax(1)
                         p = scores.softmax(0)
-                        cells[j].append(float(-(p * p.log()).sum()))
+                        cells[j].append(-(p * p.log()).sum().item())
         cross += float(np.mean(cells[1 - i]))
         within += float(np.mean(cells[i]))
     assert terms["cross"] == pytest.approx(2 * cross, rel=1e-4)
@@ -205,7 +205,7 @@ def test_the_anchor_is_the_cross_entropy_of_labelled_cells_to_their_own_prototyp
             for e, c in zip(embedding, label[row].flatten().tolist(), strict=True):
                 if c < NOT_LABELLED:
                     scores = (made.prototypes[first : first + count] @ (e / e.norm())).amax(1) / 0.5
-                    losses.append(float(-scores.log_softmax(0)[c]))
+                    losses.append(-scores.log_softmax(0)[c].item())
         expected += float(np.mean(losses))
     assert got == pytest.approx(2 * expected, rel=1e-4)
 
@@ -522,7 +522,7 @@ def test_entropy_minimisation_equals_a_loop() -> None:
             for cell, value in zip(logits, label[row].flatten(), strict=True):
                 if value == NOT_LABELLED:
                     p = cell.softmax(0)
-                    values.append(float(-(p * p.log()).sum()))
+                    values.append(-(p * p.log()).sum().item())
         expected += float(np.mean(values))
     assert got["entropy"] == pytest.approx(0.5 * expected, rel=1e-4)
 
