@@ -1,0 +1,246 @@
+"""Masks and overlays for any images.
+
+Shapes: B images of one size · H×W pixels · C_k classes of domain k.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from fewmask.data.domain import MAX_PIXELS, read_image
+from fewmask.data.layouts.listing import IMAGE_SUFFIXES
+from fewmask.data.pictures import overlay, write_image, write_mask
+from fewmask.engine.evaluate import Progress, as_array, predict_batch, same_size_batches
+from fewmask.labels import LabelSpace, Mask
+from fewmask.models.universal import UniversalSegmenter
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to predict. `name` is its path below the images' folder, without its ending."""
+
+    path: Path
+    name: Path
+    size: tuple[int, int] = (0, 0)
+    """Width and height, by the file's header."""
+
+
+def predict(
+    model: UniversalSegmenter,
+    images: Path | Sequence[Path],
+    out: Path,
+    domain: str | None = None,
+    *,
+    batch_size: int = 4,
+    workers: int = 2,
+    precision: str = "auto",
+    overlays: bool = True,
+    opacity: float = 0.5,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Predict every image of a folder (with those inside it) or of a list, each at its own size.
+
+    Writes `out/masks/<name>.png` with the dataset's raw ids, `out/overlays/<name>.jpg` and `out/classes.yaml`, which
+    says what the ids mean. Names that begin with a dot are not looked at. Threads decode and write beside the network,
+    which sees images of one size in one batch. No image is cut into tiles: the largest one sets the memory it takes.
+
+    Returns what was done, with the fraction of all pixels that each class got. Raises ValueError, before anything is
+    written, that lists everything that is no image, unreadable or of an equal name; for a domain that the model does
+    not have; and for a folder `out` that is not empty. A file that turns out to be damaged when it is decoded stops
+    the work with its name: what was written before stays, and no file is ever written in part.
+    """
+    name = _domain(model, domain)
+    space = model.spaces[name]
+    items = find_images(images)
+    _check_out(out, images)
+    out.mkdir(parents=True, exist_ok=True)
+    space.write_yaml(out / "classes.yaml")
+    began = time.monotonic()
+    pixels = np.zeros(space.num_classes, np.int64)
+    written = 0
+    was_training = model.training
+    model.eval()
+    threads = max(workers, 1)
+    ahead = batch_size + threads
+    save = _Writer(out, space, overlays, opacity)
+    try:
+        with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
+            # By size, so that as few batches as possible are cut short where the size changes.
+            decoded = _ahead(readers, lambda i: (i, read_image(i.path)), sorted(items, key=lambda i: i.size), ahead)
+            batches = same_size_batches(decoded, batch_size, size=lambda pair: pair[1].shape)
+            masks = _predicted(model, batches, name, precision)
+            for counts in _ahead(writers, lambda job: save(*job), masks, ahead):
+                pixels += counts
+                written += 1
+                if progress:
+                    progress(written, len(items))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\n{_count_masks(out)} of {len(items)} images were predicted before that and stay in {out}; when "
+            "it is mended, predict into another folder"
+        ) from error
+    finally:
+        model.train(was_training)
+    return {
+        "out": str(out),
+        "domain": name,
+        "images": written,
+        "pixels": {n: float(share) for n, share in zip(space.names, pixels / pixels.sum(), strict=True)},
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def find_images(images: Path | Sequence[Path]) -> list[Item]:
+    """The images of a folder and of the folders inside it, of one file, or of a list of files; in order of name.
+
+    Raises one ValueError that lists every file that is no image or cannot be read, and all names that are not unique.
+    """
+    problems: list[str] = []
+    if isinstance(images, Path) and images.is_dir():
+        items = [Item(p, p.relative_to(images).with_name(p.stem)) for p in _walk(images, (), problems)]
+        if not items and not problems:
+            raise ValueError(f"{images}: no images in it; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
+    else:
+        paths = [images] if isinstance(images, Path) else list(images)
+        items = [Item(p, Path(p.stem)) for p in paths]
+        if not items:
+            raise ValueError("no images are given; give a folder or some files")
+    by_name: dict[Path, list[Path]] = {}
+    for item in items:
+        by_name.setdefault(item.name, []).append(item.path)
+    for name, paths in by_name.items():
+        if len(paths) > 1:
+            problems.append(f"{', '.join(map(str, paths))}: all would be written as {name}.png; rename all but one")
+    found = []
+    with warnings.catch_warnings():
+        # Pillow warns of large images; the limit that counts is ours.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for item in items:
+            try:
+                found.append(Item(item.path, item.name, _size(item.path)))
+            except ValueError as error:
+                problems.append(str(error))
+    if problems:
+        raise ValueError("images that cannot be predicted:\n" + "\n".join(f"  {p}" for p in problems))
+    return found
+
+
+def _walk(folder: Path, above: tuple[Path, ...], problems: list[str]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:
+        problems.append(f"{folder}: a link back to {real}, which it lies in; remove the link")
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError as error:
+        problems.append(f"{folder}: cannot be read ({error.strerror}); mend its permissions")
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, (*above, real), problems)
+        else:
+            yield folder / entry.name
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of an image by its header. Raises ValueError that names the file."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; give it alone, or list its files")
+    try:
+        with Image.open(path, formats=("JPEG", "PNG", "BMP", "TIFF", "WEBP")) as image:
+            width, height = image.size
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not an image; give JPEG, PNG, BMP, TIFF or WebP, or move it away") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path}: it claims more than {MAX_PIXELS} pixels; cut it into tiles") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error}); mend the path or the file") from None
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({error}); copy or export it again") from None
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{path}: it claims {width}×{height} pixels, more than {MAX_PIXELS}; cut it into tiles")
+    return width, height
+
+
+def _domain(model: UniversalSegmenter, domain: str | None) -> str:
+    if domain is None and len(model.domains) == 1:
+        return model.domains[0]
+    if domain is None:
+        raise ValueError(f"the model has several domains; say whose classes to predict: {', '.join(model.domains)}")
+    if domain not in model.domains:
+        raise ValueError(f"no domain {domain!r} in the model; it has {', '.join(model.domains)}")
+    return domain
+
+
+def _check_out(out: Path, images: Path | Sequence[Path]) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: there already, and not an empty folder; give another one, or remove it")
+    if isinstance(images, Path) and images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"{out}: lies inside the images' folder {images}; give a folder beside it")
+
+
+def _predicted(
+    model: UniversalSegmenter, batches: Iterator[list[tuple[Item, np.ndarray]]], domain: str, precision: str
+) -> Iterator[tuple[Item, np.ndarray, Mask]]:
+    """Each image (H,W,3) of the batches with its mask (H,W) uint8 in 0 … C_k−1."""
+    for batch in batches:
+        stacked = torch.from_numpy(np.stack([image for _, image in batch]))
+        masks = as_array(predict_batch(model, stacked, domain, precision))
+        for (item, image), mask in zip(batch, masks, strict=True):
+            yield item, image, mask
+
+
+@dataclass(frozen=True)
+class _Writer:
+    out: Path
+    space: LabelSpace
+    overlays: bool
+    opacity: float
+
+    def __call__(self, item: Item, image: np.ndarray, mask: Mask) -> np.ndarray:
+        """Write what was predicted for one image; returns its pixels by class (C_k,). The mask comes last."""
+        if self.overlays:
+            picture = overlay(image, mask, self.space, self.opacity)
+            write_image(self._place("overlays", item, ".jpg"), picture)
+        write_mask(self._place("masks", item, ".png"), mask, self.space)
+        return np.bincount(mask.ravel(), minlength=self.space.num_classes)
+
+    def _place(self, folder: str, item: Item, ending: str) -> Path:
+        path = self.out / folder / item.name.parent / (item.name.name + ending)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Any, count: int) -> Iterator[Any]:
+    """`map(work, items)` in the pool's threads, in order, with at most `count` results waiting."""
+    waiting: deque[Future] = deque()
+    source = iter(items)
+    try:
+        for item in islice(source, count):
+            waiting.append(pool.submit(work, item))
+        while waiting:
+            yield waiting.popleft().result()
+            for item in islice(source, 1):
+                waiting.append(pool.submit(work, item))
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _count_masks(out: Path) -> int:
+    return sum(1 for _ in (out / "masks").rglob("[!.]*.png"))

@@ -1,0 +1,168 @@
+"""Train on X, score on Y, where Y has other classes.
+
+Two ways: X's own classes are read as Y's through a checked mapping, or a head for Y's classes is trained on X's frozen
+network, as the tables of Kalluri et al. (ICCV 2019) do it.
+
+Shapes: B rows of a batch · C feature channels · C_y classes of Y · H×W pixels · h×w feature cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewmask.config import TrainSettings
+from fewmask.data.batches import Phase, Steps, loader
+from fewmask.data.domain import Domain
+from fewmask.engine.device import autocast
+from fewmask.engine.evaluate import Progress, count
+from fewmask.engine.fit import NonFiniteError
+from fewmask.engine.metrics import mean, scores
+from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate
+from fewmask.labels import ClassMapping
+from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.models.universal import UniversalSegmenter
+
+
+def through_mapping(
+    model: UniversalSegmenter,
+    source: str,
+    target: Domain,
+    names: Mapping[str, str | None] | None = None,
+    split: str = "val",
+    *,
+    batch_size: int = 4,
+    workers: int = 2,
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score the head of `source` on another domain, its classes read as the target's.
+
+    `names` says for source classes which target class they are, or None where the target has none; classes of equal
+    name need no entry. A pixel predicted as a class without a counterpart is wrong, whatever its label.
+
+    Returns `{"domains": {target: scores}, "avg_miou": …}`. A target class that no source class means is *unreachable*:
+    the source cannot name it, which is not the same as naming it wrongly. Such classes are listed, have no IoU and do
+    not enter `miou`; `miou_present` is the mean over all classes that occur, with 0 for the unreachable ones, and the
+    pixel accuracy counts their pixels as wrong. Raises ValueError for a head that the model lacks, and for a mapping
+    that leaves a class open or names one that does not exist.
+    """
+    if source not in model.spaces:
+        raise ValueError(f"no domain {source!r} in the model; its heads are {', '.join(model.domains)}")
+    mapping = ClassMapping.by_name(model.spaces[source], target.space, names)
+    if not mapping.reachable:
+        raise ValueError(
+            f"class mapping: no class of {source} is one of {target.name}; map at least one, or train a head"
+        )
+    matrix = count(
+        model, target, split,
+        head=source, mapping=mapping, batch_size=batch_size, workers=workers, precision=precision, progress=progress,
+    )  # fmt: skip
+    found = scores(matrix, target.space.names, mapping.reachable)
+    iou: dict[str, float | None] = found["iou"]
+    unreachable = [n for i, n in enumerate(target.space.names) if i not in mapping.reachable]
+    found |= {
+        "miou_present": mean(list(iou.values())),
+        "iou": {n: None if n in unreachable else value for n, value in iou.items()},
+        "unreachable": unreachable,
+        "without_counterpart": [n for n, t in zip(mapping.source.names, mapping.table, strict=True) if t < 0],
+        "classes": {
+            n: target.space.names[t] for n, t in zip(mapping.source.names, mapping.table, strict=True) if t >= 0
+        },
+        "head": source,
+        "split": split,
+        "images": len(target.splits[split]),
+    }
+    return {"way": "mapping", "domains": {target.name: found}, "avg_miou": found["miou"]}
+
+
+def with_new_head(
+    model: UniversalSegmenter,
+    target: Domain,
+    *,
+    steps: int,
+    settings: TrainSettings | None = None,
+    seed: int = 0,
+    split: str = "val",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a head G_y for the target's classes on the frozen F, with the target's labelled images, and score it.
+
+        for each step:  L = CE(y, G_y(F(x)))  over the labelled pixels; only G_y moves
+
+    F runs in eval mode without a gradient: neither its parameters nor the statistics of its batch normalisation change,
+    and the model itself is left as it was. Of `settings`, batch size, crop, augmentation, accumulation and the
+    optimiser (the head at `head_lr`) count. Everything drawn is a function of (seed, step, row).
+
+    Returns `{"domains": {target: scores}, "avg_miou": …, "loss": [first, last]}`. Raises ValueError for a target
+    without labelled images or without the split, and NonFiniteError when training breaks down.
+    """
+    if not target.splits.get(split):
+        raise ValueError(f"domain {target.name}: no images in split {split!r}; it has {', '.join(target.splits)}")
+    settings = settings or TrainSettings()
+    # Loaders draw a number for their processes from the global generator, which is the caller's.
+    with torch.random.fork_rng(devices=[]):
+        probe = _with_head(model, target, seed)
+        losses = _train_head(probe, target, steps, settings, seed, progress)
+        matrix = count(probe, target, split, workers=settings.workers, precision=settings.precision, progress=progress)
+    found = scores(matrix, target.space.names) | {
+        "split": split,
+        "images": len(target.splits[split]),
+        "labelled": len(target.labelled),
+        "steps": steps,
+        "seed": seed,
+    }
+    return {
+        "way": "new head",
+        "domains": {target.name: found},
+        "avg_miou": found["miou"],
+        "loss": [losses[0].item(), losses[-1].item()],
+    }
+
+
+def _train_head(
+    probe: UniversalSegmenter, target: Domain, steps: int, settings: TrainSettings, seed: int, progress: Progress | None
+) -> list[Tensor]:
+    """Train the one head of a frozen model; the loss () of every step."""
+    device = probe.mean.device
+    phases = [Phase("new head", 0, steps, (target.name,))]
+    drawn = Steps({target.name: target}, settings, phases, (1,), probe.multiple, seed)
+    optimiser = build_optimiser(settings.optimiser, [], list(probe.heads.parameters()))
+    losses = []
+    for step, batches in enumerate(loader(drawn, 0, settings.workers, pin_memory=device.type == "cuda")):
+        set_rate(optimiser, rate_factor(settings.optimiser, step, phases))
+        optimiser.zero_grad()
+        pixels = torch.stack([b.cells[1][0, 0] for b in batches]).mean()
+        parts = []
+        for batch in batches:
+            moved = batch.to(device)
+            with autocast(device, settings.precision):
+                with torch.no_grad():
+                    features = probe.encode(moved.image)
+                size = (moved.label.shape[1], moved.label.shape[2])
+                logits = probe.upsample(probe.decode(features, target.name), size)
+                loss = cross_entropy(logits, moved.label, pixels.to(device))
+            (loss / len(batches)).backward()
+            parts.append(loss.detach())
+        losses.append(torch.stack(parts).mean())
+        if not torch.isfinite(losses[-1]):
+            raise NonFiniteError(f"new head, step {step}: the loss is {losses[-1]}; lower train.optimiser.head_lr")
+        if settings.optimiser.clip_norm is not None:
+            nn.utils.clip_grad_norm_(probe.heads.parameters(), settings.optimiser.clip_norm)
+        optimiser.step()
+        if progress:
+            progress(step + 1, steps)
+    return losses
+
+
+def _with_head(model: UniversalSegmenter, target: Domain, seed: int) -> UniversalSegmenter:
+    """A frozen model in eval mode with the model's F and one new head, for the target, that can be trained."""
+    settings = model.settings.model_copy(update={"weights": None})  # the model's own replace the pretrained ones
+    probe = UniversalSegmenter(settings, {target.name: target.space}, seed)
+    probe.features.load_state_dict(model.features.state_dict())
+    probe.eval().requires_grad_(False)
+    probe.heads.requires_grad_(True)
+    return probe.to(model.mean.device)
