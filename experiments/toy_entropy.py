@@ -9,7 +9,7 @@ scale      Can the loss fall without deciding anything, by scaling the embedding
 private    What becomes of classes that the other domain lacks? F, heads and E are trained by the product's own method
            (`fewmask.methods.univ_full`), on two domains with shared and private classes, few labelled cells, many not.
 
-About five minutes on two CPU cores. The losses are those of `fewmask.losses`; only unbalanced transport, which the
+About ten minutes on one core of a busy machine. The losses are those of `fewmask.losses`; only unbalanced transport, which the
 product does not have, is written here.
 
 Shapes: N cells · V values of a raw cell · F features · D embedding size · C_k classes of domain k.
