@@ -1,0 +1,249 @@
+"""A run's network as one ONNX file that takes images of any number and size.
+
+PyTorch's exporter turns F and the heads into a graph for sizes that are multiples of the stride; normalisation, padding
+and the final cut, which depend on the size by a remainder, are eight operators put around it here. (Left to the
+exporter, every layer's padding becomes a formula of the remainder before it: minutes of work, thousands of operators.)
+
+Shapes: B images · H×W pixels · C_k classes of domain k · m the stride that the network needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewmask.engine.checkpoint import write_atomically
+from fewmask.engine.run import load_model, versions
+from fewmask.models.universal import UniversalSegmenter
+from fewmask.randomness import generator
+
+OPSET = 18
+# What one protobuf file can hold.
+LARGEST = 2**31 - 2**20
+# Largest difference to PyTorch's logits, as a part of the largest logit (or of 1, if that is more).
+TOLERANCE = 1e-3
+
+
+def export(run: Path, out: Path, domain: str | None = None) -> dict[str, Any]:
+    """Write the trained network of a run as ONNX: all its heads, or that of `domain` alone.
+
+    Input `image`, float32 (B,3,H,W), RGB in 0–255, any B, H and W; one output `logits_<domain>`, float32 (B,C_k,H,W),
+    for each head. Normalisation, padding and cutting back are inside; the embedding head is not. The file's metadata
+    hold the label spaces, see `metadata`.
+
+    Before it is written the file is run in ONNX Runtime on images of several sizes and compared with PyTorch. Returns
+    what it holds and the largest difference found. Raises ValueError for a run without a model, an unknown domain, a
+    file that exists, a missing package, and a network that cannot be exported.
+    """
+    _check_packages()
+    if out.exists():
+        raise ValueError(f"{out}: there already; give another name, or remove it")
+    model = load_model(run)
+    if domain is not None and domain not in model.domains:
+        raise ValueError(f"no domain {domain!r} in {run}; it has {', '.join(model.domains)}")
+    domains = model.domains if domain is None else (domain,)
+    data = to_onnx(model, domains).SerializeToString()
+    difference = compare(model, data, domains)
+    write_atomically(out, lambda file: file.write(data))
+    return {
+        "file": str(out),
+        "bytes": len(data),
+        "input": "image",
+        "outputs": {d: f"logits_{d}" for d in domains},
+        "opset": OPSET,
+        "difference": difference,
+    }
+
+
+def to_onnx(model: UniversalSegmenter, domains: Sequence[str]) -> Any:
+    """The network of these domains as an `onnx.ModelProto`. Raises ValueError when it cannot be exported."""
+    import onnx
+
+    size = sum(p.numel() * 4 for p in model.features.parameters())
+    if size > LARGEST:
+        raise ValueError(f"{model.settings.encoder}: {size >> 20} MiB of weights; one ONNX file holds less than 2 GiB")
+    core = _Core(model, domains).to("cpu", torch.float32).eval()
+    multiple = model.multiple
+    example = torch.zeros(2, 3, 3 * multiple, 5 * multiple)
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                core,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: batch, 2: multiple * height, 3: multiple * width},),
+                input_names=["padded"],
+                output_names=[f"padded_{d}" for d in domains],
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter fails with a dozen types, for as many reasons
+            raise ValueError(
+                f"{model.settings.encoder} with {model.settings.decoder} cannot be exported to ONNX for any size: "
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            ) from error
+    assert program is not None
+    proto = program.model_proto
+    _take_any_size(proto, model, domains)
+    onnx.helper.set_model_props(proto, metadata(model, domains))
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def metadata(model: UniversalSegmenter, domains: Sequence[str]) -> dict[str, str]:
+    """What a reader of the file needs to know, as text: `fewmask.version`, `fewmask.stride` (what sizes are padded to),
+    `fewmask.input`, and as JSON `fewmask.domains`: of each its output, and names, colours, raw and void ids."""
+    spaces = {d: {"output": f"logits_{d}", **model.spaces[d].to_dict()} for d in domains}
+    return {
+        "fewmask.version": versions()["fewmask"],
+        "fewmask.stride": str(model.multiple),
+        "fewmask.input": "RGB, 0 to 255, any height and width",
+        "fewmask.domains": json.dumps(spaces, ensure_ascii=False),
+    }
+
+
+def compare(model: UniversalSegmenter, data: bytes, domains: Sequence[str]) -> float:
+    """The largest difference of logits between an ONNX file and the model, over some batches and sizes.
+
+    Raises ValueError when it is beyond rounding, or when the file does not run.
+    """
+    import onnxruntime
+
+    m = model.multiple
+    worst = 0.0
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is in the error below
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        for row, (count, height, width) in enumerate([(1, m, m), (2, 2 * m + 1, 3 * m - 1), (1, 5 * m - 3, m // 2)]):
+            image = generator(0, "probe", row=row).uniform(0, 255, (count, 3, height, width)).astype(np.float32)
+            answers = session.run([f"logits_{d}" for d in domains], {"image": image})
+            for domain, answer in zip(domains, answers, strict=True):
+                with torch.inference_mode():
+                    expected = model(torch.from_numpy(image).to(model.mean.device), domain).cpu().numpy()
+                difference = float(np.abs(answer - expected).max())
+                if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+                    raise ValueError(f"its logits of {domain} at {count}×3×{height}×{width} differ by {difference:.3g}")
+                worst = max(worst, difference)
+    except Exception as error:  # ONNX Runtime has its own types, which share no base but this
+        raise ValueError(
+            f"{model.settings.encoder} with {model.settings.decoder}: the exported graph is not the network "
+            f"({' '.join(str(error).split())[:300]}); nothing was written. Take the decoder deeplabv3plus or unet"
+        ) from error
+    return worst
+
+
+class _Core(nn.Module):
+    """F and some heads: normalised image (B,3,H,W), H and W multiples of m → logits (B,C_k,H,W) of each."""
+
+    def __init__(self, model: UniversalSegmenter, domains: Sequence[str]) -> None:
+        from timm.layers import Conv2dSame  # not before fewmask.models has imported torchvision
+
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.domains = tuple(domains)
+        for name, module in list(self.model.features.named_modules()):
+            if getattr(module, "inplace", False):
+                module.inplace = False  # over what works in place the exporter takes half as long again
+            if type(module) is Conv2dSame:
+                self.model.features.set_submodule(name, _FixedSame(module))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        features, size = self.model.features(image), (image.shape[-2], image.shape[-1])
+        return tuple(self.model.upsample(self.model.decode(features, d), size) for d in self.domains)
+
+
+class _FixedSame(nn.Module):
+    """timm's Conv2dSame for sizes that the convolution's stride divides: then its padding does not depend on them."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        c = convolution
+        whole = [max((k - 1) * d + 1 - s, 0) for k, d, s in zip(c.kernel_size, c.dilation, c.stride, strict=True)]
+        (top, bottom), (left, right) = ((n // 2, n - n // 2) for n in whole)
+        self.padding = (left, right, top, bottom)
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = self.convolution
+        return F.conv2d(F.pad(x, self.padding), c.weight, c.bias, c.stride, 0, c.dilation, c.groups)
+
+
+def _take_any_size(proto: Any, model: UniversalSegmenter, domains: Sequence[str]) -> None:
+    """Put around the graph (of a ModelProto) what `UniversalSegmenter.encode` and `upsample` do: normalise, pad to m,
+    cut back."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph, node = proto.graph, helper.make_node
+    constants = {
+        "mean": model.mean.cpu().numpy(),
+        "std": model.std.cpu().numpy(),
+        "multiple": np.array([model.multiple]),
+        "no_padding": np.zeros(6, np.int64),
+        "origin": np.zeros(2, np.int64),
+        "spatial": np.array([2, 3]),
+    }
+    before = [
+        node("Sub", ["image", "fewmask_mean"], ["fewmask_centred"]),
+        node("Div", ["fewmask_centred", "fewmask_std"], ["fewmask_normalised"]),
+        node("Shape", ["image"], ["fewmask_size"], start=2, end=4),
+        node("Neg", ["fewmask_size"], ["fewmask_negative"]),
+        node("Mod", ["fewmask_negative", "fewmask_multiple"], ["fewmask_rest"]),  # of the divisor's sign, as Python's
+        # (before, after) of B, C, H, W: all 0 but the last two.
+        node("Concat", ["fewmask_no_padding", "fewmask_rest"], ["fewmask_padding"], axis=0),
+        node("Pad", ["fewmask_normalised", "fewmask_padding"], ["padded"]),
+    ]
+    after = [
+        node("Slice", [f"padded_{d}", "fewmask_origin", "fewmask_size", "fewmask_spatial"], [f"logits_{d}"])
+        for d in domains
+    ]
+    inner = list(graph.node)
+    del graph.node[:], graph.input[:], graph.output[:]
+    graph.node.extend([*before, *inner, *after])
+    graph.initializer.extend(numpy_helper.from_array(a, f"fewmask_{n}") for n, a in constants.items())
+    graph.input.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, "height", "width"]))
+    graph.output.extend(
+        helper.make_tensor_value_info(
+            f"logits_{d}", TensorProto.FLOAT, ["batch", model.spaces[d].num_classes, "height", "width"]
+        )
+        for d in domains
+    )
+    # The exporter's notes: shapes in names that are gone, and stack traces with the paths of this machine.
+    del graph.value_info[:], graph.metadata_props[:]
+    for operator in graph.node:
+        del operator.metadata_props[:]
+
+
+def _check_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f'export needs the package {error.name}; pip install "fewmask[onnx]"') from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints, logs and warns of its own affairs; its errors pass."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
