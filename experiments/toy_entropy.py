@@ -9,8 +9,8 @@ scale      Can the loss fall without deciding anything, by scaling the embedding
 private    What becomes of classes that the other domain lacks? F, heads and E are trained by the product's own method
            (`fewmask.methods.univ_full`), on two domains with shared and private classes, few labelled cells, many not.
 
-About ten minutes on one core of a busy machine. The losses are those of `fewmask.losses`; only unbalanced transport, which the
-product does not have, is written here.
+About ten minutes on one core of a busy machine. The losses are those of `fewmask.losses`; only unbalanced transport,
+which the product does not have, is written here.
 
 Shapes: N cells · V values of a raw cell · F features · D embedding size · C_k classes of domain k.
 """
@@ -399,7 +399,8 @@ def main() -> None:
             for name, case in CASES.items():
                 options = {"alpha": weight, "beta": weight, **case}
                 cases[name] = summary([measure(world, *train(world, options, s, args.steps)) for s in seeds])
-            settings = {**asdict(world), "alpha": weight, "beta": weight, "steps": args.steps}
+            method = UnivFullSettings(alpha=weight, beta=weight).model_dump()
+            settings = {"world": asdict(world), "method": method, "changed_by_case": CASES, "steps": args.steps}
             write(args.out, f"private-{shared}-of-10-shared-weight-{weight:g}", settings, seeds, cases, began)
 
 
