@@ -6,7 +6,7 @@ Shapes: B images of one size · H×W pixels · C_k classes of domain k.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import cv2
@@ -26,24 +26,35 @@ from fewmask.models.universal import UniversalSegmenter
 Progress = Callable[[int, int], None]
 
 
-class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
-    """Whole images (H,W,3) uint8 and masks (H,W) uint8 of some stems."""
+class LabelledBatches(Dataset[list[tuple[Tensor, Tensor]]]):
+    """Whole images (B,H,W,3) uint8 and masks (B,H,W) uint8: item i is the i-th `batch_size` stems, stacked where
+    neighbours are of one size. A worker that hands over one large tensor costs a fraction of one that hands over many.
+    """
 
-    def __init__(self, domain: Domain, stems: Sequence[str]) -> None:
-        self.domain, self.stems = domain, tuple(stems)
+    def __init__(self, domain: Domain, stems: Sequence[str], batch_size: int) -> None:
+        self.domain, self.stems, self.batch_size = domain, tuple(stems), batch_size
 
     def __len__(self) -> int:
-        return len(self.stems)
+        return -(-len(self.stems) // self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> list[tuple[Tensor, Tensor]]:
         cv2.setNumThreads(0)
-        stem = self.stems[index]
+        first = index * self.batch_size
+        pairs = (self._read(stem) for stem in self.stems[first : first + self.batch_size])
+        batches = same_size_batches(pairs, self.batch_size, size=lambda pair: pair[1].shape)
+        return [(_stack([i for i, _ in batch]), _stack([m for _, m in batch])) for batch in batches]
+
+    def _read(self, stem: str) -> tuple[np.ndarray, np.ndarray]:
         image, mask = self.domain.image(stem), self.domain.mask(stem)
         if image.shape[:2] != mask.shape:
             raise ValueError(
                 f"{self.domain.source.where(stem)}: image {image.shape[:2]} and mask {mask.shape} differ in size"
             )
-        return torch.from_numpy(image), torch.from_numpy(mask)
+        return image, mask
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))
 
 
 def same_size_batches(images: Iterator[Any], batch_size: int, size: Callable[[Any], Any]) -> Iterator[list[Any]]:
@@ -87,7 +98,8 @@ def count(
     if not domain.splits.get(split):
         raise ValueError(f"domain {domain.name}: no images in split {split!r}; it has {', '.join(domain.splits)}")
     stems = domain.splits[split]
-    images = LabelledImages(domain, stems[distributed.rank() :: distributed.world()])
+    own = stems[distributed.rank() :: distributed.world()]
+    batches = LabelledBatches(domain, own, batch_size)
     classes = domain.space.num_classes
     columns = classes + (mapping is not None)
     device = model.mean.device
@@ -96,16 +108,14 @@ def count(
     was_training = model.training
     model.eval()
     done = 0
-    items = read(images, range(len(images)), workers, ahead=2 * batch_size)
-    for batch in same_size_batches(items, batch_size, size=lambda item: item[1].shape):
-        image, label = (torch.stack(list(t)) for t in zip(*batch, strict=True))
+    for image, label in chain.from_iterable(read(batches, range(len(batches)), workers)):
         prediction = predict_batch(model, image, head or domain.name, precision)
         if table is not None:
             prediction = table[prediction]
         matrix += confusion(prediction, label.to(device, non_blocking=True), classes, columns)
-        done += len(batch)
+        done += len(image)
         if progress:
-            progress(done, len(images))
+            progress(done, len(own))
     model.train(was_training)
     return distributed.total(matrix).cpu()
 

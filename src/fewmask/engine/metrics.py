@@ -18,9 +18,9 @@ def confusion(prediction: Tensor, label: Tensor, classes: int, columns: int | No
     prediction and label are of one shape, predictions in 0 … P−1. One bincount, no loop.
     """
     columns = columns or classes
-    known = label < classes
-    pairs = torch.where(known, label.long() * columns + prediction.long(), classes * columns)
-    return torch.bincount(pairs.flatten(), minlength=classes * columns + 1)[:-1].view(classes, columns)
+    # 32 bits halve the time of 64. Rows of values that are no class, 254 and 255 among them, come last and are cut off.
+    pairs = torch.add(prediction.int(), label, alpha=columns)
+    return torch.bincount(pairs.flatten(), minlength=classes * columns)[: classes * columns].view(classes, columns)
 
 
 def scores(matrix: Tensor, names: Sequence[str], reachable: Collection[int] | None = None) -> dict[str, Any]:
