@@ -40,6 +40,8 @@ from fewmask.labels import NOT_LABELLED, LabelSpace, distinct_colour
 from fewmask.losses.alignment import Alignment, alignment, cosine_similarity, dot_similarity
 from fewmask.losses.entropy import entropy
 from fewmask.losses.prototypes import pca_prototypes
+from fewmask.methods.prototypes import Cells as SeenByE
+from fewmask.methods.prototypes import LivePrototypes
 from fewmask.methods.univ_full import UnivFull, UnivFullSettings
 
 # ── collapse, scale: E on fixed features ─────────────────────────────────────────────────────────────────────────────
@@ -204,24 +206,22 @@ class CellNetwork(nn.Module):
         return logits
 
 
-class Transport(UnivFull):
-    """univ-full with unbalanced optimal transport as the answer to private classes: cells of domain i are transported
-    to the prototypes of domain j; a cell too far from all of them keeps its mass; the plan is the target of σ(v_ij)."""
+class Transport(LivePrototypes):
+    """Unbalanced optimal transport as the answer to private classes: cells of domain i are transported to the
+    prototypes of domain j; a cell too far from all of them keeps its mass; the plan is the target of σ(v_ij)."""
 
     reach = 0.1
 
-    def _alignment(self, embedding: Tensor, label: Tensor, batch: Batch, cells: Tensor) -> Alignment:
-        plain = super()._alignment(embedding, label, batch, cells)
+    def align(self, cells: SeenByE) -> Alignment:
         cross = []
-        for i, rows in batch.unlabelled_rows().items():
-            chosen = (label[rows] == NOT_LABELLED).flatten()
-            similarity = cosine_similarity(embedding[rows], self.prototypes)
+        for i, embedding, unlabelled in cells.unlabelled():
+            similarity = cosine_similarity(embedding, self.vectors)
             for j, v in enumerate(similarity.split(self.classes, dim=1)):
                 if j != i:
-                    v = v.permute(0, 2, 3, 1).flatten(0, 2)[chosen]
+                    v = v.permute(0, 2, 3, 1).flatten(0, 2)[unlabelled.flatten()]
                     plan = unbalanced_plan(v.detach(), self.reach)
-                    cross.append(-(plan * (v / self.settings.temperature).log_softmax(1)).sum(1).mean())
-        return plain._replace(cross=torch.stack(cross).sum())
+                    cross.append(-(plan * (v / self.temperature).log_softmax(1)).sum(1).mean())
+        return super().align(cells)._replace(cross=torch.stack(cross).sum())
 
 
 def unbalanced_plan(similarity: Tensor, reach: float, epsilon: float = 0.05, iterations: int = 20) -> Tensor:
@@ -256,9 +256,13 @@ def train(world: World, case: dict[str, Any], seed: int, steps: int) -> tuple[Un
     cells = [Cells(world, k, seed) for k in range(2)]
     of = {n: domain(n, c) for n, c in zip("ab", cells, strict=True)}
     options = {k: v for k, v in case.items() if k != "reach"}
-    method = (Transport if "reach" in case else UnivFull)(UnivFullSettings(**options), of)
-    if isinstance(method, Transport):
-        method.reach = case["reach"]
+    method = UnivFull(UnivFullSettings(**options), of)
+    if "reach" in case:
+        settings = method.settings
+        method.prototypes = Transport(
+            of, settings.prototypes, settings.temperature, settings.momentum, settings.drawn, settings.private
+        )
+        method.prototypes.reach = case["reach"]
     network: Any = CellNetwork(of, world.values)
     rng = torch.Generator().manual_seed(seed)
     method.prepare(network, rng)
@@ -317,15 +321,21 @@ def measure(world: World, method: UnivFull, network: CellNetwork, cells: list[Ce
         if method.weights == (0, 0):
             continue
         first, count = method.first[j], method.classes[j]
-        similarity = cosine_similarity(network.embed(features), method.prototypes)
+        similarity = cosine_similarity(network.embed(features), method.prototypes.vectors)
         other = similarity[:, first : first + count]
         hit = other.argmax(1).flatten() == label
         note("cross_accuracy_shared", hit[shared])
-        raw = similarity if method.anchored else dot_similarity(network.embed(features), method.prototypes)
-        logits = raw[:, first : first + count] / (method.settings.temperature if method.anchored else 1)
+        raw = (
+            similarity
+            if isinstance(method.prototypes, LivePrototypes)
+            else dot_similarity(network.embed(features), method.prototypes.vectors)
+        )
+        logits = raw[:, first : first + count] / (
+            method.settings.temperature if isinstance(method.prototypes, LivePrototypes) else 1
+        )
         classes_alone = logits.softmax(1).amax(1).flatten()
-        if method.anchored and method.settings.private == "unknown":
-            column = (method.boundary[j] / method.settings.temperature).expand_as(logits[:, :1])
+        if isinstance(method.prototypes, LivePrototypes) and method.settings.private == "unknown":
+            column = (method.prototypes.boundary[j] / method.settings.temperature).expand_as(logits[:, :1])
             with_unknown = torch.cat([logits, column], 1).softmax(1)[:, :-1].amax(1).flatten()
             note("private_wrong_probability_beside_unknown", with_unknown[~shared])
             note("private_wrong_surely_beside_unknown", with_unknown[~shared] > 0.9)
