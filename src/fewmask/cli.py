@@ -114,7 +114,8 @@ def evaluate(
         Path | None, typer.Option(help="With --on: YAML of class names, `source: target` or `source: null`.")
     ] = None,
     new_head_steps: Annotated[
-        int, typer.Option(help="With --on: train a head on the frozen network for so many steps instead of mapping.")
+        int,
+        typer.Option(min=0, help="With --on: train a head on the frozen network for so many steps instead of mapping."),
     ] = 0,
     as_json: Json = False,
 ) -> None:
@@ -198,10 +199,16 @@ def main() -> None:
         app()
     except ValueError as error:
         _fail(error, 2)
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from the last checkpoint", 1)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            _fail("stopped; the same `fewmask train` goes on from its last checkpoint", 1)
+        raise
     except (RuntimeError, OSError) as error:
         _fail(f"{type(error).__name__}: {error}", 1)
+
+
+# What typer makes of Ctrl-C, which it does not let through.
+_INTERRUPTED = 130
 
 
 def _fail(message: object, code: int) -> None:
@@ -220,8 +227,6 @@ def _transfer(
     split: str,
     progress: Any,
 ) -> dict[str, Any]:
-    import yaml
-
     from fewmask.engine.run import load_domains
     from fewmask.engine.transfer import through_mapping, with_new_head
     from fewmask.methods import read_config
@@ -233,10 +238,22 @@ def _transfer(
             model, domains[name], steps=steps, settings=settings.train, seed=settings.seed, split=split
         )
     source = _only(head, model.spaces, "--head")
-    names = yaml.safe_load(classes.read_text(encoding="utf-8")) if classes else None
-    if names is not None and not isinstance(names, dict):
-        raise ValueError(f"{classes}: a class mapping is `source: target` lines, `source: null` where there is none")
+    names = _class_names(classes) if classes else None
     return through_mapping(model, source, domains[name], names, split=split, progress=progress)
+
+
+def _class_names(path: Path) -> dict[str, str | None]:
+    import yaml
+
+    from fewmask.labels import UniqueKeys
+
+    try:
+        names = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(names, dict) or not all(isinstance(v, str | None) for pair in names.items() for v in pair):
+        raise ValueError(f"{path}: a class mapping is `source: target` lines, `source: null` where there is none")
+    return names
 
 
 def _only(name: str | None, there: Mapping[str, Any], option: str) -> str:

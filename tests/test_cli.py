@@ -1,0 +1,276 @@
+"""The verbs: exit codes, JSON on stdout, and errors on stderr that say what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from ondisk import environment, metrics_of, plain, two_domains, write_config
+from PIL import Image
+
+from fewmask import cli
+
+VERBS = ["demo", "check", "train", "evaluate", "predict", "export"]
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Fewmask = Callable[..., Done]
+
+
+@pytest.fixture
+def fewmask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fewmask:
+    """Run the command in this process, as `main` does."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["fewmask", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return two_domains(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def config(data: Path, tmp_path: Path) -> Path:
+    return write_config(tmp_path / "config.yaml", plain(data, "joint", steps=2))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from fewmask.engine.fit import train
+    from fewmask.methods import parse_config
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(parse_config(plain(data, "joint", steps=1)), folder)
+    return folder
+
+
+def is_refused(done: Done, *parts: str) -> None:
+    """Code 2, nothing on stdout, and one message on stderr without a traceback."""
+    assert done.code == 2, done
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    for part in parts:
+        assert part in done.err
+
+
+# ── Help ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_verbs_are_these(fewmask: Fewmask) -> None:
+    done = fewmask("--help")
+    assert done.code == 0
+    assert [name for name in VERBS if name in done.out] == VERBS
+    assert {command.callback.__name__ for command in cli.app.registered_commands if command.callback} == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_and_json(verb: str, fewmask: Fewmask) -> None:
+    done = fewmask(verb, "--help")
+    assert done.code == 0
+    assert "--json" in done.out
+    assert done.err == ""
+
+
+def test_no_verb_shows_the_help() -> None:
+    done = subprocess.run([sys.executable, "-m", "fewmask.cli"], capture_output=True, text=True, env=environment())
+    assert "Usage" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["tarin"], ["train"], ["train", "a", "--oot", "b"], ["predict", "run"]])
+def test_a_wrong_command_line_has_code_2(arguments: list[str], fewmask: Fewmask) -> None:
+    is_refused(fewmask(*arguments), "Usage")
+
+
+# ── train ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_train_writes_a_run_and_says_what_came_out(config: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    done = fewmask("train", config, "train.steps=1", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "mIoU" in done.out
+    assert "c0" in done.out
+    assert "joint train 1/1 loss" in done.err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 1
+
+
+def test_train_as_json_prints_the_summary_and_nothing_else(config: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    done = fewmask("train", config, "--out", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+def test_a_run_goes_to_the_folder_of_its_name(
+    config: Path, tmp_path: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fewmask("train", config, "name=mine", "train.steps=1", "--json").code == 0
+    assert (tmp_path / "runs" / "mine" / "summary.json").exists()
+
+
+def test_wrong_settings_are_all_listed(config: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    done = fewmask("train", config, "train.stpes=3", "seed=-1", "method.alpha=1", "--out", tmp_path / "run")
+    is_refused(done, f"error: {config}:", "train.stpes: unknown key", "seed: input should", "method.alpha: unknown key")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_absent_configuration_is_named(tmp_path: Path, fewmask: Fewmask) -> None:
+    is_refused(fewmask("train", tmp_path / "no.yaml"), f"{tmp_path / 'no.yaml'}: not found")
+
+
+def test_a_folder_that_is_not_empty_is_refused(config: Path, data: Path, fewmask: Fewmask) -> None:
+    is_refused(fewmask("train", config, "--out", data), f"{data}: not empty and not a run; give another --out")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_mask_is_named_without_a_traceback(workers: int, tmp_path: Path, fewmask: Fewmask) -> None:
+    """Wherever it is read: in this process or in a loader's."""
+    root = two_domains(tmp_path / "data", pool=0)
+    mask = root / "a" / "labels" / "train1.png"
+    mask.write_bytes(mask.read_bytes()[:60])
+    config = write_config(tmp_path / "c.yaml", plain(root, steps=4, workers=workers))
+    is_refused(fewmask("train", config, "--out", tmp_path / "run"), f"{mask}: truncated")
+
+
+def test_what_fails_without_the_users_doing_has_code_1(
+    config: Path, tmp_path: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fewmask.engine import fit
+
+    def breaks(*arguments: Any) -> None:
+        raise fit.NonFiniteError("step 3: the term 'cross' is nan")
+
+    monkeypatch.setattr(fit, "train", breaks)
+    done = fewmask("train", config, "--out", tmp_path / "run")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: NonFiniteError: step 3: the term 'cross' is nan\n"
+
+
+def test_a_stopped_run_says_how_to_go_on_and_does(data: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    """Ctrl-C in the middle; then the same command."""
+    config = write_config(tmp_path / "c.yaml", plain(data, "joint", steps=20, checkpoint_every=1))
+    command = [sys.executable, "-m", "fewmask.cli", "train", str(config), "--out", str(tmp_path / "run"), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    state = tmp_path / "run" / "state" / "last.pt"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert out == ""
+    assert err.splitlines()[-1] == "error: stopped; the same `fewmask train` goes on from its last checkpoint"
+    assert "Traceback" not in err
+    done = fewmask(*command[3:])
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["steps"] == 20
+    assert [line["step"] for line in metrics_of(tmp_path / "run") if "loss" in line] == list(range(1, 21))
+
+
+# ── check ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_check_of_good_data(config: Path, fewmask: Fewmask) -> None:
+    done = fewmask("check", config)
+    assert done.code == 0, done
+    assert "0 errors" in done.out
+    report = fewmask("check", config, "--json")
+    assert report.code == 0
+    assert json.loads(report.out)["errors"] == []
+
+
+def test_check_lists_every_error_and_ends_with_2(tmp_path: Path, fewmask: Fewmask) -> None:
+    root = two_domains(tmp_path / "data")
+    cut = root / "a" / "images" / "train0.png"
+    cut.write_bytes(cut.read_bytes()[:100])
+    Image.fromarray(np.full((40, 48), 77, np.uint8)).save(root / "b" / "labels" / "val1.png")
+    config = write_config(tmp_path / "c.yaml", plain(root))
+    done = fewmask("check", config)
+    assert done.code == 2
+    assert "train0.png" in done.out
+    assert "77" in done.out
+    assert "val1.png" in done.out
+    report = fewmask("check", config, "--json")
+    assert report.code == 2
+    assert len(json.loads(report.out)["errors"]) >= 2
+
+
+# ── evaluate, predict, export ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_evaluate_gives_what_the_run_said(trained: Path, fewmask: Fewmask) -> None:
+    done = fewmask("evaluate", trained, "--split", "test", "--json")
+    assert done.code == 0, done.err
+    found, summary = json.loads(done.out), json.loads((trained / "summary.json").read_text())
+    assert found["domains"] == summary["domains"]
+    assert found["avg_miou"] == summary["avg_miou"]
+    noted = [json.loads(line) for line in (trained / "evaluations.jsonl").read_text().splitlines()]
+    assert noted[-1]["split"] == "test"  # how often test was looked at stays known
+    shown = fewmask("evaluate", trained)
+    assert shown.code == 0
+    assert "pixel accuracy" in shown.out
+
+
+def test_evaluate_of_what_is_not_there(trained: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    is_refused(fewmask("evaluate", trained, "--split", "tset"), "--split tset: no domain")
+    is_refused(fewmask("evaluate", tmp_path), f"{tmp_path}: not a run (no config.yaml)")
+
+
+def test_evaluate_on_another_domain_asks_for_what_is_missing(trained: Path, config: Path, fewmask: Fewmask) -> None:
+    is_refused(fewmask("evaluate", trained, "--on", config), "--domain: say one of a, b")
+    is_refused(fewmask("evaluate", trained, "--on", config, "--domain", "a"), "--head: say one of a, b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("c0: c0\nc0: c1\n", "c0 given twice"), ("- c0", "a class mapping is"), ("c0: 1", "a class mapping is")],
+)
+def test_a_wrong_class_mapping_is_named(
+    text: str, message: str, trained: Path, config: Path, tmp_path: Path, fewmask: Fewmask
+) -> None:
+    classes = tmp_path / "classes.yaml"
+    options = ["--on", config, "--domain", "a", "--head", "b", "--classes", classes]
+    is_refused(fewmask("evaluate", trained, *options), str(classes), "not readable")
+    classes.write_text(text)
+    is_refused(fewmask("evaluate", trained, *options), str(classes), message)
+
+
+def test_predict_writes_a_mask_for_every_image(trained: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    (tmp_path / "images").mkdir()
+    for name, size in (("one.png", (30, 50)), ("two.jpg", (64, 33))):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / "images" / name)
+    done = fewmask("predict", trained, tmp_path / "images", "--domain", "b", "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["images"] == 2
+    for name, size in (("one", (50, 30)), ("two", (33, 64))):
+        assert Image.open(tmp_path / "out" / "masks" / f"{name}.png").size == size
+    is_refused(fewmask("predict", trained, tmp_path / "images", "--out", tmp_path / "other"), "a, b")
+    is_refused(fewmask("predict", trained, tmp_path / "nothing", "--domain", "b"), "nothing")
+
+
+def test_export_refuses_what_is_no_run(tmp_path: Path, fewmask: Fewmask) -> None:
+    is_refused(fewmask("export", tmp_path), str(tmp_path))
