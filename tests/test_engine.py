@@ -232,8 +232,8 @@ while not (folder / "summary.json").exists():
         train(settings, folder)
         os._exit(0)
     if kills < int(sys.argv[3]):
-        reached = -1
-        lines = lambda: (folder / "metrics.jsonl").read_bytes().count(b"\\n") if (folder / "metrics.jsonl").exists() else 0
+        log = folder / "metrics.jsonl"
+        lines = lambda: log.read_bytes().count(b"\\n") if log.exists() else 0
         start = lines()
         while lines() <= start and os.waitpid(child, os.WNOHANG)[0] == 0:
             time.sleep(0.002)

@@ -10,6 +10,7 @@ every draw is a function of (seed, step, row), and the state between two steps i
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import resource
@@ -40,6 +41,11 @@ from fewmask.methods.base import Method
 from fewmask.models.batch_norm import lonely, synchronise
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import torch_generator, torch_seed
+
+# torch 2.13 has a new name for it and warns of the old one.
+_SYNC_BUFFERS = "forward_sync_buffers"
+if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
+    _SYNC_BUFFERS = "broadcast_buffers"
 
 
 class NonFiniteError(RuntimeError):
@@ -90,10 +96,8 @@ def train(config: Config, folder: Path, observe: Observer = lambda moment: None)
         domains = load_domains(config)
         device = choose_device(config.train.device)
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        if distributed.rank() == 0:
-            open_run(folder, config)
+        run = open_run(folder, config)
         distributed.barrier()
-        run = Run(folder)
         if run.summary.exists():
             summary: dict[str, Any] = json.loads(run.summary.read_text(encoding="utf-8"))
             return summary
@@ -121,7 +125,8 @@ class _Fit:
         self.training: nn.Module = Training(self.model, self.method)
         if distributed.world() > 1:
             # A head whose domain is not in a step's rows has no gradient in it. Buffers are equal on all sides anyway.
-            self.training = DistributedDataParallel(self.training, find_unused_parameters=True, broadcast_buffers=False)
+            keep: dict[str, Any] = {_SYNC_BUFFERS: False}
+            self.training = DistributedDataParallel(self.training, find_unused_parameters=True, **keep)
         self.log: Log | None = None
         if distributed.rank() == 0:
             begin(run, config)

@@ -77,14 +77,14 @@ def open_run(folder: Path, config: Config) -> Run:
                 f"{folder}: holds a run of another configuration ({'; '.join(different)}); give another --out, or the "
                 "same settings to go on with it"
             )
-        remove_unfinished(folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: not empty and not a run; give another --out")
     return run
 
 
 def begin(run: Run, config: Config) -> None:
-    """From here on the folder is a run of this configuration."""
+    """From here on the folder is a run of this configuration, without what a kill left unfinished in it."""
+    remove_unfinished(run.folder)
     if not run.config.exists():
         write_text(run.config, configuration.dump(config))
 

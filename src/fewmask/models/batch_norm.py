@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -73,6 +72,20 @@ class _SynchronisedAct(BatchNormAct2d):
 _SYNCHRONISED: dict[type, type] = {nn.BatchNorm2d: _Synchronised, BatchNormAct2d: _SynchronisedAct}
 
 
+class _Total(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return _Total.forward(ctx, gradient.contiguous())
+
+
 def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Training-mode batch normalisation of (B,C,H,W) with the statistics of all processes; moves the running ones."""
     values = x.float()
@@ -82,7 +95,7 @@ def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     own_square = (values - own_mean[:, None, None]).square().sum((0, 2, 3))
     table = values.new_zeros(dist.get_world_size(), 2 * len(own_mean) + 1)
     table[dist.get_rank()] = torch.cat([own_mean, own_square, values.new_tensor([values[:, 0].numel()])])
-    table = all_reduce(table)
+    table = _Total.apply(table)
     counts = table[:, -1:].detach()
     count = counts.sum()
     means, squares = table[:, :-1].chunk(2, dim=1)
