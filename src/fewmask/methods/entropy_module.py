@@ -30,7 +30,7 @@ class EntropyModuleSettings(MethodSettings):
     """Part of the steps that sees labels alone: faithful prototypes come from the end of it, live ones settle in it."""
     initial_embedding: Literal["random", "pca"] = "random"
     """faithful: where E starts once the prototypes are fixed; "pca" is the projection that made them."""
-    anchor: NonNegativeFloat = 0.5
+    anchor: NonNegativeFloat = 0.1
     """anchored: weight of the cross-entropy of labelled cells to their own domain's prototypes."""
     temperature: PositiveFloat = 0.1
     prototypes: PositiveInt = 3

@@ -20,7 +20,7 @@ from fewmask.methods.entropy_module import EntropyModule, EntropyModuleSettings
 
 class UnivCrossSettings(EntropyModuleSettings):
     name: Literal["univ-cross"] = "univ-cross"
-    alpha: NonNegativeFloat = 0.1
+    alpha: NonNegativeFloat = 0.02
 
 
 class UnivCross(EntropyModule):

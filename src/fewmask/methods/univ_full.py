@@ -21,8 +21,8 @@ from fewmask.methods.entropy_module import EntropyModule, EntropyModuleSettings
 
 class UnivFullSettings(EntropyModuleSettings):
     name: Literal["univ-full"] = "univ-full"
-    alpha: NonNegativeFloat = 0.1
-    beta: NonNegativeFloat = 0.1
+    alpha: NonNegativeFloat = 0.02
+    beta: NonNegativeFloat = 0.02
 
 
 class UnivFull(EntropyModule):
