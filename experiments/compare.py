@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fewmask.engine.checkpoint import write_json
 from fewmask.engine.fit import Moment, train
+from fewmask.files import write_json
 from fewmask.methods import read_config
 
 KEPT = ("miou", "miou_legacy", "pixel_accuracy", "miou_shared", "miou_private", "iou", "split", "images")

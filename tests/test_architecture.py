@@ -23,6 +23,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # What every room speaks of lies below all of them, settings lie below what is built from them: see
 # docs/decisions/0002-floors.md.
 FLOORS = {
+    "files": -1,  # the cellar: how anything is put on a disk
     "labels": 0,
     "randomness": 0,
     "config": 1,

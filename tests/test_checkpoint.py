@@ -9,16 +9,8 @@ import pytest
 import torch
 from ondisk import run_python
 
-from fewmask.engine.checkpoint import (
-    load_state,
-    load_weights,
-    remove_unfinished,
-    save_state,
-    save_weights,
-    write_atomically,
-    write_json,
-    write_text,
-)
+from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
+from fewmask.files import remove_unfinished, write_atomically, write_json, write_text
 
 
 def state(step: int) -> dict[str, object]:
@@ -138,6 +130,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import torch
+from fewmask import files
 from fewmask.engine import checkpoint
 
 big = torch.randn(500_000)
@@ -146,7 +139,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 for name, save in {
     "last.pt": lambda path: checkpoint.save_state(path, {"step": 2, "w": big}),
     "model.safetensors": lambda path: checkpoint.save_weights(path, {"w": big}),
-    "metrics.jsonl": lambda path: checkpoint.write_text(path, "x" * 400_000),
+    "metrics.jsonl": lambda path: files.write_text(path, "x" * 400_000),
 }.items():
     try:
         save(folder / name)

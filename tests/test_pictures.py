@@ -76,8 +76,8 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pictures.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("fewmask.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
         write_mask(path, halves()[::-1, ::-1], SPACE)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.png"]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from fewmask.data.pictures import Row, overlay, sheet, write_image
-from fewmask.engine.checkpoint import write_json
 from fewmask.engine.evaluate import as_array, predict_batch
 from fewmask.engine.fit import Observer, train
 from fewmask.engine.run import load_domains, load_model
+from fewmask.files import write_json
 from fewmask.labels import Mask
 from fewmask.methods import parse_config
 from fewmask.models.universal import UniversalSegmenter

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewmask.engine.checkpoint import write_atomically
 from fewmask.engine.run import load_model, versions
+from fewmask.files import write_atomically
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import generator
 

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fewmask.files import write_text
+
 NOT_LABELLED = 254
 VOID = 255
 MAX_CLASSES = 254
@@ -215,7 +217,7 @@ class LabelSpace:
         text = yaml.safe_dump(
             {"ignore": sorted(self.void_ids), "classes": classes}, sort_keys=False, default_flow_style=None
         )
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ Shapes: H×W pixels of a picture.
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fewmask.files import write_atomically
 from fewmask.labels import NOT_LABELLED, Colour, LabelSpace, Mask
 
 PAPER: Colour = (255, 255, 255)
@@ -176,15 +175,5 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _write(path: Path, image: Image.Image, kind: str) -> None:
-    data = io.BytesIO()
-    image.save(data, kind, **({"quality": 92} if kind == "JPEG" else {}))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    options = {"quality": 92} if kind == "JPEG" else {}
+    write_atomically(path, lambda file: image.save(file, kind, **options))

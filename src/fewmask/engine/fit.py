@@ -16,7 +16,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from fewmask import distributed
 from fewmask.config import Config
 from fewmask.data.batches import Batch, Phase, Steps, loader
 from fewmask.data.domain import Domain
-from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights, write_json
+from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.engine.device import autocast, choose_device
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
 from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate
 from fewmask.engine.run import Run, begin, hardware, load_domains, open_run, save_model, versions
+from fewmask.files import write_json
 from fewmask.methods import build
 from fewmask.methods.base import Method
 from fewmask.models.batch_norm import lonely, synchronise
@@ -92,16 +93,16 @@ def train(config: Config, folder: Path, observe: Observer = lambda moment: None)
 
     Raises ValueError for wrong settings, data or folder, and NonFiniteError when training breaks down.
     """
-    with distributed.processes(), ExitStack() as stack:
+    with distributed.processes():
         domains = load_domains(config)
         device = choose_device(config.train.device)
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        run = open_run(folder, config)
-        distributed.barrier()
-        if run.summary.exists():
-            summary: dict[str, Any] = json.loads(run.summary.read_text(encoding="utf-8"))
-            return summary
-        return _Fit(config, run, domains, device, observe).run_through()
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            run = open_run(folder, config)
+            distributed.barrier()
+            if run.summary.exists():
+                summary: dict[str, Any] = json.loads(run.summary.read_text(encoding="utf-8"))
+                return summary
+            return _Fit(config, run, domains, device, observe).run_through()
 
 
 class _Fit:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fewmask.engine.checkpoint import write_text
+from fewmask.files import write_text
 
 
 class Log:

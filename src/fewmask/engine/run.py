@@ -16,7 +16,8 @@ from fewmask import config as configuration
 from fewmask.config import Config, ModelSettings
 from fewmask.data.domain import Domain
 from fewmask.data.layouts import load_domain
-from fewmask.engine.checkpoint import load_weights, remove_unfinished, save_weights, write_json, write_text
+from fewmask.engine.checkpoint import load_weights, save_weights
+from fewmask.files import remove_unfinished, write_json, write_text
 from fewmask.labels import LabelSpace
 from fewmask.methods import SETTINGS
 from fewmask.models.universal import UniversalSegmenter
