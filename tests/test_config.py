@@ -275,7 +275,7 @@ def test_a_new_folder_is_made_by_the_run_and_the_same_configuration_opens_it_aga
 
 
 def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> None:
-    begin(Run(tmp_path), parse_config(changed(method="univ-full")))
+    begin(Run(tmp_path), parse_config(changed(method={"name": "univ-full", "alpha": 0.1})))
     other = parse_config(
         changed(method={"name": "univ-full", "alpha": 0.3}, seed=4, train={"optimiser": {"lr": 0.25}}, synonyms=[["a"]])
     )
