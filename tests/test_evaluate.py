@@ -218,7 +218,7 @@ def test_shared_and_private_classes_have_means_of_their_own() -> None:
     assert found["a"]["miou_private"] == found["a"]["iou"]["a1"] > 0.2
     assert found["b"]["miou_shared"] == found["b"]["iou"]["b1"] / 2
     assert found["b"]["miou_private"] == 0.0
-    assert "miou_shared" not in evaluate(Reader(of), {"a": one}, "val", workers=0)["domains"]["a"]
+    assert "miou_shared" not in evaluate(Reader({"a": one}), {"a": one}, "val", workers=0)["domains"]["a"]
 
 
 def test_a_domain_without_the_split_is_left_out_of_the_scores_and_asking_for_it_alone_is_an_error() -> None:

@@ -32,6 +32,7 @@ out, err = Console(), Console(stderr=True)
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A configuration in YAML.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key.sub=value …]", help="Override any key.")]
+Device = Annotated[str, typer.Option(help="auto, cuda, cuda:0, mps or cpu.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -48,7 +49,7 @@ def demo(
         _print_json(result)
         return
     domains = list(result["runs"][METHODS[0]]["domains"])
-    table = Table("method", *domains, "mean", "seconds", title="mIoU on the test images, 12 labelled images per domain")
+    table = Table("method", *domains, "mean", "seconds", title="mIoU on the test images, 16 labelled images per domain")
     for method, run in result["runs"].items():
         scores = [run["domains"][d]["miou"] for d in domains]
         table.add_row(method, *map(_percent, [*scores, run["avg_miou"]]), f"{run['seconds']:.0f}")
@@ -117,6 +118,7 @@ def evaluate(
         int,
         typer.Option(min=0, help="With --on: train a head on the frozen network for so many steps instead of mapping."),
     ] = 0,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Per-class IoU of a run on its own domains, or on another domain through a class mapping or with a new head."""
@@ -125,7 +127,7 @@ def evaluate(
     from fewmask.engine.run import load_config, load_domains, load_model, record_evaluation
 
     settings = load_config(run)
-    model = load_model(run, choose_device(settings.train.device))
+    model = load_model(run, choose_device(device))
     with _counting("images") as progress:
         if on is None:
             result = score(
@@ -155,6 +157,7 @@ def predict(
     folder: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/predictions by default.")] = None,
     domain: Annotated[str | None, typer.Option(help="Whose classes to predict, where the model has several.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Masks and coloured overlays for every image of a folder."""
@@ -163,7 +166,7 @@ def predict(
     from fewmask.engine.run import load_config, load_model
 
     settings = load_config(run).train
-    model = load_model(run, choose_device(settings.device))
+    model = load_model(run, choose_device(device))
     target = folder or run / "predictions"
     with _counting("images") as progress:
         result = write(
@@ -290,7 +293,8 @@ def _training_progress() -> Iterator[Any]:
                 rate=moment.steps_per_second,
                 memory=moment.memory_mib,
             )
-            if not err.is_terminal and (moment.step % max(moment.steps // 20, 1) == 0):
+            now_and_then = moment.stage != "evaluate" and moment.step % max(moment.steps // 20, 1) == 0
+            if now_and_then and not err.is_terminal:
                 line = (
                     f"{moment.run} {moment.stage} {moment.step}/{moment.steps} loss {moment.loss:.3f} · "
                     f"{moment.steps_per_second:.2f}/s · {moment.seconds_left:.0f} s left · {moment.memory_mib:.0f} MiB"

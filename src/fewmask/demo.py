@@ -21,7 +21,7 @@ METHODS = ("joint", "univ-full")
 KINDS = ("streets", "rooms", "countryside")
 SETTINGS: dict[str, Any] = {
     "domains": {kind: {"layout": "scenes", "kind": kind, "train": 150, "val": 12, "test": 40} for kind in KINDS},
-    "labelled": {"images": 12},
+    "labelled": {"images": 16},
     "model": {"encoder": "tu-mobilenetv2_050", "output_stride": 16},
     "train": {
         "steps": 240,

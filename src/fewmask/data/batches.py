@@ -56,6 +56,10 @@ class Batch:
         """By domain, in order, the indices of its rows that have an unlabelled pixel; others are left out."""
         return _rows(self.domain, self.has_unlabelled)
 
+    def pin_memory(self) -> Batch:
+        """For the loader: page-locked memory, which a GPU copies from while it computes."""
+        return replace(self, image=self.image.pin_memory(), label=self.label.pin_memory())
+
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self

@@ -132,17 +132,17 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of every domain that has the split, and their mean: `{"domains": {name: scores}, "avg_miou": …}`.
 
-    With several domains, the mean IoU of the classes that others have too and of those private to the domain stand
-    beside it: what alignment helps, and what it may harm.
+    Where the model has several domains, the mean IoU of the classes that others have too and of those private to the
+    domain stand beside it: what alignment helps, and what it may harm.
     """
     found = {}
-    shared = shared_classes({n: d.space for n, d in domains.items()}, synonyms)
+    shared = shared_classes(model.spaces, synonyms)
     for name, domain in domains.items():
         if not domain.splits.get(split):
             continue
         matrix = count(model, domain, split, workers=workers, precision=precision, progress=progress)
         found[name] = scores(matrix, domain.space.names) | {"split": split, "images": len(domain.splits[split])}
-        if len(domains) > 1:
+        if len(model.spaces) > 1:
             iou = found[name]["iou"]
             found[name]["miou_shared"] = mean([iou[c] for c in domain.space.names if c in shared[name]])
             found[name]["miou_private"] = mean([iou[c] for c in domain.space.names if c not in shared[name]])

@@ -117,6 +117,8 @@ class _Fit:
         self.method = method.to(device)
         self.method.prepare(self.model, self._rng(0))
         self.phases = [p for p in method.phases(settings.steps) if p.stop > p.start]
+        # A head that no phase trains has nothing to be scored on.
+        self.trained = {n: d for n, d in domains.items() if any(n in p.labelled for p in self.phases)}
         self._check_rows()
         rest = [*self.model.head_parameters(), *self.method.parameters()]
         self.optimiser = build_optimiser(settings.optimiser, self.model.encoder_parameters(), rest)
@@ -241,7 +243,7 @@ class _Fit:
             self._tell("evaluate", done, total, done / (time.monotonic() - began))
 
         return evaluate(
-            self.model, only or self.domains, split, synonyms=self.config.synonyms,
+            self.model, only or self.trained, split, synonyms=self.config.synonyms,
             workers=train.workers, precision=train.precision, progress=progress,
         )  # fmt: skip
 
@@ -284,8 +286,8 @@ class _Fit:
         if self.best:
             self.model.load_state_dict(load_weights(self.run.best(int(self.best["step"]))))
         split = self.config.train.score
-        scored = {n: d for n, d in self.domains.items() if d.splits.get(split)}
-        others = {n: d for n, d in self.domains.items() if n not in scored and d.splits.get("val")}
+        scored = {n: d for n, d in self.trained.items() if d.splits.get(split)}
+        others = {n: d for n, d in self.trained.items() if n not in scored and d.splits.get("val")}
         domains = (self._evaluate(split)["domains"] if scored else {}) | (
             self._evaluate("val", others)["domains"] if others else {}
         )

@@ -31,7 +31,9 @@ def build(settings: ModelSettings) -> nn.Module:
     H and W must be multiples of `stride_multiple`. Raises ValueError that names the setting and the mend.
     """
     options = _options(settings)
-    pretrained = "imagenet" if settings.weights == "imagenet" else None
+    # Of a timm encoder smp wants to hear yes or no: which weights is part of the name.
+    known = True if settings.encoder.startswith(TIMM) else "imagenet"
+    pretrained = known if settings.weights == "imagenet" else None
     try:
         model = smp.create_model(settings.decoder, settings.encoder, encoder_weights=pretrained, classes=1, **options)
     except OSError as error:
