@@ -42,8 +42,8 @@ class Sizes:
     classes: int = 11
     batch: int = 8
     workers: int = 2
-    step_rounds: int = 6
-    steps: int = 6
+    step_rounds: int = 5
+    steps: int = 5
     unmeasured: int = 5
     """Steps of each round before those that are measured: more than the loader has prefetched during the pause."""
     entropy_domains: int = 3

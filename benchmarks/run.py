@@ -52,6 +52,7 @@ def main() -> None:
             "processor": _processor(),
             "cores": os.cpu_count(),
             **speed["machine"],
+            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
             "load_before_and_after": [round(load[0], 2), round(os.getloadavg()[0], 2)],
         },
         "versions": speed["versions"],
