@@ -175,7 +175,15 @@ def test_a_stopped_run_says_how_to_go_on_and_does(data: Path, tmp_path: Path, fe
     """Ctrl-C in the middle; then the same command."""
     config = write_config(tmp_path / "c.yaml", plain(data, "joint", steps=20, checkpoint_every=1))
     command = [sys.executable, "-m", "fewmask.cli", "train", str(config), "--out", str(tmp_path / "run"), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        # A shell's background job hands on that Ctrl-C is to be ignored; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     state = tmp_path / "run" / "state" / "last.pt"
     while not state.exists() and process.poll() is None:
         time.sleep(0.01)
