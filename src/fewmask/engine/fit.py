@@ -14,6 +14,7 @@ import inspect
 import json
 import math
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -336,7 +337,8 @@ def memory_mib(device: torch.device) -> float:
     """Peak memory: of the GPU where there is one, of this process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _mean_cells(batches: list[Batch]) -> dict[int, Tensor]:
