@@ -238,8 +238,9 @@ def _transfer(
     name = _only(domain, domains, "--domain")
     if steps:
         return with_new_head(
-            model, domains[name], steps=steps, settings=settings.train, seed=settings.seed, split=split
-        )
+            model, domains[name],
+            steps=steps, settings=settings.train, seed=settings.seed, split=split, progress=progress,
+        )  # fmt: skip
     source = _only(head, model.spaces, "--head")
     names = _class_names(classes) if classes else None
     return through_mapping(model, source, domains[name], names, split=split, progress=progress)
@@ -326,6 +327,9 @@ def _print_scores(result: Mapping[str, Any], title: str) -> None:
         table.add_row("mIoU, absent classes as 0", _percent(s["miou_legacy"]), style="dim")
         table.add_row("pixel accuracy", _percent(s["pixel_accuracy"]))
         out.print(table)
+        if s.get("unreachable"):
+            everywhere = f"with them as 0 the mIoU is {_percent(s['miou_present'])}"
+            out.print(f"no source class means {', '.join(s['unreachable'])}; {everywhere}", soft_wrap=True)
     out.print(f"mean mIoU over domains: {_percent(result['avg_miou'])}")
 
 
