@@ -35,7 +35,7 @@ test: env ## the tests, without the slow ones
 	$(ONE_THREAD) $(PYTHON) -m pytest -m "not slow" -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 test-slow: env ## the tests marked slow
-	$(PYTHON) -m pytest -m slow --durations 5
+	$(ONE_THREAD) $(PYTHON) -m pytest -m slow -n $(WORKERS) --maxprocesses 4 --dist worksteal --durations 5
 
 lint: env ## style, format and types
 	$(PYTHON) -m ruff check
