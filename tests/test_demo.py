@@ -1,0 +1,59 @@
+"""The demo, small: what it leaves behind, and that it goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewmask import cli, demo
+from fewmask.data.domain import read_image
+from fewmask.engine.fit import Moment
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    domains = {kind: {**d, "train": 6, "val": 2, "test": 3} for kind, d in demo.SETTINGS["domains"].items()}
+    train = {**demo.SETTINGS["train"], "steps": 4, "batch_size": 3, "workers": 0, "checkpoint_every": 1}
+    settings: dict[str, Any] = {**demo.SETTINGS, "domains": domains, "train": train, "labelled": {"images": 3}}
+    monkeypatch.setattr(demo, "SETTINGS", settings)
+
+
+def test_both_methods_are_trained_scored_and_shown(small: None, tmp_path: Path) -> None:
+    result = demo.compare(tmp_path)
+    assert list(result["runs"]) == ["joint", "univ-full"]
+    for method, run in result["runs"].items():
+        assert set(run["domains"]) == {"streets", "rooms", "countryside"}
+        assert run["labelled"] == {"streets": 3, "rooms": 3, "countryside": 3}
+        overlays = list((tmp_path / method / "overlays").iterdir())
+        assert len(overlays) == 3 * demo.SHOWN
+    picture = read_image(Path(result["picture"]))
+    assert picture.std() > 20
+    assert json.loads((tmp_path / "summary.json").read_text())["runs"].keys() == result["runs"].keys()
+
+
+def test_an_interrupted_demo_goes_on(small: None, tmp_path: Path) -> None:
+    def stop(moment: Moment) -> None:
+        if moment.run == "univ-full" and moment.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo.compare(tmp_path, stop)
+    steps: list[tuple[str, int]] = []
+    demo.compare(tmp_path, lambda m: steps.append((m.run, m.step)) if m.stage != "evaluate" else None)
+    assert steps == [("univ-full", 3), ("univ-full", 4)]
+
+
+def test_the_verb_prints_the_table_of_both(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fewmask", "demo", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code in (0, None)
+    out = capsys.readouterr().out
+    for word in ("joint", "univ-full", "streets", "rooms", "countryside", "mean"):
+        assert word in out
