@@ -15,6 +15,7 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ def main() -> None:
             write_json(out, result(arguments, runs))
 
 
+def command(arguments: argparse.Namespace) -> str:
+    """What makes these results; where runs and results are kept makes no difference to them."""
+    seeds = [str(seed) for seed in arguments.seeds]
+    words = [str(arguments.config), "--methods", *arguments.methods, "--seeds", *seeds]
+    overrides = ["--set", *arguments.overrides] if arguments.overrides else []
+    return "python experiments/compare.py " + shlex.join([*words, *overrides])
+
+
 def method_overrides(method: str) -> list[str]:
     """`name:key=value,key=value` as overrides of a configuration."""
     name, _, settings = method.partition(":")
@@ -56,7 +65,10 @@ def method_overrides(method: str) -> list[str]:
 def result(arguments: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     some = next(iter(runs.values()))
     return {
-        "command": "python " + shlex.join(sys.argv),
+        "command": command(arguments),
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        ).stdout.strip(),
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), **some["hardware"]},
         "versions": some["versions"],
         "steps": some["steps"],
