@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,13 @@ def environment(threads: int = 1) -> dict[str, str]:
 
 
 def run_python(code: str, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own; `sys.argv[1:]` are the arguments."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment(),
-    )
+    """Run code in a process of its own; `sys.argv[1:]` are the arguments.
+
+    Its words go to files: a pipe stays open for as long as the loader processes of a killed run take to notice.
+    """
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        done = subprocess.run(command, stdout=out, stderr=err, timeout=timeout, env=environment(), check=False)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
