@@ -37,7 +37,7 @@ from fewmask.models.universal import UniversalSegmenter
 @dataclass(frozen=True)
 class Sizes:
     image: tuple[int, int] = (360, 480)
-    images: int = 64
+    images: int = 160
     crop: tuple[int, int] = (240, 320)
     classes: int = 11
     batch: int = 8
@@ -48,7 +48,7 @@ class Sizes:
     """Steps of each round before those that are measured: more than the loader has prefetched during the pause."""
     entropy_domains: int = 3
     entropy_rounds: int = 4
-    evaluate_rounds: int = 4
+    evaluate_rounds: int = 3
     evaluate_batch: int = 4
     loader_steps: int = 24
     memory_steps: int = 4

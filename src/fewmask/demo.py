@@ -24,8 +24,9 @@ SETTINGS: dict[str, Any] = {
     "labelled": {"images": 16},
     "model": {"encoder": "tu-mobilenetv2_050", "output_stride": 16},
     "train": {
-        "steps": 240,
+        "steps": 180,
         "batch_size": 12,
+        "unlabelled_batch_size": 6,
         "crop": [96, 128],
         "augment": {"scale": [0.75, 1.5]},
         "optimiser": {"lr": 2.0e-3, "head_lr": 4.0e-3},
