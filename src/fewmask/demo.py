@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     "labelled": {"images": 16},
     "model": {"encoder": "tu-mobilenetv2_050", "output_stride": 16},
     "train": {
-        "steps": 180,
+        "steps": 150,
         "batch_size": 12,
         "unlabelled_batch_size": 6,
         "crop": [96, 128],
