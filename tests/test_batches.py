@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from helpers import ArraySource, domain, domains, model, space, steps, train_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ondisk import run_python
 
 from fewmask.data.batches import Batch, Phase, count_cells, loader, pool
 from fewmask.data.domain import Domain
@@ -198,3 +200,20 @@ def test_a_mask_of_another_size_is_named() -> None:
     of = {"camvid": Domain("camvid", space(2), source, {"train": ("x",)}, ("x",))}
     with pytest.raises(ValueError, match=r"camvid: images/x\.png is 30×20 but its mask 31×20; make them equal"):
         steps(of, [Phase("train", 0, 1, ("camvid",))])[0]
+
+
+def test_a_worker_whose_run_was_killed_as_it_started_ends(tmp_path: Path) -> None:
+    code = """
+import os, sys, time
+from fewmask.data import batches
+if os.fork() == 0:  # a worker that starts after its run is gone
+    batches._leave_with(int(sys.argv[1]), 0)
+    open(sys.argv[2], "w").close()
+    os._exit(0)
+batches._leave_with(os.getppid(), 0)  # a worker of a run that is there goes on
+assert os.wait()[1] >> 8 == 1
+print("went on")
+"""
+    done = run_python(code, 1, tmp_path / "stayed")
+    assert done.stdout == "went on\n", done.stderr
+    assert not (tmp_path / "stayed").exists()

@@ -5,9 +5,10 @@ Shapes: B rows of a micro-batch · h×w pixels of a crop · K domains.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import cv2
@@ -205,12 +206,25 @@ def read(items: Dataset[Item], order: range, workers: int, ahead: int = 2, **opt
     """
     told = _Told(items)
     prefetch = ahead if workers else None
+    leave = partial(_leave_with, os.getpid())
     for item in DataLoader(
-        told, batch_size=None, sampler=order, num_workers=workers, prefetch_factor=prefetch, **options
+        told,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        prefetch_factor=prefetch,
+        worker_init_fn=leave,
+        **options,
     ):
         if isinstance(item, ValueError):
             raise item
         yield item
+
+
+def _leave_with(parent: int, worker: int) -> None:
+    """End a worker whose run was killed while it started: torch's own watch begins later and would wait for ever."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class _Told(Dataset[Any]):
