@@ -25,6 +25,7 @@ from fewmask.labels import UniqueKeys
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 def _from_here(path: Path, info: ValidationInfo) -> Path:
@@ -181,7 +182,7 @@ class TrainSettings(Settings):
     augment: AugmentSettings = AugmentSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     accumulate: PositiveInt = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     device: str = "auto"
     workers: NonNegativeInt = 2
     checkpoint_every: PositiveInt = 200

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 
 from fewmask import distributed
+from fewmask.config import Precision
 
 
 def choose_device(setting: str = "auto") -> torch.device:
@@ -38,7 +38,7 @@ def gains_from_bf16(device: torch.device) -> bool:
     return False
 
 
-def autocast(device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -> AbstractContextManager[object]:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Mixed precision of the forward pass: bf16 where asked for or, with "auto", where the machine gains from it."""
     if precision == "bf16" or (precision == "auto" and gains_from_bf16(device)):
         return torch.autocast(device.type, torch.bfloat16)

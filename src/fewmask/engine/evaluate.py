@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fewmask import distributed
+from fewmask.config import Precision
 from fewmask.data.batches import read
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
@@ -71,10 +72,10 @@ def same_size_batches(images: Iterator[Any], batch_size: int, size: Callable[[An
 
 
 @torch.inference_mode()
-def predict_batch(model: UniversalSegmenter, image: Tensor, domain: str, precision: str = "auto") -> Tensor:
+def predict_batch(model: UniversalSegmenter, image: Tensor, domain: str, precision: Precision = "auto") -> Tensor:
     """The class of every pixel: image (B,H,W,3) uint8 → (B,H,W) int64 in 0 … C_k−1."""
     device = model.mean.device
-    with autocast(device, precision):  # type: ignore[arg-type]
+    with autocast(device, precision):
         return model(image.to(device, non_blocking=True).permute(0, 3, 1, 2), domain).argmax(1)
 
 
@@ -87,7 +88,7 @@ def count(
     mapping: ClassMapping | None = None,
     batch_size: int = 4,
     workers: int = 2,
-    precision: str = "auto",
+    precision: Precision = "auto",
     progress: Progress | None = None,
 ) -> Tensor:
     """Confusion matrix of a split, summed over processes, on the CPU.
@@ -127,7 +128,7 @@ def evaluate(
     *,
     synonyms: Sequence[Sequence[str]] = (),
     workers: int = 2,
-    precision: str = "auto",
+    precision: Precision = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Scores of every domain that has the split, and their mean: `{"domains": {name: scores}, "avg_miou": …}`.

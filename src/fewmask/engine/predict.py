@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from fewmask.config import Precision
 from fewmask.data.domain import MAX_PIXELS, read_image
 from fewmask.data.layouts.listing import IMAGE_SUFFIXES
 from fewmask.data.pictures import overlay, write_image, write_mask
@@ -46,7 +47,7 @@ def predict(
     *,
     batch_size: int = 4,
     workers: int = 2,
-    precision: str = "auto",
+    precision: Precision = "auto",
     overlays: bool = True,
     opacity: float = 0.5,
     progress: Progress | None = None,
@@ -195,7 +196,7 @@ def _check_out(out: Path, images: Path | Sequence[Path]) -> None:
 
 
 def _predicted(
-    model: UniversalSegmenter, batches: Iterator[list[tuple[Item, np.ndarray]]], domain: str, precision: str
+    model: UniversalSegmenter, batches: Iterator[list[tuple[Item, np.ndarray]]], domain: str, precision: Precision
 ) -> Iterator[tuple[Item, np.ndarray, Mask]]:
     """Each image (H,W,3) of the batches with its mask (H,W) uint8 in 0 … C_k−1."""
     for batch in batches:

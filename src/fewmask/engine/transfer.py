@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewmask.config import TrainSettings
+from fewmask.config import Precision, TrainSettings
 from fewmask.data.batches import Phase, Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
@@ -36,7 +36,7 @@ def through_mapping(
     *,
     batch_size: int = 4,
     workers: int = 2,
-    precision: str = "auto",
+    precision: Precision = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score the head of `source` on another domain, its classes read as the target's.
