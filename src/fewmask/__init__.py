@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from fewmask.engine.run import load_config, load_domains, load_model
     from fewmask.export import export
     from fewmask.labels import ClassMapping, LabelSpace
-    from fewmask.methods import read_config
+    from fewmask.methods import parse_config, read_config, register
+    from fewmask.methods.base import Method, MethodSettings
     from fewmask.models.universal import UniversalSegmenter
 
 _HOME = {
@@ -30,6 +31,8 @@ _HOME = {
     "Config": "fewmask.config",
     "Domain": "fewmask.data.domain",
     "LabelSpace": "fewmask.labels",
+    "Method": "fewmask.methods.base",
+    "MethodSettings": "fewmask.methods.base",
     "UniversalSegmenter": "fewmask.models.universal",
     "campaign": "fewmask.campaign",
     "evaluate": "fewmask.engine.evaluate",
@@ -38,8 +41,10 @@ _HOME = {
     "load_domain": "fewmask.data.layouts",
     "load_domains": "fewmask.engine.run",
     "load_model": "fewmask.engine.run",
+    "parse_config": "fewmask.methods",
     "predict": "fewmask.engine.predict",
     "read_config": "fewmask.methods",
+    "register": "fewmask.methods",
     "train": "fewmask.engine.fit",
 }
 __all__ = [
@@ -47,6 +52,8 @@ __all__ = [
     "Config",
     "Domain",
     "LabelSpace",
+    "Method",
+    "MethodSettings",
     "UniversalSegmenter",
     "campaign",
     "evaluate",
@@ -55,8 +62,10 @@ __all__ = [
     "load_domain",
     "load_domains",
     "load_model",
+    "parse_config",
     "predict",
     "read_config",
+    "register",
     "train",
 ]
 

@@ -19,7 +19,7 @@ from fewmask.data.layouts import load_domain
 from fewmask.engine.checkpoint import load_weights, save_weights
 from fewmask.files import remove_unfinished, write_json, write_text
 from fewmask.labels import LabelSpace
-from fewmask.methods import SETTINGS
+from fewmask.methods import read_config
 from fewmask.models.universal import UniversalSegmenter
 
 PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-python-headless", "numpy")
@@ -75,7 +75,7 @@ def open_run(folder: Path, config: Config) -> Run:
     """
     run = Run(folder)
     if run.config.exists():
-        there = configuration.load(run.config, methods=SETTINGS)
+        there = read_config(run.config)
         different = _differences(_essence(there), _essence(config))
         if different:
             raise ValueError(
@@ -99,7 +99,7 @@ def load_config(folder: Path) -> Config:
     path = Run(folder).config
     if not path.exists():
         raise ValueError(f"{folder}: not a run (no config.yaml); give the folder that `fewmask train` wrote")
-    return configuration.load(path, methods=SETTINGS)
+    return read_config(path)
 
 
 def load_domains(config: Config) -> dict[str, Domain]:
