@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 # One stream a purpose, so that adding a draw to one never shifts another.
-STREAMS = ("split", "order", "view", "model", "method", "init", "scene", "probe", "pool", "ask")
+STREAMS = ("split", "order", "view", "model", "method", "init", "scene", "probe", "pool", "ask", "report")
 
 
 def generator(seed: int, stream: str, step: int = 0, row: int = 0) -> np.random.Generator:

@@ -1,6 +1,7 @@
-"""What a confusion matrix says.
+"""What a confusion matrix says, and whether confidence can be believed.
 
-Shapes: C classes of the labels · P classes of the predictions (C, or C + 1 with a last column for "none of them").
+Shapes: C classes of the labels · P classes of the predictions (C, or C + 1 with a last column for "none of them") ·
+N pixels.
 """
 
 from __future__ import annotations
@@ -49,3 +50,23 @@ def mean(values: Sequence[float | None]) -> float | None:
     """The mean of the values that exist; None of none."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
+
+
+def reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:
+    """Pixels, right ones and summed confidence (bins,3) float64 of bins of equal width over (0, 1], on the CPU.
+
+    confidence (N,) of the class that was chosen and right (N,) bool, of the pixels that count. Tables add up.
+    """
+    sure = confidence.double().cpu()
+    place = (sure * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    values = torch.stack([torch.ones_like(sure), right.double().cpu(), sure], 1)
+    return torch.zeros(bins, 3, dtype=torch.float64).index_add_(0, place, values)
+
+
+def expected_calibration_error(table: Tensor) -> float | None:
+    """How far confidence is from accuracy, over the bins (bins,3) of `reliability` by their pixels; None of no pixel.
+
+    Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
+    """
+    pixels, right, sure = table.unbind(1)
+    return ((right - sure).abs().sum() / pixels.sum()).item() if pixels.sum() else None
