@@ -15,7 +15,7 @@ from fewmask.config import Config
 from fewmask.data.batches import Steps
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
-from fewmask.engine.optimiser import build_optimiser
+from fewmask.engine.optimiser import Optimisers
 from fewmask.labels import Mask
 from fewmask.methods import METHODS, build
 from fewmask.models.universal import UniversalSegmenter
@@ -49,22 +49,18 @@ def step_of(name: str, config: Config, domain: Domain, model: UniversalSegmenter
     rng = torch.Generator(device).manual_seed(0)
     method.prepare(model.train(), rng)
     method.to(device)
-    optimiser = build_optimiser(
-        config.train.optimiser,
-        model.encoder_parameters(),
-        [*model.head_parameters(), *(p for p in method.parameters() if p.requires_grad)],
-    )
+    optimisers = Optimisers(config.train.optimiser, model, method)
     phases = method.phases(config.train.steps)
     strides = sorted({1, model.stride, model.embedding_stride})
     steps = Steps({domain.name: domain}, config.train, phases, strides, model.multiple, config.seed)
     batch = steps[config.train.steps - 1][0].to(device)
 
     def step() -> None:
-        optimiser.zero_grad()
+        optimisers.zero_grad()
         with autocast(device, config.train.precision):
             terms = method.step(model, batch, rng)
         torch.stack(list(terms.values())).sum().backward()
-        optimiser.step()
+        optimisers.step()
         method.after_step(model, rng)
 
     return step

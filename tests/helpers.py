@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewmask.config import AugmentSettings, EmbeddingSettings, ModelSettings, TrainSettings
+from fewmask.config import AugmentSettings, EmbeddingSettings, ModelSettings, OptimiserSettings, TrainSettings
 from fewmask.data.batches import Batch, Phase, Steps, count_cells
 from fewmask.data.domain import Domain
+from fewmask.engine.optimiser import Optimisers
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, distinct_colour
 from fewmask.methods.base import Method
 from fewmask.models.universal import UniversalSegmenter, at_stride
@@ -154,7 +155,7 @@ def run(
     method.prepare(network, rng)
     phases = [p for p in method.phases(count) if p.stop > p.start]
     data = steps(of, phases, settings, network, seed)
-    optimiser = torch.optim.AdamW([*network.parameters(), *method.parameters()], lr=rate)
+    optimisers = Optimisers(OptimiserSettings(lr=rate, head_lr=rate), network, method)
     history = []
     for step in range(count):
         phase = next(p for p in phases if p.start <= step < p.stop)
@@ -163,9 +164,9 @@ def run(
         (part,) = data[step]
         torch.manual_seed(step)  # dropout knows no generator but the global one
         terms = method.step(network, part, rng)
-        optimiser.zero_grad()
+        optimisers.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
-        optimiser.step()
+        optimisers.step()
         method.after_step(network, rng)
         history.append({name: term.item() for name, term in terms.items()})
     return history

@@ -5,6 +5,7 @@ Shapes: B rows of a batch · K domains.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,17 +28,17 @@ from ondisk import (
 )
 from torch import Tensor, nn
 
-from fewmask.config import Config, OptimiserSettings
+from fewmask.config import AdamSettings, Config, OptimiserSettings
 from fewmask.data.batches import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.engine import fit
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.fit import Moment, NonFiniteError, train
-from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate
+from fewmask.engine.optimiser import Optimisers, build_optimiser, rate_factor, set_rate
 from fewmask.engine.run import Run, load_domains, load_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods import METHODS, SETTINGS, parse_config
-from fewmask.methods.base import Method
+from fewmask.methods.base import Method, OwnOptimiser
 from fewmask.models.universal import UniversalSegmenter
 
 # Every method in every mode that has a state of its own; `pretrain` puts the change of phase inside of the run.
@@ -326,7 +327,7 @@ def test_a_non_finite_step_names_itself_and_updates_nothing(
             before["names"] = batch.names
             before["parameters"] = {n: p.detach().clone() for n, p in made[0].training.named_parameters()}
             before["method"] = {n: v.clone() for n, v in self.state_dict().items()}
-            before["optimiser"] = optimiser_tensors(made[0].optimiser)
+            before["optimiser"] = optimiser_tensors(made[0].optimisers.main)
             odd = BROKEN[message](zero)
         return {**terms, "odd": odd}
 
@@ -342,8 +343,8 @@ def test_a_non_finite_step_names_itself_and_updates_nothing(
 
     assert helpers.same(before["parameters"], dict(made[0].training.named_parameters()))
     assert helpers.same(before["method"], made[0].method.state_dict())
-    assert before["optimiser"].keys() == optimiser_tensors(made[0].optimiser).keys()
-    assert helpers.same(before["optimiser"], optimiser_tensors(made[0].optimiser))
+    assert before["optimiser"].keys() == optimiser_tensors(made[0].optimisers.main).keys()
+    assert helpers.same(before["optimiser"], optimiser_tensors(made[0].optimisers.main))
 
     state = load_state(Run(tmp_path / "run").state)
     assert state["step"] == broken_at
@@ -545,31 +546,56 @@ class Owner(METHODS["joint"]):  # type: ignore[misc]
         return {**terms, "own": self.own(batch.image.float().mean((2, 3)) / 255).square().mean()}
 
 
-@pytest.mark.parametrize("name", [*METHODS, "owner"])
+class Claiming(Owner):
+    """It moves that network by itself, and has a second segmenter, which it leaves to the run's optimiser."""
+
+    adam = AdamSettings(lr=0.1, schedule="constant", clip_norm=1e-3)
+
+    def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        self.second = copy.deepcopy(model)
+
+    def optimisers(self) -> dict[str, OwnOptimiser]:
+        return {"own": OwnOptimiser(list(self.own.parameters()), self.adam)}
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        terms = super().step(model, batch, rng)
+        return terms if batch.step else {"supervised": terms["supervised"]}  # it begins later
+
+
+OWNERS = {"owner": Owner, "claiming": Claiming}
+
+
+def of_class(kind: type[Method], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "build", lambda settings, domains: kind(settings, domains))
+
+
+@pytest.mark.parametrize("name", [*METHODS, *OWNERS])
 def test_every_parameter_is_in_exactly_one_group(
     name: str, data: Path, domains: dict[str, Domain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name == "owner":
-        monkeypatch.setattr(fit, "build", lambda settings, domains: Owner(settings, domains))
-    settings = small(data, "joint" if name == "owner" else name)
+    if name in OWNERS:
+        of_class(OWNERS[name], monkeypatch)
+    settings = small(data, "joint" if name in OWNERS else name)
     made = fit._Fit(settings, Run(tmp_path / "run"), domains, torch.device("cpu"), lambda moment: None, None)
-    encoder, rest = ([id(p) for p in g["params"]] for g in made.optimiser.param_groups)
-    assert len(encoder) == len(set(encoder))
-    assert len(rest) == len(set(rest))
-    assert not set(encoder) & set(rest)
-    # A teacher's are none of the optimiser's.
-    assert {*encoder, *rest} == {id(p) for p in made.training.parameters() if p.requires_grad}
-    assert set(encoder) == {id(p) for p in made.model.encoder.parameters()}
-    peaks = [g["peak"] for g in made.optimiser.param_groups]
+    encoder, rest = ([id(p) for p in g["params"]] for g in made.optimisers.main.param_groups)
+    claimed = [id(p) for own in made.method.optimisers().values() for p in own.parameters]
+    assert len({*encoder, *rest, *claimed}) == len(encoder) + len(rest) + len(claimed)
+    # A teacher's are no optimiser's.
+    assert {*encoder, *rest, *claimed} == {id(p) for p in made.training.parameters() if p.requires_grad}
+    segmenters = [m for m in made.training.modules() if isinstance(m, UniversalSegmenter)]
+    assert set(encoder) == {id(p) for s in segmenters for p in s.encoder.parameters() if p.requires_grad}
+    peaks = [g["peak"] for g in made.optimisers.main.param_groups]
     assert peaks == [settings.train.optimiser.lr, settings.train.optimiser.head_lr]
-    if name == "owner":
-        assert {id(p) for p in made.method.parameters()} <= set(rest)
+    if name in OWNERS:
+        own = {id(p) for p in made.method.own.parameters()}
+        assert own == set(claimed) if claimed else own <= set(rest)
 
 
+@pytest.mark.parametrize("name", OWNERS)
 def test_a_network_of_the_method_is_trained_saved_and_resumed(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "build", lambda settings, domains: Owner(settings, domains))
+    of_class(OWNERS[name], monkeypatch)
     # It draws its weights from the global generator, which belongs to the test here.
     settings = small(data, "joint", steps=4, checkpoint_every=2)
     torch.manual_seed(0)
@@ -583,6 +609,64 @@ def test_a_network_of_the_method_is_trained_saved_and_resumed(
     assert helpers.same(one, other)
     terms = [line["own"] for line in metrics_of(tmp_path / "run") if "own" in line]
     assert terms[-1] < terms[0]
+
+
+def test_an_optimiser_of_the_methods_own_has_its_own_rate_schedule_and_clipping(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_class(Claiming, monkeypatch)
+    made = captured(monkeypatch)
+    norms: list[dict[str, float]] = []
+    values: list[Tensor] = []
+    clip = Optimisers.clip
+
+    def looking(self: Optimisers) -> dict[str, Tensor]:
+        before = clip(self)
+        after = {"own": made[0].method.own.parameters(), "main": made[0].model.parameters()}
+        left = {n: nn.utils.get_total_norm([p.grad for p in ps if p.grad is not None]) for n, ps in after.items()}
+        norms.append({n: float(left[n] / before[n]) for n in before})
+        values.append(made[0].method.own.weight.detach().clone())
+        return before
+
+    monkeypatch.setattr(Optimisers, "clip", looking)
+    train(small(data, "joint", steps=3, optimiser={"power": 1}), tmp_path / "run")
+    assert [sorted(found) for found in norms] == [["main"], ["main", "own"], ["main", "own"]]
+    assert all(found["main"] == pytest.approx(1) for found in norms)
+    assert all(found["own"] < 0.9 for found in norms[1:])
+    # Adam's first step is its rate, however small the gradient; without a gradient there is none.
+    assert torch.equal(values[0], values[1])
+    torch.testing.assert_close((values[2] - values[1]).abs(), torch.full((2, 3), 0.1), rtol=1e-2, atol=0)
+    (own,) = load_state(Run(tmp_path / "run").state)["optimisers"]["own"]["param_groups"]
+    assert (own["lr"], own["betas"]) == (0.1, (0.5, 0.999))
+    logged = [line["lr"] for line in metrics_of(tmp_path / "run") if "lr" in line]
+    assert logged == pytest.approx([5e-4 * f for f in (1, 2 / 3, 1 / 3)])
+
+
+def test_a_broken_gradient_names_the_optimiser(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Breaking(Claiming):
+        def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+            terms = super().step(model, batch, rng)
+            return {**terms, "odd": (self.own.weight.sum() * 0).sqrt()}
+
+    of_class(Breaking, monkeypatch)
+    with pytest.raises(NonFiniteError, match=r"step 0: the gradient's norm is nan in 'own'; nothing was updated"):
+        train(small(data, "joint", steps=3), tmp_path / "run")
+
+
+@pytest.mark.parametrize("wrong", ["twice", "the model's", "frozen"])
+def test_what_a_method_cannot_claim(wrong: str, domains: dict[str, Domain]) -> None:
+    network = helpers.model(domains)
+    method = Claiming(SETTINGS["joint"](name="joint"), domains)
+    method.prepare(network, torch.Generator())
+    (own,) = method.optimisers().values()
+    claims = {"one": own, "other": own} if wrong == "twice" else {"one": own}
+    if wrong == "the model's":
+        claims = {"one": own._replace(parameters=list(network.parameters()))}
+    if wrong == "frozen":
+        method.own.requires_grad_(False)
+    method.optimisers = lambda: claims  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="one parameter" if wrong == "twice" else "not the method's, or frozen"):
+        Optimisers(OptimiserSettings(), network, method)
 
 
 def test_the_rates_of_a_run_follow_its_phases(data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Typed settings. One YAML file, paths relative to it, `key.sub=value` overrides; every wrong key is listed at once."""
 
 from fewmask.config.base import ConfigPath, Fraction, Interval, Precision, Settings, Size
-from fewmask.config.campaign import AskSettings, BudgetSettings, CampaignSettings, PoolSettings
+from fewmask.config.campaign import AnswerSettings, AskSettings, BudgetSettings, CampaignSettings, PoolSettings
 from fewmask.config.domains import (
     LAYOUTS,
     CamvidDomain,
@@ -15,11 +15,20 @@ from fewmask.config.domains import (
     VocDomain,
 )
 from fewmask.config.loading import Config, dump, load, parse
-from fewmask.config.training import EmbeddingSettings, ModelSettings, OptimiserSettings, TrainSettings
+from fewmask.config.training import (
+    AdamSettings,
+    EmbeddingSettings,
+    ModelSettings,
+    NetworkOptimiserSettings,
+    OptimiserSettings,
+    TrainSettings,
+)
 from fewmask.config.views import AugmentSettings, CutoutSettings, NoiseSettings, StrongSettings, UniMatchStrongSettings
 
 __all__ = [
     "LAYOUTS",
+    "AnswerSettings",
+    "AdamSettings",
     "AskSettings",
     "AugmentSettings",
     "BudgetSettings",
@@ -37,6 +46,7 @@ __all__ = [
     "Interval",
     "LabelledSettings",
     "ModelSettings",
+    "NetworkOptimiserSettings",
     "NoiseSettings",
     "OptimiserSettings",
     "PoolSettings",

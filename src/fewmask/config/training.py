@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
@@ -27,18 +27,39 @@ class ModelSettings(Settings):
     embedding: EmbeddingSettings = EmbeddingSettings()
 
 
-class OptimiserSettings(Settings):
-    name: Literal["adamw", "sgd"] = "adamw"
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = tuple[Beta, Beta]
+
+
+class NetworkOptimiserSettings(Settings):
+    """Of a network that learns at one rate."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: PositiveFloat = 5e-4
-    head_lr: PositiveFloat = 2e-3
-    """Learning rate of everything that is not the encoder."""
     weight_decay: float = Field(0.01, ge=0)
     momentum: Fraction = 0.9
+    """Of sgd."""
     nesterov: bool = True
+    betas: Betas = (0.9, 0.999)
+    """Of adamw and adam."""
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     power: PositiveFloat = 0.9
     warmup: Fraction = 0.0
     clip_norm: PositiveFloat | None = None
+
+
+class AdamSettings(NetworkOptimiserSettings):
+    """Adam as GANs train with it: no weight decay, a short memory (Radford et al., DCGAN, ICLR 2016)."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adam"
+    lr: PositiveFloat = 2e-4
+    weight_decay: float = Field(0.0, ge=0)
+    betas: Betas = (0.5, 0.999)
+
+
+class OptimiserSettings(NetworkOptimiserSettings):
+    head_lr: PositiveFloat = 2e-3
+    """Learning rate of everything that is not the encoder."""
 
 
 class TrainSettings(Settings):

@@ -1,7 +1,7 @@
 """The training loop, one for every method.
 
     for each step:  draw the joint micro-batches → the method's terms → backward
-                    stop if anything is not finite → optimiser → method.after_step
+                    stop if anything is not finite → optimisers → method.after_step
                     log · validate and keep the best · checkpoint
 
 A run killed at any step and started again is, on a CPU and with the same versions, bit for bit the run that was not:
@@ -35,7 +35,7 @@ from fewmask.engine.device import autocast, choose_device
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
-from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate
+from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.run import Run, begin, hardware, load_domains, open_run, save_model, versions
 from fewmask.files import write_json
 from fewmask.methods import build
@@ -51,7 +51,7 @@ if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
 
 
 class NonFiniteError(RuntimeError):
-    """A term of the loss or a gradient is NaN or infinite. Neither the optimiser nor the method has seen it."""
+    """A term of the loss or a gradient is NaN or infinite. Neither an optimiser nor the method has seen it."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,7 @@ class _Fit:
         # A head that no phase trains has nothing to be scored on.
         self.trained = {n: d for n, d in domains.items() if any(n in p.labelled for p in self.phases)}
         self._check_rows()
-        rest = [*self.model.head_parameters(), *(p for p in self.method.parameters() if p.requires_grad)]
-        self.optimiser = build_optimiser(settings.optimiser, self.model.encoder_parameters(), rest)
+        self.optimisers = Optimisers(settings.optimiser, self.model, self.method)
         strides = sorted({1, self.model.stride, self.model.embedding_stride})
         place = (distributed.rank(), distributed.world())
         self.steps = Steps(domains, settings, self.phases, strides, self.model.multiple, seed, *place)
@@ -200,8 +199,8 @@ class _Fit:
         settings, step = self.config.train, self.done
         cells = _mean_cells(batches)
         rng = self._rng(step)
-        set_rate(self.optimiser, rate_factor(settings.optimiser, step, self.phases))
-        self.optimiser.zero_grad()
+        self.optimisers.set_rates(step, self.phases)
+        self.optimisers.zero_grad()
         parts: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches):
             # Dropout knows no generator but the global one, which is therefore a function of the step too.
@@ -213,24 +212,22 @@ class _Fit:
                 (torch.stack(list(terms.values())).sum() / len(batches)).backward()
             parts.append({name: term.detach() for name, term in terms.items()})
         values = self._finite(parts, batches)
-        self.optimiser.step()
+        self.optimisers.step()
         self.method.after_step(self.model, rng)
         return values
 
     def _finite(self, parts: list[dict[str, Tensor]], batches: list[Batch]) -> dict[str, float]:
         """The step's terms as numbers, clipped gradients; the one point of a step where the device is waited for."""
-        parameters = [p for p in self.training.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        clip = self.config.train.optimiser.clip_norm
-        if clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        norms = self.optimisers.clip()
         names = list(parts[0])
         means = torch.stack([torch.stack([part[n] for part in parts]).mean() for n in names])
-        *numbers, norm_number = torch.cat([distributed.total(means) / distributed.world(), norm[None]]).tolist()
-        values = dict(zip(names, numbers, strict=True))
+        means = distributed.total(means) / distributed.world()
+        numbers = torch.cat([means, torch.stack(list(norms.values()))]).tolist()
+        values = dict(zip(names, numbers[: len(names)], strict=True))
         broken = [f"the term {n!r} is {v}" for n, v in values.items() if not math.isfinite(v)]
-        if not broken and not math.isfinite(norm_number):
-            broken = [f"the gradient's norm is {norm_number}"]
+        if not broken:
+            found = zip(norms, numbers[len(names) :], strict=True)
+            broken = [f"the gradient's norm is {v} in {n!r}" for n, v in found if not math.isfinite(v)]
         if broken:
             files = "\n".join(f"  {name}" for batch in batches for name in batch.names)
             raise NonFiniteError(
@@ -285,7 +282,7 @@ class _Fit:
                 "history": self.history,
                 "model": self.model.state_dict(),
                 "method": self.method.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
+                "optimisers": self.optimisers.state_dict(),
             }
             save_state(self.run.state, state)
             chosen = self.run.best(int(self.best["step"])) if self.best else None
@@ -299,7 +296,7 @@ class _Fit:
             state = load_state(self.run.state)
             self.model.load_state_dict(state["model"])
             self.method.load_state_dict(state["method"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimisers.load_state_dict(state["optimisers"])
             self.done, self.seconds = state["step"], state["seconds"]
             self.best, self.history = state["best"], state["history"]
         if self.log is not None:
@@ -344,7 +341,7 @@ class _Fit:
         if self.done % self.config.train.log_every and self.done != self.config.train.steps:
             return
         watch = {name: value.item() for name, value in self.method.watch.items()}
-        rate = self.optimiser.param_groups[0]["lr"]
+        rate = self.optimisers.main.param_groups[0]["lr"]
         self._write(
             {"step": self.done, "phase": phase.name, "loss": sum(terms.values()), **terms, **watch, "lr": rate,
              "seconds": round(self.seconds, 3)}

@@ -1,15 +1,76 @@
-"""The optimiser, with its own rate for the pretrained encoder and for the rest, and the schedules of the rate."""
+"""The optimisers: the run's, with its own rate for the pretrained encoder and for the rest, and one for each network of
+the method that asks for it; and the schedules of their rates.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from fewmask.config import OptimiserSettings
+from fewmask.config import NetworkOptimiserSettings, OptimiserSettings
 from fewmask.data.batches import Phase
+from fewmask.methods.base import Method
+from fewmask.models.universal import UniversalSegmenter
+
+
+class Optimisers:
+    """All optimisers of a run, by name. "main" has the model, and of the method's trainable parameters those that
+    `Method.optimisers` does not claim; segmenters among the method's networks have the model's two rates.
+
+    Each has its own settings: rate, schedule, clipping. A parameter that a step gave no gradient is not moved in it.
+    """
+
+    def __init__(self, settings: OptimiserSettings, model: UniversalSegmenter, method: Method) -> None:
+        claimed = method.optimisers()
+        taken = [p for own in claimed.values() for p in own.parameters]
+        known = {id(p) for p in taken}
+        assert len(known) == len(taken), "two optimisers claim one parameter"
+        assert known <= {id(p) for p in method.parameters() if p.requires_grad}, "not the method's, or frozen"
+        segmenters = [model, *(m for m in method.modules() if isinstance(m, UniversalSegmenter))]
+        every = [p for p in nn.ModuleList([model, method]).parameters() if p.requires_grad and id(p) not in known]
+        inside = {id(p) for s in segmenters for p in s.encoder_parameters()}
+        encoder, rest = [p for p in every if id(p) in inside], [p for p in every if id(p) not in inside]
+        self.main = build_optimiser(settings, encoder, rest)
+        self._all: dict[str, tuple[Optimizer, NetworkOptimiserSettings]] = {"main": (self.main, settings)}
+        for name, own in claimed.items():
+            assert name != "main", "the model's own"
+            groups = [{"params": list(own.parameters), "peak": own.settings.lr}]
+            self._all[name] = (_build(own.settings, groups), own.settings)
+
+    def set_rates(self, step: int, phases: Sequence[Phase]) -> None:
+        for optimiser, settings in self._all.values():
+            set_rate(optimiser, rate_factor(settings, step, phases))
+
+    def zero_grad(self) -> None:
+        for optimiser, _ in self._all.values():
+            optimiser.zero_grad()
+
+    def clip(self) -> dict[str, Tensor]:
+        """Clip the gradients of each where its settings say so, and return their norms before that, by name; an
+        optimiser without any gradient is left out."""
+        norms = {}
+        for name, (optimiser, settings) in self._all.items():
+            parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+            if parameters:
+                norms[name] = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+                if settings.clip_norm is not None:
+                    nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norms[name])
+        return norms
+
+    def step(self) -> None:
+        for optimiser, _ in self._all.values():
+            optimiser.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: optimiser.state_dict() for name, (optimiser, _) in self._all.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, (optimiser, _) in self._all.items():
+            optimiser.load_state_dict(state[name])
 
 
 def build_optimiser(
@@ -17,6 +78,10 @@ def build_optimiser(
 ) -> Optimizer:
     """Two groups: the encoder at `lr`, everything else at `head_lr`. The rates of a step are set by `set_rate`."""
     groups = [{"params": list(encoder), "peak": settings.lr}, {"params": list(rest), "peak": settings.head_lr}]
+    return _build(settings, groups)
+
+
+def _build(settings: NetworkOptimiserSettings, groups: Iterable[dict[str, Any]]) -> Optimizer:
     if settings.name == "sgd":
         return SGD(
             groups,
@@ -25,7 +90,8 @@ def build_optimiser(
             nesterov=settings.nesterov and settings.momentum > 0,
             weight_decay=settings.weight_decay,
         )
-    return AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    kind = AdamW if settings.name == "adamw" else Adam
+    return kind(groups, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
 
 
 def set_rate(optimiser: Optimizer, factor: float) -> None:
@@ -33,7 +99,7 @@ def set_rate(optimiser: Optimizer, factor: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
-def rate_factor(settings: OptimiserSettings, step: int, phases: Sequence[Phase]) -> float:
+def rate_factor(settings: NetworkOptimiserSettings, step: int, phases: Sequence[Phase]) -> float:
     """The rate of `step` as a fraction of the peak; the schedule runs over the phases up to the next `restart`."""
     start = max((p.start for p in phases if p.start <= step and (p.restart or p.start == 0)), default=0)
     stop = min((p.start for p in phases if p.start > step and p.restart), default=phases[-1].stop)

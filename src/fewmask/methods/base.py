@@ -5,13 +5,13 @@ Shapes: B rows of a batch · H×W pixels · C feature channels · h×w feature c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fewmask.config import Settings
+from fewmask.config import NetworkOptimiserSettings, Settings
 from fewmask.data.batches import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.losses.cross_entropy import cross_entropy
@@ -20,6 +20,13 @@ from fewmask.models.universal import UniversalSegmenter
 
 class MethodSettings(Settings):
     name: str
+
+
+class OwnOptimiser(NamedTuple):
+    """What a network of the method is moved by, instead of the run's optimiser."""
+
+    parameters: Sequence[nn.Parameter]
+    settings: NetworkOptimiserSettings
 
 
 class Method(nn.Module):
@@ -51,6 +58,15 @@ class Method(nn.Module):
     def begin(self, phase: Phase, model: UniversalSegmenter, rng: torch.Generator) -> None:
         """Called before the first step of every phase."""
 
+    def optimisers(self) -> dict[str, OwnOptimiser]:
+        """Of those of the method's parameters that are not to be the run's optimiser's, by name; asked once, after
+        `prepare`.
+
+        All optimisers step after the one backward pass of a step. A game between two networks is therefore two terms,
+        each of which reaches one player alone: see `methods.adversary`.
+        """
+        return {}
+
     def network(self, model: UniversalSegmenter) -> UniversalSegmenter:
         """The network that answers: validated, selected and saved as the run's model. Some methods' is a teacher."""
         return model
@@ -68,7 +84,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def after_step(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
-        """Called when the optimiser has moved the model, after the loss was found finite."""
+        """Called when the optimisers have moved all networks, after the loss was found finite."""
 
 
 def supervised_loss(

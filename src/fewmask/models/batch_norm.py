@@ -7,7 +7,8 @@ Shapes: B images of this process · C channels · H×W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -57,6 +58,21 @@ def lonely(model: nn.Module, forward: Callable[[], object]) -> list[str]:
     for hook in hooks:
         hook.remove()
     return found
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation in here uses its batch's own statistics, as in training, and leaves the running ones alone:
+    for rows that are none of the model's data, such as a generator's."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 class _Synchronised(nn.BatchNorm2d):
