@@ -39,8 +39,8 @@ FLOORS = {
     "report": 5,
     "campaign": 6,
     "export": 6,
-    "recipes": 6,
     "reporting": 7,  # reads what all rooms below have written
+    "recipes": 7,
     "demo": 8,
     "cli": 9,
     "fewmask": 10,  # the package itself: what `import fewmask` offers

