@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from ondisk import environment, metrics_of, plain, two_domains, write_config
 from PIL import Image
 
 from fewmask import cli
+from fewmask.engine.counts import read_counts
 
 VERBS = ["demo", "check", "train", "campaign", "query", "answer", "evaluate", "predict", "export"]
 GROUPS = {"recipes": ["show", "run"]}
@@ -211,6 +213,25 @@ def test_evaluate_gives_what_the_run_said(trained: Path, fewmask: Fewmask) -> No
     shown = fewmask("evaluate", trained)
     assert shown.code == 0
     assert "pixel accuracy" in shown.out
+
+
+def test_evaluate_gives_an_older_run_the_counts_of_its_images(trained: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    kept = read_counts(run / "scores.npz")
+    (run / "scores.npz").unlink()
+    assert fewmask("evaluate", run, "--split", "val").code == 0
+    assert not (run / "scores.npz").exists()  # the summary's scores are of test
+    assert fewmask("evaluate", run, "--split", "test").code == 0
+    found = read_counts(run / "scores.npz")
+    assert list(found) == list(kept) == ["a", "b"]
+    for name, part in found.items():
+        assert part.stems.tolist() == kept[name].stems.tolist() == ["test0", "test1"]
+        assert np.array_equal(part.counts, kept[name].counts)
+        assert np.array_equal(part.confusion, kept[name].confusion)
+        summary = json.loads((run / "summary.json").read_text())
+        told = [np.nan if v is None else v for v in summary["domains"][name]["iou"].values()]
+        assert np.array_equal(part.iou, told, equal_nan=True)
 
 
 def test_evaluate_of_what_is_not_there(trained: Path, tmp_path: Path, fewmask: Fewmask) -> None:

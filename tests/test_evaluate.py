@@ -5,7 +5,9 @@ Shapes: C classes · P columns · H×W pixels.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import helpers
 import numpy as np
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fewmask.data.domain import Domain
+from fewmask.engine.counts import ImageCounts, read_counts, write_counts
 from fewmask.engine.evaluate import count, evaluate, same_size_batches
 from fewmask.engine.metrics import confusion, mean, scores
 from fewmask.labels import NOT_LABELLED, VOID, ClassMapping
@@ -145,7 +148,7 @@ SIZES = [(40, 48)] * 3 + [(37, 51), (40, 48), (9, 200), (9, 200)]
 def test_every_image_is_scored_once_at_its_own_size(workers: int, batch_size: int) -> None:
     of = {"a": domain(SIZES)}
     network = Reader(of)
-    matrix = count(network, of["a"], "val", batch_size=batch_size, workers=workers, precision="fp32")
+    matrix = count(network, of["a"], "val", batch_size=batch_size, workers=workers, precision="fp32").confusion
     expected = [int((m < NOT_LABELLED).sum()) for m in of["a"].source.masks.values()]  # type: ignore[attr-defined]
     assert int(matrix.sum()) == int(matrix.diagonal().sum()) == sum(expected)
     assert sorted(s[2:] for s in network.seen for _ in range(s[0])) == sorted(SIZES)
@@ -156,16 +159,18 @@ def test_a_real_network_takes_every_size_and_the_batch_size_does_not_matter() ->
     of = {"a": domain(SIZES)}
     network = helpers.model(of)
     one, many = (count(network, of["a"], "val", batch_size=b, workers=0, precision="fp32") for b in (1, 4))
-    assert torch.equal(one, many)
+    assert torch.equal(one.confusion, many.confusion)
+    assert torch.equal(one.images, many.images)
     network.eval()
-    source, looping = of["a"].source, torch.zeros(3, 3, dtype=torch.long)
+    source, looping = of["a"].source, []
     for stem in of["a"].splits["val"]:
         with torch.no_grad():
             logits = network(torch.from_numpy(source.image(stem)).permute(2, 0, 1)[None], "a")
         label = torch.from_numpy(source.mask(stem))
         assert logits.shape[2:] == label.shape
-        looping += looped(logits.argmax(1), label, 3, 3)
-    assert torch.equal(one, looping)
+        looping.append(looped(logits.argmax(1), label, 3, 3))
+    assert torch.equal(one.confusion, torch.stack(looping).sum(0))
+    assert torch.equal(one.images, torch.stack([torch.stack([m.diagonal(), m.sum(1), m.sum(0)], 1) for m in looping]))
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -188,7 +193,7 @@ def test_another_domains_head_through_a_mapping() -> None:
     names = {"b0": "a0", "b1": "a0", "b2": "a1", "b3": None, "b4": None}
     mapping = ClassMapping.by_name(source.space, target.space, names)
     network = Reader({"a": target, "b": source}, wrong=1)  # where the mask says 0, 1, 2 it answers b1, b2, b3
-    matrix = count(network, target, "val", head="b", mapping=mapping, workers=0)
+    matrix = count(network, target, "val", head="b", mapping=mapping, workers=0).confusion
     pixels = [sum(int((m == c).sum()) for m in target.source.masks.values()) for c in range(3)]  # type: ignore[attr-defined]
     assert matrix.tolist() == [[pixels[0], 0, 0, 0], [0, pixels[1], 0, 0], [0, 0, 0, pixels[2]]]
     found = scores(matrix, target.space.names, mapping.reachable)
@@ -235,6 +240,33 @@ def test_a_mask_of_another_size_is_named_plainly(workers: int) -> None:
     one.source.masks["1"] = np.zeros((20, 21), np.uint8)  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"^images/1.png: image \(20, 20\) and mask \(20, 21\) differ in size"):
         count(Reader({"a": one}), one, "val", workers=workers)
+
+
+@given(st.lists(st.integers(0, 2**31), min_size=18, max_size=18), st.text("aö/. ", min_size=1))
+def test_counts_of_images_come_back_from_the_disk_and_give_the_scores(numbers: list[int], name: str) -> None:
+    matrices = torch.tensor(numbers).view(2, 3, 3)
+    images = torch.stack([matrices.diagonal(0, 1, 2), matrices.sum(2), matrices.sum(1)], 2)
+    kept = ImageCounts(np.array(["eins", "zwei/ö"]), images.numpy(), matrices.sum(0).numpy())
+    with tempfile.TemporaryDirectory() as folder:
+        write_counts(Path(folder) / "scores.npz", {name: kept, "b": kept})
+        found = read_counts(Path(folder) / "scores.npz")
+    assert list(found) == [name, "b"]
+    for part in found.values():
+        assert part.stems.tolist() == ["eins", "zwei/ö"]
+        assert np.array_equal(part.counts, kept.counts)
+        assert np.array_equal(part.confusion, kept.confusion)
+        of_all = [np.nan if v is None else v for v in scores(matrices.sum(0), ["x", "y", "z"])["iou"].values()]
+        assert part.iou.tolist() == pytest.approx(of_all, nan_ok=True)
+
+
+def test_a_damaged_file_of_counts_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "scores.npz"
+    kept = ImageCounts(np.array(["0"]), np.ones((1, 2, 3), np.int64), np.ones((2, 2), np.int64))
+    write_counts(file, {"a": kept})
+    for damaged in (file.read_bytes()[:80], b"", b"nothing of the kind"):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"scores.npz: damaged .* `fewmask evaluate` counts again"):
+            read_counts(file)
 
 
 def test_progress_ends_with_all_images() -> None:

@@ -72,10 +72,11 @@ def images(far: bool) -> Tensor:
 
 
 def confusions(domains: dict[str, Domain]) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
-    """The summed confusion matrix of each domain, the scores, and the images that this process read."""
+    """The summed confusion matrix and every image's counts of each domain, the scores, and what this process read."""
     of = {n: helpers.replace(d, source=Reading(d.source)) for n, d in domains.items()}
     model = helpers.model(of)
-    found = {n: count(model, d, "val", workers=0, precision="fp32") for n, d in of.items()}
+    counts = {n: count(model, d, "val", workers=0, precision="fp32") for n, d in of.items()}
+    found = {f"{n} {what}": getattr(c, what) for n, c in counts.items() for what in ("confusion", "images")}
     scores = evaluate(model, of, "val", workers=0, precision="fp32")
     read = [f"{n}/{stem}" for n, d in of.items() for stem in d.source.read]  # type: ignore[attr-defined]
     return found, scores, read

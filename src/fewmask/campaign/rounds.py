@@ -303,7 +303,7 @@ class _Rounds:
         run = self.files.round(number)
         distributed.barrier()  # all have seen that it is not done
         if distributed.rank() == 0:
-            for file in (run.model, *sorted(run.folder.glob("*.safetensors"))):
+            for file in (run.model, run.counts, *sorted(run.folder.glob("*.safetensors"))):
                 _copy(file, self.run.folder / file.name)
             shutil.rmtree(run.state.parent, ignore_errors=True)
             shutil.rmtree(self.files.pool(number) / "pseudo", ignore_errors=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewmask.cli.tables import print_scores
 from fewmask.cli.terminal import Device, Json, RunFolder, counting, out, print_json
+
+if TYPE_CHECKING:
+    from fewmask.engine.counts import ImageCounts
 
 
 def evaluate(
@@ -31,10 +34,11 @@ def evaluate(
     """Per-class IoU of a run on its own domains, or on another domain through a class mapping or with a new head."""
     from fewmask.engine.device import choose_device
     from fewmask.engine.evaluate import evaluate as score
-    from fewmask.engine.run import load_config, load_domains, load_model, record_evaluation
+    from fewmask.engine.run import load_config, load_domains, load_model, record_counts, record_evaluation
 
     settings = load_config(run)
     model = load_model(run, choose_device(device))
+    counts: dict[str, ImageCounts] = {}
     with counting("images") as progress:
         if on is None:
             result = score(
@@ -45,12 +49,15 @@ def evaluate(
                 workers=settings.train.workers,
                 precision=settings.train.precision,
                 progress=progress,
+                keep=counts.__setitem__,
             )
             if not result["domains"]:
                 raise ValueError(f"--split {split}: no domain of {run} has it; write train, val or test")
         else:
             result = _transfer(model, settings, on, domain, head, classes, new_head_steps, split, progress)
     record_evaluation(run, split, result)
+    if on is None:
+        record_counts(run, result, counts)
     if as_json:
         print_json(result)
     else:

@@ -1,11 +1,12 @@
 """Evaluation at the images' own size.
 
-Shapes: B images of one size · H×W pixels · C_k classes of domain k.
+Shapes: B images of one size · N images of a split · H×W pixels · C_k classes of domain k · P classes of predictions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
 
@@ -19,12 +20,22 @@ from fewmask import distributed
 from fewmask.config import Precision
 from fewmask.data.batches import read
 from fewmask.data.domain import Domain
+from fewmask.engine.counts import ImageCounts
 from fewmask.engine.device import autocast
 from fewmask.engine.metrics import confusion, mean, scores
 from fewmask.labels import ClassMapping, shared_classes
 from fewmask.models.universal import UniversalSegmenter
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of a split: the confusion matrix (C,P) of all images, and of each in the split's order, for every class, how many
+    pixels are right, labelled and predicted: (N,C,3). int64, on the CPU."""
+
+    confusion: Tensor
+    images: Tensor
 
 
 class LabelledBatches(Dataset[list[tuple[Tensor, Tensor]]]):
@@ -90,8 +101,8 @@ def count(
     workers: int = 2,
     precision: Precision = "auto",
     progress: Progress | None = None,
-) -> Tensor:
-    """Confusion matrix of a split, summed over processes, on the CPU.
+) -> Counts:
+    """What of a split is predicted as what, over all processes.
 
     `head` is the head that predicts, the domain's own by default; with `mapping` its classes are translated first, and
     a class without a counterpart goes to an extra last column. Raises ValueError for a split that is absent or empty.
@@ -106,6 +117,7 @@ def count(
     device = model.mean.device
     table = torch.tensor([classes if t < 0 else t for t in mapping.table], device=device) if mapping else None
     matrix = torch.zeros(classes, columns, dtype=torch.long, device=device)
+    images = [torch.zeros(0, classes, 3, dtype=torch.long, device=device)]
     was_training = model.training
     model.eval()
     done = 0
@@ -113,12 +125,17 @@ def count(
         prediction = predict_batch(model, image, head or domain.name, precision)
         if table is not None:
             prediction = table[prediction]
-        matrix += confusion(prediction, label.to(device, non_blocking=True), classes, columns)
+        pairs = zip(prediction, label.to(device, non_blocking=True), strict=True)
+        each = torch.stack([confusion(p, t, classes, columns) for p, t in pairs])
+        matrix += each.sum(0)
+        images.append(torch.stack([each.diagonal(0, 1, 2), each.sum(2), each.sum(1)[:, :classes]], 2))
         done += len(image)
         if progress:
             progress(done, len(own))
     model.train(was_training)
-    return distributed.total(matrix).cpu()
+    by_rank = distributed.gather(torch.cat(images)).cpu()
+    position = torch.cat([torch.arange(rank, len(stems), distributed.world()) for rank in range(distributed.world())])
+    return Counts(distributed.total(matrix).cpu(), torch.empty_like(by_rank).index_copy_(0, position, by_rank))
 
 
 def evaluate(
@@ -130,19 +147,25 @@ def evaluate(
     workers: int = 2,
     precision: Precision = "auto",
     progress: Progress | None = None,
+    keep: Callable[[str, ImageCounts], object] = lambda name, found: None,
 ) -> dict[str, Any]:
     """Scores of every domain that has the split, and their mean: `{"domains": {name: scores}, "avg_miou": …}`.
 
     Where the model has several domains, the mean IoU of the classes that others have too and of those private to the
-    domain stand beside it: what alignment helps, and what it may harm.
+    domain stand beside it: what alignment helps, and what it may harm. `keep` is handed what was counted in each image
+    of each domain.
     """
     found = {}
     shared = shared_classes(model.spaces, synonyms)
     for name, domain in domains.items():
         if not domain.splits.get(split):
             continue
-        matrix = count(model, domain, split, workers=workers, precision=precision, progress=progress)
-        found[name] = scores(matrix, domain.space.names) | {"split": split, "images": len(domain.splits[split])}
+        counts = count(model, domain, split, workers=workers, precision=precision, progress=progress)
+        keep(name, ImageCounts(np.array(domain.splits[split]), counts.images.numpy(), counts.confusion.numpy()))
+        found[name] = scores(counts.confusion, domain.space.names) | {
+            "split": split,
+            "images": len(domain.splits[split]),
+        }
         if len(model.spaces) > 1:
             iou = found[name]["iou"]
             found[name]["miou_shared"] = mean([iou[c] for c in domain.space.names if c in shared[name]])

@@ -31,6 +31,7 @@ from fewmask.config import Config
 from fewmask.data.batches import Batch, Phase, Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
+from fewmask.engine.counts import ImageCounts, write_counts
 from fewmask.engine.device import autocast, choose_device
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.log import Log
@@ -257,7 +258,12 @@ class _Fit:
         if distributed.rank() == 0:
             save_weights(self.run.best(self.done), self.kept.state_dict())
 
-    def _evaluate(self, split: str, only: Mapping[str, Domain] | None = None) -> dict[str, Any]:
+    def _evaluate(
+        self,
+        split: str,
+        only: Mapping[str, Domain] | None = None,
+        keep: Callable[[str, ImageCounts], object] = lambda name, found: None,
+    ) -> dict[str, Any]:
         train, began = self.config.train, time.monotonic()
 
         def progress(done: int, total: int) -> None:
@@ -265,7 +271,7 @@ class _Fit:
 
         return evaluate(
             self.network, only or self.trained, split, synonyms=self.config.synonyms,
-            workers=train.workers, precision=train.precision, progress=progress,
+            workers=train.workers, precision=train.precision, progress=progress, keep=keep,
         )  # fmt: skip
 
     def _tell(self, stage: str, step: int, steps: int, rate: float, terms: Mapping[str, float] | None = None) -> None:
@@ -309,8 +315,9 @@ class _Fit:
         split = self.config.train.score
         scored = {n: d for n, d in self.trained.items() if d.splits.get(split)}
         others = {n: d for n, d in self.trained.items() if n not in scored and d.splits.get("val")}
-        domains = (self._evaluate(split)["domains"] if scored else {}) | (
-            self._evaluate("val", others)["domains"] if others else {}
+        counts: dict[str, ImageCounts] = {}
+        domains = (self._evaluate(split, keep=counts.__setitem__)["domains"] if scored else {}) | (
+            self._evaluate("val", others, counts.__setitem__)["domains"] if others else {}
         )
         summary = {
             "name": self.config.name,
@@ -331,6 +338,7 @@ class _Fit:
             save_model(self.run, self.network)
             for name in self.kept.keys() - {"model"}:
                 save_weights(self.run.kept(name), self.kept[name].state_dict())
+            write_counts(self.run.counts, counts)
             write_json(self.run.summary, summary)
         if self.log is not None:
             self.log.close()

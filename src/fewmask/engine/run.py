@@ -17,6 +17,7 @@ from fewmask.config import Config, ModelSettings
 from fewmask.data.domain import Domain
 from fewmask.data.layouts import load_domain
 from fewmask.engine.checkpoint import load_weights, save_weights
+from fewmask.engine.counts import ImageCounts, write_counts
 from fewmask.files import remove_unfinished, write_json, write_text
 from fewmask.labels import LabelSpace
 from fewmask.methods import read_config
@@ -44,6 +45,11 @@ class Run:
     @property
     def summary(self) -> Path:
         return self.folder / "summary.json"
+
+    @property
+    def counts(self) -> Path:
+        """What the summary's scores were computed from, image by image."""
+        return self.folder / "scores.npz"
 
     @property
     def weights(self) -> Path:
@@ -159,6 +165,16 @@ def record_evaluation(folder: Path, split: str, result: Mapping[str, Any]) -> No
     """Note in the run's folder that a split was looked at and what was seen: how often test was, stays known."""
     with open(Run(folder).folder / "evaluations.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps({"split": split, **result}) + "\n")
+
+
+def record_counts(folder: Path, result: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
+    """Give a run without `scores.npz`, from before there was one, what was counted in each image, if it is what the
+    run's summary says."""
+    run = Run(folder)
+    if run.summary.exists() and not run.counts.exists():
+        summary = json.loads(run.summary.read_text(encoding="utf-8"))
+        if summary["domains"] == result["domains"]:
+            write_counts(run.counts, counts)
 
 
 def versions() -> dict[str, str]:

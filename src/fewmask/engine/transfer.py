@@ -57,11 +57,11 @@ def through_mapping(
         raise ValueError(
             f"class mapping: no class of {source} is one of {target.name}; map at least one, or train a head"
         )
-    matrix = count(
+    counts = count(
         model, target, split,
         head=source, mapping=mapping, batch_size=batch_size, workers=workers, precision=precision, progress=progress,
     )  # fmt: skip
-    found = scores(matrix, target.space.names, mapping.reachable)
+    found = scores(counts.confusion, target.space.names, mapping.reachable)
     iou: dict[str, float | None] = found["iou"]
     unreachable = [n for i, n in enumerate(target.space.names) if i not in mapping.reachable]
     found |= {
@@ -107,8 +107,8 @@ def with_new_head(
     with torch.random.fork_rng(devices=[]):
         probe = _with_head(model, target, seed)
         losses = _train_head(probe, target, steps, settings, seed, progress)
-        matrix = count(probe, target, split, workers=settings.workers, precision=settings.precision, progress=progress)
-    found = scores(matrix, target.space.names) | {
+        counts = count(probe, target, split, workers=settings.workers, precision=settings.precision, progress=progress)
+    found = scores(counts.confusion, target.space.names) | {
         "split": split,
         "images": len(target.splits[split]),
         "labelled": len(target.labelled),

@@ -1,0 +1,60 @@
+"""What the final scoring of a run counted in each image: `scores.npz`, from which any score can be computed again, over
+any choice of the images. Two runs that were scored on the same images are compared image by image with it.
+
+Shapes: N images · C classes · of each image and class three numbers: pixels right, labelled, predicted.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fewmask.files import write_atomically
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """Of one domain: the images' stems (N,), their counts (N,C,3) and the confusion matrix (C,C) of all, int64.
+
+    Pixels of 254 and 255 are in none of them, not among those predicted either.
+    """
+
+    stems: np.ndarray
+    counts: np.ndarray
+    confusion: np.ndarray
+
+    @property
+    def iou(self) -> np.ndarray:
+        """IoU (C,) over all images; NaN for classes that no label shows."""
+        right, labelled, predicted = self.counts.sum(0).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(labelled > 0, right / (labelled + predicted - right), np.nan)
+
+
+def write_counts(path: Path, domains: Mapping[str, ImageCounts]) -> None:
+    """One compressed file of arrays `<domain>/stems`, `<domain>/counts` and `<domain>/confusion`."""
+    arrays = {
+        f"{name}/{what}": getattr(found, what)
+        for name, found in domains.items()
+        for what in ("stems", "counts", "confusion")
+    }
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_counts(path: Path) -> dict[str, ImageCounts]:
+    """What `write_counts` wrote, by domain. Raises ValueError for a damaged file."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                name, _, what = key.rpartition("/")
+                found.setdefault(name, {})[what] = arrays[key]
+        return {name: ImageCounts(**parts) for name, parts in found.items()}
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path}: damaged ({' '.join(str(error).split())}); remove it, and `fewmask evaluate` counts again"
+        ) from None
