@@ -14,11 +14,11 @@ from command import Fewmask, is_refused
 from ondisk import plain, two_domains, write_config
 from PIL import Image
 
+from fewmask.acquisition.forecast import forecast_words
 from fewmask.annotation.coco import write_instances
 from fewmask.annotation.page import server
 from fewmask.annotation.page.desk import Run
 from fewmask.annotation.page.guesses import Predictor
-from fewmask.cli.tables import forecast_words
 from fewmask.engine.run import load_config, load_domains
 
 ASK = {"score": "entropy", "regions": "squares:8", "budget": {"amount": 3, "unit": "regions"}}

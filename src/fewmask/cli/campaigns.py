@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewmask.acquisition.forecast import forecast_words
+from fewmask.cli.label_studio import fetch, is_address, send
 from fewmask.cli.page import open_page
-from fewmask.cli.tables import forecast_words, print_scores, rounds_table
+from fewmask.cli.tables import print_scores, rounds_table
 from fewmask.cli.terminal import (
     ConfigFile,
     Device,
@@ -26,6 +28,7 @@ from fewmask.cli.terminal import (
 
 if TYPE_CHECKING:
     from fewmask.annotation.facts import Question
+    from fewmask.annotation.ledger import Ledger
     from fewmask.config import Config
     from fewmask.data.domain import Domain
 
@@ -57,18 +60,33 @@ def campaign(
 def query(
     run: RunFolder,
     folder: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/questions by default.")] = None,
-    tool: Annotated[str, typer.Option("--for", help="folder (of PNGs), label-studio, cvat or coco.")] = "folder",
+    tool: Annotated[
+        str | None,
+        typer.Option("--for", help="folder (of PNGs), label-studio, cvat or coco.", show_default="folder"),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A Label Studio server to send to; its token in LABEL_STUDIO_API_KEY."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a campaign's open questions for a tool: a folder of PNGs to paint in, or tasks to import."""
-    from fewmask.annotation.ledger import Ledger
+    """Write a campaign's open questions for a tool: a folder of PNGs to paint in, or tasks to import.
+
+    With --to they go to a running Label Studio; the same command again sends what is not there yet.
+    """
     from fewmask.annotation.tools import TOOLS
 
-    domains, path = _opened(run)
+    domains = opened(run)
+    if to is not None:
+        if folder is not None or tool not in (None, "label-studio"):
+            raise ValueError("--to: goes to a Label Studio server, and nothing is written; leave out --out and --for")
+        _send(run, domains, to, as_json)
+        return
+    tool = tool or "folder"
     if tool not in TOOLS:
         raise ValueError(f"--for: no tool {tool!r}; there are {', '.join(TOOLS)}")
     folder = folder or run / "questions"
-    with Ledger(path) as ledger:
+    with ledger_of(run) as ledger:
         asked = TOOLS[tool].write_questions(ledger, domains, folder) if ledger.questions(open_only=True) else []
     images = _images(asked)
     if as_json:
@@ -87,8 +105,13 @@ def query(
 def answer(
     run: RunFolder,
     answers: Annotated[
-        Path | None,
-        typer.Option("--from", help="The folder that was painted in, or what Label Studio, CVAT or a COCO tool wrote."),
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="PATH|URL",
+            help="The folder that was painted in, what Label Studio, CVAT or a COCO tool wrote, or the address of a "
+            "Label Studio server, its token in LABEL_STUDIO_API_KEY.",
+        ),
     ] = None,
     annotator: Annotated[
         str | None, typer.Option(help="Who answers; of a file, where the tool does not say it.", show_default="person")
@@ -99,22 +122,26 @@ def answer(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Open the labelling page; or, with --from, take answers from painted masks or from a tool's export.
+    """Open the labelling page; or, with --from, take answers from painted masks, a tool's export or Label Studio.
 
-    Of a file all answers are taken or, where something is wrong with one, none.
+    Of these all answers are taken or, where something is wrong with one, none.
     """
-    from fewmask.annotation.ledger import Ledger
     from fewmask.annotation.tools import TOOLS, recognise
 
-    domains, path = _opened(run)
+    domains = opened(run)
     if answers is None:
         open_page(run, domains, annotator, port, device, as_json)
         if not as_json:
-            with Ledger(path) as ledger:
+            with ledger_of(run) as ledger:
                 _still_open(ledger.questions(open_only=True))
         return
-    with Ledger(path) as ledger:
-        counts = TOOLS[recognise(answers)].read_answers(ledger, domains, answers, annotator or "person")
+    with ledger_of(run) as ledger:
+        who = annotator or "person"
+        if is_address(answers):
+            counts = fetch(answers, ledger, domains, who)
+        else:
+            file = Path(answers)
+            counts = TOOLS[recognise(file)].read_answers(ledger, domains, file, who)
         still = ledger.questions(open_only=True)
     if as_json:
         print_json(asdict(counts) | {"open": len(still), "images": _images(still)})
@@ -127,15 +154,13 @@ def answer(
 
 def run_campaign(config: Config, folder: Path, enough: bool) -> dict[str, Any]:
     """Run a campaign, or go on with it, and tell how far it is."""
-    from fewmask.annotation.ledger import Ledger
-    from fewmask.campaign import Campaign
     from fewmask.campaign import campaign as go_on
     from fewmask.campaign.history import unit_of
 
     def spent() -> str:
         assert config.campaign is not None
         unit = unit_of(config.campaign)
-        with Ledger(Campaign(folder).ledger) as ledger:
+        with ledger_of(folder) as ledger:
             return f"{ledger.spent(unit):,.0f} {unit} answered"
 
     with training_progress(spent) as observe:
@@ -150,10 +175,7 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
         out.print(rounds_table(summary["history"], summary["unit"]))
         _say(forecast_words(summary["forecast"], summary["history"][-1]["total_cost"], summary["unit"]))
     if summary["state"] == "waiting":
-        from fewmask.annotation.ledger import Ledger
-        from fewmask.campaign import Campaign
-
-        with Ledger(Campaign(folder).ledger) as ledger:
+        with ledger_of(folder) as ledger:
             asked = ledger.questions(summary["round"], open_only=True)
         command = shlex.join(["fewmask", *again])
         _say(f"Round {summary['round'] + 1} of {summary['rounds']} waits for answers: {_questions(asked)}. Next:")
@@ -161,6 +183,23 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
         _say(f"  fewmask query {shlex.quote(str(folder))}")
         _paint(folder / "questions", folder)
         _say(f"and then, to go on:\n  {command}\nor, to train on the answers there are:\n  {command} --enough")
+
+
+def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> None:
+    with ledger_of(run) as ledger:
+        asked = ledger.questions(open_only=True)
+        sent: dict[str, Any] = {"sent": 0, "sent_before": 0, "projects": {}}
+        if asked:
+            sent = send(to, run, ledger, domains)
+    if as_json:
+        print_json({"open": len(asked), "images": _images(asked)} | sent)
+    elif not asked:
+        _say(f"No question is open in {run}. Its `fewmask campaign` command goes on, and asks the next ones.")
+    else:
+        _say(f"{_questions(asked)}: {sent['sent']} sent now, {sent['sent_before']} there before.")
+        for domain, address in sent["projects"].items():
+            _say(f"  {domain}: {address}")
+        _say(f"Whenever people have answered some:\n  {shlex.join(['fewmask', 'answer', str(run), '--from', to])}")
 
 
 def _paint(folder: Path, run: Path) -> None:
@@ -184,9 +223,8 @@ def _images(asked: Sequence[Question]) -> int:
     return len({(question.domain, question.stem) for question in asked})
 
 
-def _opened(run: Path) -> tuple[dict[str, Domain], Path]:
-    """The domains and the ledger of a campaign's run. Raises ValueError for any other folder."""
-    from fewmask.campaign import Campaign
+def opened(run: Path) -> dict[str, Domain]:
+    """The domains of a campaign's run. Raises ValueError for any other folder."""
     from fewmask.engine.run import load_config, load_domains
 
     config = load_config(run)
@@ -194,7 +232,18 @@ def _opened(run: Path) -> tuple[dict[str, Domain], Path]:
         raise ValueError(
             f"{run}: a run of `fewmask train`, which asks nothing; give the folder that `fewmask campaign` wrote"
         )
-    return load_domains(config), Campaign(run).ledger
+    return load_domains(config)
+
+
+def ledger_of(run: Path) -> Ledger:
+    """The ledger of a campaign's run, to be read as its settings say."""
+    from fewmask.annotation.ledger import Ledger
+    from fewmask.campaign import Campaign
+    from fewmask.engine.run import load_config
+
+    settings = load_config(run).campaign
+    assert settings is not None
+    return Ledger(Campaign(run).ledger, settings.answers)
 
 
 def _say(text: str) -> None:

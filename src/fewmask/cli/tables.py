@@ -53,30 +53,3 @@ def rounds_table(history: list[dict[str, Any]], unit: str) -> Table:
         labels += [f"{sum(entry['pixels'].values()):,}"]
         table.add_row(str(entry["round"] + 1), *labels, *map(percent, scores), f"{entry['seconds']:.0f}")
     return table
-
-
-def forecast_words(forecast: Mapping[str, Any] | None, there: float, unit: str) -> str:
-    """What the learning curve says of the labels that are still missing; `there` are those in all."""
-    if forecast is None:
-        return "How many more labels are needed: three rounds with different labels say so."
-    if forecast["target"] is None:
-        return f"With ever more labels: {percent(forecast['a'])} %. Set campaign.target to hear how many it takes."
-    target = f"{100 * forecast['target']:g} %"
-    low, median, high = (_reachable(number, there) for number in forecast["needed"])
-    if median == 0:
-        return f"{target}: reached, by the curve."
-    if median is None:
-        chance = "" if low is None else f", at best {_about(low)} more {unit}"
-        return f"{target}: out of reach, by the curve (80 % sure{chance})."
-    upper = "out of reach" if high is None else _about(high)
-    return f"About {_about(median)} more {unit} for {target} (80 % sure: {_about(low or 0)} … {upper})."
-
-
-def _reachable(number: float | None, there: float) -> float | None:
-    """None as well where the curve rises so slowly that nobody will ever label so many."""
-    return None if number is None or number > 1000 * there else number
-
-
-def _about(number: float) -> str:
-    """Two digits are more than the curve knows."""
-    return f"{round(number, min(2 - len(f'{number:.0f}'), 0)):,.0f}"
