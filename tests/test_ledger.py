@@ -26,6 +26,7 @@ from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger, content_hash
 from fewmask.annotation.store import TABLES, VERSION
 from fewmask.annotation.view import answered_domain, write_labels
+from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain, read_mask
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
 
@@ -263,13 +264,8 @@ def test_several_annotators_are_kept_apart(ledger: Ledger) -> None:
         (2, "dan", "skip"),
     ]
     assert ledger.labels("a", "a-1")[0, 0] == 1  # the last answer; a skip takes nothing away from others
-
-    def majority(answers: object) -> Mask:
-        assert isinstance(answers, list)
-        stacked = np.stack([a.values for a in answers])
-        return np.apply_along_axis(lambda v: np.bincount(v).argmax(), 0, stacked).astype(np.uint8)
-
-    assert ledger.labels("a", "a-1", decide=majority)[0, 0] == 2
+    with Ledger(ledger.path, AnswerSettings(decide="majority")) as by_majority:
+        assert by_majority.labels("a", "a-1")[0, 0] == 2
     progress = ledger.progress()
     assert (progress.answered, progress.skipped, progress.open, progress.pixels) == (1, 1, 0, 20)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -65,6 +65,11 @@ class CostModel:
 
     rates: Mapping[str, Rate] = field(default_factory=lambda: RATES)
     seconds_per_click: float = SECONDS_PER_CLICK
+
+    def times(self, people: int) -> CostModel:
+        """The same questions answered by so many people each: clicks and seconds add up, pixels and regions do not."""
+        rates = {kind: Rate(people * rate.per_region, people * rate.per_pixel) for kind, rate in self.rates.items()}
+        return replace(self, rates=rates)
 
     def cost(self, kind: str, pixels: np.ndarray, unit: Unit) -> np.ndarray:
         """Cost (N,) float64 in `unit` of regions of one kind ("squares", …) with so many open pixels (N,).

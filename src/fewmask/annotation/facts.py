@@ -124,17 +124,31 @@ def fault(answer: Answer, question: Question, classes: int) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the answers are. Every question is one of answered, skipped (by all who saw it) and open."""
+    """How far the answers are. Every question is one of answered, skipped (by all who saw it) and open, which it is
+    until as many annotators as the ledger's rule waits for have seen it."""
 
     asked: int
     answered: int
     skipped: int
     open: int
     pixels: int
-    """Pixels that the answers decided, each question counted once."""
+    """Pixels that the answers decided by the ledger's rule, each question counted once."""
     seconds: float
     """Of all that was done, corrections and what was taken back included: it was worked."""
     clicks: float
     """Likewise."""
     cost: float
     """What the questions asked were expected to cost."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one annotator did."""
+
+    answered: int
+    """Questions of which his last word is an answer."""
+    skipped: int
+    seconds: float
+    """Of all that he did, corrections and what was taken back included."""
+    clicks: float
+    """Likewise."""

@@ -10,7 +10,7 @@ opened it, and is not carried into a forked process.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewmask.annotation.facts import Answer, Progress, Question, check, digest, fault
+from fewmask.annotation.consensus import Ballot, ballot, decide, trust_of
+from fewmask.annotation.facts import Answer, Progress, Question, Work, check, digest, fault
 from fewmask.annotation.store import (
     ANSWER,
     ANSWER_COLUMNS,
@@ -29,9 +30,12 @@ from fewmask.annotation.store import (
     answer_row,
     as_answer,
     as_question,
+    keys_of,
+    one_of,
     question_row,
     words,
 )
+from fewmask.config import AnswerSettings
 from fewmask.labels import NOT_LABELLED, Mask
 
 if TYPE_CHECKING:  # a labelling page opens the ledger without torch
@@ -41,20 +45,18 @@ if TYPE_CHECKING:  # a labelling page opens the ledger without torch
 FOREVER = 2**63 - 1
 
 
-def latest(answers: Sequence[Answer]) -> Mask:
-    """Of several annotators' answers to one question the one that came last: its values (h,w)."""
-    values = answers[-1].values
-    assert values is not None
-    return values
-
-
 class Ledger:
-    """The ledger at a path, made where there is none. Use it in `with`, or call `close`."""
+    """The ledger at a path, made where there is none. Use it in `with`, or call `close`.
 
-    def __init__(self, path: Path) -> None:
+    The file keeps every annotator's answers apart. `rule` says how they are read: how many annotators a question waits
+    for, and what their answers come to.
+    """
+
+    def __init__(self, path: Path, rule: AnswerSettings | None = None) -> None:
         """Raises ValueError when the file is not a ledger, or one of another version of fewmask."""
-        self.path = path
+        self.path, self.rule = path, rule or AnswerSettings()
         self._store = Store(path)
+        self._trust: dict[tuple[str, int], Mapping[str, float]] = {}
 
     def close(self) -> None:
         self._store.close()
@@ -172,15 +174,21 @@ class Ledger:
         """The rounds that were asked, in order, with their numbers of questions."""
         return dict(self._store.rows("SELECT number, asked FROM rounds ORDER BY number"))
 
-    def questions(self, number: int | None = None, open_only: bool = False) -> list[Question]:
+    def questions(
+        self, number: int | None = None, open_only: bool = False, annotator: str | None = None
+    ) -> list[Question]:
         """The questions of a round, or of all, in the order in which they were asked.
 
-        `open_only` leaves out what somebody has answered or skipped.
+        `open_only` leaves out what as many annotators as the rule waits for have answered or skipped; and, for one
+        annotator, what he has.
         """
         where = "(:number IS NULL OR q.round = :number)"
         if open_only:
-            where += f" AND q.id NOT IN (WITH {words()} SELECT question FROM words)"
-        return self._questions(where, number=number, up_to=FOREVER)
+            where += (
+                f" AND q.id NOT IN (WITH {words()} SELECT question FROM words GROUP BY question "
+                "HAVING count(*) >= :each OR max(annotator = :annotator))"
+            )
+        return self._questions(where, number=number, up_to=FOREVER, each=self.rule.each, annotator=annotator)
 
     def _questions(self, where: str, **values: Any) -> list[Question]:
         return [as_question(row) for row in self._store.rows(f"{QUESTION} WHERE {where} ORDER BY q.id", **values)]
@@ -196,8 +204,8 @@ class Ledger:
         ids, problems = [], []
         with self._store.write():
             classes, at = self.classes(), _now()
-            asked = {q.id: q for q in self._questions(_one_of("q.id"), keys=_keys(a.question for a in answers))}
-            known = {a.token: a for a in self._answers(_one_of("a.token"), keys=_keys(a.token for a in answers))}
+            asked = {q.id: q for q in self._questions(one_of("q.id"), keys=keys_of(a.question for a in answers))}
+            known = {a.token: a for a in self._answers(one_of("a.token"), keys=keys_of(a.token for a in answers))}
             for answer in answers:
                 question, before = asked.get(answer.question), known.get(answer.token)
                 if question is None:
@@ -257,29 +265,61 @@ class Ledger:
         """The newest answer's id, 0 where there is none. Labels "up to" it never change, whatever arrives later."""
         return int(self._store.rows("SELECT coalesce(max(id), 0) FROM answers")[0][0])
 
-    def labels(
-        self,
-        domain: str,
-        stem: str,
-        up_to: int | None = None,
-        decide: Callable[[Sequence[Answer]], Mask] = latest,
-    ) -> Mask:
-        """What is known of an image: (H,W) uint8, 254 where nobody answered. Where regions overlap the later wins.
+    def given(
+        self, domain: str, stem: str | None = None, up_to: int | None = None
+    ) -> list[tuple[Question, list[Answer]]]:
+        """What was answered about an image or a domain: questions, each with one standing answer by each annotator.
 
-        `decide` makes one answer's values (h,w) of one question's, one by each annotator, in the order of arrival.
+        Both in the order of arrival, a question's being that of its last answer.
         """
-        mask = np.full(self.sizes(domain, stem)[stem], NOT_LABELLED, dtype=np.uint8)
+        where = "d.name = :domain AND (:stem IS NULL OR i.stem = :stem)"
+        asked = {q.id: q for q in self._questions(where, domain=domain, stem=stem)}
         answers: dict[int, list[Answer]] = {}
         for word in self.last_words(domain, stem, up_to):
             if word.kind == "answer":
                 answers.setdefault(word.question, []).append(word)
-        asked = {q.id: q for q in self._questions("d.name = :domain AND i.stem = :stem", domain=domain, stem=stem)}
-        for question, given in sorted(answers.items(), key=lambda item: item[1][-1].id):
-            values, window = decide(given), asked[question].window(mask)
-            np.copyto(window, values, where=values != NOT_LABELLED)
+        return [(asked[key], those) for key, those in sorted(answers.items(), key=lambda item: item[1][-1].id)]
+
+    def decisions(self, domain: str, stem: str | None = None, up_to: int | None = None) -> list[tuple[Question, Mask]]:
+        """The same with what the answers come to by the rule: values (h,w) of each question."""
+        trust = self.trust(domain, up_to)
+        return [(question, decide(those, self.rule, trust)) for question, those in self.given(domain, stem, up_to)]
+
+    def trust(self, domain: str, up_to: int | None = None) -> Mapping[str, float]:
+        """What each annotator's vote weighs where it is not 1: as the rule says, or as their answers show it."""
+        if self.rule.decide != "trust":
+            return {}
+        if self.rule.trust != "estimated":
+            return self.rule.trust
+        up_to = min(_id(up_to), self.last_answer_id())  # what is known up to an answer never changes
+        if (domain, up_to) not in self._trust:
+            self._trust[domain, up_to] = trust_of(self.ballots(domain, up_to), len(self.classes()[domain]))
+        return self._trust[domain, up_to]
+
+    def ballots(self, domain: str, up_to: int | None = None) -> list[Ballot]:
+        """What several annotators said of the same pixels of a domain, question by question; one image in memory."""
+        classes = len(self.classes()[domain])
+        given = (those for stem in self._stems(domain, up_to) for _, those in self.given(domain, stem, up_to))
+        return [found for those in given if len(those) > 1 and (found := ballot(those, classes))]
+
+    def labels(self, domain: str, stem: str, up_to: int | None = None) -> Mask:
+        """What is known of an image: (H,W) uint8, 254 where nobody answered, or where the rule sees no majority.
+
+        Where regions overlap the later wins.
+        """
+        mask = np.full(self.sizes(domain, stem)[stem], NOT_LABELLED, dtype=np.uint8)
+        for question, values in self.decisions(domain, stem, up_to):
+            np.copyto(question.window(mask), values, where=values != NOT_LABELLED)
         return mask
 
     def answered_stems(self, domain: str, up_to: int | None = None) -> tuple[str, ...]:
+        """The images of which the answers decide a pixel, sorted."""
+        stems = self._stems(domain, up_to)
+        if self.rule.decide == "latest":  # and there is no answer that decides nothing
+            return stems
+        return tuple(s for s in stems if any((v != NOT_LABELLED).any() for _, v in self.decisions(domain, s, up_to)))
+
+    def _stems(self, domain: str, up_to: int | None) -> tuple[str, ...]:
         """The images of which some answer stands, sorted."""
         rows = self._store.rows(
             f"WITH {words(domain)} SELECT DISTINCT i.stem FROM words w JOIN questions q ON q.id = w.question "
@@ -297,18 +337,36 @@ class Ledger:
             "SELECT count(*), coalesce(sum(cost), 0.0) FROM questions WHERE :number IS NULL OR round = :number",
             **values,
         )
-        ((seen, answered, pixels),) = self._store.rows(
-            f"WITH {words()}, said AS (SELECT max(CASE kind WHEN 'answer' THEN id END) AS answer FROM words "
-            f"WHERE {chosen} GROUP BY question) SELECT count(*), count(answer), coalesce(sum(a.pixels), 0) "
+        ((enough, answered, pixels),) = self._store.rows(
+            f"WITH {words()}, said AS (SELECT max(CASE kind WHEN 'answer' THEN id END) AS answer, count(*) >= :each "
+            f"AS enough FROM words WHERE {chosen} GROUP BY question) SELECT coalesce(sum(enough), 0), "
+            "coalesce(sum(enough AND answer IS NOT NULL), 0), coalesce(sum(a.pixels), 0) "
             "FROM said LEFT JOIN answers a ON a.id = said.answer",
+            each=self.rule.each,
             **values,
         )
+        if self.rule.decide != "latest":
+            decided = [part for domain in self.classes() for part in self.decisions(domain, up_to=up_to)]
+            pixels = sum(int((v != NOT_LABELLED).sum()) for q, v in decided if number in (None, q.round))
         ((seconds, clicks),) = self._store.rows(
             "SELECT coalesce(sum(seconds), 0.0), coalesce(sum(clicks), 0.0) FROM answers "
             f"WHERE id <= :up_to AND {chosen}",
             **values,
         )
-        return Progress(asked, answered, seen - answered, asked - seen, pixels, seconds, clicks, cost)
+        return Progress(asked, answered, enough - answered, asked - enough, pixels, seconds, clicks, cost)
+
+    def work(self) -> dict[str, Work]:
+        """What each annotator did, by name."""
+        said = self._store.rows(
+            f"WITH {words()} SELECT annotator, sum(kind = 'answer'), sum(kind = 'skip') FROM words GROUP BY annotator",
+            up_to=FOREVER,
+        )
+        counts = {name: (answered, skipped) for name, answered, skipped in said}
+        rows = self._store.rows(
+            "SELECT annotator, coalesce(sum(seconds), 0.0), coalesce(sum(clicks), 0.0) FROM answers "
+            "GROUP BY annotator ORDER BY annotator"
+        )
+        return {name: Work(*counts.get(name, (0, 0)), seconds, clicks) for name, seconds, clicks in rows}
 
     def spent(self, unit: Unit, up_to: int | None = None) -> float:
         """What the answers took so far, in "regions", "pixels", "clicks" or "seconds"; see `Progress`."""
@@ -321,15 +379,6 @@ def content_hash(image: np.ndarray) -> str:
     digest = blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
-
-
-def _one_of(column: str) -> str:
-    """SQL: the column is one of `_keys` in the parameter :keys."""
-    return f"{column} IN (SELECT value FROM json_each(:keys))"
-
-
-def _keys(values: Iterable[int | str]) -> str:
-    return json.dumps(list(values))
 
 
 def _id(up_to: int | None) -> int:

@@ -7,6 +7,7 @@ copied, and it works on network disks.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -170,3 +171,12 @@ def words(domain: str | None = None, stem: str | None = None) -> str:
         # of the columns without an aggregate SQLite takes those of the row that has the maximum
         "words AS (SELECT max(id) AS id, question, annotator, kind FROM standing GROUP BY question, annotator)"
     )
+
+
+def one_of(column: str) -> str:
+    """SQL: the column is one of `keys_of` in the parameter :keys."""
+    return f"{column} IN (SELECT value FROM json_each(:keys))"
+
+
+def keys_of(values: Iterable[int | str]) -> str:
+    return json.dumps(list(values))

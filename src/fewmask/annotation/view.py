@@ -5,6 +5,7 @@ Shapes: H×W pixels of an image.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +38,8 @@ def write_labels(ledger: Ledger, domains: Mapping[str, Domain], folder: Path, up
 
 
 def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | None = None) -> Domain:
-    """The domain with its answers: images that have some are labelled, in part unless they decide every pixel, by the
-    view in `folder`.
+    """The domain with its answers: images of which they decide a pixel are labelled, in part unless they decide every
+    one, by the view in `folder`.
 
     Images that were labelled keep their masks, and where they have answers too the answers come first. Of the rest of
     train no mask can be had. Call `write_labels` first with the same `up_to`. Raises ValueError when there are answers
@@ -71,11 +72,9 @@ def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | N
 
 def _whole(ledger: Ledger, domain: str, up_to: int | None) -> frozenset[str]:
     """The images of which every pixel is decided. Only where the answers' sizes allow it are they laid together."""
-    stems = {question.id: question.stem for question in ledger.questions() if question.domain == domain}
-    decided = dict.fromkeys(stems.values(), 0)
-    for word in ledger.last_words(domain, up_to=up_to):
-        if word.values is not None:
-            decided[stems[word.question]] += int((word.values != NOT_LABELLED).sum())
+    decided = Counter[str]()
+    for question, values in ledger.decisions(domain, up_to=up_to):
+        decided[question.stem] += int((values != NOT_LABELLED).sum())
     sizes = ledger.sizes(domain)
     enough = (stem for stem, pixels in decided.items() if pixels >= sizes[stem][0] * sizes[stem][1])
     return frozenset(stem for stem in enough if (ledger.labels(domain, stem, up_to) != NOT_LABELLED).all())

@@ -108,11 +108,14 @@ class _Rounds:
         distributed.barrier()
         if distributed.rank() == 0:
             begin(self.run, config)
-            with Ledger(self.files.ledger):
+            with self._ledger():
                 pass
         distributed.barrier()
         self.cost, self.unit = cost_model(self.settings), unit_of(self.settings)
         self.history: list[Entry] = []
+
+    def _ledger(self) -> Ledger:
+        return Ledger(self.files.ledger, self.settings.answers)
 
     def run_through(self) -> dict[str, Any]:
         for number in range(self.settings.rounds):
@@ -131,7 +134,7 @@ class _Rounds:
     def _prepare(self, number: int) -> None:
         """Look at the pool and ask, if that is not done yet."""
         ask = self._asks(number)
-        with Ledger(self.files.ledger) as ledger:
+        with self._ledger() as ledger:
             asked = number in ledger.rounds()
             before = ledger.questions()
         if asked or not (ask or self._teaches(number)):
@@ -192,13 +195,15 @@ class _Rounds:
     ) -> None:
         rng = generator(self._seed(number), "ask", number)
         need = self._need(ask, {name: part for name, part in found.items() if len(part)})
-        asked = questions(found, domains, ask, before, self.cost, need, self.files.superpixels, rng)
+        asked = questions(
+            found, domains, ask, before, self.cost.times(self.settings.answers.each), need, self.files.superpixels, rng
+        )
         if without := bare(asked, domains):
             raise ValueError(
                 f"campaign.first.budget: {ask.budget.amount:g} {ask.budget.unit} buy no question in "
                 f"{', '.join(without)}, where nothing is labelled; raise it and give another --out"
             )
-        with Ledger(self.files.ledger) as ledger:
+        with self._ledger() as ledger:
             for name, domain in domains.items():
                 ledger.add_images(domain, sorted({q.stem for q in asked if q.domain == name}))
             ledger.ask(number, asked)
@@ -221,10 +226,10 @@ class _Rounds:
         if self._asks(number) is None or self.files.record(number).exists():
             return None
         if self.settings.annotator == "oracle" and distributed.rank() == 0:
-            with Ledger(self.files.ledger) as ledger:
+            with self._ledger() as ledger:
                 answer_all(ledger, Oracle(self.domains, self.cost), number)
         distributed.barrier()
-        with Ledger(self.files.ledger) as ledger:
+        with self._ledger() as ledger:
             open_ = len(ledger.questions(number, open_only=True))
         if not (open_ := _agreed(open_)):
             return None
@@ -244,7 +249,7 @@ class _Rounds:
 
     def _answered(self, up_to: int) -> dict[str, Domain]:
         """The domains with what is answered up to that answer, as masks on the disk."""
-        with Ledger(self.files.ledger) as ledger:
+        with self._ledger() as ledger:
             if distributed.rank() == 0:
                 write_labels(ledger, self.domains, self.files.labels, up_to)
             distributed.barrier()
@@ -269,7 +274,7 @@ class _Rounds:
         record = self.files.record(number)
         if record.exists():
             return self._knew(number)
-        with Ledger(self.files.ledger) as ledger:
+        with self._ledger() as ledger:
             up_to = _agreed(ledger.last_answer_id())
         if without := bare((), self._answered(up_to)):
             raise ValueError(f"{self.run.folder}: nothing is labelled in {', '.join(without)}; answer questions there")
@@ -334,15 +339,11 @@ class _Rounds:
         """Add a finished round to the history."""
         summary = json.loads(self.files.round(number).summary.read_text(encoding="utf-8"))
         cost, pixels = {n: c for n, (_, c) in self._start.items()}, {n: p for n, (p, _) in self._start.items()}
-        with Ledger(self.files.ledger) as ledger:
-            asked = {q.id: q for q in ledger.questions()}
-            answered = {
-                w.question: w.values for w in ledger.last_words(up_to=self._knew(number)) if w.values is not None
-            }
-        for question, values in answered.items():
-            name = asked[question].domain
-            cost[name] += asked[question].cost
-            pixels[name] += int((values != NOT_LABELLED).sum())
+        with self._ledger() as ledger:
+            for name in ledger.classes():
+                for question, values in ledger.decisions(name, up_to=self._knew(number)):
+                    cost[name] += question.cost
+                    pixels[name] += int((values != NOT_LABELLED).sum())
         chosen = next((v for v in summary["validation"] if v["step"] == summary["selected_step"]), None)
         miou = {name: chosen["miou"].get(name) if chosen else None for name in self.domains}
         self.history.append(Entry(number, cost, pixels, miou, summary["seconds"]))
@@ -350,7 +351,7 @@ class _Rounds:
     def _tell(self, state: str, number: int | None = None, open_: int = 0) -> dict[str, Any]:
         """Write and return what the campaign has come to."""
         last = self.run.summary
-        with Ledger(self.files.ledger) as ledger:
+        with self._ledger() as ledger:
             progress = ledger.progress()
         summary = {
             "state": state,

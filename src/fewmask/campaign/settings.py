@@ -39,6 +39,10 @@ def _faults(config: Config, settings: CampaignSettings, domains: Mapping[str, Do
                     yield f"campaign.cost.rates.{kind}: they cost no {unit}, and a budget would be endless; raise them"
     if first and ask and first.budget.unit != ask.budget.unit:
         yield "campaign.first.budget.unit: another one than campaign.ask's; count all labels in one unit"
+    if settings.answers.each > 1 and settings.annotator == "oracle":
+        yield "campaign.answers.each: the oracle is one annotator and answers once; set 1, or annotator: people"
+    if settings.answers.decide != "trust" and settings.answers.trust != "estimated":
+        yield f"campaign.answers.trust: nobody reads it with decide: {settings.answers.decide}; set decide: trust"
     bare = [name for name, domain in domains.items() if not domain.labelled]
     if bare and first is None:
         yield f"campaign.first: missing, and nothing is labelled in {', '.join(bare)}; say what to ask at the beginning"

@@ -18,6 +18,7 @@ from fewmask.config.loading import Config, dump, load, parse
 from fewmask.config.training import (
     AdamSettings,
     EmbeddingSettings,
+    HungAdamSettings,
     ModelSettings,
     NetworkOptimiserSettings,
     OptimiserSettings,
@@ -27,8 +28,8 @@ from fewmask.config.views import AugmentSettings, CutoutSettings, NoiseSettings,
 
 __all__ = [
     "LAYOUTS",
-    "AnswerSettings",
     "AdamSettings",
+    "AnswerSettings",
     "AskSettings",
     "AugmentSettings",
     "BudgetSettings",
@@ -42,6 +43,7 @@ __all__ = [
     "EmbeddingSettings",
     "FolderDomain",
     "Fraction",
+    "HungAdamSettings",
     "IddDomain",
     "Interval",
     "LabelledSettings",

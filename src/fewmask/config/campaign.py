@@ -60,6 +60,17 @@ class CostSettings(Settings):
     seconds_per_click: PositiveFloat | None = None
 
 
+class AnswerSettings(Settings):
+    """How many annotators answer each question, and what their answers come to."""
+
+    each: PositiveInt = 1
+    """Annotators that each question waits for."""
+    decide: Literal["latest", "majority", "trust"] = "latest"
+    """Whose answer counts where several disagree: the later one's, or a vote, pixel by pixel."""
+    trust: Literal["estimated"] | dict[str, NonNegativeFloat] = "estimated"
+    """trust: what each annotator's vote weighs, 1 where nothing is said; or as the answers show it."""
+
+
 class CampaignSettings(Settings):
     rounds: PositiveInt = 3
     """Trainings; between two of them the pool is looked at and questions are asked."""
@@ -68,6 +79,7 @@ class CampaignSettings(Settings):
     ask: AskSettings | None = None
     """Questions between two trainings; none: self-training alone."""
     annotator: Literal["oracle", "people"] = "people"
+    answers: AnswerSettings = AnswerSettings()
     start: Literal["fresh", "warm"] = "fresh"
     """Each round trains a new network, or the last round's goes on."""
     need: Literal["curve", "equal"] = "curve"

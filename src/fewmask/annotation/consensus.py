@@ -1,0 +1,147 @@
+"""Several annotators' answers to one question made one, pixel by pixel.
+
+Shapes: A annotators · h×w pixels of a region's box · P pixels · N patterns: pixels of which all say the same, counted ·
+K values that a pixel can be given: the classes and void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewmask.annotation.facts import Answer
+from fewmask.config import AnswerSettings
+from fewmask.labels import NOT_LABELLED, VOID, Mask
+
+NO_VOTE = -1
+# As if everybody had been right in three of four questions before: nobody is infallible after two.
+RIGHT, SEEN = 3.0, 4.0
+LEAST_TRUST = 1e-3
+MAX_STEPS = 1000
+
+
+def decide(answers: Sequence[Answer], rule: AnswerSettings, trust: Mapping[str, float]) -> Mask:
+    """The values (h,w) of one question that its answers, in the order of arrival, come to by a rule.
+
+    `trust` holds the weights that are not 1.
+    """
+    values = stack(answers)
+    if rule.decide == "latest":
+        return latest(values)
+    return by_trust(values, np.array([trust.get(answer.annotator, 1.0) for answer in answers]))
+
+
+def stack(answers: Sequence[Answer]) -> np.ndarray:
+    """The values (A,h,w) of answers to one question."""
+    return np.stack([answer.values for answer in answers if answer.values is not None])
+
+
+def latest(values: np.ndarray) -> Mask:
+    """Of answers (A,h,w), in the order of arrival, the last one."""
+    return values[-1]
+
+
+def majority(values: np.ndarray) -> Mask:
+    """What most of the answers (A,h,w) say of a pixel; where as many say something else, 254."""
+    return by_trust(values, np.ones(len(values)))
+
+
+def by_trust(values: np.ndarray, trust: np.ndarray) -> Mask:
+    """What the answers (A,h,w) say of each pixel with the greatest sum of trust (A,), 0 or more; (h,w) uint8.
+
+    254 is no vote, void is one. 254 is also the outcome of a tie, and of votes that nobody trusts.
+    """
+    there = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    best, runner_up = np.zeros((2, *values.shape[1:]))
+    winner = np.full(values.shape[1:], NOT_LABELLED, dtype=np.uint8)
+    for value in there[there != NOT_LABELLED]:
+        votes = np.einsum("a,ahw->hw", trust, values == value)
+        runner_up = np.maximum(runner_up, np.minimum(votes, best))
+        best = np.maximum(best, votes)
+        winner[votes == best] = value
+    # Sums of the same numbers in another order differ in their last digits.
+    winner[best <= runner_up * (1 + 1e-9)] = NOT_LABELLED
+    return winner
+
+
+@dataclass(frozen=True, eq=False)
+class Ballot:
+    """What several annotators said of pixels of one region that at least two of them decided."""
+
+    names: tuple[str, ...]
+    votes: np.ndarray
+    """(A,N) of the values' numbers: a class's own, void the last; `NO_VOTE` where one said nothing."""
+    pixels: np.ndarray
+    """(N,) that were given these votes."""
+
+    def votes_of(self, names: Sequence[str]) -> np.ndarray:
+        """The votes of these annotators, in their order; `NO_VOTE` of those who did not answer."""
+        rows = np.full((len(names), self.votes.shape[1]), NO_VOTE, dtype=self.votes.dtype)
+        rows[[names.index(name) for name in self.names]] = self.votes
+        return rows
+
+
+def ballot(answers: Sequence[Answer], classes: int) -> Ballot | None:
+    """The ballot of answers to one question; None where no two of them decide the same pixel."""
+    votes = as_votes(stack(answers).reshape(len(answers), -1), classes)
+    votes = votes[:, (votes != NO_VOTE).sum(axis=0) > 1]
+    return Ballot(tuple(a.annotator for a in answers), *patterns(votes)) if votes.size else None
+
+
+def as_votes(values: np.ndarray, classes: int) -> np.ndarray:
+    """Mask values of any shape as numbers of the K = classes + 1 values, void the last; 254 is `NO_VOTE`."""
+    numbers = np.arange(256, dtype=np.int16)
+    numbers[VOID], numbers[NOT_LABELLED] = classes, NO_VOTE
+    return numbers[values]
+
+
+def patterns(votes: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Which votes (A,P) occur together, (A,N), and the weight (N,) of the pixels that have them: by default 1 each."""
+    code = np.zeros(votes.shape[1], dtype=np.int64)
+    for row in votes:
+        code = np.unique(code * 256 + (row - NO_VOTE), return_inverse=True)[1]
+    first, place = np.unique(code, return_index=True, return_inverse=True)[1:]
+    return votes[:, first], np.bincount(place, weight, minlength=len(first)).astype(np.float64)
+
+
+def estimate_trust(votes: np.ndarray, weight: np.ndarray, values: int) -> np.ndarray:
+    """The trust (A,) that votes (A,N) of so many different values (K) deserve, a pattern counting `weight` (N,).
+
+    Expectation–maximisation after Dawid and Skene (1979, Applied Statistics 28), with one number for each annotator
+    (their confusion matrices with p on the diagonal and (1 − p)/(K − 1) elsewhere): p is how often he gives the true
+    value, which is known as far as the others' votes, weighed by log(p (K − 1) / (1 − p)), tell it. That weight is the
+    trust: the posterior of a value is the softmax of the trust of those who gave it.
+    """
+    said = votes[:, :, None] == np.arange(values)  # (A,N,K)
+    seen = (votes != NO_VOTE) @ weight
+    trust = np.full(len(votes), _log_odds(np.float64(RIGHT / SEEN), values))
+    for _ in range(MAX_STEPS):
+        score = np.einsum("a,ank->nk", trust, said)
+        posterior = np.exp(score - score.max(axis=1, keepdims=True))
+        posterior *= (weight / posterior.sum(axis=1))[:, None]
+        right = np.einsum("ank,nk->a", said, posterior)
+        before, trust = trust, _log_odds((right + RIGHT) / (seen + SEEN), values)
+        if np.allclose(before, trust, rtol=0, atol=1e-6):
+            break
+    return trust
+
+
+def trust_of(ballots: Sequence[Ballot], classes: int) -> dict[str, float]:
+    """The trust that annotators deserve by what several of them said of the same pixels, by name.
+
+    Each question counts as much as any other, however many pixels it has: they are not answered one by one. Who shares
+    no question with anybody is not in it.
+    """
+    names = sorted({name for ballot in ballots for name in ballot.names})
+    if not names:
+        return {}
+    votes = np.concatenate([ballot.votes_of(names) for ballot in ballots], axis=1)
+    weight = np.concatenate([ballot.pixels / ballot.pixels.sum() for ballot in ballots])
+    return dict(zip(names, estimate_trust(*patterns(votes, weight), classes + 1).tolist(), strict=True))
+
+
+def _log_odds(p: np.ndarray | np.float64, values: int) -> np.ndarray:
+    """Who does worse than chance is hardly trusted, but not the other way round: what all say stays what all say."""
+    return np.maximum(np.log(p * (values - 1) / (1 - p)), LEAST_TRUST)
