@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,61 +11,17 @@ import numpy as np
 import pages
 import pytest
 import torch
-from ondisk import environment
+from browsing import NAME, Person, Server
 
-from fewmask.annotation.facts import Answer, Question
-from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.facts import Question
 from fewmask.campaign import Campaign, campaign
 from fewmask.engine.evaluate import as_array, predict_batch
 from fewmask.engine.run import load_domains, load_model
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 from fewmask.methods import parse_config
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: `make env` installs it")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        BROWSER is None, reason="no browser: `apt-get install chromium`, or as root `make test-browser`"
-    ),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 MODULES = (Path(__file__).parent / "page_modules.js").read_text(encoding="utf-8")
-NAME = "Ann <b>O'Tator</b>"
-
-
-class Server:
-    """A server in a process of its own, which can be killed."""
-
-    def __init__(self, folder: Path, *arguments: object) -> None:
-        self.folder, self._command = folder, [sys.executable, *map(str, arguments)]
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=environment())
-        assert self._process.stdout is not None
-        self.link = self._process.stdout.readline().strip()
-        assert self.link.startswith("http://127.0.0.1:")
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.folder / "ledger.sqlite")
-
-    def questions(self) -> list[Question]:
-        with self.ledger as ledger:
-            return ledger.questions()
-
-    def facts(self) -> list[Answer]:
-        with self.ledger as ledger:
-            return ledger.answers()
-
-    def words(self) -> dict[int, Answer]:
-        with self.ledger as ledger:
-            return {word.question: word for word in ledger.last_words()}
 
 
 @pytest.fixture
@@ -83,103 +35,6 @@ def serve(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
     yield start
     for server in servers:
         server.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        # A browser has no sandbox of its own when it is root's.
-        arguments = [] if os.geteuid() else ["--no-sandbox"]
-        opened = driver.chromium.launch(executable_path=BROWSER, args=arguments)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def context(browser: Any) -> Iterator[Any]:
-    """A profile whose pages may say nothing on the console and speak to no other host."""
-    wrong: list[str] = []
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
-
-    def asked(request: Any) -> None:
-        if not request.url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:")):
-            wrong.append(request.url)
-
-    def asks(dialog: Any) -> None:
-        # Leaving while an answer is still on its way is asked about, as it should be; a slow machine gets there.
-        if dialog.type != "beforeunload":
-            wrong.append(dialog.message)
-        dialog.accept()
-
-    def heard(message: Any) -> None:
-        if message.type in ("error", "warning") and "ERR_CONNECTION" not in message.text:
-            wrong.append(message.text)
-
-    context.on("request", asked)
-    context.on("console", heard)
-    context.on("weberror", lambda e: wrong.append(str(e.error)))
-    context.on("dialog", asks)
-    yield context
-    context.close()
-    assert wrong == []
-
-
-class Person:
-    """Somebody at the page."""
-
-    def __init__(self, context: Any, server: Server, name: str | None = NAME) -> None:
-        self.page, self.server = context.new_page(), server
-        self.page.goto(server.link)
-        if name is not None:
-            self.page.fill("#name", name)
-            self.page.click("#options-form button")
-        self.ready()
-
-    @property
-    def shown(self) -> int:
-        return int(self.page.get_attribute("#canvas", "data-shown") or 0)
-
-    def ready(self, number: int | None = None) -> None:
-        """Wait until a question is shown with its guess: this one, or any other than now."""
-        at = "[data-guessed]" if number is None else f'[data-shown="{number}"][data-guessed="{number}"]'
-        self.page.wait_for_selector(f"#canvas{at}")
-
-    def saved(self) -> None:
-        self.page.wait_for_selector('#saved[data-state="saved"]')
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def then(self, *keys: str) -> None:
-        """Press keys that lead to another question, and wait for it."""
-        before = self.shown
-        self.press(*keys)
-        self.page.wait_for_function(
-            "n => { const { shown, guessed } = document.querySelector('#canvas').dataset;"
-            "return !document.querySelector('#end').hidden || (shown !== n && shown === guessed); }",
-            arg=str(before),
-        )
-
-    def at(self, question: Question, y: float, x: float) -> tuple[float, float]:
-        """Where a place of the region's box is on the screen."""
-        left, top, scale, ratio = self.page.evaluate(
-            "import('./static/main.js').then(({ view: v }) => [v.left, v.top, v.scale, v.ratio])"
-        )
-        box = self.page.locator("#canvas").bounding_box()
-        px, py = (x + question.box[1]) * scale + left, (y + question.box[0]) * scale + top
-        return box["x"] + px / ratio, box["y"] + py / ratio
-
-    def click(self, question: Question, y: float, x: float) -> None:
-        self.page.mouse.click(*self.at(question, y, x))
-
-    def drag(self, question: Question, *places: tuple[float, float]) -> None:
-        first, *rest = (self.at(question, *place) for place in places)
-        self.page.mouse.move(*first)
-        self.page.mouse.down()
-        for place in rest:
-            self.page.mouse.move(*place)
-        self.page.mouse.up()
 
 
 def guess(question: Question) -> Mask:
@@ -221,9 +76,9 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     question = asked[person.shown]
     expected[question.id] = painted(question, 3)
     person.press("2")
-    person.click(question, *some_pixel(question))
+    person.click(question, some_pixel(question))
     person.press("4")
-    person.click(question, *some_pixel(question))
+    person.click(question, some_pixel(question))
     person.press("Control+z", "Control+z", "Control+Shift+z", "Control+y")
     person.then("Space")
 
@@ -233,7 +88,7 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     place = some_pixel(question, expectation == expectation[question.inside][0])
     expected[question.id] = painted(question, VOID, flooded(expectation, place), expectation)
     person.press("f", "v")
-    person.click(question, *place)
+    person.click(question, place)
     person.then("Enter")
 
     # A polygon, and only what is painted: the rest stays not labelled.
@@ -242,8 +97,7 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     corners = [(0.1 * h, 0.1 * w), (0.1 * h, 0.9 * w), (0.9 * h, 0.5 * w)]
     expected[question.id] = painted(question, 1, in_polygon(corners, question.size))
     person.press("p", "2")
-    for corner in corners:
-        person.click(question, *corner)
+    person.click(question, *corners)
     person.press("Enter")
     person.then("Shift+Enter")
 
@@ -285,14 +139,14 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     assert question.id not in server.words()
     expected[question.id] = painted(question, 8)
     person.press("r", "9")
-    person.click(question, *some_pixel(question))
+    person.click(question, some_pixel(question))
     person.then("Enter")
 
     # A superpixel in the region.
     question = asked[person.shown]
     person.press("s", "5")
     person.page.wait_for_timeout(500)
-    person.click(question, *some_pixel(question))
+    person.click(question, some_pixel(question))
     person.then("Shift+Enter")
     part = server_says(server, question, person)
     assert set(np.unique(part)) == {4, NOT_LABELLED}
