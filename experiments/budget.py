@@ -13,8 +13,9 @@ DATA is the folder that holds the datasets and `weights/`. Each row is a campaig
     s4al-plus         a tenth of the images, then the squares that the teacher finds most uncertain, and self-training
     points            100 pixels an image: half of them random, half of them by margin (PixelPick)
 
-All networks that are scored train for equal steps; what came before (a teacher, a first half of the points) is in the
-minutes. Test is scored once, by the last network.
+All networks that are scored train for equal steps of equally many labelled images; those of self-training see as many
+of the pool beside them. What came before (a teacher, a first half of the points) is in the minutes. Test is scored once,
+by the last network.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def settings(data: Path, dataset: str, row: str, seed: int, overrides: list[str]
     squares = {"regions": f"squares:{side}", "budget": {"amount": asked, "unit": "pixels"}}
     points = {"regions": "points", "budget": {"amount": 50, "unit": "regions", "per": "image"}, "candidates": 50}
     one_look = {"scales": [1.0]}
-    generations = {"rounds": 2, "first_batch_size": 8, "pool": {"scales": [0.5, 1.0, 2.0]}}
+    generations = {"rounds": 2, "pool": {"scales": [0.5, 1.0, 2.0]}}
     rows: dict[str, tuple[str, int | None, dict[str, Any]]] = {
         "full": ("supervised", None, {"rounds": 1}),
         "images": ("supervised", round(SHARE * images), {"rounds": 1}),
@@ -109,11 +110,8 @@ def settings(data: Path, dataset: str, row: str, seed: int, overrides: list[str]
         "train": {"steps": STEPS[dataset], "batch_size": 8, "crop": CROPS[dataset]},
         "campaign": {"annotator": "oracle", **rounds},
     }
-    if method == "s4al-plus":  # 1 labelled : 2 unlabelled, as in the paper; the cheaper representation head
-        plain["train"] |= {"batch_size": 3, "unlabelled_batch_size": 6}
+    if method == "s4al-plus":  # the cheaper representation head
         plain["method"] |= {"contrast": {"kernel": 1, "stride": 8}}
-    if method == "s4al":
-        plain["train"] |= {"batch_size": 4, "unlabelled_batch_size": 4}
     for override in overrides:
         key, _, value = override.partition("=")
         *path, last = key.split(".")

@@ -132,6 +132,15 @@ def test_phases_draw_from_their_own_domains() -> None:
     assert data[2][0].has_label.tolist() == [True] * 4 + [False] * 4
 
 
+@given(seed=st.integers(0, 99), few=st.integers(0, 20), more=st.integers(0, 20))
+def test_labelled_images_of_one_seed_are_nested(seed: int, few: int, more: int) -> None:
+    of = domain("a", images=25, labelled=20)
+    drawn, others = (of.with_labelled(count, seed).labelled for count in (few, more))
+    assert len(drawn) == few
+    assert set(drawn) <= set(others) or set(others) <= set(drawn)
+    assert list(drawn) == [stem for stem in of.labelled if stem in drawn]
+
+
 def test_a_phase_without_labelled_images_is_refused_by_name() -> None:
     of = {"a": domain("a"), "bare": domain("bare", labelled=0)}
     with pytest.raises(ValueError, match="domains without a labelled image in train: bare; label one"):

@@ -86,6 +86,9 @@ class Domain:
     def with_labelled(self, count: int | None, seed: int) -> Domain:
         """Keep `count` labelled images, drawn without replacement by (seed, name of the domain); None keeps all.
 
+        With one seed the draws are nested: more images are the fewer and others, so that what more labels are worth is
+        not mixed up with which images were drawn.
+
         Raises ValueError when train has fewer masks than that.
         """
         if count is None:
@@ -96,7 +99,7 @@ class Domain:
                 "lower `labelled.images`"
             )
         rng = generator(seed, "split", row=sum(self.name.encode()))
-        chosen = {self.labelled[i] for i in rng.choice(len(self.labelled), count, replace=False)}
+        chosen = {self.labelled[i] for i in rng.permutation(len(self.labelled))[:count]}
         return replace(self, labelled=tuple(s for s in self.labelled if s in chosen))
 
 
