@@ -144,10 +144,15 @@ def _fault(member: zipfile.ZipInfo) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object. Raises ValueError when it is none, is too large, or says a key twice."""
-    found = _parse(path, _DECODER.decode, _text(path))
+    found = parse_json(_text(path), path)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: holds {_kind(found)}, not an object; give what the tool exported")
     return found
+
+
+def parse_json(text: str, where: object) -> Any:
+    """What JSON says. Raises ValueError, which names `where`, when it is none, too deep, or says a key twice."""
+    return _parse(where, _DECODER.decode, text)
 
 
 def json_items(path: Path) -> Iterator[dict[str, Any]]:
@@ -157,21 +162,22 @@ def json_items(path: Path) -> Iterator[dict[str, Any]]:
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            yield from _items(path, file.read)
+            yield from stream_items(path, file.read)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error}); export it again") from None
 
 
-def _items(path: Path, read: Callable[[int], str]) -> Iterator[dict[str, Any]]:
+def stream_items(where: object, read: Callable[[int], str]) -> Iterator[dict[str, Any]]:
+    """The same of text that `read` hands out: about so many characters, none at the end. `where` is what errors say."""
     text, at, wanted, expected = "", 0, CHUNK, "["
     while True:
         at = _after_space(text, at)
         lead = text[at : at + 1]
         if lead == "]" and lead in expected and not text[at + 1 :].strip() and _blank(read):
             return
-        whole = _whole(path, text, at) if lead == "{" and lead in expected else None
+        whole = _whole(where, text, at) if lead == "{" and lead in expected else None
         if whole is not None:
             item, at = whole
             wanted, expected = CHUNK, ",]"
@@ -183,7 +189,7 @@ def _items(path: Path, read: Callable[[int], str]) -> Iterator[dict[str, Any]]:
             text, at, wanted = text[at:] + more, 0, wanted * 2
         else:
             raise ValueError(
-                f"{path}: not a list of JSON objects that is whole, each of at most {MAX_TEXT} characters; export it "
+                f"{where}: not a list of JSON objects that is whole, each of at most {MAX_TEXT} characters; export it "
                 "again as JSON, or fewer images"
             )
 
@@ -193,10 +199,10 @@ def _blank(read: Callable[[int], str]) -> bool:
     return not any(part.strip() for part in iter(lambda: read(CHUNK), ""))
 
 
-def _whole(path: Path, text: str, at: int) -> tuple[dict[str, Any], int] | None:
+def _whole(where: object, text: str, at: int) -> tuple[dict[str, Any], int] | None:
     """The object that begins there and the place after it; None where the text ends before it does."""
     try:
-        return _parse(path, lambda part: _DECODER.raw_decode(part, at), text)
+        return _parse(where, lambda part: _DECODER.raw_decode(part, at), text)
     except _NotJson:
         return None
 
@@ -205,15 +211,15 @@ class _NotJson(ValueError):
     """The text is no JSON, or not all of it."""
 
 
-def _parse(path: Path, parse: Callable[[str], T], text: str) -> T:
+def _parse(where: object, parse: Callable[[str], T], text: str) -> T:
     try:
         return parse(text)
     except RecursionError:
-        raise ValueError(f"{path}: nested too deeply; give what the tool exported") from None
+        raise ValueError(f"{where}: nested too deeply; give what the tool exported") from None
     except json.JSONDecodeError as error:
-        raise _NotJson(f"{path}: not JSON ({error}); export it again") from None
+        raise _NotJson(f"{where}: not JSON ({error}); export it again") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; export it again") from None
+        raise ValueError(f"{where}: {error}; export it again") from None
 
 
 def _after_space(text: str, at: int) -> int:

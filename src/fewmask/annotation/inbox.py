@@ -160,12 +160,12 @@ class Inbox:
                 self._add(question, annotator, where, None, None if seconds is None else seconds / len(questions))
                 self._count(skipped=1)
 
-    def save(self, empty: str) -> Import:
+    def save(self, empty: str = "") -> Import:
         """Append everything to the ledger at once. Raises one ValueError, and appends nothing, if there were problems.
 
-        That nothing was taken is one too, which `empty` tells.
+        That nothing was taken is one too where `empty` says so.
         """
-        if not self._seen and not self._problems:
+        if empty and not self._seen and not self._problems:
             self._problems.append(empty)
         if self._problems:
             more = len(self._problems) - MAX_PROBLEMS

@@ -28,6 +28,8 @@ from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files below its LOCAL_FILES_DOCUMENT_ROOT."""
 BRUSH, IMAGE = "label", "image"
+MODEL = "fewmask"
+"""The same in every round: Label Studio shows the predictions of one model version, the first that a project got."""
 
 
 def write_questions(
@@ -48,7 +50,8 @@ def write_questions(
         for task in asked:
             task.write_pictures(root)
         write_text(root / "config.xml", config(domain.space))
-        write_list(root / "tasks.json", (_task(task, images_at + quote(domain.name)) for task in asked))
+        records = (task_record(task, *(f"{images_at}{quote(path)}" for path in paths_of(task))) for task in asked)
+        write_list(root / "tasks.json", records)
     return questions
 
 
@@ -105,21 +108,23 @@ def brush_results(pieces: Iterable[tuple[str, str, np.ndarray]]) -> list[dict[st
     ]
 
 
-def _task(task: Task, address: str) -> dict[str, Any]:
-    file = quote(f"{task.stem}.png")
+def paths_of(task: Task) -> tuple[str, str]:
+    """Where the picture that people paint on and the plain one lie among the questions."""
+    asked, image = (f"{task.domain.name}/{kind}/{task.stem}.png" for kind in (ASKED, IMAGES))
+    return asked, image
+
+
+def task_record(task: Task, asked: str, image: str) -> dict[str, Any]:
+    """A task as it is imported, with the addresses of its two pictures."""
     data = {
-        "asked": f"{address}/{ASKED}/{file}",
-        "image": f"{address}/{IMAGES}/{file}",
+        "asked": asked,
+        "image": image,
         "domain": task.domain.name,
         "stem": task.stem,
         "questions": [question.id for question in task.questions],
     }
     results = brush_results(_guesses(task))
-    rounds = max(question.round for question in task.questions)
-    return {
-        "data": data,
-        "predictions": [{"model_version": f"fewmask round {rounds}", "result": results}] * bool(results),
-    }
+    return {"data": data, "predictions": [{"model_version": MODEL, "result": results}] * bool(results)}
 
 
 def _guesses(task: Task) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -141,14 +146,19 @@ def read_answers(ledger: Ledger, domains: Mapping[str, Domain], path: Path, anno
     nobody's answers. Where results overlap the later in the list wins. Raises one ValueError that lists every problem.
     """
     inbox = Inbox(ledger, domains, "label-studio")
-    with inbox.problems():
-        for place, task in enumerate(json_items(path)):
-            where = f"{path}: task {str(task.get('id', f'number {place + 1}'))[:40]}"
-            with inbox.problems():
-                for annotation in _annotations(task, where):
-                    with inbox.problems():
-                        _take(inbox, task, annotation, annotator, where)
+    take_tasks(inbox, json_items(path), annotator, path)
     return inbox.save(f"{path}: no annotations in it; export them from Label Studio as JSON")
+
+
+def take_tasks(inbox: Inbox, tasks: Iterable[Mapping[str, Any]], annotator: str, where: object) -> None:
+    """Give the inbox the annotations of exported tasks, and the problems; `where` is what those say of the export."""
+    with inbox.problems():
+        for place, task in enumerate(tasks):
+            said = f"{where}: task {str(task.get('id', f'number {place + 1}'))[:40]}"
+            with inbox.problems():
+                for annotation in _annotations(task, said):
+                    with inbox.problems():
+                        _take(inbox, task, annotation, annotator, said)
 
 
 def _annotations(task: Mapping[str, Any], where: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import cv2
@@ -86,6 +87,14 @@ def guesses(tasks: Sequence[Task]) -> Iterator[tuple[str, Mask]]:
     """The stems of tasks with their guesses, one mask in memory at a time."""
     for task in tasks:
         yield task.stem, task.guesses
+
+
+def identity(ledger: Ledger) -> str:
+    """Tells this ledger from any other, whatever is appended to it. Raises ValueError where nothing was asked yet."""
+    first = ledger.questions(min(ledger.rounds(), default=None))[:1]
+    if not first:
+        raise ValueError(f"{ledger.path}: nothing was asked yet; let the campaign go on, then it asks")
+    return blake2b(f"{first[0].id} {first[0].asked_at} {first[0]}".encode(), digest_size=8).hexdigest()
 
 
 def by_image(questions: Sequence[Question]) -> dict[tuple[str, str], list[Question]]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,6 +22,8 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import segments, wire
 from fewmask.annotation.page.board import Board, Word
 from fewmask.annotation.page.guesses import Guesses
+from fewmask.annotation.tasks import identity
+from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import STEPS
 
@@ -66,11 +67,16 @@ class Run:
     """Of the questions' costs."""
     annotator: str | None = None
     """The name that the page proposes; the user's of this machine by default."""
+    rule: AnswerSettings = field(default_factory=AnswerSettings)
+    """How many annotators a question waits for, and what their answers come to."""
+    only: frozenset[int] | None = None
+    """The ids of the questions to ask again, of everybody who has not answered them yet, instead of the open ones."""
 
 
 class Desk:
     def __init__(self, run: Run, guesses: Guesses | None = None) -> None:
-        """Raises ValueError where nothing was asked yet, or when a domain's classes have changed since."""
+        """Raises ValueError where nothing was asked yet, when a domain's classes have changed since, or where nobody
+        asked one of the questions that are to be asked alone."""
         self.run, self._guesses = run, guesses
         self._lock = Lock()
         self._rounds: dict[int, int] = {}
@@ -78,7 +84,11 @@ class Desk:
         with self._ledger() as ledger:
             for name in ledger.classes():
                 ledger.expect(run.domains[name])
-            self.identity = _identity(ledger)
+            if unknown := (run.only or frozenset[int]()) - {question.id for question in ledger.questions()}:
+                raise ValueError(
+                    f"--question: nobody asked {', '.join(map(str, sorted(unknown)))}; `fewmask agreement` lists ids"
+                )
+            self.identity = identity(ledger)
         self._image = lru_cache(RECENT)(self._read_image)
         self.picture = lru_cache(RECENT)(self._encode)
         self._guess = lru_cache(RECENT)(self._read_guess)
@@ -111,16 +121,19 @@ class Desk:
     # ── What is asked ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def session(self) -> dict[str, Any]:
-        """All questions, who said what of them, and the classes."""
+        """The questions to ask, who said what of them, and the classes."""
         board = self.board
+        shown = self._shown(board)
         images: dict[tuple[str, str], int] = {}
-        for q in board.questions.values():
+        for q in shown:
             images.setdefault((q.domain, q.stem), q.id)
         return {
             "ledger": self.identity,
             "run": self.run.name,
             "annotator": self.run.annotator or _user(),
             "unit": self.run.unit,
+            "each": self.run.rule.each if self.run.only is None else None,
+            "decide": self.run.rule.decide,
             "guesses": self._guesses is not None,
             "domains": {
                 name: {"classes": domain.space.names, "colours": domain.space.colours}
@@ -136,7 +149,7 @@ class Desk:
                     "cost": q.cost,
                     "words": [_plain(word) for word in board.words(q.id)],
                 }
-                for q in board.questions.values()
+                for q in shown
             ],
             **self._state(board),
         }
@@ -148,9 +161,12 @@ class Desk:
             touched = {a.question for a in ledger.answers(after=after)}
         return {"words": {n: [_plain(word) for word in board.words(n)] for n in touched}, **self._state(board)}
 
-    @staticmethod
-    def _state(board: Board) -> dict[str, Any]:
-        return {"last": board.last, "asked": len(board.questions), "seconds": board.seconds, "clicks": board.clicks}
+    def _shown(self, board: Board) -> list[Question]:
+        only = self.run.only
+        return [q for q in board.questions.values() if only is None or q.id in only]
+
+    def _state(self, board: Board) -> dict[str, Any]:
+        return {"last": board.last, "asked": len(self._shown(board)), "seconds": board.seconds, "clicks": board.clicks}
 
     def question(self, number: int) -> dict[str, Any]:
         """All that is needed to show a question, without its image."""
@@ -247,14 +263,6 @@ class Desk:
 
 def _plain(word: Word) -> dict[str, Any]:
     return {"annotator": word.annotator, "kind": word.kind, "token": word.token, "at": word.at, "id": word.id}
-
-
-def _identity(ledger: Ledger) -> str:
-    """Tells this ledger from any other, whatever is appended to it."""
-    first = ledger.questions(min(ledger.rounds(), default=None))[:1]
-    if not first:
-        raise ValueError(f"{ledger.path}: nothing was asked yet; let the campaign go on, then it asks")
-    return blake2b(f"{first[0].id} {first[0].asked_at} {first[0]}".encode(), digest_size=8).hexdigest()
 
 
 def _user() -> str:

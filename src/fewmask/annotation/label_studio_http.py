@@ -1,0 +1,251 @@
+"""A Label Studio server: requests with its token, and replies that are read as what strangers say.
+
+Whoever answers is asked without the token first whether it is Label Studio. Redirects are not followed and cookies not
+kept; a reply has a largest size; nothing is sent a second time.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from fewmask.annotation.archive import CHUNK, MAX_FILE, MAX_TEXT, field, parse_json, stream_items
+
+if TYPE_CHECKING:
+    import httpx
+
+TOKEN = "LABEL_STUDIO_API_KEY"
+"""The environment variable that holds the token; Label Studio's own client reads the same."""
+CONNECT, PATIENCE = 20.0, 600.0
+"""Seconds: until somebody answers at the address, and until a request is worked through."""
+FRESH = 60.0
+"""Seconds for which an access token is used; Label Studio's are good for five minutes."""
+QUOTED = 300
+EXAMPLE = "http://localhost:8080"
+MENDS = {
+    401: f"it refuses the token; set {TOKEN} to one from Account & Settings there: a personal access token, or a "
+    "legacy token where the organization allows them",
+    403: "the token's user may not do that; take the token of somebody who may manage projects",
+    404: "not there; check the address, and that the project was not deleted",
+    413: "the request is too large for the server, or for a proxy before it; let it take 64 MiB",
+    429: "too many requests; go on later with the same command",
+}
+
+
+class LabelStudio:
+    """A server at an address, for the user whose token it is. Use it in `with`."""
+
+    def __init__(self, address: str, token: str | None = None) -> None:
+        """`token` is by default that of the environment variable `LABEL_STUDIO_API_KEY`.
+
+        Raises ValueError for what is no address or no token, and when no Label Studio is there; OSError when nobody
+        answers.
+        """
+        try:
+            import httpx
+        except ImportError:
+            raise ValueError("a Label Studio server needs httpx; install fewmask[label-studio]") from None
+        self.address = _checked(address)
+        self.path = urlsplit(self.address).path
+        self._token = _token(token)
+        # A session cookie would be a second identity beside the token's.
+        nothing = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        try:
+            self._client = httpx.Client(
+                base_url=self.address,
+                timeout=httpx.Timeout(PATIENCE, connect=CONNECT),
+                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+                cookies=nothing,
+                follow_redirects=False,
+            )
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{address!r}: no address ({error}); give one such as {EXAMPLE}") from None
+        self._access, self._since = "", -FRESH
+        try:
+            self._expect_label_studio()
+        except BaseException:
+            self._client.close()
+            raise
+
+    def __enter__(self) -> LabelStudio:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str, **query: str | int) -> Any:
+        """The JSON at a path. As all the others it raises ValueError, or OSError where the same may work later."""
+        return self._json("GET", path, params=query)
+
+    def post(self, path: str, data: Any, **query: str | int) -> Any:
+        """Send JSON; returns the reply's."""
+        return self._json("POST", path, params=query, json=data)
+
+    def upload(self, path: str, files: Mapping[str, bytes], **query: str | int) -> Any:
+        """Send PNGs by name; returns the reply's JSON."""
+        parts = {name: (name, data, "image/png") for name, data in files.items()}
+        return self._json("POST", path, params=query, files=parts)
+
+    def items(self, path: str, **query: str | int) -> Iterator[dict[str, Any]]:
+        """The objects of a JSON list at a path, one at a time, however long the list is."""
+        with self._reply("GET", path, params=query) as (reply, where):
+            decode, parts = codecs.getincrementaldecoder("utf-8")().decode, _parts(reply, where, MAX_FILE)
+
+            def read(wanted: int) -> str:
+                found = list[str]()
+                while wanted > 0 and (part := next(parts, None)) is not None:
+                    found.append(decode(part))
+                    wanted -= len(part)
+                return "".join(found) + (decode(b"", final=True) if wanted > 0 else "")
+
+            try:
+                yield from stream_items(where, read)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: not UTF-8 ({error})") from None
+
+    def _json(self, method: str, path: str, **request: Any) -> Any:
+        with self._reply(method, path, **request) as (reply, where):
+            return _parsed(_whole(reply, where), where)
+
+    @contextmanager
+    def _reply(
+        self, method: str, path: str, signed: bool = True, **request: Any
+    ) -> Iterator[tuple[httpx.Response, str]]:
+        """A reply that says that it went well, and what errors call it."""
+        import httpx
+
+        where = f"{self.address}{path}"
+        headers = {"Authorization": self._authorization()} if signed else {}
+        try:
+            with self._client.stream(method, path, headers=headers, **request) as reply:
+                if not reply.is_success:
+                    raise self._refusal(reply, where)
+                yield reply, where
+        except httpx.TimeoutException as error:
+            raise TimeoutError(
+                f"{where}: no answer in time ({type(error).__name__}); what was asked may still be done there: wait a "
+                "little, and go on with the same command"
+            ) from None
+        except httpx.TransportError as error:
+            said = self._quoted(str(error)) or type(error).__name__
+            raise ConnectionError(
+                f"{where}: {said}; check the address and that the server runs, and go on with the same command"
+            ) from None
+
+    def _authorization(self) -> str:
+        """A legacy token is sent as it is. A personal one is exchanged for one of minutes, and goes nowhere else."""
+        if self._token.count(".") != 2:
+            return f"Token {self._token}"
+        if time.monotonic() - self._since >= FRESH:
+            since = time.monotonic()
+            reply = self._json("POST", "/api/token/refresh/", signed=False, json={"refresh": self._token})
+            self._access, self._since = (
+                _visible(field(_object(reply, self.address), "access", str, self.address)),
+                since,
+            )
+        return f"Bearer {self._access}"
+
+    def _expect_label_studio(self) -> None:
+        mend = "give the address at which Label Studio opens in a browser"
+        try:
+            with self._reply("GET", "/api/version/", signed=False) as (reply, where):
+                found = _parsed(_whole(reply, where), where)
+        except ValueError as error:
+            raise ValueError(f"{self.address}: no Label Studio ({error}); {mend}") from None
+        if not isinstance(found, dict) or "label-studio-os-package" not in found:
+            raise ValueError(f"{self.address}: no Label Studio; {mend}")
+        if found.get("edition", "Community") != "Community":
+            # It imports in the background and has no export in one request, so what is there is never known.
+            raise ValueError(
+                f"{self.address}: Label Studio {self._quoted(str(found['edition']))}, of which only the files are read "
+                "and written: `fewmask query RUN --for label-studio`"
+            )
+
+    def _refusal(self, reply: httpx.Response, where: str) -> Exception:
+        status = reply.status_code
+        if 300 <= status < 400:
+            to = self._quoted(reply.headers.get("location", ""))
+            return ValueError(f"{where}: sends elsewhere, to {to!r}; give the address that is meant")
+        said = self._quoted(b"".join(_parts(reply, where, MAX_TEXT)).decode(errors="replace"))
+        if status >= 500:
+            return OSError(f"{where}: the server failed ({status}: {said}); see its log, then the same command goes on")
+        return ValueError(f"{where}: {status}: {MENDS.get(status, 'refused')} ({said})")
+
+    def _quoted(self, text: str) -> str:
+        """What a server says, fit to be shown: short, in visible characters, and without the token."""
+        for secret in filter(None, (self._token, self._access)):
+            text = text.replace(secret, "…")
+        text = text[:QUOTED] + ("…" if len(text) > QUOTED else "")
+        return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def _checked(address: str) -> str:
+    """An address without its last slash. Raises ValueError when it is none of a server."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{address!r}: no address ({error}); give one such as {EXAMPLE}") from None
+    if parts.username or parts.password:
+        raise ValueError(f"an address with a name or password in it; leave them out, and set {TOKEN}")
+    plain = address.isascii() and address.isprintable() and " " not in address
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not plain:
+        raise ValueError(f"{address!r}: no address of a server; give one such as {EXAMPLE}")
+    if parts.query or parts.fragment or "?" in address or "#" in address:
+        raise ValueError(f"{address!r}: an address with more than a path; give the one at which Label Studio begins")
+    return address.rstrip("/")
+
+
+def _token(token: str | None) -> str:
+    token = (os.environ.get(TOKEN, "") if token is None else token).strip()
+    if not token:
+        raise ValueError(
+            f"no token: set the environment variable {TOKEN} to one from Account & Settings in Label Studio"
+        )
+    return _visible(token)
+
+
+def _visible(token: str) -> str:
+    """A token that can stand in a header; the error does not show it."""
+    if not token.isascii() or not token.isprintable() or " " in token or len(token) > 10_000:
+        raise ValueError(f"what is said to be a token is none; set {TOKEN} to one from Account & Settings")
+    return token
+
+
+def _parts(reply: httpx.Response, where: str, limit: int) -> Iterator[bytes]:
+    """The body of a reply, of at most `limit` bytes. It is never unpacked, and was asked for unpacked."""
+    if packed := reply.headers.get("content-encoding"):
+        raise ValueError(f"{where}: a reply packed as {packed[:20]!r}, which was not asked for; mend the proxy")
+    total = 0
+    for part in reply.iter_raw(CHUNK):
+        total += len(part)
+        if total > limit:
+            raise ValueError(f"{where}: a reply of more than {limit} bytes; a run of fewer images is needed")
+        yield part
+
+
+def _whole(reply: httpx.Response, where: str) -> bytes:
+    return b"".join(_parts(reply, where, MAX_TEXT))
+
+
+def _parsed(body: bytes, where: str) -> Any:
+    try:
+        return parse_json(body.decode(), where)
+    except UnicodeDecodeError:
+        raise ValueError(f"{where}: not JSON; give the address of Label Studio") from None
+
+
+def _object(found: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: {json.dumps(found)[:60]} where an object was expected; give Label Studio's address")
+    return found
