@@ -14,8 +14,8 @@ DATA is the folder that holds the datasets and `weights/`. Each row is a campaig
     points            100 pixels an image: half of them random, half of them by margin (PixelPick)
 
 All networks that are scored train for equal steps of equally many labelled images; those of self-training see as many
-of the pool beside them. What came before (a teacher, a first half of the points) is in the minutes. Test is scored once,
-by the last network.
+of the pool beside them. What came before (a teacher, a first half of the points) is in the minutes. Test is scored
+once, by the last network.
 """
 
 from __future__ import annotations
