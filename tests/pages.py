@@ -17,7 +17,7 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.desk import Run
 from fewmask.annotation.page.guesses import Predictor
 from fewmask.annotation.page.server import serve
-from fewmask.config import ScenesDomain
+from fewmask.config import AnswerSettings, ScenesDomain
 from fewmask.data import scenes
 from fewmask.data.domain import Domain
 from fewmask.labels import LabelSpace, Mask
@@ -63,6 +63,7 @@ def predictor(domain: Domain) -> Predictor:
 
 
 if __name__ == "__main__":
-    place, what = Path(sys.argv[1]), sys.argv[2]
+    place, what, each = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 1
     asked_of = streets()
-    serve(place, ask(place, asked_of, what), predictor(asked_of), tell=lambda text: print(text, flush=True))
+    about = replace(ask(place, asked_of, what), rule=AnswerSettings(each=each, decide="majority"))
+    serve(place, about, predictor(asked_of), tell=lambda text: print(text, flush=True))

@@ -31,6 +31,7 @@ from fewmask.annotation.page.board import Board, in_order
 from fewmask.annotation.page.desk import Desk, Run
 from fewmask.annotation.page.guesses import Guesses, Predictor
 from fewmask.annotation.page.server import create_app, door, link, serve
+from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace
 
@@ -343,6 +344,28 @@ def test_the_words_of_several_annotators_stand_beside_each_other(client: TestCli
     assert [(w["annotator"], w["kind"]) for w in told["words"]] == [("ann", "answer"), ("bob", "skip")]
     shown = get(client, f"questions/{question.id}")["words"]
     assert [w["values"] is None for w in shown] == [False, True]
+
+
+def test_the_page_hears_how_many_annotators_a_question_waits_for(run: Run) -> None:
+    rule = AnswerSettings(each=2, decide="majority")
+    client = TestClient(create_app(Desk(replace(run, rule=rule)), TOKEN), base_url=BASE)
+    told = get(client, "session")
+    assert (told["each"], told["decide"]) == (2, "majority")
+    assert get(TestClient(create_app(Desk(run), TOKEN), base_url=BASE), "session")["each"] == 1
+
+
+def test_some_questions_are_asked_again_and_answers_to_others_are_still_taken(run: Run) -> None:
+    """Those to others may have waited in a browser."""
+    asked = questions(run)
+    desk = Desk(replace(run, only=frozenset({asked[1].id, asked[4].id})))
+    client = TestClient(create_app(desk, TOKEN), base_url=BASE)
+    told = get(client, "session")
+    assert {q["id"] for q in told["questions"]} == {asked[1].id, asked[4].id}
+    assert (told["each"], told["asked"], get(client, "changes/0")["asked"]) == (None, 2, 2)
+    assert post(client, sent(desk, asked[0])).status_code == 200
+    assert [a.question for a in answers(run)] == [asked[0].id]
+    with pytest.raises(ValueError, match=r"--question: nobody asked 98, 99; `fewmask agreement` lists ids"):
+        Desk(replace(run, only=frozenset({1, 99, 98})))
 
 
 def bad_runs(*pairs: tuple[int, int]) -> str:

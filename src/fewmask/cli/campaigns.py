@@ -116,6 +116,10 @@ def answer(
     annotator: Annotated[
         str | None, typer.Option(help="Who answers; of a file, where the tool does not say it.", show_default="person")
     ] = None,
+    only: Annotated[
+        list[int] | None,
+        typer.Option("--question", help="Ask this one (again), by its id, and no others; may be repeated."),
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The page's port; any free one by default.")
     ] = None,
@@ -130,7 +134,7 @@ def answer(
 
     domains = opened(run)
     if answers is None:
-        open_page(run, domains, annotator, port, device, as_json)
+        open_page(run, domains, annotator, only or (), port, device, as_json)
         if not as_json:
             with ledger_of(run) as ledger:
                 _still_open(ledger.questions(open_only=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 
 def open_page(
-    run: Path, domains: Mapping[str, Domain], annotator: str | None, port: int | None, device: str, as_json: bool
+    run: Path,
+    domains: Mapping[str, Domain],
+    annotator: str | None,
+    only: Sequence[int],
+    port: int | None,
+    device: str,
+    as_json: bool,
 ) -> None:
-    """Serve a campaign's questions to people until Ctrl-C, with the guesses of its network where one is trained."""
+    """Serve a campaign's open questions, or those of the ids `only`, to people until Ctrl-C, with the guesses of its
+    network where one is trained."""
     from fewmask.annotation.page.desk import Run
     from fewmask.annotation.page.server import serve
     from fewmask.campaign import Campaign
@@ -29,7 +36,15 @@ def open_page(
 
     config = load_config(run)
     assert config.campaign is not None
-    about = Run(run.resolve().name, Campaign(run).ledger, domains, unit_of(config.campaign), annotator)
+    about = Run(
+        run.resolve().name,
+        Campaign(run).ledger,
+        domains,
+        unit_of(config.campaign),
+        annotator,
+        config.campaign.answers,
+        frozenset(only) or None,
+    )
 
     def tell(link: str) -> None:
         if as_json:

@@ -61,8 +61,14 @@ export class Annotator {
     return this.words(question).find((w) => w.annotator === this.me);
   }
 
-  isOpen(question) {
-    return this.settings.every ? !this.mine(question) : !this.words(question).length;
+  // How many annotators each question waits for; without end where some are asked again.
+  get each() {
+    return this.session.about.each ?? Infinity;
+  }
+
+  // A question is open to those who said nothing of it, until enough others have.
+  isOpen(question, words = this.words(question)) {
+    return !words.some((w) => w.annotator === this.me) && (this.settings.every || words.length < this.each);
   }
 
   // The open questions after this one, in the order of asking, and then from the beginning.
@@ -72,7 +78,7 @@ export class Annotator {
     const round = [...this.order.slice(at), ...this.order.slice(0, Math.max(at - 1, 0))];
     return round.filter((id) => {
       const question = this.session.byId.get(id);
-      return waiting.has(id) ? this.isOpen(question) : this.settings.every ? this.isOpen(question) : !question.words.length;
+      return this.isOpen(question, waiting.has(id) ? this.words(question) : question.words);
     });
   }
 
@@ -134,6 +140,15 @@ export class Annotator {
     panel.showGuess(this.guess, this.region, this.looks);
   }
 
+  // Somebody else sits down: what was painted under another name is not his.
+  renamed() {
+    this.regions.clear();
+    this.takenBack.length = 0;
+    this.#progress();
+    this.redress();
+    return this.id !== null && this.isOpen(this.question) ? this.show(this.id) : this.start();
+  }
+
   #region({ id, width, height, inside, words }) {
     let region = this.regions.get(id);
     if (!region) {
@@ -189,7 +204,12 @@ export class Annotator {
 
   #elsewhere(words) {
     const others = words.filter((w) => w.annotator !== this.me && !this.sent.has(w.token));
-    return others.length && !this.settings.every ? `${others.map((w) => w.annotator).join(", ")} ${others.at(-1).kind === "skip" ? "skipped" : "answered"} this. Your answer would count as the later one.` : null;
+    if (this.settings.every || !others.length || words.length < this.each) return null;
+    return `${others.map((w) => w.annotator).join(", ")} ${others.at(-1).kind === "skip" ? "skipped" : "answered"} this. Your answer would count ${this.#beside}.`;
+  }
+
+  get #beside() {
+    return this.session.about.decide === "latest" ? "as the later one" : "beside theirs";
   }
 
   #done(done) {
@@ -204,6 +224,7 @@ export class Annotator {
     this.view.clear();
     panel.notice(null);
     this.#done(true);
+    panel.showEnd(this.others);
     $("where").textContent = "";
     $("state").textContent = "";
     $("expected").replaceChildren();
@@ -230,7 +251,7 @@ export class Annotator {
   }
 
   #draft(id) {
-    return `fewmask/${this.session.about.ledger}/draft/${id}`;
+    return `fewmask/${this.session.about.ledger}/draft/${id}/${this.me}`;
   }
 
   #keepDraft() {
@@ -423,8 +444,9 @@ export class Annotator {
       if (!foreign.length) continue;
       if (id === this.id) {
         const { annotator, kind } = foreign.at(-1);
-        const who = annotator === this.me ? "in another window" : `by ${annotator}`;
-        panel.notice(`This question was just ${kind === "skip" ? "skipped" : "answered"} ${who}. If you answer too, your answer counts as the later one.`, ["Next", () => this.next()]);
+        const mine = annotator === this.me, who = mine ? "in another window" : `by ${annotator}`;
+        const counts = mine ? "as the later one" : this.#beside;
+        if (!this.isOpen(this.question)) panel.notice(`This question was just ${kind === "skip" ? "skipped" : "answered"} ${who}. If you answer too, your answer counts ${counts}.`, ["Next", () => this.next()]);
         this.#describe();
       } else if (foreign.some((w) => w.annotator === this.me)) this.regions.delete(id); // it is painted as it was answered there
     }
@@ -432,17 +454,19 @@ export class Annotator {
   }
 
   #progress() {
-    const found = { answered: 0, skipped: 0, open: 0, cost: 0 };
+    const found = { answered: 0, skipped: 0, open: 0, others: 0, cost: 0, words: 0 };
     const waiting = new Set(this.outbox?.entries.map((e) => e.question));
     for (const question of this.session.questions) {
       const words = waiting.has(question.id) ? this.words(question) : question.words;
-      if (words.some((w) => w.kind === "answer")) found.answered++;
-      else if (words.length) found.skipped++;
-      else {
-        found.open++;
-        found.cost += question.cost;
-      }
+      const mine = words.some((w) => w.annotator === this.me), missing = Math.max(this.each - words.length, 0);
+      found.words += words.length;
+      if (missing && !mine) found.open++;
+      else if (words.some((w) => w.kind === "answer")) found.answered++;
+      else found.skipped++;
+      if (missing && mine && this.each < Infinity) found.others++;
+      if (missing) found.cost += this.each < Infinity ? (question.cost * missing) / this.each : mine ? 0 : question.cost;
     }
+    this.others = found.others;
     panel.showProgress({ ...found, unit: this.session.about.unit, seconds: this.session.seconds, clicks: this.session.clicks });
   }
 }

@@ -79,11 +79,13 @@ function openSettings() {
 }
 
 function closeSettings() {
+  const before = settings.name;
   settings.name = $("name").value.trim() || settings.name;
   for (const id of ["safe", "names", "every"]) settings[id] = $(id).checked;
   for (const [key, value] of Object.entries(settings)) localStorage.setItem(`fewmask/${key}`, value);
   view.named = settings.names;
-  annotator.redress();
+  if (settings.name === before) annotator.redress();
+  else annotator.renamed();
   view.canvas.focus();
 }
 

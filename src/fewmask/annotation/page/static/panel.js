@@ -125,21 +125,28 @@ export function showPainted(region, point, guess, unsent) {
   $("partial").hidden = point || !painted || !guessed;
 }
 
-export function showProgress({ answered, skipped, open, cost, unit, seconds, clicks }) {
+// Who has answered all that is his may have to wait for others; `open` are the questions that wait for this annotator.
+export function showProgress({ answered, skipped, open, others, cost, words, unit, seconds, clicks }) {
   const all = answered + skipped + open;
   $("bar").style.width = `${all ? (100 * (answered + skipped)) / all : 0}%`;
   $("progress").setAttribute("aria-valuemax", all);
   $("progress").setAttribute("aria-valuenow", answered + skipped);
-  const each = answered + skipped ? seconds / (answered + skipped) : 0;
+  const each = words ? seconds / words : 0;
   const parts = [`${number.format(answered + skipped)} of ${number.format(all)}`];
   if (open) parts.push(`${number.format(cost)} ${unit} left${each ? `, about ${time(each * open)}` : ""}`);
   $("counts").textContent = parts.join(" · ");
-  $("counts").title = `${answered} answered, ${skipped} skipped, ${open} open; ${time(seconds)} of work and ${number.format(clicks)} clicks so far`;
+  $("counts").title = `${answered} answered, ${skipped} skipped, ${open} open${others ? `, ${others} waiting for others` : ""}; ${time(seconds)} of work and ${number.format(clicks)} clicks so far`;
 }
 
 function time(seconds) {
   if (seconds < 90) return `${Math.round(seconds)} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+export function showEnd(others) {
+  $("waiting").hidden = !others;
+  $("finished").hidden = Boolean(others);
+  $("waiting").textContent = `You have answered all that is asked of you. ${others === 1 ? "1 question waits" : `${number.format(others)} questions wait`} for other annotators; the answers are in the run's ledger.`;
 }
 
 export function showSaved(waiting, failing) {

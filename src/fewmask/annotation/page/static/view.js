@@ -9,6 +9,7 @@ const CLOSEST = 48;
 const DIM = "rgb(0 0 0 / 48%)";
 const GUESSED = 0.62; // how much of the overlay's opacity a guess has beside what is painted
 const POINT = 60; // the pixels around a point that are shown
+const MARGIN = 64; // pixels of the screen at the edges of the view, where buttons and notices lie
 
 export class View {
   constructor(canvas) {
@@ -65,10 +66,10 @@ export class View {
       : 0.45 * Math.min(canvas.width / place.width, canvas.height / place.height);
     this.scale = whole ? all : Math.min(Math.max(near, all), CLOSEST * this.ratio);
     const [x, y] = whole ? [W / 2, H / 2] : [place.x0 + place.width / 2, place.y0 + place.height / 2];
-    // No nearer to the image's edge than it is wide, where the image fills the view.
+    // Little of what is beyond the image's edges, but nothing that is asked about below a button.
     const put = (centre, length, view) => {
-      const free = view - length * this.scale;
-      return free >= 0 ? free / 2 : Math.min(Math.max(view / 2 - centre * this.scale, free), 0);
+      const free = view - length * this.scale, margin = MARGIN * this.ratio;
+      return free >= 2 * margin ? free / 2 : Math.min(Math.max(view / 2 - centre * this.scale, free - margin), margin);
     };
     this.left = put(x, W, canvas.width);
     this.top = put(y, H, canvas.height);
