@@ -72,6 +72,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "s4al": {"name": "s4al", "cold": 0.25, "threshold": 0.3},
     "s4al, replay": {"name": "s4al", "cold": 0.25, "threshold": 0.3, "adaptive": "always", "tail_share": 0.5},
+    "hung2018": {"name": "hung2018", "warmup": 0.5, "channels": 4},
 }
 STEPS = 4
 # Images of each forward of a step, where it is not one with the 4 labelled ones alone.
@@ -83,6 +84,7 @@ FORWARDS: dict[str, list[list[int]]] = {
     "unimatch": [[6, 4]] * 4,
     "unimatch, second version": [[4, 4]] * 4,
     "s4al": [[4], [4, 2], [4, 2], [4, 2]],
+    "hung2018": [[4], [4], [6], [6]],
     "s4al, replay": [[4], [4, 2, 2], [4, 2, 2], [4, 2, 2]],
 }
 # Those whose loop differs from another's in nothing but the method's arithmetic are left to the slow tests.
@@ -190,6 +192,23 @@ def test_a_run_stopped_once_is_bit_for_bit_the_run_that_was_not(
         train(settings, tmp_path / "run", stop_at(step))
     train(settings, tmp_path / "run")
     assert_same_run(uninterrupted(variant), tmp_path / "run")
+
+
+def test_the_network_before_a_phase_is_kept_also_across_a_stop(
+    data: Path, tmp_path: Path, uninterrupted: Callable[[str], Path]
+) -> None:
+    settings = resumable(data, "univ-full")
+    for step in (1, 2, 3):
+        with pytest.raises(Stop):
+            train(settings, tmp_path / "run", stop_at(step))
+    train(settings, tmp_path / "run")
+    whole, stopped = (
+        Run(folder).phase("pretrain").read_bytes() for folder in (uninterrupted("univ-full"), tmp_path / "run")
+    )
+    assert whole == stopped != Run(tmp_path / "run").weights.read_bytes()
+    assert [p.name for p in (tmp_path / "run" / "phases").iterdir()] == ["pretrain.safetensors"]
+    assert not (uninterrupted("joint") / "phases").exists()
+    assert Run(tmp_path).phase("../a/b").parent == tmp_path / "phases"
 
 
 def test_loader_processes_change_nothing_also_across_a_stop(

@@ -189,6 +189,8 @@ class _Fit:
             now = time.monotonic()
             self.seconds = now - began
             self._log(terms, phase)
+            if self.done == phase.stop and phase is not self.phases[-1] and distributed.rank() == 0:
+                save_weights(self.run.phase(phase.name), self.network.state_dict())
             if self._validates():
                 self._validate()
             if self.done % settings.checkpoint_every == 0 or self.done == settings.steps:

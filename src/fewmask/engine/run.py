@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
@@ -66,6 +67,10 @@ class Run:
     def kept(self, name: str) -> Path:
         """The weights of a further network of the method, see `Method.kept`."""
         return self.folder / f"{name}.safetensors"
+
+    def phase(self, name: str) -> Path:
+        """The network at the end of a phase that another one followed: what it was before, say, its alignment."""
+        return self.folder / "phases" / f"{quote(name, safe='')}.safetensors"
 
     def best(self, step: int) -> Path:
         """The weights of a step that validation found the best so far. The state says which step, and until it says

@@ -1,0 +1,140 @@
+"""Charts without axes: heat maps of matrices, and scatters of embedded points."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewmask.report.charts import marker
+from fewmask.report.model import Chart, Table
+from fewmask.report.svg import Scale, drawing, shortened, tag, text, widest
+
+NAME = 22  # letters of a class's name that a heat map shows
+SHAPES = ("circle", "triangle", "square", "diamond", "inverted triangle", "cross", "pentagon", "bar")
+
+
+def heat_map(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    x_label: str,
+    y_label: str,
+    *,
+    description: str,
+    tell: Callable[[float], str],
+    marked: tuple[Sequence[bool], Sequence[bool]] | None = None,
+    caption: str = "",
+    table: Table | None = None,
+    diverging: bool = False,
+) -> Chart:
+    """Cells from 0 to 1 (−1 to 1 where `diverging`), darker the larger; None is a cell without a value.
+
+    `tell` writes a value; small maps show it in each cell, all in its tooltip. `marked` rows and columns have a ring
+    before their names.
+    """
+    cell = min(max(440.0 / max(len(rows), len(columns)), 13.0), 46.0)
+    marks = marked or ([False] * len(rows), [False] * len(columns))
+    left = 40 + widest(rows, NAME) + 12
+    top = 30 + widest(columns, NAME) * 0.75 + 12
+    width, height = left + cell * len(columns) + 0.5 * widest(columns[-1:], NAME) + 12, top + cell * len(rows) + 8
+    drawn: list[object] = []
+    for j, name in enumerate(columns):
+        x = left + cell * (j + 0.5)
+        words = ("○ " if marks[1][j] else "") + shortened(name, NAME)
+        drawn.append(
+            tag("text", tag("title", name), words, transform=f"translate({x + 3:.1f},{top - 6:.1f}) rotate(-50)",
+                class_="name")
+        )  # fmt: skip
+    for i, name in enumerate(rows):
+        y = top + cell * i
+        words = ("○ " if marks[0][i] else "") + shortened(name, NAME)
+        drawn.append(
+            tag("text", tag("title", name), words, x=left - 7, y=y + cell / 2 + 4, text_anchor="end", class_="name")
+        )
+        for j, value in enumerate(values[i]):
+            x = left + cell * j
+            if value is None:
+                drawn.append(tag("rect", x=x, y=y, width=cell - 1, height=cell - 1, class_="cell none"))
+                continue
+            told = f"{name} → {columns[j]}: {tell(value)}"
+            strength = min(abs(value), 1.0)
+            kind = "cell cold" if diverging and value < 0 else "cell"
+            drawn.append(
+                tag("rect", tag("title", told), x=x, y=y, width=cell - 1, height=cell - 1, class_=kind,
+                    style=f"--v:{100 * strength:.0f}%")
+            )  # fmt: skip
+            if cell >= 27 and round(100 * strength) >= 1:
+                ink = "in strong" if strength > 0.55 else "in"
+                drawn.append(
+                    text(f"{100 * value:.0f}".replace("-", "−"), x + cell / 2 - 0.5, y + cell / 2 + 4, "middle", ink)
+                )
+    drawn.append(text(x_label, left + cell * len(columns) / 2, 14, "middle", "label"))
+    up = top + cell * len(rows) / 2
+    drawn.append(
+        tag("text", y_label, class_="label", text_anchor="middle", transform=f"translate(13,{up:.0f}) rotate(-90)")
+    )
+    return Chart(title, drawing(width, height, title, description, *drawn), description, (), caption, table)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points (N,2) of one class of one domain. `shape` is the domain's place among `SHAPES`."""
+
+    name: str
+    points: np.ndarray
+    colour: str
+    shape: int
+    private: bool = False
+
+
+def scatter(title: str, clouds: Sequence[Cloud], *, description: str, caption: str = "") -> Chart:
+    """Points coloured by class and shaped by domain, each cloud named at its median. Distances mean something, axes
+    and directions do not, so that there are none."""
+    width, edge = 520.0, 18.0
+    every = np.concatenate([cloud.points for cloud in clouds])
+    (left, below), (right, above) = every.min(0).tolist(), every.max(0).tolist()
+    reach = max(right - left, above - below, 1e-9)
+    # One scale for both axes; a flat cloud leaves no half-empty page.
+    height = max((width - 2 * edge) * (above - below) / reach + 2 * edge, 0.6 * width)
+    wide, high = reach / 2, reach / 2 * (height - 2 * edge) / (width - 2 * edge)
+    x = Scale((left + right) / 2 - wide, (left + right) / 2 + wide, edge, width - edge)
+    y = Scale((below + above) / 2 - high, (below + above) / 2 + high, height - edge, edge)
+    drawn: list[object] = [tag("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=6, class_="field")]
+    for cloud in clouds:
+        d = "".join(marker(cloud.shape, x(float(p)), y(float(q)), 2.6) for p, q in cloud.points)
+        drawn.append(tag("path", tag("title", cloud.name), d=d, class_="point", style=f"fill:{cloud.colour}"))
+    taken: list[tuple[float, float]] = []
+    for cloud in clouds:
+        place = np.median(cloud.points, 0)
+        at = _free(x(float(place[0])), y(float(place[1])), taken, width, height)
+        taken.append(at)
+        words = ("○ " if cloud.private else "") + shortened(cloud.name.partition(": ")[2] or cloud.name, 18)
+        drawn.append(text(words, *at, "middle", "cloud"))
+    return Chart(title, drawing(width, height, title, description, *drawn), description, (), caption)
+
+
+def _free(x: float, y: float, taken: Sequence[tuple[float, float]], width: float, height: float) -> tuple[float, float]:
+    """The place nearest to (x, y), above or below, at which a word covers no other."""
+    x = min(max(x, 40.0), width - 40.0)
+    for step in range(24):
+        shift = (step + 1) // 2 * 11 * (1 if step % 2 else -1)
+        if 12 < y + shift < height - 6 and all(abs(x - a) > 52 or abs(y + shift - b) > 10 for a, b in taken):
+            return x, y + shift
+    return x, y
+
+
+def shape_key(shape: int) -> str:
+    """A marker by itself, as the path of a 12×12 drawing."""
+    return marker(shape, 6, 6, 4)
+
+
+def class_colour(index: int) -> str:
+    """A colour that stands out from light and from dark paper: hues by the golden angle, in two strengths."""
+    hue = (0.58 + index * 0.618033988749895) % 1.0
+    light, saturation = (0.55, 0.72) if index % 2 == 0 else (0.47, 0.5)
+    red, green, blue = colorsys.hls_to_rgb(hue, light, saturation)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"

@@ -1,0 +1,142 @@
+"""The few things that SVG charts share: escaped elements, scales with round ticks, and a frame with axes.
+
+Colours are classes of the page's style sheet, never values, so that a chart is light or dark with its page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Format = Callable[[float], str]
+
+
+def tag(name: str, *children: object, **attributes: object) -> Markup:
+    """An element. Everything in it that is not markup already is escaped; `class_` and `text_anchor` are written
+    `class` and `text-anchor`; what is None is left out."""
+    given = Markup("").join(
+        Markup(' {}="{}"').format(Markup(key.rstrip("_").replace("_", "-")), number(value))
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), given, Markup("").join(map(escape, children)))
+
+
+def number(value: object) -> str:
+    """Numbers with as many digits as a screen has pixels for; anything else as it is."""
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def path(points: Iterable[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{number(float(x))},{number(float(y))}" for x, y in points)
+
+
+def drawing(width: float, height: float, title: str, description: str, *children: object) -> Markup:
+    """A whole SVG that scales with its place, with title and description for screen readers."""
+    box = f"0 0 {number(width)} {number(height)}"
+    return tag(
+        "svg", tag("title", title), tag("desc", description), *children, viewBox=box, role="img", width=number(width)
+    )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values from `low` to `high` on the screen from `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers between low and high: 1, 2, 2.5 or 5 times a power of ten apart."""
+    assert low < high
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def span(values: Iterable[float], at_least: float, zero: bool = False) -> tuple[float, float]:
+    """The interval that shows all values, with a little room, and is nowhere narrower than `at_least`."""
+    known = [value for value in values if math.isfinite(value)]
+    low, high = min(known), max(known)
+    if zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+    missing = max(at_least - (high - low), 0.0) / 2
+    room = 0.05 * (high - low + 2 * missing)
+    low, high = low - missing - room, high + missing + room
+    return (0.0 if zero and low < 0 <= min(known) else low), high
+
+
+def plain_number(value: float) -> str:
+    """Short and readable: 1,200 · 45k · 3.2M · 0.05."""
+    size = abs(value)
+    for unit, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if size >= unit:
+            scaled = value / (1e3 if sign == "k" else unit)
+            return f"{scaled:.3g}{sign}"
+    return f"{value:,.0f}" if size >= 100 or value == int(value) else f"{value:.2g}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:g} %" if abs(100 * value - round(100 * value)) < 1e-6 else f"{100 * value:.1f} %"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A plot area with axes."""
+
+    width: float
+    height: float
+    x: Scale
+    y: Scale
+
+    @classmethod
+    def around(
+        cls, x: tuple[float, float], y: tuple[float, float], width: float = 560, height: float = 320, left: float = 56
+    ) -> Frame:
+        return cls(width, height, Scale(*x, left, width - 14), Scale(*y, height - 44, 12))
+
+    def axes(
+        self, x_label: str, y_label: str, x_format: Format = plain_number, y_format: Format = plain_number
+    ) -> list[Markup]:
+        """Grid, ticks and labels."""
+        drawn = []
+        for value in ticks(self.y.low, self.y.high):
+            y = self.y(value)
+            drawn.append(tag("line", class_="grid", x1=self.x.start, x2=self.x.end, y1=y, y2=y))
+            drawn.append(text(y_format(value), self.x.start - 7, y + 4, "end"))
+        for value in ticks(self.x.low, self.x.high, about=6):
+            x = self.x(value)
+            drawn.append(tag("line", class_="tick", x1=x, x2=x, y1=self.y.start, y2=self.y.start + 4))
+            drawn.append(text(x_format(value), x, self.y.start + 17, "middle"))
+        drawn.append(tag("line", class_="axis", x1=self.x.start, x2=self.x.end, y1=self.y.start, y2=self.y.start))
+        middle = (self.x.start + self.x.end) / 2
+        drawn.append(text(x_label, middle, self.height - 6, "middle", "label"))
+        up = (self.y.start + self.y.end) / 2
+        drawn.append(
+            tag("text", y_label, class_="label", text_anchor="middle", transform=f"translate(13,{up:.0f}) rotate(-90)")
+        )
+        return drawn
+
+
+def text(words: str, x: float, y: float, anchor: str = "start", class_: str | None = None) -> Markup:
+    return tag("text", words, x=float(x), y=float(y), text_anchor=anchor, class_=class_)
+
+
+def shortened(words: str, length: int) -> str:
+    return words if len(words) <= length else words[: length - 1] + "…"
+
+
+def widest(words: Sequence[str], most: int) -> float:
+    """About how many pixels the longest of these labels takes, cut to `most` letters."""
+    return 6.4 * max((min(len(w), most) for w in words), default=0)

@@ -1,0 +1,5 @@
+"""From the folders of runs to a page about them."""
+
+from fewmask.reporting.report import report
+
+__all__ = ["report"]

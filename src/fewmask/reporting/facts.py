@@ -1,0 +1,168 @@
+"""What a run's folder says of itself, read without its data; whatever is not there is None or empty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fewmask.campaign import Campaign
+from fewmask.campaign.history import unit_of
+from fewmask.config import Config
+from fewmask.engine.run import MOVABLE, Run, load_config
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: a plain run, or a round of a campaign."""
+
+    number: int
+    run: Run
+    config: Config
+    summary: dict[str, Any] | None
+    """None while it is not finished."""
+    lines: Sequence[dict[str, Any]]
+    """Of metrics.jsonl, those of steps."""
+
+    @property
+    def steps(self) -> int:
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run, as its folder tells it."""
+
+    folder: Path
+    name: str
+    """What the page calls it: unique among its runs."""
+    config: Config
+    summary: dict[str, Any] | None
+    campaign: dict[str, Any] | None
+    """campaign.json; None where there is none yet."""
+    trainings: Sequence[Training]
+    """The rounds of a campaign that began, or the run itself."""
+
+    @property
+    def rounds(self) -> bool:
+        return self.config.campaign is not None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return self.campaign["history"] if self.campaign else []
+
+    @property
+    def unit(self) -> str:
+        """What its labels are counted in."""
+        return unit_of(self.config.campaign) if self.config.campaign else "labelled images"
+
+    @property
+    def trained(self) -> bool:
+        """There is a network to look at."""
+        return Run(self.folder).weights.exists() and Run(self.folder).model.exists()
+
+    @property
+    def finished(self) -> bool:
+        return self.campaign["state"] == "done" if self.rounds and self.campaign else self.summary is not None
+
+    @property
+    def state(self) -> str:
+        """How far it is, in words."""
+        if self.rounds:
+            assert self.config.campaign is not None
+            done, rounds = sum(t.summary is not None for t in self.trainings), self.config.campaign.rounds
+            if self.campaign and self.campaign["state"] == "waiting":
+                return f"{done} of {rounds} rounds are done; waiting for answers to {self.campaign['open']:,} questions"
+            return "done" if self.finished else f"not finished: {done} of {rounds} rounds are done"
+        step = self.trainings[0].steps
+        return "done" if self.finished else f"not finished: step {step:,} of {self.config.train.steps:,} was logged"
+
+    @cached_property
+    def essence(self) -> str:
+        """Equal for runs that differ in nothing but the seed, how many images were labelled, and where they are."""
+        data = self.config.model_dump(mode="json", serialize_as_any=True, exclude={"seed", "name", "labelled"})
+        for key in MOVABLE:
+            data["train"].pop(key)
+        return json.dumps(data, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration; their seeds, and at times their labels, differ."""
+
+    name: str
+    runs: Sequence[Facts]
+
+
+def read(folders: Sequence[Path]) -> list[Facts]:
+    """The facts of runs. Raises ValueError for a folder that is no run, or one that is named twice."""
+    real = [folder.resolve() for folder in folders]
+    if twice := sorted({str(f) for f in real if real.count(f) > 1}):
+        raise ValueError(f"{', '.join(twice)}: named twice; name each run once")
+    names = _names(real)
+    return [_read(folder, names[path]) for folder, path in zip(folders, real, strict=True)]
+
+
+def groups(runs: Sequence[Facts]) -> list[Group]:
+    """Runs of one configuration together, in the order of the first of each."""
+    found: dict[str, list[Facts]] = {}
+    for facts in runs:
+        found.setdefault(facts.essence, []).append(facts)
+    methods = [part[0].config.method.name for part in found.values()]
+    named = [
+        method if methods.count(method) == 1 else f"{method} ({part[0].config.name})"
+        for method, part in zip(methods, found.values(), strict=True)
+    ]
+    unique = [
+        n if named.count(n) == 1 else f"{n}, {part[0].name}" for n, part in zip(named, found.values(), strict=True)
+    ]
+    return [Group(name, part) for name, part in zip(unique, found.values(), strict=True)]
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Each folder's name, with as many of those above it as tell it from the others."""
+    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = {folder: "/".join(folder.parts[-depth:]) for folder in folders}
+        if len(set(names.values())) == len(folders):
+            break
+    return names
+
+
+def _read(folder: Path, name: str) -> Facts:
+    config, files = load_config(folder), Campaign(folder)
+    trainings = [_training(0, Run(folder), config)]
+    if config.campaign is not None:
+        begun = [n for n in range(config.campaign.rounds) if files.round(n).config.exists()]
+        trainings = [_training(n, files.round(n), load_config(files.round(n).folder)) for n in begun]
+    return Facts(folder, name, config, _json(Run(folder).summary), _json(files.summary), trainings)
+
+
+def _training(number: int, run: Run, config: Config) -> Training:
+    return Training(number, run, config, _json(run.summary), [line for line in _lines(run.metrics) if "loss" in line])
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); train the run again") from None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log. The last one may be cut off: a run may be writing it, or was killed in it."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = []
+    for i, line in enumerate(lines):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            if i + 1 < len(lines):
+                raise ValueError(f"{path}: line {i + 1} is damaged; train the run again") from None
+    return found

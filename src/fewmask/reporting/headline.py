@@ -1,0 +1,122 @@
+"""The first thing that one sees: how good, for how many labels, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fewmask.report.model import Block, Figure, Figures, Note, Section, Table
+from fewmask.reporting.facts import Facts
+from fewmask.reporting.learning import outlook
+from fewmask.reporting.words import count, duration, percent, points, whole
+
+
+def headline(runs: Sequence[Facts]) -> Section:
+    blocks: list[Block] = []
+    if len(runs) == 1:
+        blocks += [Figures(_figures(runs[0])), *_verdicts(runs[0]), *_domains(runs[0])]
+    else:
+        blocks += [_runs(runs), *(Note(f"{facts.name} is {facts.state}.") for facts in runs if not facts.finished)]
+    return Section("headline", "At a glance", blocks)
+
+
+def _figures(facts: Facts) -> list[Figure]:
+    found = []
+    test, validation = scored(facts), validated(facts)
+    if test is not None:
+        split, miou = test
+        again = "scored once, at the end" if split == "test" else "no test split; this is what selected the weights"
+        found.append(Figure(f"mIoU on {split}", percent(miou), again))
+    if validation is not None and (test is None or test[0] != "val"):
+        before = [e["avg_miou"] for e in facts.history[:-1] if e["avg_miou"] is not None]
+        change = f"{points(validation - before[-1])} points since the last round" if before else "selects the weights"
+        found.append(Figure("mIoU on validation", percent(validation), change))
+    found.append(_labels(facts))
+    if facts.campaign and facts.campaign["answered"]:
+        told = facts.campaign
+        who = "by the cost model: the annotator is simulated" if simulated(facts) else f"{whole(told['clicks'])} clicks"
+        found.append(Figure("Annotator's time", duration(told["seconds"]), who))
+    steps = sum(t.steps for t in facts.trainings)
+    seconds = sum(t.lines[-1]["seconds"] for t in facts.trainings if t.lines)
+    found.append(Figure("Training", duration(seconds), f"{count(steps, 'step')}, {facts.config.method.name}"))
+    return found
+
+
+def _labels(facts: Facts) -> Figure:
+    if facts.history:
+        last = facts.history[-1]
+        pixels = count(sum(last["pixels"].values()), "pixel")
+        return Figure("Labels", f"{whole(last['total_cost'])}", f"{facts.unit}; {pixels} decided")
+    if facts.summary:
+        labelled, pool = sum(facts.summary["labelled"].values()), sum(facts.summary["unlabelled"].values())
+        return Figure("Labelled images", whole(labelled), f"beside {whole(pool)} without labels")
+    images = facts.config.labelled.images
+    return Figure("Labelled images", "all" if images is None else whole(images), "per domain")
+
+
+def _verdicts(facts: Facts) -> list[Block]:
+    found: list[Block] = []
+    if not facts.finished:
+        found.append(Note(f"This run is {facts.state}. The page shows what there is so far.", "missing"))
+    found += [Note(words, "verdict") for words in outlook([facts])]
+    return found
+
+
+def _domains(facts: Facts) -> list[Block]:
+    """A row for each domain, where the run has scored them."""
+    if facts.summary is None:
+        return []
+    own = facts.summary["domains"]
+    aligned = any("miou_private" in s for s in own.values())
+    head = ["domain", "classes", "labelled", "unlabelled", "scored on", "images", "mIoU", "pixel accuracy"]
+    head += ["shared classes", "private classes"] if aligned else []
+    rows = []
+    for name, s in own.items():
+        labelled, pool = facts.summary["labelled"][name], facts.summary["unlabelled"][name]
+        row = [name, str(len(s["iou"])), whole(labelled), whole(pool), s["split"], whole(s["images"])]
+        row += [percent(s["miou"]), percent(s["pixel_accuracy"])]
+        row += [percent(s.get("miou_shared")), percent(s.get("miou_private"))] if aligned else []
+        rows.append(row)
+    return [Table(head, rows, caption="The run's own scores, by domain")]
+
+
+def _runs(runs: Sequence[Facts]) -> Table:
+    """A row for each run."""
+    names = list(dict.fromkeys(name for facts in runs for name in facts.config.domains))
+    head = ["run", "method", "seed", "state", "labels", "mIoU on validation", "scored on", "mIoU"]
+    head += names if len(names) > 1 else []
+    rows = []
+    for facts in runs:
+        test = scored(facts)
+        split, miou = test or ("–", None)
+        own: dict[str, Any] = facts.summary["domains"] if facts.summary else {}
+        row = [
+            facts.name,
+            facts.config.method.name,
+            str(facts.config.seed),
+            "done" if facts.finished else "not finished",
+        ]
+        row += [f"{_labels(facts).value} {facts.unit}", percent(validated(facts)), split, percent(miou)]
+        row += [percent(own.get(name, {}).get("miou")) for name in names] if len(names) > 1 else []
+        rows.append(row)
+    return Table(head, rows, caption="Every run", text_columns=2)
+
+
+def scored(facts: Facts) -> tuple[str, float | None] | None:
+    """The split that the run's summary was scored on, and the mean mIoU; None where there is no summary."""
+    if facts.summary is None or not facts.summary["domains"]:
+        return None
+    splits = {s["split"] for s in facts.summary["domains"].values()}
+    return " and ".join(sorted(splits)), facts.summary["avg_miou"]
+
+
+def validated(facts: Facts) -> float | None:
+    """The mean mIoU on validation of the weights that were kept."""
+    if facts.summary is None:
+        return None
+    step = facts.summary["selected_step"]
+    return next((v["avg_miou"] for v in facts.summary["validation"] if v["step"] == step), None)
+
+
+def simulated(facts: Facts) -> bool:
+    return facts.config.campaign is not None and facts.config.campaign.annotator == "oracle"

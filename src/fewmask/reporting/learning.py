@@ -1,0 +1,283 @@
+"""What labels brought and what more of them would bring; and how the losses fell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fewmask.acquisition.curve import Curve
+from fewmask.acquisition.forecast import forecast_words
+from fewmask.campaign.history import Entry, curve, forecast
+from fewmask.report.charts import Series, lines
+from fewmask.report.model import Block, Chart, Charts, Note, Section, Table
+from fewmask.report.svg import plain_number
+from fewmask.reporting.facts import Facts, Group, groups
+from fewmask.reporting.words import count, percent, points, whole
+
+AHEAD = 1.6  # times the labels there are: how far the curve is drawn into the future
+LINE = 150  # points of a line of losses: more than that are no longer told apart
+NO_TERMS = {"step", "phase", "loss", "lr", "seconds"}
+
+Point = tuple[float, float]
+
+
+def learning(runs: Sequence[Facts]) -> Section:
+    title = "Learning curve"
+    found = groups(runs)
+    units = list(dict.fromkeys(group.runs[0].unit for group in found))
+    charts = [c for unit in units for c in _charts([g for g in found if g.runs[0].unit == unit], unit)]
+    words = [Note(w) for g in found if len(runs) > 1 for w in outlook(g.runs, f"{g.name}: ")]
+    if not charts:
+        return Section("learning", title, [*_over_steps(runs), *words] or [Note(_why(runs), "missing")])
+    lead = "Each point is the mean mIoU over domains of networks trained with so many labels, on validation."
+    if any(not group.runs[0].rounds for group in found):
+        lead = "Each point is the mean mIoU over domains of networks trained with so many labels."
+    return Section("learning", title, [Charts(charts), *words], lead)
+
+
+def _why(runs: Sequence[Facts]) -> str:
+    if any(facts.rounds for facts in runs):
+        return (
+            "A learning curve: no round is finished yet, or nothing was there to validate on. It begins with the first "
+            "round that is scored on validation."
+        )
+    return (
+        "A learning curve: this was trained once, with one amount of labels. Rounds of `fewmask campaign`, or runs "
+        "with other `labelled.images` beside this one, show what labels bring."
+    )
+
+
+def outlook(runs: Sequence[Facts], name: str = "") -> list[str]:
+    """Whether to label more, by the curve through all rounds of runs of one configuration."""
+    known = _entries(runs)
+    if not runs[0].rounds or not known:
+        return []
+    settings = runs[0].config.campaign
+    assert settings is not None
+    told = forecast(known, settings.target)
+    words = [name + forecast_words(told, known[-1].total, runs[0].unit)]
+    found = curve([(entry.total, entry.mean) for entry in known])
+    if found is not None and settings.ask is not None and settings.ask.budget.per == "pool":
+        more, there = settings.ask.budget.amount, known[-1].total
+        gain = found.gain(there, more)
+        words[0] += f" Another {whole(more)} {runs[0].unit} are expected to bring {points(gain)} points."
+    return words
+
+
+def _entries(runs: Sequence[Facts]) -> list[Entry]:
+    """The rounds of all runs, by their labels."""
+    keys = ("round", "cost", "pixels", "miou", "seconds")
+    entries = [Entry(**{key: entry[key] for key in keys}) for facts in runs for entry in facts.history]
+    return sorted(entries, key=lambda entry: entry.total)
+
+
+def _charts(found: Sequence[Group], unit: str) -> list[Chart]:
+    by_run = {facts.name: _points(facts) for group in found for facts in group.runs}
+    if len({x for part in by_run.values() for x, _ in part}) < 2:
+        return []
+    series: list[Series] = []
+    fits = []
+    for place, group in enumerate(found):
+        mine = [by_run[facts.name] for facts in group.runs if by_run[facts.name]]
+        if not mine:
+            continue
+        middle, band = _mean(mine, group.runs[0].rounds)
+        fit = curve([point for part in mine for point in part])
+        if fit is not None:
+            last = max(x for x, _ in middle)
+            fits.append(fit)
+            series += _fitted(fit, min(x for x, _ in middle), last, place, len(found) < 3)
+        series += [
+            Series(f.name, by_run[f.name], place, dots=True, line=False, faint=True) for f in group.runs[1:] or []
+        ]
+        several = len(mine) > 1
+        series += [
+            Series(f.name, by_run[f.name], place, dots=True, line=False, faint=True) for f in group.runs[:1] if several
+        ]
+        series.append(Series(group.name, middle, place, band, dots=not several))
+    first = found[0].runs[0].config.campaign
+    caption = _caption(fits, any(len(g.runs) > 1 for g in found))
+    title = f"mIoU by {unit}"
+    charts = [
+        lines(
+            title, series, f"{unit} in all", "mIoU", caption=caption, target=first.target if first else None,
+            description=_described(found, by_run, unit), table=_table(found, by_run, unit), wide=len(found) > 1,
+        )
+    ]  # fmt: skip
+    domains = list(found[0].runs[0].config.domains)
+    if found[0].runs[0].rounds and len(domains) > 1:
+        charts.append(_by_domain(found[0], domains, unit))
+    return charts
+
+
+def _points(facts: Facts) -> list[Point]:
+    """(labels, mIoU): of each round on validation; of a plain run the one of its summary."""
+    if facts.rounds:
+        return [(e["total_cost"], e["avg_miou"]) for e in facts.history if e["avg_miou"] is not None]
+    if facts.summary is None or facts.summary["avg_miou"] is None:
+        return []
+    return [(float(sum(facts.summary["labelled"].values())), facts.summary["avg_miou"])]
+
+
+def _mean(parts: Sequence[Sequence[Point]], rounds: bool) -> tuple[list[Point], list[tuple[float, float, float]]]:
+    """The mean curve of several runs, round by round or label count by label count, and their range around it."""
+    cells: dict[float, list[Point]] = {}
+    for part in parts:
+        for i, point in enumerate(part):
+            cells.setdefault(i if rounds else point[0], []).append(point)
+    middle, band = [], []
+    for _, given in sorted(cells.items()):
+        x = float(np.mean([x for x, _ in given]))
+        ys = [y for _, y in given]
+        middle.append((x, float(np.mean(ys))))
+        band.append((x, min(ys), max(ys)))
+    return middle, band if any(len(given) > 1 for given in cells.values()) else []
+
+
+def _fitted(fit: Curve, first: float, last: float, place: int, ahead: bool) -> list[Series]:
+    xs = np.linspace(first, AHEAD * last, 60).tolist()
+    beyond = np.linspace(last, AHEAD * last, 20).tolist() if ahead else []
+    band = [(x, low, high) for x in beyond for low, _, high in [fit.interval(x)]]
+    return [Series("", [(x, fit(x)) for x in xs], place, band, forecast=True)]
+
+
+def _caption(fits: Sequence[Curve], several: bool) -> str:
+    parts = []
+    if several:
+        parts.append("Lines are means over the seeds, small markers single runs, the band behind them their range.")
+    if fits:
+        law = "; ".join(f"{f.a:.3f} − {f.b:.3g}·n^(−{f.c:.2f})" for f in fits)
+        parts.append(f"Dashed: the power law a − b·n^(−c) through all points ({law}), with its 80 % interval ahead.")
+    else:
+        parts.append("A power law needs three rounds with different labels.")
+    return " ".join(parts)
+
+
+def _described(found: Sequence[Group], by_run: dict[str, list[Point]], unit: str) -> str:
+    told = []
+    for group in found:
+        every = [point for facts in group.runs for point in by_run[facts.name]]
+        if every:
+            (x0, y0), (x1, y1) = min(every), max(every)
+            told.append(f"{group.name}: from {percent(y0)} with {whole(x0)} {unit} to {percent(y1)} with {whole(x1)}")
+    return "; ".join(told) + "."
+
+
+def _table(found: Sequence[Group], by_run: dict[str, list[Point]], unit: str) -> Table:
+    rows = [
+        [group.name, facts.name, str(i + 1), whole(x), percent(y)]
+        for group in found
+        for facts in group.runs
+        for i, (x, y) in enumerate(by_run[facts.name])
+    ]
+    return Table(("method", "run", "point", unit, "mIoU"), rows, text_columns=2)
+
+
+def _by_domain(group: Group, domains: Sequence[str], unit: str) -> Chart:
+    series = []
+    for place, name in enumerate(domains):
+        parts = [
+            [(e["cost"][name], e["miou"][name]) for e in facts.history if e["miou"].get(name) is not None]
+            for facts in group.runs
+        ]
+        if any(parts):
+            middle, band = _mean([part for part in parts if part], rounds=True)
+            series.append(Series(name, middle, place, band, dots=True))
+    words = "; ".join(f"{s.name} from {percent(s.points[0][1])} to {percent(s.points[-1][1])}" for s in series)
+    rows = [[s.name, whole(x), percent(y)] for s in series for x, y in s.points]
+    table = Table(("domain", unit, "mIoU"), rows)
+    return lines(
+        f"By domain: {group.name}", series, f"{unit} in the domain", "mIoU", description=words, table=table,
+        caption="How a shared budget was spread, and what it brought in each domain.",
+    )  # fmt: skip
+
+
+def _over_steps(runs: Sequence[Facts]) -> list[Block]:
+    """Validation during the training, where it was looked at more than once."""
+    series = []
+    for place, group in enumerate(groups(runs)):
+        for facts in group.runs:
+            told = facts.summary["validation"] if facts.summary else []
+            at = [(float(v["step"]), v["avg_miou"]) for v in told if v["avg_miou"] is not None]
+            if len(at) > 1:
+                name = group.name if len(group.runs) == 1 else f"{group.name}, seed {facts.config.seed}"
+                series.append(Series(name, at, place, dots=True))
+    if not series:
+        return []
+    words = "; ".join(f"{s.name}: {percent(s.points[0][1])} to {percent(s.points[-1][1])}" for s in series)
+    chart = lines("mIoU on validation by step", series, "step", "mIoU", description=words, wide=True)
+    return [Charts([chart]), Note(_why(runs), "missing")]
+
+
+# ── Losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def losses(runs: Sequence[Facts]) -> Section:
+    title, name = "Losses", "losses"
+    if not any(t.lines for facts in runs for t in facts.trainings):
+        return Section(name, title, [Note("Loss curves: nothing was logged yet (no metrics.jsonl).", "missing")])
+    found = groups(runs)
+    terms = list(
+        dict.fromkeys(k for f in runs for t in f.trainings for line in t.lines for k in line if k not in NO_TERMS)
+    )
+    charts = []
+    for term in ["loss", *(terms if len(terms) > 1 else [])]:
+        series = [
+            Series(group.name if i == 0 else "", _curve(facts, term), place, faint=len(runs) > 1)
+            for place, group in enumerate(found)
+            for i, facts in enumerate(group.runs)
+        ]
+        series = [s for s in series if s.points]
+        first, last = [s.points[0][1] for s in series], [s.points[-1][1] for s in series]
+        words = f"{term} from {plain_number(max(first))} to {plain_number(min(last))}"
+        charts.append(
+            lines(
+                "in all" if term == "loss" else term, _named(series), "step", term, description=words,
+                y_format=plain_number, narrowest=1e-3, marks=_marks(runs[0]) if len(runs) == 1 else (),
+            )
+        )  # fmt: skip
+    steps = sum(t.steps for t in runs[0].trainings)
+    lead = "Weighted as they enter the loss; what a method only watches stands beside them. Each point is the mean of "
+    lead += f"some of the logged steps ({count(steps, 'step')} in all)." if len(runs) == 1 else "some logged steps."
+    return Section(name, title, [Charts(charts)], lead)
+
+
+def _named(series: Sequence[Series]) -> list[Series]:
+    """Those that a legend is to name are no faint ones."""
+    seen: set[int] = set()
+    found = []
+    for s in series:
+        first = s.group not in seen
+        seen.add(s.group)
+        found.append(Series(s.name, s.points, s.group, faint=not first))
+    return found
+
+
+def _curve(facts: Facts, key: str) -> list[Point]:
+    """Over the steps of all rounds, thinned to means of equal stretches."""
+    points, before = [], 0
+    for training in facts.trainings:
+        points += [(float(before + line["step"]), float(line[key])) for line in training.lines if key in line]
+        before += training.config.train.steps
+    if len(points) <= LINE:
+        return points
+    parts = np.array_split(np.array(points), LINE)
+    return [(float(x), float(y)) for x, y in (part.mean(0) for part in parts)]
+
+
+def _marks(facts: Facts) -> list[tuple[float, str]]:
+    """Where a round or a phase begins."""
+    marks, before = [], 0
+    for training in facts.trainings:
+        if facts.rounds:
+            marks.append((float(before), f"round {training.number + 1}"))
+        seen: Any = None
+        for line in training.lines:
+            if line["phase"] != seen and (seen is not None or not facts.rounds):
+                marks.append((float(before + (line["step"] if seen is not None else 0)), line["phase"]))
+            seen = line["phase"]
+        before += training.config.train.steps
+    phases = {word for _, word in marks}
+    return marks if len(phases) > 1 else []

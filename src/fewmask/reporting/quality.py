@@ -1,0 +1,150 @@
+"""How good the network is, class by class, and whether it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fewmask.engine.metrics import expected_calibration_error
+from fewmask.report.charts import Bar, bars, reliability
+from fewmask.report.maps import heat_map
+from fewmask.report.model import Block, Chart, Charts, Note, Section, Table
+from fewmask.reporting.facts import Facts
+from fewmask.reporting.look import Look
+from fewmask.reporting.words import percent, points, whole
+
+CONFUSIONS = 6  # the worst ones are told in words
+
+
+def classes(facts: Facts, looks: Mapping[str, Look], without: Sequence[Note]) -> Section:
+    """Per-class IoU with the change since the last round."""
+    charts, notes = [], list(without)
+    for name, own in _scores(facts, looks).items():
+        before, why = _before(facts, name, own, looks.get(name))
+        charts.append(_bars(facts, name, own, before))
+        notes += [Note(why, "missing")] if why else []
+    if not charts:
+        notes.append(Note("IoU by class: the run has not scored itself yet.", "missing"))
+    lead = "Intersection over union of each class, over all pixels that are labelled." if charts else ""
+    return Section("classes", "Classes", [*([Charts(charts)] if charts else []), *notes], lead)
+
+
+def _scores(facts: Facts, looks: Mapping[str, Look]) -> dict[str, dict[str, Any]]:
+    """By domain, what was seen now; else what the run wrote down."""
+    own = facts.summary["domains"] if facts.summary else {}
+    seen = {name: seen.scores | {"split": seen.split, "images": len(seen.stems)} for name, seen in looks.items()}
+    return own | seen
+
+
+def _before(
+    facts: Facts, name: str, own: Mapping[str, Any], seen: Look | None
+) -> tuple[Mapping[str, float | None], str]:
+    """The IoU of the round before on the same images, or why there is none to compare with."""
+    done = [t for t in facts.trainings if t.summary is not None]
+    if not facts.rounds or len(done) < 2:
+        return {}, ""
+    summary = done[-2].summary
+    assert summary is not None
+    earlier = summary["domains"].get(name)
+    if earlier is None or earlier["split"] != own["split"] or (seen is not None and not seen.whole):
+        looked = f"{own['images']} images of {own['split']} were looked at now"
+        then = f"{earlier['images']} of {earlier['split']}" if earlier else "none"
+        return {}, f"The change since the last round in {name}: {looked}, {then} then. A larger --images shows it."
+    return earlier["iou"], ""
+
+
+def _bars(facts: Facts, name: str, own: Mapping[str, Any], before: Mapping[str, float | None]) -> Chart:
+    order = sorted(own["iou"], key=lambda c: -1 if own["iou"][c] is None else own["iou"][c], reverse=True)
+    given = [Bar(c, own["iou"][c], before.get(c)) for c in order]
+    done = [t.number for t in facts.trainings if t.summary is not None]
+    then = f"round {done[-2] + 1}" if len(done) > 1 else ""
+    test = facts.summary["domains"].get(name, {}) if facts.summary else {}
+    head = ["class", own["split"], *([then, "change"] if before else [])]
+    also = test and test["split"] != own["split"]
+    head += [test["split"]] if also else []
+    rows = []
+    for bar in given:
+        row = [bar.name, percent(bar.value)]
+        if before:
+            both = bar.value is not None and bar.before is not None
+            row += [percent(bar.before), points(bar.value - bar.before) if both else "–"]  # type: ignore[operator]
+        rows.append(row + ([percent(test["iou"].get(bar.name))] if also else []))
+    known = [bar for bar in given if bar.value is not None]
+    words = (
+        f"best {known[0].name} with {percent(known[0].value)}, worst {known[-1].name} with {percent(known[-1].value)}"
+    )
+    words = f"{len(known)} classes; {words}." if known else "No class occurs."
+    title = f"{name}, {own['split']}: mIoU {percent(own['miou'])}"
+    caption = f"{whole(own['images'])} images."
+    if any(bar.value is None for bar in given):
+        caption += " A class that does not occur in them counts nowhere."
+    return bars(title, given, before=then, description=words, caption=caption, table=Table(head, rows))
+
+
+# ── Confusion ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def confusions(looks: Mapping[str, Look], without: Sequence[Note]) -> Section:
+    blocks: list[Block] = []
+    charts = []
+    for name, seen in looks.items():
+        if int(seen.matrix.sum()) == 0:
+            blocks.append(Note(f"Confusion in {name}: no pixel of its {seen.split} images is labelled.", "missing"))
+        elif len(seen.matrix) == 1:
+            blocks.append(Note(f"Confusion in {name}: with one class there is nothing to confuse it with.", "missing"))
+        else:
+            charts.append(_confusion(seen))
+    found: list[Block] = [Charts(charts)] if charts else []
+    lead = "Of the pixels of each class (row), the share that is called each class (column), in %." if charts else ""
+    return Section("confusion", "Confusion", [*found, *blocks, *without], lead)
+
+
+def _confusion(seen: Look) -> Chart:
+    names, counts = seen.domain.space.names, seen.matrix.double().numpy()
+    pixels = counts.sum(1)
+    shares = [
+        [None] * len(names) if not pixels[i] else [float(v) for v in counts[i] / pixels[i]] for i in range(len(names))
+    ]
+    wrong = sorted(
+        (
+            (share, names[i], names[j])
+            for i, row in enumerate(shares)
+            for j, share in enumerate(row)
+            if share and i != j
+        ),
+        reverse=True,
+    )[:CONFUSIONS]
+    words = "; ".join(f"{percent(share)} of {one} is called {other}" for share, one, other in wrong)
+    rows = [[name, whole(pixels[i]), *(percent(v) for v in shares[i])] for i, name in enumerate(names)]
+    return heat_map(
+        f"{seen.domain.name}, {seen.split}", names, names, shares, "predicted", "labelled", tell=percent,
+        description=words or "Nothing is confused.",
+        caption=f"Most often: {words}." if words else "Nothing is confused.",
+        table=Table(("class", "pixels", *names), rows),
+    )  # fmt: skip
+
+
+# ── Calibration ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def calibration(looks: Mapping[str, Look], without: Sequence[Note]) -> Section:
+    charts = []
+    blocks: list[Block] = []
+    for name, seen in looks.items():
+        error = expected_calibration_error(seen.reliability)
+        if error is None:
+            blocks.append(Note(f"Calibration in {name}: no pixel of its {seen.split} images is labelled.", "missing"))
+            continue
+        pixels, right, sure = seen.reliability.sum(0).tolist()
+        lean = "too sure" if sure > right else "not sure enough"
+        words = f"On average {percent(sure / pixels)} sure and {percent(right / pixels)} right: {lean}"
+        title = f"{name}, {seen.split}: expected calibration error {percent(error)}"
+        caption = f"{words}. The dashed line is a network that knows how often it is right."
+        charts.append(reliability(title, seen.reliability.tolist(), description=f"{words}.", caption=caption))
+    found: list[Block] = [Charts(charts)] if charts else []
+    lead = (
+        "How often the network is right where it is so sure: pixels by the probability of the class that it chose."
+        if charts
+        else ""
+    )
+    return Section("calibration", "Calibration", [*found, *blocks, *without], lead)

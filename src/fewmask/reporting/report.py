@@ -1,0 +1,236 @@
+"""`fewmask report`: folders of runs in, one HTML file out.
+
+What needs no data comes from the folders of all runs. What looks into a network, or at images, is of the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewmask.data.domain import Domain
+from fewmask.engine.checkpoint import load_weights
+from fewmask.engine.device import choose_device
+from fewmask.engine.evaluate import Progress
+from fewmask.engine.run import load_domains, load_model, record_evaluation, versions
+from fewmask.files import write_text
+from fewmask.methods import build
+from fewmask.methods.entropy_module import EntropyModule
+from fewmask.models.universal import UniversalSegmenter
+from fewmask.report.html import render
+from fewmask.report.model import Block, Note, Page, Section
+from fewmask.reporting.asking import asked_regions, budget
+from fewmask.reporting.facts import Facts, read
+from fewmask.reporting.headline import headline
+from fewmask.reporting.learning import learning, losses
+from fewmask.reporting.look import Look, chosen, look, spread
+from fewmask.reporting.neighbours import Views, neighbours
+from fewmask.reporting.panels import panels
+from fewmask.reporting.quality import calibration, classes, confusions
+from fewmask.reporting.space import draw
+
+EMBEDDED = 40  # images of a domain that cells are drawn from
+MOST = 10 * 2**20  # bytes of a page that can be mailed
+
+
+def report(
+    folders: Sequence[Path],
+    out: Path | None = None,
+    *,
+    images: int = 200,
+    split: str = "val",
+    device: str = "auto",
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Write a page about runs; returns where it is, how large, and what is missing on it.
+
+    `out` is the first run's `report.html` by default. At most `images` images of `split` are looked at in a domain.
+    Whoever looks at the test split so notes it in the run, as `fewmask evaluate` does. Raises ValueError for a folder
+    that is no run, and for a split that does not exist.
+    """
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"--split {split}: there are train, val and test")
+    runs = read(folders)
+    first = runs[0]
+    out = out or first.folder / "report.html"
+    seen = _look_into(first, images, split, choose_device(device), progress)
+    sections = [
+        headline(runs),
+        learning(runs),
+        classes(first, seen.looks, seen.without),
+        panels(seen.model, seen.looks, seen.without, first.config.train.precision),
+        confusions(seen.looks, seen.without),
+        calibration(seen.looks, seen.without),
+        *neighbours(seen.views, seen.embedded, first.config.synonyms, seen.without, first.config.seed),
+        budget(first),
+        asked_regions(first, seen.domains, seen.no_data),
+        losses(runs),
+    ]
+    page = Page(_title(runs), _subtitle(runs), _once(sections), _foot(runs, seen, split))
+    text = render(page)
+    if len(text.encode()) > MOST:
+        raise ValueError(f"{out}: the page would have {len(text) / 2**20:.0f} MiB; lower --images, or name fewer runs")
+    write_text(out, text)
+    return {
+        "report": str(out),
+        "bytes": out.stat().st_size,
+        "runs": [str(facts.folder) for facts in runs],
+        "sections": [section.name for section in sections],
+        "missing": page.missing,
+    }
+
+
+@dataclass
+class _Seen:
+    """What could be seen of the first run, and in words what could not."""
+
+    model: UniversalSegmenter | None = None
+    domains: dict[str, Domain] = field(default_factory=dict)
+    looks: dict[str, Look] = field(default_factory=dict)
+    views: Views | None = None
+    without: list[Note] = field(default_factory=list)
+    no_data: list[Note] = field(default_factory=list)
+
+    @property
+    def embedded(self) -> dict[str, Domain]:
+        return {name: seen.domain for name, seen in self.looks.items()}
+
+
+def _look_into(facts: Facts, images: int, split: str, device: torch.device, progress: Progress) -> _Seen:
+    """The pass over the split of each domain, and the cells of the embeddings."""
+    seen = _Seen()
+    try:
+        seen.domains = load_domains(facts.config)
+    except ValueError as error:
+        seen.no_data = [Note(f"What needs the images, which cannot be read: {error}", "missing")]
+        seen.without = list(seen.no_data)
+        return seen
+    if not facts.trained:
+        seen.without = [Note("What needs a trained network: none is saved yet.", "missing")]
+        return seen
+    seen.model = model = load_model(facts.folder, device)
+    stems = {name: chosen(domain, split, images) for name, domain in seen.domains.items()}
+    step = _Counter(progress, sum(len(s) + min(len(s), EMBEDDED) for s in stems.values()))
+    for name, domain in seen.domains.items():
+        if name not in model.spaces or model.spaces[name].names != domain.space.names:
+            seen.without.append(Note(f"{name}: its classes are no longer those of the network.", "missing"))
+        elif not stems[name]:
+            seen.without.append(Note(f"{name}: no image of its split {split} has a mask to compare with.", "missing"))
+        else:
+            try:
+                seen.looks[name] = look(model, domain, split, stems[name], facts.config.train.precision, 0, step)
+            except ValueError as error:
+                seen.without.append(Note(f"{name}: {error}", "missing"))
+    if split == "test":
+        own = {name: s.scores | {"split": split, "images": len(s.stems)} for name, s in seen.looks.items()}
+        record_evaluation(facts.folder, split, {"domains": own})
+    if seen.looks:
+        seen.views = _views(facts, model, seen, step)
+    return seen
+
+
+class _Counter:
+    """Adds up what parts of the work tell."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self, more: int) -> None:
+        self.done += more
+        self.progress(self.done, max(self.total, 1))
+
+
+def _views(facts: Facts, model: UniversalSegmenter, seen: _Seen, step: Callable[[int], object]) -> Views:
+    method = build(facts.config.method, seen.domains)
+    embedding = isinstance(method, EntropyModule) and method.active
+    name, before = _before(facts, seen, model)
+    stems = {n: spread(s.stems, EMBEDDED) for n, s in seen.looks.items()}
+    models = [*([before] if before is not None else []), model]
+    cells = draw(models, seen.embedded, stems, embedding, facts.config.seed, facts.config.train.precision, step)
+    after = "after the alignment" if embedding else "after the training"
+    if before is None:
+        seen.without.append(Note(f"Where pixels lay before: {name}", "missing"))
+    what = "Vectors of the embedding head E" if embedding else "Feature vectors, which the heads read,"
+    return Views([*([name] if before is not None else []), after], cells, what)
+
+
+def _before(facts: Facts, seen: _Seen, model: UniversalSegmenter) -> tuple[str, UniversalSegmenter | None]:
+    """An earlier state of the network and what to call it; or why there is none."""
+    last = next(t for t in reversed(facts.trainings) if t.summary is not None)
+    method = build(last.config.method, seen.domains)
+    phases = [p for p in method.phases(last.config.train.steps) if p.stop > p.start]
+    if len(phases) > 1 and (weights := last.run.phase(phases[-2].name)).exists():
+        name = "alignment" if phases[-1].name == "align" else f"phase {phases[-1].name}"
+        return f"before the {name}, after step {phases[-2].stop:,}", _twin(model, last.config.seed, weights)
+    if facts.rounds and last.number > 0:
+        return "after round 1", _twin(model, last.config.seed, facts.trainings[0].run.weights)
+    settings = facts.config.model
+    if settings.weights == "imagenet":
+        return "the first weights were fetched by name, and nothing is fetched for a report.", None
+    try:
+        start = UniversalSegmenter(settings, model.spaces, last.config.seed)
+    except (ValueError, OSError) as error:
+        return f"the first weights cannot be read: {error}", None
+    return "before the training", start.to(model.mean.device).eval()
+
+
+def _twin(model: UniversalSegmenter, seed: int, weights: Path) -> UniversalSegmenter:
+    """The network of the model's kind with these weights."""
+    twin = UniversalSegmenter(model.settings, model.spaces, seed)
+    twin.load_state_dict(load_weights(weights))
+    return twin.to(model.mean.device).eval()
+
+
+def _once(sections: Sequence[Section]) -> list[Section]:
+    """What is missing for one reason everywhere is said where it is missed first, and later pointed to."""
+    told: set[str] = set()
+    found: list[Section] = []
+    for section in sections:
+        blocks: list[Block] = []
+        for block in section.blocks:
+            if isinstance(block, Note) and block.kind == "missing":
+                if block.text in told:
+                    block = Note(f"As said under {_first_of(found, block.text)}.", "missing")
+                else:
+                    told.add(block.text)
+            blocks.append(block)
+        found.append(Section(section.name, section.title, blocks, section.lead))
+    return found
+
+
+def _first_of(sections: Sequence[Section], text: str) -> str:
+    return next((s.title for s in sections if any(isinstance(b, Note) and b.text == text for b in s.blocks)), "this")
+
+
+def _title(runs: Sequence[Facts]) -> str:
+    names = list(dict.fromkeys(facts.config.name for facts in runs))
+    return names[0] if len(names) == 1 else f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+
+
+def _subtitle(runs: Sequence[Facts]) -> str:
+    methods = list(dict.fromkeys(facts.config.method.name for facts in runs))
+    domains = list(dict.fromkeys(name for facts in runs for name in facts.config.domains))
+    many = f"{len(runs)} runs of " if len(runs) > 1 else ""
+    return f"{many}{', '.join(methods)} on {', '.join(domains)}"
+
+
+def _foot(runs: Sequence[Facts], seen: _Seen, split: str) -> list[str]:
+    first = runs[0]
+    lines = []
+    if seen.looks:
+        images = ", ".join(f"{len(s.stems)} of {s.there} in {n}" for n, s in seen.looks.items())
+        of = f" of {first.name}" if len(runs) > 1 else ""
+        what = "Classes, pictures, confusion, calibration and embeddings"
+        lines.append(f"{what}{of} are from a pass over images of the split {split}: {images}.")
+    if first.summary:
+        used = ", ".join(f"{k} {v}" for k, v in first.summary["versions"].items())
+        hardware = first.summary["hardware"]
+        lines.append(f"Trained with {used}, on {hardware['name']} ({hardware['device']}).")
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    lines.append(f"Made by fewmask {versions()['fewmask']}, {now}, from {', '.join(str(f.folder) for f in runs)}.")
+    return lines

@@ -1,0 +1,34 @@
+"""How numbers are said on the page."""
+
+from __future__ import annotations
+
+from fewmask.labels import LabelSpace
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """A difference of fractions, in percentage points."""
+    return f"{'+' if value >= 0 else '−'}{abs(100 * value):.1f}"
+
+
+def whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def count(number: float, one: str, more: str | None = None) -> str:
+    return f"{number:,.0f} {one if number == 1 else more or one + 's'}"
+
+
+def css(space: LabelSpace, index: int) -> str:
+    """A class's own colour."""
+    return "#{:02x}{:02x}{:02x}".format(*space.colours[index])
