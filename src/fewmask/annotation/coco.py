@@ -17,7 +17,7 @@ from fewmask.annotation.archive import MAX_MEMBER, field, read_bytes, read_json
 from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import Import, Inbox
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.pixels import colour_codes, fill_polygon
+from fewmask.annotation.pixels import fill_polygon, recode
 from fewmask.annotation.rle import counts, pack, positions, unpack
 from fewmask.annotation.tasks import guesses, label_colours, labels, parts, tasks
 from fewmask.data.domain import Domain, decode_colours, png_size
@@ -215,17 +215,14 @@ def _paint_segments(
     picture = decode_colours(data, png)
     if picture.ndim == 2:
         raise ValueError(f"{png}: one channel; the ids of segments are colours, export it again")
-    ids = colour_codes(picture)
     values = {UNPAINTED: NOT_LABELLED}
     for segment in field(annotation, "segments_info", list, where):
         number = field(segment, "id", int, where) if isinstance(segment, dict) else UNPAINTED
         if number in values or not 0 < number < 1 << 24:
             raise ValueError(f"{where}: a segment of id {number}, which is another's or no colour; export it again")
         values[number] = _value(segment, names, space, f"{where}, segment {number}")
-    table = np.full(max(values) + 2, -1, dtype=np.int16)
-    table[list(values)] = list(values.values())
-    painted = table[np.minimum(ids, table.size - 1)]
-    if (painted < 0).any():
-        unknown = ", ".join(map(str, np.unique(ids[painted < 0])[:20].tolist()))
-        raise ValueError(f"{png}: ids {unknown} are no segments of its image; export it again")
-    np.copyto(mask, painted.astype(np.uint8))
+    painted, unknown = recode(picture, values)
+    if unknown:
+        ids = ", ".join(map(str, unknown[:20]))
+        raise ValueError(f"{png}: ids {ids} are no segments of its image; export it again")
+    np.copyto(mask, painted)

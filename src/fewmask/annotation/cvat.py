@@ -19,7 +19,7 @@ from fewmask.annotation.archive import MAX_TEXT, Archive, Element, read_bytes, x
 from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import Import, Inbox
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.pixels import colour_codes, fill_polygon
+from fewmask.annotation.pixels import fill_polygon, recode
 from fewmask.annotation.rle import counts, positions
 from fewmask.annotation.tasks import Part, guesses, label_colours, labels, parts, tasks
 from fewmask.data.domain import Domain, decode_colours, png_size
@@ -215,7 +215,7 @@ def _number(element: Element, key: str, where: str, default: int | None = None) 
 
 
 def _read_masks(inbox: Inbox, archive: Archive, annotator: str) -> None:
-    known, tables = _label_map(archive), dict[tuple[str, bool], np.ndarray]()
+    known, tables = _label_map(archive), dict[tuple[str, bool], dict[int, int]]()
     for name in archive.names:
         if not name.startswith(f"{CLASSES}/"):
             continue
@@ -230,8 +230,7 @@ def _read_masks(inbox: Inbox, archive: Archive, annotator: str) -> None:
             kind = domain.name, picture.ndim == 2
             if kind not in tables:
                 tables[kind] = _table(known, domain.space, kind[1], said)
-            codes = picture if picture.ndim == 2 else colour_codes(picture)
-            inbox.take(domain, stem, _values(codes, tables[kind], said), annotator, said)
+            inbox.take(domain, stem, _values(picture, tables[kind], said), annotator, said)
 
 
 def _label_map(archive: Archive) -> list[tuple[str, int]]:
@@ -255,8 +254,8 @@ def _label_map(archive: Archive) -> list[tuple[str, int]]:
     return found
 
 
-def _table(known: list[tuple[str, int]], space: LabelSpace, listed: bool, where: Path) -> np.ndarray:
-    """Contract values by colour or, where a picture has one channel, by place in the list; −1 for all others.
+def _table(known: list[tuple[str, int]], space: LabelSpace, listed: bool, where: Path) -> dict[int, int]:
+    """Contract values by colour or, where a picture has one channel, by place in the list.
 
     Black is what nobody painted, whether the list says so or not.
     """
@@ -264,19 +263,17 @@ def _table(known: list[tuple[str, int]], space: LabelSpace, listed: bool, where:
         raise ValueError(f"{where}: {_BACKGROUND_CLASS}")
     if listed and (not known or known[0][0] != BACKGROUND):
         raise ValueError(f"{where}: one channel, and {LABELMAP} does not begin with {BACKGROUND}; export in colours")
-    table, values = np.full(256 if listed else 1 << 24, -1, dtype=np.int16), labels(space) | {BACKGROUND: NOT_LABELLED}
-    table[0] = NOT_LABELLED
-    for place, (name, colour) in enumerate(known[:256] if listed else known):
-        table[place if listed else colour] = values.get(name, -1)
-    return table
+    values = labels(space) | {BACKGROUND: NOT_LABELLED}
+    codes = ((place if listed else colour, name) for place, (name, colour) in enumerate(known))
+    return {0: NOT_LABELLED} | {code: values[name] for code, name in codes if name in values}
 
 
-def _values(codes: np.ndarray, table: np.ndarray, where: Path) -> Mask:
-    """The contract values (H,W) of a picture's codes (H,W)."""
-    values = table[codes]
-    if (values < 0).any():
-        lost = np.unique(codes[values < 0])[:20].tolist()
-        colours = [f"#{code.to_bytes(3, 'little').hex()}" if table.size > 256 else str(code) for code in lost]
-        unknown = ", ".join(colours)
+def _values(picture: np.ndarray, table: Mapping[int, int], where: Path) -> Mask:
+    """The contract values (H,W) of a picture (H,W) or (H,W,3)."""
+    values, lost = recode(picture, table)
+    if lost:
+        unknown = ", ".join(
+            f"#{code.to_bytes(3, 'little').hex()}" if picture.ndim == 3 else str(code) for code in lost[:20]
+        )
         raise ValueError(f"{where}: {unknown} stands for no label of the domain; see {LABELMAP}, and paint with these")
-    return values.astype(np.uint8)
+    return values

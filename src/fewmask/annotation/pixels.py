@@ -5,8 +5,12 @@ Shapes: P points · H×W pixels of an image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
+
+from fewmask.labels import Mask
 
 MAX_CROSSINGS = 20_000_000
 """Of a polygon's edges with rows of pixels: those of one that people draw are a few thousand."""
@@ -41,6 +45,17 @@ def fill_polygon(points: np.ndarray, mask: np.ndarray, value: int) -> None:
     mask[top:bottom, left:right][inside.astype(bool)] = value
 
 
-def colour_codes(picture: np.ndarray) -> np.ndarray:
-    """Colours (H,W,3) uint8 as R + 256·G + 65536·B (H,W) int32: COCO's panoptic ids, and a place in a table."""
-    return cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA).view(np.int32)[..., 0] & 0xFFFFFF
+def recode(picture: np.ndarray, values: Mapping[int, int]) -> tuple[Mask, list[int]]:
+    """A picture's pixels as the values (H,W) uint8 that its codes stand for, and the codes that stand for none.
+
+    Of one channel (H,W) uint8 the codes are the pixels, of colours (H,W,3) uint8 they are R + 256·G + 65536·B, as in
+    COCO's panoptic PNGs. Masks are smooth: what is looked up is each run of equal pixels, and not each pixel.
+    """
+    colours = picture.ndim == 3
+    flat = (cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA).view(np.int32) if colours else picture).reshape(-1)
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    codes, run = np.unique(flat[starts] & (0xFFFFFF if colours else 0xFF), return_inverse=True)
+    known = [values.get(code) for code in codes.tolist()]
+    found = np.array([0 if value is None else value for value in known], np.uint8)
+    unknown = [code for code, value in zip(codes.tolist(), known, strict=True) if value is None]
+    return np.repeat(found[run], np.diff(starts, append=flat.size)).reshape(picture.shape[:2]), unknown

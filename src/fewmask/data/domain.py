@@ -212,8 +212,16 @@ def _decode_png(data: bytes, path: Path, kinds: Mapping[int, str]) -> np.ndarray
         raise ValueError(f"{path}: it holds colours ({_PNG_KINDS.get(kind, kind)}); save {wanted}")
     if kind != 3 and depth != 8:
         raise ValueError(f"{path}: {depth} bits a pixel; save it with 8, so that each value is one id")
+    if kind != 3:
+        pixels = cv2.imdecode(
+            np.frombuffer(data, np.uint8),
+            (cv2.IMREAD_COLOR if kind == 2 else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_IGNORE_ORIENTATION,
+        )
+        if pixels is None:
+            raise ValueError(f"{path}: truncated, rows are missing, or damaged; copy or export it again")
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if kind == 2 else pixels
     # Pillow fills rows that the data lacks with id 0, without a word. (An interlaced mask has more bytes than this.)
-    rows = height * (1 + (width * depth * (3 if kind == 2 else 1) + 7) // 8)
+    rows = height * (1 + (width * depth + 7) // 8)
     packed = b"".join(body for name, body in _png_chunks(path, data) if name == b"IDAT")
     try:
         if len(zlib.decompressobj().decompress(packed, rows)) < rows and not interlaced:
@@ -223,7 +231,7 @@ def _decode_png(data: bytes, path: Path, kinds: Mapping[int, str]) -> np.ndarray
     try:
         # Not Image.open: it has a size limit of its own, and OpenCV turns palette indices into colours.
         with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB") if 2 in kinds and kind == 3 else image)
+            return np.array(image.convert("RGB") if 2 in kinds else image)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ValueError(f"{path}: truncated or damaged ({error}); copy or export it again") from None
 
