@@ -237,3 +237,28 @@ def test_without_a_target_the_curve_says_where_it_ends() -> None:
     assert "71.3 %" in words
     assert "campaign.target" in words
     assert "three rounds" in forecast_words(None, 10, "clicks")
+
+
+# ── agreement ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_agreement_of_nobody_of_one_and_of_two(waiting: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    assert fewmask("agreement", waiting).out == "Nobody has answered yet.\n"
+    folder = tmp_path / "painted"
+    assert fewmask("query", waiting, "--out", folder).code == 0
+    paint(folder, 1)
+    assert fewmask("answer", waiting, "--from", folder, "--annotator", "ada").code == 0
+    alone = fewmask("agreement", waiting)
+    assert alone.code == 0 and "Only ada has answered: there is nothing to compare" in alone.out
+    assert "campaign.answers.each=2" in alone.out
+    paint(folder, 2)
+    assert fewmask("answer", waiting, "--from", folder, "--annotator", "bob").code == 0
+    told = fewmask("agreement", waiting)
+    assert told.code == 0, told.err
+    for part in ("ada", "bob", "They agree on 0.0 %", "one says", f"fewmask answer {waiting} --question "):
+        assert part in told.out
+    found = json.loads(fewmask("agreement", waiting, "--worst", "2", "--json").out)
+    regions = [region for part in found["domains"].values() for region in part["regions"]]
+    assert 0 < len(regions) <= 4 and {region["agreement"] for region in regions} == {0}
+    assert found["annotators"]["ada"]["answered"] == found["annotators"]["bob"]["shared"] == 3
+    is_refused(fewmask("agreement", folder), f"{folder}: not a run")

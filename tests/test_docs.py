@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fewmask.config import AskSettings, BudgetSettings, CampaignSettings, PoolSettings, Settings
+from fewmask.config import AnswerSettings, AskSettings, BudgetSettings, CampaignSettings, PoolSettings, Settings
 from fewmask.config.campaign import CostSettings
 from fewmask.methods import METHODS, SETTINGS
 
@@ -27,6 +27,7 @@ def test_every_method_has_a_page_and_every_page_a_method() -> None:
 def test_the_page_of_campaigns_names_every_setting() -> None:
     told = set(re.findall(r"`([^`\n]+)`", page("campaign")))
     inside: dict[str, type[Settings]] = {"pool": PoolSettings, "cost": CostSettings, "budget": BudgetSettings}
+    inside |= {"answers": AnswerSettings}
     for kind in (CampaignSettings, AskSettings):
         for name in kind.model_fields:
             names = [f"{name}.{inner}" for inner in inside[name].model_fields] if name in inside else [name]

@@ -10,8 +10,11 @@ import sys
 
 import typer
 
+from fewmask.cli.agreement import agreement
 from fewmask.cli.campaigns import answer, campaign, query
+from fewmask.cli.comparing import compare
 from fewmask.cli.recipes import recipes
+from fewmask.cli.report import report
 from fewmask.cli.runs import evaluate, export, predict
 from fewmask.cli.training import check, demo, train
 
@@ -21,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, check, train, campaign, query, answer, evaluate, predict, export):
+for verb in (demo, check, train, campaign, query, answer, agreement, evaluate, predict, export, report, compare):
     app.command()(verb)
 app.add_typer(recipes, name="recipes")
 
