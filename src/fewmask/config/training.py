@@ -57,6 +57,13 @@ class AdamSettings(NetworkOptimiserSettings):
     betas: Betas = (0.5, 0.999)
 
 
+class HungAdamSettings(AdamSettings):
+    """Of the discriminator of Hung et al. (BMVC 2018): the rate is the paper's, the betas are its code's."""
+
+    lr: PositiveFloat = 1e-4
+    betas: Betas = (0.9, 0.99)
+
+
 class OptimiserSettings(NetworkOptimiserSettings):
     head_lr: PositiveFloat = 2e-3
     """Learning rate of everything that is not the encoder."""

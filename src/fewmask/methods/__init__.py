@@ -16,6 +16,7 @@ from fewmask.methods.deal import Deal
 from fewmask.methods.entropy_min import EntropyMin
 from fewmask.methods.fine_tune import FineTune
 from fewmask.methods.fixmatch import FixMatch
+from fewmask.methods.hung2018 import Hung2018
 from fewmask.methods.joint import Joint
 from fewmask.methods.pseudo_label import PseudoLabel
 from fewmask.methods.s4al import S4al
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
         S4al,
         S4alPlus,
         Deal,
+        Hung2018,
     )
 }
 SETTINGS: dict[str, type[Settings]] = {name: method.Settings for name, method in METHODS.items()}

@@ -1,0 +1,143 @@
+"""Adversarial semi-supervised segmentation (Hung et al., BMVC 2018): a discriminator tells label maps of people from
+those of the network, which learns to fool it, and to believe itself where it does.
+
+    for each step:  x labelled, u pool (after the warm-up); D_k: the discriminator of domain k's maps
+        p, q   = softmax(G_k(F(x))), softmax(G_k(F(u)))
+        L_ce   = Σ_k CE(y, p)                                  labelled pixels
+        L_adv  = Σ_k −log D_k(p)                               labelled pixels; D_k is frozen
+        L_advu = Σ_k −log D_k(q)                               the pool's pixels without a label; D_k is frozen
+        L_semi = Σ_k CE(argmax q, q) where D_k(q) > T          the pool's pixels without a label
+        L_D    = Σ_k ½ (−log(1 − D_k(p)) − log D_k(onehot y))  labelled pixels; p is a constant
+        F, G:  L_ce + λ_adv L_adv + λ_advu L_advu + λ_semi L_semi         D: L_D, by an Adam of its own
+
+D_k sees nothing of a pixel of x without a class, in p as in y: both maps are 0 there. Void pixels of q are 0 too.
+
+Shapes: B rows of a batch, U of them of the pool · C_k classes of domain k · C feature channels · H×W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from fewmask.config import Fraction, HungAdamSettings
+from fewmask.data.batches import Batch, Phase, take
+from fewmask.labels import NOT_LABELLED, VOID
+from fewmask.losses.adversarial import one_hot, verdict_loss
+from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.methods.adversary import frozen
+from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, labelled_logits, supervised_loss
+from fewmask.models.discriminator import Discriminator
+from fewmask.models.universal import UniversalSegmenter
+
+
+class Hung2018Settings(MethodSettings):
+    name: Literal["hung2018"] = "hung2018"
+    adversarial: NonNegativeFloat = 0.01
+    """λ_adv of labelled pixels."""
+    semi_adversarial: NonNegativeFloat = 0.001
+    """λ_adv of the pool's."""
+    semi: NonNegativeFloat = 0.1
+    """λ_semi."""
+    threshold: Fraction = 0.2
+    """T_semi: of the pool's pixels those are believed that the discriminator gives more than this."""
+    warmup: Fraction = 0.25
+    """Part of the steps without the pool."""
+    whole: bool = True
+    """After the warm-up labelled rows show wholly labelled images, where there are any; images with a few answered
+    regions then stand in the pool alone, with their answers. The source knows no such images."""
+    channels: PositiveInt = 64
+    """Of the discriminator's first layer."""
+    optimiser: HungAdamSettings = HungAdamSettings()
+
+
+class Hung2018(Method):
+    Settings = Hung2018Settings
+    name = "hung2018"
+    settings: Hung2018Settings
+    discriminators: nn.ModuleList
+
+    @property
+    def learns_from_pool(self) -> bool:
+        return self.settings.semi_adversarial > 0 or self.settings.semi > 0
+
+    @property
+    def active(self) -> bool:
+        """With weights of 0 the method is joint training, bit for bit."""
+        return self.settings.adversarial > 0 or self.learns_from_pool
+
+    def phases(self, steps: int) -> list[Phase]:
+        every = tuple(self.domains)
+        if not self.learns_from_pool:
+            return [Phase("train", 0, steps, every)]
+        change = self._change(steps)
+        return [
+            Phase("warm-up", 0, change, every),
+            Phase("semi", change, steps, every, every, whole=self.settings.whole),
+        ]
+
+    def _change(self, steps: int) -> int:
+        """The first step that sees the pool."""
+        return round(steps * self.settings.warmup)
+
+    def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        classes = [space.num_classes for space in model.spaces.values()] if self.active else []
+        self.discriminators = nn.ModuleList(Discriminator(c, self.settings.channels, rng) for c in classes)
+
+    def optimisers(self) -> dict[str, OwnOptimiser]:
+        own = OwnOptimiser(list(self.discriminators.parameters()), self.settings.optimiser)
+        return {"discriminator": own} if self.active else {}
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        features = model.encode(batch.image)
+        if not self.active:
+            return {"supervised": supervised_loss(model, features, batch)}
+        terms = self._labelled(model, features, batch)
+        if self.learns_from_pool and batch.step >= self._change(batch.steps):
+            terms |= self._pool(model, features[batch.pool :], batch)
+        return terms
+
+    def _labelled(self, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """L_ce, λ_adv L_adv and L_D. features (B,C,·,·)."""
+        nothing = features.sum() * 0.0
+        supervised, fooling, telling = [nothing], [nothing], [nothing]
+        for k, rows, logits in labelled_logits(model, features, batch):
+            judge, label, pixels = self.discriminators[k], take(batch.label, rows), batch.cells[1][k, 0]
+            known = label < NOT_LABELLED
+            guess, truth = logits.float().softmax(1) * known[:, None], one_hot(label, logits.shape[1])
+            supervised.append(cross_entropy(logits, label, pixels))
+            with frozen(judge):
+                fooling.append(verdict_loss(judge(guess), True, known, pixels))
+            fake, real = judge(torch.cat([guess.detach(), truth])).chunk(2)
+            told = verdict_loss(fake, False, known, pixels) + verdict_loss(real, True, known, pixels)
+            telling.append(told / 2)
+        return {
+            "supervised": torch.stack(supervised).sum(),
+            "adversarial": self.settings.adversarial * torch.stack(fooling).sum(),
+            "discriminator": torch.stack(telling).sum(),
+        }
+
+    def _pool(self, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """λ_advu L_advu and λ_semi L_semi. features (U,C,·,·)."""
+        nothing = features.sum() * 0.0
+        fooling, believing, believed = [nothing], [nothing], []
+        labels = batch.label[batch.pool :]
+        for k, rows in batch.pool_rows().items():
+            judge, label, pixels = self.discriminators[k], take(labels, rows), batch.cells[1][k, 3]
+            logits = model.decode(take(features, rows), model.domains[k])
+            logits = model.upsample(logits, (label.shape[1], label.shape[2]))
+            unknown = label == NOT_LABELLED
+            with frozen(judge):
+                verdict = judge(logits.float().softmax(1) * (label != VOID)[:, None])
+            sure = unknown & (verdict.detach().sigmoid() > self.settings.threshold)
+            fooling.append(verdict_loss(verdict, True, unknown, pixels))
+            believing.append(cross_entropy(logits, logits.detach().argmax(1).where(sure, VOID), pixels))
+            believed.append(sure.sum())
+        self.watch["sure"] = torch.stack(believed).sum() / (labels == NOT_LABELLED).sum().clamp_min(1)
+        return {
+            "semi_adversarial": self.settings.semi_adversarial * torch.stack(fooling).sum(),
+            "semi": self.settings.semi * torch.stack(believing).sum(),
+        }

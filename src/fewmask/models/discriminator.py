@@ -1,0 +1,41 @@
+"""The fully convolutional discriminator of Hung et al. (BMVC 2018, §3.1): of every pixel of a map, whether it is real.
+
+Shapes: B maps · C channels of a map · D channels of the first layer · H×W pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewmask.models.weights import drawn
+
+STRIDE = 32
+
+
+class Discriminator(nn.Module):
+    """Five convolutions 4×4 of stride 2 to D, 2D, 4D, 8D and 1 channels, leaky ReLU between them, no normalisation."""
+
+    def __init__(self, inputs: int, channels: int, rng: torch.Generator) -> None:
+        super().__init__()
+        widths = [inputs, *(channels * 2**i for i in range(4)), 1]
+
+        def layers() -> nn.Sequential:
+            convolutions = [nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(widths)]
+            between = [nn.LeakyReLU(0.2) for _ in convolutions]
+            return nn.Sequential(*[m for pair in zip(convolutions, between, strict=True) for m in pair][:-1])
+
+        self.layers = drawn(layers, rng)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps (B,C,H,W) of any size → logits of being real (B,H,W): one a 32×32 cell, brought to pixels bilinearly.
+
+        Maps are padded with zeros to whole cells, at the bottom and on the right, as images are.
+        """
+        height, width = maps.shape[-2:]
+        cells = self.layers(F.pad(maps, (0, -width % STRIDE, 0, -height % STRIDE)))
+        pixels = F.interpolate(cells.float(), scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+        return pixels[:, 0, :height, :width]
