@@ -21,7 +21,7 @@ from PIL import Image
 from fewmask import cli
 from fewmask.engine.counts import read_counts
 
-VERBS = ["demo", "check", "train", "campaign", "query", "answer", "evaluate", "predict", "export"]
+VERBS = ["demo", "check", "train", "campaign", "query", "answer", "evaluate", "predict", "export", "compare"]
 GROUPS = {"recipes": ["show", "run"]}
 
 

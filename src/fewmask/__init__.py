@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewmask.campaign import campaign
+    from fewmask.comparison import compare
     from fewmask.config import Config
     from fewmask.data.domain import Domain
     from fewmask.data.layouts import load_domain
@@ -35,6 +36,7 @@ _HOME = {
     "MethodSettings": "fewmask.methods.base",
     "UniversalSegmenter": "fewmask.models.universal",
     "campaign": "fewmask.campaign",
+    "compare": "fewmask.comparison",
     "evaluate": "fewmask.engine.evaluate",
     "export": "fewmask.export",
     "load_config": "fewmask.engine.run",
@@ -56,6 +58,7 @@ __all__ = [
     "MethodSettings",
     "UniversalSegmenter",
     "campaign",
+    "compare",
     "evaluate",
     "export",
     "load_config",

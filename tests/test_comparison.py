@@ -1,0 +1,399 @@
+"""Comparing methods: pairs by seed, intervals that hold what they promise, and what is refused or warned of.
+
+Shapes: S seeds · N images · C classes · R draws · F figures.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from command import Fewmask, is_refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fewmask.comparison import compare, words
+from fewmask.comparison.statistics import estimate, holm, iou, means, redrawn
+from fewmask.engine.counts import ImageCounts, write_counts
+from fewmask.labels import LabelSpace
+from fewmask.randomness import generator
+
+CLASSES = {"streets": ["road", "sky", "[bold]|`car"], "rooms": ["wall", "sky"]}
+IMAGES = 12
+
+
+# ── Statistics ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def looped_iou(counts: np.ndarray) -> list[float]:
+    """IoU (C,) of counts (N,C,3), pixel by pixel of what IoU means."""
+    found = []
+    for c in range(counts.shape[1]):
+        right, labelled, predicted = (sum(int(image[c][k]) for image in counts) for k in range(3))
+        found.append(right / (labelled + predicted - right) if labelled else np.nan)
+    return found
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 4))
+def test_redrawn_iou_equals_a_loop_over_draws(seed: int, images: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 5, (2, images, classes, 3))
+    counts[..., 1:] += counts[..., :1]  # what is right is labelled and predicted
+    found = redrawn(counts, 7, generator(seed, "report"))
+    weights = generator(seed, "report").multinomial(images, np.full(images, 1 / images), 7)
+    for network in range(2):
+        for draw in range(7):
+            chosen = np.repeat(counts[network], weights[draw], axis=0)
+            assert found[network, draw].tolist() == pytest.approx(looped_iou(chosen), nan_ok=True)
+    assert iou(counts[0].sum(0)).tolist() == pytest.approx(looped_iou(counts[0]), nan_ok=True)
+
+
+def test_means_leave_out_absent_classes() -> None:
+    scores = np.array([[0.2, np.nan, 0.6], [np.nan, np.nan, np.nan]])
+    parts = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 0]], float)
+    assert means(scores, parts)[0].tolist() == pytest.approx([0.4, 0.2, np.nan], nan_ok=True)
+    assert np.isnan(means(scores, parts)[1]).all()
+
+
+def test_without_images_it_is_the_paired_t_interval() -> None:
+    """By hand: t of 0.975 with two degrees of freedom is 4.3027."""
+    d = [-0.015, -0.016, 0.009]
+    found = estimate(np.array(d)[:, None], None, np.zeros(1), generator(0, "report"))
+    half = 4.302653 * statistics.stdev(d) / 3**0.5
+    assert found.difference[0] == pytest.approx(statistics.mean(d))
+    assert found.interval[0].tolist() == pytest.approx([statistics.mean(d) - half, statistics.mean(d) + half])
+    assert found.bootstrap[0].tolist() == pytest.approx([-0.016, 0.009])
+
+
+def test_of_one_seed_only_images_vary_and_without_them_nothing_is_known() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0.02, 0.01, (1, 4000, 1))
+    found = estimate(np.array([[0.02]]), draws, np.array([1000]), generator(0, "report"))
+    assert found.interval[0].tolist() == pytest.approx([0.0004, 0.0396], abs=0.001)
+    assert found.bootstrap[0].tolist() == pytest.approx([0.0004, 0.0396], abs=0.001)
+    assert found.p[0] == pytest.approx(0.0455, abs=0.01)
+    nothing = estimate(np.array([[0.02]]), None, np.zeros(1), generator(0, "report"))
+    assert np.isnan([*nothing.interval[0], *nothing.bootstrap[0], nothing.p[0]]).all()
+
+
+def test_runs_that_agree_to_the_pixel_differ_by_nothing() -> None:
+    found = estimate(np.zeros((3, 1)), np.zeros((3, 50, 1)), np.array([9]), generator(0, "report"))
+    assert found.interval[0].tolist() == [0, 0]
+    assert found.p[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("seed_sd", "image_sd", "both_sd"), [(1.0, 0.01, 0.01), (1.0, 7.0, 7.0), (0.01, 10.0, 0.01), (0.01, 0.01, 10.0)]
+)
+def test_the_interval_holds_the_truth_as_often_as_it_says(seed_sd: float, image_sd: float, both_sd: float) -> None:
+    """Three seeds, 40 images, no difference in truth: the t interval must hold zero in 95 % of trials, or in more where
+    seeds and images share their luck; the percentiles hold it in about 74 % where seeds are most of it."""
+    rng = np.random.default_rng(0)
+    trials, seeds, images, draws = 300, 3, 40, 100
+    held = {"interval": 0, "bootstrap": 0}
+    for _ in range(trials):
+        values = rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, image_sd, images)
+        values = values + rng.normal(0, both_sd, (seeds, images))
+        weights = rng.multinomial(images, np.full(images, 1 / images), draws) / images
+        found = estimate(values.mean(1)[:, None], (values @ weights.T)[..., None], np.array([images]), rng)
+        for name in held:
+            low, high = getattr(found, name)[0]
+            held[name] += low <= 0 <= high
+    assert held["interval"] / trials > 0.92
+    if both_sd < image_sd or seed_sd > image_sd:
+        assert held["interval"] / trials < 0.985
+    if seed_sd > image_sd:
+        assert 0.65 < held["bootstrap"] / trials < 0.83
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=8))
+def test_holm_equals_its_definition(values: list[float]) -> None:
+    """The k-th smallest of m is rejected at α when it and all smaller ones are at most α / (m − k + 1)."""
+    adjusted = holm(np.array(values, float))
+    known = sorted(v for v in values if v == v)
+    for value, found in zip(values, adjusted.tolist(), strict=True):
+        if value != value:
+            assert found != found
+            continue
+        smaller = [p * (len(known) - k) for k, p in enumerate(known) if p <= value]
+        first = [p * (len(known) - k) for k, p in enumerate(known) if p < value]
+        tied = len(known) - sum(p < value for p in known)
+        assert found == pytest.approx(min(max([*first, value * tied]), 1.0))
+        assert found >= value
+        assert found <= min(max(smaller), 1.0) + 1e-12
+
+
+# ── Runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_run(
+    folder: Path, method: str, seed: int, gain: float = 0.0, counts: bool = True, steps: int = 10, **changes: Any
+) -> Path:
+    """A finished run's files, of networks that are right in about half the pixels and `gain` more; the last class is
+    shown by no label."""
+    rng = np.random.default_rng([seed, 1])  # both methods have the same luck, but for their own noise
+    own = np.random.default_rng([seed, len(method)])
+    domains, kept = {}, {}
+    classes = changes.pop("classes", CLASSES)
+    for name, names in classes.items():
+        labelled = rng.integers(50, 100, (IMAGES, len(names)))
+        labelled[:, -1] = 0 if name == "streets" else labelled[:, -1]
+        share = rng.uniform(0.4, 0.6, labelled.shape) + gain + own.normal(0, 0.01, labelled.shape)
+        right = (labelled * share).astype(int)
+        images = np.stack([right, labelled, right + rng.integers(0, 30, right.shape)], -1)
+        kept[name] = ImageCounts(
+            np.array([f"{changes.get('stems', name)}{i}" for i in range(IMAGES)]), images, np.diag(right.sum(0))
+        )
+        iou = {c: None if np.isnan(v) else float(v) for c, v in zip(names, kept[name].iou, strict=True)}
+        known = [v for v in iou.values() if v is not None]
+        shared = [v for c, v in iou.items() if c == "sky" and v is not None]
+        private = [v for c, v in iou.items() if c != "sky" and v is not None]
+        domains[name] = {
+            "miou": statistics.mean(known),
+            "miou_shared": statistics.mean(shared),
+            "miou_private": statistics.mean(private),
+            "iou": iou,
+            "split": "test",
+            "images": IMAGES,
+        }
+    summary = {
+        "method": method,
+        "seed": seed,
+        "steps": steps,
+        "seconds": 60.0,
+        "labelled": {n: changes.get("labelled", 3) for n in classes},
+        "avg_miou": statistics.mean(d["miou"] for d in domains.values()),
+        "domains": domains,
+    }
+    config = {
+        "name": f"{method}-{seed}",
+        "seed": seed,
+        "domains": {n: {"root": str(folder.parent / n)} for n in classes},
+        "method": {"name": method, "alpha": changes.get("alpha", 0.1)},
+        "train": {"steps": steps, "workers": seed},
+        "model": {"encoder": changes.get("encoder", "small")},
+    }
+    spaces = {n: LabelSpace(tuple(c), ((0, 0, 0),) * len(c), {i: i for i in range(len(c))}) for n, c in classes.items()}
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (folder / "model.json").write_text(
+        json.dumps({"domains": {n: s.to_dict() for n, s in spaces.items()}}), encoding="utf-8"
+    )
+    if counts:
+        write_counts(folder / "scores.npz", kept)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Seeds 0, 1, 2 of `joint`, and of `better`, which is right in a tenth more of the pixels."""
+    for seed in range(3):
+        write_run(tmp_path / "runs" / f"joint-{seed}", "joint", seed)
+        write_run(tmp_path / "runs" / "sub" / f"better-{seed}", "better", seed, gain=0.1)
+    return tmp_path / "runs"
+
+
+def test_pairs_are_by_seed_and_the_figures_those_of_the_summaries(runs: Path) -> None:
+    result = compare([runs])
+    assert [m["name"] for m in result["methods"]] == ["joint", "better"]
+    (pair,) = result["comparisons"]
+    assert (pair["a"], pair["b"], pair["seeds"], pair["basis"]) == ("joint", "better", [0, 1, 2], "seeds and images")
+    assert pair["images"] == {"streets": IMAGES, "rooms": IMAGES}
+    assert pair["warnings"] == []
+
+    def figure(method: str, seed: int) -> Any:
+        return json.loads(next(runs.rglob(f"{method}-{seed}/summary.json")).read_text(encoding="utf-8"))
+
+    apart = [figure("better", s)["avg_miou"] - figure("joint", s)["avg_miou"] for s in range(3)]
+    assert pair["avg_miou"]["by_seed"] == pytest.approx({str(s): d for s, d in enumerate(apart)})
+    assert pair["avg_miou"]["difference"] == pytest.approx(statistics.mean(apart))
+    means = result["methods"][0]["avg_miou"]
+    of_joint = [figure("joint", s)["avg_miou"] for s in range(3)]
+    assert means == pytest.approx({"mean": statistics.mean(of_joint), "sd": statistics.stdev(of_joint)})
+    assert pair["avg_miou"]["a"] == pytest.approx(means["mean"])
+    sky = pair["domains"]["rooms"]["iou"]["sky"]
+    told = [figure("better", s)["domains"]["rooms"]["iou"]["sky"] for s in range(3)]
+    assert sky["b"] == pytest.approx(statistics.mean(told))
+    assert sky == {**pair["domains"]["rooms"]["miou_shared"], "p_holm": sky["p_holm"]}  # its only shared class
+    assert pair["domains"]["streets"]["iou"]["[bold]|`car"]["difference"] is None  # no label shows it
+
+
+def test_a_real_difference_is_found_and_a_chance_one_is_not(runs: Path, tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "other" / str(seed), "chance", seed)
+    better, chance = compare([runs, tmp_path / "other"])["comparisons"]
+    assert better["avg_miou"]["verdict"] == "higher"
+    low, high = better["avg_miou"]["interval"]
+    assert 0.05 < low < better["avg_miou"]["difference"] < high < 0.12
+    assert "better is better, beyond noise" in words.sentence(better)
+    assert chance["avg_miou"]["verdict"] == "within noise"
+    assert words.sentence(chance).endswith("within noise.")
+    (worse,) = compare([runs / "sub", runs / "joint-*"])["comparisons"]
+    assert worse["avg_miou"]["verdict"] == "lower"
+    assert worse["avg_miou"]["difference"] == pytest.approx(-better["avg_miou"]["difference"])
+
+
+def test_the_same_runs_give_the_same_numbers_however_they_are_named(runs: Path) -> None:
+    one = compare([runs / "joint-*", runs / "sub"])
+    other = compare([*sorted(runs.glob("joint-*")), *sorted((runs / "sub").iterdir())])
+    assert one == other == compare([runs])
+
+
+def test_one_seed_has_no_verdict_and_without_counts_no_interval(runs: Path) -> None:
+    (pair,) = compare([runs / "joint-0", runs / "sub" / "better-0"])["comparisons"]
+    assert pair["basis"] == "images"
+    assert pair["avg_miou"]["verdict"] == "unknown"
+    assert pair["avg_miou"]["interval"][0] > 0
+    assert "one seed cannot tell" in words.sentence(pair)
+    (runs / "joint-0" / "scores.npz").unlink()
+    (pair,) = compare([runs / "joint-0", runs / "sub" / "better-0"])["comparisons"]
+    assert pair["basis"] == "nothing"
+    assert pair["avg_miou"]["interval"] is pair["avg_miou"]["p_holm"] is None
+    assert "1 of 2 runs have no scores.npz" in pair["warnings"][0]
+
+
+def test_without_counts_it_is_about_seeds_alone_and_says_so(runs: Path) -> None:
+    for file in runs.rglob("scores.npz"):
+        file.unlink()
+    (pair,) = compare([runs])["comparisons"]
+    assert pair["basis"] == "seeds"
+    assert pair["images"] == {"streets": None, "rooms": None}
+    assert "images" not in pair["avg_miou"]
+    assert "on these very images" in words.assumptions(pair)[0]
+    low, high = pair["avg_miou"]["bootstrap"]
+    assert low == pytest.approx(min(pair["avg_miou"]["by_seed"].values()))
+    assert high == pytest.approx(max(pair["avg_miou"]["by_seed"].values()))
+
+
+def test_what_differs_beside_the_method_is_said(runs: Path, tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path / "x" / str(seed), "x", seed, steps=20, encoder="large", labelled=9, stems="other")
+    (pair,) = compare([runs / "joint-*", tmp_path / "x"])["comparisons"]
+    assert pair["seeds"] == [1, 2]
+    told = "\n".join(pair["warnings"])
+    for part in (
+        "joint: seeds 0 have no partner", "x: seeds 3 have no partner", "steps: 10, 20", "labelled.rooms: 3, 9",
+        "model.encoder: small, large", "rooms: the runs were scored on different images",
+    ):  # fmt: skip
+        assert part in told
+    assert "method" not in told.replace("beside the method", "")
+    assert pair["basis"] == "seeds"
+
+
+def test_methods_of_other_domains_are_compared_on_those_in_common(runs: Path, tmp_path: Path) -> None:
+    """A network for each domain against one for all."""
+    for seed in range(3):
+        write_run(tmp_path / "single" / str(seed), "single", seed, classes={"streets": CLASSES["streets"]})
+    (pair,) = compare([runs / "joint-*", tmp_path / "single"])["comparisons"]
+    assert pair["warnings"] == ["joint also has rooms; compared on streets alone"]
+    assert list(pair["domains"]) == ["streets"]
+    assert pair["avg_miou"]["difference"] == pair["domains"]["streets"]["miou"]["difference"]
+
+
+def test_methods_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / "new" / str(seed), "joint", seed)
+        write_run(tmp_path / "alpha" / str(seed), "joint", seed, alpha=0.5)
+    names = [m["name"] for m in compare([runs / "joint-*", tmp_path / "alpha"])["methods"]]
+    assert names == ["joint (alpha=0.1)", "joint (alpha=0.5)"]
+    names = [m["name"] for m in compare([runs / "joint-*", tmp_path / "new"])["methods"]]  # another version's, perhaps
+    assert names == [f"joint ({runs / 'joint-0'})", f"joint ({tmp_path / 'new' / '0'})"]
+
+
+def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
+    def refused(*places: Path, match: str) -> None:
+        with pytest.raises(ValueError, match=match):
+            compare(places)
+
+    refused(runs / "joint-*", match="runs of one method only \\(joint\\)")
+    refused(runs / "nowhere", match="nowhere: no finished run there")
+    write_run(tmp_path / "late" / "9", "late", 9)
+    refused(runs / "joint-*", tmp_path / "late", match="joint has seeds 0, 1, 2, late has 9: none in common")
+    write_run(tmp_path / "one" / "0", "one", 0, classes={"sea": ["sky", "wave"]})
+    refused(runs / "joint-*", tmp_path / "one", match="on streets, rooms, .* on sea: no domain in common")
+    write_run(tmp_path / "two" / "0", "two", 0, classes={**CLASSES, "rooms": ["sky", "wall"]})
+    refused(runs / "joint-*", tmp_path / "two", match="rooms: its classes are wall, sky in .*, sky, wall in ")
+    write_run(tmp_path / "twice" / "a", "joint", 0)
+    write_run(tmp_path / "twice" / "b", "joint", 0)
+    refused(tmp_path / "twice", match="a and .*b are the same method and seed")
+    other = (tmp_path / "late" / "9" / "scores.npz").read_bytes()
+    (runs / "joint-1" / "scores.npz").write_bytes(other)
+    refused(runs, match=r"joint-1/scores.npz: not what .*summary.json says of streets; remove it")
+    (runs / "joint-1" / "summary.json").write_text("{")
+    refused(runs, match="joint-1: damaged")
+
+
+def test_an_unfinished_run_is_named_and_a_campaigns_rounds_are_no_runs(runs: Path) -> None:
+    (runs / "joint-7").mkdir()
+    (runs / "joint-7" / "config.yaml").touch()
+    write_run(runs / "joint-0" / "rounds" / "00", "joint", 2**20)
+    result = compare([runs])
+    assert result["warnings"] == [f"{runs / 'joint-7'}: not finished, left out"]
+    assert list(result["methods"][0]["runs"]) == ["0", "1", "2"]
+
+
+def test_a_result_file_is_compared_as_its_runs_are(runs: Path, tmp_path: Path) -> None:
+    told = {}
+    for file in sorted(runs.rglob("summary.json")):
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        told[f"{summary['method']}/{summary['seed']}"] = {k: summary[k] for k in ("avg_miou", "seconds", "domains")}
+        (file.parent / "scores.npz").unlink()
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"runs": dict(sorted(told.items(), reverse=True)), "steps": 10}))
+    (one,), (other,) = compare([path])["comparisons"], compare([runs])["comparisons"]
+    assert (one["avg_miou"], one["domains"]) == (other["avg_miou"], other["domains"])
+    path.write_text(json.dumps({"runs": {"joint/0": {"miou": 0.5}}}))
+    with pytest.raises(ValueError, match=r"result.json: not a result file \(KeyError: 'domains'\)"):
+        compare([path])
+
+
+# ── The command ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_command_prints_a_table_and_says_what_is_beyond_noise(runs: Path, fewmask: Fewmask) -> None:
+    done = fewmask("compare", runs)
+    assert done.code == 0, done.err
+    assert "better is better, beyond noise" in done.out
+    assert "it speaks of other seeds and of other images" in done.out
+    assert "higher" in done.out
+    assert "private" in done.out
+
+
+def test_the_json_has_these_keys(runs: Path, fewmask: Fewmask) -> None:
+    """Scripts rely on them: a change is a new `schema`."""
+    done = fewmask("compare", runs, "--json")
+    result = json.loads(done.out)
+    assert result == json.loads(json.dumps(compare([runs])))
+    assert list(result) == ["schema", "level", "draws", "methods", "comparisons", "warnings"]
+    assert result["schema"] == 1
+    assert list(result["methods"][0]) == ["name", "runs", "seconds", "avg_miou", "domains"]
+    (pair,) = result["comparisons"]
+    assert list(pair) == ["a", "b", "seeds", "basis", "images", "avg_miou", "domains", "warnings"]
+    assert list(pair["domains"]["rooms"]) == ["miou", "miou_shared", "miou_private", "iou"]
+    keys = ["a", "b", "difference", "by_seed", "interval", "bootstrap", "p", "images", "p_holm", "verdict"]
+    assert list(pair["avg_miou"]) == list(pair["domains"]["rooms"]["iou"]["sky"]) == keys
+
+
+def test_the_markdown_table_has_a_row_for_each_method_and_difference(runs: Path, fewmask: Fewmask) -> None:
+    done = fewmask("compare", runs, "--markdown")
+    head, rule, joint, better, difference, *rest = done.out.splitlines()
+    columns = ["method", "seeds", "streets", "rooms", "mean", "private streets", "private rooms", "minutes a run"]
+    assert head == f"| {' | '.join(columns)} |"
+    assert rule == "|---" * 8 + "|"
+    assert joint.startswith("| `joint` | 3 | ")
+    assert better.endswith("| 1.0 |")
+    mean = compare([runs])["comparisons"][0]["avg_miou"]
+    assert f"**+{100 * mean['difference']:.1f} (+{100 * mean['interval'][0]:.1f} … " in difference
+    assert rest[0] == ""
+    assert rest[1].startswith("- better − joint: +")
+
+
+def test_wrong_input_has_code_2(runs: Path, fewmask: Fewmask) -> None:
+    is_refused(fewmask("compare", runs / "joint-0"), "runs of one method only")
+    is_refused(fewmask("compare"), "Usage")
