@@ -13,7 +13,6 @@ import typer
 from fewmask.cli.agreement import agreement
 from fewmask.cli.campaigns import answer, campaign, query
 from fewmask.cli.comparing import compare
-from fewmask.cli.comparing import compare
 from fewmask.cli.recipes import recipes
 from fewmask.cli.report import report
 from fewmask.cli.runs import evaluate, export, predict
