@@ -8,14 +8,16 @@ BASE_PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 # Test processes. Each of them computes in one thread: threads that compete for cores are far slower than none.
 WORKERS ?= auto
+# The real Label Studio, which the tests start; it is no part of fewmask's environment.
+LABEL_STUDIO := .venv-label-studio
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-slow test-browser lint format bench clean
+.PHONY: help env demo test test-slow test-browser test-label-studio lint format bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(VENV)/.complete ## make .venv; again only when the dependencies have changed
 
@@ -35,13 +37,21 @@ test: env ## the tests, without the slow ones
 	$(ONE_THREAD) $(PYTHON) -m pytest -m "not slow" -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 test-slow: env ## the tests marked slow
-	$(ONE_THREAD) $(PYTHON) -m pytest -m "slow and not browser" -n $(WORKERS) --maxprocesses 4 --dist worksteal --durations 5
+	$(ONE_THREAD) $(PYTHON) -m pytest -m "slow and not browser and not label_studio" -n $(WORKERS) --maxprocesses 4 --dist worksteal --durations 5
 
 # Debian's browser is the one that the tests drive; elsewhere they take the one that is there, or say what is missing.
 test-browser: env ## the labelling page in a real browser, which root gets from apt where none is there
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test "$$(id -u)" -ne 0 || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null || true
 	$(ONE_THREAD) $(PYTHON) -m pytest -m browser --durations 3
+
+test-label-studio: env $(LABEL_STUDIO)/.complete ## the way to a real Label Studio server and back; it takes 1 GB
+	$(ONE_THREAD) LABEL_STUDIO=$(LABEL_STUDIO)/bin/label-studio $(PYTHON) -m pytest -m label_studio --durations 3
+
+$(LABEL_STUDIO)/.complete: tests/label-studio.txt
+	$(BASE_PYTHON) -m venv --clear $(LABEL_STUDIO)
+	$(LABEL_STUDIO)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/label-studio.txt
+	@touch $@
 
 lint: env ## style, format and types
 	$(PYTHON) -m ruff check
@@ -55,6 +65,6 @@ format: env ## rewrite the code in the project's format
 bench: env ## measure the ratios of benchmarks/ on this machine
 	$(PYTHON) benchmarks/run.py
 
-clean: ## remove the environment and the caches; runs are left alone
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist src/fewmask.egg-info
+clean: ## remove the environments and the caches; runs are left alone
+	rm -rf $(VENV) $(LABEL_STUDIO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist src/fewmask.egg-info
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
