@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def context(browser: Any) -> Iterator[Any]:
+    with profile(browser, 1280, 720) as found:
+        yield found
+
+
+@contextmanager
+def profile(browser: Any, width: int, height: int, **options: Any) -> Iterator[Any]:
     """A profile whose pages may say nothing on the console and speak to no other host."""
     wrong: list[str] = []
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    context = browser.new_context(viewport={"width": width, "height": height}, **options)
 
     def asked(request: Any) -> None:
         if not request.url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:")):
@@ -86,15 +93,18 @@ def context(browser: Any) -> Iterator[Any]:
         dialog.accept()
 
     def heard(message: Any) -> None:
-        if message.type in ("error", "warning") and "ERR_CONNECTION" not in message.text:
+        killed = "ERR_CONNECTION" in message.text or "ERR_EMPTY_RESPONSE" in message.text
+        if message.type in ("error", "warning") and not killed:
             wrong.append(message.text)
 
     context.on("request", asked)
     context.on("console", heard)
     context.on("weberror", lambda e: wrong.append(str(e.error)))
     context.on("dialog", asks)
-    yield context
-    context.close()
+    try:
+        yield context
+    finally:
+        context.close()
     assert wrong == []
 
 
@@ -129,10 +139,14 @@ class Person:
         """Press keys that lead to another question, and wait for it."""
         before = self.shown
         self.press(*keys)
+        self.away_from(before)
+
+    def away_from(self, question: int) -> None:
+        """Wait until another question is shown with its guess, or the end."""
         self.page.wait_for_function(
             "n => { const { shown, guessed } = document.querySelector('#canvas').dataset;"
             "return !document.querySelector('#end').hidden || (shown !== n && shown === guessed); }",
-            arg=str(before),
+            arg=str(question),
         )
 
     def on_screen(self, question: Question) -> Callable[[float, float], tuple[float, float]]:
