@@ -97,15 +97,15 @@ def scatter(title: str, clouds: Sequence[Cloud], *, description: str, caption: s
     width, edge = 520.0, 18.0
     every = np.concatenate([cloud.points for cloud in clouds])
     (left, below), (right, above) = every.min(0).tolist(), every.max(0).tolist()
-    reach = max(right - left, above - below, 1e-9)
-    # One scale for both axes; a flat cloud leaves no half-empty page.
-    height = max((width - 2 * edge) * (above - below) / reach + 2 * edge, 0.6 * width)
-    wide, high = reach / 2, reach / 2 * (height - 2 * edge) / (width - 2 * edge)
+    height = 0.8 * width
+    # One scale for both axes.
+    unit = max((right - left) / (width - 2 * edge), (above - below) / (height - 2 * edge), 1e-9)
+    wide, high = unit * (width / 2 - edge), unit * (height / 2 - edge)
     x = Scale((left + right) / 2 - wide, (left + right) / 2 + wide, edge, width - edge)
     y = Scale((below + above) / 2 - high, (below + above) / 2 + high, height - edge, edge)
     drawn: list[object] = [tag("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=6, class_="field")]
     for cloud in clouds:
-        d = "".join(marker(cloud.shape, x(float(p)), y(float(q)), 2.6) for p, q in cloud.points)
+        d = "".join(marker(cloud.shape, x(float(p)), y(float(q)), 3) for p, q in cloud.points)
         drawn.append(tag("path", tag("title", cloud.name), d=d, class_="point", style=f"fill:{cloud.colour}"))
     taken: list[tuple[float, float]] = []
     for cloud in clouds:

@@ -69,12 +69,13 @@ def span(values: Iterable[float], at_least: float, zero: bool = False) -> tuple[
     """The interval that shows all values, with a little room, and is nowhere narrower than `at_least`."""
     known = [value for value in values if math.isfinite(value)]
     low, high = min(known), max(known)
+    if zero and low >= 0:
+        return 0.0, max(1.05 * high, at_least)
     if zero:
-        low, high = min(low, 0.0), max(high, 0.0)
-    missing = max(at_least - (high - low), 0.0) / 2
-    room = 0.05 * (high - low + 2 * missing)
-    low, high = low - missing - room, high + missing + room
-    return (0.0 if zero and low < 0 <= min(known) else low), high
+        high = max(high, 0.0)
+    room = max(at_least - (high - low), 0.0) / 2
+    room += 0.05 * (high - low + 2 * room)
+    return low - room, high + room
 
 
 def plain_number(value: float) -> str:
@@ -102,7 +103,7 @@ class Frame:
 
     @classmethod
     def around(
-        cls, x: tuple[float, float], y: tuple[float, float], width: float = 560, height: float = 320, left: float = 56
+        cls, x: tuple[float, float], y: tuple[float, float], width: float = 560, height: float = 320, left: float = 70
     ) -> Frame:
         return cls(width, height, Scale(*x, left, width - 14), Scale(*y, height - 44, 12))
 

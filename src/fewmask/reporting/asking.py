@@ -34,7 +34,7 @@ def budget(facts: Facts) -> Section:
     """What the labels cost, by round and by annotator."""
     title, name = "Budget", "budget"
     if not Campaign(facts.folder).ledger.exists():
-        why = "Budget and annotators: this run asked nobody; `fewmask campaign` does."
+        why = "Budget and annotators: this run asked nobody; campaigns do."
         return Section(name, title, [Note(why, "missing")])
     with Ledger(Campaign(facts.folder).ledger) as ledger:
         asked, answers, words = ledger.questions(), ledger.answers(), ledger.last_words()

@@ -44,8 +44,8 @@ def _why(runs: Sequence[Facts]) -> str:
             "round that is scored on validation."
         )
     return (
-        "A learning curve: this was trained once, with one amount of labels. Rounds of `fewmask campaign`, or runs "
-        "with other `labelled.images` beside this one, show what labels bring."
+        "A learning curve: this was trained once, with one amount of labels. Rounds of a campaign, or runs with other "
+        "labelled.images beside this one, show what labels bring."
     )
 
 

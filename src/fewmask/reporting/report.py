@@ -1,6 +1,7 @@
 """`fewmask report`: folders of runs in, one HTML file out.
 
-What needs no data comes from the folders of all runs. What looks into a network, or at images, is of the first one.
+What needs no data comes from the folders of all runs. What looks into a network, or at images, is of one of them: the
+first run of the method named last, which the others before it are there to be compared with.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from fewmask.models.universal import UniversalSegmenter
 from fewmask.report.html import render
 from fewmask.report.model import Block, Note, Page, Section
 from fewmask.reporting.asking import asked_regions, budget
-from fewmask.reporting.facts import Facts, read
+from fewmask.reporting.differences import differences
+from fewmask.reporting.facts import Facts, groups, read
 from fewmask.reporting.headline import headline
 from fewmask.reporting.learning import learning, losses
 from fewmask.reporting.look import Look, chosen, look, spread
@@ -56,12 +58,13 @@ def report(
     if split not in ("train", "val", "test"):
         raise ValueError(f"--split {split}: there are train, val and test")
     runs = read(folders)
-    first = runs[0]
-    out = out or first.folder / "report.html"
+    out = out or runs[0].folder / "report.html"
+    first = groups(runs)[-1].runs[0]
     seen = _look_into(first, images, split, choose_device(device), progress)
     sections = [
         headline(runs),
         learning(runs),
+        *([differences(runs)] if len(groups(runs)) > 1 else []),
         classes(first, seen.looks, seen.without),
         panels(seen.model, seen.looks, seen.without, first.config.train.precision),
         confusions(seen.looks, seen.without),
@@ -71,7 +74,7 @@ def report(
         asked_regions(first, seen.domains, seen.no_data),
         losses(runs),
     ]
-    page = Page(_title(runs), _subtitle(runs), _once(sections), _foot(runs, seen, split))
+    page = Page(_title(runs), _subtitle(runs, first), _once(sections), _foot(runs, first, seen, split))
     text = render(page)
     if len(text.encode()) > MOST:
         raise ValueError(f"{out}: the page would have {len(text) / 2**20:.0f} MiB; lower --images, or name fewer runs")
@@ -212,15 +215,16 @@ def _title(runs: Sequence[Facts]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
 
 
-def _subtitle(runs: Sequence[Facts]) -> str:
+def _subtitle(runs: Sequence[Facts], first: Facts) -> str:
     methods = list(dict.fromkeys(facts.config.method.name for facts in runs))
     domains = list(dict.fromkeys(name for facts in runs for name in facts.config.domains))
-    many = f"{len(runs)} runs of " if len(runs) > 1 else ""
-    return f"{many}{', '.join(methods)} on {', '.join(domains)}"
+    what = f"{', '.join(methods)} on {', '.join(domains)}"
+    return (
+        what if len(runs) == 1 else f"{len(runs)} runs of {what}. Classes, images, budget and embeddings: {first.name}."
+    )
 
 
-def _foot(runs: Sequence[Facts], seen: _Seen, split: str) -> list[str]:
-    first = runs[0]
+def _foot(runs: Sequence[Facts], first: Facts, seen: _Seen, split: str) -> list[str]:
     lines = []
     if seen.looks:
         images = ", ".join(f"{len(s.stems)} of {s.there} in {n}" for n, s in seen.looks.items())

@@ -1,0 +1,44 @@
+"""report: a page about one run or several."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewmask.cli.terminal import Device, Json, counting, out, print_json
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN…",
+            help="Folders of runs. Several are put side by side, the first method is what others are compared with.",
+            show_default=False,
+        ),
+    ],
+    file: Annotated[
+        Path | None, typer.Option("--out", help="The file; report.html in the (first) run's folder by default.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Look at no more images of a domain than that.")] = 200,
+    split: Annotated[str, typer.Option(help="train, val or test: the images that are looked at.")] = "val",
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """One HTML page about runs: what labels bring, how good each class is, what was asked, and pictures."""
+    from fewmask.reporting import report as write
+
+    with counting("images") as progress:
+        result = write(runs, file, images=images, split=split, device=device, progress=progress)
+    if as_json:
+        print_json(result)
+    else:
+        out.print(
+            f"{result['report']} ({result['bytes'] / 2**20:.1f} MiB)", soft_wrap=True, markup=False, highlight=False
+        )
+    if show:
+        webbrowser.open(Path(result["report"]).resolve().as_uri())

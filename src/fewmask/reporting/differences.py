@@ -1,0 +1,48 @@
+"""Methods against the first one named: which differences are more than luck."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fewmask.comparison import compare, words
+from fewmask.report.intervals import Difference, intervals
+from fewmask.report.model import Block, Chart, Charts, Note, Section, Table
+from fewmask.reporting.facts import Facts
+
+
+def differences(runs: Sequence[Facts]) -> Section:
+    title, name = "Comparison", "comparison"
+    done = [facts for facts in runs if facts.finished]
+    try:
+        result = compare([facts.folder for facts in done])
+    except ValueError as error:
+        return Section(name, title, [Note(f"A comparison of methods: {error}", "missing")])
+    blocks: list[Block] = []
+    for pair in result["comparisons"]:
+        blocks.append(Note(words.sentence(pair), "verdict"))
+        blocks.append(Charts([_chart(pair)]))
+        blocks += [Note(warning) for warning in pair["warnings"]]
+    told = dict.fromkeys(line for pair in result["comparisons"] for line in words.assumptions(pair))
+    blocks += [Note(line) for line in (*told, *result["warnings"])]
+    first = result["methods"][0]["name"]
+    return Section(
+        name, title, blocks, f"Each method against {first}, paired by seed, on what the runs were scored on."
+    )
+
+
+def _chart(pair: Mapping[str, Any]) -> Chart:
+    given, rows = [], []
+    for domain, figure, d in words.rows(pair):
+        head = figure == "mIoU"
+        name = f"{domain}: {figure}" if head else figure
+        ends = None if d["interval"] is None else (d["interval"][0], d["interval"][1])
+        given.append(Difference(name, d["difference"], ends, d["verdict"] in ("higher", "lower"), head))
+        told = [words.points(d["a"]), words.points(d["b"]), words.points(d["difference"], "+")]
+        rows.append(
+            [domain, figure, *told, words.interval(d["interval"]), words.interval(d["bootstrap"]), words.verdict(d)]
+        )
+    title = f"{pair['b']} − {pair['a']}"
+    table = Table(("domain", "IoU of", "a", "b", "b − a", "95 %", "bootstrap", "verdict"), rows, text_columns=2)
+    caption = "Points of IoU with 95 % intervals. Coloured squares are beyond noise, grey circles are not."
+    return intervals(title, given, "points", description=words.sentence(pair), caption=caption, table=table)
