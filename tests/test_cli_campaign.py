@@ -262,3 +262,19 @@ def test_agreement_of_nobody_of_one_and_of_two(waiting: Path, tmp_path: Path, fe
     assert 0 < len(regions) <= 4 and {region["agreement"] for region in regions} == {0}
     assert found["annotators"]["ada"]["answered"] == found["annotators"]["bob"]["shared"] == 3
     is_refused(fewmask("agreement", folder), f"{folder}: not a run")
+
+
+def test_two_annotators_paint_in_folders_of_their_own(config: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    run, two = tmp_path / "two", "campaign.answers.each=2"
+    told = fewmask("campaign", config, two, "--out", run).out
+    for line in ("query {0} --annotator NAME", "answer {0} --from {0}/questions-NAME --annotator NAME"):
+        assert f"  fewmask {line.format(run)}\n" in told
+    for who, folder, left in (("ada", "questions-ada", 3), ("../bob", "questions-..%2Fbob", 0)):
+        asked = fewmask("query", run, "--annotator", who)
+        assert f"fewmask answer {run} --from {run / folder} --annotator {who}" in asked.out
+        paint(run / folder)
+        command = "answer", run, "--from", run / folder, "--annotator", who, "--json"
+        assert json.loads(fewmask(*command).out)["open"] == left
+        assert f"No question is open to {who} in" in fewmask("query", run, "--annotator", who).out
+    done = fewmask("campaign", config, two, "--out", run, "--json")
+    assert (json.loads(done.out)["state"], json.loads(done.out)["answered"]) == ("done", 3)

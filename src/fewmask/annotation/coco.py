@@ -30,14 +30,18 @@ UNPAINTED = 0
 
 
 def write_questions(
-    ledger: Ledger, domains: Mapping[str, Domain], folder: Path, number: int | None = None
+    ledger: Ledger,
+    domains: Mapping[str, Domain],
+    folder: Path,
+    number: int | None = None,
+    annotator: str | None = None,
 ) -> list[Question]:
     """Write the open questions of a round, or of all, for tools that read COCO; returns them.
 
     For each domain the pictures, and the guesses twice: `<domain>/instances.json`, and `<domain>/panoptic.json` with
     the PNGs in `<domain>/panoptic`.
     """
-    questions = ledger.questions(number, open_only=True)
+    questions = ledger.questions(number, open_only=True, annotator=annotator)
     for domain, asked in tasks(ledger, domains, questions):
         root = folder / domain.name
         for task in asked:

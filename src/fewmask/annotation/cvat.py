@@ -33,14 +33,18 @@ BACKGROUND = "background"
 
 
 def write_questions(
-    ledger: Ledger, domains: Mapping[str, Domain], folder: Path, number: int | None = None
+    ledger: Ledger,
+    domains: Mapping[str, Domain],
+    folder: Path,
+    number: int | None = None,
+    annotator: str | None = None,
 ) -> list[Question]:
     """Write the open questions of a round, or of all, for CVAT; returns them.
 
     For each domain `<domain>/labels.json` for the raw label editor, the pictures to upload, and the guesses to upload
     as annotations: `<domain>/annotations.xml` and, unless a class is called "background", `<domain>/masks.zip`.
     """
-    questions = ledger.questions(number, open_only=True)
+    questions = ledger.questions(number, open_only=True, annotator=annotator)
     for domain, asked in tasks(ledger, domains, questions):
         root = folder / domain.name
         for task in asked:

@@ -23,13 +23,17 @@ LABELS = "labels"
 
 
 def write_questions(
-    ledger: Ledger, domains: Mapping[str, Domain], folder: Path, number: int | None = None
+    ledger: Ledger,
+    domains: Mapping[str, Domain],
+    folder: Path,
+    number: int | None = None,
+    annotator: str | None = None,
 ) -> list[Question]:
     """Write the open questions of a round, or of all, for people to paint; returns them.
 
     A mask that is there already is left as it is, since somebody may have begun to paint it: writing again is safe.
     """
-    questions = ledger.questions(number, open_only=True)
+    questions = ledger.questions(number, open_only=True, annotator=annotator)
     for domain, asked in tasks(ledger, domains, questions):
         root = folder / domain.name
         domain.space.write_yaml(root / "classes.yaml")

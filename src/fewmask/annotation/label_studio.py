@@ -37,6 +37,7 @@ def write_questions(
     domains: Mapping[str, Domain],
     folder: Path,
     number: int | None = None,
+    annotator: str | None = None,
     images_at: str = LOCAL_FILES,
 ) -> list[Question]:
     """Write the open questions of a round, or of all, as Label Studio's tasks; returns them.
@@ -44,7 +45,7 @@ def write_questions(
     For each domain `<domain>/config.xml` and `<domain>/tasks.json`, which make a project, and the pictures. `images_at`
     is what stands before a picture's path in the folder to make its address.
     """
-    questions = ledger.questions(number, open_only=True)
+    questions = ledger.questions(number, open_only=True, annotator=annotator)
     for domain, asked in tasks(ledger, domains, questions):
         root = folder / domain.name
         for task in asked:

@@ -25,9 +25,17 @@ class Tool(Protocol):
 
 class WriteQuestions(Protocol):
     def __call__(
-        self, ledger: Ledger, domains: Mapping[str, Domain], folder: Path, number: int | None = None
+        self,
+        ledger: Ledger,
+        domains: Mapping[str, Domain],
+        folder: Path,
+        number: int | None = None,
+        annotator: str | None = None,
     ) -> list[Question]:
-        """Write the open questions of a round, or of all, into a folder; returns them."""
+        """Write the open questions of a round, or of all, into a folder; returns them.
+
+        For one annotator without those that he has answered already.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -64,6 +65,10 @@ def query(
         str | None,
         typer.Option("--for", help="folder (of PNGs), label-studio, cvat or coco.", show_default="folder"),
     ] = None,
+    annotator: Annotated[
+        str | None,
+        typer.Option(help="For whom: without what he has answered, in RUN/questions-NAME.", show_default="anybody"),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option(metavar="URL", help="A Label Studio server to send to; its token in LABEL_STUDIO_API_KEY."),
@@ -78,28 +83,33 @@ def query(
 
     domains = opened(run)
     if to is not None:
-        if folder is not None or tool not in (None, "label-studio"):
-            raise ValueError("--to: goes to a Label Studio server, and nothing is written; leave out --out and --for")
+        if folder is not None or annotator is not None or tool not in (None, "label-studio"):
+            raise ValueError(
+                "--to: goes to a Label Studio server for all its people, and nothing is written; leave out --out, "
+                "--annotator and --for"
+            )
         _send(run, domains, to, as_json)
         return
     tool = tool or "folder"
     if tool not in TOOLS:
         raise ValueError(f"--for: no tool {tool!r}; there are {', '.join(TOOLS)}")
-    folder = folder or run / "questions"
+    folder = folder or run / _named("questions", annotator)
     with ledger_of(run) as ledger:
-        asked = TOOLS[tool].write_questions(ledger, domains, folder) if ledger.questions(open_only=True) else []
+        some = ledger.questions(open_only=True, annotator=annotator)
+        asked = TOOLS[tool].write_questions(ledger, domains, folder, annotator=annotator) if some else []
     images = _images(asked)
     if as_json:
         print_json({"open": len(asked), "images": images, "folder": str(folder) if asked else None})
     elif not asked:
-        _say(f"No question is open in {run}. Its `fewmask campaign` command goes on, and asks the next ones.")
+        whom = "" if annotator is None else f" to {annotator}"
+        _say(f"No question is open{whom} in {run}. Its `fewmask campaign` command goes on, and asks the next ones.")
     else:
         _say(f"{_questions(asked)} in {folder}:")
         if tool == "folder":
-            _paint(folder, run)
+            _paint(folder, run, annotator)
         else:
             _say("  import them into the tool, answer, export (docs/formats.md says how), and hand over what it wrote:")
-            _say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from'])} FILE")
+            _say(f"  {shlex.join(['fewmask', 'answer', str(run), *_by(annotator), '--from'])} FILE")
 
 
 def answer(
@@ -181,11 +191,12 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
     if summary["state"] == "waiting":
         with ledger_of(folder) as ledger:
             asked = ledger.questions(summary["round"], open_only=True)
+            each = None if ledger.rule.each == 1 else "NAME"  # each paints in a folder of his own
         command = shlex.join(["fewmask", *again])
         _say(f"Round {summary['round'] + 1} of {summary['rounds']} waits for answers: {_questions(asked)}. Next:")
         _say(f"  fewmask answer {shlex.quote(str(folder))}\nor, with a painting program:")
-        _say(f"  fewmask query {shlex.quote(str(folder))}")
-        _paint(folder / "questions", folder)
+        _say(f"  {shlex.join(['fewmask', 'query', str(folder), *_by(each)])}")
+        _paint(folder / _named("questions", each), folder, each)
         _say(f"and then, to go on:\n  {command}\nor, to train on the answers there are:\n  {command} --enough")
 
 
@@ -206,9 +217,18 @@ def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> N
         _say(f"Whenever people have answered some:\n  {shlex.join(['fewmask', 'answer', str(run), '--from', to])}")
 
 
-def _paint(folder: Path, run: Path) -> None:
+def _named(folder: str, annotator: str | None) -> str:
+    """A folder's name for an annotator, whatever he is called."""
+    return folder if annotator is None else f"{folder}-{quote(annotator, safe='')}"
+
+
+def _by(annotator: str | None) -> list[str]:
+    return [] if annotator is None else ["--annotator", annotator]
+
+
+def _paint(folder: Path, run: Path, annotator: str | None = None) -> None:
     _say(f"  paint {folder}/<domain>/labels/*.png where asked/ shows it, with the ids of classes.yaml")
-    _say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from', str(folder)])}")
+    _say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from', str(folder), *_by(annotator)])}")
 
 
 def _still_open(questions: Sequence[Question]) -> None:
