@@ -22,7 +22,7 @@ from fewmask import cli
 from fewmask.engine.counts import read_counts
 
 VERBS = ["demo", "check", "train", "campaign", "query", "answer", "evaluate", "predict", "export", "compare"]
-GROUPS = {"recipes": ["show", "run"]}
+GROUPS = {"recipes": ["list", "show", "check", "run"]}
 
 
 @pytest.fixture(scope="module")

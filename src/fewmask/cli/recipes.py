@@ -2,98 +2,240 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
-from fewmask.cli.campaigns import Enough, print_campaign, run_campaign
-from fewmask.cli.tables import print_scores
-from fewmask.cli.terminal import Json, OutFolder, out, percent, plain, print_json, training_progress
+from fewmask.cli.campaigns import Enough, print_campaign
+from fewmask.cli.terminal import Json, counting, duration, err, out, percent, plain, print_json, training_progress
+from fewmask.cli.training import print_report
 
 if TYPE_CHECKING:
+    from fewmask.config import Config
     from fewmask.recipes import Recipe
 
 recipes = typer.Typer(help="The published experiments, ready to run.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="One that `fewmask recipes` lists.", show_default=False)]
-DataAndOverrides = Annotated[
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="One that `fewmask recipes` lists, or a YAML file.", show_default=False)
+]
+Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="data=FOLDER [key.sub=value …]", help="Where the data is; override any key."),
+    typer.Argument(
+        metavar="[ROW …] data=FOLDER [key.sub=value …]",
+        help="Rows (patterns such as 'joint-*'; all by default), where the data is, and overrides of any key.",
+    ),
+]
+Seeds = Annotated[str | None, typer.Option(help="Such as 0,1,2; the recipe's own by default.", show_default=False)]
+Incomplete = Annotated[
+    bool, typer.Option("--incomplete", help="Go on where a split has another number of images than was published.")
 ]
 
 
 @recipes.callback(invoke_without_command=True)
-def list_all(context: typer.Context, as_json: Json = False) -> None:
+def recipes_alone(context: typer.Context, as_json: Json = False) -> None:
     """The published experiments, ready to run. Without a verb: list them."""
-    if context.invoked_subcommand is not None:
-        return
-    from fewmask.recipes import names, read
+    if context.invoked_subcommand is None:
+        list_all(as_json)
 
-    there = {name: read(name) for name in names()}
+
+@recipes.command("list")
+def list_all(as_json: Json = False) -> None:
+    """List the recipes: what they are, their rows, and what they cost."""
+    from fewmask.recipes import configuration, names, read, seconds
+
+    table = Table(Column("recipe", no_wrap=True), "what", "rows", "cost of a run", "of all")
+    plainly = {}
+    for name in names():
+        recipe = read(name)
+        rows = recipe.table()
+        cost = seconds(recipe, {row: configuration(recipe, name, row, Path()) for row in rows})
+        plainly[name] = {
+            **recipe.model_dump(mode="json", exclude={"config", "rows", "times"}),
+            "rows": rows,
+            "seconds": cost,
+        }
+        low, high = duration(min(cost.values())), duration(max(cost.values()))
+        each = low if low == high else f"{low} … {high}"
+        of_all = duration(sum(cost.values()) * len(recipe.seeds))
+        many = f"{len(rows)} × {len(recipe.seeds)} seeds"
+        table.add_row(name, plain(recipe.title), many, f"{each} on {plain(recipe.rate.machine)}", of_all)
     if as_json:
-        print_json({name: recipe.model_dump(mode="json", exclude={"config"}) for name, recipe in there.items()})
+        print_json(plainly)
         return
-    table = Table("recipe", "what", "cost")
-    for name, recipe in there.items():
-        table.add_row(name, plain(recipe.title), plain(recipe.cost))
     out.print(table)
-    out.print("fewmask recipes show NAME · fewmask recipes run NAME data=FOLDER", markup=False, highlight=False)
+    out.print("Costs are estimates: pixels of all crops by a stated rate; validation and the loader come on top.")
+    out.print("fewmask recipes show NAME · fewmask recipes run NAME [ROW …] data=FOLDER", markup=False, highlight=False)
 
 
 @recipes.command()
 def show(name: Name, as_json: Json = False) -> None:
-    """Print a recipe's YAML: its source, what it needs and costs, what to expect, its configuration."""
-    from fewmask.recipes import read, text
+    """Print a recipe's YAML, its rows with their estimated cost, and the command."""
+    from fewmask.recipes import configuration, find, read, seconds, text
 
+    recipe, whole = read(name), find(name)[0]
+    cost = seconds(recipe, {row: configuration(recipe, _stem(whole), row, Path()) for row in recipe.table()})
     if as_json:
-        print_json(read(name).model_dump(mode="json"))
-    else:
-        print(text(name), end="")
+        print_json({**recipe.model_dump(mode="json"), "table": recipe.table(), "seconds": cost})
+        return
+    print(text(name), end="")
+    print("\n# The rows, and about how long a run of each takes on " + recipe.rate.machine + ":")
+    for row, seconds_of_run in cost.items():
+        print(f"#   {row}: {duration(seconds_of_run)}")
+    print(f"#\n#   fewmask recipes run {whole} [ROW …] data=FOLDER")
+
+
+@recipes.command()
+def check(name: Name, words: Words = None, incomplete: Incomplete = False, as_json: Json = False) -> None:
+    """Examine the data that a recipe reads, image by image: every problem listed at once, as `fewmask check` does."""
+    from fewmask.data.doctor import check as examine
+    from fewmask.recipes.data import look
+
+    asked = _Asked(name, words or [], None)
+    configs = [asked.configure(row, asked.seeds[0]) for row in asked.rows]
+    look(asked.name, configs, asked.data, incomplete)
+    domains = {domain: settings for config in configs for domain, settings in config.domains.items()}
+    labelled = [config.labelled.images for config in configs]
+    most = None if None in labelled else max(filter(None, labelled), default=0)
+    with counting("files") as progress:
+        report = examine(domains, most, asked.seeds[0], progress=progress)
+    print_report(report, as_json)
 
 
 @recipes.command()
 def run(
     name: Name,
-    overrides: DataAndOverrides = None,
-    folder: OutFolder = None,
+    words: Words = None,
+    seeds: Seeds = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where the runs go, <row>-<seed> each; runs/<recipe> by default.")
+    ] = None,
+    incomplete: Incomplete = False,
     enough: Enough = False,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe on the data in a folder, and show what came out beside what was published."""
-    from fewmask.engine.fit import train
-    from fewmask.recipes import configuration, read
+    """Run a recipe's rows on the data in a folder, and show our figures beside the published ones.
 
-    given = overrides or []
-    data = [value.removeprefix("data=") for value in given if value.startswith("data=")]
-    recipe = read(name)
-    if len(data) != 1 or not data[0]:
-        raise ValueError(f"data: give data=FOLDER once, the folder that holds {' and '.join(recipe.needs)}")
-    others = [value for value in given if not value.startswith("data=")]
-    config = configuration(name, Path(data[0]).expanduser(), others)
-    folder = folder or Path("runs") / config.name
-    if config.campaign is None:
-        with training_progress() as observe:
-            summary = result = train(config, folder, observe)
-    else:
-        summary = run_campaign(config, folder, enough)
-        result = summary["result"]
+    The data is looked at first. The same command goes on where it stopped; what is done is not done again.
+    """
+    from fewmask.recipes import seconds
+    from fewmask.recipes.data import look
+    from fewmask.recipes.running import results
+    from fewmask.recipes.running import run as go_on
+    from fewmask.recipes.table import as_json as plainly
+
+    asked = _Asked(name, words or [], seeds)
+    recipe, folder = asked.recipe, folder or Path("runs") / asked.name
+    configs = {row: asked.configure(row, asked.seeds[0]) for row in asked.rows}
+    found = look(asked.name, configs.values(), asked.data, incomplete)
+    for one in found:
+        counts = ", ".join(f"{split} {count:,}" for split, count in one.images.items())
+        should = " as published" if one.images == one.expected else ""
+        _tell(f"{one.domain}: {counts} images{should} ({one.layout}, {one.folder})")
+    estimate = sum(seconds(recipe, configs).values()) * len(asked.seeds)
+    runs = f"{len(asked.rows)} rows × {len(asked.seeds)} seeds"
+    _tell(f"{runs}, about {duration(estimate)} on {recipe.rate.machine}; in {folder}")
+    again = ["recipes", "run", name, *(words or []), *(["--seeds", seeds] if seeds else []), "--out", str(folder)]
+    again += ["--incomplete"] if incomplete else []
+    command = shlex.join(["fewmask", *again])
+    with training_progress() as observe:
+        made = list(go_on(recipe, asked.configure, folder, asked.rows, asked.seeds, command, observe, enough))
+    waiting, failed = (
+        {f"{row}-{seed}": summary for row, seed, summary in made if summary.get("state") == state}
+        for state in ("waiting", "failed")
+    )
     if as_json:
-        print_json({"recipe": name, "published": recipe.model_dump(mode="json")["published"], "summary": summary})
-        return
-    if config.campaign is None:
-        print_scores(result, f"{config.method.name}: {folder}")
+        print_json(
+            {"recipe": asked.name, **plainly(recipe, results(recipe, folder)), "waiting": waiting, "failed": failed}
+        )
     else:
-        print_campaign(summary, folder, ["recipes", "run", name, *given, "--out", str(folder)])
-    if summary.get("state") != "waiting":
-        _print_beside(recipe, result)
+        _print_results(recipe, folder)
+        for path, summary in waiting.items():
+            print_campaign(summary, folder / path, again)
+    if failed:
+        reasons = [f"{path}: {summary['error']}" for path, summary in failed.items()]
+        raise RuntimeError("\n".join([f"{len(failed)} of {len(made)} runs failed", *reasons]))
 
 
-def _print_beside(recipe: Recipe, result: dict[str, Any]) -> None:
-    table = Table("mIoU", "what", "source")
-    table.add_row(percent(result["avg_miou"]), "this run", "", style="bold")
-    for one in recipe.published:
-        table.add_row(percent(one.miou), plain(one.figure), plain(one.source))
+def _print_results(recipe: Recipe, folder: Path) -> None:
+    from fewmask.recipes.running import results
+    from fewmask.recipes.table import class_lines, lines
+
+    there = results(recipe, folder)
+    _print_table(f"{recipe.title}: mIoU", lines(recipe, there))
+    for domain, table in (class_lines(recipe, there) if recipe.by_class else {}).items():
+        _print_table(f"{domain}: IoU", table)
+    for figure in recipe.elsewhere:
+        _say(f"Published: {percent(figure.miou)} {figure.figure} ({figure.source})")
+    if recipe.source:
+        _say(f"Published: {recipe.source}")
+    _say(f"To expect: {recipe.expected}\nAll of it: {folder / 'results.json'}, {folder / 'results.md'}")
+
+
+class _Asked:
+    """What the command line asks for: which rows of which recipe, on which data, with which seeds."""
+
+    def __init__(self, name: str, words: Sequence[str], seeds: str | None) -> None:
+        from fewmask.recipes import find, read
+
+        whole, own_rows = find(name)
+        self.recipe, self.name = read(whole), _stem(whole)
+        data = [word.removeprefix("data=") for word in words if word.startswith("data=")]
+        self.overrides = [word for word in words if "=" in word and not word.startswith("data=")]
+        patterns = [word for word in words if "=" not in word]
+        if numbers := [word for word in patterns if word.isdigit()]:
+            raise ValueError(f"{' '.join(numbers)}: not a row; write seeds as --seeds 0,1,2")
+        if own_rows and patterns:
+            raise ValueError(f"{name}: rows of {whole} already; name others with that: recipes run {whole} …")
+        if any(override.startswith("seed=") for override in self.overrides):
+            raise ValueError("seed: give --seeds, such as --seeds 3")
+        self.rows = self.recipe.choose(own_rows or patterns)
+        needs = _needs(self.recipe)
+        if len(data) > 1 or data == [""] or (needs and not data):
+            raise ValueError(f"data: give data=FOLDER once, the folder that holds {' and '.join(needs) or 'the data'}")
+        self.data = Path(data[0]).expanduser() if data else Path()
+        self.seeds = _numbers(seeds) if seeds is not None else self.recipe.seeds
+
+    @property
+    def configure(self) -> Callable[[str, int], Config]:
+        from fewmask.recipes import configuration
+
+        return lambda row, seed: configuration(self.recipe, self.name, row, self.data, self.overrides, seed)
+
+
+def _needs(recipe: Recipe) -> list[str]:
+    """Paths under the data's folder that the common configuration names."""
+    roots = [domain["root"] for domain in recipe.config["domains"].values() if "root" in domain]
+    weights = recipe.config.get("model", {}).get("weights")
+    return [*dict.fromkeys(roots), *([weights] if weights and weights != "imagenet" else [])]
+
+
+def _numbers(seeds: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+([ ,]+\d+)*", seeds.strip()):
+        raise ValueError(f"--seeds {seeds!r}: write whole numbers, such as 0,1,2")
+    return tuple(dict.fromkeys(map(int, re.split(r"[ ,]+", seeds.strip()))))
+
+
+def _stem(recipe: str) -> str:
+    return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+
+
+def _print_table(title: str, cells: Sequence[Sequence[str]]) -> None:
+    head, *body = cells
+    table = Table(*map(plain, head), title=plain(title))
+    for line in body:
+        table.add_row(*map(plain, line))
     out.print(table)
-    out.print(f"To expect: {plain(recipe.expected)}", soft_wrap=True)
+
+
+def _tell(text: str) -> None:
+    err.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _say(text: str) -> None:
+    out.print(text, soft_wrap=True, markup=False, highlight=False)

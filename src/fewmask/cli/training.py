@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -21,6 +21,9 @@ from fewmask.cli.terminal import (
     print_json,
     training_progress,
 )
+
+if TYPE_CHECKING:
+    from fewmask.data.doctor import Report
 
 
 def demo(
@@ -41,6 +44,7 @@ def demo(
         table.add_row(method, *map(percent, [*scores, run["avg_miou"]]), f"{run['seconds']:.0f}")
     out.print(table)
     out.print(f"Pictures: {result['picture']} and {folder}/<method>/overlays", soft_wrap=True)
+    out.print(f"Report: {result['report']}", soft_wrap=True)
     out.print("One seed of a short run: read docs/results.md before believing a difference.")
 
 
@@ -52,6 +56,11 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
     settings = read_config(config, overrides or [])
     with counting("files") as progress:
         report = examine(settings.domains, settings.labelled.images, settings.seed, progress=progress)
+    print_report(report, as_json)
+
+
+def print_report(report: Report, as_json: bool) -> None:
+    """What the doctor found; ends the command with code 2 where it found errors."""
     if as_json:
         print_json(report.to_dict())
     else:

@@ -1,47 +1,108 @@
-"""The published experiments, ready to run: one YAML file each, beside this one.
+"""The published experiments, ready to run: a YAML file for each table, beside this one.
 
-A recipe is a configuration whose paths are relative to the folder that holds the data, under a head that says where it
-comes from, what was published, what it needs, what it costs and what to expect.
+A recipe is a configuration whose paths are relative to the folder that holds the data, and the rows of its table: what
+each of them changes in it, and what was published for it. See docs/recipes.md.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from fewmask.config import Config, Settings, parse
+from fewmask.config import Config, Fraction, Settings, parse
 from fewmask.labels import UniqueKeys
 from fewmask.methods import SETTINGS
 
 HERE = files(__name__)
 SOURCES = "sources.yaml"  # what recipes need, and where it is to be had
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Overrides = dict[str, Any]
+"""By `key.sub`, a value that takes the place of the common one. `domains` may be a list: those of the common ones."""
 
-class Published(Settings):
-    """One published figure."""
+
+class Figure(Settings):
+    """One published figure that no row stands beside."""
 
     figure: str
     """What was measured, in words."""
-    miou: float | None = None
-    """As a fraction, where it is one that a run's own can stand beside."""
+    miou: Fraction | None = None
     source: str
+
+
+class Rate(Settings):
+    """How fast the network trains, from which the cost is estimated."""
+
+    megapixels: PositiveFloat
+    """Of labelled crops a second, forward and backward."""
+    machine: str
+    why: str
+    """Where the rate comes from."""
 
 
 class Recipe(Settings):
     title: str
     """One line."""
     paper: str
-    published: list[Published] = []
-    needs: list[str]
-    """Paths under the data's folder, each with an entry in `sources.yaml`."""
-    cost: str
-    expected: str
     config: dict[str, Any]
+    """What the rows have in common."""
+    rows: dict[Name, Overrides] = Field(min_length=1)
+    times: list[dict[Name, Overrides]] = []
+    """Further settings that every row is run with, such as three numbers of labels: the rows are multiplied by each
+    group, and are called `row-setting`. A row's own settings come last."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    published: dict[Name, dict[str, Fraction]] = {}
+    """By row and domain, mIoU as a fraction. A name that is no row stands in the table alone."""
+    published_iou: dict[Name, dict[str, dict[str, Fraction]]] = {}
+    """By row, domain and class."""
+    source: str = ""
+    """Of the published figures."""
+    elsewhere: list[Figure] = []
+    by_class: bool = False
+    """Whether the table of classes is what the paper shows."""
+    heads: bool = False
+    """Whether domains that a row does not train are scored too, as the paper does it: with a head of their own, trained
+    for as many steps on the frozen network."""
+    once: dict[Name, str] = {}
+    """Further names, each of the rows that match its pattern."""
+    rate: Rate
+    expected: str
+
+    def table(self) -> dict[str, Overrides]:
+        """Every row by name, multiplied out, with all that it overrides."""
+        found = {}
+        for (row, own), *others in product(self.rows.items(), *(group.items() for group in self.times)):
+            name = "-".join([row, *(other for other, _ in others)])
+            found[name] = {key: value for _, settings in others for key, value in settings.items()} | own
+        return found
+
+    def choose(self, patterns: Sequence[str] = ()) -> list[str]:
+        """The rows that match one of the patterns, in the order of the table; all of them without a pattern.
+
+        Raises ValueError for a pattern that none matches.
+        """
+        rows = list(self.table())
+        idle = [p for p in patterns if not any(fnmatchcase(row, p) for row in rows)]
+        if idle:
+            raise ValueError(f"no row {', '.join(map(repr, idle))}; there are {', '.join(rows)}")
+        return [row for row in rows if not patterns or any(fnmatchcase(row, p) for p in patterns)]
+
+
+class Source(Settings):
+    """Something that recipes need."""
+
+    get: str
+    """What it is and where it is to be had."""
+    images: dict[str, PositiveInt] = {}
+    """Images by split as they are published, before any are held out."""
 
 
 def names() -> list[str]:
@@ -49,34 +110,99 @@ def names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml") and name != SOURCES)
 
 
+def find(name: str) -> tuple[str, list[str]]:
+    """The recipe of that name, and the pattern of the rows that it means: none for all of them.
+
+    A path of a YAML file is a recipe too. Raises ValueError for a name that there is not.
+    """
+    if name in names() or name.endswith((".yaml", ".yml")):
+        return name, []
+    for recipe in names():
+        if row := read(recipe).once.get(name):
+            return recipe, [row]
+    raise ValueError(f"no recipe {name!r}; there are {', '.join(names())}")
+
+
 def text(name: str) -> str:
-    """The recipe's YAML. Raises ValueError for a name that there is not."""
-    if name not in names():
-        raise ValueError(f"no recipe {name!r}; there are {', '.join(names())}")
-    return (HERE / f"{name}.yaml").read_text(encoding="utf-8")
+    """The recipe's YAML. Raises ValueError for a name that there is not, and for a file that cannot be read."""
+    recipe, _ = find(name)
+    if recipe in names():
+        return (HERE / f"{recipe}.yaml").read_text(encoding="utf-8")
+    try:
+        return Path(recipe).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{recipe}: cannot be read ({error}); give the path of a recipe, see docs/recipes.md"
+        ) from None
 
 
 def read(name: str) -> Recipe:
-    """The recipe of that name. Raises ValueError as `text`."""
-    return Recipe.model_validate(yaml.load(text(name), UniqueKeys))
+    """The recipe of that name. Raises ValueError as `text`, and for a file that is none, with all that is wrong."""
+    try:
+        return Recipe.model_validate(yaml.load(text(name), UniqueKeys))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
+        raise ValueError("\n".join([f"{name}: not a recipe; see docs/recipes.md", *lines])) from None
 
 
-def sources() -> dict[str, str]:
-    """By path under the data's folder, what lies there and where it is to be had."""
-    found: dict[str, str] = yaml.load((HERE / SOURCES).read_text(encoding="utf-8"), UniqueKeys)
-    return found
+def sources() -> dict[str, Source]:
+    """What recipes need, by path under the data's folder."""
+    found = yaml.load((HERE / SOURCES).read_text(encoding="utf-8"), UniqueKeys)
+    return {path: Source.model_validate(source) for path, source in found.items()}
 
 
-def configuration(name: str, data: Path, overrides: Sequence[str] = ()) -> Config:
-    """The recipe's configuration on the data in a folder.
+def configuration(
+    recipe: Recipe, name: str, row: str, data: Path, overrides: Sequence[str] = (), seed: int | None = None
+) -> Config:
+    """The configuration of a row on the data in a folder. Raises ValueError that lists everything that is wrong."""
+    own = recipe.table()[row]
+    common = recipe.config | {"name": f"{name}.{row}"} | ({} if seed is None else {"seed": seed})
+    domains = common.get("domains", {})
+    if isinstance(chosen := own.get("domains"), list):
+        if strangers := [domain for domain in chosen if domain not in domains]:
+            raise ValueError(f"recipe {name}, row {row}: no domains {', '.join(strangers)} in `config`")
+        common["domains"] = {domain: domains[domain] for domain in chosen}
+        own = {key: value for key, value in own.items() if key != "domains"}
+        # What is said of a domain holds for the rows that have it.
+        others = tuple(f"domains.{domain}." for domain in domains if domain not in chosen)
+        overrides = [override for override in overrides if not override.startswith(others)] if others else overrides
+    settings = [f"{key}={json.dumps(value)}" for key, value in own.items()]
+    return parse(common, data, SETTINGS, f"recipe {name}, row {row}", [*settings, *overrides])
 
-    Raises ValueError that lists what the configuration needs there and does not find, each with where to get it.
+
+def megapixels(config: Config) -> float:
+    """Labelled crops that a run trains on, and what its other rows cost in terms of them, in millions of pixels.
+
+    Validation, passes over the pool and the loader come on top.
     """
-    recipe = read(name)
-    config = parse(recipe.config, data, SETTINGS, f"recipe {name}", overrides)
-    used = {getattr(domain, "root", None) for domain in config.domains.values()} | {config.model.weights}
-    wanted = {Path(os.path.abspath(data / path)): sources()[path] for path in recipe.needs}
-    missing = [f"  {path}: missing; {get}" for path, get in wanted.items() if path in used and not path.exists()]
-    if missing:
-        raise ValueError("\n".join([f"recipe {name}, data={data}:", *missing]))
-    return config
+    train, campaign = config.train, config.campaign
+    rounds = campaign.rounds if campaign else 1
+    pool = POOL.get(config.method.name, 0.0) * (train.unlabelled_batch_size or train.batch_size)
+    rows = rounds * train.steps * (train.batch_size + pool)
+    if campaign:
+        steps = campaign.first_steps or train.steps
+        teacher = config.method.name == "s4al-plus"  # the first one has no pseudo-labels to learn from
+        first = (campaign.first_batch_size or train.batch_size) + (0 if teacher else pool)
+        rows += steps * first - train.steps * (train.batch_size + pool)
+    return rows * train.crop[0] * train.crop[1] / 1e6
+
+
+def seconds(recipe: Recipe, configs: Mapping[str, Config]) -> dict[str, float]:
+    """The estimated seconds of one run of each row."""
+    return {row: megapixels(config) / recipe.rate.megapixels for row, config in configs.items()}
+
+
+# What a row of the pool costs, in labelled rows: measured, see "Cost" of each page in docs/methods. The entropy module
+# looks at the pool in three quarters of the steps.
+POOL = {
+    "entropy-min": 1.0,
+    "pseudo-label": 1.0,
+    "univ-cross": 0.75,
+    "univ-full": 0.75,
+    "fixmatch": 2.1,
+    "unimatch": 3.1,
+    "s4al": 2.9,
+    "s4al-plus": 1.3,
+}

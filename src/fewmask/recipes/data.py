@@ -1,0 +1,68 @@
+"""What a recipe needs of the data, looked for before anything is trained: all that is missing or wrong at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewmask.config import Config, DomainSettings, ScenesDomain
+from fewmask.data.layouts import index
+from fewmask.recipes import sources
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dataset that is there. `images` are those of each split as it is published, before any are held out."""
+
+    domain: str
+    folder: Path
+    layout: str
+    images: dict[str, int]
+    expected: dict[str, int]
+    """Empty where nobody has said how many there should be."""
+
+
+def look(name: str, configs: Iterable[Config], data: Path, incomplete: bool = False) -> list[Found]:
+    """The datasets that the configurations read, by listing their files; no image is opened.
+
+    Raises ValueError that lists all that is missing, with where to get it, every error of the datasets' files, and,
+    unless `incomplete`, every split that has not as many images as it was published with.
+    """
+    known = {Path(os.path.abspath(data / path)): source for path, source in sources().items()}
+    domains: dict[str, tuple[str, DomainSettings]] = {}
+    problems: dict[str, None] = {}  # each said once, in order
+    found = []
+    for config in configs:
+        domains |= {f"{domain} {s.model_dump_json()}": (domain, s) for domain, s in config.domains.items()}
+        weights = config.model.weights
+        if isinstance(weights, Path) and not weights.exists():
+            get = known[weights].get if weights in known else "give the path of an encoder's weights"
+            problems[f"{weights}: missing; {get}"] = None
+    for domain, settings in domains.values():
+        if isinstance(settings, ScenesDomain):
+            continue
+        source = known.get(settings.root)
+        if not settings.root.exists():
+            problems[f"{settings.root}: missing; {source.get if source else 'set its root'}"] = None
+            continue
+        # As it is published: what is held out for validation is a part of train.
+        whole = settings.model_copy(update={"val_from_train": 0.0} if hasattr(settings, "val_from_train") else {})
+        listing = index(whole)
+        problems |= dict.fromkeys(f"domain {domain}: {problem}" for problem in index(settings).errors)
+        images = {split: len(stems) for split, stems in listing.splits.items() if stems}
+        expected = source.images if source else {}
+        if expected and images != expected and not incomplete and not listing.errors:
+            problems[
+                f"domain {domain}: {settings.root} has {_counts(images)} images, but should have {_counts(expected)}; "
+                "complete it, or say --incomplete to go on with what is there"
+            ] = None
+        found.append(Found(domain, settings.root, settings.layout, images, expected))
+    if problems:
+        raise ValueError("\n".join([f"recipe {name}, data={data}:", *(f"  {p}" for p in problems)]))
+    return found
+
+
+def _counts(images: dict[str, int]) -> str:
+    return ", ".join(f"{split} {count}" for split, count in images.items()) or "no"

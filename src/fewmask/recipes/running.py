@@ -1,0 +1,121 @@
+"""The runs of a recipe, one after the other.
+
+A run lies in `<folder>/<row>-<seed>` and goes on where it stopped; `results.json` and `results.md` beside the runs are
+written anew whenever one ends, from what is on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewmask import distributed
+from fewmask.campaign import Campaign, campaign
+from fewmask.config import Config
+from fewmask.engine.device import choose_device
+from fewmask.engine.fit import NonFiniteError, Observer, train
+from fewmask.engine.metrics import mean
+from fewmask.engine.run import Run, load_domains, load_model, open_run
+from fewmask.engine.transfer import with_new_head
+from fewmask.files import write_json, write_text
+from fewmask.recipes import Recipe
+from fewmask.recipes.table import Results, as_json, markdown
+
+
+def run(
+    recipe: Recipe,
+    configure: Callable[[str, int], Config],
+    folder: Path,
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    command: str,
+    observe: Observer = lambda moment: None,
+    enough: bool = False,
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Run rows × seeds, all rows of a seed before the next; yields each run's summary as it ends.
+
+    `configure` makes the configuration of a row and a seed. A run that cannot be, or that breaks down, does not keep
+    the others from running: its summary is `{"state": "failed", "error": …}`. Raises ValueError before anything is
+    trained when the folder holds runs of other settings: they would stand in one table.
+    """
+    for row, seed, path in _runs(recipe, folder):
+        open_run(path, configure(row, seed))
+    for seed in seeds:
+        for row in rows:
+            config, path = configure(row, seed), folder / f"{row}-{seed}"
+            try:
+                summary = _run(config, path, observe, enough)
+                if recipe.heads and summary.get("state") != "waiting":
+                    _score_others(config, path)
+            except (ValueError, NonFiniteError) as error:
+                summary = {"state": "failed", "error": str(error)}
+            if distributed.rank() == 0:
+                found = results(recipe, folder)
+                write_json(folder / "results.json", {"command": command, **as_json(recipe, found)})
+                write_text(folder / "results.md", markdown(recipe, found))
+            yield row, seed, summary
+
+
+def _run(config: Config, folder: Path, observe: Observer, enough: bool) -> dict[str, Any]:
+    if config.campaign is None:
+        return train(config, folder, observe)
+    return campaign(config, folder, observe, enough)
+
+
+def _score_others(config: Config, folder: Path) -> None:
+    """Score the domains that the run has not trained, with a head of their own on its frozen network."""
+    file = _heads(folder)
+    trained = _summary(folder) or {"domains": {}}
+    others = [domain for domain in config.domains if domain not in trained["domains"]]
+    if file.exists() or not others or distributed.rank() != 0:
+        return
+    domains, network = load_domains(config), load_model(folder, choose_device(config.train.device))
+    schedule, seed = config.train, config.seed
+    scored = {
+        name: with_new_head(
+            network, domains[name], steps=schedule.steps, settings=schedule, seed=seed, split=schedule.score
+        )
+        for name in others
+    }
+    write_json(file, {name: one["domains"][name] | {"way": one["way"]} for name, one in scored.items()})
+
+
+def _heads(folder: Path) -> Path:
+    return folder / "heads.json"
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    """What a run has come to; None while it is not done."""
+    whole = Campaign(folder).summary
+    file = whole if whole.exists() else Run(folder).summary
+    if not file.exists() or (Campaign(folder).ledger.exists() and file != whole):
+        return None
+    summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if "state" not in summary:
+        return summary
+    if summary["state"] != "done":
+        return None
+    spent = {key: summary[key] for key in ("unit", "asked", "spent", "clicks")}
+    return summary["result"] | spent | {"seconds": sum(entry["seconds"] for entry in summary["history"])}
+
+
+def results(recipe: Recipe, folder: Path) -> Results:
+    """The scores of all runs in the folder that are done."""
+    found: Results = {}
+    for row, seed, path in _runs(recipe, folder):
+        summary = _summary(path)
+        if summary is not None:
+            heads = json.loads(_heads(path).read_text(encoding="utf-8")) if _heads(path).exists() else {}
+            domains = summary["domains"] | heads
+            average = mean([scores["miou"] for scores in domains.values()])
+            found.setdefault(row, {})[seed] = summary | {"domains": domains, "avg_miou": average}
+    return found
+
+
+def _runs(recipe: Recipe, folder: Path) -> Iterator[tuple[str, int, Path]]:
+    """Row, seed and folder of every run that there is, in the order of the table and of the seeds."""
+    for row in recipe.table():
+        seeds = [path.name.removeprefix(f"{row}-") for path in folder.glob(f"{row}-*")]
+        yield from ((row, seed, folder / f"{row}-{seed}") for seed in sorted(int(s) for s in seeds if s.isdigit()))

@@ -1,0 +1,152 @@
+"""The table of a recipe: our figures beside the published ones, as data and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from fewmask.recipes import Recipe
+
+Results = dict[str, dict[int, dict[str, Any]]]
+"""By row and seed, the scores of a run: `domains`, `avg_miou`, `seconds` and what else its summary has."""
+
+# Of a run's scores on a domain what the table's file keeps, and of its summary what it leaves to the run's folder.
+KEPT = ("miou", "miou_legacy", "pixel_accuracy", "miou_shared", "miou_private", "iou", "split", "images", "way")
+LEFT_OUT = ("domains", "validation", "hardware", "versions")
+
+
+def as_json(recipe: Recipe, found: Results) -> dict[str, Any]:
+    """The table as plain data: of every row the mean and the sample standard deviation over seeds, beside what was
+    published, and of every run what it was made with."""
+    done = [run for runs in found.values() for run in runs.values()]
+    shared = {key: done[0][key] for key in ("hardware", "versions")} if done else {}
+    return {
+        "title": recipe.title,
+        "source": recipe.source,
+        **shared,
+        "rows": {row: _row(recipe, row, found.get(row, {})) for row in _rows(recipe, found)},
+        "runs": {
+            f"{row}/{seed}": {
+                key: run[key] for key in run if key not in ("domains", "validation", "hardware", "versions")
+            }
+            | {"domains": {name: {k: s[k] for k in KEPT if k in s} for name, s in run["domains"].items()}}
+            for row, runs in found.items()
+            for seed, run in runs.items()
+        },
+        "elsewhere": [figure.model_dump() for figure in recipe.elsewhere],
+    }
+
+
+def _rows(recipe: Recipe, found: Results) -> list[str]:
+    """Rows in the order of the table: those that ran or were published, and what was published alone."""
+    return [r for r in dict.fromkeys([*recipe.table(), *recipe.published]) if r in found or r in recipe.published]
+
+
+def _row(recipe: Recipe, row: str, runs: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    published, published_iou = recipe.published.get(row, {}), recipe.published_iou.get(row, {})
+    names = dict.fromkeys([*(name for run in runs.values() for name in run["domains"]), *published, *published_iou])
+    domains = {}
+    for name in names:
+        scores = [run["domains"][name] for run in runs.values() if name in run["domains"]]
+        of_class, classes = published_iou.get(name, {}), dict.fromkeys(c for one in scores for c in one["iou"])
+        domains[name] = {
+            **_spread([one["miou"] for one in scores]),
+            "published": published.get(name),
+            "iou": {
+                c: {**_spread([one["iou"][c] for one in scores]), "published": of_class.get(c)}
+                for c in dict.fromkeys([*classes, *of_class])
+            },
+        }
+    average = {**_spread([run["avg_miou"] for run in runs.values()]), "published": None}
+    if len(published) > 1:
+        average["published"] = fmean(published.values())
+    minutes = _spread([run["seconds"] / 60 for run in runs.values()])
+    return {"seeds": list(runs), "domains": domains, "mean": average, "minutes": minutes}
+
+
+def _spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and sample standard deviation of what is known."""
+    known = [number for number in numbers if number is not None]
+    return {"mean": fmean(known) if known else None, "sd": stdev(known) if len(known) > 1 else None}
+
+
+def lines(recipe: Recipe, found: Results) -> list[list[str]]:
+    """The table in words, head first: ours as mean ± sample standard deviation, and what was published."""
+    rows = {name: _row(recipe, name, found.get(name, {})) for name in _rows(recipe, found)}
+    domains = list(dict.fromkeys(name for row in rows.values() for name in row["domains"]))
+    several = len(domains) > 1
+    columns = [*domains, *(["mean"] if several else [])]
+    head = ["row", "seeds", *(f"{column}{part}" for column in columns for part in ("", ", published")), "minutes"]
+    body = []
+    for name, row in rows.items():
+        cells = [row["domains"].get(domain) for domain in domains]
+        # A mean over fewer domains than the others' would not be one to compare.
+        cells += [row["mean"] if len(row["domains"]) == len(domains) else None] if several else []
+        words = [word for cell in cells for word in (_ours(cell), _percent(cell["published"] if cell else None))]
+        minutes = row["minutes"]["mean"]
+        body.append([name, str(len(row["seeds"])), *words, "–" if minutes is None else f"{minutes:.1f}"])
+    keep = [i for i, column in enumerate(head) if i < 2 or any(line[i] != "–" for line in body) or "publ" not in column]
+    return [[line[i] for i in keep] for line in (head, *body)]
+
+
+def class_lines(recipe: Recipe, found: Results) -> dict[str, list[list[str]]]:
+    """By domain, the classes of every row in words, head first."""
+    rows = {name: _row(recipe, name, found.get(name, {})) for name in _rows(recipe, found)}
+    tables = {}
+    for domain in dict.fromkeys(name for row in rows.values() for name in row["domains"]):
+        having = {name: row["domains"][domain]["iou"] for name, row in rows.items() if domain in row["domains"]}
+        classes = dict.fromkeys(c for iou in having.values() for c in iou)
+        columns = [(name, part) for name, iou in having.items() for part in _parts(iou)]
+        head = ["class", *(f"{name}{', published' if part else ''}" for name, part in columns)]
+        body = [
+            [
+                c,
+                *(
+                    _percent(having[n].get(c, {}).get("published")) if p else _ours(having[n].get(c))
+                    for n, p in columns
+                ),
+            ]
+            for c in classes
+        ]
+        if body:
+            tables[domain] = [head, *body]
+    return tables
+
+
+def _cell(cell: Mapping[str, Any] | None, published: bool) -> str:
+    return _percent(cell["published"] if cell else None) if published else _ours(cell)
+
+
+def _parts(iou: Mapping[str, Mapping[str, Any]]) -> Iterator[bool]:
+    """Whether a row has columns of its own figures (False) and of published ones (True)."""
+    if any(cell["mean"] is not None for cell in iou.values()):
+        yield False
+    if any(cell["published"] is not None for cell in iou.values()):
+        yield True
+
+
+def markdown(recipe: Recipe, found: Results) -> str:
+    """The table as Markdown, in points of mIoU."""
+    parts = [f"# {recipe.title}", _markdown(lines(recipe, found))]
+    for domain, table in (class_lines(recipe, found) if recipe.by_class else {}).items():
+        parts += [f"## {domain}: IoU by class", _markdown(table)]
+    if recipe.source:
+        parts.append(f"Published: {recipe.source}. Ours: mean ± sample standard deviation over seeds.")
+    parts += [f"- {_percent(one.miou)}: {one.figure} ({one.source})" for one in recipe.elsewhere]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(line)} |" for line in table)
+    return "\n".join([head, "|---" * len(table[0]) + "|", *body])
+
+
+def _ours(cell: Mapping[str, Any] | None) -> str:
+    if cell is None or cell["mean"] is None:
+        return "–"
+    return f"{100 * cell['mean']:.1f}" + ("" if cell["sd"] is None else f" ± {100 * cell['sd']:.1f}")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
