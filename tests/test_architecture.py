@@ -35,6 +35,7 @@ FLOORS = {
     "data": 3,
     "methods": 4,
     "annotation": 4,
+    "card": 4,
     "engine": 5,
     "report": 5,
     "campaign": 6,

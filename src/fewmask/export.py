@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewmask.engine.run import load_model, versions
+from fewmask import card
+from fewmask.engine.run import Run, load_model, versions
 from fewmask.files import write_atomically
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import generator
@@ -36,12 +37,15 @@ LARGEST = 2**31 - 2**20
 TOLERANCE = 1e-3
 
 
-def export(run: Path, out: Path, domain: str | None = None) -> dict[str, Any]:
+def export(run: Path, out: Path, domain: str | None = None, seeds: Sequence[Path] = ()) -> dict[str, Any]:
     """Write the trained network of a run as ONNX: all its heads, or that of `domain` alone.
 
     Input `image`, float32 (B,3,H,W), RGB in 0–255, any B, H and W; one output `logits_<domain>`, float32 (B,C_k,H,W),
     for each head. Normalisation, padding and cutting back are inside; the embedding head is not. The file's metadata
     hold the label spaces, see `metadata`.
+
+    Beside it goes a model card, `model-card.md` for `model.onnx`, unless there is one that somebody changed; `seeds`
+    are runs of the same training with other seeds, over which it gives the spread.
 
     Before it is written the file is run in ONNX Runtime on images of several sizes and compared with PyTorch. Returns
     what it holds and the largest difference found. Raises ValueError for a run without a model, an unknown domain, a
@@ -54,11 +58,14 @@ def export(run: Path, out: Path, domain: str | None = None) -> dict[str, Any]:
     if domain is not None and domain not in model.domains:
         raise ValueError(f"no domain {domain!r} in {run}; it has {', '.join(model.domains)}")
     domains = model.domains if domain is None else (domain,)
+    record = card.read(run, seeds) if seeds or Run(run).summary.exists() else None
     data = to_onnx(model, domains).SerializeToString()
     difference = compare(model, data, domains)
     write_atomically(out, lambda file: file.write(data))
+    beside = out.with_name(f"{out.stem}-card.md")
     return {
         "file": str(out),
+        "card": str(beside) if record and card.write(beside, record) else None,
         "bytes": len(data),
         "input": "image",
         "outputs": {d: f"logits_{d}" for d in domains},

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewmask import distributed
+from fewmask import card, distributed
 from fewmask.acquisition.select import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
@@ -370,6 +370,8 @@ class _Rounds:
         }
         if distributed.rank() == 0:
             write_json(self.files.summary, summary)
+            if last.exists():
+                card.write(self.run.card, card.read(self.run.folder))
         distributed.barrier()
         return summary
 

@@ -96,16 +96,22 @@ def export(
     run: RunFolder,
     file: Annotated[Path | None, typer.Option("--out", help="The file; RUN/model.onnx by default.")] = None,
     domain: Annotated[str | None, typer.Option(help="Export this domain's head alone.")] = None,
+    seeds: Annotated[
+        list[Path] | None, typer.Option(help="A run of the same training with another seed, for the card's spread.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the model as ONNX, for images of any size."""
+    """Write the model as ONNX, for images of any size, with a model card beside it."""
     from fewmask.export import export as write
 
-    result = write(run, file or run / "model.onnx", domain)
+    result = write(run, file or run / "model.onnx", domain, seeds or ())
     if as_json:
         print_json(result)
     else:
-        out.print(str(file or run / "model.onnx"), soft_wrap=True)
+        out.print(result["file"], soft_wrap=True)
+        out.print(
+            result["card"] or "No card: there is one that was changed, or the run has no summary.", soft_wrap=True
+        )
 
 
 def _transfer(

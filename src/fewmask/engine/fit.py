@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fewmask import distributed
+from fewmask import card, distributed
 from fewmask.config import Config
 from fewmask.data.batches import Batch, Phase, Steps, loader
 from fewmask.data.domain import Domain
@@ -37,7 +37,7 @@ from fewmask.engine.evaluate import evaluate
 from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
 from fewmask.engine.optimiser import Optimisers
-from fewmask.engine.run import Run, begin, hardware, load_domains, open_run, save_model, versions
+from fewmask.engine.run import Run, begin, describe, hardware, load_domains, open_run, save_model, versions
 from fewmask.files import write_json
 from fewmask.methods import build
 from fewmask.methods.base import Method
@@ -341,6 +341,8 @@ class _Fit:
             for name in self.kept.keys() - {"model"}:
                 save_weights(self.run.kept(name), self.kept[name].state_dict())
             write_counts(self.run.counts, counts)
+            settings = self.config.model_dump(mode="json", serialize_as_any=True)
+            card.write(self.run.card, card.Record(summary, describe(self.network), settings))
             write_json(self.run.summary, summary)
         if self.log is not None:
             self.log.close()

@@ -53,6 +53,10 @@ class Run:
         return self.folder / "scores.npz"
 
     @property
+    def card(self) -> Path:
+        return self.folder / "model-card.md"
+
+    @property
     def weights(self) -> Path:
         return self.folder / "model.safetensors"
 

@@ -1,0 +1,260 @@
+"""The model card: what a network was made from, how good it is, what it cannot do, and how it is used.
+
+Markdown with a YAML head, in the form that model hubs read (Mitchell et al., "Model Cards for Model Reporting", 2019).
+Every number is one of the run's own files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewmask.files import write_text
+
+# Below this IoU more than half of what is labelled or predicted as a class is wrong.
+LOW = 0.5
+MARK = "<!-- written by fewmask {digest}; a card that you changed is left alone -->"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a card is made from: a run's `summary.json`, `model.json`, `config.yaml` and, of a campaign,
+    `campaign.json`; and the summaries of the same training with other seeds."""
+
+    summary: Mapping[str, Any]
+    model: Mapping[str, Any]
+    config: Mapping[str, Any]
+    campaign: Mapping[str, Any] | None = None
+    others: Sequence[Mapping[str, Any]] = ()
+
+    def scores(self, domain: str, key: str) -> list[float | None]:
+        """A figure of a domain, or the IoU of one of its classes, of this run and of the other seeds."""
+        every = [s["domains"][domain] for s in (self.summary, *self.others)]
+        return [s.get(key) if key == "miou" else s["iou"][key] for s in every]
+
+
+def read(folder: Path, others: Sequence[Path] = ()) -> Record:
+    """The record of a finished run. `others` are runs of the same training; this one may be among them.
+
+    Raises ValueError for a run that is not finished and for others of another method, other steps or classes.
+    """
+    summary = _summary(folder)
+    told = [(other, _summary(other)) for other in others]
+    for other, its in told:
+        for what, one, another in (
+            ("method", summary["method"], its["method"]),
+            ("steps", summary["steps"], its["steps"]),
+            ("labelled images", summary["labelled"], its["labelled"]),
+            ("classes", _classes(summary), _classes(its)),
+        ):
+            if one != another:
+                raise ValueError(f"{other}: not {folder} with another seed: {what} {another}, there {one}")
+    seeds = {its["seed"]: its for _, its in told if its["seed"] != summary["seed"]}
+    campaign = folder / "campaign.json"
+    return Record(
+        summary,
+        json.loads((folder / "model.json").read_text(encoding="utf-8")),
+        yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+        json.loads(campaign.read_text(encoding="utf-8")) if campaign.exists() else None,
+        [seeds[seed] for seed in sorted(seeds)],
+    )
+
+
+def write(path: Path, record: Record) -> bool:
+    """Write the card, unless there is one that somebody changed; whether it was written."""
+    if path.exists() and not _own(path.read_text(encoding="utf-8")):
+        return False
+    text = render(record)
+    write_text(path, f"{text}\n{MARK.format(digest=_digest(text))}\n")
+    return True
+
+
+def render(record: Record) -> str:
+    """The card as text."""
+    sections = (_title, _use, _scores, _labels, _training, _limits)
+    return _head(record) + "\n" + "\n".join(section(record) for section in sections)
+
+
+def escape(text: object) -> str:
+    """Text that neither Markdown nor HTML reads as its own, in one line."""
+    plain = re.sub(r"\s+", " ", str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", plain)
+
+
+def percent(values: Sequence[float | None]) -> str:
+    """In %: of one run its value, of several mean ± sample standard deviation."""
+    known = [100 * v for v in values if v is not None]
+    if len(known) < len(values) or not known:
+        return "–"
+    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.1f}{spread}"
+
+
+# ── Sections ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _head(record: Record) -> str:
+    summary = record.summary
+    results = [
+        {
+            "task": {"type": "image-segmentation", "name": "Semantic segmentation"},
+            "dataset": {"type": name, "name": name, "split": scores["split"]},
+            "metrics": [
+                {"type": "mean_iou", "name": "mIoU", "value": scores["miou"]},
+                {"type": "pixel_accuracy", "name": "Pixel accuracy", "value": scores["pixel_accuracy"]},
+            ],
+        }
+        for name, scores in summary["domains"].items()
+        if scores["miou"] is not None
+    ]
+    data = {
+        "library_name": "fewmask",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["semantic-segmentation", summary["method"], record.model["model"]["encoder"]],
+        "model-index": [{"name": summary["name"], "results": results}],
+    }
+    licence = "# license: yours to fill in; the images, their masks and the pretrained weights may bind you\n"
+    return f"---\n{licence}{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _title(record: Record) -> str:
+    summary, model = record.summary, record.model["model"]
+    domains = ", ".join(f"{escape(n)} ({len(s['names'])} classes)" for n, s in record.model["domains"].items())
+    return (
+        f"# {escape(summary['name'])}\n\nSemantic segmentation: one network, a head for each of {domains}. "
+        f"Encoder `{model['encoder']}`, decoder `{model['decoder']}`, trained with fewmask's method "
+        f"`{summary['method']}`.\n"
+    )
+
+
+def _use(record: Record) -> str:
+    first = next(iter(record.model["domains"]))
+    several = f" --domain {shlex.quote(' '.join(first.split()))}" if len(record.model["domains"]) > 1 else ""
+    return f"""## Use
+
+```
+fewmask predict RUN IMAGES{several}     # masks and overlays, for images of any size
+fewmask export RUN                      # the same network as model.onnx
+```
+
+The ONNX file takes `image`, float32 (B,3,H,W), RGB in 0–255, of any B, H and W. Normalisation and padding are inside.
+It gives `logits_<domain>`, float32 (B,C,H,W), for each head; the largest along C is the class, by the values below. The
+file's metadata hold the label spaces.
+"""
+
+
+def _scores(record: Record) -> str:
+    seeds = 1 + len(record.others)
+    over = f", mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
+    lines = [f"## Classes and scores\n\nIoU in %{over}; the class's value in a mask, and its ids in the data's masks."]
+    for name, space in record.model["domains"].items():
+        scores = record.summary["domains"].get(name)
+        lines.append(f"\n### {escape(name)}\n")
+        if scores is None:
+            lines.append("Not scored: it has neither the split that was to be scored nor validation images.\n")
+        else:
+            lines.append(
+                f"{scores['images']:,} images of `{scores['split']}`, {scores['pixels']:,} labelled pixels: "
+                f"mIoU **{percent(record.scores(name, 'miou'))}**, "
+                f"pixel accuracy {percent([scores['pixel_accuracy']])} (this run).\n"
+            )
+        lines += ["| value | class | ids | IoU |", "|---|---|---|---|"]
+        for value, label in enumerate(space["names"]):
+            ids = ", ".join(str(raw) for raw, index in space["raw_ids"].items() if index == value)
+            iou = "–" if scores is None else percent(record.scores(name, label))
+            lines.append(f"| {value} | {escape(label)} | {ids} | {iou} |")
+    if len(record.summary["domains"]) > 1:
+        mean = percent([s["avg_miou"] for s in (record.summary, *record.others)])
+        lines.append(f"\nMean mIoU over domains: **{mean}**.")
+    return "\n".join(lines) + "\n"
+
+
+def _labels(record: Record) -> str:
+    summary, campaign = record.summary, record.campaign
+    lines = ["## Data and labels\n", "| domain | images with labels | images without |", "|---|---|---|"]
+    lines += [f"| {escape(n)} | {k:,} | {summary['unlabelled'][n]:,} |" for n, k in summary["labelled"].items()]
+    for name, settings in record.config["domains"].items():
+        lines.append(f"\n{escape(name)}: layout `{settings['layout']}`.")
+    if campaign and campaign["history"]:
+        last, people = campaign["history"][-1], record.config["campaign"]["annotator"] == "people"
+        pixels = ", ".join(f"{escape(n)} {count:,}" for n, count in last["pixels"].items())
+        lines.append(
+            f"\nA campaign of {len(campaign['history'])} rounds. Labelled pixels in the last one: {pixels}. "
+            f"Regions asked: {campaign['asked']:,}, answered: {campaign['answered']:,}, "
+            f"with {campaign['clicks']:,} clicks in {campaign['seconds']:,.0f} annotator seconds, by {'people' if people else 'a simulated annotator'}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _training(record: Record) -> str:
+    summary, train = record.summary, record.config["train"]
+    method = {key: value for key, value in record.config["method"].items() if key != "name"}
+    hardware = summary["hardware"]
+    rows = {
+        "method": summary["method"] + (f" {json.dumps(method, ensure_ascii=False)}" if method else ""),
+        "steps": f"{summary['steps']:,}, weights of step {summary['selected_step']:,}",
+        "batch": f"{train['batch_size']} crops of {train['crop'][0]}×{train['crop'][1]}",
+        "optimiser": json.dumps(train["optimiser"]),
+        "pretrained weights": Path(str(record.config["model"].get("weights") or "none")).name,
+        "seed": ", ".join(str(s["seed"]) for s in (summary, *record.others)),
+        "time": f"{summary['seconds']:,.0f} s",
+        "hardware": f"{hardware['device']} ({hardware['name']}), {hardware['threads']} threads",
+        "versions": ", ".join(f"{name} {number}" for name, number in summary["versions"].items()),
+    }
+    return (
+        "\n".join(["## Training\n", "| | |", "|---|---|", *(f"| {k} | {escape(v)} |" for k, v in rows.items())]) + "\n"
+    )
+
+
+def _limits(record: Record) -> str:
+    lines = [
+        "## Limits\n",
+        "- A head knows its own domain's classes and no other: every pixel gets one of them, also where the image "
+        "shows none. Images unlike those of the domain were not scored.",
+        "- Void (255) and not labelled (254) pixels were neither learnt from nor scored; the network says neither.",
+    ]
+    for name, scores in record.summary["domains"].items():
+        low = [escape(c) for c, v in scores["iou"].items() if v is not None and v < LOW]
+        unseen = [escape(c) for c, v in scores["iou"].items() if v is None]
+        if low:
+            lines.append(f"- {escape(name)}: IoU below {100 * LOW:.0f} % on {', '.join(low)}.")
+        if unseen:
+            lines.append(f"- {escape(name)}: no scored pixel of {', '.join(unseen)}; nothing is known of them.")
+        if scores["split"] == "val":
+            lines.append(
+                f"- {escape(name)}: scored on validation, on which the weights were chosen; new images score lower."
+            )
+    if not record.others:
+        lines.append("- One seed: another choice of labelled images, or of random numbers, gives other figures.")
+    return "\n".join(lines) + "\n"
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / "summary.json"
+    if not path.exists():
+        raise ValueError(f"{folder}: no summary.json, and no card without one; let `fewmask train` finish first")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _classes(summary: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {name: list(scores["iou"]) for name, scores in summary["domains"].items()}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _own(text: str) -> bool:
+    """Whether a card is as fewmask wrote it."""
+    body, _, mark = text.rstrip("\n").rpartition("\n")
+    return mark == MARK.format(digest=_digest(body))

@@ -1,0 +1,163 @@
+"""The model card: its numbers are the run's, its head is YAML, and no name in it is read as markup."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from campaigns import SQUARES, settings
+from command import Fewmask, is_refused
+from ondisk import config, two_domains
+
+from fewmask import card
+from fewmask.campaign import campaign
+from fewmask.engine.fit import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return two_domains(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(config(data, steps=1), folder)
+    return folder
+
+
+@pytest.fixture
+def record(trained: Path) -> card.Record:
+    return copy.deepcopy(card.read(trained))
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def head_of(text: str) -> dict[str, Any]:
+    _, head, _ = re.split(r"^---$", text, maxsplit=2, flags=re.MULTILINE)
+    return yaml.safe_load(head)
+
+
+def rows_of(text: str) -> list[list[str]]:
+    return [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+
+
+def test_a_finished_run_has_a_card_with_the_numbers_of_its_summary(trained: Path) -> None:
+    text, summary = (trained / "model-card.md").read_text(encoding="utf-8"), summary_of(trained)
+    head = head_of(text)
+    assert (head["library_name"], head["pipeline_tag"]) == ("fewmask", "image-segmentation")
+    assert "license" not in head  # the user's to say
+    assert "# license:" in text
+    (entry,) = head["model-index"]
+    told = {r["dataset"]["name"]: r for r in entry["results"]}
+    assert told.keys() == summary["domains"].keys()
+    for name, scores in summary["domains"].items():
+        assert {m["type"]: m["value"] for m in told[name]["metrics"]} == {
+            "mean_iou": scores["miou"],
+            "pixel_accuracy": scores["pixel_accuracy"],
+        }
+        for value, (label, iou) in enumerate(scores["iou"].items()):
+            assert [str(value), label, str(value), "–" if iou is None else f"{100 * iou:.1f}"] in rows_of(text)
+        assert f"mIoU **{100 * scores['miou']:.1f}**" in text
+    assert ["a", "4", "2"] in rows_of(text)  # images with labels, and without
+    assert f"Mean mIoU over domains: **{100 * summary['avg_miou']:.1f}**" in text
+    assert f"torch {summary['versions']['torch']}".replace("+", r"\+") in text
+    assert "One seed:" in text
+    assert str(trained.parent) not in text
+
+
+def test_a_hub_reads_the_head(trained: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    read = hub.ModelCard.load(trained / "model-card.md").data
+    assert read.library_name == "fewmask"
+    summary = summary_of(trained)
+    found = {(r.dataset_name, r.metric_type): r.metric_value for r in read.eval_results}
+    assert found == {
+        (name, kind): scores[key]
+        for name, scores in summary["domains"].items()
+        for kind, key in (("mean_iou", "miou"), ("pixel_accuracy", "pixel_accuracy"))
+    }
+
+
+def test_names_are_not_read_as_markup(record: card.Record) -> None:
+    name, domain = "<b>|`road*_[x](y)\n# h", "a: {b}|\n---"
+    spaces, scores = record.model["domains"], record.summary["domains"]
+    for of in (spaces, scores, record.summary["labelled"], record.summary["unlabelled"], record.config["domains"]):
+        of[domain] = of.pop("a")
+    spaces[domain]["names"][0] = name
+    scores[domain]["iou"] = {name: 0.1, "c1": 0.6, "c2": None}
+    text = card.render(record)
+    assert head_of(text)["model-index"][0]["results"][-1]["dataset"]["name"] == domain
+    row = next(row for row in rows_of(text) if row[-1] == "10.0")
+    assert row == ["0", r"&lt;b&gt;\|\`road\*\_\[x\]\(y\) \# h", "0", "10.0"]
+    assert "<b>" not in text.split("---", 2)[2]
+    headings = ["Use", "Classes and scores", "Data and labels", "Training", "Limits"]
+    assert re.findall("^## (.*)", text, re.MULTILINE) == headings
+    assert "IoU below 50 % on &lt;b&gt;" in text
+    assert "no scored pixel of c2" in text
+
+
+def test_other_seeds_give_the_spread(trained: Path, tmp_path: Path) -> None:
+    folders = []
+    for seed, plus in ((1, 0.1), (2, 0.2)):
+        folders.append(tmp_path / str(seed))
+        shutil.copytree(trained, folders[-1])
+        summary = summary_of(trained)
+        summary["seed"] = seed
+        summary["avg_miou"] += plus
+        for scores in summary["domains"].values():
+            scores["miou"] += plus
+        (folders[-1] / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    text, summary = card.render(card.read(trained, [*folders, trained])), summary_of(trained)
+    assert "over 3 seeds" in text
+    assert "One seed:" not in text
+    for scores in summary["domains"].values():
+        assert f"mIoU **{100 * scores['miou'] + 10:.1f} ± 10.0**" in text
+    assert f"Mean mIoU over domains: **{100 * summary['avg_miou'] + 10:.1f} ± 10.0**" in text
+    assert ["seed", "0, 1, 2"] in rows_of(text)
+    summary["steps"] = 7
+    (folders[0] / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"1: not .*run with another seed: steps 7, there 1"):
+        card.read(trained, folders)
+
+
+def test_a_card_that_somebody_changed_is_left_alone(record: card.Record, tmp_path: Path) -> None:
+    path = tmp_path / "model-card.md"
+    assert card.write(path, record)
+    record.summary["seed"] = 9  # type: ignore[index]
+    assert card.write(path, record)
+    assert "| seed | 9 |" in path.read_text(encoding="utf-8")
+    changed = path.read_text(encoding="utf-8").replace("# license: yours", "license: mit  # yours")
+    path.write_text(changed, encoding="utf-8")
+    assert not card.write(path, record)
+    assert path.read_text(encoding="utf-8") == changed
+    path.write_text("My own card.", encoding="utf-8")
+    assert not card.write(path, record)
+
+
+def test_a_campaigns_card_counts_regions_clicks_and_seconds(data: Path, tmp_path: Path) -> None:
+    result = campaign(settings(data, rounds=2, ask=SQUARES), tmp_path / "run")
+    text = (tmp_path / "run" / "model-card.md").read_text(encoding="utf-8")
+    pixels = ", ".join(f"{name} {count:,}" for name, count in result["history"][-1]["pixels"].items())
+    assert f"A campaign of 2 rounds. Labelled pixels in the last one: {pixels}." in text
+    assert f"Regions asked: {result['asked']}, answered: {result['answered']}, with {result['clicks']} clicks" in text
+    assert f"in {result['seconds']:,.0f} annotator seconds, by a simulated annotator" in text
+    assert result["answered"] > 0
+
+
+def test_the_card_goes_beside_the_exported_model(trained: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra fewmask[onnx] is not installed")
+    done = fewmask("export", trained, "--out", tmp_path / "net.onnx", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["card"] == str(tmp_path / "net-card.md")
+    assert (tmp_path / "net-card.md").read_bytes() == (trained / "model-card.md").read_bytes()
+    is_refused(fewmask("export", trained, "--out", tmp_path / "x.onnx", "--seeds", tmp_path), "no summary.json")
+    assert not (tmp_path / "x.onnx").exists()
