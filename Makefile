@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-slow test-browser test-label-studio lint format bench clean
+.PHONY: help env demo test test-slow test-browser test-label-studio lint format bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,11 @@ format: env ## rewrite the code in the project's format
 bench: env ## measure the ratios of benchmarks/ on this machine
 	$(PYTHON) benchmarks/run.py
 
+# The reference of the command line is made from the commands' own help.
+docs: env ## build the documentation's site into site/; to read it: python3 -m http.server -d site
+	$(VENV)/bin/typer fewmask.cli utils docs --name fewmask --title "Command line" --output docs/reference/cli.md
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
 clean: ## remove the environments and the caches; runs are left alone
-	rm -rf $(VENV) $(LABEL_STUDIO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist src/fewmask.egg-info
+	rm -rf $(VENV) $(LABEL_STUDIO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site docs/reference/cli.md src/fewmask.egg-info
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
