@@ -190,7 +190,8 @@ def _labels(record: Record) -> str:
         lines.append(
             f"\nA campaign of {len(campaign['history'])} rounds. Labelled pixels in the last one: {pixels}. "
             f"Regions asked: {campaign['asked']:,}, answered: {campaign['answered']:,}, "
-            f"with {campaign['clicks']:,} clicks in {campaign['seconds']:,.0f} annotator seconds, by {'people' if people else 'a simulated annotator'}."
+            f"with {campaign['clicks']:,} clicks in {campaign['seconds']:,.0f} annotator "
+            f"seconds, by {'people' if people else 'a simulated annotator'}."
         )
     return "\n".join(lines) + "\n"
 
