@@ -172,11 +172,13 @@ def test_the_labelling_page_is_opened(waiting: Path, fewmask: Fewmask, monkeypat
     done = fewmask("answer", waiting, "--port", 1234, "--annotator", "ada", "--device", "cpu", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out) == {"link": "http://127.0.0.1:1234/token/"}
-    shown = fewmask("answer", waiting).out
+    shown = fewmask("answer", waiting, "--question", 2, "--question", 3).out
+    assert opened[1][1].only == {2, 3}
     assert shown.startswith("http://127.0.0.1:1234/token/\n")
     assert "3 questions are open" in shown
     folder, run, who, port = opened[0]
     assert (folder, port, run.name, run.annotator) == (waiting, 1234, waiting.name, "ada")
+    assert run.only is None and run.rule.each == 1
     assert who is not None
     label, probability = who.predict("a", run.domains["a"].image(run.domains["a"].splits["train"][0]))
     assert label.dtype == np.uint8 and label.max() < 3 and label.shape == probability.shape == (40, 48)
@@ -194,6 +196,8 @@ def test_questions_for_a_tool(tool: str, waiting: Path, tmp_path: Path, fewmask:
     assert asked.code == 0, asked.err
     assert f"fewmask answer {waiting} --from FILE" in asked.out
     assert any((tmp_path / "tasks").rglob("*.json")) or any((tmp_path / "tasks").rglob("*.xml"))
+    both = fewmask("query", waiting, "--to", "http://localhost:8080", "--out", tmp_path)
+    is_refused(both, "--to: goes to a Label Studio server, and nothing is written; leave out --out and --for")
     is_refused(fewmask("query", waiting, "--for", "paint"), "--for: no tool 'paint'; there are folder, label-studio")
 
 
@@ -262,6 +266,7 @@ def test_agreement_of_nobody_of_one_and_of_two(waiting: Path, tmp_path: Path, fe
     assert 0 < len(regions) <= 4 and {region["agreement"] for region in regions} == {0}
     assert found["annotators"]["ada"]["answered"] == found["annotators"]["bob"]["shared"] == 3
     is_refused(fewmask("agreement", folder), f"{folder}: not a run")
+    is_refused(fewmask("answer", waiting, "--from", folder, "--question", 1), "--question: chooses what the page asks")
 
 
 def test_two_annotators_paint_in_folders_of_their_own(config: Path, tmp_path: Path, fewmask: Fewmask) -> None:

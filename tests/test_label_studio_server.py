@@ -35,6 +35,7 @@ from fewmask.annotation.label_studio_http import TOKEN, LabelStudio
 from fewmask.annotation.label_studio_server import Sent, fetch_answers, send_questions
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tasks import labels, mark
+from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 
@@ -217,11 +218,13 @@ def test_what_the_server_gets(
 def test_people_answer_correct_and_skip(
     api: LabelStudio, ada: Person, bob: Person, ledger: Ledger, of: dict[str, Domain], tmp_path: Path
 ) -> None:
+    ledger.rule = AnswerSettings(each=2)
     project = project_of(send_questions(api, ledger, of, "people"))
     assert fetch_answers(api, ledger, of, "nobody") == Import(0, 0, 0, 0)
     first, second = ada.tasks(project)
     confirmed = [region | {"origin": "prediction"} for region in first["predictions"][0]["result"]]
     mine = ada.submit(first, confirmed, 12.0)
+    assert [who.get(f"/api/projects/{project}/next")["id"] for who in (ada, bob)] == [second["id"], first["id"]]
     theirs = np.full(SIZE, 2, np.uint8)
     theirs[3, 4] = NOT_LABELLED
     bob.submit(first, painted(theirs, of["a"], tmp_path), 20.0)
@@ -237,6 +240,8 @@ def test_people_answer_correct_and_skip(
         np.testing.assert_array_equal(words[number, by_ada].values, question.crop(np.full(SIZE, guess, np.uint8)))
         np.testing.assert_array_equal(words[number, by_bob].values, question.crop(theirs))
     assert (words[3, by_bob].kind, words[3, by_bob].seconds) == ("skip", 3.0)
+    assert [question.id for question in ledger.questions(open_only=True)] == [3]  # ada has not seen it yet
+    assert send_questions(api, ledger, of, "people").before == 1
 
     again = np.full(SIZE, 0, np.uint8)
     ada.update(mine, painted(again, of["a"], tmp_path), 30.0)

@@ -150,7 +150,7 @@ class LabelStudio:
             since = time.monotonic()
             reply = self._json("POST", "/api/token/refresh/", signed=False, json={"refresh": self._token})
             self._access, self._since = (
-                _visible(field(_object(reply, self.address), "access", str, self.address)),
+                _visible(field(as_object(reply, self.address), "access", str, self.address)),
                 since,
             )
         return f"Bearer {self._access}"
@@ -193,7 +193,7 @@ def _checked(address: str) -> str:
     """An address without its last slash. Raises ValueError when it is none of a server."""
     try:
         parts = urlsplit(address)
-        port = parts.port
+        port, _ = parts.port, (parts.hostname or "").encode("idna")
     except ValueError as error:
         raise ValueError(f"{address!r}: no address ({error}); give one such as {EXAMPLE}") from None
     if parts.username or parts.password:
@@ -245,7 +245,15 @@ def _parsed(body: bytes, where: str) -> Any:
         raise ValueError(f"{where}: not JSON; give the address of Label Studio") from None
 
 
-def _object(found: Any, where: str) -> Mapping[str, Any]:
+def as_object(found: Any, where: str) -> dict[str, Any]:
+    """JSON that has to be an object. Raises ValueError when it is none."""
     if not isinstance(found, dict):
-        raise ValueError(f"{where}: {json.dumps(found)[:60]} where an object was expected; give Label Studio's address")
+        raise ValueError(f"{where}: {json.dumps(found)[:60]} where an object was expected; is it Label Studio?")
     return found
+
+
+def as_objects(found: Any, where: str) -> list[dict[str, Any]]:
+    """The same of a list of them."""
+    if not isinstance(found, list):
+        raise ValueError(f"{where}: {json.dumps(found)[:60]} where a list was expected; is it Label Studio?")
+    return [as_object(one, where) for one in found]

@@ -22,7 +22,7 @@ import numpy as np
 from fewmask.annotation import archive
 from fewmask.annotation.inbox import Import, Inbox
 from fewmask.annotation.label_studio import config, take_tasks, task_record
-from fewmask.annotation.label_studio_http import LabelStudio
+from fewmask.annotation.label_studio_http import LabelStudio, as_object, as_objects
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tasks import Task, identity, mark, tasks
 from fewmask.data.domain import Domain
@@ -69,7 +69,7 @@ def send_questions(
         held, places = dict[int, int](), dict[str, int]()
         for domain in sorted({question.domain for question in asked}):
             ledger.expect(domains[domain])
-            places[domain] = projects.find(domain) or projects.make(domains[domain], name)
+            places[domain] = projects.find(domain) or projects.make(domains[domain], name, ledger.rule.each)
             held |= _held(server, places[domain])
         missing = [question for question in asked if question.id not in held]
         todo = [task for _, of in tasks(ledger, domains, missing) for task in of]
@@ -125,14 +125,16 @@ class _Projects:
             raise ValueError(f"{there}: the same run and domain, by their descriptions; change that of a copy")
         return found[0] if found else None
 
-    def make(self, domain: Domain, name: str) -> int:
+    def make(self, domain: Domain, name: str, each: int) -> int:
+        """A project whose tasks are given to so many people each."""
         project = {
             "title": f"{name[: TITLE - 1 - len(domain.name[:20])]} {domain.name[:20]}",
             "description": f"{self._sign(domain.name)}\nfewmask finds the project by the line above: keep it.",
             "label_config": config(domain.space),
+            "maximum_annotations": each,
         }
         made = self._server.post("/api/projects/", project)
-        return archive.field(_objects([made], self._server.address)[0], "id", int, self._server.address)
+        return archive.field(as_object(made, self._server.address), "id", int, self._server.address)
 
     def _sign(self, domain: str) -> str:
         return f"fewmask run {self._run}, domain {domain}"
@@ -151,12 +153,12 @@ class _Pictures:
         files = {name: data for _, pictures in batch for name, data in pictures if name not in self._there}
         if files:
             sent = self._server.upload(f"{self._place}/import", files, commit_to_project="false")
-            ids = archive.field(_objects([sent], self._place)[0], "file_upload_ids", list, self._place)
+            ids = archive.field(as_object(sent, self._place), "file_upload_ids", list, self._place)
             self._remember({"ids": json.dumps(ids)})
         return [task_record(task, *(self._address(name) for name, _ in pictures)) for task, pictures in batch]
 
     def _remember(self, which: Mapping[str, str]) -> None:
-        for upload in _objects(self._server.get(f"{self._place}/file-uploads", **which), self._place):
+        for upload in as_objects(self._server.get(f"{self._place}/file-uploads", **which), self._place):
             path = archive.field(upload, "file", str, self._place)
             self._there[path.rsplit("/", 1)[-1].partition("-")[2]] = path
 
@@ -215,18 +217,12 @@ def _pages(
     seen, number = 0, 0
     while True:
         number += 1
-        page = _objects([server.get(path, page=number, page_size=size, **query)], server.address)[0]
-        found = _objects(archive.field(page, items, list, server.address), server.address)
+        page = as_object(server.get(path, page=number, page_size=size, **query), server.address)
+        found = as_objects(archive.field(page, items, list, server.address), server.address)
         yield from found
         seen += len(found)
         if not found or seen >= archive.field(page, count, int, server.address):
             return
-
-
-def _objects(found: Any, where: str) -> list[dict[str, Any]]:
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise ValueError(f"{where}: {str(found)[:60]!r} where objects were expected; is it Label Studio?")
-    return found
 
 
 @contextmanager
