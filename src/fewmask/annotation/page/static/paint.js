@@ -9,7 +9,10 @@ export const TOOLS = [
   { name: "fill", title: "Fill", key: "f", icon: "M7 2l6 6-5 5-6-6zM7 2L5.500.500M2.500 7.500h10M14 11c1 1.500 1 2.500 0 3-1-.500-1-1.500 0-3z" },
 ];
 
-const NEAR = 12; // pixels of the screen within which the first corner of a polygon is met again
+// Pixels of the screen within which the first corner of a polygon is met again, and a tap is no drag.
+const NEAR = { mouse: 12, pen: 12, touch: 24 };
+
+const apart = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
 
 export class Painter {
   // `host`: {region, value, segmentation, click(), changed(done)}; `value` is undefined while no class is chosen.
@@ -21,6 +24,8 @@ export class Painter {
     this.pointers = new Map();
     this.corners = [];
     this.mouse = null;
+    this.tap = null; // where a finger that does not paint as it goes has come down
+    this.near = NEAR.mouse;
     this.space = false; // held down: the pointer moves the image
     this.moved = false; // it has, since
     const { canvas } = view;
@@ -56,10 +61,16 @@ export class Painter {
     const at = this.view.at(event);
     this.pointers.set(event.pointerId, at);
     this.view.canvas.setPointerCapture(event.pointerId);
+    this.tap = null;
     if (this.pointers.size === 2) this.#cancel(); // two fingers zoom
     if (this.pointers.size > 1) return;
+    this.near = NEAR[event.pointerType] ?? NEAR.mouse;
     this.mode = this.space || event.button === 1 || event.button === 2 ? "pan" : "paint";
-    if (this.mode === "paint" && event.button === 0 && this.#ready) this.#press(at);
+    if (this.mode === "paint" && event.button === 0 && this.#ready) {
+      // A finger may be the first of two, or about to move the image: it acts when it is lifted.
+      if (event.pointerType === "touch" && this.tool !== "brush") this.tap = at;
+      else this.#press(at);
+    }
     event.preventDefault();
     this.view.canvas.focus({ preventScroll: true });
   }
@@ -68,6 +79,10 @@ export class Painter {
     const at = this.view.at(event), before = this.pointers.get(event.pointerId);
     this.#hover(event.pointerType === "touch" ? null : at);
     if (!before) return;
+    if (this.tap && apart(at, this.tap) > this.near * this.view.ratio) {
+      this.tap = null;
+      this.mode = "pan";
+    }
     if (this.pointers.size === 2) this.#pinch(event.pointerId, at);
     else if (this.mode === "pan" || (this.view.point && this.mode === "paint")) {
       this.moved = true;
@@ -82,14 +97,17 @@ export class Painter {
   }
 
   #up(event, cancelled = false) {
-    if (!this.pointers.delete(event.pointerId) || !this.stroking) return;
+    const { tap } = this;
+    this.tap = null;
+    if (!this.pointers.delete(event.pointerId)) return;
+    if (tap && !cancelled && this.#ready) this.#press(tap);
+    if (!this.stroking) return;
     if (cancelled) this.#cancel();
     else this.#end();
   }
 
   #pinch(id, at) {
     const before = this.pointers.get(id), [other] = [...this.pointers].filter(([k]) => k !== id).map(([, p]) => p);
-    const apart = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
     this.view.pan((at[0] - before[0]) / 2, (at[1] - before[1]) / 2);
     const middle = [(at[0] + other[0]) / 2, (at[1] + other[1]) / 2];
     this.view.zoom(apart(at, other) / Math.max(apart(before, other), 1), middle);
@@ -152,14 +170,12 @@ export class Painter {
 
   #corner(at, place) {
     if (this.corners.length > 2) {
-      const [x, y] = this.view.onScreen(this.corners[0]);
-      if (Math.hypot(at[0] - x, at[1] - y) <= NEAR * this.view.ratio) {
+      if (apart(at, this.view.onScreen(this.corners[0])) <= this.near * this.view.ratio) {
         this.close();
         return;
       }
     }
-    const [px, py] = this.corners.at(-1) ?? [Infinity, Infinity];
-    if (Math.hypot(place[0] - px, place[1] - py) > 1e-6) this.corners.push(place);
+    if (apart(place, this.corners.at(-1) ?? [Infinity, Infinity]) > 1e-6) this.corners.push(place);
     this.view.ask();
   }
 

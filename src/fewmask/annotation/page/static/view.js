@@ -9,7 +9,9 @@ const CLOSEST = 48;
 const DIM = "rgb(0 0 0 / 48%)";
 const GUESSED = 0.62; // how much of the overlay's opacity a guess has beside what is painted
 const POINT = 60; // the pixels around a point that are shown
-const MARGIN = 64; // pixels of the screen at the edges of the view, where buttons and notices lie
+// Pixels of the screen that are kept free beyond the image's edges: buttons and notices lie above and below.
+const BESIDE = 12;
+const ABOVE = 60;
 
 export class View {
   constructor(canvas) {
@@ -67,12 +69,12 @@ export class View {
     this.scale = whole ? all : Math.min(Math.max(near, all), CLOSEST * this.ratio);
     const [x, y] = whole ? [W / 2, H / 2] : [place.x0 + place.width / 2, place.y0 + place.height / 2];
     // Little of what is beyond the image's edges, but nothing that is asked about below a button.
-    const put = (centre, length, view) => {
-      const free = view - length * this.scale, margin = MARGIN * this.ratio;
+    const put = (centre, length, view, pixels) => {
+      const free = view - length * this.scale, margin = pixels * this.ratio;
       return free >= 2 * margin ? free / 2 : Math.min(Math.max(view / 2 - centre * this.scale, free - margin), margin);
     };
-    this.left = put(x, W, canvas.width);
-    this.top = put(y, H, canvas.height);
+    this.left = put(x, W, canvas.width, BESIDE);
+    this.top = put(y, H, canvas.height, ABOVE);
     this.ask();
   }
 
