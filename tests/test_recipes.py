@@ -64,10 +64,10 @@ def settings(name: str, row: str, data: Path = Path(), overrides: list[str] | No
 def small(config: Config) -> list[str]:
     """Overrides with which the configuration runs on the tiny trees."""
     overrides = [*TINY, f"labelled.images={min(config.labelled.images, 2) if config.labelled.images else 0}"]
-    if config.labelled.images is None:
-        overrides[-1] = "labelled.images=null"
+    if config.labelled.images in (None, 12):  # all, and as many as the scenes need to show every class
+        overrides.pop()
     for name, domain in config.domains.items():
-        scenes = ("train=3", "val=1", "test=1")
+        scenes = ("train=13", "val=1", "test=1")
         overrides += [f"domains.{name}.{key}" for key in (scenes if domain.layout == "scenes" else ["size=null"])]
     if config.campaign:
         overrides += [f"campaign.rounds={min(config.campaign.rounds, 2)}"]
