@@ -12,6 +12,7 @@ import pytest
 from fewmask import cli, demo
 from fewmask.data.domain import read_image
 from fewmask.engine.fit import Moment
+from fewmask.reporting import space
 
 
 @pytest.fixture
@@ -20,6 +21,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     train = {**demo.SETTINGS["train"], "steps": 4, "batch_size": 3, "workers": 0, "checkpoint_every": 1}
     settings: dict[str, Any] = {**demo.SETTINGS, "domains": domains, "train": train, "labelled": {"images": 3}}
     monkeypatch.setattr(demo, "SETTINGS", settings)
+    monkeypatch.setattr(space, "POINTS", 100)
 
 
 def test_both_methods_are_trained_scored_and_shown(small: None, tmp_path: Path) -> None:
@@ -30,6 +32,7 @@ def test_both_methods_are_trained_scored_and_shown(small: None, tmp_path: Path) 
         assert run["labelled"] == {"streets": 3, "rooms": 3, "countryside": 3}
         overlays = list((tmp_path / method / "overlays").iterdir())
         assert len(overlays) == 3 * demo.SHOWN
+    assert "univ-full − joint" in Path(result["report"]).read_text(encoding="utf-8")
     picture = read_image(Path(result["picture"]))
     assert picture.std() > 20
     assert json.loads((tmp_path / "summary.json").read_text())["runs"].keys() == result["runs"].keys()

@@ -16,6 +16,7 @@ from fewmask.files import write_json
 from fewmask.labels import Mask
 from fewmask.methods import parse_config
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.reporting import report
 
 METHODS = ("joint", "univ-full")
 KINDS = ("streets", "rooms", "countryside")
@@ -38,9 +39,10 @@ SHOWN = 2  # test images of each domain in the picture
 
 
 def compare(folder: Path, observe: Observer = lambda moment: None) -> dict[str, Any]:
-    """Train each method into `folder/<method>`, write overlays of test images and one picture of all side by side.
+    """Train each method into `folder/<method>`, write overlays of test images, one picture of all side by side, and a
+    report page.
 
-    Goes on where an interrupted demo stopped. Returns `{"runs": {method: summary}, "picture": path}`.
+    Goes on where an interrupted demo stopped. Returns `{"runs": {method: summary}, "picture": path, "report": path}`.
     """
     runs, rows = {}, []
     for method in METHODS:
@@ -57,7 +59,8 @@ def compare(folder: Path, observe: Observer = lambda moment: None) -> dict[str, 
                 write_image(_made(folder / method / "overlays") / f"{name}-{stem}.png", shown)
     picture = folder / "comparison.png"
     write_image(picture, sheet(rows, ["input", "ground truth", *METHODS], cell=192))
-    result = {"runs": runs, "picture": str(picture)}
+    page = report([folder / method for method in METHODS], folder / "report.html")
+    result = {"runs": runs, "picture": str(picture), "report": page["report"]}
     write_json(folder / "summary.json", result)
     return result
 

@@ -21,7 +21,8 @@ def differences(runs: Sequence[Facts]) -> Section:
     blocks: list[Block] = []
     for pair in result["comparisons"]:
         blocks.append(Note(words.sentence(pair), "verdict"))
-        blocks.append(Charts([_chart(pair)]))
+        if any(d["difference"] is not None for _, _, d in words.rows(pair)):
+            blocks.append(Charts([_chart(pair)]))
         blocks += [Note(warning) for warning in pair["warnings"]]
     told = dict.fromkeys(line for pair in result["comparisons"] for line in words.assumptions(pair))
     blocks += [Note(line) for line in (*told, *result["warnings"])]
@@ -37,7 +38,8 @@ def _chart(pair: Mapping[str, Any]) -> Chart:
         head = figure == "mIoU"
         name = f"{domain}: {figure}" if head else figure
         ends = None if d["interval"] is None else (d["interval"][0], d["interval"][1])
-        given.append(Difference(name, d["difference"], ends, d["verdict"] in ("higher", "lower"), head))
+        if d["difference"] is not None:
+            given.append(Difference(name, d["difference"], ends, d["verdict"] in ("higher", "lower"), head))
         told = [words.points(d["a"]), words.points(d["b"]), words.points(d["difference"], "+")]
         rows.append(
             [domain, figure, *told, words.interval(d["interval"]), words.interval(d["bootstrap"]), words.verdict(d)]

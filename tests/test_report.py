@@ -1,0 +1,335 @@
+"""`fewmask report` of small real runs: what stands on the page, and what it says of what is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import campaigns
+import numpy as np
+import pytest
+import torch
+import yaml
+from command import Fewmask, fewmask, is_refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ondisk import config, two_domains, write_domain
+
+from fewmask.campaign import campaign
+from fewmask.engine.evaluate import evaluate
+from fewmask.engine.fit import Moment, train
+from fewmask.engine.metrics import expected_calibration_error, reliability
+from fewmask.engine.run import load_config, load_domains, load_model
+from fewmask.labels import NOT_LABELLED
+from fewmask.reporting import report
+from fewmask.reporting.facts import Facts, groups, read
+from fewmask.reporting.look import chosen, look, spread
+from fewmask.reporting.space import _draw, class_similarity, draw
+
+__all__ = ["fewmask"]
+
+ASK = {"score": "random", "regions": "squares:16", "budget": {"amount": 700, "unit": "pixels"}}
+EVERYTHING = [
+    "headline", "learning", "classes", "images", "confusion", "calibration", "space", "similarity", "budget", "asked",
+    "losses",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return two_domains(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """univ-full and joint, and a campaign of three rounds on one domain."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(config(data, "univ-full", evaluate_every=2), folder / "univ-full")
+    train(config(data, "joint"), folder / "joint")
+    asked = campaigns.settings(data, "supervised", ("a",), labelled=1, first=ASK, ask=ASK, target=0.9)
+    campaign(asked, folder / "campaign")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[str, Any], str]]:
+    """The result and the text of a page, made once."""
+    done: dict[tuple[str, ...], tuple[dict[str, Any], str]] = {}
+
+    def of(*names: str) -> tuple[dict[str, Any], str]:
+        if names not in done:
+            out = tmp_path_factory.mktemp("pages") / "page.html"
+            result = report([runs / name for name in names], out, device="cpu")
+            done[names] = result, out.read_text(encoding="utf-8")
+        return done[names]
+
+    return of
+
+
+Made = Callable[..., tuple[dict[str, Any], str]]
+
+
+# ── Pages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_of_two_domains_has_every_section(made: Made, runs: Path) -> None:
+    result, text = made("univ-full")
+    assert result["sections"] == EVERYTHING
+    assert [m.split(":")[0] for m in result["missing"]] == [
+        "A learning curve",
+        "Budget and annotators",
+        "Asked regions",
+    ]
+    assert result["bytes"] < 2**20 and len(text.encode()) == result["bytes"]
+    summary = json.loads((runs / "univ-full" / "summary.json").read_text())
+    assert f"{100 * summary['avg_miou']:.1f} %" in text
+    assert "mIoU on validation by step" in text
+    assert "Before the alignment, after step 1" in text and "After the alignment" in text
+    for term in ("supervised", "anchor", "cross", "within"):
+        assert f"<h3>{term}</h3>" in text
+    assert "a × b" in text and "○ c3" in text and "○ c0" not in text
+    assert text.count("<img ") == 2 * 2 * 5  # two domains with two images each, five pictures of each
+    assert not any((runs / "univ-full" / name).exists() for name in ("report.html", "evaluations.jsonl"))
+
+
+def test_the_page_shows_what_an_evaluation_finds(made: Made, runs: Path) -> None:
+    _, text = made("univ-full")
+    settings = load_config(runs / "univ-full")
+    found = evaluate(load_model(runs / "univ-full"), load_domains(settings), "val", workers=0, precision="fp32")
+    for name, scores in found["domains"].items():
+        assert f"{name}, val: mIoU {100 * scores['miou']:.1f} %" in text
+        for iou in scores["iou"].values():
+            assert f'<td class="number">{100 * iou:.1f} %</td>' in text
+
+
+def test_a_campaign_shows_its_rounds_questions_and_answers(made: Made, runs: Path) -> None:
+    result, text = made("campaign")
+    assert result["sections"] == EVERYTHING
+    told = json.loads((runs / "campaign" / "campaign.json").read_text())
+    for entry in told["history"]:
+        assert f"{entry['total_cost']:,.0f}" in text
+    assert "mIoU by pixels" in text and "power law" in text and "target 90 %" in text
+    assert "After round 1" in text and "Round 3:" in text and "simulated" in text
+    assert "for 90 %" in text or "90 %: out of reach" in text
+    assert "round 2</li>" in text  # the bars' change is since round 2
+    asked = len(campaigns.asked(runs / "campaign"))
+    assert len(re.findall(r'alt="squares:16 region', text)) == asked
+    assert result["missing"] == [
+        "Similarity between domains: this run has one domain, there is nothing to compare it with."
+    ]
+
+
+def test_methods_side_by_side_are_compared_and_the_last_is_looked_into(made: Made) -> None:
+    result, text = made("joint", "univ-full")
+    assert result["sections"] == [*EVERYTHING[:2], "comparison", *EVERYTHING[2:]]
+    assert "univ-full − joint" in text and "one seed cannot tell" in text
+    assert "budget and embeddings: univ-full." in text
+    assert "Before the alignment" in text
+
+
+def test_seeds_make_one_curve_with_their_range(made: Made, runs: Path, data: Path) -> None:
+    other = runs / "campaign-1"
+    shutil.copytree(runs / "campaign", other)
+    told = json.loads((other / "campaign.json").read_text())
+    for entry in told["history"]:
+        entry["avg_miou"] *= 0.5
+        entry["miou"] = {name: miou * 0.5 for name, miou in entry["miou"].items()}
+    (other / "campaign.json").write_text(json.dumps(told))
+    config_ = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config_.replace("seed: 0", "seed: 1", 1))
+    _, text = made("campaign", "campaign-1")
+    shutil.rmtree(other)
+    assert 'class="band s0"' in text and "small markers single runs" in text
+    assert text.count('class="line s0"') >= 1
+    first = [e["avg_miou"] for e in json.loads((runs / "campaign" / "campaign.json").read_text())["history"]]
+    assert f"{100 * min(first) / 2:.1f} %" in text
+
+
+# ── Runs of which something is missing ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_that_is_not_finished_shows_what_there_is(data: Path, tmp_path: Path) -> None:
+    def stop(moment: Moment) -> None:
+        if moment.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config(data), tmp_path / "run", stop)
+    with open(tmp_path / "run" / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 3, "lo')  # it is writing
+    result = report([tmp_path / "run"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "not finished: step 2 of 4 was logged" in result["missing"][0]
+    assert any("a trained network: none is saved yet" in m for m in result["missing"])
+    assert "<h3>supervised</h3>" not in text and "<h3>in all</h3>" in text
+    assert "As said under Classes." in text
+
+
+def test_a_run_without_its_data_shows_what_it_wrote_down(runs: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "campaign", tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text().replace(str(data), str(tmp_path / "gone")))
+    for number in range(3):
+        own = tmp_path / "run" / "rounds" / f"{number:02d}" / "config.yaml"
+        own.write_text(own.read_text().replace(str(data), str(tmp_path / "gone")))
+    result = report([tmp_path / "run"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert any("cannot be read" in m and str(tmp_path / "gone") in m for m in result["missing"])
+    assert "mIoU by pixels" in text and "a, test: mIoU" in text and "By annotator" in text
+    assert "<img" not in text
+
+
+def test_a_damaged_image_costs_its_domain_alone(runs: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(runs / "joint", tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text().replace(str(data), str(tmp_path / "data")))
+    (tmp_path / "data" / "a" / "images" / "val0.png").write_bytes(b"no image")
+    result = report([tmp_path / "run"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert any(m.startswith("a: ") and "val0.png" in m for m in result["missing"])
+    assert "b, val: mIoU" in text and "a, test: mIoU" in text
+
+
+def test_one_class_no_validation_and_a_name_that_is_markup(tmp_path: Path) -> None:
+    name = "<script>alert('x')</script>"
+    root = write_domain(tmp_path / "a", 1, val=0)
+    (root / "classes.yaml").write_text(yaml.safe_dump({"classes": {0: {"name": name}}}))
+    data = campaigns.plain(tmp_path, "supervised", steps=1)
+    data["domains"] = {"a": data["domains"]["a"]}
+    train(campaigns.parse_config(data), tmp_path / "run")
+    result = report([tmp_path / "run"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert any("no image of its split val has a mask" in m for m in result["missing"])
+    again = report([tmp_path / "run"], tmp_path / "test.html", split="test", images=1)
+    seen = (tmp_path / "test.html").read_text()
+    assert any("with one class" in m for m in again["missing"])
+    assert "<script" not in text + seen and "&lt;script&gt;alert" in seen
+    assert "expected calibration error 0.0 %" in seen and "1 of 2 in a" in seen
+    (line,) = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(line)["split"] == "test"
+
+
+def test_a_campaign_that_waits_for_its_first_answers(data: Path, tmp_path: Path) -> None:
+    settings = campaigns.settings(data, "joint", labelled=0, first=ASK, ask=ASK, annotator="people")
+    campaign(settings, tmp_path / "run")
+    result = report([tmp_path / "run"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "waiting for answers" in result["missing"][0]
+    assert any(m.startswith("A learning curve: no round") for m in result["missing"])
+    assert "Round 1:" in text and ": open" in text
+
+
+# ── The verb ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_verb(fewmask: Fewmask, runs: Path, tmp_path: Path) -> None:
+    done = fewmask("report", runs / "joint", "--out", tmp_path / "p.html", "--images", 1, "--device", "cpu", "--json")
+    told = json.loads(done.out)
+    assert (done.code, told["report"], told["sections"]) == (0, str(tmp_path / "p.html"), EVERYTHING)
+    assert "1 of 2 in a" in (tmp_path / "p.html").read_text()
+    is_refused(fewmask("report", tmp_path), "not a run")
+    is_refused(fewmask("report", runs / "joint", runs / ".." / "runs0" / ".." / runs.name / "joint"), "named twice")
+    is_refused(fewmask("report", runs / "joint", "--split", "dev"), "--split dev")
+
+
+# ── Facts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_runs_are_named_apart_and_grouped_by_all_but_the_seed(runs: Path, tmp_path: Path) -> None:
+    for parent, seed in (("one", 0), ("two", 1)):
+        shutil.copytree(runs / "joint", tmp_path / parent / "joint", ignore=shutil.ignore_patterns("state"))
+        path = tmp_path / parent / "joint" / "config.yaml"
+        path.write_text(path.read_text().replace("seed: 0", f"seed: {seed}", 1))
+    found = read([tmp_path / "one" / "joint", tmp_path / "two" / "joint", runs / "univ-full"])
+    assert [f.name for f in found] == ["one/joint", "two/joint", f"{runs.name}/univ-full"]
+    assert [(g.name, len(g.runs)) for g in groups(found)] == [("joint", 2), ("univ-full", 1)]
+    assert all(isinstance(f, Facts) and f.state == "done" for f in found)
+
+
+# ── What is computed ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), max_size=60), st.integers(1, 20))
+@settings(max_examples=50, deadline=None)
+def test_calibration_against_a_loop(pairs: list[tuple[float, bool]], bins: int) -> None:
+    sure, right = torch.tensor([p for p, _ in pairs]), torch.tensor([r for _, r in pairs], dtype=torch.bool)
+    cells: dict[int, list[tuple[float, bool]]] = {}
+    for p, r in pairs:
+        place = next(b for b in range(bins) if p * bins <= b + 1)
+        cells.setdefault(place, []).append((p, r))
+    gaps = [abs(sum(p - r for p, r in cell)) for cell in cells.values()]
+    expected = sum(gaps) / len(pairs) if pairs else None
+    table = reliability(sure, right, bins)
+    assert table[:, 0].tolist() == [len(cells.get(b, ())) for b in range(bins)]
+    assert expected_calibration_error(table) == (None if expected is None else pytest.approx(expected, abs=1e-6))
+
+
+def test_the_pass_agrees_with_a_loop_over_pixels(runs: Path) -> None:
+    model = load_model(runs / "joint")
+    domain = load_domains(load_config(runs / "joint"))["b"]
+    seen = look(model, domain, "val", domain.splits["val"], "fp32")
+    sure, right, ious = [], [], {}
+    with torch.inference_mode():
+        for stem in domain.splits["val"]:
+            p = model(torch.from_numpy(domain.image(stem)).permute(2, 0, 1)[None], "b").softmax(1)[0]
+            truth, chose = domain.mask(stem), p.argmax(0).numpy()
+            known = truth < NOT_LABELLED
+            sure += p.amax(0).numpy()[known].tolist()
+            right += (chose == truth)[known].tolist()
+            own = []
+            for c in np.unique(truth[known]):
+                own.append(((truth == c) & (chose == c)).sum() / (((truth == c) | (chose == c)) & known).sum())
+            ious[stem] = float(np.mean(own))
+    assert dict(seen.ranked) == pytest.approx(ious)
+    assert [stem for stem, _ in seen.ranked] == sorted(ious, key=lambda s: -ious[s])
+    assert seen.matrix.sum() == len(sure) and seen.matrix.trace() == sum(right)
+    assert seen.reliability.sum(0).tolist() == pytest.approx([len(sure), sum(right), sum(sure)])
+    assert seen.whole and chosen(domain, "val", 1) == ("val0",) and chosen(domain, "none", 9) == ()
+
+
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_a_spread_is_even_and_in_order(count: int, few: int) -> None:
+    found = spread(range(count), few)
+    assert len(found) == min(count, few) and found == sorted(set(found))
+    assert not found or found[0] == 0
+    assert all(b - a <= -(-count // len(found)) for a, b in pairwise(found))
+
+
+def test_the_same_labelled_cells_are_drawn_for_every_network(runs: Path) -> None:
+    folder = runs / "univ-full"
+    domains, model = load_domains(load_config(folder)), load_model(folder)
+    stems = {name: domain.splits["val"] for name, domain in domains.items()}
+    cells = draw([model, model], domains, stems, True, seed=3, precision="fp32")
+    assert set(cells.label.tolist()) <= set(range(7)) and len(cells.label) > 20
+    assert np.array_equal(*cells.vectors)
+    assert np.linalg.norm(cells.vectors[0], axis=1) == pytest.approx(1, abs=1e-5)
+    again = draw([model], domains, stems, True, seed=3, precision="fp32")
+    assert np.array_equal(cells.vectors[0], again.vectors[0])
+    assert draw([model], domains, stems, False, seed=3).vectors[0].shape[1] == model.channels
+
+
+def test_no_class_has_more_cells_than_its_share() -> None:
+    label = np.array([0] * 50 + [1] * 3 + [254] * 20 + [255] * 20, np.uint8)
+    kept = _draw(label, np.full(256, 5), np.random.Generator(np.random.Philox(1)))
+    assert np.bincount(label[kept]).tolist() == [5, 3]
+
+
+def test_class_similarity_against_a_loop() -> None:
+    from fewmask.reporting.space import Cells
+
+    rng = np.random.Generator(np.random.Philox(2))
+    vectors, label = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)
+    found = class_similarity(Cells([vectors], label), 0, 4)
+    means = [vectors[label == c].mean(0) for c in range(3)]
+    centre = np.mean(means, axis=0)
+    for i in range(3):
+        for j in range(3):
+            a, b = means[i] - centre, means[j] - centre
+            assert found[i, j] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    assert np.isnan(found[3]).all()
