@@ -142,6 +142,8 @@ def answer(
     """
     from fewmask.annotation.tools import TOOLS, recognise
 
+    if only and answers is not None:
+        raise ValueError("--question: chooses what the page asks, and --from opens none; leave one of the two out")
     domains = opened(run)
     if answers is None:
         open_page(run, domains, annotator, only or (), port, device, as_json)
