@@ -25,6 +25,7 @@ import yaml
 from command import Done, Fewmask
 from ondisk import two_domains, write_config, write_domain
 
+import fewmask
 from fewmask import methods
 from fewmask.engine.run import load_config
 from fewmask.methods import parse_config, read_config
@@ -164,7 +165,7 @@ def test_a_campaign_with_people(reader: Reader) -> None:
     for line in next(b for b in blocks("tutorials/campaign.md") if "waits for answers" in b.text).text.splitlines():
         words = line.removeprefix("$ ").replace("30 questions", "4 questions")
         assert re.sub(r"in \d+ images", "", words)[:40].split(" --out")[0] in re.sub(r"in \d+ images", "", first)
-    assert "Round 3 of 3 waits for answers" in reader.said[-1]
+    assert any("Round 3 of 3 waits for answers" in said for said in reader.said)
 
 
 @pytest.mark.slow
@@ -175,6 +176,11 @@ def test_adding_a_method(reader: Reader) -> None:
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     for name, value in project["entry-points"]["fewmask.methods"].items():
         assert EntryPoint(name, value, "fewmask.methods").load().name == name
+
+
+def test_the_reference_has_every_name_of_the_package() -> None:
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    assert not [name for name in fewmask.__all__ if f"fewmask.{name}" not in page]
 
 
 @pytest.mark.parametrize("page", ["faq.md", "scaling-out.md"])
