@@ -73,6 +73,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "s4al": {"name": "s4al", "cold": 0.25, "threshold": 0.3},
     "s4al, replay": {"name": "s4al", "cold": 0.25, "threshold": 0.3, "adaptive": "always", "tail_share": 0.5},
     "hung2018": {"name": "hung2018", "warmup": 0.5, "channels": 4},
+    "souly2017": {"name": "souly2017", "side": 8, "channels": 4},
+    "souly2017, two terms": {"name": "souly2017", "side": 8, "channels": 4, "generator_loss": "non-saturating"},
 }
 STEPS = 4
 # Images of each forward of a step, where it is not one with the 4 labelled ones alone.
@@ -85,6 +87,8 @@ FORWARDS: dict[str, list[list[int]]] = {
     "unimatch, second version": [[4, 4]] * 4,
     "s4al": [[4], [4, 2], [4, 2], [4, 2]],
     "hung2018": [[4], [4], [6], [6]],
+    "souly2017": [[6, 2]] * 4,
+    "souly2017, two terms": [[6, 2, 2]] * 4,
     "s4al, replay": [[4], [4, 2, 2], [4, 2, 2], [4, 2, 2]],
 }
 # Those whose loop differs from another's in nothing but the method's arithmetic are left to the slow tests.

@@ -26,6 +26,10 @@ from fewmask.methods import parse_config
 from fewmask.models.batch_norm import synchronise
 
 STEPS = 4
+METHODS: dict[str, dict[str, Any]] = {
+    "univ-full": {"pretrain": 0.5},
+    "hung2018": {"warmup": 0.5, "channels": 4, "optimiser": {"name": "sgd", "lr": 0.001}},
+}
 
 
 class Stop(Exception):
@@ -35,7 +39,7 @@ class Stop(Exception):
 def settings(data: Path, name: str, **train: Any) -> Config:
     """Small steps of plain gradient descent: a random network multiplies rounding by a hundred in each step of rate
     0.01, and AdamW's first steps are signs of gradients."""
-    method = {"name": name, "pretrain": 0.5} if name.startswith("univ") else {"name": name}
+    method = {"name": name, **METHODS.get(name, {})}
     options = {"steps": STEPS, "batch_size": 8, "unlabelled_batch_size": 4, "crop": [64, 64], "evaluate_every": 2}
     changes = plain(data, method, **{**options, "optimiser": {"name": "sgd", "lr": 0.0001, "head_lr": 0.0005}, **train})
     changes["model"]["encoder"] = helpers.ENCODER
@@ -129,7 +133,7 @@ def main(data: Path, out: Path) -> None:
         me = distributed.rank()
         for far in (False, True):
             found[f"norm, far {far}"] = normalised(images(far))
-        for name in ("joint", "univ-full"):
+        for name in ("joint", *METHODS):
             found[name] = trained(settings(data, name), out / name)
         stopped = settings(data, "univ-full", checkpoint_every=2)
         trained(stopped, out / "resumed", stop=3)

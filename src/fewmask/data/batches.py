@@ -170,7 +170,7 @@ class Steps(Dataset[list[Batch]]):
             domain=domain,
             has_label=(label < NOT_LABELLED).flatten(1).any(1),
             has_unlabelled=(label == NOT_LABELLED).flatten(1).any(1),
-            names=tuple(f"{d}: {self.domains[d].source.where(s)}" for _, d, s, _ in drawn),
+            names=tuple(batch_name(self.domains[d], s) for _, d, s, _ in drawn),
             pool=len(labelled),
             cells={
                 s: count_cells(at_stride(label, s, self.multiple), domain, len(names), len(labelled))
@@ -235,6 +235,11 @@ class _View(NamedTuple):
     label: Mask
     confidence: np.ndarray
     strong: tuple[np.ndarray, ...]
+
+
+def batch_name(domain: Domain, stem: str) -> str:
+    """What an image of the domain is called in `Batch.names`."""
+    return f"{domain.name}: {domain.source.where(stem)}"
 
 
 def _strong(rows: Sequence[Sequence[np.ndarray]]) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B images · C classes · H×W pixels.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,3 +27,22 @@ def one_hot(label: Tensor, classes: int) -> Tensor:
     known = label < NOT_LABELLED
     index = label.long().where(known, 0)
     return F.one_hot(index, classes).permute(0, 3, 1, 2).float() * known[:, None]
+
+
+def with_fake(logits: Tensor) -> Tensor:
+    """Logits (B,C,H,W) of the classes → (B,C+1,H,W) of these and of "fake", which is 0 everywhere: a softmax has one
+    logit to spare (Salimans et al., NIPS 2016, §5), so that the head need not grow."""
+    return F.pad(logits, (0, 0, 0, 0, 0, 1))
+
+
+def surprise_if_real(logits: Tensor, possible: Tensor | None = None) -> Tensor:
+    """−log P(y ∈ A | x) (B,H,W) in nats of the softmax of `with_fake`: A are all classes, or those `possible` (B,C)
+    bool in the image. logits (B,C,H,W)."""
+    logits = logits.float()
+    inside = logits if possible is None else logits.masked_fill(~possible[:, :, None, None], -torch.inf)
+    return surprise_if_fake(logits) - inside.logsumexp(1)
+
+
+def surprise_if_fake(logits: Tensor) -> Tensor:
+    """−log P(fake | x) (B,H,W) in nats of the softmax of `with_fake`. logits (B,C,H,W)."""
+    return F.softplus(logits.float().logsumexp(1))

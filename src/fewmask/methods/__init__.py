@@ -21,6 +21,7 @@ from fewmask.methods.joint import Joint
 from fewmask.methods.pseudo_label import PseudoLabel
 from fewmask.methods.s4al import S4al
 from fewmask.methods.s4al_plus import S4alPlus
+from fewmask.methods.souly2017 import Souly2017
 from fewmask.methods.supervised import Supervised
 from fewmask.methods.unimatch import UniMatch
 from fewmask.methods.univ_cross import UnivCross
@@ -42,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
         S4alPlus,
         Deal,
         Hung2018,
+        Souly2017,
     )
 }
 SETTINGS: dict[str, type[Settings]] = {name: method.Settings for name, method in METHODS.items()}

@@ -1,0 +1,201 @@
+"""A GAN whose discriminator is the segmenter, with one class more for what is fake (Souly et al., ICCV 2017).
+
+    for each step:  x labelled, u pool, z noise, l the classes that may be in u (all, or its weak labels)
+        P(· | ·)  the softmax of G_k(F(·)) over C_k + 1 classes, the last of which is "fake"
+        L_ce   = Σ_k −log P(y | x)                         labelled pixels
+        L_real = Σ_k −log P(y ∈ l | u)                     the pool's pixels without a label
+        v      = N(z, l)                                   N: the generator; void pixels of u are put into v
+        L_fake = Σ_k −log P(fake | v)                      pixels of v but these
+        F, G:  γ L_ce + L_real + L_fake                    N: −L_fake, by an Adam of its own
+
+`generator_loss: non-saturating` has N minimise Σ_k −log(1 − P(fake | v)) instead, with F and G frozen.
+
+Shapes: B rows of a batch, U of them of the pool · C_k classes of domain k · H×W pixels · N size of the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from fewmask import distributed
+from fewmask.config import AdamSettings, ConfigPath
+from fewmask.data.batches import Batch, Phase, batch_name, take
+from fewmask.data.domain import Domain
+from fewmask.labels import NOT_LABELLED, VOID, UniqueKeys
+from fewmask.losses.adversarial import surprise_if_fake, surprise_if_real, with_fake
+from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.losses.entropy import masked_mean
+from fewmask.methods.adversary import frozen, reverse
+from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, labelled_logits, supervised_loss
+from fewmask.models.batch_norm import statistics_kept
+from fewmask.models.generator import Generator
+from fewmask.models.universal import UniversalSegmenter
+
+
+class Souly2017Settings(MethodSettings):
+    name: Literal["souly2017"] = "souly2017"
+    supervised: NonNegativeFloat = 1.0
+    """γ."""
+    real: NonNegativeFloat = 1.0
+    """Of L_real; the source adds the terms."""
+    fake: NonNegativeFloat = 1.0
+    """Of L_fake; the source adds the terms. 0: no generator."""
+    generator_loss: Literal["minimax", "non-saturating"] = "minimax"
+    weak: dict[str, ConfigPath] = {}
+    """By domain, a YAML file of image-level labels: `image: [class, …]`. Images that are not in it may show any."""
+    whole: bool = True
+    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
+    the pool alone, with their answers. The source knows no such images."""
+    noise: PositiveInt = 100
+    side: Literal[8, 16, 32, 64, 128] = 64
+    """Pixels a side of what the generator makes; it is then brought to the size of the crops."""
+    channels: PositiveInt = 64
+    """Of the generator's last layer but one."""
+    optimiser: AdamSettings = AdamSettings()
+
+
+class Souly2017(Method):
+    Settings = Souly2017Settings
+    name = "souly2017"
+    settings: Souly2017Settings
+    generator: Generator
+
+    def __init__(self, settings: Souly2017Settings, domains: Mapping[str, Domain]) -> None:
+        super().__init__(settings, domains)
+        unknown = sorted(settings.weak.keys() - domains.keys())
+        if unknown:
+            raise ValueError(f"method.weak: no domain {', '.join(unknown)}; there are {', '.join(domains)}")
+        sizes = [d.space.num_classes for d in domains.values()]
+        # One row a domain: its own classes, among those of all domains.
+        self.every = torch.block_diag(*[torch.ones(1, c) for c in sizes]).bool()
+        self.slots = [slice(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(len(sizes))]
+        self.weak: dict[str, Tensor] = {}
+        for k, (name, domain) in enumerate(domains.items()):
+            if name in settings.weak:
+                for image, present in image_labels(settings.weak[name], domain).items():
+                    self.weak[image] = torch.zeros(sum(sizes), dtype=torch.bool)
+                    self.weak[image][self.slots[k]] = present
+
+    @property
+    def active(self) -> bool:
+        """With weights of 0 the method is joint training, bit for bit."""
+        return self.settings.real > 0 or self.settings.fake > 0
+
+    def phases(self, steps: int) -> list[Phase]:
+        every = tuple(self.domains)
+        if not self.active:
+            return [Phase("train", 0, steps, every)]
+        return [Phase("train", 0, steps, every, every, whole=self.settings.whole)]
+
+    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+        games = {"minimax": 1, "non-saturating": 2}[self.settings.generator_loss] if self.settings.fake else 0
+        return (labelled + unlabelled, *[unlabelled] * games * self.active)
+
+    def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        s = self.settings
+        if s.fake:
+            self.generator = Generator(s.noise + self.every.shape[1], s.side, s.channels, rng)
+
+    def optimisers(self) -> dict[str, OwnOptimiser]:
+        s = self.settings
+        return {"generator": OwnOptimiser(list(self.generator.parameters()), s.optimiser)} if s.fake else {}
+
+    def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
+        return {"generator": self.generator} if self.settings.fake else {}
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        s = self.settings
+        features = model.encode(batch.image)
+        if not self.active:
+            return {"supervised": s.supervised * supervised_loss(model, features, batch)}
+        losses = [features.sum() * 0.0]
+        for k, rows, logits in labelled_logits(model, features, batch):
+            losses.append(cross_entropy(with_fake(logits), take(batch.label, rows), batch.cells[1][k, 0]))
+        possible = self._possible(batch)
+        terms = {"supervised": s.supervised * torch.stack(losses).sum()}
+        if s.real:
+            terms["real"] = s.real * self._pool_mean(model, features[batch.pool :], batch, surprise_if_real, possible)
+        if s.fake:
+            terms |= self._game(model, self._generated(batch, possible, rng), batch)
+        return terms
+
+    def _game(self, model: UniversalSegmenter, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The network's term and the generator's, or the one that they want opposite signs of. fake (U,3,H,W)."""
+        minimax = self.settings.generator_loss == "minimax"
+        with statistics_kept(model):
+            features = model.encode(reverse(fake) if minimax else fake.detach())
+            terms = {"fake": self.settings.fake * self._pool_mean(model, features, batch, surprise_if_fake)}
+            if not minimax:
+                with frozen(model):
+                    features = model.encode(fake)
+                    terms["generator"] = self._pool_mean(model, features, batch, surprise_if_real)
+        return terms
+
+    def _pool_mean(
+        self,
+        model: UniversalSegmenter,
+        features: Tensor,
+        batch: Batch,
+        surprise: Callable[..., Tensor],
+        possible: Tensor | None = None,
+    ) -> Tensor:
+        """Σ_k the mean surprise of G_k over rows (U,C,·,·) that stand for the pool's: of all pixels but void; with
+        `possible` classes (U,ΣC_k), of those without a label."""
+        labels = batch.label[batch.pool :]
+        losses = []
+        for k, rows in batch.pool_rows().items():
+            label, cells = take(labels, rows), batch.cells[1][k]
+            logits = model.decode(take(features, rows), model.domains[k])
+            logits = model.upsample(logits, (label.shape[1], label.shape[2]))
+            if possible is None:
+                losses.append(masked_mean(surprise(logits), label != VOID, cells[2:].sum()))
+            else:
+                own = take(possible, rows)[:, self.slots[k]]
+                losses.append(masked_mean(surprise(logits, own), label == NOT_LABELLED, cells[3]))
+        return torch.stack(losses).sum()
+
+    def _possible(self, batch: Batch) -> Tensor:
+        """(U,ΣC_k) bool: the classes that each row of the pool may show, of all domains'."""
+        names, owner = batch.names[batch.pool :], batch.domain[batch.pool :].tolist()
+        rows = [self.weak.get(name, self.every[k]) for name, k in zip(names, owner, strict=True)]
+        return torch.stack(rows).to(batch.image.device, non_blocking=True)
+
+    def _generated(self, batch: Batch, possible: Tensor, rng: torch.Generator) -> Tensor:
+        """An image (U,3,H,W) beside each row of the pool: of its domain, with its classes, and void where it is."""
+        real, label = batch.image[batch.pool :], batch.label[batch.pool :]
+        every = (distributed.world(), len(real), self.settings.noise)
+        noise = 2 * torch.rand(every, generator=rng, device=real.device)[distributed.rank()] - 1
+        image = self.generator(torch.cat([noise, possible.float()], 1), (real.shape[2], real.shape[3]))
+        return torch.where((label == VOID)[:, None], real.float(), image)
+
+
+def image_labels(path: Path, domain: Domain) -> dict[str, Tensor]:
+    """The classes (C,) bool of each image in a file of image-level labels, by the image's name in a batch.
+
+    Raises ValueError that names the file and all that is wrong in it.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"method.weak.{domain.name}: {path} cannot be read ({error})") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"method.weak.{domain.name}: {path} holds no mapping; write `image: [class, …]` in each line")
+    classes, train = domain.space.names, set(domain.splits["train"])
+    found, problems = {}, []
+    for stem, names in data.items():
+        if str(stem) not in train:
+            problems.append(f"{stem}: no image of train")
+        elif not isinstance(names, list) or not names or not set(names) <= set(classes):
+            problems.append(f"{stem}: {names!r} is no list of classes; there are {', '.join(classes)}")
+        else:
+            found[batch_name(domain, str(stem))] = torch.tensor([name in names for name in classes])
+    if problems:
+        raise ValueError(f"method.weak.{domain.name}: {path}\n" + "\n".join(f"  {p}" for p in problems))
+    return found
