@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fewmask.methods import parse_config, read_config, register
     from fewmask.methods.base import Method, MethodSettings
     from fewmask.models.universal import UniversalSegmenter
+    from fewmask.reporting import report
 
 _HOME = {
     "ClassMapping": "fewmask.labels",
@@ -47,6 +48,7 @@ _HOME = {
     "predict": "fewmask.engine.predict",
     "read_config": "fewmask.methods",
     "register": "fewmask.methods",
+    "report": "fewmask.reporting",
     "train": "fewmask.engine.fit",
 }
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "predict",
     "read_config",
     "register",
+    "report",
     "train",
 ]
 
