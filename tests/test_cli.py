@@ -21,7 +21,8 @@ from PIL import Image
 from fewmask import cli
 from fewmask.engine.counts import read_counts
 
-VERBS = ["demo", "check", "train", "campaign", "query", "answer", "evaluate", "predict", "export", "compare"]
+VERBS = ["demo", "check", "train", "campaign", "query", "answer", "agreement", "evaluate", "predict", "export"]
+VERBS += ["report", "compare"]
 GROUPS = {"recipes": ["list", "show", "check", "run"]}
 
 

@@ -16,11 +16,14 @@ import yaml
 from command import Fewmask, is_refused
 from hypothesis import given
 from hypothesis import strategies as st
+from ondisk import plain, two_domains
 
 from fewmask.comparison import compare, words
 from fewmask.comparison.statistics import estimate, holm, iou, means, redrawn
 from fewmask.engine.counts import ImageCounts, write_counts
+from fewmask.engine.fit import train
 from fewmask.labels import LabelSpace
+from fewmask.methods import parse_config
 from fewmask.randomness import generator
 
 CLASSES = {"streets": ["road", "sky", "[bold]|`car"], "rooms": ["wall", "sky"]}
@@ -351,6 +354,20 @@ def test_a_result_file_is_compared_as_its_runs_are(runs: Path, tmp_path: Path) -
     path.write_text(json.dumps({"runs": {"joint/0": {"miou": 0.5}}}))
     with pytest.raises(ValueError, match=r"result.json: not a result file \(KeyError: 'domains'\)"):
         compare([path])
+
+
+def test_runs_as_they_are_trained(tmp_path: Path) -> None:
+    root = two_domains(tmp_path / "data")
+    for method in ("joint", "entropy-min"):
+        for seed in range(2):
+            settings = {**plain(root, method, steps=1), "seed": seed, "name": f"{method}-{seed}"}
+            train(parse_config(settings), tmp_path / "runs" / f"{method}-{seed}")
+    (pair,) = compare([tmp_path / "runs" / "joint-*", tmp_path / "runs" / "entropy-min-*"])["comparisons"]
+    assert (pair["a"], pair["b"], pair["seeds"]) == ("joint", "entropy-min", [0, 1])
+    assert pair["basis"] == "seeds and images"
+    assert pair["images"] == {"a": 2, "b": 2}
+    assert pair["warnings"] == []
+    assert list(pair["domains"]["b"]) == ["miou", "miou_shared", "miou_private", "iou"]
 
 
 # ── The command ──────────────────────────────────────────────────────────────────────────────────────────────────────
