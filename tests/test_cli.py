@@ -58,7 +58,7 @@ def test_the_verbs_are_these(fewmask: Fewmask) -> None:
 
 
 def names_of(app: Any) -> list[str]:
-    return [command.callback.__name__ for command in app.registered_commands]
+    return [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
 @pytest.mark.parametrize("verb", [*VERBS, *GROUPS, *(f"{group} {verb}" for group in GROUPS for verb in GROUPS[group])])
