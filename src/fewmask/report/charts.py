@@ -196,7 +196,7 @@ def columns(
     """Stacked columns: one a name, a part for each key of `values`."""
     heights = [sum(parts[i] for parts in values.values()) for i in range(len(names))]
     frame = Frame.around((0, len(names)), (0, max(max(heights), 1e-9) * 1.1))
-    drawn: list[object] = [*frame.axes("", y_label, x_format=lambda value: "")]
+    drawn: list[object] = [*frame.axes("", y_label, x_format=None)]
     wide = min((frame.x(1) - frame.x(0)) * 0.6, 60.0)
     for i, name in enumerate(names):
         middle, below = frame.x(i + 0.5), 0.0

@@ -31,7 +31,7 @@ def intervals(
     table: Table | None = None,
 ) -> Chart:
     """Values and ends are fractions and are written as points."""
-    row, left = 22.0, 20 + widest([d.name for d in given], 34)
+    row, left = 22.0, 24 + 1.12 * widest([d.name for d in given], 34)
     width, height = 600.0, row * len(given) + 44
     low, high = span([v for d in given for v in (d.value, *(d.ends or ()))], 0.02, zero=True)
     x, bottom = Scale(low, high, left, width - 64), row * len(given)

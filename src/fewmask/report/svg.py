@@ -108,18 +108,19 @@ class Frame:
         return cls(width, height, Scale(*x, left, width - 14), Scale(*y, height - 44, 12))
 
     def axes(
-        self, x_label: str, y_label: str, x_format: Format = plain_number, y_format: Format = plain_number
+        self, x_label: str, y_label: str, x_format: Format | None = plain_number, y_format: Format = plain_number
     ) -> list[Markup]:
-        """Grid, ticks and labels."""
+        """Grid, ticks and labels; without ticks below where there is no `x_format`."""
         drawn = []
         for value in ticks(self.y.low, self.y.high):
             y = self.y(value)
             drawn.append(tag("line", class_="grid", x1=self.x.start, x2=self.x.end, y1=y, y2=y))
             drawn.append(text(y_format(value), self.x.start - 7, y + 4, "end"))
-        for value in ticks(self.x.low, self.x.high, about=6):
-            x = self.x(value)
-            drawn.append(tag("line", class_="tick", x1=x, x2=x, y1=self.y.start, y2=self.y.start + 4))
-            drawn.append(text(x_format(value), x, self.y.start + 17, "middle"))
+        if x_format is not None:
+            for value in ticks(self.x.low, self.x.high, about=6):
+                x = self.x(value)
+                drawn.append(tag("line", class_="tick", x1=x, x2=x, y1=self.y.start, y2=self.y.start + 4))
+                drawn.append(text(x_format(value), x, self.y.start + 17, "middle"))
         drawn.append(tag("line", class_="axis", x1=self.x.start, x2=self.x.end, y1=self.y.start, y2=self.y.start))
         middle = (self.x.start + self.x.end) / 2
         drawn.append(text(x_label, middle, self.height - 6, "middle", "label"))

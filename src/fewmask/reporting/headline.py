@@ -45,8 +45,8 @@ def _figures(facts: Facts) -> list[Figure]:
 def _labels(facts: Facts) -> Figure:
     if facts.history:
         last = facts.history[-1]
-        pixels = count(sum(last["pixels"].values()), "pixel")
-        return Figure("Labels", f"{whole(last['total_cost'])}", f"{facts.unit}; {pixels} decided")
+        pixels = f"; {count(sum(last['pixels'].values()), 'pixel')} decided" if facts.unit != "pixels" else ""
+        return Figure("Labels", whole(last["total_cost"]), facts.unit + pixels)
     if facts.summary:
         labelled, pool = sum(facts.summary["labelled"].values()), sum(facts.summary["unlabelled"].values())
         return Figure("Labelled images", whole(labelled), f"beside {whole(pool)} without labels")

@@ -37,7 +37,7 @@ def panels(
         for place, (stem, miou) in _chosen(seen.ranked):
             pictures += _row(place, seen, show(model, seen.domain, stem, miou, precision))
         space = seen.domain.space
-        extra = [Key("wrong", colour=_hex(WRONG)), Key("not labelled or void", colour=_hex(VOID))]
+        extra = [Key("error: wrong", colour=_hex(WRONG)), Key("error: not labelled or void", colour=_hex(VOID))]
         extra += [Key(f"uncertainty: {word}", colour=_hex(_viridis(np.array([[v]]))[0, 0])) for word, v in ENDS]
         caption = "Uncertainty is the entropy of the probabilities, as a part of the largest there can be."
         title = f"{name}: of {len(seen.ranked)} images of {seen.split}"

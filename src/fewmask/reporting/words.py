@@ -20,7 +20,7 @@ def whole(value: float) -> str:
 
 def duration(seconds: float) -> str:
     for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
+        if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
 
