@@ -92,7 +92,13 @@ FORWARDS: dict[str, list[list[int]]] = {
     "s4al, replay": [[4], [4, 2, 2], [4, 2, 2], [4, 2, 2]],
 }
 # Those whose loop differs from another's in nothing but the method's arithmetic are left to the slow tests.
-SLOW = ("univ-full, gate", "univ-full, faithful", "fixmatch, teacher", "unimatch, second version")
+SLOW = (
+    "univ-full, gate",
+    "univ-full, faithful",
+    "fixmatch, teacher",
+    "unimatch, second version",
+    "souly2017, two terms",
+)
 QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
 
 
