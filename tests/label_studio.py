@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -217,4 +215,5 @@ def result(mask: np.ndarray, label: str, number: str, rle: Sequence[int]) -> dic
 
 
 def is_there() -> bool:
-    return shutil.which(str(BIN)) is not None and sys.platform != "win32"
+    """Where the variable names one, it has to be: then nothing may be skipped."""
+    return "LABEL_STUDIO" in os.environ or BIN.exists()
