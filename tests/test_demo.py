@@ -22,6 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {**demo.SETTINGS, "domains": domains, "train": train, "labelled": {"images": 3}}
     monkeypatch.setattr(demo, "SETTINGS", settings)
     monkeypatch.setattr(space, "POINTS", 100)
+    monkeypatch.setattr(space, "ITERATIONS", 250)
 
 
 def test_both_methods_are_trained_scored_and_shown(small: None, tmp_path: Path) -> None:

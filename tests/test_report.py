@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from fewmask.engine.fit import Moment, train
 from fewmask.engine.metrics import expected_calibration_error, reliability
 from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
-from fewmask.reporting import report
+from fewmask.report.model import Charts
+from fewmask.reporting import report, space
 from fewmask.reporting.facts import Facts, groups, read
+from fewmask.reporting.learning import learning
 from fewmask.reporting.look import chosen, look, spread
 from fewmask.reporting.space import _draw, class_similarity, draw
 
@@ -38,6 +40,15 @@ EVERYTHING = [
     "headline", "learning", "classes", "images", "confusion", "calibration", "space", "similarity", "budget", "asked",
     "losses",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Pictures of few points, which are quickly placed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(space, "POINTS", 100)
+        patch.setattr(space, "ITERATIONS", 250)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +155,28 @@ def test_seeds_make_one_curve_with_their_range(made: Made, runs: Path, data: Pat
     (other / "config.yaml").write_text(config_.replace("seed: 0", "seed: 1", 1))
     _, text = made("campaign", "campaign-1")
     shutil.rmtree(other)
-    assert 'class="band s0"' in text and "small markers single runs" in text
+    assert 'class="band s0"' in text and "small markers single runs" in text and "over 2 runs, mIoU on test" in text
     assert text.count('class="line s0"') >= 1
     first = [e["avg_miou"] for e in json.loads((runs / "campaign" / "campaign.json").read_text())["history"]]
     assert f"{100 * min(first) / 2:.1f} %" in text
+
+
+def test_plain_runs_with_other_labels_make_a_curve(runs: Path, tmp_path: Path) -> None:
+    for images in (1, 2, 4):
+        folder = tmp_path / str(images)
+        shutil.copytree(runs / "joint", folder, ignore=shutil.ignore_patterns("state", "*.safetensors"))
+        path = folder / "config.yaml"
+        path.write_text(path.read_text().replace("labelled: {images: null}", f"labelled: {{images: {images}}}"))
+        summary = json.loads((folder / "summary.json").read_text())
+        summary |= {"avg_miou": 0.5 - 0.3 / images, "labelled": {"a": images, "b": images}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    section = learning(read([tmp_path / name for name in ("4", "1", "2")]))
+    (block,) = section.blocks
+    assert isinstance(block, Charts)
+    (chart,) = block.charts
+    assert chart.title == "mIoU by labelled images" and chart.table is not None
+    assert {tuple(row[3:]) for row in chart.table.rows} == {("2", "20.0 %"), ("4", "35.0 %"), ("8", "42.5 %")}
+    assert "(0.500 − 0.6·n^(−1.00))" in chart.caption
 
 
 # ── Runs of which something is missing ───────────────────────────────────────────────────────────────────────────────

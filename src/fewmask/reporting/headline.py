@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from fewmask.report.model import Block, Figure, Figures, Note, Section, Table
-from fewmask.reporting.facts import Facts
+from fewmask.reporting.facts import Facts, Group, groups
 from fewmask.reporting.learning import outlook
 from fewmask.reporting.words import count, duration, percent, points, whole
 
@@ -16,8 +17,26 @@ def headline(runs: Sequence[Facts]) -> Section:
     if len(runs) == 1:
         blocks += [Figures(_figures(runs[0])), *_verdicts(runs[0]), *_domains(runs[0])]
     else:
-        blocks += [_runs(runs), *(Note(f"{facts.name} is {facts.state}.") for facts in runs if not facts.finished)]
+        blocks += [Figures([_group(group) for group in groups(runs)]), *_shared_outlook(runs), _runs(runs)]
+        blocks += [*(Note(f"{facts.name} is {facts.state}.") for facts in runs if not facts.finished)]
     return Section("headline", "At a glance", blocks)
+
+
+def _group(group: Group) -> Figure:
+    """The mean of a method's runs, with their spread."""
+    known = [s for s in map(scored, group.runs) if s is not None]
+    values = [miou for _, miou in known if miou is not None]
+    if not values:
+        return Figure(group.name, "–", "not scored yet")
+    on = " and ".join(sorted({split for split, _ in known}))
+    over = f"± {100 * statistics.stdev(values):.1f} over {len(values)} runs, " if len(values) > 1 else "one run, "
+    return Figure(group.name, percent(statistics.fmean(values)), f"{over}mIoU on {on}")
+
+
+def _shared_outlook(runs: Sequence[Facts]) -> list[Block]:
+    """Of runs of one method; of several each stands beside its curve."""
+    found = groups(runs)
+    return [Note(words, "verdict") for words in outlook(runs)] if len(found) == 1 else []
 
 
 def _figures(facts: Facts) -> list[Figure]:

@@ -28,7 +28,7 @@ def learning(runs: Sequence[Facts]) -> Section:
     found = groups(runs)
     units = list(dict.fromkeys(group.runs[0].unit for group in found))
     charts = [c for unit in units for c in _charts([g for g in found if g.runs[0].unit == unit], unit)]
-    words = [Note(w) for g in found if len(runs) > 1 for w in outlook(g.runs, f"{g.name}: ")]
+    words = [Note(w) for g in found if len(found) > 1 for w in outlook(g.runs, f"{g.name}: ")]
     if not charts:
         return Section("learning", title, [*_over_steps(runs), *words] or [Note(_why(runs), "missing")])
     lead = "Each point is the mean mIoU over domains of networks trained with so many labels, on validation."
@@ -149,7 +149,9 @@ def _caption(fits: Sequence[Curve], several: bool) -> str:
         parts.append("Lines are means over the seeds, small markers single runs, the band behind them their range.")
     if fits:
         law = "; ".join(f"{f.a:.3f} − {f.b:.3g}·n^(−{f.c:.2f})" for f in fits)
-        parts.append(f"Dashed: the power law a − b·n^(−c) through all points ({law}), with its 80 % interval ahead.")
+        parts.append(
+            f"Dashed: the power law a − b·n^(−c) through all points ({law}), with the 80 % interval of the mean ahead."
+        )
     else:
         parts.append("A power law needs three rounds with different labels.")
     return " ".join(parts)
