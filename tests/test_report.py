@@ -250,7 +250,7 @@ def test_a_campaign_that_waits_for_its_first_answers(data: Path, tmp_path: Path)
     result = report([tmp_path / "run"])
     text = (tmp_path / "run" / "report.html").read_text()
     assert "waiting for answers" in result["missing"][0]
-    assert any(m.startswith("A learning curve: no round") for m in result["missing"])
+    assert any(m.startswith("A learning curve: it takes two") for m in result["missing"])
     assert "Round 1:" in text and ": open" in text
 
 

@@ -20,7 +20,6 @@ from fewmask.report.model import Chart, Charts, Figure, Figures, Gallery, Key, N
 from fewmask.report.svg import Scale, plain_number, span, tag, ticks
 
 EVIL = "</title><script>alert('&1')</script>"
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(chart: Chart) -> ElementTree.Element:
@@ -142,6 +141,13 @@ def test_a_heat_map_has_a_cell_for_each_pair_and_marks_private_classes() -> None
     assert cells == [("cell", "--v:100%"), ("cell none", None), ("cell cold", "--v:50%"), ("cell", "--v:25%")]
     assert "b → c: -0.50" in tips(chart)
     assert any(word.endswith("○ a") for word in words(chart)) and "−50" in words(chart)
+
+
+def test_a_heat_map_of_many_classes_stays_small() -> None:
+    names = [f"class {i}" for i in range(250)]
+    chart = heat_map("t", names, names, np.eye(250).tolist(), "x", "y", description="d", tell=str)
+    assert sum(e.tag == "rect" for e in drawn(chart).iter()) == 250
+    assert len(chart.svg) < 2**20
 
 
 def test_a_scatter_keeps_the_points_and_names_each_cloud() -> None:

@@ -13,6 +13,7 @@ from fewmask.report.model import Chart, Table
 from fewmask.report.svg import Scale, drawing, shortened, tag, text, widest
 
 NAME = 22  # letters of a class's name that a heat map shows
+LARGE = 60  # classes, from which on cells that round to 0 are left out: most of thousands are
 SHAPES = ("circle", "triangle", "square", "diamond", "inverted triangle", "cross", "pentagon", "bar")
 
 
@@ -57,6 +58,8 @@ def heat_map(
         )
         for j, value in enumerate(values[i]):
             x = left + cell * j
+            if value is not None and abs(value) < 0.005 and max(len(rows), len(columns)) >= LARGE:
+                continue
             if value is None:
                 drawn.append(tag("rect", x=x, y=y, width=cell - 1, height=cell - 1, class_="cell none"))
                 continue

@@ -39,10 +39,7 @@ def learning(runs: Sequence[Facts]) -> Section:
 
 def _why(runs: Sequence[Facts]) -> str:
     if any(facts.rounds for facts in runs):
-        return (
-            "A learning curve: no round is finished yet, or nothing was there to validate on. It begins with the first "
-            "round that is scored on validation."
-        )
+        return "A learning curve: it takes two finished rounds with different labels, and images to validate on."
     return (
         "A learning curve: this was trained once, with one amount of labels. Rounds of a campaign, or runs with other "
         "labelled.images beside this one, show what labels bring."
@@ -89,13 +86,9 @@ def _charts(found: Sequence[Group], unit: str) -> list[Chart]:
             last = max(x for x, _ in middle)
             fits.append(fit)
             series += _fitted(fit, min(x for x, _ in middle), last, place, len(found) < 3)
-        series += [
-            Series(f.name, by_run[f.name], place, dots=True, line=False, faint=True) for f in group.runs[1:] or []
-        ]
         several = len(mine) > 1
-        series += [
-            Series(f.name, by_run[f.name], place, dots=True, line=False, faint=True) for f in group.runs[:1] if several
-        ]
+        if several:
+            series += [Series(f.name, by_run[f.name], place, dots=True, line=False, faint=True) for f in group.runs]
         series.append(Series(group.name, middle, place, band, dots=not several))
     first = found[0].runs[0].config.campaign
     caption = _caption(fits, any(len(g.runs) > 1 for g in found))

@@ -15,6 +15,8 @@ from fewmask.report.model import Block, Chart, Charts, Key, Note, Section, Table
 from fewmask.reporting.space import FEWEST, Cells, class_similarity, tsne
 from fewmask.reporting.words import whole
 
+PAIRS = 10  # of domains that are drawn
+
 
 @dataclass(frozen=True)
 class Views:
@@ -93,8 +95,10 @@ def _similarities(views: Views, domains: Mapping[str, Domain], shared: Mapping[s
     similarity = class_similarity(views.cells, len(views.names) - 1, len(names))
     before = class_similarity(views.cells, 0, len(names)) if len(views.names) > 1 else None
     start = dict(zip(domains, np.cumsum([0, *(d.space.num_classes for d in domains.values())]).tolist(), strict=False))
-    charts = [_heat(views, similarity, start, domains[a], domains[b], shared) for a, b in combinations(domains, 2)]
-    return [Charts(charts), _nearest(similarity, before, names, shared)]
+    pairs = list(combinations(domains, 2))
+    charts = [_heat(views, similarity, start, domains[a], domains[b], shared) for a, b in pairs[:PAIRS]]
+    more = [Note(f"{PAIRS} of {len(pairs)} pairs of domains; the table has all.")] if len(pairs) > PAIRS else []
+    return [Charts(charts), *more, _nearest(similarity, before, names, shared)]
 
 
 def _heat(

@@ -7,13 +7,14 @@ from typing import Any
 
 from fewmask.engine.metrics import expected_calibration_error
 from fewmask.report.charts import Bar, bars, reliability
-from fewmask.report.maps import heat_map
+from fewmask.report.maps import LARGE, heat_map
 from fewmask.report.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.reporting.facts import Facts
 from fewmask.reporting.look import Look
 from fewmask.reporting.words import percent, points, whole
 
 CONFUSIONS = 6  # the worst ones are told in words
+NAMED = 3  # of a class, where the whole table would be too large
 
 
 def classes(facts: Facts, looks: Mapping[str, Look], without: Sequence[Note]) -> Section:
@@ -115,13 +116,24 @@ def _confusion(seen: Look) -> Chart:
         reverse=True,
     )[:CONFUSIONS]
     words = "; ".join(f"{percent(share)} of {one} is called {other}" for share, one, other in wrong)
-    rows = [[name, whole(pixels[i]), *(percent(v) for v in shares[i])] for i, name in enumerate(names)]
     return heat_map(
         f"{seen.domain.name}, {seen.split}", names, names, shares, "predicted", "labelled", tell=percent,
         description=words or "Nothing is confused.",
         caption=f"Most often: {words}." if words else "Nothing is confused.",
-        table=Table(("class", "pixels", *names), rows),
+        table=_table(names, pixels.tolist(), shares),
     )  # fmt: skip
+
+
+def _table(names: Sequence[str], pixels: Sequence[float], shares: Sequence[Sequence[float | None]]) -> Table:
+    """Every share; of many classes what each is called most often."""
+    if len(names) < LARGE:
+        rows = [[n, whole(p), *map(percent, own)] for n, p, own in zip(names, pixels, shares, strict=True)]
+        return Table(("class", "pixels", *names), rows)
+    rows = []
+    for name, count, own in zip(names, pixels, shares, strict=True):
+        most = sorted(((v, n) for v, n in zip(own, names, strict=True) if v), reverse=True)[:NAMED]
+        rows.append([name, whole(count), "; ".join(f"{n} {percent(v)}" for v, n in most)])
+    return Table(("class", "pixels", "is called"), rows, text_columns=3)
 
 
 # ── Calibration ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fewmask.config import Config
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.device import choose_device
@@ -21,6 +22,7 @@ from fewmask.engine.evaluate import Progress
 from fewmask.engine.run import load_domains, load_model, record_evaluation, versions
 from fewmask.files import write_text
 from fewmask.methods import build
+from fewmask.methods.base import Method
 from fewmask.methods.entropy_module import EntropyModule
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.report.html import render
@@ -37,7 +39,6 @@ from fewmask.reporting.quality import calibration, classes, confusions
 from fewmask.reporting.space import draw
 
 EMBEDDED = 40  # images of a domain that cells are drawn from
-MOST = 10 * 2**20  # bytes of a page that can be mailed
 
 
 def report(
@@ -76,8 +77,6 @@ def report(
     ]
     page = Page(_title(runs), _subtitle(runs, first), _once(sections), _foot(runs, first, seen, split))
     text = render(page)
-    if len(text.encode()) > MOST:
-        raise ValueError(f"{out}: the page would have {len(text) / 2**20:.0f} MiB; lower --images, or name fewer runs")
     write_text(out, text)
     return {
         "report": str(out),
@@ -149,7 +148,7 @@ class _Counter:
 
 
 def _views(facts: Facts, model: UniversalSegmenter, seen: _Seen, step: Callable[[int], object]) -> Views:
-    method = build(facts.config.method, seen.domains)
+    method = _method(facts.config, seen.domains)
     embedding = isinstance(method, EntropyModule) and method.active
     name, before = _before(facts, seen, model)
     stems = {n: spread(s.stems, EMBEDDED) for n, s in seen.looks.items()}
@@ -162,11 +161,19 @@ def _views(facts: Facts, model: UniversalSegmenter, seen: _Seen, step: Callable[
     return Views([*([name] if before is not None else []), after], cells, what)
 
 
+def _method(config: Config, domains: dict[str, Domain]) -> Method | None:
+    """The method, where it is content with the labels that the domains have without any answers."""
+    try:
+        return build(config.method, domains)
+    except ValueError:
+        return None
+
+
 def _before(facts: Facts, seen: _Seen, model: UniversalSegmenter) -> tuple[str, UniversalSegmenter | None]:
     """An earlier state of the network and what to call it; or why there is none."""
     last = next(t for t in reversed(facts.trainings) if t.summary is not None)
-    method = build(last.config.method, seen.domains)
-    phases = [p for p in method.phases(last.config.train.steps) if p.stop > p.start]
+    method = _method(last.config, seen.domains)
+    phases = [p for p in method.phases(last.config.train.steps) if p.stop > p.start] if method else []
     if len(phases) > 1 and (weights := last.run.phase(phases[-2].name)).exists():
         name = "alignment" if phases[-1].name == "align" else f"phase {phases[-1].name}"
         return f"before the {name}, after step {phases[-2].stop:,}", _twin(model, last.config.seed, weights)
