@@ -67,7 +67,7 @@ def test_a_span_shows_all_values_and_is_never_empty(values: list[float], zero: b
 
 def test_numbers_are_short() -> None:
     assert [plain_number(v) for v in (0.0, 7.0, 0.0512, 1234.0, 45678.0, 3.25e6, -2.5e9)] == [
-        "0", "7", "0.051", "1,234", "45.7k", "3.25M", "-2.5G",
+        "0", "7", "0.0512", "1,234", "45.7k", "3.25M", "-2.5G",
     ]  # fmt: skip
 
 

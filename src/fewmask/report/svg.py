@@ -85,7 +85,7 @@ def plain_number(value: float) -> str:
         if size >= unit:
             scaled = value / (1e3 if sign == "k" else unit)
             return f"{scaled:.3g}{sign}"
-    return f"{value:,.0f}" if size >= 100 or value == int(value) else f"{value:.2g}"
+    return f"{value:,.0f}" if size >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def percent(value: float) -> str:

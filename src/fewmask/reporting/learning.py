@@ -14,7 +14,7 @@ from fewmask.report.charts import Series, lines
 from fewmask.report.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.report.svg import plain_number
 from fewmask.reporting.facts import Facts, Group, groups
-from fewmask.reporting.words import count, percent, points, whole
+from fewmask.reporting.words import percent, points, whole
 
 AHEAD = 1.6  # times the labels there are: how far the curve is drawn into the future
 LINE = 150  # points of a line of losses: more than that are no longer told apart
@@ -230,12 +230,12 @@ def losses(runs: Sequence[Facts]) -> Section:
         charts.append(
             lines(
                 "in all" if term == "loss" else term, _named(series), "step", term, description=words,
-                y_format=plain_number, narrowest=1e-3, marks=_marks(runs[0]) if len(runs) == 1 else (),
+                y_format=plain_number, narrowest=1e-3, zero=True, marks=_marks(runs[0]) if len(runs) == 1 else (),
             )
         )  # fmt: skip
-    steps = sum(t.steps for t in runs[0].trainings)
-    lead = "Weighted as they enter the loss; what a method only watches stands beside them. Each point is the mean of "
-    lead += f"some of the logged steps ({count(steps, 'step')} in all)." if len(runs) == 1 else "some logged steps."
+    lead = "Weighted as they enter the loss; what a method only watches stands beside them."
+    if any(sum(len(t.lines) for t in facts.trainings) > LINE for facts in runs):
+        lead += f" Each of the {LINE} points of a line is the mean of several logged steps."
     return Section(name, title, [Charts(charts)], lead)
 
 
