@@ -18,11 +18,15 @@ from fewmask.config.loading import Config, dump, load, parse
 from fewmask.config.training import (
     AdamSettings,
     EmbeddingSettings,
+    Full,
     HungAdamSettings,
+    LastBlocks,
+    Lora,
     ModelSettings,
     NetworkOptimiserSettings,
     OptimiserSettings,
     TrainSettings,
+    TranslatorSettings,
 )
 from fewmask.config.views import AugmentSettings, CutoutSettings, NoiseSettings, StrongSettings, UniMatchStrongSettings
 
@@ -43,10 +47,13 @@ __all__ = [
     "EmbeddingSettings",
     "FolderDomain",
     "Fraction",
+    "Full",
     "HungAdamSettings",
     "IddDomain",
     "Interval",
     "LabelledSettings",
+    "LastBlocks",
+    "Lora",
     "ModelSettings",
     "NetworkOptimiserSettings",
     "NoiseSettings",
@@ -59,6 +66,7 @@ __all__ = [
     "StrongSettings",
     "SunrgbdDomain",
     "TrainSettings",
+    "TranslatorSettings",
     "UniMatchStrongSettings",
     "VocDomain",
     "dump",

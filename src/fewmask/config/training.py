@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
 from fewmask.config.base import ConfigPath, Fraction, Precision, Settings, Size
 from fewmask.config.views import AugmentSettings
@@ -16,14 +24,54 @@ class EmbeddingSettings(Settings):
     """Pixels per cell of E. A 1×1 convolution commutes with upsampling, so the entropies need no finer grid."""
 
 
+class Full(Settings):
+    name: Literal["full"] = "full"
+
+
+class Frozen(Settings):
+    """The encoder stays as it came, in eval mode."""
+
+    name: Literal["frozen"] = "frozen"
+
+
+class LastBlocks(Settings):
+    """Of a ViT, the last blocks and the LayerNorm after them."""
+
+    name: Literal["last-blocks"] = "last-blocks"
+    blocks: PositiveInt = 4
+
+
+class Lora(Settings):
+    """Of a ViT, a difference of low rank in each of some linear layers of all blocks (Hu et al., ICLR 2022)."""
+
+    name: Literal["lora"] = "lora"
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    """The difference counts alpha/rank."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("qkv", "proj")
+    """Names of the layers in timm: qkv and proj of the attention, fc1 and fc2 of the MLP."""
+
+
+def _by_name(tuning: Any) -> Any:
+    return {"name": tuning} if isinstance(tuning, str) else tuning
+
+
+Tuning = Annotated[Annotated[Full | Frozen | LastBlocks | Lora, Field(discriminator="name")], BeforeValidator(_by_name)]
+
+
 class ModelSettings(Settings):
     encoder: str = "tu-mobilenetv2_100"
     encoder_options: dict[str, Any] = {}
     weights: ConfigPath | Literal["imagenet"] | None = None
-    """A safetensors file of the encoder, "imagenet" for timm's or smp's own weights by name, None for random ones."""
+    """A file of the encoder (safetensors, or a .pth that holds tensors alone), "imagenet" for timm's or smp's own
+    weights by name, whatever they were trained on, None for random ones."""
+    tuning: Tuning = Full()
+    """Which part of the encoder is trained; a name stands for its defaults."""
     decoder: str = "deeplabv3plus"
+    """A decoder of smp, or for a ViT `dpt` or `linear`."""
     decoder_options: dict[str, Any] = {}
     output_stride: Literal[8, 16, 32] = 16
+    """Of a ViT it is the side of its patches, and this stays at its default."""
     embedding: EmbeddingSettings = EmbeddingSettings()
 
 
@@ -62,6 +110,23 @@ class HungAdamSettings(AdamSettings):
 
     lr: PositiveFloat = 1e-4
     betas: Betas = (0.9, 0.99)
+
+
+class TranslatorSettings(Settings):
+    """Of the networks that make images of one domain look like another's; CycleGAN (Zhu et al., ICCV 2017) has 64, 9,
+    false, 70, 64, 50."""
+
+    channels: PositiveInt = 16
+    """Of the first layer."""
+    blocks: NonNegativeInt = 3
+    residual: bool = True
+    """It adds to the image, and begins with nothing to add."""
+    patch: Literal[16, 34, 70] = 34
+    """Pixels a side of what a discriminator judges at a time."""
+    discriminator_channels: PositiveInt = 16
+    """Of its first layer."""
+    history: NonNegativeInt = 50
+    """Translations that are remembered for a discriminator."""
 
 
 class OptimiserSettings(NetworkOptimiserSettings):

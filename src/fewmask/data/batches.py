@@ -105,6 +105,9 @@ class Phase:
     stop: int
     labelled: tuple[str, ...]
     unlabelled: tuple[str, ...] = ()
+    trains_for: tuple[str, ...] | None = None
+    """The domains whose predictions it improves, where these are not those of its labelled rows: adaptation learns from
+    a source's labels for a target. They are scored, and in the last phase weights are selected by them."""
     restart: bool = False
     """Begin a new schedule."""
     whole: bool = False
@@ -116,6 +119,10 @@ class Phase:
     """The rows of the pool are strongly augmented, and parts of them cut out."""
     strong: tuple[StrongSettings, ...] = ()
     """Strong views of the rows of the pool beside the weak one."""
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return self.labelled if self.trains_for is None else self.trains_for
 
 
 class Steps(Dataset[list[Batch]]):

@@ -37,6 +37,7 @@ from fewmask.engine.evaluate import evaluate
 from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
 from fewmask.engine.optimiser import Optimisers
+from fewmask.engine.prototypes import make_prototypes, save_prototypes
 from fewmask.engine.run import Run, begin, describe, hardware, load_domains, open_run, save_model, versions
 from fewmask.files import write_json
 from fewmask.methods import build
@@ -141,7 +142,7 @@ class _Fit:
         self.kept = nn.ModuleDict({"model": self.network, **self.method.kept(self.model)})
         self.phases = [p for p in method.phases(settings.steps) if p.stop > p.start]
         # A head that no phase trains has nothing to be scored on.
-        self.trained = {n: d for n, d in domains.items() if any(n in p.labelled for p in self.phases)}
+        self.trained = {n: d for n, d in domains.items() if any(n in p.trained for p in self.phases)}
         self._check_rows()
         self.optimisers = Optimisers(settings.optimiser, self.model, self.method)
         strides = sorted({1, self.model.stride, self.model.embedding_stride})
@@ -249,7 +250,7 @@ class _Fit:
         result = self._evaluate("val")
         if not result["domains"]:
             return
-        chosen = mean([s["miou"] for n, s in result["domains"].items() if n in self.phases[-1].labelled])
+        chosen = mean([s["miou"] for n, s in result["domains"].items() if n in self.phases[-1].trained])
         short = {n: s["miou"] for n, s in result["domains"].items()}
         self.history.append({"step": self.done, "miou": short, "avg_miou": result["avg_miou"]})
         self._write({"step": self.done, "validation": short, "avg_miou": result["avg_miou"]})
@@ -340,6 +341,10 @@ class _Fit:
             save_model(self.run, self.network)
             for name in self.kept.keys() - {"model"}:
                 save_weights(self.run.kept(name), self.kept[name].state_dict())
+            if len(self.trained) > 1 and any(d.labelled for d in self.trained.values()):
+                train = self.config.train
+                found = make_prototypes(self.network, self.trained, workers=train.workers, precision=train.precision)
+                save_prototypes(self.run.folder, found)
             write_counts(self.run.counts, counts)
             settings = self.config.model_dump(mode="json", serialize_as_any=True)
             card.write(self.run.card, card.Record(summary, describe(self.network), settings))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewmask.config import ModelSettings
 from fewmask.labels import VOID, LabelSpace
 from fewmask.models import encoders
+from fewmask.models.tuning import tune
 from fewmask.randomness import torch_seed
 
 
@@ -39,12 +40,22 @@ class UniversalSegmenter(nn.Module):
             self.heads = nn.ModuleDict(
                 {_key(name): nn.Conv2d(self.channels, s.num_classes, 1) for name, s in spaces.items()}
             )
-            pool = max(1, settings.embedding.stride // self.stride)
+            multiple = encoders.stride_multiple(self.features)
+            pool = self._cells_of_embedding(multiple)
             self.embedding = nn.Sequential(nn.AvgPool2d(pool), nn.Conv2d(self.channels, settings.embedding.dim, 1))
+            tune(self.encoder, settings)
         self.mean: Tensor
         self.std: Tensor
         self.embedding_stride = self.stride * pool
-        self.multiple = max(encoders.stride_multiple(self.features), self.embedding_stride)
+        self.multiple = max(multiple, self.embedding_stride)
+
+    def _cells_of_embedding(self, multiple: int) -> int:
+        """F's cells on a side of one of E's: as many as make the stride that is wanted, or the next one that divides
+        what images are padded to, such as 14 for DPT on patches of 14."""
+        pool = max(1, self.settings.embedding.stride // self.stride)
+        while multiple % (self.stride * pool) and self.stride * pool % multiple:
+            pool += 1
+        return pool
 
     def _probe(self) -> tuple[int, int]:
         """Channels and stride of F's output, by asking it."""
@@ -76,9 +87,13 @@ class UniversalSegmenter(nn.Module):
         image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         return self.features(image)
 
+    def head(self, domain: str) -> nn.Module:
+        """G_k itself: a 1×1 convolution, with weights (C_k,C,1,1) and biases (C_k,)."""
+        return self.heads[_key(domain)]
+
     def decode(self, features: Tensor, domain: str) -> Tensor:
         """G_k: features (B,C,h,w) → logits (B,C_k,h,w). `upsample` brings them to the image's size."""
-        return self.heads[_key(domain)](features)
+        return self.head(domain)(features)
 
     def embed(self, features: Tensor) -> Tensor:
         """E: features (B,C,h,w) → (B,D,h',w') at the embedding's stride. Not needed for inference."""
