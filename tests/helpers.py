@@ -5,8 +5,10 @@ Shapes: H×W pixels · C classes.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from fewmask.config import AugmentSettings, EmbeddingSettings, ModelSettings, Op
 from fewmask.data.batches import Batch, Phase, Steps, count_cells
 from fewmask.data.domain import Domain
 from fewmask.engine.optimiser import Optimisers
+from fewmask.engine.run import Run, save_model
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, distinct_colour
 from fewmask.methods.base import Method
 from fewmask.models.universal import UniversalSegmenter, at_stride
@@ -91,6 +94,23 @@ def model_settings(dim: int = 16, **changes: object) -> ModelSettings:
 
 def model(of: Mapping[str, Domain], seed: int = 0, dim: int = 16) -> UniversalSegmenter:
     return UniversalSegmenter(model_settings(dim), {n: d.space for n, d in of.items()}, seed)
+
+
+def saved(network: UniversalSegmenter, folder: Path | None = None) -> Path:
+    """The folder of a run that ended with this network; one of its own by default."""
+    folder = folder or Path(tempfile.mkdtemp(dir=_SAVED.name))
+    save_model(Run(folder), network)
+    return folder
+
+
+_SAVED = tempfile.TemporaryDirectory()
+
+
+def needs(name: str, of: Mapping[str, Domain]) -> dict[str, object]:
+    """What a method cannot be without on these domains."""
+    if name == "distill":
+        return {"teachers": [saved(model(of, seed=7))]}
+    return {"domain": next(iter(of))} if name == "supervised" else {}
 
 
 def train_settings(**changes: object) -> TrainSettings:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from fewmask.files import write_atomically
+from fewmask.models.saved import load_weights as load_weights
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -37,10 +37,3 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
         {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
     )
     write_atomically(path, lambda file: file.write(data))
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not readable as safetensors ({error}); train the run again") from None

@@ -14,14 +14,16 @@ from urllib.parse import quote
 import torch
 
 from fewmask import config as configuration
-from fewmask.config import Config, ModelSettings
+from fewmask.config import Config
 from fewmask.data.domain import Domain
 from fewmask.data.layouts import load_domain
-from fewmask.engine.checkpoint import load_weights, save_weights
+from fewmask.engine.checkpoint import save_weights
 from fewmask.engine.counts import ImageCounts, write_counts
 from fewmask.files import remove_unfinished, write_json, write_text
-from fewmask.labels import LabelSpace
 from fewmask.methods import read_config
+from fewmask.models import saved
+from fewmask.models.ensemble import Ensemble
+from fewmask.models.saved import load_model as load_model
 from fewmask.models.universal import UniversalSegmenter
 
 PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-python-headless", "numpy")
@@ -58,11 +60,11 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        return self.folder / "model.safetensors"
+        return self.folder / saved.WEIGHTS
 
     @property
     def model(self) -> Path:
-        return self.folder / "model.json"
+        return self.folder / saved.DESCRIPTION
 
     @property
     def state(self) -> Path:
@@ -142,6 +144,7 @@ def describe(model: UniversalSegmenter) -> dict[str, Any]:
     return {
         "domains": {name: space.to_dict() for name, space in model.spaces.items()},
         "model": settings.model_dump(mode="json"),
+        **({"members": model.members} if isinstance(model, Ensemble) else {}),
         "normalisation": {
             "mean": model.mean.flatten().tolist(),
             "std": model.std.flatten().tolist(),
@@ -149,25 +152,6 @@ def describe(model: UniversalSegmenter) -> dict[str, Any]:
         },
         "versions": versions(),
     }
-
-
-def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSegmenter:
-    """The trained network of a run, in eval mode. Raises ValueError when the folder holds none or a damaged one."""
-    run = Run(folder)
-    if not run.model.exists() or not run.weights.exists():
-        raise ValueError(f"{folder}: no trained model in it; let `fewmask train` finish first")
-    try:
-        data = json.loads(run.model.read_text(encoding="utf-8"))
-        spaces = {name: LabelSpace.from_dict(space) for name, space in data["domains"].items()}
-        settings = ModelSettings.model_validate(data["model"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{run.model}: damaged ({' '.join(str(error).split())}); train the run again") from None
-    model = UniversalSegmenter(settings, spaces)
-    try:
-        model.load_state_dict(load_weights(run.weights))
-    except RuntimeError as error:
-        raise ValueError(f"{run.weights}: not the weights of {run.model} ({error}); train the run again") from None
-    return model.to(device).eval()
 
 
 def record_evaluation(folder: Path, split: str, result: Mapping[str, Any]) -> None:

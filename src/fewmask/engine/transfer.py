@@ -24,6 +24,7 @@ from fewmask.engine.metrics import mean, scores
 from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate
 from fewmask.labels import ClassMapping
 from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.models.ensemble import Ensemble, networks
 from fewmask.models.universal import UniversalSegmenter
 
 
@@ -161,7 +162,8 @@ def _train_head(
 def _with_head(model: UniversalSegmenter, target: Domain, seed: int) -> UniversalSegmenter:
     """A frozen model in eval mode with the model's F and one new head, for the target, that can be trained."""
     settings = model.settings.model_copy(update={"weights": None})  # the model's own replace the pretrained ones
-    probe = UniversalSegmenter(settings, {target.name: target.space}, seed)
+    members = model.members if isinstance(model, Ensemble) else 1
+    probe = networks(settings, {target.name: target.space}, members, seed)
     probe.features.load_state_dict(model.features.state_dict())
     probe.eval().requires_grad_(False)
     probe.heads.requires_grad_(True)
