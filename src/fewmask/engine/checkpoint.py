@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fewmask.files import write_atomically
+from fewmask.models.lora import merged
 from fewmask.models.saved import load_weights as load_weights
 
 
@@ -32,8 +33,8 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Save the weights of a network; what LoRA has learnt is merged into those that it adapts."""
     # Copies, because safetensors refuses tensors that share their memory, as tied weights do.
-    data = save(
-        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
-    )
+    plain = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in merged(weights).items()}
+    data = save(plain)
     write_atomically(path, lambda file: file.write(data))

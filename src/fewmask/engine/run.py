@@ -14,7 +14,7 @@ from urllib.parse import quote
 import torch
 
 from fewmask import config as configuration
-from fewmask.config import Config
+from fewmask.config import Config, Full
 from fewmask.data.domain import Domain
 from fewmask.data.layouts import load_domain
 from fewmask.engine.checkpoint import save_weights
@@ -140,7 +140,8 @@ def save_model(run: Run, model: UniversalSegmenter) -> None:
 
 def describe(model: UniversalSegmenter) -> dict[str, Any]:
     """Label spaces, architecture and normalisation as plain data."""
-    settings = model.settings.model_copy(update={"weights": None})  # the run's own weights replace the pretrained ones
+    # The run's own weights replace the pretrained ones, and LoRA is merged into them.
+    settings = model.settings.model_copy(update={"weights": None, "tuning": Full()})
     return {
         "domains": {name: space.to_dict() for name, space in model.spaces.items()},
         "model": settings.model_dump(mode="json"),

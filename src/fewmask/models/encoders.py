@@ -5,8 +5,10 @@ Shapes: B images · H×W pixels · C channels · h×w feature cells (stride s = 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
+import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,20 +16,24 @@ from typing import Any, cast
 
 import segmentation_models_pytorch as smp
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewmask.config import ModelSettings
+from fewmask.models import vit
 from fewmask.models.depthwise import keep_fast
 
 TIMM = "tu-"  # segmentation-models-pytorch's mark for "any timm encoder"
 # What a classification checkpoint holds beside its encoder, in the packages' own naming.
 CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "norm_head.", "norm.")
+WRAPPED = ("state_dict", "model", "teacher")  # under which a file of torch's may hold its tensors
 
 
 def build(settings: ModelSettings) -> nn.Module:
-    """F as one module, image (B,3,H,W) → features (B,C,h,w): smp's model of that decoder without its head.
+    """F as one module, image (B,3,H,W) → features (B,C,h,w): a ViT with a decoder of ours, or smp's model of that
+    decoder without its head.
 
     H and W must be multiples of `stride_multiple`. Raises ValueError that names the setting and the mend.
     """
@@ -35,19 +41,28 @@ def build(settings: ModelSettings) -> nn.Module:
     # Of a timm encoder smp wants to hear yes or no: which weights is part of the name.
     known = True if settings.encoder.startswith(TIMM) else "imagenet"
     pretrained = known if settings.weights == "imagenet" else None
+    model: Any
     try:
-        model = smp.create_model(settings.decoder, settings.encoder, encoder_weights=pretrained, classes=1, **options)
+        if settings.decoder in vit.DECODERS:
+            name = settings.encoder.removeprefix(TIMM)
+            model = vit.ViT(
+                name, settings.decoder, bool(pretrained), settings.encoder_options, settings.decoder_options
+            )
+        else:
+            model = smp.create_model(
+                settings.decoder, settings.encoder, encoder_weights=pretrained, classes=1, **options
+            )
+            model.segmentation_head = nn.Identity()
     except OSError as error:
         raise ValueError(
             f"model.weights: imagenet weights of {settings.encoder} cannot be fetched "
-            f"({' '.join(str(error).split())[:200]}); give the path of a safetensors file"
+            f"({' '.join(str(error).split())[:200]}); give the path of a file with them"
         ) from None
-    except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+    except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
         raise ValueError(
             f"model: {settings.encoder} with {settings.decoder} at output stride {settings.output_stride} and options "
             f"{options} cannot be built: {error}"
         ) from None
-    model.segmentation_head = nn.Identity()
     if isinstance(settings.weights, Path):
         load_weights(encoder_of(model), settings.encoder, settings.weights)
     return keep_fast(cast(nn.Module, model))
@@ -74,18 +89,16 @@ def normalisation(settings: ModelSettings) -> tuple[tuple[float, ...], tuple[flo
 
 
 def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
-    """Load an encoder's weights from a safetensors file, in timm's or smp's naming; stored in any float type.
+    """Load an encoder's weights from a file in timm's or smp's naming, or of a ViT in its authors' (DINOv2, DINOv3);
+    stored in any float type. Embedded positions of another number of patches are resampled, as timm does it.
 
     Every weight of the encoder must be in the file; beside them the file may hold the classifier that the encoder was
     pretrained with, and nothing else. Raises ValueError that lists every missing, surplus and misshapen key.
     """
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path}: not readable as safetensors ({error}); give the path of an encoder's weights"
-        ) from None
+    stored = _read(path)
     target = cast(nn.Module, encoder.model) if name.startswith(TIMM) else encoder
+    if isinstance(encoder, vit.Encoder):
+        stored = _in_timms_naming(stored, target, name, path)
     own = target.state_dict()
     if not any(k in own for k in stored) and all(k.startswith("model.") for k in stored):
         stored = {k.removeprefix("model."): v for k, v in stored.items()}
@@ -96,6 +109,42 @@ def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
     if problems:
         raise ValueError(f"{path}: not the weights of {name}: " + "; ".join(problems))
     target.load_state_dict({k: v.to(own[k].dtype) for k, v in stored.items() if k in own}, strict=False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. One of torch's is read without running anything in it."""
+    try:
+        if path.suffix not in (".pth", ".pt", ".bin"):
+            return load_file(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path}: not readable as safetensors ({error}); give the path of an encoder's weights"
+        ) from None
+    except Exception as error:  # torch raises half a dozen types for a damaged file, some with dangerous advice
+        raise ValueError(f"{path}: damaged, or more than tensors ({type(error).__name__}); convert it") from None
+    while isinstance(stored, dict) and (inner := [stored[k] for k in WRAPPED if isinstance(stored.get(k), dict)]):
+        stored = inner[0]
+    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise ValueError(f"{path}: holds more than an encoder's tensors; give the path of an encoder's weights")
+    return stored
+
+
+def _in_timms_naming(stored: dict[str, Tensor], target: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
+    """A ViT's weights as timm calls them, by the function with which timm converts what it downloads."""
+    own, kernel = target.state_dict(), "patch_embed.proj.weight"
+    if kernel in stored and stored[kernel].dim() == 4 and stored[kernel].shape != own[kernel].shape:
+        shapes = f"{tuple(stored[kernel].shape)} ≠ {tuple(own[kernel].shape)}"
+        raise ValueError(f"{path}: not the weights of {name}: {kernel} {shapes}")  # timm would resample the patches
+    biases = [v.chunk(3) for k, v in stored.items() if k.endswith("attn.qkv.bias") and "storage_tokens" in stored]
+    if "blocks.0.attn.q_bias" not in own and any(q.any() or v.any() for q, _, v in biases):
+        raise ValueError(f"{path}: not the weights of {name}: it has biases of queries; take the encoder {name}_qkvb")
+    convert = inspect.getmodule(type(target)).__dict__.get("checkpoint_filter_fn")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints of biases that are all 0
+            return dict(convert(dict(stored), target)) if convert else stored
+    except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{path}: not the weights of {name} ({type(error).__name__}: {error})") from None
 
 
 def _mismatch(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
@@ -114,8 +163,8 @@ def _mismatch(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[s
 def _options(settings: ModelSettings) -> dict[str, Any]:
     """Keyword arguments of smp's model; refuses names that do not exist and strides that the decoder cannot make."""
     known = smp.MODEL_ARCHITECTURES_MAPPING
-    if settings.decoder not in known:
-        raise ValueError(f"model.decoder: no decoder {settings.decoder!r}; {_instead(settings.decoder, known)}")
+    if settings.decoder not in (decoders := [*known, *vit.DECODERS]):
+        raise ValueError(f"model.decoder: no decoder {settings.decoder!r}; {_instead(settings.decoder, decoders)}")
     if settings.encoder.startswith(TIMM):
         if not timm.is_model(settings.encoder.removeprefix(TIMM)):
             names = [TIMM + n for n in timm.list_models()]
@@ -124,7 +173,15 @@ def _options(settings: ModelSettings) -> dict[str, Any]:
         names = [*smp.encoders.encoders, *(TIMM + n for n in timm.list_models())]
         raise ValueError(f"model.encoder: no encoder {settings.encoder!r}; {_instead(settings.encoder, names)}")
     options = {**settings.encoder_options, **settings.decoder_options}
-    if "encoder_output_stride" in inspect.signature(known[settings.decoder].__init__).parameters:
+    if settings.decoder in vit.DECODERS:
+        if not settings.encoder.startswith(TIMM):
+            raise ValueError(f"model.decoder: {settings.decoder} reads a ViT of timm, not {settings.encoder}")
+        if settings.output_stride != ModelSettings.model_fields["output_stride"].default:
+            raise ValueError(
+                f"model.output_stride: that of {settings.encoder} is the side of its patches; leave it out with "
+                f"{settings.decoder}"
+            )
+    elif "encoder_output_stride" in inspect.signature(known[settings.decoder].__init__).parameters:
         options["encoder_output_stride"] = settings.output_stride
     elif settings.output_stride != 32:
         raise ValueError(

@@ -1,0 +1,52 @@
+"""LoRA: a linear layer that stays as it is and learns a difference of low rank (Hu et al., ICLR 2022).
+
+    y = W x + b + α/r · B A x        W, b frozen; A drawn, B = 0 at first: it begins as the identity
+
+Shapes: r rank · I inputs · O outputs · A (r,I) · B (O,r) · W (O,I).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PARTS = ("lora_a.weight", "lora_b.weight", "lora_scale")
+
+
+class _LoRA(nn.Linear):
+    lora_a: nn.Linear
+    lora_b: nn.Linear
+    lora_scale: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.lora_scale * self.lora_b(self.lora_a(x))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Files of weights hold W + α/r · B A as W, see `merged`: from there LoRA begins anew, as the identity.
+        if not any(prefix + part in state_dict for part in PARTS):
+            fresh = (self.lora_a.weight, torch.zeros_like(self.lora_b.weight), self.lora_scale)
+            state_dict |= {prefix + part: value.detach() for part, value in zip(PARTS, fresh, strict=True)}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def adapt(layer: nn.Linear, rank: int, alpha: float) -> None:
+    """Freeze a linear layer and add A and B to it, A as torch draws linear layers, from its global generator."""
+    assert type(layer) is nn.Linear
+    layer.requires_grad_(False)
+    layer.lora_a = nn.Linear(layer.in_features, rank, bias=False)
+    layer.lora_b = nn.Linear(rank, layer.out_features, bias=False)
+    nn.init.zeros_(layer.lora_b.weight)
+    layer.register_buffer("lora_scale", torch.tensor(alpha / rank))
+    layer.__class__ = _LoRA
+
+
+def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network without LoRA that answers as one with these does: W + α/r · B A in place of W."""
+    plain = dict(weights)
+    for name in [n.removesuffix(PARTS[0]) for n in weights if n.endswith("." + PARTS[0])]:
+        a, b, scale = (plain.pop(name + part) for part in PARTS)
+        plain[name + "weight"] = plain[name + "weight"] + scale * (b @ a)
+    return plain

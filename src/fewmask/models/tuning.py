@@ -1,0 +1,72 @@
+"""Which part of a pretrained encoder is trained.
+
+What is frozen gets no gradient, no state in an optimiser and no dropout, and its batch normalisation keeps the
+statistics that it came with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fewmask.config import LastBlocks, Lora, ModelSettings
+from fewmask.models.lora import adapt
+
+
+def tune(encoder: nn.Module, settings: ModelSettings) -> None:
+    """Freeze what the settings do not want trained. Raises ValueError that names the setting and the mend."""
+    how, depth = settings.tuning, len(getattr(_vit(encoder), "blocks", ()))
+    if how.name in ("lora", "last-blocks") and not depth:
+        raise ValueError(
+            f"model.tuning: {how.name} is for a ViT with the decoder dpt or linear, not for {settings.encoder} with "
+            f"{settings.decoder}; take full or frozen"
+        )
+    if isinstance(how, LastBlocks):
+        if how.blocks > depth:
+            raise ValueError(f"model.tuning.blocks: {how.blocks} of the {depth} blocks of {settings.encoder}")
+        _train_last(_vit(encoder), how.blocks)
+    elif isinstance(how, Lora):
+        encoder.requires_grad_(False)
+        found = {target for block in _vit(encoder).blocks for target in _adapt(block, how)}
+        if missing := [target for target in how.targets if target not in found]:
+            raise ValueError(f"model.tuning.targets: no linear layer {', '.join(missing)} in {settings.encoder}")
+    elif how.name == "frozen":
+        freeze(encoder)
+
+
+def freeze(module: nn.Module) -> None:
+    """The module is in eval mode from here on, whatever mode its network is in, and so are its copies."""
+    module.requires_grad_(False).eval()
+    kind = type(module)
+    # A class, not a patched `train`: that would stay bound to this module in a copy, such as a teacher.
+    module.__class__ = type(kind.__name__, (_Still, kind), {})
+
+
+class _Still(nn.Module):
+    def train(self, mode: bool = True) -> Any:
+        return super().train(False)
+
+
+def _vit(encoder: nn.Module) -> Any:
+    return getattr(encoder, "model", None)
+
+
+def _train_last(vit: Any, blocks: int) -> None:
+    """The last blocks and the LayerNorm after them."""
+    for parameter in vit.parameters(recurse=False):
+        parameter.requires_grad_(False)
+    for child in [*(c for c in vit.children() if c not in (vit.blocks, vit.norm)), *vit.blocks[:-blocks]]:
+        freeze(child)
+
+
+def _adapt(block: Any, how: Lora) -> list[str]:
+    """Add LoRA to the layers of a block that it is for, and return their names."""
+    for module in block.modules():
+        if getattr(module, "q_bias", None) is not None:
+            module.qkv_bias_separate = True  # else timm reads the weight of qkv and passes the layer by
+    found = [(n.rpartition(".")[2], m) for n, m in block.named_modules() if type(m) is nn.Linear]
+    chosen = [(target, layer) for target, layer in found if target in how.targets]
+    for _, layer in chosen:
+        adapt(layer, how.rank, how.alpha)
+    return [target for target, _ in chosen]
