@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fewmask.engine.evaluate import evaluate
     from fewmask.engine.fit import train
     from fewmask.engine.predict import predict
+    from fewmask.engine.prototypes import load_fused
     from fewmask.engine.run import load_config, load_domains, load_model
     from fewmask.export import export
     from fewmask.labels import ClassMapping, LabelSpace
@@ -43,6 +44,7 @@ _HOME = {
     "load_config": "fewmask.engine.run",
     "load_domain": "fewmask.data.layouts",
     "load_domains": "fewmask.engine.run",
+    "load_fused": "fewmask.engine.prototypes",
     "load_model": "fewmask.engine.run",
     "parse_config": "fewmask.methods",
     "predict": "fewmask.engine.predict",
@@ -66,6 +68,7 @@ __all__ = [
     "load_config",
     "load_domain",
     "load_domains",
+    "load_fused",
     "load_model",
     "parse_config",
     "predict",

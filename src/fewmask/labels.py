@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -256,6 +257,68 @@ class ClassMapping:
         """Target classes that some source class means."""
         return frozenset(i for i in self.table if i != UNKNOWN)
 
+    def translate(self, mask: Mask) -> Mask:
+        """A mask (H,W) of the source's classes in the target's; what has no counterpart is void there."""
+        table = np.full(256, VOID, dtype=np.uint8)
+        table[NOT_LABELLED] = NOT_LABELLED
+        table[: len(self.table)] = [VOID if t == UNKNOWN else t for t in self.table]
+        return table[mask]
+
+
+@dataclass(frozen=True)
+class LabelUnion:
+    """The classes of several label spaces in one, U of them: those that mean the same are one, all others stay.
+
+    `tables` holds for each domain the union's class of each of its own, `known` for each class of the union every name
+    that it goes by, those that no domain uses among them.
+    """
+
+    space: LabelSpace
+    tables: Mapping[str, tuple[int, ...]]
+    known: tuple[frozenset[str], ...]
+
+    @classmethod
+    def of(cls, spaces: Mapping[str, LabelSpace], synonyms: Iterable[Iterable[str]] = ()) -> LabelUnion:
+        """Classes are the same as in `shared_classes`. Each has the name and the colour of the first domain that has
+        it, or a colour of its own where another class has that one already. Raises ValueError for more than 254."""
+        groups = meanings(synonyms)
+        index: dict[str, int] = {}
+        names: list[str] = []
+        colours: list[Colour] = []
+        for space in spaces.values():
+            for name, colour in zip(space.names, space.colours, strict=True):
+                if (meaning := min(groups.get(name, {name}))) not in index:
+                    index[meaning] = len(names)
+                    names.append(name)
+                    free = (c for c in map(distinct_colour, count(len(colours))) if c not in colours)
+                    colours.append(colour if colour not in colours else next(free))
+        tables = {d: tuple(index[min(groups.get(n, {n}))] for n in s.names) for d, s in spaces.items()}
+        known = tuple(frozenset(groups.get(n, {n})) for n in names)
+        return cls(LabelSpace(tuple(names), tuple(colours), {i: i for i in range(len(names))}), tables, known)
+
+    def onto(self, target: LabelSpace, names: Mapping[str, str | None] | None = None) -> ClassMapping:
+        """The union's classes read as the target's, by `names` (of any domain's classes) or else by equal meaning.
+
+        Raises ValueError that lists every class that is left open or is given two meanings, and every name of `names`
+        that does not exist.
+        """
+        names = dict(names or {})
+        everything = frozenset().union(*self.known)
+        problems = [f"no class {n!r} to map from" for n in names if n not in everything]
+        problems += [f"{n} → {t}: no class {t!r} to map to" for n, t in names.items() if t and t not in target.names]
+        table = []
+        for name, known in zip(self.space.names, self.known, strict=True):
+            said = {names[n] for n in known if n in names} or {t for t in target.names if t in known}
+            if not said:
+                problems.append(f"{name}: say which class it is, or `null` if there is none")
+            if len(said) > 1:
+                both = " and ".join(sorted(map(str, said)))
+                problems.append(f"{name}: {both}; it is one class in all domains and has one meaning")
+            table.append(UNKNOWN if (first := next(iter(said), None)) is None else _position(target, first))
+        if problems:
+            raise ValueError("class mapping: " + "; ".join(problems) + f"; the target has {', '.join(target.names)}")
+        return ClassMapping(self.space, target, tuple(table))
+
 
 def shared_classes(
     spaces: Mapping[str, LabelSpace], synonyms: Iterable[Iterable[str]] = ()
@@ -264,12 +327,20 @@ def shared_classes(
 
     Classes are the same when their names are equal or stand in one group of `synonyms`.
     """
-    meaning = {name: min(group) for group in map(list, synonyms) for name in group}
-    has = {d: {n: meaning.get(n, n) for n in space.names} for d, space in spaces.items()}
+    groups = meanings(synonyms)
+    has = {d: {n: min(groups.get(n, {n})) for n in space.names} for d, space in spaces.items()}
     return {
         d: frozenset(n for n, m in own.items() if any(m in other.values() for o, other in has.items() if o != d))
         for d, own in has.items()
     }
+
+
+def meanings(synonyms: Iterable[Iterable[str]]) -> dict[str, frozenset[str]]:
+    """For each name of the groups all names that mean the same: groups with a name in common are one."""
+    groups: list[frozenset[str]] = []
+    for group in map(frozenset, synonyms):
+        groups = [g for g in groups if not g & group] + [group.union(*(g for g in groups if g & group))]
+    return {name: group for group in groups for name in group}
 
 
 def distinct_colour(index: int) -> Colour:
@@ -291,6 +362,10 @@ class UniqueKeys(yaml.SafeLoader):
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def _position(space: LabelSpace, name: str) -> int:
+    return space.names.index(name) if name in space.names else UNKNOWN
 
 
 def _is_id(value: object) -> bool:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewmask.cli.tables import print_scores
-from fewmask.cli.terminal import Device, Json, RunFolder, counting, out, print_json
+from fewmask.cli.tables import print_heads, print_scores
+from fewmask.cli.terminal import Device, Json, RunFolder, counting, out, plain, print_json
 
 if TYPE_CHECKING:
     from fewmask.engine.counts import ImageCounts
@@ -18,31 +18,40 @@ if TYPE_CHECKING:
 def evaluate(
     run: RunFolder,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    on: Annotated[Path | None, typer.Option(help="Score on a domain of this configuration instead.")] = None,
-    domain: Annotated[str | None, typer.Option(help="With --on: which of its domains.")] = None,
-    head: Annotated[str | None, typer.Option(help="With --on: which of the model's heads predicts.")] = None,
+    on: Annotated[
+        Path | None,
+        typer.Option(help="Score on another domain: of this configuration, or in this folder of the layout `folder`."),
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="Which domain of --on; without --on, one of the run's, held out or not.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="The one head to score on it; by default every head, and all of them fused.")
+    ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="With --on: YAML of class names, `source: target` or `source: null`.")
+        Path | None, typer.Option(help="What classes are there: YAML, `source: target` or `source: null`.")
     ] = None,
     new_head_steps: Annotated[
         int,
-        typer.Option(min=0, help="With --on: train a head on the frozen network for so many steps instead of mapping."),
+        typer.Option(min=0, help="Train a head on the frozen network for so many steps instead of mapping."),
     ] = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Per-class IoU of a run on its own domains, or on another domain through a class mapping or with a new head."""
+    """Per-class IoU of a run on its own domains, or on another domain through class mappings or with a new head."""
     from fewmask.engine.device import choose_device
     from fewmask.engine.evaluate import evaluate as score
     from fewmask.engine.run import load_config, load_domains, load_model, record_counts, record_evaluation
 
     settings = load_config(run)
-    model = load_model(run, choose_device(device))
     counts: dict[str, ImageCounts] = {}
+    own = on is None and domain is None
+    if own and (head or classes or new_head_steps):
+        raise ValueError("--head, --classes and --new-head-steps are for another domain; say which by --on or --domain")
     with counting("images") as progress:
-        if on is None:
+        if own:
             result = score(
-                model,
+                load_model(run, choose_device(device)),
                 load_domains(settings),
                 split,
                 synonyms=settings.synonyms,
@@ -54,12 +63,16 @@ def evaluate(
             if not result["domains"]:
                 raise ValueError(f"--split {split}: no domain of {run} has it; write train, val or test")
         else:
-            result = _transfer(model, settings, on, domain, head, classes, new_head_steps, split, progress)
+            target = _target(settings, on, domain)
+            place = choose_device(device)
+            result = _transfer(run, place, settings, target, head, classes, new_head_steps, split, progress)
     record_evaluation(run, split, result)
-    if on is None:
+    if own:
         record_counts(run, result, counts)
     if as_json:
         print_json(result)
+    elif "heads" in result:
+        print_heads(result, f"{run}, {split}")
     else:
         print_scores(result, f"{run}, {split}")
 
@@ -68,7 +81,13 @@ def predict(
     run: RunFolder,
     images: Annotated[Path, typer.Argument(help="A folder of images, of any size.", show_default=False)],
     folder: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/predictions by default.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Whose classes to predict, where the model has several.")] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose classes to predict, where the model has several: a domain's; `auto`, for each image those of "
+            "the domain that fits it best; or `fused`, those of all domains in one."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     device: Device = "auto",
     as_json: Json = False,
@@ -76,10 +95,12 @@ def predict(
     """Masks and coloured overlays for every image of a folder."""
     from fewmask.engine.device import choose_device
     from fewmask.engine.predict import predict as write
+    from fewmask.engine.prototypes import load_fused
     from fewmask.engine.run import load_config, load_model
+    from fewmask.models.fusion import AUTO, FUSED
 
     settings = load_config(run).train
-    model = load_model(run, choose_device(device))
+    model = (load_fused if domain in (AUTO, FUSED) else load_model)(run, choose_device(device))
     target = folder or run / "predictions"
     with counting("images") as progress:
         result = write(
@@ -88,6 +109,10 @@ def predict(
         )  # fmt: skip
     if as_json:
         print_json(result)
+    elif "chosen" in result:
+        chosen = ", ".join(f"{plain(name)} {count}" for name, count in result["chosen"].items())
+        out.print(f"{target}: a folder for each domain, and domains.csv", soft_wrap=True)
+        out.print(f"{chosen}; {result['ambiguous']} of {result['images']} ambiguous", soft_wrap=True)
     else:
         out.print(f"{target}: masks/, overlays/ and classes.yaml", soft_wrap=True)
 
@@ -114,31 +139,54 @@ def export(
         )
 
 
+def _target(settings: Any, on: Path | None, domain: str | None) -> Any:
+    """The domain to score on."""
+    from fewmask.config import FolderDomain
+    from fewmask.data.layouts import load_domain
+    from fewmask.engine.run import load_domains
+    from fewmask.methods import read_config
+
+    if on is None:
+        there = {**settings.domains, **settings.held_out}
+        name = _only(domain, there, "--domain")
+        return load_domain(name, there[name])
+    if on.is_dir():
+        return load_domain(domain or on.resolve().name, FolderDomain(root=on))
+    domains = load_domains(read_config(on))
+    return domains[_only(domain, domains, "--domain")]
+
+
 def _transfer(
-    model: Any,
+    run: Path,
+    device: Any,
     settings: Any,
-    on: Path,
-    domain: str | None,
+    target: Any,
     head: str | None,
     classes: Path | None,
     steps: int,
     split: str,
     progress: Any,
 ) -> dict[str, Any]:
-    from fewmask.engine.run import load_domains
+    from fewmask.engine.generalise import every_head
+    from fewmask.engine.prototypes import load_fused
+    from fewmask.engine.run import load_model
     from fewmask.engine.transfer import through_mapping, with_new_head
-    from fewmask.methods import read_config
 
-    domains = load_domains(read_config(on))
-    name = _only(domain, domains, "--domain")
+    model = load_model(run, device)
     if steps:
         return with_new_head(
-            model, domains[name],
+            model, target,
             steps=steps, settings=settings.train, seed=settings.seed, split=split, progress=progress,
         )  # fmt: skip
-    source = _only(head, model.spaces, "--head")
     names = _class_names(classes) if classes else None
-    return through_mapping(model, source, domains[name], names, split=split, progress=progress)
+    options: Any = {
+        "workers": settings.train.workers,
+        "precision": settings.train.precision,
+        "progress": progress,
+    }
+    if head is None and len(model.domains) > 1:
+        return every_head(load_fused(run, device), target, names, split, **options)
+    return through_mapping(model, _only(head, model.spaces, "--head"), target, names, split, **options)
 
 
 def _class_names(path: Path) -> dict[str, str | None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fewmask.cli.terminal import out, percent
+from fewmask.cli.terminal import out, percent, plain
 
 if TYPE_CHECKING:
     from fewmask.data.doctor import Statistics
@@ -29,6 +29,27 @@ def print_scores(result: Mapping[str, Any], title: str) -> None:
             everywhere = f"with them as 0 the mIoU is {percent(s['miou_present'])}"
             out.print(f"no source class means {', '.join(s['unreachable'])}; {everywhere}", soft_wrap=True)
     out.print(f"mean mIoU over domains: {percent(result['avg_miou'])}")
+
+
+def print_heads(result: Mapping[str, Any], title: str) -> None:
+    """What every head says of a domain, and all together, as `every_head` has it."""
+    heads = result["heads"]
+    (name,) = result["domains"]
+    out.print(f"\n{title} · {name}", style="bold", soft_wrap=True)
+    table = Table("class", *map(plain, heads), caption="–: it does not occur, or the head has no such class")
+    nobody = set(heads["fused"]["unreachable"])
+    for label in (label for label in heads["fused"]["iou"] if label not in nobody):
+        table.add_row(plain(label), *(percent(s["iou"][label]) for s in heads.values()))
+    table.add_section()
+    table.add_row("mIoU of the head's classes", *(percent(s["miou"]) for s in heads.values()))
+    table.add_row("mIoU of these classes", *(percent(s["miou_union"]) for s in heads.values()), style="bold")
+    table.add_row("pixel accuracy", *(percent(s["pixel_accuracy"]) for s in heads.values()))
+    out.print(table)
+    if nobody:
+        out.print(f"no head has a class for {plain(', '.join(heads['fused']['unreachable']))}", soft_wrap=True)
+    images = sum(result["chosen"].values())
+    chosen = ", ".join(f"{plain(n)} {count}" for n, count in result["chosen"].items())
+    out.print(f"fits best: {chosen} of {images} images; {result['ambiguous']} ambiguous", soft_wrap=True)
 
 
 def statistics_table(s: Statistics) -> Table:

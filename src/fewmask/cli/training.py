@@ -55,7 +55,9 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
 
     settings = read_config(config, overrides or [])
     with counting("files") as progress:
-        report = examine(settings.domains, settings.labelled.images, settings.seed, progress=progress)
+        report = examine(
+            {**settings.domains, **settings.held_out}, settings.labelled.images, settings.seed, progress=progress
+        )
     print_report(report, as_json)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, field_validator
 
 from fewmask.config.base import Settings
 from fewmask.config.campaign import CampaignSettings
@@ -21,13 +21,23 @@ class Config(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: NonNegativeInt = 0
     domains: dict[str, DomainSettings] = Field(min_length=1)
+    held_out: dict[str, DomainSettings] = {}
+    """Domains that no training sees, to be scored by `fewmask evaluate RUN --domain NAME`."""
     labelled: LabelledSettings = LabelledSettings()
     synonyms: list[list[str]] = []
-    """Groups of class names that mean the same in different domains; only the report of private classes reads them."""
+    """Groups of class names that mean the same in different domains: they are one class in the union of all domains,
+    and none of them is private. No training reads them."""
     model: ModelSettings = ModelSettings()
     method: Any
     train: TrainSettings = TrainSettings()
     campaign: CampaignSettings | None = None
+
+    @field_validator("held_out")
+    @classmethod
+    def _unseen(cls, value: dict[str, DomainSettings], info: ValidationInfo) -> dict[str, DomainSettings]:
+        if both := sorted(value.keys() & info.data.get("domains", {}).keys()):
+            raise ValueError(f"{', '.join(both)} would be trained on as well; keep each among one of the two")
+        return value
 
 
 def load(path: Path, overrides: Sequence[str] = (), methods: Mapping[str, type[Settings]] | None = None) -> Config:
@@ -116,7 +126,10 @@ def _override(data: dict[str, Any], override: str) -> str | None:
 
 
 def _sentence(loc: Sequence[Any], message: str, value: Any) -> str:
-    if loc[0] == "domains":  # pydantic puts the layout behind the domain's name; in the file there is no such key
+    if loc[0] in (
+        "domains",
+        "held_out",
+    ):  # pydantic puts the layout behind the domain's name; in the file there is no such key
         loc = (*loc[:2], *loc[3:])
     # What stands behind a key of a union is the alternative, not a key.
     key = ".".join(str(part) for part in loc if not str(part).startswith(("function-after[", "literal[")))

@@ -1,20 +1,23 @@
 """Masks and overlays for any images.
 
-Shapes: B images of one size · H×W pixels · C_k classes of domain k.
+Shapes: B images of one size · H×W pixels · h×w feature cells · C_k classes of domain k.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -24,8 +27,12 @@ from fewmask.config import Precision
 from fewmask.data.domain import MAX_PIXELS, read_image
 from fewmask.data.layouts.listing import IMAGE_SUFFIXES
 from fewmask.data.pictures import overlay, write_image, write_mask
+from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import Progress, as_array, predict_batch, same_size_batches
+from fewmask.engine.generalise import Choice, choices
+from fewmask.files import write_text
 from fewmask.labels import LabelSpace, Mask
+from fewmask.models.fusion import AUTO, Fused
 from fewmask.models.universal import UniversalSegmenter
 
 
@@ -58,50 +65,82 @@ def predict(
     says what the ids mean. Names that begin with a dot are not looked at. Threads decode and write beside the network,
     which sees images of one size in one batch. No image is cut into tiles: the largest one sets the memory it takes.
 
-    Returns what was done, with the fraction of all pixels that each class got. Raises ValueError, before anything is
-    written, that lists everything that is no image, unreadable or of an equal name; for a domain that the model does
-    not have; and for a folder `out` that is not empty. A file that turns out to be damaged when it is decoded stops
-    the work with its name: what was written before stays, and no file is ever written in part.
+    With the model of `load_fused`, the domain "fused" writes classes of the union of all domains, and "auto" chooses a
+    domain for each image: its files go to `out/<domain>/`, and `out/domains.csv` says of each image which domain was
+    chosen and how clearly, see `Choice`.
+
+    Returns what was done, with the fraction of all pixels that each class got (of each domain, with "auto"). Raises
+    ValueError, before anything is written, that lists everything that is no image, unreadable or of an equal name; for
+    a domain that the model does not have; and for a folder `out` that is not empty. A file that turns out to be damaged
+    when it is decoded stops the work with its name: what was written before stays, and no file is ever written in part.
     """
     name = _domain(model, domain)
-    space = model.spaces[name]
+    auto = name == AUTO and isinstance(model, Fused)
+    places = {n: out / quote(n, safe="") for n in model.fused} if auto and isinstance(model, Fused) else {name: out}
     items = find_images(images)
     _check_out(out, images)
-    out.mkdir(parents=True, exist_ok=True)
-    space.write_yaml(out / "classes.yaml")
     began = time.monotonic()
-    pixels = np.zeros(space.num_classes, np.int64)
+    saves = {n: _Writer(folder, model.spaces[n], overlays, opacity) for n, folder in places.items()}
+    pixels = {n: np.zeros(model.spaces[n].num_classes, np.int64) for n in places}
+    chosen: dict[str, Choice] = {}
+    for n, folder in places.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        model.spaces[n].write_yaml(folder / "classes.yaml")
     written = 0
     was_training = model.training
     model.eval()
     threads = max(workers, 1)
     ahead = batch_size + threads
-    save = _Writer(out, space, overlays, opacity)
+
+    def save(item: Item, image: np.ndarray, mask: Mask, of: str) -> tuple[str, np.ndarray]:
+        return of, saves[of](item, image, mask)
+
     try:
         with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
             # By size, so that as few batches as possible are cut short where the size changes.
             decoded = _ahead(readers, lambda i: (i, read_image(i.path)), sorted(items, key=lambda i: i.size), ahead)
             batches = same_size_batches(decoded, batch_size, size=lambda pair: pair[1].shape)
-            masks = _predicted(model, batches, name, precision)
-            for counts in _ahead(writers, lambda job: save(*job), masks, ahead):
-                pixels += counts
+            masks = _chosen(model, batches, precision, chosen) if auto else _predicted(model, batches, name, precision)
+            for of, counts in _ahead(writers, lambda job: save(*job), masks, ahead):
+                pixels[of] += counts
                 written += 1
                 if progress:
                     progress(written, len(items))
     except ValueError as error:
         raise ValueError(
-            f"{error}\n{_count_masks(out)} of {len(items)} images were predicted before that and stay in {out}; when "
-            "it is mended, predict into another folder"
+            f"{error}\n{sum(map(_count_masks, places.values()))} of {len(items)} images were predicted before that and "
+            f"stay in {out}; when it is mended, predict into another folder"
         ) from error
     finally:
         model.train(was_training)
-    return {
-        "out": str(out),
-        "domain": name,
-        "images": written,
-        "pixels": {n: float(share) for n, share in zip(space.names, pixels / pixels.sum(), strict=True)},
-        "seconds": round(time.monotonic() - began, 3),
-    }
+    shares = {n: _shares(model.spaces[n], counts) for n, counts in pixels.items()}
+    found: dict[str, Any] = {"out": str(out), "domain": name, "images": written}
+    if auto:
+        chosen = {i.name.as_posix(): chosen[i.name.as_posix()] for i in items}
+        _write_choices(out / "domains.csv", chosen)
+        found["chosen"] = {n: sum(c.domain == n for c in chosen.values()) for n in places}
+        found["ambiguous"] = sum(c.ambiguous for c in chosen.values())
+        found["each"] = {
+            image: {"domain": c.domain, "margin": c.margin, "ambiguous": c.ambiguous, "excess": c.excess}
+            for image, c in chosen.items()
+        }
+    return found | {"pixels": shares if auto else shares[name], "seconds": round(time.monotonic() - began, 3)}
+
+
+def _shares(space: LabelSpace, pixels: np.ndarray) -> dict[str, float]:
+    return {n: float(share) for n, share in zip(space.names, pixels / max(pixels.sum(), 1), strict=True)}
+
+
+def _write_choices(path: Path, chosen: Mapping[str, Choice]) -> None:
+    """A line for each image: its domain, the margin to the next, whether that is ambiguous, the excess of each."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    names = list(next(iter(chosen.values())).excess)
+    table.writerow(["image", "domain", "margin", "ambiguous", *(f"excess of {n}" for n in names)])
+    for image, c in chosen.items():
+        numbers = [f"{c.excess[n]:.3f}" for n in names]
+        table.writerow([image, c.domain, f"{c.margin:.3f}", "yes" if c.ambiguous else "no", *numbers])
+    write_text(path, text.getvalue())
 
 
 def find_images(images: Path | Sequence[Path]) -> list[Item]:
@@ -197,13 +236,39 @@ def _check_out(out: Path, images: Path | Sequence[Path]) -> None:
 
 def _predicted(
     model: UniversalSegmenter, batches: Iterator[list[tuple[Item, np.ndarray]]], domain: str, precision: Precision
-) -> Iterator[tuple[Item, np.ndarray, Mask]]:
-    """Each image (H,W,3) of the batches with its mask (H,W) uint8 in 0 … C_k−1."""
+) -> Iterator[tuple[Item, np.ndarray, Mask, str]]:
+    """Each image (H,W,3) of the batches with its mask (H,W) uint8 in 0 … C_k−1, and whose classes these are."""
     for batch in batches:
-        stacked = torch.from_numpy(np.stack([image for _, image in batch]))
-        masks = as_array(predict_batch(model, stacked, domain, precision))
+        masks = as_array(predict_batch(model, _stacked(batch), domain, precision))
         for (item, image), mask in zip(batch, masks, strict=True):
-            yield item, image, mask
+            yield item, image, mask, domain
+
+
+def _chosen(
+    model: UniversalSegmenter,
+    batches: Iterator[list[tuple[Item, np.ndarray]]],
+    precision: Precision,
+    chosen: dict[str, Choice],
+) -> Iterator[tuple[Item, np.ndarray, Mask, str]]:
+    """As `_predicted`, each image by the head that fits it best, which is noted in `chosen` by the image's name."""
+    assert isinstance(model, Fused)
+    device = model.mean.device
+    for batch in batches:
+        size = batch[0][1].shape[:2]
+        with torch.inference_mode(), autocast(device, precision):
+            features = model.encode(_stacked(batch).to(device).permute(0, 3, 1, 2))
+            found = choices(model, features)
+            masks = [
+                as_array(model.upsample(model.decode(features[i : i + 1], c.domain), (size[0], size[1])).argmax(1)[0])
+                for i, c in enumerate(found)
+            ]
+        for (item, image), mask, choice in zip(batch, masks, found, strict=True):
+            chosen[item.name.as_posix()] = choice
+            yield item, image, mask, choice.domain
+
+
+def _stacked(batch: list[tuple[Item, np.ndarray]]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([image for _, image in batch]))
 
 
 @dataclass(frozen=True)

@@ -62,22 +62,28 @@ def through_mapping(
         model, target, split,
         head=source, mapping=mapping, batch_size=batch_size, workers=workers, precision=precision, progress=progress,
     )  # fmt: skip
-    found = scores(counts.confusion, target.space.names, mapping.reachable)
-    iou: dict[str, float | None] = found["iou"]
-    unreachable = [n for i, n in enumerate(target.space.names) if i not in mapping.reachable]
-    found |= {
-        "miou_present": mean(list(iou.values())),
-        "iou": {n: None if n in unreachable else value for n, value in iou.items()},
-        "unreachable": unreachable,
-        "without_counterpart": [n for n, t in zip(mapping.source.names, mapping.table, strict=True) if t < 0],
-        "classes": {
-            n: target.space.names[t] for n, t in zip(mapping.source.names, mapping.table, strict=True) if t >= 0
-        },
+    found = mapped_scores(counts.confusion, mapping) | {
         "head": source,
         "split": split,
         "images": len(target.splits[split]),
     }
     return {"way": "mapping", "domains": {target.name: found}, "avg_miou": found["miou"]}
+
+
+def mapped_scores(confusion: Tensor, mapping: ClassMapping) -> dict[str, Any]:
+    """Scores of a confusion matrix (C,C + 1) under a mapping, see `through_mapping`."""
+    target = mapping.target.names
+    found = scores(confusion, target, mapping.reachable)
+    iou: dict[str, float | None] = found["iou"]
+    unreachable = [n for i, n in enumerate(target) if i not in mapping.reachable]
+    pairs = list(zip(mapping.source.names, mapping.table, strict=True))
+    return found | {
+        "miou_present": mean(list(iou.values())),
+        "iou": {n: None if n in unreachable else value for n, value in iou.items()},
+        "unreachable": unreachable,
+        "without_counterpart": [n for n, t in pairs if t < 0],
+        "classes": {n: target[t] for n, t in pairs if t >= 0},
+    }
 
 
 def with_new_head(

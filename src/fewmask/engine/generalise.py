@@ -1,0 +1,128 @@
+"""A domain that no training has seen: what every head says of it, what they say together, and which one fits best.
+
+Shapes: B images · H×W pixels · h×w feature cells · K heads · C classes of the domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewmask.config import Precision
+from fewmask.data.batches import read
+from fewmask.data.domain import Domain
+from fewmask.engine.device import autocast
+from fewmask.engine.evaluate import LabelledBatches, Progress
+from fewmask.engine.metrics import confusion, mean
+from fewmask.engine.transfer import mapped_scores
+from fewmask.labels import ClassMapping
+from fewmask.models.fusion import AUTO, FUSED, Fused
+
+AMBIGUOUS = 1.0
+"""The best domain is not clear when the next one is less than so many standard deviations farther away."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which domain fits an image best. `excess` is of each domain the image's distance beyond what is usual for the
+    domain's own labelled images, in standard deviations; `margin` is by how much the second best is farther."""
+
+    domain: str
+    excess: Mapping[str, float]
+    margin: float
+
+    @property
+    def ambiguous(self) -> bool:
+        return self.margin < AMBIGUOUS
+
+
+def choices(model: Fused, features: Tensor) -> list[Choice]:
+    """The domain that fits each image best: features (B,C,h,w) → B choices."""
+    found = []
+    for excess in model.excess(model.similarity(features)).tolist():
+        named = dict(zip(model.fused, excess, strict=True))
+        best, *others = sorted(named, key=named.__getitem__)
+        margin = named[others[0]] - named[best] if others else float("inf")
+        found.append(Choice(best, named, margin))
+    return found
+
+
+def every_head(
+    model: Fused,
+    target: Domain,
+    names: Mapping[str, str | None] | None = None,
+    split: str = "val",
+    *,
+    batch_size: int = 4,
+    workers: int = 2,
+    precision: Precision = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score on another domain, in one pass, each head, all fused, and per image the head that fits it best.
+
+    `names` says for classes of any head which target class they are, or None where the target has none; classes of
+    equal name or meaning need no entry. Heads name different classes: beside the scores of `through_mapping`, which
+    count what a head can name, `miou_union` is the mean over all classes that some head can name and that occur, with 0
+    where this one cannot.
+
+    Returns `{"domains": {target: the fused scores}, "avg_miou": …, "heads": {head, "fused" and "auto": scores},
+    "chosen": {head: images}, "ambiguous": images, "excess": {head: mean}}`. Raises ValueError as `LabelUnion.onto`, for
+    a target that no class means, and for a split that is absent or empty.
+    """
+    if not target.splits.get(split):
+        raise ValueError(f"domain {target.name}: no images in split {split!r}; it has {', '.join(target.splits)}")
+    mappings = _mappings(model, target, names)
+    device, columns = model.mean.device, target.space.num_classes + 1
+    tables = {
+        name: torch.tensor([columns - 1 if t < 0 else t for t in m.table], device=device)
+        for name, m in mappings.items()
+    }
+    matrices = {name: torch.zeros(columns - 1, columns, dtype=torch.long, device=device) for name in mappings}
+    chosen: list[Choice] = []
+    batches = LabelledBatches(target, target.splits[split], batch_size)
+    was_training = model.training
+    model.eval()
+    for image, label in chain.from_iterable(read(batches, range(len(batches)), workers)):
+        there = label.to(device)
+        with torch.inference_mode(), autocast(device, precision):
+            features = model.encode(image.to(device).permute(0, 3, 1, 2))
+            chosen += choices(model, features)
+            for name, table in tables.items():
+                logits = model.upsample(model.decode(features, name), (label.shape[1], label.shape[2]))
+                matrices[name] += confusion(table[logits.argmax(1)], there, columns - 1, columns)
+        if progress:
+            progress(len(chosen), len(target.splits[split]))
+    model.train(was_training)
+    nameable = [target.space.names[i] for i in sorted(mappings[FUSED].reachable)]
+    heads = {}
+    for name, mapping in mappings.items():
+        found = mapped_scores(matrices[name].cpu(), mapping)
+        present = [c for c in nameable if matrices[name][target.space.index(c)].any()]
+        union = mean([found["iou"][c] or 0.0 for c in present])
+        heads[name] = found | {"miou_union": union, "head": name, "split": split, "images": len(chosen)}
+    return {
+        "way": "every head",
+        "domains": {target.name: heads[FUSED]},
+        "avg_miou": heads[FUSED]["miou"],
+        "heads": heads,
+        "chosen": {n: sum(c.domain == n for c in chosen) for n in model.fused},
+        "ambiguous": sum(c.ambiguous for c in chosen),
+        "excess": {n: mean([c.excess[n] for c in chosen]) for n in model.fused},
+    }
+
+
+def _mappings(model: Fused, target: Domain, names: Mapping[str, str | None] | None) -> dict[str, ClassMapping]:
+    """Of every head, of "fused" and of "auto" onto the target: a head's class means what it is in the union."""
+    union = model.union.onto(target.space, names)
+    if not union.reachable:
+        raise ValueError(f"class mapping: no class of any head is one of {target.name}; map at least one")
+    heads = {
+        name: ClassMapping(model.spaces[name], target.space, tuple(union.table[u] for u in model.union.tables[name]))
+        for name in model.fused
+    }
+    return {**heads, FUSED: union, AUTO: union}

@@ -1,0 +1,133 @@
+"""The prototypes of a run's classes: made once from its labelled images, kept in `prototypes.safetensors`.
+
+Shapes: B images · C feature channels · C_k classes of domain k · N cells · h×w feature cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewmask.config import Precision
+from fewmask.data.batches import read
+from fewmask.data.domain import Domain
+from fewmask.engine.checkpoint import load_weights, save_weights
+from fewmask.engine.device import autocast
+from fewmask.engine.evaluate import LabelledBatches
+from fewmask.engine.run import Run, load_config, load_domains, load_model
+from fewmask.models.fusion import Fused, Prototypes, distance, similarity
+from fewmask.models.universal import UniversalSegmenter, at_stride
+
+IMAGES = 200
+"""Labelled images of a domain that are looked at, at most; of more, evenly spread ones."""
+SMALLEST_SPREAD = 0.01
+
+
+@torch.inference_mode()
+def make_prototypes(
+    model: UniversalSegmenter, domains: Mapping[str, Domain], *, workers: int = 2, precision: Precision = "auto"
+) -> Prototypes:
+    """Prototypes of the classes of all domains that have labelled pixels, in two looks at their images: for the means,
+    and for how far the images lie from them. Raises ValueError when there are none."""
+    known = {name: domain for name, domain in domains.items() if domain.labelled}
+    was_training = model.training
+    model.eval()
+    means: dict[str, Tensor] = {}
+    for name, domain in known.items():
+        classes = domain.space.num_classes
+        total = torch.zeros(classes + 1, model.channels + 1, dtype=torch.float64)
+        for features, label in _labelled(model, domain, workers, precision):
+            cells = F.pad(features.float().permute(0, 2, 3, 1).flatten(0, 2), (0, 1), value=1.0)
+            row = label.flatten().long().clamp_max(classes)  # 254 and 255 go to a row of their own, which is dropped
+            sums = torch.zeros(total.shape, device=cells.device).index_add_(0, row, cells)
+            total += sums.cpu()
+        if total[:-1, -1].any():
+            means[name] = total[:-1, :-1] / total[:-1, -1:]  # NaN for a class that was never seen
+    if not means:
+        raise ValueError(f"no labelled pixels in {', '.join(domains)}; prototypes are made from them")
+    origin = torch.cat(list(means.values())).nanmean(0)
+    vectors = {name: F.normalize(mean - origin, dim=1).nan_to_num(0.0).float() for name, mean in means.items()}
+    place = [v.to(model.mean.device) for v in (origin.float(), *vectors.values())]
+    distances = []
+    for name, own in zip(vectors, place[1:], strict=True):
+        looked = _labelled(model, known[name], workers, precision)
+        found = [distance(similarity(features, own, place[0]), [len(own)]) for features, _ in looked]
+        distances.append(torch.cat(found).flatten().cpu())
+    model.train(was_training)
+    within = torch.cat([d - d.mean() for d in distances]).square().mean().sqrt()
+    typical = torch.stack([d.mean() for d in distances])
+    return Prototypes(vectors, origin.float(), typical, within.clamp_min(SMALLEST_SPREAD))
+
+
+def _labelled(
+    model: UniversalSegmenter, domain: Domain, workers: int, precision: Precision
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features (B,C,h,w) of labelled images and the labels (B,h,w) of their cells, on the model's device."""
+    stems = domain.labelled[:: -(-len(domain.labelled) // IMAGES)]
+    batches = LabelledBatches(domain, stems, batch_size=4)
+    device = model.mean.device
+    for image, label in chain.from_iterable(read(batches, range(len(batches)), workers)):
+        with autocast(device, precision):
+            features = model.encode(image.to(device).permute(0, 3, 1, 2))
+        yield features, at_stride(label.to(device), model.stride, model.multiple)
+
+
+def save_prototypes(folder: Path, prototypes: Prototypes) -> None:
+    """Write them beside the trained network that they belong to."""
+    run = Run(folder)
+    tensors = {f"vectors.{name}": vectors for name, vectors in prototypes.vectors.items()}
+    values = {"origin": prototypes.origin, "typical": prototypes.typical, "spread": prototypes.spread}
+    save_weights(run.kept("prototypes"), {**tensors, **values, "network": _fingerprint(run)})
+
+
+def load_prototypes(folder: Path, model: UniversalSegmenter) -> Prototypes | None:
+    """Those of the folder's network; None when there are none yet, or they are another network's."""
+    run = Run(folder)
+    if not (path := run.kept("prototypes")).exists():
+        return None
+    tensors = load_weights(path)
+    names = [name for name in model.spaces if f"vectors.{name}" in tensors]
+    shapes = [tuple(tensors[f"vectors.{name}"].shape) for name in names]
+    if not {"origin", "typical", "spread", "network"} <= tensors.keys() or shapes != [
+        (model.spaces[name].num_classes, model.channels) for name in names
+    ]:
+        raise ValueError(f"{path}: not the prototypes of this run's network; remove the file, it is made again")
+    if not torch.equal(tensors["network"], _fingerprint(run)):
+        return None
+    vectors = {name: tensors[f"vectors.{name}"] for name in names}
+    return Prototypes(vectors, tensors["origin"], tensors["typical"], tensors["spread"])
+
+
+def load_fused(folder: Path, device: torch.device | str = "cpu") -> Fused:
+    """The trained network of a run, for `fused` and `auto` predictions, in eval mode.
+
+    A run without prototypes, from before a training kept them, gets them now: that takes its training images. Raises
+    ValueError for a run of one domain, which has nothing to fuse or to choose from.
+    """
+    model, config = load_model(folder, device), load_config(folder)
+    if len(model.domains) == 1:
+        raise ValueError(f"{folder}: the run has one domain, {model.domains[0]}; there is nothing to choose from")
+    prototypes = load_prototypes(folder, model)
+    if prototypes is None:
+        domains = {name: d for name, d in load_domains(config).items() if name in _trained(folder, model)}
+        prototypes = make_prototypes(model, domains, workers=config.train.workers, precision=config.train.precision)
+        save_prototypes(folder, prototypes)
+    return Fused(model, prototypes, config.synonyms).eval()
+
+
+def _trained(folder: Path, model: UniversalSegmenter) -> set[str]:
+    """Domains whose heads were trained: a run's summary scores no others."""
+    summary = Run(folder).summary
+    return set(json.loads(summary.read_text(encoding="utf-8"))["domains"] if summary.exists() else model.domains)
+
+
+def _fingerprint(run: Run) -> Tensor:
+    """SHA-256 (32,) uint8 of the network's weights."""
+    return torch.tensor(list(hashlib.sha256(run.weights.read_bytes()).digest()), dtype=torch.uint8)

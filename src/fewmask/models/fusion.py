@@ -1,0 +1,149 @@
+"""Several heads as one: what they say together, over the union of their label spaces, and which fits an image best.
+
+Prototypes decide. A cell's similarities to the mean features of all classes of all domains say, of each head, how much
+of the union it can name there, its *known mass* M_k; inside of it the head itself decides:
+
+    π_u = softmax_u( max over the prototypes c of u  cos(f − o, c) / τ )
+    M_k = Σ of π_u over the classes u that head k has
+    s_u = Σ_k w_k M_k q_k(u) / Σ_k w_k                         both sums over the heads k that have u
+
+where q_k is head k's softmax and w_k how well its domain fits the image. A head has no say about a class that it does
+not have: neither sum counts it. One head alone, or heads of one label space, give their (weighted) mean.
+
+Shapes: B images · C feature channels · h×w feature cells · K heads, C_k classes of head k, G = Σ_k C_k ·
+U classes of the union.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewmask.labels import LabelUnion
+from fewmask.models.universal import UniversalSegmenter
+
+FUSED, AUTO = "fused", "auto"
+"""What is asked of all heads: classes of the union from all of them, and those of the head that fits the image best."""
+TEMPERATURE = 0.1
+ABSENT = -2.0
+"""The similarity to a class without a prototype: below every cosine."""
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Where the classes lie among F's features, and how far from them a domain's own images are."""
+
+    vectors: Mapping[str, Tensor]
+    """Of each domain its classes' mean features around `origin`, as unit vectors (C_k,C); 0 for a class never seen."""
+    origin: Tensor
+    """(C,): the mean of the means of all classes of all domains."""
+    typical: Tensor
+    """(K,): the mean distance of the domain's labelled images."""
+    spread: Tensor
+    """(): the standard deviation of these distances, of all domains together."""
+
+
+def similarity(features: Tensor, vectors: Tensor, origin: Tensor) -> Tensor:
+    """cos(f − o, c): features (B,C,h,w), vectors (G,C), origin (C,) → (B,G,h,w) float32."""
+    with torch.autocast(features.device.type, enabled=False):
+        direction = F.normalize(features.float() - origin[:, None, None], dim=1)
+        cosine = F.conv2d(direction, vectors[:, :, None, None])
+    return cosine.masked_fill(~vectors.any(1)[:, None, None], ABSENT)
+
+
+def distance(likeness: Tensor, classes: Sequence[int]) -> Tensor:
+    """How far an image lies from each domain: 1 − the mean over its cells of the similarity to the nearest class.
+
+    likeness (B,G,h,w), classes C_k of the K domains → (B,K).
+    """
+    best = [part.amax(1).mean((1, 2)) for part in likeness.split(list(classes), dim=1)]
+    return 1 - torch.stack(best, 1)
+
+
+def fuse(logits: Sequence[Tensor], likeness: Tensor, tables: Sequence[Tensor], log_weight: Tensor) -> Tensor:
+    """log s, see above: logits (B,C_k,h,w) of K heads, likeness (B,G,h,w), tables (C_k,) of each head's classes in the
+    union, log w (B,K) up to a constant → (B,U,h,w). Every class of the union is some head's."""
+    size = int(max(int(t.max()) for t in tables)) + 1
+    shape = (len(likeness), size, *likeness.shape[2:])
+    where = torch.cat(list(tables))[:, None, None].expand_as(likeness)
+    nearest = likeness.new_full(shape, ABSENT).scatter_reduce_(1, where, likeness, "amax")
+    mass = (nearest / TEMPERATURE).softmax(1)
+    has = torch.stack([torch.zeros(size, device=likeness.device).index_fill_(0, t, 1.0) for t in tables])
+    # In logarithms, so that a head which alone has a class keeps its say however badly it fits.
+    share = log_weight[:, :, None].masked_fill(has == 0, -torch.inf).softmax(1)
+    said = torch.zeros_like(mass)
+    for k, table in enumerate(tables):
+        known = torch.einsum("buhw,u->bhw", mass, has[k])[:, None]
+        said += share[:, k, :, None, None] * known * in_union(logits[k], table, size)
+    return said.clamp_min(torch.finfo(said.dtype).tiny).log()
+
+
+def in_union(logits: Tensor, table: Tensor, size: int) -> Tensor:
+    """q_k: logits (B,C_k,h,w) and the union's class (C_k,) of each → (B,U,h,w) float32; classes that are one add up."""
+    probability = logits.float().softmax(1)
+    shape = (len(logits), size, *logits.shape[2:])
+    return torch.zeros(shape, device=logits.device).index_add_(1, table, probability)
+
+
+class Fused(UniversalSegmenter):
+    """A trained network with two more answers: `decode(features, FUSED)` and `decode(features, AUTO)`, both over the
+    classes of the union of the domains that have prototypes. It is made of the network's own modules."""
+
+    def __init__(self, model: UniversalSegmenter, prototypes: Prototypes, synonyms: Iterable[Iterable[str]] = ()):
+        """Raises ValueError for a domain that is called as one of the two, and for a union of too many classes."""
+        nn.Module.__init__(self)  # not the network's own, which builds one
+        if taken := {FUSED, AUTO} & set(model.spaces):
+            raise ValueError(f"a domain is called {', '.join(taken)}, which means all heads together; rename it")
+        self.fused = tuple(prototypes.vectors)
+        self.union = LabelUnion.of({n: model.spaces[n] for n in self.fused}, synonyms)
+        self.settings, self.spaces = model.settings, {**model.spaces, FUSED: self.union.space, AUTO: self.union.space}
+        self.channels, self.stride = model.channels, model.stride
+        self.embedding_stride, self.multiple = model.embedding_stride, model.multiple
+        self.features, self.heads, self.embedding = model.features, model.heads, model.embedding
+        buffers = {
+            "mean": model.mean,
+            "std": model.std,
+            "vectors": torch.cat(list(prototypes.vectors.values())),
+            "origin": prototypes.origin,
+            "typical": prototypes.typical,
+            "spread": prototypes.spread,
+            **{f"table_{k}": torch.tensor(self.union.tables[n]) for k, n in enumerate(self.fused)},
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value.to(model.mean.device), persistent=False)
+        self.vectors: Tensor
+        self.origin: Tensor
+        self.typical: Tensor
+        self.spread: Tensor
+        self.train(model.training)
+
+    @property
+    def tables(self) -> list[Tensor]:
+        return [self.get_buffer(f"table_{k}") for k in range(len(self.fused))]
+
+    def similarity(self, features: Tensor) -> Tensor:
+        """Features (B,C,h,w) → (B,G,h,w), the classes of `fused` in its order."""
+        return similarity(features, self.vectors, self.origin)
+
+    def excess(self, likeness: Tensor) -> Tensor:
+        """By how many standard deviations an image is farther from each domain than the domain's own labelled images:
+        likeness (B,G,h,w) → (B,K), in the order of `fused`. The least one fits best."""
+        classes = [len(self.union.tables[n]) for n in self.fused]
+        return (distance(likeness, classes) - self.typical) / self.spread
+
+    def decode(self, features: Tensor, domain: str) -> Tensor:
+        """As of the network; for FUSED and AUTO log scores (B,U,h,w)."""
+        if domain not in (FUSED, AUTO):
+            return super().decode(features, domain)
+        likeness = self.similarity(features)
+        excess = self.excess(likeness)
+        logits = [super(Fused, self).decode(features, n) for n in self.fused]
+        if domain == FUSED:
+            return fuse(logits, likeness, self.tables, -excess)
+        each = [in_union(part, t, self.union.space.num_classes) for part, t in zip(logits, self.tables, strict=True)]
+        chosen = torch.stack(each, 1)[torch.arange(len(excess)), excess.argmin(1)]
+        return chosen.clamp_min(torch.finfo(chosen.dtype).tiny).log()
