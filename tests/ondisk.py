@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewmask.config import Config
+from fewmask.engine.run import Run, load_domains, save_model
 from fewmask.labels import VOID, distinct_colour
 from fewmask.methods import parse_config
+from fewmask.models.universal import UniversalSegmenter
 
 ENCODER = "tu-mobilenetv2_050"
-# What a method needs beside its name to train on the domains a and b.
-OPTIONS: dict[str, dict[str, Any]] = {"supervised": {"domain": "a"}}
 
 
 def write_domain(
@@ -85,9 +85,26 @@ def plain(root: Path, method: str | Mapping[str, Any] = "joint", **train: Any) -
         "name": "tiny",
         "domains": {n: {"layout": "folder", "root": str(root / n)} for n in ("a", "b")},
         "model": {"encoder": ENCODER, "embedding": {"dim": 8}},
-        "method": {**OPTIONS.get(method["name"], {}), **method},
+        "method": {**_needs(method["name"], root), **method},
         "train": {**settings, **train},
     }
+
+
+def _needs(name: str, root: Path) -> dict[str, Any]:
+    """What a method needs beside its name to train on the domains a and b."""
+    if name == "distill":
+        return {"teachers": [str(teacher(root))]}
+    return {"domain": "a"} if name == "supervised" else {}
+
+
+def teacher(root: Path) -> Path:
+    """The folder of a run with a random network of the domains a and b."""
+    folder = root / "teacher"
+    if not folder.exists():
+        known = config(root)
+        spaces = {name: d.space for name, d in load_domains(known).items()}
+        save_model(Run(folder), UniversalSegmenter(known.model, spaces, seed=7))
+    return folder
 
 
 def config(root: Path, method: str | Mapping[str, Any] = "joint", **train: Any) -> Config:

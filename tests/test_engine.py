@@ -75,6 +75,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hung2018": {"name": "hung2018", "warmup": 0.5, "channels": 4},
     "souly2017": {"name": "souly2017", "side": 8, "channels": 4},
     "souly2017, two terms": {"name": "souly2017", "side": 8, "channels": 4, "generator_loss": "non-saturating"},
+    "co-training": {"name": "co-training"},
+    "co-training, mean": {"name": "co-training", "cutmix": 0, "answers": "mean"},
+    "distill": {"name": "distill"},
 }
 STEPS = 4
 # Images of each forward of a step, where it is not one with the 4 labelled ones alone.
@@ -89,6 +92,9 @@ FORWARDS: dict[str, list[list[int]]] = {
     "hung2018": [[4], [4], [6], [6]],
     "souly2017": [[6, 2]] * 4,
     "souly2017, two terms": [[6, 2, 2]] * 4,
+    "co-training": [[2, 6]] * 4,
+    "co-training, mean": [[6]] * 4,
+    "distill": [[6]] * 4,
     "s4al, replay": [[4], [4, 2, 2], [4, 2, 2], [4, 2, 2]],
 }
 # Those whose loop differs from another's in nothing but the method's arithmetic are left to the slow tests.
@@ -98,6 +104,7 @@ SLOW = (
     "fixmatch, teacher",
     "unimatch, second version",
     "souly2017, two terms",
+    "co-training, mean",
 )
 QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ArraySource, batch, domain, domains, model, relabelled, run, same, steps, train_settings
+from helpers import ArraySource, batch, domain, domains, model, needs, relabelled, run, same, steps, train_settings
 from torch import Tensor, nn
 
 from fewmask.data.batches import Batch
@@ -33,7 +33,7 @@ MODES = ["anchored", "faithful"]
 
 
 def method(name: str, of: dict[str, Domain], **options: object) -> Method:
-    return build(SETTINGS[name].model_validate({"name": name, **options}), of)
+    return build(SETTINGS[name].model_validate({"name": name, **needs(name, of), **options}), of)
 
 
 def weights(name: str, alpha: float, beta: float) -> dict[str, float]:
@@ -576,7 +576,7 @@ def test_fine_tuning_leaves_the_heads_of_other_domains_alone() -> None:
     [
         ("fine-tune", {"order": ["a"]}, r"method.order: \['a'\] is not an order of the domains a, b"),
         ("fine-tune", {"order": ["a", "a"]}, r"is not an order"),
-        ("supervised", {}, r"method.domain: missing; supervised trains on one of a, b"),
+        ("supervised", {"domain": None}, r"method.domain: missing; supervised trains on one of a, b"),
         ("supervised", {"domain": "z"}, r"no domain 'z'; there are a, b"),
     ],
 )
@@ -593,10 +593,9 @@ def test_fine_tuning_needs_two_domains() -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_method_restores_from_its_state(name: str) -> None:
     of = domains(3, 4)
-    options = {"domain": "a"} if name == "supervised" else {}
-    made, network = method(name, of, **options), model(of)
+    made, network = method(name, of), model(of)
     run(made, network, of, 3)
-    again = method(name, of, **options)
+    again = build(made.settings, of)
     again.prepare(model(of), torch.Generator().manual_seed(99))
     again.load_state_dict(made.state_dict())
     assert same(made.state_dict(), again.state_dict())
@@ -605,10 +604,9 @@ def test_a_method_restores_from_its_state(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_no_method_touches_the_global_generator(name: str) -> None:
     of = domains(3, 4)
-    options = {"domain": "a"} if name == "supervised" else {}
     network = model(of)
     network.eval()
-    made = method(name, of, **options)
+    made = method(name, of)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

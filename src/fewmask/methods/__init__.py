@@ -12,7 +12,9 @@ from fewmask import config
 from fewmask.config import Config, Settings
 from fewmask.data.domain import Domain
 from fewmask.methods.base import Method, MethodSettings
+from fewmask.methods.co_training import CoTraining
 from fewmask.methods.deal import Deal
+from fewmask.methods.distill import Distill
 from fewmask.methods.entropy_min import EntropyMin
 from fewmask.methods.fine_tune import FineTune
 from fewmask.methods.fixmatch import FixMatch
@@ -44,6 +46,8 @@ METHODS: dict[str, type[Method]] = {
         Deal,
         Hung2018,
         Souly2017,
+        CoTraining,
+        Distill,
     )
 }
 SETTINGS: dict[str, type[Settings]] = {name: method.Settings for name, method in METHODS.items()}

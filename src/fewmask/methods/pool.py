@@ -53,18 +53,21 @@ def pool_targets(model: UniversalSegmenter, features: Tensor, batch: Batch) -> T
     return Targets(torch.where(answered, answers, label), torch.where(answered, 1.0, confidence), answered)
 
 
-def pool_loss(model: UniversalSegmenter, features: Tensor, label: Tensor, weight: Tensor, batch: Batch) -> Tensor:
+def pool_loss(
+    model: UniversalSegmenter, features: Tensor, label: Tensor, weight: Tensor | None, batch: Batch
+) -> Tensor:
     """Σ_k 1/N_k Σ w · CE(label, G_k(features)) over the pool's rows of domain k that are not void.
 
-    features (U,C,h,w), label (U,H,W), weight (U,H,W) → scalar. N_k counts the pixels of the weak views that are not
-    void, sure or not, over the whole step: what a mix leaves of them differs by the void that it moves.
+    features (U,C,h,w), label (U,H,W), weight (U,H,W), or None for 1 → scalar. N_k counts the pixels of the weak views
+    that are not void, sure or not, over the whole step: what a mix leaves of them differs by the void that it moves.
     """
     size = (label.shape[1], label.shape[2])
     losses = []
     for k, rows in batch.pool_rows().items():
         logits = model.upsample(model.decode(take(features, rows), model.domains[k]), size)
         count = batch.cells[1][k, 2:].sum()
-        losses.append(cross_entropy(logits, take(label, rows), count, weight=take(weight, rows)))
+        factor = None if weight is None else take(weight, rows)
+        losses.append(cross_entropy(logits, take(label, rows), count, weight=factor))
     return torch.stack(losses).sum()
 
 

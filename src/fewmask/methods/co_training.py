@@ -1,0 +1,137 @@
+"""Co-training as cross pseudo supervision (Chen et al., CVPR 2021): two networks that begin differently, each of which
+learns the pool's labels from the other.
+
+    for each step:  x labelled, u pool;  networks i = 1, 2, j the other one
+        y_i   = argmax G_k^i(F^i(u))                                  no gradient; an answered pixel is its own
+        u, y_1, y_2 ← CutMix of rows of one domain                    the same boxes for images and both labels
+        L_s   = Σ_i Σ_k CE(y, G_k^i(F^i(x)))                          labelled pixels
+        L_cps = Σ_i Σ_k 1/N_k Σ CE(y_j, G_k^i(F^i(u)))                N_k: all pixels of the pool's rows but void
+        L     = L_s + λ L_cps
+
+Without CutMix x and u go through each network in one forward, which gives y_i too.
+
+Shapes: B rows of a batch, U of them of the pool · H×W pixels · C feature channels · h×w feature cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from fewmask.config import Fraction
+from fewmask.data.batches import Batch, Phase, take
+from fewmask.labels import VOID
+from fewmask.losses.divergence import js_divergence
+from fewmask.losses.entropy import masked_mean
+from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.consistency import CutMix
+from fewmask.methods.pool import Targets, pool_loss, pool_targets
+from fewmask.models.batch_norm import synchronise
+from fewmask.models.ensemble import Ensemble
+from fewmask.models.universal import UniversalSegmenter, at_stride
+from fewmask.views.mixing import box_masks, partners
+
+# Part of the image that a box covers. The source has three boxes that together do, where they do not overlap.
+BOX = (0.25, 0.5)
+
+
+class CoTrainingSettings(MethodSettings):
+    name: Literal["co-training"] = "co-training"
+    weight: NonNegativeFloat = 1.5
+    """λ: the paper's on VOC; on Cityscapes it has 6."""
+    cutmix: Fraction = 1.0
+    """Probability of a box in a row of the pool; 0 is the paper's method without CutMix, for which the networks see
+    the pool once instead of twice. The source takes the box from another batch of the pool."""
+    whole: bool = True
+    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
+    the pool alone. The source knows no such images."""
+    answers: Literal["first", "mean"] = "first"
+    """Who is validated, selected and saved as the run's model: the first network, as in the source, with the second
+    one beside it; or both, with the mean of their logits, at twice the cost."""
+
+
+class CoTraining(Method):
+    Settings = CoTrainingSettings
+    name = "co-training"
+    settings: CoTrainingSettings
+    second: UniversalSegmenter
+
+    def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
+        second = UniversalSegmenter(model.settings, model.spaces, seed).to(rng.device).train(model.training)
+        self.second = synchronise(second).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def network(self, model: UniversalSegmenter) -> UniversalSegmenter:
+        return model if self.settings.answers == "first" else Ensemble([model, self.second])
+
+    def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
+        return {"second": self.second} if self.settings.answers == "first" else {}
+
+    @property
+    def active(self) -> bool:
+        """With a weight of 0 the first network's is joint training, bit for bit."""
+        return self.settings.weight > 0
+
+    def phases(self, steps: int) -> list[Phase]:
+        every = tuple(self.domains)
+        if not self.active:
+            return [Phase("train", 0, steps, every)]
+        return [Phase("train", 0, steps, every, every, whole=self.settings.whole)]
+
+    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+        both = labelled + unlabelled
+        return (unlabelled, both) if unlabelled and self.settings.cutmix else (both,)
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        networks, labelled = (model, self.second), batch.without_pool()
+        if not self.active:
+            losses = [supervised_loss(n, n.encode(batch.image), batch) for n in networks]
+            return {"supervised": torch.stack(losses).sum()}
+        if self.settings.cutmix:
+            mix = self._cutmix(batch, rng)
+            with torch.no_grad():
+                weak = [n.encode(batch.image[batch.pool :]) for n in networks]
+            targets = self._targets(networks, weak, batch)
+            mixed = torch.cat([labelled.image, mix.image(batch.image[batch.pool :])])
+            features = [n.encode(mixed) for n in networks]
+            targets = [mix.targets(t) for t in targets]
+        else:
+            features = [n.encode(batch.image) for n in networks]
+            targets = self._targets(networks, [f[batch.pool :] for f in features], batch)
+        supervised = [supervised_loss(n, f[: batch.pool], labelled) for n, f in zip(networks, features, strict=True)]
+        cross = [
+            pool_loss(n, f[batch.pool :], its.label, None, batch)
+            for n, f, its in zip(networks, features, reversed(targets), strict=True)
+        ]
+        return {
+            "supervised": torch.stack(supervised).sum(),
+            "cross": self.settings.weight * torch.stack(cross).sum(),
+        }
+
+    def _cutmix(self, batch: Batch, rng: torch.Generator) -> CutMix:
+        owner = batch.domain[batch.pool :]
+        size = (batch.label.shape[1], batch.label.shape[2])
+        return CutMix(box_masks(len(owner), size, rng, self.settings.cutmix, BOX), partners(owner))
+
+    @torch.no_grad()
+    def _targets(
+        self, networks: Sequence[UniversalSegmenter], features: Sequence[Tensor], batch: Batch
+    ) -> list[Targets]:
+        """y_1 and y_2 of the pool's rows, features (U,C,h,w) of each network; and how far these two are apart: the
+        part of the pixels without an answer on which they agree, and the mean divergence of their softmaxes."""
+        targets = [pool_targets(n, f, batch) for n, f in zip(networks, features, strict=True)]
+        one, other = targets
+        free = ~one.answered
+        agreed = (free & (one.label == other.label)).sum() / free.sum().clamp_min(1)
+        model = networks[0]
+        cells = at_stride(batch.label[batch.pool :], model.stride, model.multiple)
+        apart = torch.zeros(cells.shape, device=cells.device)
+        for k, rows in batch.pool_rows().items():
+            logits = [n.decode(take(f, rows), n.domains[k]) for n, f in zip(networks, features, strict=True)]
+            apart[rows] = js_divergence(*logits)
+        self.watch |= {"agreement": agreed, "diversity": masked_mean(apart, cells != VOID)}
+        return targets

@@ -1,0 +1,121 @@
+"""Knowledge distillation (Hinton et al., 2015) of finished runs into a network of another, smaller architecture.
+
+    for each step:  x labelled rows and rows of the pool; teachers m = 1 … M, frozen, in eval mode
+        p     = 1/M_k Σ_m softmax(G_k^m(F^m(x)) / T)                    the M_k teachers that know domain k
+        L_ce  = Σ_k CE(y, G_k(F(x)))                                    labelled pixels
+        L_kd  = Σ_k 1/N_k Σ KL(p ‖ softmax(G_k(F(x)) / T))              N_k: all pixels but void, labelled or not
+        L     = (1 − α) L_ce + α T² L_kd
+
+Teachers and student see the very same view. T² keeps the gradient's size, whatever T is.
+
+Shapes: B rows of a batch, b of one domain · C_k classes of domain k · H×W pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from fewmask.config import Fraction
+from fewmask.config.base import ConfigPath
+from fewmask.data.batches import Batch, Phase, take
+from fewmask.labels import VOID
+from fewmask.losses.divergence import kl_divergence, log_mean_softmax
+from fewmask.losses.entropy import masked_mean
+from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.models.saved import fingerprint, load_model
+from fewmask.models.universal import UniversalSegmenter
+
+
+class DistillSettings(MethodSettings):
+    name: Literal["distill"] = "distill"
+    teachers: Annotated[tuple[ConfigPath, ...], Field(min_length=1)]
+    """Folders of finished runs, of rounds of a campaign, say: the mean of their probabilities is taught. Each domain
+    needs a teacher that knows it."""
+    alpha: Fraction = 0.9
+    """Weight of the soft labels; 1 − α is that of the hard ones. Hinton et al.: the soft ones considerably more."""
+    temperature: PositiveFloat = 2.0
+    """T. Hinton et al. have 1 to 20, lower ones for small students."""
+
+
+class Distill(Method):
+    Settings = DistillSettings
+    name = "distill"
+    settings: DistillSettings
+    teachers: tuple[UniversalSegmenter, ...] = ()
+    """No modules of the method's: nothing moves or saves them. They lie in their runs, and the state of this one says
+    by their hashes, (M,32) uint8, which they are."""
+    hashes: Tensor
+
+    @property
+    def active(self) -> bool:
+        """With α = 0 the method is joint training, bit for bit."""
+        return self.settings.alpha > 0
+
+    def phases(self, steps: int) -> list[Phase]:
+        every = tuple(self.domains)
+        return [Phase("train", 0, steps, every, every if self.active else ())]
+
+    def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        """Raises ValueError for a folder without a trained network, and for teachers that do not know the classes."""
+        folders = self.settings.teachers
+        self.hashes = torch.tensor([list(fingerprint(folder)) for folder in folders], dtype=torch.uint8)
+        loaded = [load_model(folder, rng.device).requires_grad_(False) for folder in folders]
+        _check_classes(model, dict(zip(folders, loaded, strict=True)))
+        self.teachers = tuple(t.to(memory_format=torch.channels_last) for t in loaded)  # type: ignore[call-overload]
+
+    def get_extra_state(self) -> Tensor:
+        return self.hashes
+
+    def set_extra_state(self, state: Tensor) -> None:
+        same = (self.hashes == state.cpu()).all(1).tolist()
+        changed = [str(f) for f, unchanged in zip(self.settings.teachers, same, strict=True) if not unchanged]
+        if changed:
+            raise ValueError(
+                f"method.teachers: {', '.join(changed)}: not the network that this run has learnt from so far; put it "
+                "back, or begin again with another --out"
+            )
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        s, features = self.settings, model.encode(batch.image)
+        terms = {"supervised": (1 - s.alpha) * supervised_loss(model, features, batch)}
+        if not self.active:
+            return terms
+        size = (batch.label.shape[1], batch.label.shape[2])
+        apart, agreed, seen = [], [], batch.label != VOID
+        for k in batch.domain.unique().tolist():
+            rows, domain = torch.nonzero(batch.domain == k).flatten(), model.domains[k]
+            log_p = self._soft_labels(take(batch.image, rows), domain)
+            logits = model.upsample(model.decode(take(features, rows), domain), size)
+            valid = take(seen, rows)
+            divergence = kl_divergence(log_p, logits, s.temperature)
+            apart.append(masked_mean(divergence, valid, batch.cells[1][k, :2].sum()))
+            agreed.append((valid & (logits.argmax(1) == log_p.argmax(1))).sum())
+        self.watch["agreement"] = torch.stack(agreed).sum() / seen.sum().clamp_min(1)
+        return terms | {"soft": s.alpha * s.temperature**2 * torch.stack(apart).sum()}
+
+    @torch.no_grad()
+    def _soft_labels(self, image: Tensor, domain: str) -> Tensor:
+        """log p (b,C_k,H,W) of images (b,3,H,W)."""
+        knowing = [t for t in self.teachers if domain in t.spaces]
+        return log_mean_softmax([teacher(image, domain) for teacher in knowing], self.settings.temperature)
+
+
+def _check_classes(model: UniversalSegmenter, teachers: dict[Path, UniversalSegmenter]) -> None:
+    problems = []
+    for domain, space in model.spaces.items():
+        knowing = {folder: t.spaces[domain].names for folder, t in teachers.items() if domain in t.spaces}
+        problems += [
+            f"method.teachers: {folder} has other classes of {domain} ({', '.join(names)}, here "
+            f"{', '.join(space.names)}); take a run with the same classes in the same order"
+            for folder, names in knowing.items()
+            if names != space.names
+        ]
+        if not knowing:
+            problems.append(f"method.teachers: none knows {domain}; add a run that was trained on it")
+    if problems:
+        raise ValueError("\n".join(problems))
