@@ -286,7 +286,8 @@ def generations(root: Path, sizes: Sizes) -> dict[str, Any]:
     stems = domain.splits["train"]
     domain = replace(domain, labelled=stems[: len(stems) // 2])
     asked = len(stems) // 4
-    s4al, student = (step_of(name, config, domain, network(config, domain), asked) for name in ("s4al", "s4al-plus"))
+    domains = {domain.name: domain}
+    s4al, student = (step_of(name, config, domains, network(config, domain), asked) for name in ("s4al", "s4al-plus"))
     ours, theirs = compare(sizes.contrast_rounds, lambda: timed(s4al, 2), lambda: timed(student, 2))
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return summary(ratios, s4al_seconds=statistics.median(ours), student_seconds=statistics.median(theirs))

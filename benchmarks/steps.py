@@ -5,8 +5,9 @@ Shapes: H×W pixels of an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,19 +33,16 @@ class SureOfEverything:
         return label, np.full_like(label, 254)
 
 
-def step_of(name: str, config: Config, domain: Domain, model: UniversalSegmenter, asked: int) -> Callable[[], None]:
+def step_of(
+    name: str, config: Config, domains: Mapping[str, Domain], model: UniversalSegmenter, asked: int, **options: Any
+) -> Callable[[], None]:
     """A training step of a method's last phase: its terms, their gradient, the optimiser, and what it does after it.
 
-    `asked` images of the pool have answered regions, as from a campaign's second round on.
+    `asked` images of every domain's pool have answered regions, as from a campaign's second round on; `options` are
+    settings of the method.
     """
-    pool = domain.unlabelled
-    domain = replace(
-        domain,
-        labelled=(*domain.labelled, *pool[:asked]),
-        partial=frozenset(pool[:asked]),
-        pseudo=SureOfEverything(domain),
-    )
-    method = build(METHODS[name].Settings.model_validate({"name": name}), {domain.name: domain})
+    domains = {n: _answered(d, asked) for n, d in domains.items()}
+    method = build(METHODS[name].Settings.model_validate({"name": name, **options}), domains)
     device = model.mean.device
     rng = torch.Generator(device).manual_seed(0)
     method.prepare(model.train(), rng)
@@ -52,7 +50,7 @@ def step_of(name: str, config: Config, domain: Domain, model: UniversalSegmenter
     optimisers = Optimisers(config.train.optimiser, model, method)
     phases = method.phases(config.train.steps)
     strides = sorted({1, model.stride, model.embedding_stride})
-    steps = Steps({domain.name: domain}, config.train, phases, strides, model.multiple, config.seed)
+    steps = Steps(domains, config.train, phases, strides, model.multiple, config.seed)
     batch = steps[config.train.steps - 1][0].to(device)
 
     def step() -> None:
@@ -64,3 +62,13 @@ def step_of(name: str, config: Config, domain: Domain, model: UniversalSegmenter
         method.after_step(model, rng)
 
     return step
+
+
+def _answered(domain: Domain, asked: int) -> Domain:
+    pool = domain.unlabelled
+    return replace(
+        domain,
+        labelled=(*domain.labelled, *pool[:asked]),
+        partial=frozenset(pool[:asked]),
+        pseudo=SureOfEverything(domain),
+    )

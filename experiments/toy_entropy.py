@@ -187,6 +187,7 @@ class CellNetwork(nn.Module):
         self.domains = tuple(of)
         self.settings = SimpleNamespace(embedding=SimpleNamespace(dim=dim))
         self.register_buffer("mean", torch.zeros(1))
+        self.channels = features
         self.layers = nn.Sequential(
             nn.Conv2d(values, features, 1), nn.ReLU(), nn.Conv2d(features, features, 1), nn.ReLU()
         )

@@ -11,6 +11,7 @@ from typing import Any
 from fewmask import config
 from fewmask.config import Config, Settings
 from fewmask.data.domain import Domain
+from fewmask.methods.adversarial_align import AdversarialAlign
 from fewmask.methods.base import Method, MethodSettings
 from fewmask.methods.co_training import CoTraining
 from fewmask.methods.deal import Deal
@@ -20,6 +21,7 @@ from fewmask.methods.fine_tune import FineTune
 from fewmask.methods.fixmatch import FixMatch
 from fewmask.methods.hung2018 import Hung2018
 from fewmask.methods.joint import Joint
+from fewmask.methods.mmd import Mmd
 from fewmask.methods.pseudo_label import PseudoLabel
 from fewmask.methods.s4al import S4al
 from fewmask.methods.s4al_plus import S4alPlus
@@ -46,6 +48,8 @@ METHODS: dict[str, type[Method]] = {
         Deal,
         Hung2018,
         Souly2017,
+        Mmd,
+        AdversarialAlign,
         CoTraining,
         Distill,
     )

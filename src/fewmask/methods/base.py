@@ -116,3 +116,13 @@ def labelled_logits(model: UniversalSegmenter, features: Tensor, batch: Batch) -
     size = (batch.label.shape[1], batch.label.shape[2])
     for k, rows in batch.labelled_rows().items():
         yield k, rows, model.upsample(model.decode(take(features, rows), model.domains[k]), size)
+
+
+def two_or_more(domains: Mapping[str, Domain], method: str) -> Mapping[str, Domain]:
+    """The domains, of which the method needs two. Raises ValueError where there is one."""
+    if len(domains) < 2:
+        raise ValueError(
+            f"method.name: {method} aligns domains, and there is but one ({', '.join(domains)}); add a second to "
+            "`domains`, or take `joint`, or a method that learns from the pool of one domain, such as `fixmatch`"
+        )
+    return domains

@@ -1,6 +1,6 @@
-"""The fully convolutional discriminator of Hung et al. (BMVC 2018, §3.1): of every pixel of a map, whether it is real.
+"""Discriminators: of every pixel of a label map whether it is real, and of every feature cell which domain it is of.
 
-Shapes: B maps · C channels of a map · D channels of the first layer · H×W pixels.
+Shapes: B maps · C channels of a map · D channels of the first layer · H×W pixels or cells.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ STRIDE = 32
 
 
 class Discriminator(nn.Module):
-    """Five convolutions 4×4 of stride 2 to D, 2D, 4D, 8D and 1 channels, leaky ReLU between them, no normalisation."""
+    """That of Hung et al. (BMVC 2018, §3.1): five convolutions 4×4 of stride 2 to D, 2D, 4D, 8D and 1 channels, leaky
+    ReLU between them, no normalisation."""
 
     def __init__(self, inputs: int, channels: int, rng: torch.Generator) -> None:
         super().__init__()
@@ -39,3 +40,21 @@ class Discriminator(nn.Module):
         cells = self.layers(F.pad(maps, (0, -width % STRIDE, 0, -height % STRIDE)))
         pixels = F.interpolate(cells.float(), scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
         return pixels[:, 0, :height, :width]
+
+
+def cell_classifier(inputs: int, channels: int, rng: torch.Generator) -> nn.Sequential:
+    """Three convolutions 1×1 to D, D and 1 channels, ReLU between them: maps (B,C,H,W) → logits (B,1,H,W).
+
+    Every cell is judged by itself. No normalisation: it would see the rows of one domain at a time, and hide from the
+    classifier what tells them apart.
+    """
+    return drawn(
+        lambda: nn.Sequential(
+            nn.Conv2d(inputs, channels, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, 1, 1),
+        ),
+        rng,
+    )

@@ -198,6 +198,8 @@ def seconds(recipe: Recipe, configs: Mapping[str, Config]) -> dict[str, float]:
 # looks at the pool in three quarters of the steps.
 POOL = {
     "entropy-min": 1.0,
+    "mmd": 1.0,
+    "adversarial-align": 1.2,
     "pseudo-label": 1.0,
     "univ-cross": 0.75,
     "univ-full": 0.75,

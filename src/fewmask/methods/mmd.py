@@ -1,0 +1,76 @@
+"""MMD: the features of any two domains are drawn towards one distribution (Long et al., DAN, ICML 2015).
+
+    for each step:
+        L_sup = Σ_k CE(y, G_k(F(x)))                       labelled pixels
+        S_k   ~ N cells of F(x) or E(F(x)) of domain k     labelled and unlabelled ones, no void
+        L_mmd = mean_{i<j} MMD²(S_i, S_j)                  a mixture of Gaussian kernels
+        L     = L_sup + weight · L_mmd
+
+Which class a cell has is not asked: it assumes that all domains show the same classes equally often.
+
+Shapes: B rows · K domains, G pairs of them in the batch · C feature channels · h×w cells, P = B·h·w of them, N drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from fewmask.data.batches import Batch, Phase
+from fewmask.data.domain import Domain
+from fewmask.labels import VOID
+from fewmask.losses.mmd import MULTIPLES, draw, linear_mmd, quadratic_mmd
+from fewmask.methods.base import Method, MethodSettings, supervised_loss, two_or_more
+from fewmask.models.universal import UniversalSegmenter, at_stride
+
+
+class MmdSettings(MethodSettings):
+    name: Literal["mmd"] = "mmd"
+    weight: NonNegativeFloat = 0.1
+    where: Literal["features", "embedding"] = "features"
+    """What is aligned: what the heads read, or E of it."""
+    estimator: Literal["linear", "quadratic"] = "linear"
+    cells: int = Field(512, ge=2)
+    """Drawn of each domain in a micro-batch."""
+    multiples: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = MULTIPLES
+    """Of the median squared distance: the widths of the kernels."""
+
+
+class Mmd(Method):
+    Settings = MmdSettings
+    name = "mmd"
+    settings: MmdSettings
+
+    def __init__(self, settings: MmdSettings, domains: Mapping[str, Domain]) -> None:
+        super().__init__(settings, two_or_more(domains, settings.name))
+
+    def phases(self, steps: int) -> list[Phase]:
+        every = tuple(self.domains)
+        return [Phase("train", 0, steps, every, every if self.settings.weight else ())]
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        features = model.encode(batch.image)
+        terms = {"supervised": supervised_loss(model, features, batch)}
+        if self.settings.weight:
+            terms["mmd"] = self.settings.weight * self.discrepancy(model, features, batch, rng)
+        return terms
+
+    def discrepancy(self, model: UniversalSegmenter, features: Tensor, batch: Batch, rng: torch.Generator) -> Tensor:
+        """L_mmd over the pairs of domains that the micro-batch shows: features (B,C,·,·) → scalar."""
+        s, stride = self.settings, model.stride
+        if s.where == "embedding":
+            features, stride = model.embed(features), model.embedding_stride
+        shown = batch.domain.unique()
+        if len(shown) < 2:
+            return features.sum() * 0.0
+        seen = at_stride(batch.label, stride, model.multiple) != VOID
+        owner = (batch.domain == shown[:, None]).to(seen.device)
+        index, valid = draw((owner[:, :, None, None] & seen).flatten(1), s.cells, rng)
+        drawn = features.permute(0, 2, 3, 1).flatten(0, 2)[index]
+        i, j = torch.combinations(torch.arange(len(shown), device=seen.device)).T
+        mmd = linear_mmd if s.estimator == "linear" else quadratic_mmd
+        return mmd(drawn[i], drawn[j], (valid[i], valid[j]), s.multiples).mean()
