@@ -205,6 +205,7 @@ POOL = {
     "univ-full": 0.75,
     "fixmatch": 2.1,
     "unimatch": 3.1,
+    "co-training": 3.6,
     "s4al": 2.9,
     "s4al-plus": 1.3,
 }
