@@ -110,7 +110,21 @@ def needs(name: str, of: Mapping[str, Domain]) -> dict[str, object]:
     """What a method cannot be without on these domains."""
     if name == "distill":
         return {"teachers": [saved(model(of, seed=7))]}
+    if name == "cycada":
+        return to_last(of)
     return {"domain": next(iter(of))} if name == "supervised" else {}
+
+
+def to_last(of: Mapping[str, Domain]) -> dict[str, object]:
+    """For adaptation: the last domain is the target, and class i of a source is its class i; the last class of the
+    first one is none."""
+    *sources, target = of.values()
+    classes: dict[str, dict[str, str | None]] = {}
+    for source in sources:
+        to = dict(zip(source.space.names, target.space.names, strict=False))
+        classes[source.name] = {name: to.get(name) for name in source.space.names}
+    classes[sources[0].name][sources[0].space.names[-1]] = None
+    return {"target": target.name, "classes": classes}
 
 
 def train_settings(**changes: object) -> TrainSettings:

@@ -94,6 +94,8 @@ def _needs(name: str, root: Path) -> dict[str, Any]:
     """What a method needs beside its name to train on the domains a and b."""
     if name == "distill":
         return {"teachers": [str(teacher(root))]}
+    if name == "cycada":
+        return {"target": "b"}
     return {"domain": "a"} if name == "supervised" else {}
 
 

@@ -114,7 +114,7 @@ def test_the_supervised_loss_is_the_sum_over_domains_of_means_over_labelled_pixe
     assert got == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"cycada"}))  # its target's head learns from other rows
 def test_each_head_sees_only_its_own_rows(name: str) -> None:
     of = domains(3, 4, 2)
     network = model(of)
@@ -411,7 +411,7 @@ def test_unlabelled_images_never_need_a_mask(name: str) -> None:
         asked = set(d.source.asked)
         assert asked <= set(d.splits["train"])
         # It says by its phases whether it looks at the pool.
-        assert bool(asked & set(d.unlabelled)) == any(p.unlabelled for p in method(name, of).phases(8))
+        assert bool(asked & set(d.unlabelled)) == any(d.name in p.unlabelled for p in method(name, of).phases(8))
 
 
 @pytest.mark.parametrize("name", [*UNIVERSAL, "entropy-min"])

@@ -114,13 +114,11 @@ class HungAdamSettings(AdamSettings):
 
 class TranslatorSettings(Settings):
     """Of the networks that make images of one domain look like another's; CycleGAN (Zhu et al., ICCV 2017) has 64, 9,
-    false, 70, 64, 50."""
+    70, 64 and 50."""
 
     channels: PositiveInt = 16
     """Of the first layer."""
     blocks: NonNegativeInt = 3
-    residual: bool = True
-    """It adds to the image, and begins with nothing to add."""
     patch: Literal[16, 34, 70] = 34
     """Pixels a side of what a discriminator judges at a time."""
     discriminator_channels: PositiveInt = 16

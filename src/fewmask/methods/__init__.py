@@ -14,6 +14,7 @@ from fewmask.data.domain import Domain
 from fewmask.methods.adversarial_align import AdversarialAlign
 from fewmask.methods.base import Method, MethodSettings
 from fewmask.methods.co_training import CoTraining
+from fewmask.methods.cycada import Cycada
 from fewmask.methods.deal import Deal
 from fewmask.methods.distill import Distill
 from fewmask.methods.entropy_min import EntropyMin
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
         Deal,
         Hung2018,
         Souly2017,
+        Cycada,
         Mmd,
         AdversarialAlign,
         CoTraining,

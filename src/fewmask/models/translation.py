@@ -23,12 +23,12 @@ class Translator(nn.Module):
     """A ResNet between images: convolution 7×7 to D channels, two of stride 2 to 2D and 4D, residual blocks, and the
     way back, with instance normalisation and ReLU.
 
-    A `residual` one adds what it makes to the image, and begins with nothing to add.
+    It makes the whole image: one that adds to the image is blind to what colour it adds to, by the normalisation, and
+    stays where it begins.
     """
 
-    def __init__(self, channels: int, blocks: int, residual: bool, rng: torch.Generator) -> None:
+    def __init__(self, channels: int, blocks: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.residual = residual
         widths = (channels, 2 * channels, 4 * channels)
 
         def layers() -> nn.Sequential:
@@ -42,16 +42,12 @@ class Translator(nn.Module):
             return nn.Sequential(*parts, nn.ReflectionPad2d(3), nn.Conv2d(channels, 3, 7), nn.Tanh())
 
         self.layers = drawn(layers, rng)
-        if residual:
-            nn.init.zeros_(self.layers[-2].get_parameter("weight"))
 
     def forward(self, image: Tensor) -> Tensor:
-        """image (B,3,H,W) of 0–255 → the same of the other domain, fp32; a residual one may leave 0–255."""
+        """image (B,3,H,W) of 0–255 → the same of the other domain, fp32."""
         height, width = image.shape[-2:]
-        scaled = image.float() / 127.5 - 1
-        padded = F.pad(scaled, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
-        made = self.layers(padded).float()[..., :height, :width]
-        return ((made + scaled if self.residual else made) + 1) * 127.5
+        scaled = F.pad(image.float() / 127.5 - 1, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        return (self.layers(scaled).float()[..., :height, :width] + 1) * 127.5
 
 
 class PatchDiscriminator(nn.Module):
@@ -119,7 +115,7 @@ class History(nn.Module):
             place = torch.where(self.seen < self.places, (self.seen + at) % self.places, chance)
             swapped = full & (torch.rand(count, generator=rng, device=image.device) < 0.5)
             old = self.images[place]
-            kept = torch.where((swapped | ~full)[:, None, None, None], new.clamp(0, 255).round().to(torch.uint8), old)
+            kept = torch.where((swapped | ~full)[:, None, None, None], new.round().to(torch.uint8), old)
             self.images[place] = kept
             shown = torch.where(swapped[:, None, None, None], old.to(new.dtype), new)
             every = torch.cat([shown, every[count:]])
@@ -158,7 +154,7 @@ class Translation(nn.Module):
     def __init__(self, settings: TranslatorSettings, rng: torch.Generator) -> None:
         super().__init__()
         s = settings
-        self.to_target, self.to_source = (Translator(s.channels, s.blocks, s.residual, rng) for _ in range(2))
+        self.to_target, self.to_source = (Translator(s.channels, s.blocks, rng) for _ in range(2))
         self.of_target, self.of_source = (PatchDiscriminator(s.discriminator_channels, s.patch, rng) for _ in range(2))
         self.made_targets, self.made_sources = (History(s.history).to(rng.device) for _ in range(2))
 

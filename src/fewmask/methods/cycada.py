@@ -1,0 +1,236 @@
+"""CyCADA (Hoffman et al., ICML 2018): images of labelled sources are made to look like those of an unlabelled target,
+and a network learns from them, with features that do not tell the two apart.
+
+    "source":  x of source s
+        F, G_s:  Σ_s CE(y, G_s(F(x)))                      labelled pixels; f_S = G_s∘F at the end, a copy
+    "translator":  x of A, on both ways A→B of every pair s⇄t;  T: translators, D: discriminators of images
+        v       = T_AB(x)
+        L_gan   = (D_B(v) − 1)²                            D_B is frozen
+        L_cycle = |T_BA(v) − x|
+        L_id    = |T_BA(x) − x|
+        L_sem   = CE(argmax f_S(x), f_S(v))                f_S is frozen
+        L_D     = ½ ((D_A(x) − 1)² + D_B(v')²)             v' is v or an earlier one, a constant
+        T:  λ_gan L_gan + λ_cycle L_cycle + λ_id L_id + λ_sem L_sem        D: L_D
+    "adapt":  x of source s, u of the target, v = T_st(x) a constant;  m: classes of s → classes of t
+        L_task  = Σ_s CE(m(y), G_t(F(v)))                  labelled pixels
+        L_feat  = −log D_f(F(u))                           D_f is frozen
+        L_Df    = ½ (Σ_s −log D_f(F(v)) − log(1 − D_f(F(u))))              F(v), F(u) are constants
+        F, G_t:  L_task + λ_feat L_feat        D_f: L_Df        G_s: CE(y, G_s(F(v))), F(v) a constant
+
+Every mean leaves void out. What the target has of labels is never looked at.
+
+Shapes: B rows of a batch · C feature channels · H×W pixels · h×w feature cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from fewmask.config import AdamSettings, Fraction, TranslatorSettings
+from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.domain import Domain
+from fewmask.labels import VOID
+from fewmask.losses.adversarial import verdict_loss
+from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.losses.translation import image_distance, least_squares, semantic_consistency
+from fewmask.methods.adaptation import begin_as_sources, class_mappings, target_of, target_values
+from fewmask.methods.adversary import frozen
+from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, supervised_loss
+from fewmask.methods.teacher import Teacher
+from fewmask.models.discriminator import cell_classifier
+from fewmask.models.translation import Translation, Way
+from fewmask.models.universal import UniversalSegmenter, at_stride
+
+
+class CycadaSettings(MethodSettings):
+    name: Literal["cycada"] = "cycada"
+    target: str | None = None
+    """The domain to adapt to; all others are sources. May be left out where one domain alone has no label."""
+    classes: dict[str, dict[str, str | None]] = {}
+    """By source: which of the target's classes its classes are, null for none; those of equal name need no entry."""
+    pretrain: Fraction = 0.25
+    """Part of the steps that train f_S."""
+    translate: Fraction = 0.4
+    """Part of the steps that train the translators, which come next. 0: images stay as they are."""
+    adversarial: NonNegativeFloat = 1.0
+    """λ_gan."""
+    cycle: NonNegativeFloat = 10.0
+    identity: NonNegativeFloat = 5.0
+    semantic: NonNegativeFloat = 1.0
+    features: NonNegativeFloat = 0.1
+    """λ_feat. 0: no discriminator of features."""
+    channels: PositiveInt = 128
+    """Of the hidden layers of D_f."""
+    translator: TranslatorSettings = TranslatorSettings()
+    optimiser: AdamSettings = AdamSettings()
+    """Of the translators and of all discriminators."""
+
+    @field_validator("translate")
+    @classmethod
+    def _leaves_steps(cls, translate: float, info: ValidationInfo) -> float:
+        pretrain = info.data.get("pretrain", 0.0)
+        if pretrain + translate >= 1:
+            raise ValueError(f"beside pretrain {pretrain} it leaves no step to adapt in; their sum must be less than 1")
+        return translate
+
+    @field_validator("semantic")
+    @classmethod
+    def _has_learnt(cls, semantic: float, info: ValidationInfo) -> float:
+        if semantic and info.data.get("translate") and not info.data.get("pretrain", 1.0):
+            raise ValueError("with pretrain 0 there is no f_S to be consistent with; set it to 0 too")
+        return semantic
+
+
+class Cycada(Method):
+    Settings = CycadaSettings
+    name = "cycada"
+    settings: CycadaSettings
+    translations: nn.ModuleList
+
+    def __init__(self, settings: CycadaSettings, domains: Mapping[str, Domain]) -> None:
+        super().__init__(settings, domains)
+        self.target = target_of(settings.target, domains)
+        self.mappings = class_mappings(settings.classes, domains, self.target)
+        self.sources = {k: name for k, name in enumerate(domains) if name != self.target}
+        self.owner = list(domains).index(self.target)
+        self.register_buffer("values", target_values(self.mappings, domains), persistent=False)
+        self.values: Tensor
+        self.frozen: Teacher | None = None
+        self.judge: nn.Module | None = None
+
+    def phases(self, steps: int) -> list[Phase]:
+        labelled, pool = tuple(self.mappings), (self.target,)
+        translator, adapt = self._changes(steps)
+        return [
+            Phase("source", 0, translator, labelled),
+            Phase("translator", translator, adapt, labelled, pool, trains_for=(), restart=True),
+            Phase("adapt", adapt, steps, labelled, pool, trains_for=pool, restart=True),
+        ]
+
+    def _changes(self, steps: int) -> tuple[int, int]:
+        """The first steps of the translators and of the adaptation."""
+        s = self.settings
+        adapt = min(round(steps * (s.pretrain + s.translate)), steps - 1)
+        return min(round(steps * s.pretrain), adapt), adapt
+
+    def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        s = self.settings
+        sources = self.sources if s.translate else ()
+        self.translations = nn.ModuleList(Translation(s.translator, rng) for _ in sources)
+        if s.semantic and s.translate:
+            self.frozen = Teacher(model, momentum=0)
+        if s.features:
+            self.judge = cell_classifier(model.channels, s.channels, rng)
+
+    def optimisers(self) -> dict[str, OwnOptimiser]:
+        own = {"translation": self.translations, "discriminator": self.judge}
+        parameters = {name: list(network.parameters()) for name, network in own.items() if network is not None}
+        return {name: OwnOptimiser(p, self.settings.optimiser) for name, p in parameters.items() if p}
+
+    def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
+        return {"translator": nn.ModuleList(t.to_target for t in self._pairs())} if self.translations else {}
+
+    def begin(self, phase: Phase, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        if phase.name == "translator" and self.frozen is not None:
+            self.frozen.follow(model)
+        if phase.name == "adapt":
+            begin_as_sources(model, self.mappings, self.target)
+            for pair in self._pairs():
+                pair.forget()
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        translator, adapt = self._changes(batch.steps)
+        if batch.step < translator:
+            return {"supervised": supervised_loss(model, model.encode(batch.image), batch)}
+        return self._translate(batch, rng) if batch.step < adapt else self._adapt(model, batch)
+
+    def _translate(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """The terms of all ways of all pairs."""
+        found: dict[str, list[Tensor]] = {}
+        for (k, source), pair in zip(self.sources.items(), self._pairs(), strict=True):
+            for domain, way in zip((k, self.owner), pair.ways(), strict=True):
+                rows, pixels = _rows(batch, domain), batch.cells[1][domain, :2].sum()
+                image, shown = take(batch.image, rows), take(batch.label, rows) != VOID
+                for name, term in self._one_way(way, source, image, shown, pixels, rng).items():
+                    found.setdefault(name, []).append(term)
+        return {name: torch.stack(terms).sum() for name, terms in found.items()}
+
+    def _one_way(
+        self, way: Way, source: str, image: Tensor, shown: Tensor, pixels: Tensor, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The terms of images x (B,3,H,W); shown (B,H,W) where they are not void. None where B is 0."""
+        s = self.settings
+        made = way.there(image) if len(image) else image.float()
+        remembered = way.history.swap(made, rng)  # all processes together
+        if not len(image):
+            return {}
+        with frozen(way.judge_there):
+            fooling = least_squares(way.judge_there(made), True, shown, pixels)
+        real = least_squares(way.judge_here(image), True, shown, pixels)
+        fake = least_squares(way.judge_there(remembered), False, shown, pixels)
+        terms = {
+            "adversarial": s.adversarial * fooling,
+            "cycle": s.cycle * image_distance(way.back(made), image, shown, pixels),
+            "translation": (real + fake) / 2,
+        }
+        if s.identity:
+            terms["identity"] = s.identity * image_distance(way.back(image), image, shown, pixels)
+        if self.frozen is not None:
+            network = self.frozen.model
+            with torch.no_grad():
+                seen = network(image, source)
+            translated = network(made, source)
+            terms["semantic"] = s.semantic * semantic_consistency(translated, seen, shown, pixels)
+        return terms
+
+    @torch.no_grad()
+    def translated(self, batch: Batch) -> Tensor:
+        """The images (B,3,H,W) of a batch, those of sources as the target's: fp32 in 0–255."""
+        image = batch.image.float()
+        for k, pair in zip(self.sources, self._pairs(), strict=False):
+            rows = _rows(batch, k)
+            if len(rows):
+                image[rows] = pair.to_target(take(image, rows))
+        return image
+
+    def _adapt(self, model: UniversalSegmenter, batch: Batch) -> dict[str, Tensor]:
+        features = model.encode(self.translated(batch))
+        labelled, of_sources = batch.without_pool(), features[: batch.pool]
+        owner = labelled.domain.to(features.device, non_blocking=True)
+        label = self.values[owner[:, None, None], labelled.label.long()]
+        task = [features.sum() * 0.0]
+        for k, rows in labelled.labelled_rows().items():
+            logits = model.decode(take(of_sources, rows), self.target)
+            logits = model.upsample(logits, (label.shape[1], label.shape[2]))
+            task.append(cross_entropy(logits, take(label, rows), batch.cells[1][k, 0]))
+        follow = supervised_loss(model, of_sources.detach(), labelled)
+        terms = {"task": torch.stack(task).sum(), "source": follow}
+        return terms if self.judge is None else terms | self._align(self.judge, model, features, batch)
+
+    def _align(self, judge: nn.Module, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """λ_feat L_feat and L_Df. features (B,C,h,w)."""
+        shown = at_stride(batch.label, model.stride, model.multiple) != VOID
+        cells = batch.cells[model.stride][:, :2].sum(1)
+        with frozen(judge):
+            verdict = judge(features[batch.pool :])[:, 0]
+        fooling = verdict_loss(verdict, True, shown[batch.pool :], cells[self.owner])
+        verdict, telling, told = judge(features.detach())[:, 0], [], []
+        for k in batch.domain.unique().tolist():
+            rows, of_source = _rows(batch, k), k != self.owner
+            own, mask = take(verdict, rows), take(shown, rows)
+            telling.append(verdict_loss(own, of_source, mask, cells[k]))
+            told.append((((own > 0) == of_source) & mask).sum())
+        self.watch["told"] = torch.stack(told).sum() / shown.sum().clamp_min(1)
+        return {"features": self.settings.features * fooling, "discriminator": torch.stack(telling).sum() / 2}
+
+    def _pairs(self) -> list[Translation]:
+        return [pair for pair in self.translations if isinstance(pair, Translation)]
+
+
+def _rows(batch: Batch, domain: int) -> Tensor:
+    return torch.nonzero(batch.domain == domain).flatten()
