@@ -16,9 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewmask.engine.generalise import choices, every_head
-from fewmask.engine.prototypes import load_fused, load_prototypes, make_prototypes, save_prototypes
+from fewmask.engine.prototypes import VALUES, load_fused, load_prototypes, make_prototypes, save_prototypes
 from fewmask.labels import NOT_LABELLED, VOID, ClassMapping, LabelSpace, LabelUnion, distinct_colour, meanings
-from fewmask.models.fusion import ABSENT, AUTO, FUSED, TEMPERATURE, Fused, Prototypes, distance, fuse, similarity
+from fewmask.models.fusion import (
+    ABSENT,
+    AUTO,
+    FUSED,
+    TEMPERATURE,
+    Fused,
+    Prototypes,
+    distance,
+    fuse,
+    shares,
+    similarity,
+)
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 # ── The union of label spaces ────────────────────────────────────────────────────────────────────────────────────────
@@ -132,9 +143,10 @@ def softmax(values):
 def fuse_by_loop(logits, likeness, tables, weight):
     """The formulas of `models.fusion` for one cell: lists of numbers, loops over heads and classes."""
     size = max(map(max, tables)) + 1
-    flat = [u for t in tables for u in t]
-    near = [max([s for s, v in zip(likeness, flat, strict=True) if v == u], default=ABSENT) for u in range(size)]
-    mass = softmax([n / TEMPERATURE for n in near])
+    flat = [(u, math.log(w)) for t, w in zip(tables, weight, strict=True) for u in t]
+    mass = softmax(
+        [max(s / TEMPERATURE + w for s, (v, w) in zip(likeness, flat, strict=True) if v == u) for u in range(size)]
+    )
     scores = []
     for u in range(size):
         above = below = 0.0
@@ -203,7 +215,7 @@ def test_a_head_that_fits_badly_keeps_its_say_where_it_is_alone():
         torch.tensor([[0.0, -300.0]]),
     )
     assert found.isfinite().all()
-    assert found.argmax(1).item() == 2
+    assert found.exp()[0, 2].item() == pytest.approx(0.5, abs=1e-3)  # it is known where "0" is near, and sure of "2"
 
 
 def test_similarity_is_the_cosine_around_the_origin_and_absent_classes_are_never_near():
@@ -217,8 +229,11 @@ def test_similarity_is_the_cosine_around_the_origin_and_absent_classes_are_never
         for g in (0, 2):
             assert found[b, g, y, x].item() == pytest.approx((v @ vectors[g] / v.norm()).item(), abs=1e-5)
     assert (found[:, 1] == ABSENT).all()
-    far = distance(found, [2, 1])
-    assert far[0, 0].item() == pytest.approx(1 - found[0, 0].mean().item())
+    part = shares(found)
+    cells = [softmax([found[1, g, y, x].item() / TEMPERATURE for g in range(3)]) for y, x in np.ndindex(3, 2)]
+    np.testing.assert_allclose(part[1], np.mean(cells, 0), atol=1e-5)
+    usual = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.5]])
+    np.testing.assert_allclose(distance(part, usual)[1], [math.dist(part[1], row) for row in usual], atol=1e-5)
 
 
 # ── Prototypes of a network ──────────────────────────────────────────────────────────────────────────────────────────
@@ -250,19 +265,22 @@ def test_prototypes_are_the_mean_features_of_the_labelled_cells(of, network):
             means[name, c] = torch.stack(chosen).double().mean(0)
     origin = torch.stack(list(means.values())).mean(0)
     torch.testing.assert_close(found.origin, origin.float())
-    typical, within = [], []
-    for name, domain in of.items():
-        expected = [
-            torch.nn.functional.normalize(means[name, c] - origin, dim=0) for c in range(len(domain.space.names))
-        ]
-        torch.testing.assert_close(found.vectors[name], torch.stack(expected).float(), atol=1e-4, rtol=1e-3)
-        far = []
+    expected = {}
+    for (name, c), mean in means.items():
+        expected[name, c] = (mean - origin) / (mean - origin).norm()
+        torch.testing.assert_close(found.vectors[name][c], expected[name, c].float(), atol=1e-4, rtol=1e-3)
+    every = torch.stack(list(expected.values()))
+    within = []
+    for k, name in enumerate(of):
+        parts = []
         for features, _ in cells[name]:
             directions = torch.nn.functional.normalize(features.double() - origin, dim=1)
-            far.append(1 - (directions @ torch.stack(expected).T).max(1).values.mean().item())
-        typical.append(np.mean(far))
+            parts.append((directions @ every.T / TEMPERATURE).softmax(1).mean(0))
+        usual = torch.stack(parts).mean(0)
+        np.testing.assert_allclose(found.usual[k], usual, atol=1e-4)
+        far = [(part - usual).norm().item() for part in parts]
+        assert found.typical[k].item() == pytest.approx(np.mean(far), abs=1e-4)
         within += [f - np.mean(far) for f in far]
-    np.testing.assert_allclose(found.typical, typical, atol=1e-4)
     assert found.spread.item() == pytest.approx(max(np.sqrt(np.mean(np.square(within))), 0.01), abs=1e-4)
 
 
@@ -280,7 +298,7 @@ def test_prototypes_are_kept_for_the_network_that_they_are_of(of, network, tmp_p
     save_prototypes(tmp_path, found)
     again = load_prototypes(tmp_path, network)
     assert helpers.same(again.vectors, found.vectors)
-    assert all(torch.equal(getattr(again, n), getattr(found, n)) for n in ("origin", "typical", "spread"))
+    assert all(torch.equal(getattr(again, n), getattr(found, n)) for n in VALUES)
     other = helpers.model(of, seed=5)
     helpers.saved(other, tmp_path)
     assert load_prototypes(tmp_path, other) is None  # they would be of another network
@@ -382,7 +400,7 @@ def test_of_one_domain_fused_is_its_head(of, network):
 
 def test_a_domain_may_not_be_called_as_all_together(of):
     network = helpers.model({"fused": of["a"], "b": of["b"]})
-    none = Prototypes({"b": torch.zeros(4, 3)}, torch.zeros(3), torch.zeros(1), torch.ones(()))
+    none = Prototypes({"b": torch.zeros(4, 3)}, torch.zeros(3), torch.zeros(1, 4), torch.zeros(1), torch.ones(()))
     with pytest.raises(ValueError, match="a domain is called fused"):
         Fused(network, none)
 

@@ -30,7 +30,7 @@ AMBIGUOUS = 1.0
 @dataclass(frozen=True)
 class Choice:
     """Which domain fits an image best. `excess` is of each domain the image's distance beyond what is usual for the
-    domain's own labelled images, in standard deviations; `margin` is by how much the second best is farther."""
+    domain's own labelled images, in standard deviations (`Fused.excess`); `margin`, by how much the next is farther."""
 
     domain: str
     excess: Mapping[str, float]

@@ -22,12 +22,13 @@ from fewmask.engine.checkpoint import load_weights, save_weights
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import LabelledBatches
 from fewmask.engine.run import Run, load_config, load_domains, load_model
-from fewmask.models.fusion import Fused, Prototypes, distance, similarity
+from fewmask.models.fusion import Fused, Prototypes, distance, shares, similarity
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 IMAGES = 200
 """Labelled images of a domain that are looked at, at most; of more, evenly spread ones."""
 SMALLEST_SPREAD = 0.01
+VALUES = ("origin", "usual", "typical", "spread")
 
 
 @torch.inference_mode()
@@ -54,16 +55,18 @@ def make_prototypes(
         raise ValueError(f"no labelled pixels in {', '.join(domains)}; prototypes are made from them")
     origin = torch.cat(list(means.values())).nanmean(0)
     vectors = {name: F.normalize(mean - origin, dim=1).nan_to_num(0.0).float() for name, mean in means.items()}
-    place = [v.to(model.mean.device) for v in (origin.float(), *vectors.values())]
-    distances = []
-    for name, own in zip(vectors, place[1:], strict=True):
+    device = model.mean.device
+    every, centre = torch.cat(list(vectors.values())).to(device), origin.float().to(device)
+    usual, distances = [], []
+    for name in vectors:
         looked = _labelled(model, known[name], workers, precision)
-        found = [distance(similarity(features, own, place[0]), [len(own)]) for features, _ in looked]
-        distances.append(torch.cat(found).flatten().cpu())
+        found = torch.cat([shares(similarity(features, every, centre)) for features, _ in looked]).cpu()
+        usual.append(found.mean(0))
+        distances.append(distance(found, usual[-1][None])[:, 0])
     model.train(was_training)
     within = torch.cat([d - d.mean() for d in distances]).square().mean().sqrt()
     typical = torch.stack([d.mean() for d in distances])
-    return Prototypes(vectors, origin.float(), typical, within.clamp_min(SMALLEST_SPREAD))
+    return Prototypes(vectors, origin.float(), torch.stack(usual), typical, within.clamp_min(SMALLEST_SPREAD))
 
 
 def _labelled(
@@ -83,7 +86,7 @@ def save_prototypes(folder: Path, prototypes: Prototypes) -> None:
     """Write them beside the trained network that they belong to."""
     run = Run(folder)
     tensors = {f"vectors.{name}": vectors for name, vectors in prototypes.vectors.items()}
-    values = {"origin": prototypes.origin, "typical": prototypes.typical, "spread": prototypes.spread}
+    values = {name: getattr(prototypes, name) for name in VALUES}
     save_weights(run.kept("prototypes"), {**tensors, **values, "network": _fingerprint(run)})
 
 
@@ -95,14 +98,14 @@ def load_prototypes(folder: Path, model: UniversalSegmenter) -> Prototypes | Non
     tensors = load_weights(path)
     names = [name for name in model.spaces if f"vectors.{name}" in tensors]
     shapes = [tuple(tensors[f"vectors.{name}"].shape) for name in names]
-    if not {"origin", "typical", "spread", "network"} <= tensors.keys() or shapes != [
+    if not {*VALUES, "network"} <= tensors.keys() or shapes != [
         (model.spaces[name].num_classes, model.channels) for name in names
     ]:
         raise ValueError(f"{path}: not the prototypes of this run's network; remove the file, it is made again")
     if not torch.equal(tensors["network"], _fingerprint(run)):
         return None
     vectors = {name: tensors[f"vectors.{name}"] for name in names}
-    return Prototypes(vectors, tensors["origin"], tensors["typical"], tensors["spread"])
+    return Prototypes(vectors, **{name: tensors[name] for name in VALUES})
 
 
 def load_fused(folder: Path, device: torch.device | str = "cpu") -> Fused:

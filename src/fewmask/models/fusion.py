@@ -3,12 +3,18 @@
 Prototypes decide. A cell's similarities to the mean features of all classes of all domains say, of each head, how much
 of the union it can name there, its *known mass* M_k; inside of it the head itself decides:
 
-    π_u = softmax_u( max over the prototypes c of u  cos(f − o, c) / τ )
+    π_u = softmax_u( max over the prototypes c of u  cos(f − o, c) / τ + log w_k(c) )
     M_k = Σ of π_u over the classes u that head k has
     s_u = Σ_k w_k M_k q_k(u) / Σ_k w_k                         both sums over the heads k that have u
 
 where q_k is head k's softmax and w_k how well its domain fits the image. A head has no say about a class that it does
 not have: neither sum counts it. One head alone, or heads of one label space, give their (weighted) mean.
+
+How well a domain fits: the shares r of an image that lie near each prototype are compared with those that are usual for
+the domain's labelled images,
+
+    r_g = mean over the cells of softmax_g( cos(f − o, c_g) / τ )
+    e_k = ( ‖r − r̄_k‖ − its mean over the domain's own images ) / their standard deviation        w_k = exp(−e_k)
 
 Shapes: B images · C feature channels · h×w feature cells · K heads, C_k classes of head k, G = Σ_k C_k ·
 U classes of the union.
@@ -41,8 +47,10 @@ class Prototypes:
     """Of each domain its classes' mean features around `origin`, as unit vectors (C_k,C); 0 for a class never seen."""
     origin: Tensor
     """(C,): the mean of the means of all classes of all domains."""
+    usual: Tensor
+    """(K,G): of each domain the mean shares of its labelled images, see `shares`."""
     typical: Tensor
-    """(K,): the mean distance of the domain's labelled images."""
+    """(K,): the mean distance of these images from it."""
     spread: Tensor
     """(): the standard deviation of these distances, of all domains together."""
 
@@ -55,13 +63,14 @@ def similarity(features: Tensor, vectors: Tensor, origin: Tensor) -> Tensor:
     return cosine.masked_fill(~vectors.any(1)[:, None, None], ABSENT)
 
 
-def distance(likeness: Tensor, classes: Sequence[int]) -> Tensor:
-    """How far an image lies from each domain: 1 − the mean over its cells of the similarity to the nearest class.
+def shares(likeness: Tensor) -> Tensor:
+    """How much of an image lies near each prototype: likeness (B,G,h,w) → (B,G), which sum to 1."""
+    return (likeness / TEMPERATURE).softmax(1).mean((2, 3))
 
-    likeness (B,G,h,w), classes C_k of the K domains → (B,K).
-    """
-    best = [part.amax(1).mean((1, 2)) for part in likeness.split(list(classes), dim=1)]
-    return 1 - torch.stack(best, 1)
+
+def distance(of: Tensor, usual: Tensor) -> Tensor:
+    """How far an image's shares (B,G) are from those of each domain (K,G): Euclidean, (B,K)."""
+    return torch.linalg.vector_norm(of[:, None] - usual, dim=2)
 
 
 def fuse(logits: Sequence[Tensor], likeness: Tensor, tables: Sequence[Tensor], log_weight: Tensor) -> Tensor:
@@ -69,9 +78,10 @@ def fuse(logits: Sequence[Tensor], likeness: Tensor, tables: Sequence[Tensor], l
     union, log w (B,K) up to a constant → (B,U,h,w). Every class of the union is some head's."""
     size = int(max(int(t.max()) for t in tables)) + 1
     shape = (len(likeness), size, *likeness.shape[2:])
+    fit = torch.repeat_interleave(log_weight, torch.tensor([len(t) for t in tables], device=likeness.device), 1)
     where = torch.cat(list(tables))[:, None, None].expand_as(likeness)
-    nearest = likeness.new_full(shape, ABSENT).scatter_reduce_(1, where, likeness, "amax")
-    mass = (nearest / TEMPERATURE).softmax(1)
+    near = likeness / TEMPERATURE + fit[:, :, None, None]
+    mass = torch.full(shape, -torch.inf, device=near.device).scatter_reduce_(1, where, near, "amax").softmax(1)
     has = torch.stack([torch.zeros(size, device=likeness.device).index_fill_(0, t, 1.0) for t in tables])
     # In logarithms, so that a head which alone has a class keeps its say however badly it fits.
     share = log_weight[:, :, None].masked_fill(has == 0, -torch.inf).softmax(1)
@@ -109,6 +119,7 @@ class Fused(UniversalSegmenter):
             "std": model.std,
             "vectors": torch.cat(list(prototypes.vectors.values())),
             "origin": prototypes.origin,
+            "usual": prototypes.usual,
             "typical": prototypes.typical,
             "spread": prototypes.spread,
             **{f"table_{k}": torch.tensor(self.union.tables[n]) for k, n in enumerate(self.fused)},
@@ -117,6 +128,7 @@ class Fused(UniversalSegmenter):
             self.register_buffer(name, value.to(model.mean.device), persistent=False)
         self.vectors: Tensor
         self.origin: Tensor
+        self.usual: Tensor
         self.typical: Tensor
         self.spread: Tensor
         self.train(model.training)
@@ -130,10 +142,9 @@ class Fused(UniversalSegmenter):
         return similarity(features, self.vectors, self.origin)
 
     def excess(self, likeness: Tensor) -> Tensor:
-        """By how many standard deviations an image is farther from each domain than the domain's own labelled images:
-        likeness (B,G,h,w) → (B,K), in the order of `fused`. The least one fits best."""
-        classes = [len(self.union.tables[n]) for n in self.fused]
-        return (distance(likeness, classes) - self.typical) / self.spread
+        """e: by how many standard deviations an image is farther from each domain than the domain's own labelled
+        images. likeness (B,G,h,w) → (B,K), in the order of `fused`; the least one fits best."""
+        return (distance(shares(likeness), self.usual) - self.typical) / self.spread
 
     def decode(self, features: Tensor, domain: str) -> Tensor:
         """As of the network; for FUSED and AUTO log scores (B,U,h,w)."""
