@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondisk import run_python
 
-from fewmask.data.batches import Batch, Phase, count_cells, loader
+from fewmask.data.batches import Batch, Phase, answered_share, count_cells, loader
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.models.universal import at_stride
@@ -141,6 +141,15 @@ def test_labelled_images_of_one_seed_are_nested(seed: int, few: int, more: int) 
     assert list(drawn) == [stem for stem in of.labelled if stem in drawn]
 
 
+@pytest.mark.parametrize(
+    ("whole", "answered", "part", "share"),
+    [(2, 0, 0.0, 0.0), (0, 5, 0.1, 1.0), (30, 10, 0.001, 0.2), (30, 1, 0.001, 1 / 31), (10, 40, 0.9, 36 / 46)],
+)
+def test_the_rows_of_images_with_a_few_answers(whole: int, answered: int, part: float, share: float) -> None:
+    of = domain("a", images=whole + answered, labelled=whole + answered)
+    assert answered_share(replace(of, partial=dict.fromkeys(of.labelled[whole:], part))) == pytest.approx(share)
+
+
 def test_a_phase_without_labelled_images_is_refused_by_name() -> None:
     of = {"a": domain("a"), "bare": domain("bare", labelled=0)}
     with pytest.raises(ValueError, match="domains without a labelled image in train: bare; label one"):
@@ -248,13 +257,14 @@ print("went on")
     assert not (tmp_path / "stayed").exists()
 
 
-def test_wholly_and_partly_labelled_images_take_turns() -> None:
+def test_images_with_a_few_answers_are_drawn_for_what_is_labelled_of_them() -> None:
     few = domain("a", 2, images=9, labelled=9)
-    few = replace(few, partial=frozenset(few.labelled[2:]))
+    few = replace(few, partial=dict.fromkeys(few.labelled[2:], 2 / 21))  # 2/3 of an image beside two whole ones
+    assert answered_share(few) == pytest.approx(1 / 4)
     data = steps({"a": few}, [Phase("train", 0, 40, ("a",))], train_settings(batch_size=2))
-    drawn = [stem for step in range(14) for _, _, stem, _ in data._draw(step, ("a",), 0, False)]
-    assert Counter(drawn[0::2]) == dict.fromkeys(few.whole, 7)
-    assert Counter(drawn[1::2]) == dict.fromkeys(few.labelled[2:], 2)
+    drawn = [stem for step in range(28) for _, _, stem, _ in data._draw(step, ("a",), 0, False)]
+    assert Counter(drawn) == dict.fromkeys(few.whole, 21) | dict.fromkeys(few.labelled[2:], 2)
+    assert all(sum(stem in few.partial for stem in drawn[i : i + 4]) == 1 for i in range(0, 56, 4))
     whole = [stem for step in range(4) for _, _, stem, _ in data._draw(step, ("a",), 0, True)]
     assert set(whole) == set(few.whole)
     pool = [stem for step in range(7) for _, _, stem, _ in data._draw(step, ("a",), 0, None)]

@@ -209,7 +209,7 @@ def partly(domain: Domain, mask: np.ndarray) -> Domain:
             return mask if stem == "a-0" else super().mask(stem)
 
     source = Answered(domain.source.images, {})  # type: ignore[attr-defined]
-    return replace(domain, source=source, labelled=("a-0",), partial=frozenset({"a-0"}))
+    return replace(domain, source=source, labelled=("a-0",), partial={"a-0": float((mask != NOT_LABELLED).mean())})
 
 
 def test_nothing_answered_or_asked_before_or_excluded_is_a_candidate(

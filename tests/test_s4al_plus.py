@@ -106,7 +106,7 @@ def test_no_answer_is_left_out_and_no_empty_pool_is_drawn_from() -> None:
     of = students(3, 4, 2)
     # All of b is labelled by now; a has answers in two images, but nobody wrote pseudo-labels for it.
     of["b"] = replace(domain("b", 4, labelled=6), pseudo=of["b"].pseudo)
-    of["a"] = replace(of["a"], pseudo=None, partial=frozenset(of["a"].labelled[:1]))
+    of["a"] = replace(of["a"], pseudo=None, partial={of["a"].labelled[0]: 0.1})
     (student,) = s4al_plus(of).phases(4)
     assert student.unlabelled == ("a", "c")
 
@@ -119,7 +119,7 @@ def test_labels_of_the_pool_are_answers_else_sure_pseudo_labels_else_none() -> N
     answers = np.full((40, 52), NOT_LABELLED, np.uint8)
     answers[:, :20], answers[:, 20:24] = 1, VOID
     source = ArraySource(source.images, {**source.masks, stem: answers})
-    of = {"a": replace(plainly, source=source, partial=frozenset([stem]))}
+    of = {"a": replace(plainly, source=source, partial={stem: 20 / 52})}
     # Sure ones say 0, those just below the threshold say 2.
     sure = np.indices((40, 52)).sum(0) % 2 == 0
     both = np.where(sure, 0, 2).astype(np.uint8), quantise(np.where(sure, 0.7001 + 1 / STEPS, 0.6999))

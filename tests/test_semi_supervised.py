@@ -581,7 +581,7 @@ def asked(of: dict[str, Domain]) -> dict[str, Domain]:
         mask = np.full((40, 52), NOT_LABELLED, np.uint8)
         mask[8:24, 8:24] = 1
         source = ArraySource(d.source.images, {**d.source.masks, stem: mask})
-        out[name] = replace(d, source=source, labelled=(*d.labelled, stem), partial=frozenset({stem}))
+        out[name] = replace(d, source=source, labelled=(*d.labelled, stem), partial={stem: 256 / (40 * 52)})
     return out
 
 

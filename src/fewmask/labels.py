@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import cv2
 import numpy as np
 import yaml
 
@@ -116,6 +115,8 @@ class LabelSpace:
         """
         if raw.dtype != np.uint8 or raw.ndim != 2:
             raise ValueError(f"{source}: a mask is 8-bit with one channel, this is {raw.dtype} of shape {raw.shape}")
+        import cv2  # a ledger and its page open without it
+
         encoded = cv2.LUT(raw, self._table)  # a quarter of the time that numpy takes
         if (encoded == UNKNOWN).any():
             ids = ", ".join(f"{i} ({n} pixels)" for i, n in self.unknown_ids(raw).items())

@@ -54,6 +54,7 @@ def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | N
             "and the split back as they were, or begin a new run"
         )
     labelled = frozenset(domain.labelled)
+    parts = {stem: part for stem, part in _parts(ledger, domain.name, up_to).items() if stem not in labelled}
     source = AnsweredSource(
         domain.source,
         folder / domain.name,
@@ -66,18 +67,24 @@ def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | N
         domain,
         source=source,
         labelled=tuple(s for s in train if s in labelled | answered),
-        partial=domain.partial | (answered - labelled - _whole(ledger, domain.name, up_to)),
+        partial={**domain.partial, **parts},
     )
 
 
-def _whole(ledger: Ledger, domain: str, up_to: int | None) -> frozenset[str]:
-    """The images of which every pixel is decided. Only where the answers' sizes allow it are they laid together."""
+def _parts(ledger: Ledger, domain: str, up_to: int | None) -> dict[str, float]:
+    """The part of its pixels that is decided, of each image of which only a part is. Answers are laid together only
+    where there are enough of them to decide every pixel; elsewhere what several of them say counts several times."""
     decided = Counter[str]()
     for question, values in ledger.decisions(domain, up_to=up_to):
         decided[question.stem] += int((values != NOT_LABELLED).sum())
-    sizes = ledger.sizes(domain)
-    enough = (stem for stem, pixels in decided.items() if pixels >= sizes[stem][0] * sizes[stem][1])
-    return frozenset(stem for stem in enough if (ledger.labels(domain, stem, up_to) != NOT_LABELLED).all())
+    parts = {}
+    for stem, (height, width) in ledger.sizes(domain).items():
+        part = decided[stem] / (height * width)
+        if part >= 1:
+            part = float((ledger.labels(domain, stem, up_to) != NOT_LABELLED).mean())
+        if 0 < part < 1:
+            parts[stem] = part
+    return parts
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,7 @@ class Steps(Dataset[list[Batch]]):
                     f"train.{key} {rows} does not divide over {world} processes × {settings.accumulate} accumulated "
                     f"micro-batches; take a multiple of {parts}"
                 )
+        self.answered = {name: answered_share(domain) for name, domain in self.domains.items()}
         empty = sorted({d for p in phases for d in p.labelled if not self.domains[d].labelled})
         if empty:
             raise ValueError(
@@ -204,7 +205,8 @@ class Steps(Dataset[list[Batch]]):
             turn = step * total + row
             name = domains[turn % len(domains)]
             stocks = _stocks(self.domains[name], whole)
-            stock, visit = turn // len(domains) % len(stocks), turn // len(domains) // len(stocks)
+            of_answered = self.answered[name] if len(stocks) == 2 else 0.0
+            stock, visit = _turn(turn // len(domains), of_answered)
             epoch, position = divmod(visit, len(stocks[stock]))
             stream = list(self.domains).index(name) * 2 + labelled + stock * 2 * len(self.domains)
             stems, order = stocks[stock], _order(self.seed, stream, epoch, len(stocks[stock]))
@@ -260,17 +262,38 @@ def _channels_last(images: Sequence[np.ndarray]) -> Tensor:
 
 
 def _stocks(domain: Domain, whole: bool | None) -> list[tuple[str, ...]]:
-    """The images to draw from, in turns where there are two stocks of them: `whole` None is the pool.
-
-    Wholly labelled images and those with a few answered regions take turns: there are often ten times as many of the
-    latter, with a hundredth of the labels each, and rows drawn from all alike would hardly show a label.
-    Where every image of train is labelled, they serve as unlabelled ones too.
-    """
+    """The images to draw from; where there are two stocks of them, the second has those with a few answered regions.
+    `whole` None is the pool. Where every image of train is labelled, they serve as unlabelled ones too."""
     if whole is None:
         return [domain.unlabelled or domain.splits["train"]]
     answered = tuple(s for s in domain.labelled if s in domain.partial)
     stocks = [domain.whole] if whole and domain.whole else [domain.whole, answered]
     return [stock for stock in stocks if stock]
+
+
+# Of the rows of a domain with wholly labelled images and images with a few answers; see `answered_share`.
+LEAST_ANSWERED = 0.2
+
+
+def answered_share(domain: Domain) -> float:
+    """The part of the labelled rows that shows images with a few answered regions, beside wholly labelled images.
+
+    It is their part of all labelled pixels, so that an image of which a tenth is labelled counts as a tenth: there are
+    often ten times as many of them, and drawn like the others they would fill the rows with pixels that nobody
+    labelled. A fifth is the least, or a handful of points would never be seen beside masks; but never more than their
+    part of all images.
+    """
+    whole, answered = len(domain.whole), len(domain.labelled) - len(domain.whole)
+    worth = sum(domain.partial[s] for s in domain.labelled if s in domain.partial)
+    if not answered:
+        return 0.0
+    return min(max(worth / (worth + whole), LEAST_ANSWERED), answered / (answered + whole))
+
+
+def _turn(number: int, share: float) -> tuple[int, int]:
+    """(stock, which of its visits) of row number 0, 1, …: a `share` of the rows is of stock 1, evenly spread."""
+    visits = int(number * share)
+    return (1, visits) if int((number + 1) * share) > visits else (0, number - visits)
 
 
 def count_cells(label: Tensor, domain: Tensor, domains: int, pool: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -53,7 +53,8 @@ class PseudoLabels(Protocol):
 @dataclass(frozen=True)
 class Domain:
     """One dataset. `splits` holds stems; `labelled` are the stems of train whose masks may be used for training, and
-    `partial` those of them of which only some regions are labelled: the other pixels of their masks are 254.
+    `partial` those of them of which only some regions are labelled, with the part of their pixels that is: the others
+    are 254 in their masks.
 
     Images of train that are not wholly labelled are the pool: training never asks for masks outside `labelled`.
     """
@@ -63,7 +64,7 @@ class Domain:
     source: Source
     splits: Mapping[str, tuple[str, ...]]
     labelled: tuple[str, ...]
-    partial: frozenset[str] = frozenset()
+    partial: Mapping[str, float] = field(default_factory=dict)
     pseudo: PseudoLabels | None = None
 
     @property
