@@ -23,7 +23,7 @@ from fewmask.recipes.data import look
 ROOT = Path(__file__).parents[1]
 NAMES = [
     *("active-camvid", "active-cityscapes", "cityscapes-camvid", "cityscapes-idd", "cityscapes-sunrgbd", "compare"),
-    *("labels-camvid", "real-domains", "real-single", "scenes", "semi-cityscapes"),
+    *("labels-camvid", "real-domains", "real-single", "scenes", "semi-cityscapes", "unimatch-v2"),
 ]
 ROWS = [(name, row) for name in NAMES for row in recipes.read(name).table()]
 ONCE = ["class-wise", "pixelpick-camvid", "random-images-camvid", "random-regions-camvid", "s4al-camvid"]
@@ -66,6 +66,9 @@ def small(config: Config) -> list[str]:
     overrides = [*TINY, f"labelled.images={min(config.labelled.images, 2) if config.labelled.images else 0}"]
     if config.labelled.images in (None, 12):  # all, and as many as the scenes need to show every class
         overrides.pop()
+    if config.model.decoder == "dpt":
+        overrides += ["model.encoder=tu-vit_small_patch14_dinov2"]
+        overrides += ["model.encoder_options={embed_dim: 48, depth: 4, num_heads: 2, img_size: 56}"]
     for name, domain in config.domains.items():
         scenes = ("train=13", "val=1", "test=1")
         overrides += [f"domains.{name}.{key}" for key in (scenes if domain.layout == "scenes" else ["size=null"])]

@@ -12,23 +12,25 @@ from torch import nn
 
 from fewmask.config import LastBlocks, Lora, ModelSettings
 from fewmask.models.lora import adapt
+from fewmask.models.vit import Encoder
 
 
 def tune(encoder: nn.Module, settings: ModelSettings) -> None:
     """Freeze what the settings do not want trained. Raises ValueError that names the setting and the mend."""
-    how, depth = settings.tuning, len(getattr(_vit(encoder), "blocks", ()))
-    if how.name in ("lora", "last-blocks") and not depth:
+    how = settings.tuning
+    vit: Any = encoder.model if isinstance(encoder, Encoder) else None
+    if isinstance(how, LastBlocks | Lora) and vit is None:
         raise ValueError(
             f"model.tuning: {how.name} is for a ViT with the decoder dpt or linear, not for {settings.encoder} with "
             f"{settings.decoder}; take full or frozen"
         )
     if isinstance(how, LastBlocks):
-        if how.blocks > depth:
-            raise ValueError(f"model.tuning.blocks: {how.blocks} of the {depth} blocks of {settings.encoder}")
-        _train_last(_vit(encoder), how.blocks)
+        if how.blocks > len(vit.blocks):
+            raise ValueError(f"model.tuning.blocks: {how.blocks} of the {len(vit.blocks)} blocks of {settings.encoder}")
+        _train_last(vit, how.blocks)
     elif isinstance(how, Lora):
         encoder.requires_grad_(False)
-        found = {target for block in _vit(encoder).blocks for target in _adapt(block, how)}
+        found = {target for block in vit.blocks for target in _adapt(block, how)}
         if missing := [target for target in how.targets if target not in found]:
             raise ValueError(f"model.tuning.targets: no linear layer {', '.join(missing)} in {settings.encoder}")
     elif how.name == "frozen":
@@ -46,10 +48,6 @@ def freeze(module: nn.Module) -> None:
 class _Still(nn.Module):
     def train(self, mode: bool = True) -> Any:
         return super().train(False)
-
-
-def _vit(encoder: nn.Module) -> Any:
-    return getattr(encoder, "model", None)
 
 
 def _train_last(vit: Any, blocks: int) -> None:

@@ -50,12 +50,13 @@ class UniversalSegmenter(nn.Module):
         self.multiple = max(multiple, self.embedding_stride)
 
     def _cells_of_embedding(self, multiple: int) -> int:
-        """F's cells on a side of one of E's: as many as make the stride that is wanted, or the next one that divides
-        what images are padded to, such as 14 for DPT on patches of 14."""
+        """F's cells on a side of one of E's: as many as make the stride that is wanted or, where that does not fit what
+        images are padded to, the nearest that does: 14 instead of 8 for DPT on patches of 14."""
         pool = max(1, self.settings.embedding.stride // self.stride)
-        while multiple % (self.stride * pool) and self.stride * pool % multiple:
-            pool += 1
-        return pool
+        if multiple % (self.stride * pool) == 0 or self.stride * pool % multiple == 0:
+            return pool
+        cells = multiple // self.stride
+        return min((n for n in range(1, cells + 1) if cells % n == 0), key=lambda n: (abs(n - pool), -n))
 
     def _probe(self) -> tuple[int, int]:
         """Channels and stride of F's output, by asking it."""
