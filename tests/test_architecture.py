@@ -37,11 +37,11 @@ FLOORS = {
     "annotation": 4,
     "card": 4,
     "engine": 5,
-    "report": 5,
+    "document": 5,
     "campaign": 6,
     "comparison": 6,
     "export": 6,
-    "reporting": 7,  # reads what all rooms below have written
+    "report": 7,  # reads what all rooms below have written
     "recipes": 7,
     "demo": 8,
     "cli": 9,

@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 from ondisk import config, two_domains, write_domain
 
 from fewmask.campaign import campaign
+from fewmask.document.model import Charts
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.metrics import expected_calibration_error, reliability
 from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
-from fewmask.report.model import Charts
-from fewmask.reporting import report, space
-from fewmask.reporting.facts import Facts, groups, read
-from fewmask.reporting.learning import learning
-from fewmask.reporting.look import chosen, look, spread
-from fewmask.reporting.space import _draw, class_similarity, draw
+from fewmask.report import report, space
+from fewmask.report.facts import Facts, groups, read
+from fewmask.report.learning import learning
+from fewmask.report.look import chosen, look, spread
+from fewmask.report.space import _draw, class_similarity, draw
 
 __all__ = ["fewmask"]
 
@@ -350,7 +350,7 @@ def test_no_class_has_more_cells_than_its_share() -> None:
 
 
 def test_class_similarity_against_a_loop() -> None:
-    from fewmask.reporting.space import Cells
+    from fewmask.report.space import Cells
 
     rng = np.random.Generator(np.random.Philox(2))
     vectors, label = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)

@@ -14,10 +14,10 @@ from browsing import browser
 from ondisk import config, two_domains
 
 from fewmask.campaign import campaign
+from fewmask.document.html import render
+from fewmask.document.model import Note, Page, Section
 from fewmask.engine.fit import train
-from fewmask.report.html import render
-from fewmask.report.model import Note, Page, Section
-from fewmask.reporting import report
+from fewmask.report import report
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 __all__ = ["browser"]

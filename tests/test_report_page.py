@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewmask.report.charts import Bar, Series, bars, columns, lines, marker, reliability
-from fewmask.report.html import picture, render
-from fewmask.report.intervals import Difference, intervals
-from fewmask.report.maps import Cloud, class_colour, heat_map, scatter
-from fewmask.report.model import Chart, Charts, Figure, Figures, Gallery, Key, Note, Page, Section, Table
-from fewmask.report.svg import Scale, plain_number, span, tag, ticks
+from fewmask.document.charts import Bar, Series, bars, columns, lines, marker, reliability
+from fewmask.document.html import picture, render
+from fewmask.document.intervals import Difference, intervals
+from fewmask.document.maps import Cloud, class_colour, heat_map, scatter
+from fewmask.document.model import Chart, Charts, Figure, Figures, Gallery, Key, Note, Page, Section, Table
+from fewmask.document.svg import Scale, plain_number, span, tag, ticks
 
 EVIL = "</title><script>alert('&1')</script>"
 

@@ -16,7 +16,7 @@ from fewmask.files import write_json
 from fewmask.labels import Mask
 from fewmask.methods import parse_config
 from fewmask.models.universal import UniversalSegmenter
-from fewmask.reporting import report
+from fewmask.report import report
 
 METHODS = ("joint", "univ-full")
 KINDS = ("streets", "rooms", "countryside")

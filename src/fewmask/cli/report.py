@@ -30,7 +30,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """One HTML page about runs: what labels bring, how good each class is, what was asked, and pictures."""
-    from fewmask.reporting import report as write
+    from fewmask.report import report as write
 
     with counting("images") as progress:
         result = write(runs, file, images=images, split=split, device=device, progress=progress)

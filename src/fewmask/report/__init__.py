@@ -1,1 +1,5 @@
-"""What a report page is made of, its charts, and the page as one HTML file. Knows nothing of runs or networks."""
+"""From the folders of runs to a page about them."""
+
+from fewmask.report.report import report
+
+__all__ = ["report"]

@@ -16,6 +16,8 @@ import torch
 
 from fewmask.config import Config
 from fewmask.data.domain import Domain
+from fewmask.document.html import render
+from fewmask.document.model import Block, Note, Page, Section
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.device import choose_device
 from fewmask.engine.evaluate import Progress
@@ -25,18 +27,16 @@ from fewmask.methods import build
 from fewmask.methods.base import Method
 from fewmask.methods.entropy_module import EntropyModule
 from fewmask.models.universal import UniversalSegmenter
-from fewmask.report.html import render
-from fewmask.report.model import Block, Note, Page, Section
-from fewmask.reporting.asking import asked_regions, budget
-from fewmask.reporting.differences import differences
-from fewmask.reporting.facts import Facts, groups, read
-from fewmask.reporting.headline import headline
-from fewmask.reporting.learning import learning, losses
-from fewmask.reporting.look import Look, chosen, look, spread
-from fewmask.reporting.neighbours import Views, neighbours
-from fewmask.reporting.panels import panels
-from fewmask.reporting.quality import calibration, classes, confusions
-from fewmask.reporting.space import draw
+from fewmask.report.asking import asked_regions, budget
+from fewmask.report.differences import differences
+from fewmask.report.facts import Facts, groups, read
+from fewmask.report.headline import headline
+from fewmask.report.learning import learning, losses
+from fewmask.report.look import Look, chosen, look, spread
+from fewmask.report.neighbours import Views, neighbours
+from fewmask.report.panels import panels
+from fewmask.report.quality import calibration, classes, confusions
+from fewmask.report.space import draw
 
 EMBEDDED = 40  # images of a domain that cells are drawn from
 

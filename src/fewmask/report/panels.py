@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 
 from fewmask.config import Precision
+from fewmask.document.html import picture
+from fewmask.document.model import Block, Gallery, Key, Note, Picture, Section
 from fewmask.labels import NOT_LABELLED
 from fewmask.models.universal import UniversalSegmenter
-from fewmask.report.html import picture
-from fewmask.report.model import Block, Gallery, Key, Note, Picture, Section
-from fewmask.reporting.asking import legend
-from fewmask.reporting.look import Look, Shown, show
-from fewmask.reporting.words import percent
+from fewmask.report.asking import legend
+from fewmask.report.look import Look, Shown, show
+from fewmask.report.words import percent
 
 WIDTH = 320  # pixels of a picture
 HEADS = ("input", "ground truth", "prediction", "error", "uncertainty")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewmask.comparison import compare, words
-from fewmask.report.intervals import Difference, intervals
-from fewmask.report.model import Block, Chart, Charts, Note, Section, Table
-from fewmask.reporting.facts import Facts
+from fewmask.document.intervals import Difference, intervals
+from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
+from fewmask.report.facts import Facts
 
 
 def differences(runs: Sequence[Facts]) -> Section:

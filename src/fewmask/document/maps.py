@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fewmask.report.charts import marker
-from fewmask.report.model import Chart, Table
-from fewmask.report.svg import Scale, drawing, shortened, tag, text, widest
+from fewmask.document.charts import marker
+from fewmask.document.model import Chart, Table
+from fewmask.document.svg import Scale, drawing, shortened, tag, text, widest
 
 NAME = 22  # letters of a class's name that a heat map shows
 LARGE = 60  # classes, from which on cells that round to 0 are left out: most of thousands are

@@ -15,14 +15,14 @@ from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.campaign import Campaign
 from fewmask.data.domain import Domain
+from fewmask.document.charts import columns
+from fewmask.document.html import picture
+from fewmask.document.model import Block, Chart, Charts, Gallery, Key, Note, Picture, Section, Table
 from fewmask.labels import NOT_LABELLED, LabelSpace
-from fewmask.report.charts import columns
-from fewmask.report.html import picture
-from fewmask.report.model import Block, Chart, Charts, Gallery, Key, Note, Picture, Section, Table
-from fewmask.reporting.facts import Facts
-from fewmask.reporting.headline import simulated
-from fewmask.reporting.look import spread
-from fewmask.reporting.words import count, css, duration, percent, whole
+from fewmask.report.facts import Facts
+from fewmask.report.headline import simulated
+from fewmask.report.look import spread
+from fewmask.report.words import count, css, duration, percent, whole
 
 THUMBNAILS = 16  # regions of a round
 IN_ALL = 144

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewmask.report.charts import marker
-from fewmask.report.model import Chart, Table
-from fewmask.report.svg import Scale, drawing, shortened, span, tag, text, ticks, widest
+from fewmask.document.charts import marker
+from fewmask.document.model import Chart, Table
+from fewmask.document.svg import Scale, drawing, shortened, span, tag, text, ticks, widest
 
 
 @dataclass(frozen=True)

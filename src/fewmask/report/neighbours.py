@@ -9,11 +9,11 @@ from itertools import combinations
 import numpy as np
 
 from fewmask.data.domain import Domain
+from fewmask.document.maps import SHAPES, Cloud, class_colour, heat_map, scatter
+from fewmask.document.model import Block, Chart, Charts, Key, Note, Section, Table
 from fewmask.labels import shared_classes
-from fewmask.report.maps import SHAPES, Cloud, class_colour, heat_map, scatter
-from fewmask.report.model import Block, Chart, Charts, Key, Note, Section, Table
-from fewmask.reporting.space import FEWEST, Cells, class_similarity, tsne
-from fewmask.reporting.words import whole
+from fewmask.report.space import FEWEST, Cells, class_similarity, tsne
+from fewmask.report.words import whole
 
 PAIRS = 10  # of domains that are drawn
 

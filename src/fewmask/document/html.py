@@ -12,8 +12,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from fewmask.report.maps import shape_key
-from fewmask.report.model import Charts, Figures, Gallery, Note, Page, Picture, Table
+from fewmask.document.maps import shape_key
+from fewmask.document.model import Charts, Figures, Gallery, Note, Page, Picture, Table
 
 KINDS = {Note: "note", Figures: "figures", Table: "table", Charts: "charts", Gallery: "gallery"}
 
@@ -53,4 +53,4 @@ def _template() -> jinja2.Template:
 
 
 def _read(name: str) -> str:
-    return (files("fewmask.report") / name).read_text(encoding="utf-8")
+    return (files("fewmask.document") / name).read_text(encoding="utf-8")

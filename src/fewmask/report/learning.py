@@ -10,11 +10,11 @@ import numpy as np
 from fewmask.acquisition.curve import Curve
 from fewmask.acquisition.forecast import forecast_words
 from fewmask.campaign.history import Entry, curve, forecast
-from fewmask.report.charts import Series, lines
-from fewmask.report.model import Block, Chart, Charts, Note, Section, Table
-from fewmask.report.svg import plain_number
-from fewmask.reporting.facts import Facts, Group, groups
-from fewmask.reporting.words import percent, points, whole
+from fewmask.document.charts import Series, lines
+from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
+from fewmask.document.svg import plain_number
+from fewmask.report.facts import Facts, Group, groups
+from fewmask.report.words import percent, points, whole
 
 AHEAD = 1.6  # times the labels there are: how far the curve is drawn into the future
 LINE = 150  # points of a line of losses: more than that are no longer told apart

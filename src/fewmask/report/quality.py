@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fewmask.document.charts import Bar, bars, reliability
+from fewmask.document.maps import LARGE, heat_map
+from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.engine.metrics import expected_calibration_error
-from fewmask.report.charts import Bar, bars, reliability
-from fewmask.report.maps import LARGE, heat_map
-from fewmask.report.model import Block, Chart, Charts, Note, Section, Table
-from fewmask.reporting.facts import Facts
-from fewmask.reporting.look import Look
-from fewmask.reporting.words import percent, points, whole
+from fewmask.report.facts import Facts
+from fewmask.report.look import Look
+from fewmask.report.words import percent, points, whole
 
 CONFUSIONS = 6  # the worst ones are told in words
 NAMED = 3  # of a class, where the whole table would be too large

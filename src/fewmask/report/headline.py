@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from fewmask.report.model import Block, Figure, Figures, Note, Section, Table
-from fewmask.reporting.facts import Facts, Group, groups
-from fewmask.reporting.learning import outlook
-from fewmask.reporting.words import count, duration, percent, points, whole
+from fewmask.document.model import Block, Figure, Figures, Note, Section, Table
+from fewmask.report.facts import Facts, Group, groups
+from fewmask.report.learning import outlook
+from fewmask.report.words import count, duration, percent, points, whole
 
 
 def headline(runs: Sequence[Facts]) -> Section:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fewmask.report.model import SERIES, Chart, Key, Table
-from fewmask.report.svg import (
+from fewmask.document.model import SERIES, Chart, Key, Table
+from fewmask.document.svg import (
     Format,
     Frame,
     Scale,

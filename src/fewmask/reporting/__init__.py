@@ -1,5 +1,0 @@
-"""From the folders of runs to a page about them."""
-
-from fewmask.reporting.report import report
-
-__all__ = ["report"]
