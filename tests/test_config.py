@@ -89,7 +89,7 @@ def test_every_wrong_key_is_listed_at_once() -> None:
     ("data", "message"),
     [
         (changed(method=None), "method: missing; add it"),
-        (changed(method="jiont"), "method.name: no method 'jiont'; there are deal, entropy-min, fine-tune, fixmatch"),
+        (changed(method="jiont"), "method.name: no method 'jiont'; there are adversarial-align, co-training, cycada"),
         (changed(method={"alpha": 1}), "method.name: no method None"),
         (changed(method={"name": ["joint"]}), r"method.name: no method \['joint'\]"),
         (changed(method=3), "method.name: no method 3"),
