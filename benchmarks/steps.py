@@ -69,6 +69,6 @@ def _answered(domain: Domain, asked: int) -> Domain:
     return replace(
         domain,
         labelled=(*domain.labelled, *pool[:asked]),
-        partial=frozenset(pool[:asked]),
+        partial=dict.fromkeys(pool[:asked], 0.1),
         pseudo=SureOfEverything(domain),
     )
