@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,10 +17,13 @@ from PIL import Image
 
 from fewmask.acquisition.forecast import forecast_words
 from fewmask.annotation.coco import write_instances
+from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import server
 from fewmask.annotation.page.desk import Run
 from fewmask.annotation.page.guesses import Predictor
+from fewmask.engine.guess import predictor
 from fewmask.engine.run import load_config, load_domains
+from fewmask.labels import NOT_LABELLED
 
 ASK = {"score": "entropy", "regions": "squares:8", "budget": {"amount": 3, "unit": "regions"}}
 
@@ -199,6 +203,28 @@ def test_questions_for_a_tool(tool: str, waiting: Path, tmp_path: Path, fewmask:
     both = fewmask("query", waiting, "--to", "http://localhost:8080", "--out", tmp_path)
     is_refused(both, "--to: goes to a Label Studio server", "nothing is written; leave out --out")
     is_refused(fewmask("query", waiting, "--for", "paint"), "--for: no tool 'paint'; there are folder, label-studio")
+
+
+def test_a_tool_is_told_what_the_network_expects(waiting: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    assert fewmask("query", waiting, "--for", "coco", "--out", tmp_path / "tasks").code == 0
+    config = load_config(waiting)
+    network, domains = predictor(waiting, precision=config.train.precision), load_domains(config)
+    assert network is not None
+    expected, mixed = Counter[tuple[str, int]](), False
+    with Ledger(waiting / "ledger.sqlite") as ledger:
+        for question in ledger.questions():
+            label, _ = network.predict(question.domain, domains[question.domain].image(question.stem))
+            crop = question.crop(label)
+            mixed |= len(np.unique(crop)) > 1
+            expected.update((question.domain, int(value)) for value in crop[crop != NOT_LABELLED])
+    told = Counter[tuple[str, int]]()
+    for path in (tmp_path / "tasks").glob("*/instances.json"):
+        written = json.loads(path.read_text(encoding="utf-8"))
+        classes = {c["id"]: domains[path.parent.name].space.names.index(c["name"]) for c in written["categories"][:-1]}
+        for annotation in written["annotations"]:
+            told[path.parent.name, classes[annotation["category_id"]]] += int(annotation["area"])
+    assert told == expected
+    assert mixed, "regions of one class each say nothing of pixels"
 
 
 def test_answers_from_what_a_tool_wrote(waiting: Path, tmp_path: Path, fewmask: Fewmask) -> None:

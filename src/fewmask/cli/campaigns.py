@@ -73,15 +73,19 @@ def query(
         str | None,
         typer.Option(metavar="URL", help="A Label Studio server to send to; its token in LABEL_STUDIO_API_KEY."),
     ] = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Write a campaign's open questions for a tool: a folder of PNGs to paint in, or tasks to import.
 
-    With --to they go to a running Label Studio; the same command again sends what is not there yet.
+    With them goes what the network expects there, pixel by pixel. With --to they go to a running Label Studio; the same
+    command again sends what is not there yet.
     """
     from fewmask.annotation.tools import TOOLS
+    from fewmask.engine.device import choose_device
+    from fewmask.engine.guess import guessed
 
-    domains = opened(run)
+    domains = guessed(run, opened(run), choose_device(device))
     if to is not None:
         if folder is not None or annotator is not None or tool not in (None, "label-studio"):
             raise ValueError(

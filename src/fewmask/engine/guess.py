@@ -1,21 +1,24 @@
-"""A run's network as the one who guesses on the labelling page.
+"""A run's network as the one who guesses, on the labelling page and for other tools.
 
 Shapes: H×W pixels of an image · C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fewmask.annotation.page.guesses import Predictor
+from fewmask.annotation.page.guesses import FOLDER, Guessed, Guesses, Predictor
 from fewmask.config import Precision
+from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import as_array
-from fewmask.engine.run import Run, load_model
+from fewmask.engine.run import Run, load_config, load_model
 from fewmask.labels import Mask
 
 
@@ -37,3 +40,13 @@ def predictor(folder: Path, device: torch.device | str = "cpu", precision: Preci
         return as_array(label), probability.cpu().numpy()
 
     return Predictor(version, predict)
+
+
+def guessed(folder: Path, domains: Mapping[str, Domain], device: torch.device | str = "cpu") -> dict[str, Domain]:
+    """The domains with what a run's network expects in their images as pseudo-labels, computed when they are read and
+    kept where the labelling page keeps them; the domains as they are where nothing was trained yet."""
+    found = predictor(folder, device, load_config(folder).train.precision)
+    if found is None:
+        return dict(domains)
+    guesses = Guesses(folder / FOLDER, found)
+    return {name: replace(domain, pseudo=Guessed(guesses, domain)) for name, domain in domains.items()}

@@ -14,8 +14,12 @@ from threading import Lock
 
 import numpy as np
 
+from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
 from fewmask.labels import Mask
+
+FOLDER = "guesses"
+"""Of a run, where they are kept."""
 
 Read = Callable[[], np.ndarray]
 
@@ -63,3 +67,15 @@ class Guesses:
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Guessed:
+    """A domain's guesses as its pseudo-labels: what tools are told that the network expects."""
+
+    guesses: Guesses
+    domain: Domain
+
+    def read(self, stem: str) -> tuple[Mask, np.ndarray]:
+        """See `Guesses.of`."""
+        return self.guesses.of(self.domain.name, stem, lambda: self.domain.image(stem))

@@ -25,7 +25,7 @@ from fastapi.responses import JSONResponse, Response
 
 from fewmask.annotation.page.desk import Desk, Run, Sent, Unknown
 from fewmask.annotation.page.guard import Guard
-from fewmask.annotation.page.guesses import Guesses, Predictor
+from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
 
 HOST = "127.0.0.1"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -112,7 +112,7 @@ def serve(
     or when the port is taken.
     """
     with door(folder / "page.json", port) as (listener, token):
-        desk = Desk(run, Guesses(folder / "guesses", predictor) if predictor else None)
+        desk = Desk(run, Guesses(folder / FOLDER, predictor) if predictor else None)
         try:
             settings = uvicorn.Config(create_app(desk, token), access_log=False, log_level="warning", ws="none")
             tell(link(listener.getsockname()[1], token))
