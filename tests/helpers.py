@@ -6,6 +6,7 @@ Shapes: H×W pixels · C classes.
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from fewmask.config import AugmentSettings, EmbeddingSettings, ModelSettings, OptimiserSettings, TrainSettings
 from fewmask.data.batches import Batch, Phase, Steps, count_cells
 from fewmask.data.domain import Domain
+from fewmask.engine.fit import _mean_cells
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.run import Run, save_model
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, distinct_colour
@@ -172,6 +174,21 @@ def batch(
         step=step,
         steps=of,
     )
+
+
+def in_parts(made: Method, network: UniversalSegmenter, whole: Batch, parts: int) -> dict[str, float]:
+    """The terms of a batch of as many labelled rows as of the pool, taken in micro-batches that deal out its rows."""
+    labelled, cut = whole.pool, []
+    for part in range(parts):
+        rows = [*range(part, labelled, parts), *range(labelled + part, 2 * labelled, parts)]
+        owned = list(zip(whole.domain[rows].tolist(), whole.label[rows], strict=True))
+        pool = labelled // parts
+        cut.append(batch(owned, whole.image[rows], network, len(network.domains), whole.step, whole.steps, pool))
+    cells, found = _mean_cells(cut), defaultdict[str, float](float)
+    for one in cut:
+        for name, term in made.step(network, replace(one, cells=cells), torch.Generator().manual_seed(0)).items():
+            found[name] += term.item() / parts
+    return dict(found)
 
 
 def run(

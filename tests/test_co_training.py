@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ENCODER, batch, domains, model, relabelled, run, same, steps, train_settings
+from helpers import ENCODER, batch, domains, in_parts, model, relabelled, run, same, steps, train_settings
 from ondisk import assert_same_run, plain, two_domains, weights_of
 from safetensors.torch import load_file
 from test_semi_supervised import by_hand, looped, opinionated, rng, supervised_loop, swap
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fewmask.config import Config
 from fewmask.data.batches import Batch
 from fewmask.data.domain import Domain
-from fewmask.engine.fit import Moment, _mean_cells, train
+from fewmask.engine.fit import Moment, train
 from fewmask.engine.run import load_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.divergence import js_divergence, kl_divergence, log_mean_softmax
@@ -216,18 +216,7 @@ def test_micro_batches_equal_one_batch_however_the_labels_lie(parts: int) -> Non
     made = prepared(of, network, cutmix=0)
     whole = drawn(of, network, made, rows=8)
     expected = {n: t.item() for n, t in made.step(network, whole, rng()).items()}
-    cut = []
-    for part in range(parts):
-        rows = [*range(part, 8, parts), *range(8 + part, 16, parts)]
-        owned = list(zip(whole.domain[rows].tolist(), whole.label[rows], strict=True))
-        cut.append(batch(owned, whole.image[rows], network, 2, step=3, of=4, pool=8 // parts))
-    cells = _mean_cells(cut)
-    got: dict[str, float] = dict.fromkeys(expected, 0.0)
-    for one in cut:
-        object.__setattr__(one, "cells", cells)
-        for name, term in made.step(network, one, rng()).items():
-            got[name] += term.item() / parts
-    assert got == pytest.approx(expected, rel=1e-4)
+    assert in_parts(made, network, whole, parts) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_second_network_begins_elsewhere_and_is_trained() -> None:

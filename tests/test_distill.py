@@ -12,7 +12,21 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ENCODER, batch, domain, domains, model, needs, relabelled, run, same, saved, steps, train_settings
+from helpers import (
+    ENCODER,
+    batch,
+    domain,
+    domains,
+    in_parts,
+    model,
+    needs,
+    relabelled,
+    run,
+    same,
+    saved,
+    steps,
+    train_settings,
+)
 from ondisk import plain, teacher, two_domains
 from test_co_training import Pointwise
 from test_semi_supervised import opinionated, rng, supervised_loop
@@ -22,7 +36,7 @@ from fewmask.config import Config
 from fewmask.data.batches import Batch
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state
-from fewmask.engine.fit import Moment, _mean_cells, train
+from fewmask.engine.fit import Moment, train
 from fewmask.engine.run import Run
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods import METHODS, parse_config, read_config
@@ -143,18 +157,7 @@ def test_micro_batches_equal_one_batch_however_the_labels_lie(parts: int) -> Non
     made = prepared(of, network, model(of, 1))
     whole = drawn(of, network, made, rows=8)
     expected = {n: t.item() for n, t in made.step(network, whole, rng()).items()}
-    cut = []
-    for part in range(parts):
-        rows = [*range(part, 8, parts), *range(8 + part, 16, parts)]
-        owned = list(zip(whole.domain[rows].tolist(), whole.label[rows], strict=True))
-        cut.append(batch(owned, whole.image[rows], network, 2, step=3, of=4, pool=8 // parts))
-    cells = _mean_cells(cut)
-    got: dict[str, float] = dict.fromkeys(expected, 0.0)
-    for one in cut:
-        object.__setattr__(one, "cells", cells)
-        for name, term in made.step(network, one, rng()).items():
-            got[name] += term.item() / parts
-    assert got == pytest.approx(expected, rel=1e-4)
+    assert in_parts(made, network, whole, parts) == pytest.approx(expected, rel=1e-4)
 
 
 # ── The teachers ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import batch, domains, model, relabelled, run, same, steps, train_settings
+from helpers import domains, in_parts, model, relabelled, run, same, steps, train_settings
 from test_semi_supervised import opinionated, rng
 from torch import Tensor, nn
 
 from fewmask.data.batches import Batch
 from fewmask.data.domain import Domain
-from fewmask.engine.fit import _mean_cells
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import one_hot, verdict_loss
 from fewmask.methods import METHODS
@@ -317,15 +316,4 @@ def test_micro_batches_equal_one_batch_however_the_labels_lie(parts: int) -> Non
     made = prepared(of, network)
     whole = drawn(of, network, made, batch_size=8, unlabelled_batch_size=8)
     expected = {n: t.item() for n, t in made.step(network, whole, rng()).items()}
-    cut = []
-    for part in range(parts):
-        rows = [*range(part, 8, parts), *range(8 + part, 16, parts)]
-        owned = list(zip(whole.domain[rows].tolist(), whole.label[rows], strict=True))
-        cut.append(batch(owned, whole.image[rows], network, 2, step=3, of=4, pool=8 // parts))
-    cells = _mean_cells(cut)
-    got: dict[str, float] = dict.fromkeys(expected, 0.0)
-    for one in cut:
-        object.__setattr__(one, "cells", cells)
-        for name, term in made.step(network, one, rng()).items():
-            got[name] += term.item() / parts
-    assert got == pytest.approx(expected, rel=1e-4)
+    assert in_parts(made, network, whole, parts) == pytest.approx(expected, rel=1e-4)
