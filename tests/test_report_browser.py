@@ -10,7 +10,6 @@ from typing import Any
 
 import campaigns
 import pytest
-from browsing import browser
 from ondisk import config, two_domains
 
 from fewmask.campaign import campaign
@@ -20,7 +19,6 @@ from fewmask.engine.fit import train
 from fewmask.report import report
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-__all__ = ["browser"]
 
 ASK = {"score": "random", "regions": "squares:16", "budget": {"amount": 700, "unit": "pixels"}}
 SCHEMES = ("light", "dark")
