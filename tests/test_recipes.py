@@ -200,8 +200,8 @@ def test_the_cost_is_pixels_by_rate(data: Path) -> None:
     config = settings("compare", "joint")
     assert recipes.megapixels(config) == pytest.approx(400 * 9 * 192 * 256 / 1e6)
     assert recipes.megapixels(settings("compare", "entropy-min")) == pytest.approx(2 * recipes.megapixels(config))
-    # The first teacher of S4AL+ sees no pool: 800 steps of 8, then two students' 800 of 4 and 8.
-    teacher, student = 800 * 8, 800 * (4 + recipes.POOL["s4al-plus"] * 8)
+    # The first teacher of S4AL+ sees no pool: 800 steps of 8, then two students' 800 of 8 and 8.
+    teacher, student = 800 * 8, 800 * (8 + recipes.POOL["s4al-plus"] * 8)
     expected = (teacher + 2 * student) * 240 * 320 / 1e6
     assert recipes.megapixels(settings("labels-camvid", "s4al-plus")) == pytest.approx(expected)
     seconds = recipes.seconds(recipes.read("compare"), {"joint": config})
