@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import trees
 from PIL import Image
+from pydantic import ValidationError
 
 from fewmask.config import (
     CamvidDomain,
@@ -22,7 +23,7 @@ from fewmask.config import (
     SunrgbdDomain,
     VocDomain,
 )
-from fewmask.data.domain import MAX_PIXELS, read_image, read_mask
+from fewmask.data.domain import MAX_PIXELS, FileSource, read_image, read_mask
 from fewmask.data.layouts import cityscapes, idd, index, load_domain, sunrgbd, voc
 from fewmask.labels import VOID
 
@@ -517,6 +518,23 @@ def test_images_and_masks_are_brought_to_the_size_that_is_asked_for(tmp_path: Pa
     same = load_domain("a", CamvidDomain(layout="camvid", root=root, size=trees.SIZE))
     assert (same.image(stem) == plain.image(stem)).all()
     assert (same.mask(stem) == plain.mask(stem)).all()
+
+
+@pytest.mark.parametrize("own", [(6, 8), (8, 6), (1, 9)])
+@pytest.mark.parametrize("part", [1.0, 0.5, 0.34, 0.01])
+def test_a_part_of_each_images_own_size_keeps_its_shape(tmp_path: Path, own: tuple[int, int], part: float) -> None:
+    image, mask = tmp_path / "a.png", trees.mask(tmp_path / "m.png", size=own)
+    Image.fromarray(np.zeros((*own, 3), np.uint8)).save(image)
+    space = load_domain("a", CamvidDomain(layout="camvid", root=trees.camvid(tmp_path / "camvid"))).space
+    source = FileSource(tmp_path, {"a": image}, {"a": mask}, space, part)
+    expected = tuple(max(1, round(side * part)) for side in own)
+    assert source.image("a").shape[:2] == source.mask("a").shape == expected
+
+
+@pytest.mark.parametrize("size", [0, 1.5, -0.5, "[4]"])
+def test_sizes_that_are_none_are_refused(tmp_path: Path, size: object) -> None:
+    with pytest.raises(ValidationError, match="size"):
+        CamvidDomain.model_validate({"layout": "camvid", "root": tmp_path, "size": size})
 
 
 def test_a_mask_of_another_size_than_its_image_stays_an_error_at_any_size(tmp_path: Path) -> None:

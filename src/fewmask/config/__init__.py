@@ -1,6 +1,6 @@
 """Typed settings. One YAML file, paths relative to it, `key.sub=value` overrides; every wrong key is listed at once."""
 
-from fewmask.config.base import ConfigPath, Fraction, Interval, Precision, Settings, Size
+from fewmask.config.base import ConfigPath, Fraction, Interval, Precision, Settings, Shrink, Size
 from fewmask.config.campaign import AnswerSettings, AskSettings, BudgetSettings, CampaignSettings, PoolSettings
 from fewmask.config.domains import (
     LAYOUTS,
@@ -62,6 +62,7 @@ __all__ = [
     "Precision",
     "ScenesDomain",
     "Settings",
+    "Shrink",
     "Size",
     "StrongSettings",
     "SunrgbdDomain",

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt]
+Shrink = Annotated[float, Field(gt=0, le=1)]
 Precision = Literal["auto", "fp32", "bf16"]
 
 

@@ -6,15 +6,16 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from fewmask.config.base import ConfigPath, Fraction, Settings, Size
+from fewmask.config.base import ConfigPath, Fraction, Settings, Shrink, Size
 
 
 class FilesDomain(Settings):
     """A dataset on disk."""
 
     root: ConfigPath
-    size: Size | None = None
-    """Height and width that every image and mask is brought to as it is read; as large as they are by default."""
+    size: Size | Shrink | None = None
+    """What every image and mask is brought to as it is read: height and width, or a part of its own, which keeps its
+    shape. As large as they are by default."""
 
 
 class FolderDomain(FilesDomain):

@@ -106,13 +106,16 @@ class Domain:
 
 @dataclass(frozen=True)
 class FileSource:
-    """Images and masks in files. `masks` has no entry for an image without a mask; `size` is H, W of all, if given."""
+    """Images and masks in files. `masks` has no entry for an image without a mask.
+
+    `size` is H, W of all, or a part of each one's own.
+    """
 
     root: Path
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
     space: LabelSpace
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | float | None = None
 
     def image(self, stem: str) -> np.ndarray:
         return self._sized(read_image(self.images[stem]), cv2.INTER_AREA)
@@ -131,9 +134,11 @@ class FileSource:
 
     def _sized(self, pixels: np.ndarray, interpolation: int) -> np.ndarray:
         """At `size`: the mean of an image's pixels, one of a mask's."""
-        if self.size is None or pixels.shape[:2] == self.size:
+        if self.size is None:
             return pixels
-        return cv2.resize(pixels, self.size[::-1], interpolation=interpolation)
+        own = pixels.shape[:2]
+        height, width = (max(1, round(side * self.size)) for side in own) if isinstance(self.size, float) else self.size
+        return pixels if own == (height, width) else cv2.resize(pixels, (width, height), interpolation=interpolation)
 
     def has_mask(self, stem: str) -> bool:
         return stem in self.masks
