@@ -46,6 +46,7 @@ FLOORS = {
     "demo": 8,
     "cli": 9,
     "fewmask": 10,  # the package itself: what `import fewmask` offers
+    "__main__": 10,  # what `python -m fewmask` runs
 }
 LONGEST_FILE = 400
 

@@ -69,8 +69,9 @@ def test_every_verb_has_help_and_json(verb: str, fewmask: Fewmask) -> None:
     assert done.err == ""
 
 
-def test_no_verb_shows_the_help() -> None:
-    done = subprocess.run([sys.executable, "-m", "fewmask.cli"], capture_output=True, text=True, env=environment())
+@pytest.mark.parametrize("module", ["fewmask", "fewmask.cli"])
+def test_no_verb_shows_the_help(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, env=environment())
     assert "Usage" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 

@@ -234,7 +234,7 @@ def test_a_slurm_script_starts_what_it_says(name: str, tmp_path: Path) -> None:
         done.stdout.strip()
         == {
             "train.slurm": "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-id 7 --rdzv-backend c10d "
-            "--rdzv-endpoint node1:29500 -m fewmask.cli train configs/my.yaml train.steps=5",
+            "--rdzv-endpoint node1:29500 -m fewmask train configs/my.yaml train.steps=5",
             "seeds.slurm": "fewmask train configs/my.yaml train.steps=5 seed=1 --out runs/my-1",
         }[name]
     )

@@ -1,4 +1,4 @@
-"""`python -m fewmask.cli` is `fewmask`; torchrun starts it so."""
+"""`python -m fewmask.cli` is `fewmask` too."""
 
 from fewmask.cli import main
 
