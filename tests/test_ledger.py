@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from ondisk import environment
 
 from fewmask.annotation.facts import Answer, Question
-from fewmask.annotation.ledger import Ledger, content_hash
+from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.record import content_hash
 from fewmask.annotation.store import TABLES, VERSION
 from fewmask.annotation.view import answered_domain, write_labels
 from fewmask.config import AnswerSettings
