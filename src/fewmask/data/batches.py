@@ -58,6 +58,15 @@ class Batch:
     strong: Tensor | None = None
     """(S,U,3,h,w) uint8: strong views of the U rows of the pool, where the phase wants them."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """h, w of the crops."""
+        return self.label.shape[1], self.label.shape[2]
+
+    def rows(self) -> dict[int, Tensor]:
+        """By domain, in order, the indices of its rows; domains without one are left out."""
+        return _rows(self.domain, torch.ones_like(self.domain, dtype=torch.bool))
+
     def labelled_rows(self) -> dict[int, Tensor]:
         """By domain, in order, the indices of its rows that have a labelled pixel; domains without one are left out."""
         return _rows(self.domain, self.has_label)

@@ -78,7 +78,7 @@ class AdversarialAlign(Method):
         """L_dom over the pairs that the step shows: features (B,C,h,w) → scalar."""
         seen = at_stride(batch.label, model.stride, model.multiple) != VOID
         cells = batch.cells[model.stride][:, :2].sum(1)
-        rows = {k: torch.nonzero(batch.domain == k).flatten() for k in batch.domain.unique().tolist()}
+        rows = batch.rows()
         # A classifier that one side alone is shown would learn nothing but to name it.
         shown = torch.stack([(cells[i] > 0) & (cells[j] > 0) for i, j in self.pairs]).float()
         shown = shown.to(features.device) / shown.sum().clamp_min(1)

@@ -34,6 +34,7 @@ class Method(nn.Module):
     spread over processes, saved and resumed with the model's.
 
     `step` returns the terms of the loss, named and already weighted; `watch` holds scalars to be logged beside them.
+    What `step` draws from its generator is its process's own; that of every other call is equal in all processes.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -113,9 +114,8 @@ def labelled_logits(model: UniversalSegmenter, features: Tensor, batch: Batch) -
 
     Each head sees only its own rows; rows without a labelled pixel never reach a head.
     """
-    size = (batch.label.shape[1], batch.label.shape[2])
     for k, rows in batch.labelled_rows().items():
-        yield k, rows, model.upsample(model.decode(take(features, rows), model.domains[k]), size)
+        yield k, rows, model.logits(take(features, rows), model.domains[k], batch.size)
 
 
 def two_or_more(domains: Mapping[str, Domain], method: str) -> Mapping[str, Domain]:

@@ -114,8 +114,7 @@ class CoTraining(Method):
 
     def _cutmix(self, batch: Batch, rng: torch.Generator) -> CutMix:
         owner = batch.domain[batch.pool :]
-        size = (batch.label.shape[1], batch.label.shape[2])
-        return CutMix(box_masks(len(owner), size, rng, self.settings.cutmix, BOX), partners(owner))
+        return CutMix(box_masks(len(owner), batch.size, rng, self.settings.cutmix, BOX), partners(owner))
 
     @torch.no_grad()
     def _targets(

@@ -88,9 +88,8 @@ class Consistency(Taught):
     def cutmix(self, batch: Batch, rng: torch.Generator) -> list[CutMix]:
         """One for each strong view."""
         owner = batch.domain[batch.pool :]
-        size = (batch.label.shape[1], batch.label.shape[2])
         source = partners(owner)
-        return [CutMix(box_masks(len(owner), size, rng, self.settings.cutmix), source) for _ in range(self.views)]
+        return [CutMix(box_masks(len(owner), batch.size, rng, self.settings.cutmix), source) for _ in range(self.views)]
 
     def encode(
         self, model: UniversalSegmenter, batch: Batch, strong: Sequence[Tensor]

@@ -154,7 +154,7 @@ class Cycada(Method):
         found: dict[str, list[Tensor]] = {}
         for (k, source), pair in zip(self.sources.items(), self._pairs(), strict=True):
             for domain, way in zip((k, self.owner), pair.ways(), strict=True):
-                rows, pixels = _rows(batch, domain), batch.cells[1][domain, :2].sum()
+                rows, pixels = torch.nonzero(batch.domain == domain).flatten(), batch.cells[1][domain, :2].sum()
                 image, shown = take(batch.image, rows), take(batch.label, rows) != VOID
                 for name, term in self._one_way(way, source, image, shown, pixels, rng).items():
                     found.setdefault(name, []).append(term)
@@ -192,10 +192,10 @@ class Cycada(Method):
     def translated(self, batch: Batch) -> Tensor:
         """The images (B,3,H,W) of a batch, those of sources as the target's: fp32 in 0–255."""
         image = batch.image.float()
+        by_domain = batch.rows()
         for k, pair in zip(self.sources, self._pairs(), strict=False):
-            rows = _rows(batch, k)
-            if len(rows):
-                image[rows] = pair.to_target(take(image, rows))
+            if k in by_domain:
+                image[by_domain[k]] = pair.to_target(take(image, by_domain[k]))
         return image
 
     def _adapt(self, model: UniversalSegmenter, batch: Batch) -> dict[str, Tensor]:
@@ -205,8 +205,7 @@ class Cycada(Method):
         label = self.values[owner[:, None, None], labelled.label.long()]
         task = [features.sum() * 0.0]
         for k, rows in labelled.labelled_rows().items():
-            logits = model.decode(take(of_sources, rows), self.target)
-            logits = model.upsample(logits, (label.shape[1], label.shape[2]))
+            logits = model.logits(take(of_sources, rows), self.target, batch.size)
             task.append(cross_entropy(logits, take(label, rows), batch.cells[1][k, 0]))
         follow = supervised_loss(model, of_sources.detach(), labelled)
         terms = {"task": torch.stack(task).sum(), "source": follow}
@@ -220,8 +219,8 @@ class Cycada(Method):
             verdict = judge(features[batch.pool :])[:, 0]
         fooling = verdict_loss(verdict, True, shown[batch.pool :], cells[self.owner])
         verdict, telling, told = judge(features.detach())[:, 0], [], []
-        for k in batch.domain.unique().tolist():
-            rows, of_source = _rows(batch, k), k != self.owner
+        for k, rows in batch.rows().items():
+            of_source = k != self.owner
             own, mask = take(verdict, rows), take(shown, rows)
             telling.append(verdict_loss(own, of_source, mask, cells[k]))
             told.append((((own > 0) == of_source) & mask).sum())
@@ -230,7 +229,3 @@ class Cycada(Method):
 
     def _pairs(self) -> list[Translation]:
         return [pair for pair in self.translations if isinstance(pair, Translation)]
-
-
-def _rows(batch: Batch, domain: int) -> Tensor:
-    return torch.nonzero(batch.domain == domain).flatten()

@@ -55,8 +55,7 @@ class Deal(Method):
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         features = model.encode(batch.image)
-        size = (batch.label.shape[1], batch.label.shape[2])
-        difficulty = model.upsample(self.difficulty(features), size)
+        difficulty = model.upsample(self.difficulty(features), batch.size)
         supervised, errors = [], []
         for k, rows, logits in labelled_logits(model, features, batch):
             label, pixels = take(batch.label, rows), batch.cells[1][k, 0]

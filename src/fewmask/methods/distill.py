@@ -85,12 +85,11 @@ class Distill(Method):
         terms = {"supervised": (1 - s.alpha) * supervised_loss(model, features, batch)}
         if not self.active:
             return terms
-        size = (batch.label.shape[1], batch.label.shape[2])
         apart, agreed, seen = [], [], batch.label != VOID
-        for k in batch.domain.unique().tolist():
-            rows, domain = torch.nonzero(batch.domain == k).flatten(), model.domains[k]
+        for k, rows in batch.rows().items():
+            domain = model.domains[k]
             log_p = self._soft_labels(take(batch.image, rows), domain)
-            logits = model.upsample(model.decode(take(features, rows), domain), size)
+            logits = model.logits(take(features, rows), domain, batch.size)
             valid = take(seen, rows)
             divergence = kl_divergence(log_p, logits, s.temperature)
             apart.append(masked_mean(divergence, valid, batch.cells[1][k, :2].sum()))

@@ -127,8 +127,7 @@ class Hung2018(Method):
         labels = batch.label[batch.pool :]
         for k, rows in batch.pool_rows().items():
             judge, label, pixels = self.discriminators[k], take(labels, rows), batch.cells[1][k, 3]
-            logits = model.decode(take(features, rows), model.domains[k])
-            logits = model.upsample(logits, (label.shape[1], label.shape[2]))
+            logits = model.logits(take(features, rows), model.domains[k], batch.size)
             unknown = label == NOT_LABELLED
             with frozen(judge):
                 verdict = judge(logits.float().softmax(1) * (label != VOID)[:, None])

@@ -44,11 +44,10 @@ def pool_targets(model: UniversalSegmenter, features: Tensor, batch: Batch) -> T
     features (U,C,h,w) of their weak views. No gradient reaches the network.
     """
     answers = batch.label[batch.pool :]
-    size = (answers.shape[1], answers.shape[2])
     label, confidence = torch.full_like(answers, VOID), torch.zeros(answers.shape, device=answers.device)
     for k, rows in batch.pool_rows().items():
-        logits = model.decode(take(features, rows), model.domains[k])
-        label[rows], confidence[rows] = pseudo_label(model.upsample(logits, size))
+        logits = model.logits(take(features, rows), model.domains[k], batch.size)
+        label[rows], confidence[rows] = pseudo_label(logits)
     answered = answers != NOT_LABELLED
     return Targets(torch.where(answered, answers, label), torch.where(answered, 1.0, confidence), answered)
 
@@ -61,10 +60,9 @@ def pool_loss(
     features (U,C,h,w), label (U,H,W), weight (U,H,W), or None for 1 → scalar. N_k counts the pixels of the weak views
     that are not void, sure or not, over the whole step: what a mix leaves of them differs by the void that it moves.
     """
-    size = (label.shape[1], label.shape[2])
     losses = []
     for k, rows in batch.pool_rows().items():
-        logits = model.upsample(model.decode(take(features, rows), model.domains[k]), size)
+        logits = model.logits(take(features, rows), model.domains[k], batch.size)
         count = batch.cells[1][k, 2:].sum()
         factor = None if weight is None else take(weight, rows)
         losses.append(cross_entropy(logits, take(label, rows), count, weight=factor))

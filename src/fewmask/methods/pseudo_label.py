@@ -72,8 +72,7 @@ class PseudoLabel(Method):
         return terms
 
     def _of_domain(self, model: UniversalSegmenter, features: Tensor, batch: Batch, k: int, rows: Tensor) -> Tensor:
-        size = (batch.label.shape[1], batch.label.shape[2])
-        logits = model.upsample(model.decode(take(features, rows), model.domains[k]), size)
+        logits = model.logits(take(features, rows), model.domains[k], batch.size)
         label, confidence = pseudo_label(logits)
         chosen = (take(batch.label, rows) == NOT_LABELLED) & (confidence >= self.settings.threshold)
         return cross_entropy(logits, torch.where(chosen, label, VOID), batch.cells[1][k, 1])

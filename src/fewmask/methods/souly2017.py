@@ -152,8 +152,7 @@ class Souly2017(Method):
         losses = []
         for k, rows in batch.pool_rows().items():
             label, cells = take(labels, rows), batch.cells[1][k]
-            logits = model.decode(take(features, rows), model.domains[k])
-            logits = model.upsample(logits, (label.shape[1], label.shape[2]))
+            logits = model.logits(take(features, rows), model.domains[k], batch.size)
             if possible is None:
                 losses.append(masked_mean(surprise(logits), label != VOID, cells[2:].sum()))
             else:
@@ -170,8 +169,7 @@ class Souly2017(Method):
     def _generated(self, batch: Batch, possible: Tensor, rng: torch.Generator) -> Tensor:
         """An image (U,3,H,W) beside each row of the pool: of its domain, with its classes, and void where it is."""
         real, label = batch.image[batch.pool :], batch.label[batch.pool :]
-        every = (distributed.world(), len(real), self.settings.noise)
-        noise = 2 * torch.rand(every, generator=rng, device=real.device)[distributed.rank()] - 1
+        noise = 2 * torch.rand((len(real), self.settings.noise), generator=rng, device=real.device) - 1
         image = self.generator(torch.cat([noise, possible.float()], 1), (real.shape[2], real.shape[3]))
         return torch.where((label == VOID)[:, None], real.float(), image)
 

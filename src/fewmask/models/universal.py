@@ -106,10 +106,14 @@ class UniversalSegmenter(nn.Module):
             logits = F.interpolate(logits, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
 
+    def logits(self, features: Tensor, domain: str, size: tuple[int, int]) -> Tensor:
+        """G_k at the size of the image: features (B,C,h,w) → logits (B,C_k,H,W)."""
+        return self.upsample(self.decode(features, domain), size)
+
     def forward(self, image: Tensor, domain: str) -> Tensor:
         """Logits (B,C_k,H,W) of `domain`'s classes at the size of the image."""
         height, width = image.shape[-2:]
-        return self.upsample(self.decode(self.encode(image), domain), (height, width))
+        return self.logits(self.encode(image), domain, (height, width))
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
