@@ -31,6 +31,7 @@ from fewmask.acquisition.regions import (
     preselect,
     squares,
     superpixels,
+    whole,
 )
 from fewmask.acquisition.scores import By
 
@@ -223,6 +224,23 @@ def test_the_mean_of_a_large_region_is_exact() -> None:
     """fp32 running sums of two million pixels would be off in the fourth digit."""
     score = torch.full((1000, 2000), 0.1)
     assert aggregate(score, parse("image").tile(np.empty((1000, 2000, 3), np.uint8))).score[0] == np.float32(0.1)
+
+
+def test_the_open_pixels_of_a_large_region_are_counted_exactly() -> None:
+    """A sum of ones in fp32 ends at 2²⁴."""
+    size = (4100, 4100)
+    unavailable = torch.zeros(size, dtype=torch.bool)
+    unavailable[0, :5] = True
+    found = aggregate(torch.ones(size), whole(size), unavailable, answered="leave-out")
+    assert found.open.tolist() == [4100 * 4100 - 5]
+    assert found.score.tolist() == [1.0]
+
+
+def test_a_difficulty_of_one_is_in_the_last_bin_of_its_own_region() -> None:
+    """The sigmoid of a large logit is exactly 1."""
+    score = torch.tensor([[1.0, 0.95, 0.05, 0.05], [0.05, 0.05, 0.05, 0.05]])
+    found = aggregate(score, squares((2, 4), 2), by="histogram-entropy").score
+    np.testing.assert_allclose(found, [math.log(2), 0], atol=1e-6)
 
 
 @given(SIZES, st.integers(1, 9), st.integers(1, 5), st.integers(0, 99))

@@ -238,7 +238,8 @@ def aggregate(
         open_ = torch.from_numpy(regions.pixels)
     else:
         available = ~unavailable.reshape(-1)
-        open_ = torch.bincount(ids, available.float(), regions.count).long().cpu()
+        # Counted, not summed: a sum of ones in fp32 ends at 2²⁴ pixels.
+        open_ = torch.bincount(ids[available], minlength=regions.count).cpu()
         flat = torch.where(available, flat, 0.0)
     if not bool(flat.isfinite().all()):
         raise ValueError(
@@ -252,8 +253,9 @@ def aggregate(
         found = total / divisor.clamp_min(1)
     elif by == "histogram-entropy":
         bins = (flat * BINS).long().clamp_(0, BINS - 1)
-        weights = None if unavailable is None else available.float()
-        counts = torch.bincount(ids * BINS + bins, weights, regions.count * BINS).view(-1, BINS).cpu()
+        cells = ids * BINS + bins
+        cells = cells if unavailable is None else cells[available]
+        counts = torch.bincount(cells, minlength=regions.count * BINS).view(-1, BINS).cpu()
         share = counts.double() / open_.clamp_min(1)[:, None]
         found = torch.special.entr(share).sum(1)
     else:
