@@ -110,6 +110,23 @@ def test_every_epoch_of_a_domain_visits_each_image_once(rows: int, count: int, i
             assert epochs[0] != epochs[1]
 
 
+def test_every_stock_of_every_domain_has_an_order_of_its_own() -> None:
+    """Or the i-th labelled image would meet the i-th of the pool in every epoch."""
+    of = {n: domain(n, 2, images=12, labelled=12) for n in "ab"}
+    of = {n: replace(d, partial=dict.fromkeys(d.labelled[::2], 0.5)) for n, d in of.items()}
+    data = steps(of, both(of))
+    orders = []
+    for whole in (False, None):
+        rows = [row for step in range(30) for row in data._draw(step, tuple(of), 0, whole)]
+        for name, d in of.items():
+            for stock in (d.whole, tuple(d.partial)):
+                drawn = [stem for _, owner, stem, _ in rows if owner == name and stem in stock]
+                orders += [tuple(stock.index(stem) for stem in drawn[:6])] if drawn else []
+    assert len(orders) == 6
+    assert all(sorted(order) == [*range(6)] for order in orders)
+    assert len(set(orders)) == 6
+
+
 def test_domains_take_equal_turns_whatever_their_size() -> None:
     of = {"large": domain("large", 3, images=40, labelled=30), "small": domain("small", 3, images=4, labelled=1)}
     data = steps(of, both(of))

@@ -100,6 +100,17 @@ def test_cross_entropy_over_micro_batches_averages_to_the_global_batch(dtype: to
     torch.testing.assert_close(one.grad, whole.grad)
 
 
+def test_one_labelled_cell_among_many_micro_batches_counts_in_full() -> None:
+    """The mean count is then below 1."""
+    logits, label = torch.randn(4, 5, 2, 2, generator=rng()), torch.full((4, 2, 2), VOID, dtype=torch.uint8)
+    label[2, 1, 0] = 3
+    whole = cross_entropy(logits, label)
+    parts = [cross_entropy(logits[i : i + 1], label[i : i + 1], torch.tensor(0.25)) for i in range(4)]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    means = [masked_mean(logits[i : i + 1, 0], label[i : i + 1] == 3, torch.tensor(0.25)) for i in range(4)]
+    torch.testing.assert_close(torch.stack(means).mean(), logits[2, 0, 1, 0])
+
+
 def test_cross_entropy_refuses_a_label_that_is_no_class() -> None:
     with pytest.raises(IndexError):
         cross_entropy(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), 3, dtype=torch.uint8))
@@ -390,10 +401,11 @@ def test_updated_prototypes_equal_a_loop(momentum: float) -> None:
     assert torch.equal(prototypes, before)
 
 
-def test_a_prototype_that_won_no_cell_stays() -> None:
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_prototype_that_won_no_cell_stays(momentum: float) -> None:
     prototypes = unit_prototypes(1, per_class=3)
     one_cell = torch.randn(1, 1, 6, generator=rng())
-    moved = updated(prototypes, one_cell, torch.tensor([True]), 0.5)
+    moved = updated(prototypes, one_cell, torch.tensor([True]), momentum)
     assert (moved != prototypes).any(-1).sum() == 1
 
 
@@ -529,6 +541,8 @@ def test_the_marginal_entropy_tells_one_chosen_class_from_many() -> None:
     assert alignment({0: sure_of_four}, mask, [4]).marginal.item() == pytest.approx(math.log(4), abs=1e-5)
     for v in (sure_of_one, sure_of_four):
         assert alignment({0: v}, mask, [4]).within.item() == pytest.approx(0, abs=1e-5)
+    mask[0][0, 1] = False  # of the unlabelled cells alone
+    assert alignment({0: sure_of_four}, mask, [4]).marginal.item() == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_scaling_the_embedding_lowers_the_dot_product_loss_and_not_the_cosine_one() -> None:

@@ -72,6 +72,15 @@ def test_not_labelled_and_void_stay_what_they_are(value: int, scale: float) -> N
     assert (mask == value).all()
 
 
+def test_padding_has_no_confidence() -> None:
+    image, label = coordinates(10, 10)
+    pair = np.dstack([label, np.full_like(label, 200)])
+    pair = weak_view(image, pair, (20, 20), PLAIN, rng())[1]
+    assert (pair[..., 0] == VOID).sum() == 300
+    assert (pair[pair[..., 0] == VOID, 1] == 0).all()
+    assert (pair[pair[..., 0] != VOID, 1] == 200).all()
+
+
 @given(sizes, sizes)
 def test_at_scale_one_the_view_is_a_crop_with_void_around_it(source: tuple[int, int], size: tuple[int, int]) -> None:
     image, label = coordinates(*source)
