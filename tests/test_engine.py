@@ -617,6 +617,49 @@ def of_class(kind: type[Method], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "build", lambda settings, domains: kind(settings, domains))
 
 
+class Drawing(METHODS["joint"]):  # type: ignore[misc]
+    """It draws a number in every call."""
+
+    numbers: dict[str, float]
+
+    def __init__(self, settings: Any, domains: Any) -> None:
+        super().__init__(settings, domains)
+        self.numbers = {}
+
+    def _draw(self, call: str, rng: torch.Generator) -> None:
+        self.numbers[call] = float(torch.rand((), generator=rng))
+
+    def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        self._draw("prepare", rng)
+
+    def begin(self, phase: Phase, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        self._draw("begin", rng)
+
+    def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        self._draw(f"step {batch.step}", rng)
+        return super().step(model, batch, rng)  # type: ignore[no-any-return]
+
+    def after_step(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
+        self._draw(f"after {len(self.numbers)}", rng)
+
+
+def test_no_two_calls_of_a_method_draw_the_same_and_steps_of_two_processes_neither(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_class(Drawing, monkeypatch)
+    monkeypatch.setattr(fit, "evaluate", lambda *_, **__: {"domains": {}, "avg_miou": None})
+    made = captured(monkeypatch)
+    train(small(data, "joint", steps=2), tmp_path / "first")
+    monkeypatch.setattr(fit.distributed, "rank", lambda: 1)
+    train(small(data, "joint", steps=2), tmp_path / "second")
+    first, second = (found.method.numbers for found in made)
+    assert len(first) == 6
+    assert len(set(first.values())) == 6
+    # Prototypes, a new network, a memory: what all processes have is equal in all of them.
+    assert {call for call in first if first[call] != second[call]} == {"step 0", "step 1"}
+    assert not {second["step 0"], second["step 1"]} & set(first.values())
+
+
 @pytest.mark.parametrize("name", [*METHODS, *OWNERS])
 def test_every_parameter_is_in_exactly_one_group(
     name: str, data: Path, domains: dict[str, Domain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -58,6 +58,15 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
 
 
+def first(values: Tensor) -> Tensor:
+    """The first process's `values`, of one shape in all of them, without a gradient: what is drawn once for all."""
+    if world() == 1:
+        return values
+    values = values.detach().clone()
+    dist.broadcast(values, 0)
+    return values
+
+
 def barrier() -> None:
     if world() > 1:
         dist.barrier()

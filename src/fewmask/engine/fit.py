@@ -51,6 +51,10 @@ _SYNC_BUFFERS = "forward_sync_buffers"
 if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
     _SYNC_BUFFERS = "broadcast_buffers"
 
+# Rows of the stream "method". A step has those from 0 on, a process each: all would cut the same boxes otherwise. What
+# is drawn outside of it is common to all processes, and no step's.
+PREPARE, BEGIN, AFTER = 2**32, 2**32 + 1, 2**32 + 2
+
 
 class NonFiniteError(RuntimeError):
     """A term of the loss or a gradient is NaN or infinite. Neither an optimiser nor the method has seen it."""
@@ -136,7 +140,7 @@ class _Fit:
         method = build(config.method, domains)
         self.model = synchronise(model.to(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.method = method.to(device)
-        self.method.prepare(self.model, self._rng(0))
+        self.method.prepare(self.model, self._rng(0, PREPARE))
         self.network = self.method.network(self.model)
         # What validation selects belongs together: a teacher with its student, a branch with its network.
         self.kept = nn.ModuleDict({"model": self.network, **self.method.kept(self.model)})
@@ -184,7 +188,7 @@ class _Fit:
         for batches in loader(self.steps, self.done, settings.workers, pin_memory=self.device.type == "cuda"):
             phase = next(p for p in self.phases if p.start <= self.done < p.stop)
             if phase.start == self.done:
-                self.method.begin(phase, self.model, self._rng(self.done, row=1))
+                self.method.begin(phase, self.model, self._rng(self.done, BEGIN))
             terms = self._step(batches)
             self.done += 1
             now = time.monotonic()
@@ -202,7 +206,7 @@ class _Fit:
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         settings, step = self.config.train, self.done
         cells = _mean_cells(batches)
-        rng = self._rng(step)
+        rng = self._rng(step, distributed.rank())
         self.optimisers.set_rates(step, self.phases)
         self.optimisers.zero_grad()
         parts: list[dict[str, Tensor]] = []
@@ -217,7 +221,7 @@ class _Fit:
             parts.append({name: term.detach() for name, term in terms.items()})
         values = self._finite(parts, batches)
         self.optimisers.step()
-        self.method.after_step(self.model, rng)
+        self.method.after_step(self.model, self._rng(step, AFTER))
         return values
 
     def _finite(self, parts: list[dict[str, Tensor]], batches: list[Batch]) -> dict[str, float]:
@@ -368,7 +372,7 @@ class _Fit:
         if self.log is not None:
             self.log.write(line)
 
-    def _rng(self, step: int, row: int = 0) -> torch.Generator:
+    def _rng(self, step: int, row: int) -> torch.Generator:
         return torch_generator(self.config.seed, "method", step, row, str(self.device))
 
 

@@ -24,7 +24,6 @@ import yaml
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from fewmask import distributed
 from fewmask.config import AdamSettings, ConfigPath
 from fewmask.data.batches import Batch, Phase, batch_name, take
 from fewmask.data.domain import Domain

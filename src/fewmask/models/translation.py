@@ -110,10 +110,11 @@ class History(nn.Module):
         if count:
             self._fit(image)
             new, at = every[:count], torch.arange(count, device=image.device)
-            chance = torch.randperm(self.places, generator=rng, device=image.device)[:count]
+            chance = distributed.first(torch.randperm(self.places, generator=rng, device=image.device))[:count]
             full = self.seen + at >= self.places
             place = torch.where(self.seen < self.places, (self.seen + at) % self.places, chance)
-            swapped = full & (torch.rand(count, generator=rng, device=image.device) < 0.5)
+            coin = distributed.first(torch.rand(count, generator=rng, device=image.device))
+            swapped = full & (coin < 0.5)
             old = self.images[place]
             kept = torch.where((swapped | ~full)[:, None, None, None], new.round().to(torch.uint8), old)
             self.images[place] = kept
