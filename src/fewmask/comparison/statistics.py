@@ -29,16 +29,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewmask.engine.counts import iou
+
 Array = NDArray[np.float64]
 LEVEL = 0.95
 DRAWS_AT_ONCE = 100
-
-
-def iou(counts: np.ndarray) -> Array:
-    """IoU (…,C) of counts (…,C,3), which are pixels right, labelled and predicted; NaN where no pixel is labelled."""
-    right, labelled, predicted = np.moveaxis(counts.astype(np.float64), -1, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(labelled > 0, right / (labelled + predicted - right), np.nan)
 
 
 def means(scores: Array, parts: np.ndarray) -> Array:

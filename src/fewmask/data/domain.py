@@ -78,6 +78,13 @@ class Domain:
         known = frozenset(self.whole)
         return tuple(s for s in self.splits["train"] if s not in known)
 
+    def stems(self, split: str) -> tuple[str, ...]:
+        """The stems of a split. Raises ValueError for a split that is absent or empty."""
+        if not self.splits.get(split):
+            there = ", ".join(name for name, stems in self.splits.items() if stems)
+            raise ValueError(f"domain {self.name}: no images in split {split!r}; it has {there}")
+        return self.splits[split]
+
     def image(self, stem: str) -> np.ndarray:
         return self.source.image(stem)
 

@@ -30,9 +30,14 @@ class ImageCounts:
     @property
     def iou(self) -> np.ndarray:
         """IoU (C,) over all images; NaN for classes that no label shows."""
-        right, labelled, predicted = self.counts.sum(0).T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(labelled > 0, right / (labelled + predicted - right), np.nan)
+        return iou(self.counts.sum(0))
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """IoU (…,C) of counts (…,C,3), which are pixels right, labelled and predicted; NaN where no pixel is labelled."""
+    right, labelled, predicted = np.moveaxis(counts.astype(np.float64), -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(labelled > 0, right / (labelled + predicted - right), np.nan)
 
 
 def write_counts(path: Path, domains: Mapping[str, ImageCounts]) -> None:

@@ -107,9 +107,7 @@ def count(
     `head` is the head that predicts, the domain's own by default; with `mapping` its classes are translated first, and
     a class without a counterpart goes to an extra last column. Raises ValueError for a split that is absent or empty.
     """
-    if not domain.splits.get(split):
-        raise ValueError(f"domain {domain.name}: no images in split {split!r}; it has {', '.join(domain.splits)}")
-    stems = domain.splits[split]
+    stems = domain.stems(split)
     own = stems[distributed.rank() :: distributed.world()]
     batches = LabelledBatches(domain, own, batch_size)
     classes = domain.space.num_classes

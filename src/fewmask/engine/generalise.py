@@ -74,8 +74,7 @@ def every_head(
     "chosen": {head: images}, "ambiguous": images, "excess": {head: mean}}`. Raises ValueError as `LabelUnion.onto`, for
     a target that no class means, and for a split that is absent or empty.
     """
-    if not target.splits.get(split):
-        raise ValueError(f"domain {target.name}: no images in split {split!r}; it has {', '.join(target.splits)}")
+    stems = target.stems(split)
     mappings = _mappings(model, target, names)
     device, columns = model.mean.device, target.space.num_classes + 1
     tables = {
@@ -84,7 +83,7 @@ def every_head(
     }
     matrices = {name: torch.zeros(columns - 1, columns, dtype=torch.long, device=device) for name in mappings}
     chosen: list[Choice] = []
-    batches = LabelledBatches(target, target.splits[split], batch_size)
+    batches = LabelledBatches(target, stems, batch_size)
     was_training = model.training
     model.eval()
     for image, label in chain.from_iterable(read(batches, range(len(batches)), workers)):
@@ -93,10 +92,10 @@ def every_head(
             features = model.encode(image.to(device).permute(0, 3, 1, 2))
             chosen += choices(model, features)
             for name, table in tables.items():
-                logits = model.upsample(model.decode(features, name), (label.shape[1], label.shape[2]))
+                logits = model.logits(features, name, (label.shape[1], label.shape[2]))
                 matrices[name] += confusion(table[logits.argmax(1)], there, columns - 1, columns)
         if progress:
-            progress(len(chosen), len(target.splits[split]))
+            progress(len(chosen), len(stems))
     model.train(was_training)
     nameable = [target.space.names[i] for i in sorted(mappings[FUSED].reachable)]
     heads = {}

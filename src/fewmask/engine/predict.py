@@ -46,6 +46,12 @@ class Item:
     """Width and height, by the file's header."""
 
 
+Batches = Iterator[list[tuple[Item, np.ndarray]]]
+"""Images (H,W,3) uint8 of one size."""
+Masks = Iterator[tuple[Item, np.ndarray, Mask, str]]
+"""Each image (H,W,3) with its mask (H,W) uint8 in 0 … C_k−1, and whose classes these are."""
+
+
 def predict(
     model: UniversalSegmenter,
     images: Path | Sequence[Path],
@@ -75,37 +81,23 @@ def predict(
     when it is decoded stops the work with its name: what was written before stays, and no file is ever written in part.
     """
     name = _domain(model, domain)
-    auto = name == AUTO and isinstance(model, Fused)
-    places = {n: out / quote(n, safe="") for n in model.fused} if auto and isinstance(model, Fused) else {name: out}
+    fused = model if name == AUTO and isinstance(model, Fused) else None
+    places = {n: out / quote(n, safe="") for n in fused.fused} if fused else {name: out}
     items = find_images(images)
     _check_out(out, images)
     began = time.monotonic()
-    saves = {n: _Writer(folder, model.spaces[n], overlays, opacity) for n, folder in places.items()}
-    pixels = {n: np.zeros(model.spaces[n].num_classes, np.int64) for n in places}
+    writers = {n: _Writer(folder, model.spaces[n], overlays, opacity) for n, folder in places.items()}
+    for writer in writers.values():
+        writer.space.write_yaml(writer.out / "classes.yaml")
     chosen: dict[str, Choice] = {}
-    for n, folder in places.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        model.spaces[n].write_yaml(folder / "classes.yaml")
-    written = 0
+
+    def masks(batches: Batches) -> Masks:
+        return _chosen(fused, batches, precision, chosen) if fused else _predicted(model, batches, name, precision)
+
     was_training = model.training
     model.eval()
-    threads = max(workers, 1)
-    ahead = batch_size + threads
-
-    def save(item: Item, image: np.ndarray, mask: Mask, of: str) -> tuple[str, np.ndarray]:
-        return of, saves[of](item, image, mask)
-
     try:
-        with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
-            # By size, so that as few batches as possible are cut short where the size changes.
-            decoded = _ahead(readers, lambda i: (i, read_image(i.path)), sorted(items, key=lambda i: i.size), ahead)
-            batches = same_size_batches(decoded, batch_size, size=lambda pair: pair[1].shape)
-            masks = _chosen(model, batches, precision, chosen) if auto else _predicted(model, batches, name, precision)
-            for of, counts in _ahead(writers, lambda job: save(*job), masks, ahead):
-                pixels[of] += counts
-                written += 1
-                if progress:
-                    progress(written, len(items))
+        pixels = _write_all(items, masks, writers, batch_size, max(workers, 1), progress)
     except ValueError as error:
         raise ValueError(
             f"{error}\n{sum(map(_count_masks, places.values()))} of {len(items)} images were predicted before that and "
@@ -114,17 +106,47 @@ def predict(
     finally:
         model.train(was_training)
     shares = {n: _shares(model.spaces[n], counts) for n, counts in pixels.items()}
-    found: dict[str, Any] = {"out": str(out), "domain": name, "images": written}
-    if auto:
+    found: dict[str, Any] = {"out": str(out), "domain": name, "images": len(items)}
+    if fused:
         chosen = {i.name.as_posix(): chosen[i.name.as_posix()] for i in items}
         _write_choices(out / "domains.csv", chosen)
-        found["chosen"] = {n: sum(c.domain == n for c in chosen.values()) for n in places}
-        found["ambiguous"] = sum(c.ambiguous for c in chosen.values())
-        found["each"] = {
+        found |= _told(chosen, fused.fused)
+    return found | {"pixels": shares if fused else shares[name], "seconds": round(time.monotonic() - began, 3)}
+
+
+def _write_all(
+    items: Sequence[Item],
+    masks: Callable[[Batches], Masks],
+    writers: Mapping[str, _Writer],
+    batch_size: int,
+    threads: int,
+    progress: Progress | None,
+) -> dict[str, np.ndarray]:
+    """Decode every image, predict it and write what was predicted; by domain the pixels (C_k,) of each class."""
+    pixels = {n: np.zeros(writer.space.num_classes, np.int64) for n, writer in writers.items()}
+    ahead = batch_size + threads
+    with ThreadPoolExecutor(threads) as reading, ThreadPoolExecutor(threads) as writing:
+        # By size, so that as few batches as possible are cut short where the size changes.
+        decoded = _ahead(reading, lambda i: (i, read_image(i.path)), sorted(items, key=lambda i: i.size), ahead)
+        batches = same_size_batches(decoded, batch_size, size=lambda pair: pair[1].shape)
+        written = _ahead(writing, lambda job: (job[3], writers[job[3]](*job[:3])), masks(batches), ahead)
+        for done, (domain, counts) in enumerate(written, 1):
+            pixels[domain] += counts
+            if progress:
+                progress(done, len(items))
+    return pixels
+
+
+def _told(chosen: Mapping[str, Choice], domains: Sequence[str]) -> dict[str, Any]:
+    """Which domain was chosen for each image, and how clearly."""
+    return {
+        "chosen": {n: sum(c.domain == n for c in chosen.values()) for n in domains},
+        "ambiguous": sum(c.ambiguous for c in chosen.values()),
+        "each": {
             image: {"domain": c.domain, "margin": c.margin, "ambiguous": c.ambiguous, "excess": c.excess}
             for image, c in chosen.items()
-        }
-    return found | {"pixels": shares if auto else shares[name], "seconds": round(time.monotonic() - began, 3)}
+        },
+    }
 
 
 def _shares(space: LabelSpace, pixels: np.ndarray) -> dict[str, float]:
@@ -234,24 +256,15 @@ def _check_out(out: Path, images: Path | Sequence[Path]) -> None:
         raise ValueError(f"{out}: lies inside the images' folder {images}; give a folder beside it")
 
 
-def _predicted(
-    model: UniversalSegmenter, batches: Iterator[list[tuple[Item, np.ndarray]]], domain: str, precision: Precision
-) -> Iterator[tuple[Item, np.ndarray, Mask, str]]:
-    """Each image (H,W,3) of the batches with its mask (H,W) uint8 in 0 … C_k−1, and whose classes these are."""
+def _predicted(model: UniversalSegmenter, batches: Batches, domain: str, precision: Precision) -> Masks:
     for batch in batches:
         masks = as_array(predict_batch(model, _stacked(batch), domain, precision))
         for (item, image), mask in zip(batch, masks, strict=True):
             yield item, image, mask, domain
 
 
-def _chosen(
-    model: UniversalSegmenter,
-    batches: Iterator[list[tuple[Item, np.ndarray]]],
-    precision: Precision,
-    chosen: dict[str, Choice],
-) -> Iterator[tuple[Item, np.ndarray, Mask, str]]:
-    """As `_predicted`, each image by the head that fits it best, which is noted in `chosen` by the image's name."""
-    assert isinstance(model, Fused)
+def _chosen(model: Fused, batches: Batches, precision: Precision, chosen: dict[str, Choice]) -> Masks:
+    """Each image by the head that fits it best, which is noted in `chosen` by the image's name."""
     device = model.mean.device
     for batch in batches:
         size = batch[0][1].shape[:2]
@@ -259,7 +272,7 @@ def _chosen(
             features = model.encode(_stacked(batch).to(device).permute(0, 3, 1, 2))
             found = choices(model, features)
             masks = [
-                as_array(model.upsample(model.decode(features[i : i + 1], c.domain), (size[0], size[1])).argmax(1)[0])
+                as_array(model.logits(features[i : i + 1], c.domain, (size[0], size[1])).argmax(1)[0])
                 for i, c in enumerate(found)
             ]
         for (item, image), mask, choice in zip(batch, masks, found, strict=True):

@@ -107,8 +107,7 @@ def with_new_head(
     Returns `{"domains": {target: scores}, "avg_miou": …, "loss": [first, last]}`. Raises ValueError for a target
     without labelled images or without the split, and NonFiniteError when training breaks down.
     """
-    if not target.splits.get(split):
-        raise ValueError(f"domain {target.name}: no images in split {split!r}; it has {', '.join(target.splits)}")
+    images = len(target.stems(split))
     settings = settings or TrainSettings()
     # Loaders draw a number for their processes from the global generator, which is the caller's.
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +116,7 @@ def with_new_head(
         counts = count(probe, target, split, workers=settings.workers, precision=settings.precision, progress=progress)
     found = scores(counts.confusion, target.space.names) | {
         "split": split,
-        "images": len(target.splits[split]),
+        "images": images,
         "labelled": len(target.labelled),
         "steps": steps,
         "seed": seed,
@@ -149,8 +148,7 @@ def _train_head(
             with autocast(device, settings.precision):
                 with torch.no_grad():
                     features = probe.encode(moved.image)
-                size = (moved.label.shape[1], moved.label.shape[2])
-                logits = probe.upsample(probe.decode(features, target.name), size)
+                logits = probe.logits(features, target.name, moved.size)
                 loss = cross_entropy(logits, moved.label, pixels.to(device))
             (loss / len(batches)).backward()
             parts.append(loss.detach())
