@@ -151,6 +151,24 @@ def test_the_splits_size_moves_no_scene():
     assert len(set(indices)) == len(indices)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_by_day_it_is_brighter_than_by_night(kind):
+    """And either light shows all that the kind has."""
+    by = {light: [scenes.render(kind, 0, i, (48, 64), light) for i in range(12)] for light in ("day", "night")}
+    day, night = (np.array([image.mean() for image, _ in scene]) for scene in by.values())
+    assert day.mean() > night.mean() + 25
+    assert day.min() > np.median(night)
+    for scene in by.values():
+        assert set(range(scenes.space(kind).num_classes)) <= {c for _, mask in scene for c in np.unique(mask)}
+
+
+def test_a_domain_has_its_light():
+    dark = scenes.domain("late", settings(light="night"))
+    stem = dark.splits["val"][0]
+    assert np.array_equal(dark.image(stem), scenes.render("rooms", 0, scenes.scene_index(stem), (24, 32), "night")[0])
+    assert not np.array_equal(dark.image(stem), scenes.domain("ever", settings()).image(stem))
+
+
 def test_what_a_domain_hands_out_may_be_changed():
     domain = scenes.domain("flat", settings())
     stem = domain.splits["train"][0]

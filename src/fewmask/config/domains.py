@@ -63,11 +63,16 @@ class VocDomain(FilesDomain):
     val_from_train: Fraction = 0.0
 
 
+Daylight = Literal["any", "day", "night"]
+
+
 class ScenesDomain(Settings):
-    """A procedural domain; image i of a split is a function of (seed, kind, i)."""
+    """A procedural domain; image i of a split is a function of (seed, kind, light, i)."""
 
     layout: Literal["scenes"]
     kind: Literal["streets", "rooms", "countryside"]
+    light: Daylight = "any"
+    """Two domains of one kind, by day and by night, have the same classes and look different."""
     seed: NonNegativeInt = 0
     size: Size = (96, 128)
     train: PositiveInt = 200

@@ -2,8 +2,8 @@
 
 Shapes: H×W pixels of an image.
 
-A scene is a function of (kind, seed, index, size) alone. It is drawn through a pinhole camera at twice the size. A
-pixel gets the class that holds at least three of its four subpixels; where none does, as along many borders, it is
+A scene is a function of (kind, seed, index, size, light) alone. It is drawn through a pinhole camera at twice the size.
+A pixel gets the class that holds at least three of its four subpixels; where none does, as along many borders, it is
 void.
 Colour alone does not tell a class: hour, weather and season tint everything, and walls, cars, clothes and pictures may
 have any colour. Texture, shape and place do tell it. A class that two domains share is built alike in both (a person is
@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fewmask.config import ScenesDomain
+from fewmask.config import Daylight, ScenesDomain
 from fewmask.data.domain import SPLITS, Domain
 from fewmask.data.scenes import countryside, rooms, streets
 from fewmask.data.scenes.canvas import Canvas
@@ -54,7 +54,7 @@ COLOURS: dict[str, Colour] = {
     "cow": (70, 50, 70),
 }
 # The order is part of what a seed means: a scene's generator depends on the position of its kind.
-PAINTERS: dict[str, Callable[[tuple[int, int], tuple[str, ...], np.random.Generator], Canvas]] = {
+PAINTERS: dict[str, Callable[[tuple[int, int], tuple[str, ...], np.random.Generator, Daylight], Canvas]] = {
     "streets": streets.draw,
     "rooms": rooms.draw,
     "countryside": countryside.draw,
@@ -67,15 +67,15 @@ def space(kind: str) -> LabelSpace:
     return LabelSpace(names, tuple(COLOURS[n] for n in names), {i: i for i in range(len(names))})
 
 
-def render(kind: str, seed: int, index: int, size: tuple[int, int]) -> tuple[np.ndarray, Mask]:
+def render(kind: str, seed: int, index: int, size: tuple[int, int], light: Daylight = "any") -> tuple[np.ndarray, Mask]:
     """Draw one scene: the image (H,W,3) uint8 RGB and its mask (H,W) uint8 in 0 … C−1 and 255.
 
-    `size` is (H,W); in another size of the same proportions the scene shows the same things. Raises ValueError for an
-    unknown kind.
+    `size` is (H,W); in another size of the same proportions the scene shows the same things. By day and by night it
+    may not: what shines is drawn too. Raises ValueError for an unknown kind.
     """
     names = _classes(kind)
     rng = generator(seed, "scene", step=tuple(PAINTERS).index(kind), row=index)
-    canvas = PAINTERS[kind](size, names, rng)
+    canvas = PAINTERS[kind](size, names, rng, light)
     return develop(canvas, rng), canvas.vote()
 
 
@@ -83,7 +83,7 @@ def domain(name: str, settings: ScenesDomain) -> Domain:
     """A procedural domain. Image i of a split does not depend on how many images the splits have."""
     counts = {"train": settings.train, "val": settings.val, "test": settings.test}
     splits = {split: tuple(f"{split}-{i:05d}" for i in range(counts[split])) for split in SPLITS}
-    source = ScenesSource(settings.kind, settings.seed, settings.size)
+    source = ScenesSource(settings.kind, settings.seed, settings.size, settings.light)
     return Domain(name, space(settings.kind), source, splits, splits["train"])
 
 
@@ -94,12 +94,13 @@ class ScenesSource:
     kind: str
     seed: int
     size: tuple[int, int]
+    light: Daylight
 
     def image(self, stem: str) -> np.ndarray:
-        return _recent(self.kind, self.seed, scene_index(stem), self.size)[0].copy()
+        return _recent(self.kind, self.seed, scene_index(stem), self.size, self.light)[0].copy()
 
     def mask(self, stem: str) -> Mask:
-        return _recent(self.kind, self.seed, scene_index(stem), self.size)[1].copy()
+        return _recent(self.kind, self.seed, scene_index(stem), self.size, self.light)[1].copy()
 
     def has_mask(self, stem: str) -> bool:
         return True
@@ -116,8 +117,8 @@ def scene_index(stem: str) -> int:
 
 # An image and its mask are asked for one after the other, and small splits again and again.
 @lru_cache(maxsize=1024)
-def _recent(kind: str, seed: int, index: int, size: tuple[int, int]) -> tuple[np.ndarray, Mask]:
-    return render(kind, seed, index, size)
+def _recent(kind: str, seed: int, index: int, size: tuple[int, int], light: Daylight) -> tuple[np.ndarray, Mask]:
+    return render(kind, seed, index, size, light)
 
 
 def _classes(kind: str) -> tuple[str, ...]:

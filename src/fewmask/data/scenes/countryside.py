@@ -10,6 +10,7 @@ from math import cos, pi, sin
 
 import numpy as np
 
+from fewmask.config import Daylight
 from fewmask.data.scenes.canvas import CIRCLE, Camera, Canvas, Points, Rgb
 from fewmask.data.scenes.houses import draw_cottage
 from fewmask.data.scenes.light import draw_sky, outdoors
@@ -41,8 +42,8 @@ BODY = (
 MUD = hsv(0.1, 0.35, 0.42)
 
 
-def draw(size: tuple[int, int], names: tuple[str, ...], rng: np.random.Generator) -> Canvas:
-    light, wide = outdoors(rng, saturation=1.12), size[1] / size[0]
+def draw(size: tuple[int, int], names: tuple[str, ...], rng: np.random.Generator, daylight: Daylight) -> Canvas:
+    light, wide = outdoors(rng, 1.12, daylight), size[1] / size[0]
     season = str(rng.choice(("spring", "summer", "autumn", "winter"), p=(0.3, 0.3, 0.24, 0.16)))
     eye = (rng.uniform(0.3, 0.7) * wide, rng.uniform(0.36, 0.56), rng.uniform(0.8, 1.1), rng.uniform(2.0, 4.5))
     c = Canvas(size, names, rng, Camera(*eye), light)

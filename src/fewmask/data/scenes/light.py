@@ -8,13 +8,21 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from fewmask.config import Daylight
 from fewmask.data.scenes.canvas import CIRCLE, Canvas, Light
 from fewmask.data.scenes.things import mix
 
+HOURS: dict[Daylight, dict[str, float]] = {
+    "any": {"clear": 0.38, "overcast": 0.2, "dusk": 0.18, "fog": 0.1, "night": 0.14},
+    "day": {"clear": 0.65, "overcast": 0.35},
+    "night": {"night": 1.0},
+}
+"""How often each hour, or weather, is drawn."""
 
-def outdoors(rng: np.random.Generator, saturation: float) -> Light:
+
+def outdoors(rng: np.random.Generator, saturation: float, daylight: Daylight) -> Light:
     """Draw an hour and a weather."""
-    hour = str(rng.choice(("clear", "overcast", "dusk", "fog", "night"), p=(0.38, 0.2, 0.18, 0.1, 0.14)))
+    hour = str(rng.choice(list(HOURS[daylight]), p=list(HOURS[daylight].values())))
     ambient, haze, zenith, density, clouds, noise = {
         "clear": ((1.05, 1.0, 0.93), (0.8, 0.86, 0.92), (0.33, 0.55, 0.84), 0.004, (-0.7, 0.5), 0.01),
         "overcast": ((0.78, 0.8, 0.84), (0.76, 0.77, 0.79), (0.6, 0.63, 0.68), 0.008, (0.4, 0.8), 0.014),

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from fewmask.config import Daylight
 from fewmask.data.scenes.canvas import CIRCLE, UNITS, Camera, Canvas, Light, Rgb, Wall
 from fewmask.data.scenes.furniture import (
     draw_floor_lamp,
@@ -21,9 +22,12 @@ from fewmask.data.scenes.furniture import (
 )
 from fewmask.data.scenes.things import Things, any_colour, draw_person, hsv, mix, paint, pick, times
 
+EVENINGS: dict[Daylight, float] = {"any": 0.35, "day": 0.0, "night": 1.0}
+"""How often it is evening."""
 
-def draw(size: tuple[int, int], names: tuple[str, ...], rng: np.random.Generator) -> Canvas:
-    light, wide = _indoors(rng), size[1] / size[0]
+
+def draw(size: tuple[int, int], names: tuple[str, ...], rng: np.random.Generator, daylight: Daylight) -> Canvas:
+    light, wide = _indoors(rng, daylight), size[1] / size[0]
     eye = (rng.uniform(0.32, 0.68) * wide, rng.uniform(0.36, 0.5), rng.uniform(0.8, 1.15), rng.uniform(1.3, 1.75))
     c = Canvas(size, names, rng, Camera(*eye), light)
     back, tall = rng.uniform(3.6, 5.4), rng.uniform(2.3, 2.9)
@@ -61,8 +65,8 @@ def draw(size: tuple[int, int], names: tuple[str, ...], rng: np.random.Generator
     return c
 
 
-def _indoors(rng: np.random.Generator) -> Light:
-    evening, warm = rng.random() < 0.35, rng.uniform(-0.08, 0.1) + 0.03
+def _indoors(rng: np.random.Generator, daylight: Daylight) -> Light:
+    evening, warm = rng.random() < EVENINGS[daylight], rng.uniform(-0.08, 0.1) + 0.03
     level = rng.uniform(0.52, 0.7) if evening else rng.uniform(0.78, 1.05)
     return Light(
         ambient=(level * (1 + warm), level, level * (1 - warm)),

@@ -10,6 +10,7 @@ from math import pi
 
 import numpy as np
 
+from fewmask.config import Daylight
 from fewmask.data.scenes.canvas import Camera, Canvas, Rgb
 from fewmask.data.scenes.cars import draw_car_across, draw_car_along
 from fewmask.data.scenes.houses import draw_block, draw_row_house
@@ -29,8 +30,8 @@ from fewmask.data.scenes.things import (
 KERB_LIGHT = 1.15
 
 
-def draw(size: tuple[int, int], names: tuple[str, ...], rng: np.random.Generator) -> Canvas:
-    light, wide = outdoors(rng, saturation=0.85), size[1] / size[0]
+def draw(size: tuple[int, int], names: tuple[str, ...], rng: np.random.Generator, daylight: Daylight) -> Canvas:
+    light, wide = outdoors(rng, 0.85, daylight), size[1] / size[0]
     if rng.random() < 0.62:
         eye = (rng.uniform(0.3, 0.7) * wide, rng.uniform(0.36, 0.54), rng.uniform(0.75, 1.0), rng.uniform(1.6, 3.4))
         canvas = Canvas(size, names, rng, Camera(*eye), light)
