@@ -73,15 +73,18 @@ def test_two_processes_have_the_loss_of_one(
     for one, two in zip(expected, got, strict=True):
         assert one.keys() == two.keys()
         # What is watched is no term, and that of the first process's cells.
-        numbers = [k for k in one if isinstance(one[k], float) and k not in ("marginal_entropy", "sure")]
+        watched = ("marginal_entropy", "sure", "agreement", "diversity", "told")
+        numbers = [k for k in one if isinstance(one[k], float) and k not in watched]
         assert {k: two[k] for k in numbers} == pytest.approx({k: one[k] for k in numbers}, rel=2e-3)
         if one["step"] == 1:  # no step that could enlarge the rounding lies before it
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert all(torch.equal(found[0][name][n], found[1][name][n]) for n in alone)
-    weights = [n for n in alone if alone[n].is_floating_point()]
-    apart = torch.cat([(found[0][name][n] - alone[n]).flatten() for n in weights]).norm()
-    moved = torch.cat([(alone[n] - start[n]).flatten() for n in weights]).norm()
-    assert apart < 0.02 * moved
+    for networks in ("model.", "method."):
+        weights = [n for n in alone if n.startswith(networks) and alone[n].is_floating_point()]
+        if weights:
+            apart = torch.cat([(found[0][name][n] - alone[n]).flatten() for n in weights]).norm()
+            moved = torch.cat([(alone[n] - start[n]).flatten() for n in weights]).norm()
+            assert apart < 0.02 * moved
 
 
 def test_a_stopped_run_of_two_processes_goes_on_bit_for_bit(out: Path, found: list[dict[str, Any]]) -> None:
@@ -98,6 +101,13 @@ def test_accumulation_over_two_processes_keeps_them_equal(out: Path, found: list
     assert all(torch.equal(one[n], other[n]) for n in one)
     assert all(v.isfinite().all() for v in one.values())
     assert any(not torch.equal(one[n], found[0]["univ-full"][n]) for n in one)
+
+
+def test_mixing_over_two_processes_keeps_both_networks_equal(found: list[dict[str, Any]]) -> None:
+    one, other = (own["mixed"] for own in found)
+    assert all(torch.equal(one[n], other[n]) for n in one)
+    assert all(v.isfinite().all() for v in one.values())
+    assert any(not torch.equal(one[n], found[0]["co-training"][n]) for n in one if n.startswith("method.second"))
 
 
 def test_each_process_evaluates_its_share_and_the_sum_is_that_of_one(data: Path, found: list[dict[str, Any]]) -> None:

@@ -29,6 +29,14 @@ STEPS = 4
 METHODS: dict[str, dict[str, Any]] = {
     "univ-full": {"pretrain": 0.5},
     "hung2018": {"warmup": 0.5, "channels": 4, "optimiser": {"name": "sgd", "lr": 0.001}},
+    "co-training": {"cutmix": 0},  # with it, each process mixes its own rows
+    "cycada": {
+        "pretrain": 0.25,
+        "translate": 0.5,
+        "channels": 4,
+        "translator": {"channels": 4, "blocks": 1, "patch": 16, "discriminator_channels": 4, "history": 5},
+        "optimiser": {"name": "sgd", "lr": 0.001},
+    },
 }
 
 
@@ -99,7 +107,8 @@ class Reading:
 
 
 def trained(configuration: Config, folder: Path, stop: int | None = None) -> dict[str, Tensor]:
-    """This process's weights at the end of a run; it may be stopped before a step, on all sides."""
+    """This process's networks at the end of a run, the method's among them; it may be stopped before a step, on all
+    sides."""
     made: list[Any] = []
     step = fit._Fit._step
 
@@ -116,7 +125,8 @@ def trained(configuration: Config, folder: Path, stop: int | None = None) -> dic
         dist.barrier()
     finally:
         fit._Fit._step = step  # type: ignore[method-assign]
-    return {n: v.clone() for n, v in made[-1].model.state_dict().items()}
+    parts = {"model": made[-1].model, "method": made[-1].method}
+    return {f"{p}.{n}": v.clone() for p, of in parts.items() for n, v in of.state_dict().items()}
 
 
 def refused(configuration: Config, folder: Path) -> str:
@@ -139,6 +149,8 @@ def main(data: Path, out: Path) -> None:
         trained(stopped, out / "resumed", stop=3)
         found["resumed"] = trained(stopped, out / "resumed")
         found["accumulated"] = trained(settings(data, "univ-full", accumulate=2), out / "accumulated")
+        mixed = settings(data, "co-training").model_dump(serialize_as_any=True) | {"method": {"name": "co-training"}}
+        found["mixed"] = trained(parse_config(mixed), out / "mixed")
         found["confusions"] = confusions(load_domains(config(data)))
         # Each process has its own place here, which stays empty unless it writes.
         fit.train(settings(data / "without val", "joint", steps=1), out / f"only{me}")
