@@ -267,7 +267,8 @@ def test_a_new_folder_is_made_by_the_run_and_the_same_configuration_opens_it_aga
     settings = parse_config(MINIMAL)
     run = open_run(tmp_path / "deep" / "run", settings)
     assert not run.folder.exists()
-    begin(run, settings)
+    with begin(run, settings):
+        pass
     assert load_config(run.folder) == settings
     assert open_run(run.folder, settings) == run
     (tmp_path / "empty").mkdir()
@@ -275,7 +276,8 @@ def test_a_new_folder_is_made_by_the_run_and_the_same_configuration_opens_it_aga
 
 
 def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> None:
-    begin(Run(tmp_path), parse_config(changed(method={"name": "univ-full", "alpha": 0.1})))
+    with begin(Run(tmp_path), parse_config(changed(method={"name": "univ-full", "alpha": 0.1}))):
+        pass
     other = parse_config(
         changed(method={"name": "univ-full", "alpha": 0.3}, seed=4, train={"optimiser": {"lr": 0.25}}, synonyms=[["a"]])
     )
@@ -295,7 +297,8 @@ def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> N
 
 
 def test_where_to_compute_may_differ(tmp_path: Path) -> None:
-    begin(Run(tmp_path), parse_config(MINIMAL))
+    with begin(Run(tmp_path), parse_config(MINIMAL)):
+        pass
     open_run(tmp_path, parse_config(changed(train={"device": "cpu", "workers": 0, "tensorboard": True})))
     with pytest.raises(ValueError, match=r"train.precision: 'auto' there, 'fp32' here"):
         open_run(tmp_path, parse_config(changed(train={"precision": "fp32"})))

@@ -410,7 +410,8 @@ def test_a_run_of_one_domain_has_nothing_to_fuse(of, tmp_path):
 
     from fewmask.engine.run import Run, begin
 
-    begin(Run(tmp_path), config(two_domains(tmp_path / "data")))
-    helpers.saved(helpers.model({"a": of["a"]}), tmp_path)
+    with begin(Run(tmp_path / "run"), config(two_domains(tmp_path / "data"))):
+        pass
+    helpers.saved(helpers.model({"a": of["a"]}), tmp_path / "run")
     with pytest.raises(ValueError, match="one domain, a; there is nothing to choose from"):
-        load_fused(tmp_path)
+        load_fused(tmp_path / "run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 import torch.distributed as dist
@@ -70,3 +70,28 @@ def first(values: Tensor) -> Tensor:
 def barrier() -> None:
     if world() > 1:
         dist.barrier()
+
+
+def agreed(number: int) -> int:
+    """The first process's number, where the others may have counted differently."""
+    return int(first(torch.tensor(number)))
+
+
+@contextmanager
+def entered_by_first(context: AbstractContextManager[object]) -> Iterator[None]:
+    """Enter a context in the first process alone; the others wait for it. Its ValueError is raised in all of them."""
+    if world() == 1:
+        with context:
+            yield
+        return
+    with ExitStack() as stack:
+        refused: list[str | None] = [None]
+        if rank() == 0:
+            try:
+                stack.enter_context(context)
+            except ValueError as error:
+                refused = [str(error)]
+        dist.broadcast_object_list(refused, device=torch.device("cpu"))
+        if refused[0] is not None:
+            raise ValueError(refused[0])
+        yield

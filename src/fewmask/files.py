@@ -1,16 +1,23 @@
 """Files that survive: everything is written beside its place, flushed to the disk, and put there in one step.
 
-A kill or a full disk in the middle of a save leaves the old file as it was.
+A kill or a full disk in the middle of a save leaves the old file as it was. What only one process may write at a time
+is held by a lock of the operating system, which ends with the process.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+# What a file system without locks answers: Lustre mounted without them, NFS without its lock service.
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -33,6 +40,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 f"{path}: cannot be written ({system.strerror}); what was there is as it was. Make room and go on"
             ) from error
         raise
+    if os.name == "nt":  # Windows opens no folders, and has none to flush
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -40,9 +49,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
 
 
+UNFINISHED = ".*.tmp"
+"""The names of what `write_atomically` has not put in its place yet."""
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what `write_atomically` had not put in its place when it was killed."""
-    for file in folder.rglob(".*.tmp"):
+    for file in folder.rglob(UNFINISHED):
         file.unlink()
 
 
@@ -52,3 +65,48 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def hold(lock: Path, busy: str, mend: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold a lock file as one process at a time can, until the block ends or the process does, however that comes.
+
+    The file stays behind and means nothing by itself. `wait` is how many seconds another process may take to let go.
+    Raises ValueError, `folder: busy by process … on …; mend`, where it does not. Where the file system knows no locks,
+    nothing is held, and a warning says so.
+    """
+    from filelock import FileLock, Timeout
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, timeout=wait, preserve_lock_file=True, on_acquired=_sign)
+    try:
+        held.acquire()
+    except Timeout:
+        raise ValueError(f"{lock.parent}: {busy} by {_holder(lock)}; {mend}") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        told = f"{lock.parent}: its file system knows no locks ({error.strerror}); let no other process write there"
+        warnings.warn(told, stacklevel=1)
+        yield
+        return
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _sign(lock: int) -> None:
+    """Write into the lock file who holds it, behind its first byte, which on Windows nobody else can read."""
+    name = f"\nprocess {os.getpid()} on {platform.node()}\n".encode()
+    os.ftruncate(lock, 0)
+    os.lseek(lock, 0, os.SEEK_SET)
+    os.write(lock, name)
+
+
+def _holder(lock: Path) -> str:
+    name = b""
+    with suppress(OSError), open(lock, "rb", buffering=0) as file:
+        file.seek(1)
+        name = file.read(300)
+    return name.decode(errors="replace").strip() or "another process"

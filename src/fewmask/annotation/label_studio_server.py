@@ -6,14 +6,10 @@ or comes from another machine, sends what is missing and nothing twice.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,6 +22,7 @@ from fewmask.annotation.label_studio_http import LabelStudio, as_object, as_obje
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tasks import Task, identity, mark, tasks
 from fewmask.data.domain import Domain
+from fewmask.files import hold
 
 PROJECTS, TASKS = 100, 500
 """On a page of a list."""
@@ -63,7 +60,8 @@ def send_questions(
     `name` is the run's, for people. `observe` is told how many images of how many are there. Raises ValueError, or
     OSError where the same may go on later; what was sent by then stays.
     """
-    with _alone(ledger.path):
+    # Two commands at once would both find the same tasks missing.
+    with hold(ledger.path.with_name(".sending.lock"), "its questions are being sent", "wait for that"):
         asked = ledger.questions(number, open_only=True)
         projects = _Projects(server, identity(ledger))
         held, places = dict[int, int](), dict[str, int]()
@@ -223,16 +221,3 @@ def _pages(
         seen += len(found)
         if not found or seen >= archive.field(page, count, int, server.address):
             return
-
-
-@contextmanager
-def _alone(ledger: Path) -> Iterator[None]:
-    """Nobody else on this machine sends the run's questions meanwhile: both would find them missing."""
-    folder = os.open(ledger.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the process ends, however it ends
-        yield
-    except BlockingIOError:
-        raise ValueError(f"{ledger.parent}: its questions are being sent by another command; wait for it") from None
-    finally:
-        os.close(folder)

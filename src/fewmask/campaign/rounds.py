@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fewmask import card, distributed
 from fewmask.acquisition.select import Candidates
@@ -95,7 +94,9 @@ def campaign(
     Raises ValueError for wrong settings, data or folder.
     """
     with distributed.processes():
-        return _Rounds(config, folder, observe, enough).run_through()
+        rounds = _Rounds(config, folder, observe, enough)
+        with begin(rounds.run, config):
+            return rounds.run_through()
 
 
 class _Rounds:
@@ -105,12 +106,6 @@ class _Rounds:
         self.device = choose_device(config.train.device)
         self.files = Campaign(folder)
         self.run = open_run(folder, config)
-        distributed.barrier()
-        if distributed.rank() == 0:
-            begin(self.run, config)
-            with self._ledger():
-                pass
-        distributed.barrier()
         self.cost, self.unit = cost_model(self.settings), unit_of(self.settings)
         self.history: list[Entry] = []
 
@@ -118,6 +113,10 @@ class _Rounds:
         return Ledger(self.files.ledger, self.settings.answers)
 
     def run_through(self) -> dict[str, Any]:
+        if distributed.rank() == 0:
+            with self._ledger():
+                pass
+        distributed.barrier()
         for number in range(self.settings.rounds):
             if not self.files.round(number).summary.exists():
                 self._prepare(number)
@@ -231,7 +230,7 @@ class _Rounds:
         distributed.barrier()
         with self._ledger() as ledger:
             open_ = len(ledger.questions(number, open_only=True))
-        if not (open_ := _agreed(open_)):
+        if not (open_ := distributed.agreed(open_)):
             return None
         if self.enough:
             self.enough = False  # of this round; the next one's questions are waited for
@@ -275,7 +274,7 @@ class _Rounds:
         if record.exists():
             return self._knew(number)
         with self._ledger() as ledger:
-            up_to = _agreed(ledger.last_answer_id())
+            up_to = distributed.agreed(ledger.last_answer_id())
         if without := bare((), self._answered(up_to)):
             raise ValueError(f"{self.run.folder}: nothing is labelled in {', '.join(without)}; answer questions there")
         if distributed.rank() == 0:
@@ -378,8 +377,3 @@ class _Rounds:
 
 def _copy(source: Path, target: Path) -> None:
     write_atomically(target, lambda file: file.write(source.read_bytes()))
-
-
-def _agreed(number: int) -> int:
-    """The first process's number: people go on answering while all of them count."""
-    return int(distributed.total(torch.tensor(number if distributed.rank() == 0 else 0)))

@@ -115,11 +115,12 @@ def train(
         device = choose_device(config.train.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             run = open_run(folder, config)
-            distributed.barrier()
-            if run.summary.exists():
+            if distributed.agreed(run.summary.exists()):
                 summary: dict[str, Any] = json.loads(run.summary.read_text(encoding="utf-8"))
                 return summary
-            return _Fit(config, run, domains, device, observe, start).run_through()
+            fit = _Fit(config, run, domains, device, observe, start)
+            with begin(run, config):
+                return fit.run_through()
 
 
 class _Fit:
@@ -158,9 +159,6 @@ class _Fit:
             keep: dict[str, Any] = {_SYNC_BUFFERS: False}
             self.training = DistributedDataParallel(self.training, find_unused_parameters=True, **keep)
         self.log: Log | None = None
-        if distributed.rank() == 0:
-            begin(run, config)
-            self.log = Log(run.metrics, settings.tensorboard)
         self.done, self.seconds = 0, 0.0
         self.best: dict[str, float] | None = None
         self.history: list[dict[str, Any]] = []
@@ -180,8 +178,10 @@ class _Fit:
             )
 
     def run_through(self) -> dict[str, Any]:
-        self._resume()
         settings = self.config.train
+        if distributed.rank() == 0:
+            self.log = Log(self.run.metrics, settings.tensorboard)
+        self._resume()
         self.training.train()
         began, first = time.monotonic() - self.seconds, self.done
         resumed = time.monotonic()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,12 +15,13 @@ from urllib.parse import quote
 import torch
 
 from fewmask import config as configuration
+from fewmask import distributed
 from fewmask.config import Config, Full
 from fewmask.data.domain import Domain
 from fewmask.data.layouts import load_domain
 from fewmask.engine.checkpoint import save_weights
 from fewmask.engine.counts import ImageCounts, write_counts
-from fewmask.files import remove_unfinished, write_json, write_text
+from fewmask.files import UNFINISHED, hold, remove_unfinished, write_json, write_text
 from fewmask.methods import read_config
 from fewmask.models import saved
 from fewmask.models.ensemble import Ensemble
@@ -27,6 +29,7 @@ from fewmask.models.saved import load_model as load_model
 from fewmask.models.universal import UniversalSegmenter
 
 PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-python-headless", "numpy")
+LOCK = ".run.lock"
 # Settings that may differ between a run and its continuation: they say where to compute, not what.
 MOVABLE = ("device", "workers", "tensorboard", "log_every")
 
@@ -83,6 +86,11 @@ class Run:
         another, this one's file stays."""
         return self.folder / "state" / f"best-{step}.safetensors"
 
+    def held(self) -> AbstractContextManager[None]:
+        """While inside, no other process writes the run. Raises ValueError that says which one does; readers never
+        ask."""
+        return hold(self.folder / LOCK, "is being written", "wait for its end, or give another --out")
+
 
 def open_run(folder: Path, config: Config) -> Run:
     """A folder for this configuration: a new one, or the same run's, which goes on where it stopped.
@@ -99,16 +107,28 @@ def open_run(folder: Path, config: Config) -> Run:
                 f"{folder}: holds a run of another configuration ({'; '.join(different)}); give another --out, or the "
                 "same settings to go on with it"
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or _holds_something(folder)):
         raise ValueError(f"{folder}: not empty and not a run; give another --out")
     return run
 
 
-def begin(run: Run, config: Config) -> None:
-    """From here on the folder is a run of this configuration, without what a kill left unfinished in it."""
-    remove_unfinished(run.folder)
-    if not run.config.exists():
-        write_text(run.config, configuration.dump(config))
+def begin(run: Run, config: Config) -> AbstractContextManager[None]:
+    """While inside, the folder is a run of this configuration that these processes alone write: without what a kill
+    left unfinished in it, and held by the first of them.
+
+    Raises ValueError where another process holds it, or has made something else of it since `open_run`.
+    """
+    return distributed.entered_by_first(_begun(run, config))
+
+
+@contextmanager
+def _begun(run: Run, config: Config) -> Iterator[None]:
+    with run.held():
+        open_run(run.folder, config)
+        remove_unfinished(run.folder)
+        if not run.config.exists():
+            write_text(run.config, configuration.dump(config))
+        yield
 
 
 def load_config(folder: Path) -> Config:
@@ -185,6 +205,11 @@ def versions() -> dict[str, str]:
 def hardware(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {"device": device.type, "name": name, "threads": torch.get_num_threads()}
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether there is more in a folder than what a run leaves that is killed before it has begun."""
+    return any(path.name != LOCK and not path.match(UNFINISHED) for path in folder.iterdir())
 
 
 def _essence(config: Config) -> dict[str, Any]:

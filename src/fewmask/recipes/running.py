@@ -1,7 +1,8 @@
 """The runs of a recipe, one after the other.
 
 A run lies in `<folder>/<row>-<seed>` and goes on where it stopped; `results.json` and `results.md` beside the runs are
-written anew whenever one ends, from what is on the disk.
+written anew whenever one ends, from what is on the disk. Two processes may run rows of one folder: a run that another
+one holds is passed over as failed, with the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from fewmask.engine.fit import NonFiniteError, Observer, train
 from fewmask.engine.metrics import mean
 from fewmask.engine.run import Run, load_domains, load_model, open_run
 from fewmask.engine.transfer import with_new_head
-from fewmask.files import write_json, write_text
+from fewmask.files import hold, write_json, write_text
 from fewmask.recipes import Recipe
 from fewmask.recipes.table import Results, as_json, markdown
 
@@ -52,9 +53,11 @@ def run(
             except (ValueError, NonFiniteError) as error:
                 summary = {"state": "failed", "error": str(error)}
             if distributed.rank() == 0:
-                found = results(recipe, folder)
-                write_json(folder / "results.json", {"command": command, **as_json(recipe, found)})
-                write_text(folder / "results.md", markdown(recipe, found))
+                # Another process may run other rows: what it has found must not be written over by less.
+                with hold(folder / ".results.lock", "its results are being written", "run it again", wait=60):
+                    found = results(recipe, folder)
+                    write_json(folder / "results.json", {"command": command, **as_json(recipe, found)})
+                    write_text(folder / "results.md", markdown(recipe, found))
             yield row, seed, summary
 
 
@@ -66,11 +69,14 @@ def _run(config: Config, folder: Path, observe: Observer, enough: bool) -> dict[
 
 def _score_others(config: Config, folder: Path) -> None:
     """Score the domains that the run has not trained, with a head of their own on its frozen network."""
-    file = _heads(folder)
     trained = _summary(folder) or {"domains": {}}
     others = [domain for domain in config.domains if domain not in trained["domains"]]
-    if file.exists() or not others or distributed.rank() != 0:
-        return
+    if others and distributed.rank() == 0 and not _heads(folder).exists():
+        with Run(folder).held():
+            _train_heads(config, folder, others)
+
+
+def _train_heads(config: Config, folder: Path, others: Sequence[str]) -> None:
     domains, network = load_domains(config), load_model(folder, choose_device(config.train.device))
     schedule, seed = config.train, config.seed
     scored = {
@@ -79,7 +85,7 @@ def _score_others(config: Config, folder: Path) -> None:
         )
         for name in others
     }
-    write_json(file, {name: one["domains"][name] | {"way": one["way"]} for name, one in scored.items()})
+    write_json(_heads(folder), {name: one["domains"][name] | {"way": one["way"]} for name, one in scored.items()})
 
 
 def _heads(folder: Path) -> Path:

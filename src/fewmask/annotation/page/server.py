@@ -6,7 +6,6 @@ that was left open when the server was killed finds it again and hands over what
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -26,6 +25,7 @@ from fastapi.responses import JSONResponse, Response
 from fewmask.annotation.page.desk import Desk, Run, Sent, Unknown
 from fewmask.annotation.page.guard import Guard
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
+from fewmask.files import hold
 
 HOST = "127.0.0.1"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -132,33 +132,27 @@ def door(memory: Path, port: int | None = None) -> Iterator[tuple[socket.socket,
 
     Raises ValueError when the page is open already, or when the port that was asked for is taken.
     """
-    with open(os.open(memory, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as file:
-        before = _before(file)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the process ends, however it ends
-        except BlockingIOError:
-            at = f", at {link(*before)}" if before else ""
-            raise ValueError(f"{memory.parent}: its page is open already{at}") from None
+    before = _before(memory)
+    go = f"go to {link(*before)}" if before else "end that one first"
+    with hold(memory.with_name(f".{memory.stem}.lock"), "its page is open already, served", go):
         listener, token = None, secrets.token_urlsafe(24)
         if before and port in (None, before[0]) and (listener := _bound(before[0])):
             token = before[1]
         listener = listener or _bound(port or 0)
         if listener is None:
             raise ValueError(f"--port {port}: taken by another program; give another one, or none")
-        file.seek(0)
-        file.truncate()
-        json.dump({"port": listener.getsockname()[1], "token": token}, file)
-        file.flush()
+        with open(os.open(memory, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump({"port": listener.getsockname()[1], "token": token}, file)
         with listener:
             yield listener, token
 
 
-def _before(file: TextIO) -> tuple[int, str] | None:
+def _before(memory: Path) -> tuple[int, str] | None:
     """The port and the token of last time; None where there are none."""
     try:
-        data = json.load(file)
+        data = json.loads(memory.read_text(encoding="utf-8"))
         return int(data["port"]), str(data["token"])
-    except (ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
