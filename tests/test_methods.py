@@ -164,16 +164,22 @@ def test_terms_lie_between_zero_and_the_entropy_of_uniform(mode: str, private: s
     assert 0 < terms["within"] <= sum(math.log(c) for c in logs)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_terms_equal_their_formula(mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "private"), [("faithful", "none"), ("anchored", "none"), ("anchored", "unknown"), ("anchored", "gate")]
+)
+def test_the_terms_equal_their_formula(mode: str, private: str) -> None:
     of = domains(3, 4)
     network = model(of)
-    made = settled("univ-full", of, network, mode=mode, private="none", alpha=2, beta=3, temperature=0.2)
+    made = settled("univ-full", of, network, mode=mode, private=private, alpha=2, beta=3, temperature=0.2)
     part = aligned_batch(of, network, made)
+    first, classes = [0, 3], [3, 4]
+    if private == "gate":  # which is to be shut for some of the cells
+        network.eval()
+        near = cosine_similarity(network.embed(network.encode(part.image)), made.prototypes.vectors)
+        made.prototypes.boundary = torch.stack([v.amax(1).mean() for v in near.detach().split(classes, 1)])
     terms = evaluated(made, network, part)
     label = at_stride(part.label, network.embedding_stride, network.multiple)
-    first, classes = [0, 3], [3, 4]
-    cross, within = 0.0, 0.0
+    cross, within, shut = 0.0, 0.0, []
     for i in range(2):
         cells = {0: [], 1: []}
         for row in torch.nonzero(part.domain == i).flatten():
@@ -184,12 +190,18 @@ def test_the_terms_equal_their_formula(mode: str) -> None:
                         own = made.prototypes.vectors[first[j] : first[j] + classes[j]]
                         cell = e / e.norm() / 0.2 if mode == "anchored" else e
                         scores = (own @ cell).amax(1)
+                        if j != i and private == "unknown":
+                            scores = torch.cat([scores, made.prototypes.boundary[j : j + 1] / 0.2])
                         p = scores.softmax(0)
                         cells[j].append(-(p * p.log()).sum().item())
+                        if j != i and private == "gate":
+                            shut.append(bool(scores.max() * 0.2 < made.prototypes.boundary[j]))
+                            cells[j][-1] *= not shut[-1]
         cross += float(np.mean(cells[1 - i]))
         within += float(np.mean(cells[i]))
     assert terms["cross"] == pytest.approx(2 * cross, rel=1e-4)
     assert terms["within"] == pytest.approx(3 * within, rel=1e-4)
+    assert (any(shut) and not all(shut)) == (private == "gate")
 
 
 def test_the_anchor_is_the_cross_entropy_of_labelled_cells_to_their_own_prototypes() -> None:
@@ -359,6 +371,30 @@ def test_live_prototypes_follow_the_labelled_cells_and_stay_unit_vectors() -> No
             # A class's prototypes lie among its cells: as near to their mean as its cells are.
             mean = F.normalize(own.mean(0), dim=0)
             assert (made.prototypes.vectors[g] @ mean).min() >= (own @ mean).min() - 1e-5
+
+
+def test_the_boundary_is_halfway_between_a_class_and_its_nearest_rival_in_the_domain() -> None:
+    of = domains(2, 3, 1)
+    live = LivePrototypes(of, per_class=2, temperature=0.1, momentum=0.9, drawn=4, private="unknown")
+    rng = torch.Generator().manual_seed(0)
+    live.vectors = F.normalize(torch.randn(6, 2, 5, generator=rng), dim=-1)
+    owner, before = [0, 0, 1, 1, 1, 2], torch.zeros(3)
+    for present in ([True, False, True, True, False, False], [True, True, False, True, True, False]):
+        cells = torch.randn(6, 4, 5, generator=rng)
+        live._move_boundary(cells, torch.tensor(present))
+        for k in range(3):
+            halfway = []
+            for g in (g for g in range(6) if owner[g] == k and present[g]):
+                for cell in cells[g]:
+                    like = [float((live.vectors[c] @ cell / cell.norm()).max()) for c in range(6)]
+                    halfway.append((like[g] + max(like[c] for c in range(6) if owner[c] == k and c != g)) / 2)
+            expected = float(before[k])
+            if halfway:  # the first midpoint is taken as it is
+                mean = sum(halfway) / len(halfway)
+                expected = 0.9 * expected + 0.1 * mean if before[k] else mean
+            assert float(live.boundary[k]) == pytest.approx(expected, abs=1e-6)
+        before = live.boundary.clone()
+    assert before.bool().tolist() == [True, True, False]
 
 
 def test_a_class_that_was_never_seen_is_never_chosen() -> None:
