@@ -208,8 +208,8 @@ def test_the_cost_is_pixels_by_rate(data: Path) -> None:
     assert seconds["joint"] == pytest.approx(recipes.megapixels(config) / 0.65)
 
 
-def test_only_methods_that_there_are_have_a_cost() -> None:
-    assert set(recipes.POOL) <= set(METHODS)
+def test_every_method_that_draws_from_the_pool_has_a_cost() -> None:
+    assert {*recipes.POOL, "supervised", "joint", "fine-tune", "deal"} == set(METHODS)
 
 
 # ── Running ──────────────────────────────────────────────────────────────────────────────────────────────────────────

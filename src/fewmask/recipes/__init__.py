@@ -195,7 +195,7 @@ def seconds(recipe: Recipe, configs: Mapping[str, Config]) -> dict[str, float]:
 
 
 # What a row of the pool costs, in labelled rows: measured, see "Cost" of each page in docs/methods. The entropy module
-# looks at the pool in three quarters of the steps.
+# and hung2018 look at the pool in three quarters of the steps; cycada's is the mean over its phases.
 POOL = {
     "entropy-min": 1.0,
     "mmd": 1.0,
@@ -208,4 +208,8 @@ POOL = {
     "co-training": 3.6,
     "s4al": 2.9,
     "s4al-plus": 1.3,
+    "hung2018": 1.35,
+    "souly2017": 2.4,
+    "cycada": 3.8,
+    "distill": 1.0,
 }

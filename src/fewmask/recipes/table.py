@@ -27,9 +27,7 @@ def as_json(recipe: Recipe, found: Results) -> dict[str, Any]:
         **shared,
         "rows": {row: _row(recipe, row, found.get(row, {})) for row in _rows(recipe, found)},
         "runs": {
-            f"{row}/{seed}": {
-                key: run[key] for key in run if key not in ("domains", "validation", "hardware", "versions")
-            }
+            f"{row}/{seed}": {key: run[key] for key in run if key not in LEFT_OUT}
             | {"domains": {name: {k: s[k] for k in KEPT if k in s} for name, s in run["domains"].items()}}
             for row, runs in found.items()
             for seed, run in runs.items()
@@ -99,16 +97,7 @@ def class_lines(recipe: Recipe, found: Results) -> dict[str, list[list[str]]]:
         classes = dict.fromkeys(c for iou in having.values() for c in iou)
         columns = [(name, part) for name, iou in having.items() for part in _parts(iou)]
         head = ["class", *(f"{name}{', published' if part else ''}" for name, part in columns)]
-        body = [
-            [
-                c,
-                *(
-                    _percent(having[n].get(c, {}).get("published")) if p else _ours(having[n].get(c))
-                    for n, p in columns
-                ),
-            ]
-            for c in classes
-        ]
+        body = [[c, *(_cell(having[name].get(c), part) for name, part in columns)] for c in classes]
         if body:
             tables[domain] = [head, *body]
     return tables
