@@ -196,6 +196,75 @@ def test_an_image_that_changed_is_not_shown(ledger: Ledger, of: dict[str, Domain
         write_questions(ledger, of, tmp_path / "questions")
 
 
+def images(*stems: str) -> Domain:
+    """Domain a with an image, all alike, of each of these stems."""
+    plain = helpers.domain("a", 3, images=1, labelled=0, size=SIZE)
+    source = helpers.ArraySource(dict.fromkeys(stems, plain.image("a-0")), {})
+    return replace(plain, source=source, splits={"train": stems})
+
+
+# Names of folders and files, of which some begin like others, or have what looks like an ending.
+PARTS = st.text("ab.é -", min_size=1, max_size=4).filter(lambda part: not part.startswith("."))
+STEMS = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), stems=st.lists(STEMS, min_size=1, max_size=5, unique=True))
+def test_images_in_subfolders_come_back_as_themselves(data: st.DataObject, stems: list[str]) -> None:
+    """Whatever is painted of whichever images, is answered of these and of no others, and lies inside of the folder."""
+    of = {"a": images(*stems)}
+    painted = data.draw(st.sets(st.sampled_from(stems), min_size=1))
+    with tempfile.TemporaryDirectory() as place, Ledger(Path(place) / "ledger.sqlite") as ledger:
+        folder = Path(place) / "questions"
+        ledger.add_images(of["a"], stems)
+        ledger.ask(1, [Question("a", stem, "squares", 0, (2, 3, 7, 9)) for stem in stems])
+        write_questions(ledger, of, folder)
+        for kind in ("images", "asked", "labels"):
+            files = {p.relative_to(folder / "a" / kind).as_posix() for p in (folder / "a" / kind).rglob("*.png")}
+            assert files == {f"{stem}.png" for stem in stems}
+        for number, stem in enumerate(sorted(painted)):
+            assert (template(folder, stem) == NOT_LABELLED).all()
+            paint(folder, stem, np.full(SIZE, number % 3, np.uint8))
+        assert read_answers(ledger, of, folder, "ann").answered == len(painted)
+        assert ledger.answered_stems("a") == tuple(sorted(painted))
+        for number, stem in enumerate(sorted(painted)):
+            assert ledger.labels("a", stem)[2, 3] == number % 3
+
+
+@pytest.mark.parametrize("stem", ["../a", "b/../../a", "/a", "b//a", ".b/a", "b/.a", "b\\a"])
+def test_no_picture_is_written_outside_or_where_none_is_read(stem: str, tmp_path: Path) -> None:
+    of = {"a": images(stem)}
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_images(of["a"], [stem])
+        ledger.ask(1, [Question("a", stem, "squares", 0, (2, 3, 7, 9))])
+        with pytest.raises(ValueError, match=r"not the name of a picture in .*; rename the image"):
+            write_questions(ledger, of, tmp_path / "deep" / "questions")
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_problems_in_subfolders_are_listed_too(tmp_path: Path) -> None:
+    of = {"a": images("b/c", "d")}
+    folder, labels = tmp_path / "questions", tmp_path / "questions" / "a" / "labels"
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_images(of["a"], ["b/c", "d"])
+        ledger.ask(1, [Question("a", stem, "squares", 0, (2, 3, 7, 9)) for stem in ("b/c", "d")])
+        write_questions(ledger, of, folder)
+        paint(folder, "c", np.zeros(SIZE, np.uint8))  # put where it does not belong
+        paint(folder, "b/.cache/c", np.zeros(SIZE, np.uint8))
+        (labels / "b" / "notes.txt").touch()
+        (labels / "e").symlink_to(labels / "b")
+        with pytest.raises(ValueError, match=r"^nothing was imported:") as error:
+            read_answers(ledger, of, folder, "ann")
+        assert ledger.answers() == []
+    for said in (
+        f"{labels}/c.png: nothing was asked about an image of that name in a; move it away",
+        f"{labels}/b/notes.txt: not a PNG by its name",
+        f"{labels}/e: a link to a folder, which is not followed; put the folder itself there",
+    ):
+        assert said in str(error.value)
+    assert len(str(error.value).splitlines()) == 4
+
+
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**16), count=st.integers(1, 6))
 def test_what_is_painted_is_what_the_ledger_says(seed: int, count: int) -> None:

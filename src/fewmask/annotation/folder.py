@@ -13,7 +13,7 @@ import numpy as np
 from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import Import, Inbox
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.tasks import tasks
+from fewmask.annotation.tasks import png, tasks
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.pictures import write_mask
 from fewmask.files import write_json
@@ -39,7 +39,7 @@ def write_questions(
         domain.space.write_yaml(root / "classes.yaml")
         for task in asked:
             task.write_pictures(root)
-            path = root / LABELS / f"{task.stem}.png"
+            path = png(root / LABELS, task.stem)
             if not path.exists():
                 write_mask(path, np.full(task.size, NOT_LABELLED, dtype=np.uint8), domain.space)
     write_json(folder / "questions.json", [_plain(q, domains[q.domain]) for q in questions])
@@ -57,11 +57,11 @@ def read_answers(ledger: Ledger, domains: Mapping[str, Domain], path: Path, anno
     for root in _folders(inbox, path):
         with inbox.problems():
             domain = inbox.domain(root.name, root)
-            for file in _masks(inbox, root / LABELS):
+            for file, stem in _masks(inbox, root / LABELS):
                 with inbox.problems():
-                    inbox.size(domain, file.stem, file)
+                    inbox.size(domain, stem, file)
                     mask = domain.space.encode(read_mask(file), file)
-                    inbox.take(domain, file.stem, mask, annotator, file)
+                    inbox.take(domain, stem, mask, annotator, file)
     return inbox.save(f"{path}: no masks in <domain>/{LABELS}/<stem>.png; give the folder that was painted in")
 
 
@@ -73,13 +73,18 @@ def _folders(inbox: Inbox, path: Path) -> list[Path]:
     return []
 
 
-def _masks(inbox: Inbox, labels: Path) -> Iterator[Path]:
-    """Every mask in a folder; what is called otherwise is a problem."""
-    for file in sorted(p for p in labels.iterdir() if not p.name.startswith(".")) if labels.is_dir() else ():
+def _masks(inbox: Inbox, labels: Path) -> Iterator[tuple[Path, str]]:
+    """Every mask in a folder and its subfolders with its image's stem; what is called otherwise is a problem."""
+    for file in sorted(labels.rglob("*")):
+        inner = file.relative_to(labels)
+        if (file.is_dir() and not file.is_symlink()) or any(part.startswith(".") for part in inner.parts):
+            continue
         with inbox.problems():
+            if file.is_dir():
+                raise ValueError(f"{file}: a link to a folder, which is not followed; put the folder itself there")
             if file.suffix != ".png":
                 raise ValueError(f"{file}: not a PNG by its name; save masks as 8-bit PNG, or move it away")
-            yield file
+            yield file, inner.as_posix().removesuffix(".png")
 
 
 def _plain(question: Question, domain: Domain) -> dict[str, object]:

@@ -66,8 +66,8 @@ class Task:
     def write_pictures(self, folder: Path) -> None:
         """The image, and where in it the regions are, as `images/<stem>.png` and `asked/<stem>.png`."""
         image = self.domain.image(self.stem)
-        write_image(folder / IMAGES / f"{self.stem}.png", image)
-        write_image(folder / ASKED / f"{self.stem}.png", mark(image, self.questions))
+        write_image(png(folder / IMAGES, self.stem), image)
+        write_image(png(folder / ASKED, self.stem), mark(image, self.questions))
 
 
 def tasks(
@@ -81,6 +81,16 @@ def tasks(
     for name, those in found.items():
         ledger.add_images(domains[name], [task.stem for task in those])
     return [(domains[name], found[name]) for name in sorted(found)]
+
+
+def png(folder: Path, stem: str) -> Path:
+    """The PNG of an image in a folder, whose subfolders are those of the stem.
+
+    Raises ValueError for a stem that would lead out of the folder, or into what is hidden and never read.
+    """
+    if any(part.startswith(".") or not part for part in stem.split("/")) or "\\" in stem:
+        raise ValueError(f"{stem!r}: not the name of a picture in {folder}; rename the image, without .. and \\")
+    return folder / f"{stem}.png"
 
 
 def guesses(tasks: Sequence[Task]) -> Iterator[tuple[str, Mask]]:
