@@ -203,8 +203,8 @@ class CellNetwork(nn.Module):
     def embed(self, features: Tensor) -> Tensor:
         return self.embedding(features)
 
-    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return logits
+    def logits(self, features: Tensor, name: str, size: tuple[int, int]) -> Tensor:
+        return self.decode(features, name)
 
 
 class Transport(LivePrototypes):

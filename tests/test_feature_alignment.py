@@ -386,8 +386,8 @@ class Cells(nn.Module):
         assert domain == "a", "b has no label"
         return self.head(features)
 
-    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return logits
+    def logits(self, features: Tensor, domain: str, size: tuple[int, int]) -> Tensor:
+        return self.decode(features, domain)
 
 
 def clusters(seed: int) -> tuple[Tensor, Tensor]:
