@@ -1,4 +1,4 @@
-"""The content of a page, as plain data: `report.html` makes the file of it."""
+"""The content of a page, as plain data: `document.html` makes the file of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Key:
     colour: str | None = None
     """Of CSS."""
     shape: str | None = None
-    """The marker of `report.maps`, where that is what tells."""
+    """The marker of `document.maps`, where that is what tells."""
 
 
 @dataclass(frozen=True)

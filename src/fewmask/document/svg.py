@@ -81,10 +81,9 @@ def span(values: Iterable[float], at_least: float, zero: bool = False) -> tuple[
 def plain_number(value: float) -> str:
     """Short and readable: 1,200 · 45k · 3.2M · 0.05."""
     size = abs(value)
-    for unit, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if size >= unit:
-            scaled = value / (1e3 if sign == "k" else unit)
-            return f"{scaled:.3g}{sign}"
+    for least, unit, sign in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if size >= least:
+            return f"{value / unit:.3g}{sign}"
     return f"{value:,.0f}" if size >= 100 or value == int(value) else f"{value:.3g}"
 
 

@@ -206,4 +206,4 @@ def _said(question: Question, answer: Answer | None, space: LabelSpace) -> str:
 
 
 def legend(space: LabelSpace) -> list[Key]:
-    return [Key(name, colour=css(space, i)) for i, name in enumerate(space.names)]
+    return [Key(name, colour=css(colour)) for name, colour in zip(space.names, space.colours, strict=True)]

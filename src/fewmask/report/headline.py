@@ -109,12 +109,8 @@ def _runs(runs: Sequence[Facts]) -> Table:
         test = scored(facts)
         split, miou = test or ("–", None)
         own: dict[str, Any] = facts.summary["domains"] if facts.summary else {}
-        row = [
-            facts.name,
-            facts.config.method.name,
-            str(facts.config.seed),
-            "done" if facts.finished else "not finished",
-        ]
+        state = "done" if facts.finished else "not finished"
+        row = [facts.name, facts.config.method.name, str(facts.config.seed), state]
         row += [f"{_labels(facts).value} {facts.unit}", percent(validated(facts)), split, percent(miou)]
         row += [percent(own.get(name, {}).get("miou")) for name in names] if len(names) > 1 else []
         rows.append(row)

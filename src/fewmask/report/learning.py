@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -246,7 +247,7 @@ def _named(series: Sequence[Series]) -> list[Series]:
     for s in series:
         first = s.group not in seen
         seen.add(s.group)
-        found.append(Series(s.name, s.points, s.group, faint=not first))
+        found.append(replace(s, faint=not first))
     return found
 
 

@@ -75,10 +75,8 @@ def look(
 ) -> Look:
     """The pass. Raises ValueError that names an image or mask that cannot be read."""
     classes = domain.space.num_classes
-    matrix, table = (
-        torch.zeros(classes, classes, dtype=torch.long),
-        torch.zeros_like(reliability(torch.ones(0), torch.ones(0))),
-    )
+    matrix = torch.zeros(classes, classes, dtype=torch.long)
+    table = reliability(torch.ones(0), torch.ones(0))  # of no pixel: zeros
     found = []
     batches = LabelledBatches(domain, stems, batch_size=1)
     for stem, ((image, label),) in zip(stems, read(batches, range(len(stems)), workers), strict=True):

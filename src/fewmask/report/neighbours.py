@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from fewmask.data.domain import Domain
 from fewmask.document.maps import SHAPES, Cloud, class_colour, heat_map, scatter
 from fewmask.document.model import Block, Chart, Charts, Key, Note, Section, Table
-from fewmask.labels import shared_classes
+from fewmask.labels import meanings, shared_classes
 from fewmask.report.space import FEWEST, Cells, class_similarity, tsne
 from fewmask.report.words import whole
 
@@ -63,8 +63,8 @@ def _pictures(
 ) -> list[Block]:
     if len(views.cells.label) < FEWEST:
         return [Note(f"A picture of the embeddings: fewer than {FEWEST} labelled cells were found.", "missing")]
-    meaning = {name: min(group) for group in map(list, synonyms) for name in group}
-    meanings = list(dict.fromkeys(meaning.get(c, c) for d in domains.values() for c in d.space.names))
+    meaning = {name: min(group) for name, group in meanings(synonyms).items()}
+    different = list(dict.fromkeys(meaning.get(c, c) for d in domains.values() for c in d.space.names))
     charts = []
     for name, vectors in zip(views.names, views.cells.vectors, strict=True):
         places, clouds, first = tsne(vectors, seed), [], 0
@@ -72,16 +72,18 @@ def _pictures(
             for c, of in enumerate(domain.space.names):
                 own = places[views.cells.label == first + c]
                 if len(own):
-                    colour = class_colour(meanings.index(meaning.get(of, of)))
+                    colour = class_colour(different.index(meaning.get(of, of)))
                     private = len(domains) > 1 and of not in shared[domain.name]
                     clouds.append(Cloud(f"{domain.name}: {of}", own, colour, shape, private))
             first += domain.space.num_classes
         words = f"{len(clouds)} clouds of points, one for each class of each domain."
         charts.append(scatter(name[0].upper() + name[1:], clouds, description=words))
     keys = [Key(name, shape=str(i % 8)) for i, name in enumerate(domains)] if len(domains) > 1 else []
-    charts = [Chart(c.title, c.svg, c.description, keys, c.caption, c.table) for c in charts]
-    note = "Near means alike; how large a cloud is and how far two of them are apart means little. The same pixels in "
-    return [Charts(charts), Note(note + "every picture.")]
+    note = (
+        "Near means alike; how large a cloud is and how far two of them are apart means little. The same pixels in "
+        "every picture."
+    )
+    return [Charts([replace(chart, keys=keys) for chart in charts]), Note(note)]
 
 
 def _similarities(views: Views, domains: Mapping[str, Domain], shared: Mapping[str, frozenset[str]]) -> list[Block]:
@@ -144,11 +146,6 @@ def _nearest(
         kind = "shared" if name in shared[domain.name] else "private"
         row = [f"{domain.name}: {name}", f"{names[best][0].name}: {names[best][1]}", kind, f"{similarity[i, best]:.2f}"]
         rows.append(row + ([f"{before[i, best]:.2f}"] if before is not None else []))
-    head = [
-        "class",
-        "nearest of another domain",
-        "the class is",
-        "similarity",
-        *(["before"] if before is not None else []),
-    ]
+    head = ["class", "nearest of another domain", "the class is", "similarity"]
+    head += ["before"] if before is not None else []
     return Table(head, rows, caption="Every class and its nearest in another domain", text_columns=3)

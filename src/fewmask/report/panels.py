@@ -17,7 +17,7 @@ from fewmask.labels import NOT_LABELLED
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.report.asking import legend
 from fewmask.report.look import Look, Shown, show
-from fewmask.report.words import percent
+from fewmask.report.words import css, percent
 
 WIDTH = 320  # pixels of a picture
 HEADS = ("input", "ground truth", "prediction", "error", "uncertainty")
@@ -37,8 +37,8 @@ def panels(
         for place, (stem, miou) in _chosen(seen.ranked):
             pictures += _row(place, seen, show(model, seen.domain, stem, miou, precision))
         space = seen.domain.space
-        extra = [Key("error: wrong", colour=_hex(WRONG)), Key("error: not labelled or void", colour=_hex(VOID))]
-        extra += [Key(f"uncertainty: {word}", colour=_hex(_viridis(np.array([[v]]))[0, 0])) for word, v in ENDS]
+        extra = [Key("error: wrong", colour=css(WRONG)), Key("error: not labelled or void", colour=css(VOID))]
+        extra += [Key(f"uncertainty: {word}", colour=css(_viridis(np.array([[v]]))[0, 0])) for word, v in ENDS]
         caption = "Uncertainty is the entropy of the probabilities, as a part of the largest there can be."
         title = f"{name}: of {len(seen.ranked)} images of {seen.split}"
         blocks.append(Gallery(title, pictures, len(HEADS), HEADS, [*legend(space), *extra], caption))
@@ -49,10 +49,10 @@ def panels(
 
 
 def _chosen(ranked: Sequence[tuple[str, float]]) -> list[tuple[str, tuple[str, float]]]:
-    """The best, the median and the two worst, as far as there are so many."""
-    places = {0: "best", (len(ranked) - 1) // 2: "median", len(ranked) - 2: "second worst", len(ranked) - 1: "worst"}
-    named = {len(ranked) - 1: "worst", **{k: v for k, v in places.items() if k > 0}, 0: "best"}
-    return [(named[i], ranked[i]) for i in sorted(i for i in named if i >= 0)]
+    """The best, the median and the two worst; of few images one may be several of these."""
+    last = len(ranked) - 1
+    named = {last // 2: "median", last - 1: "second worst", last: "worst", 0: "best"}
+    return [(named[i], ranked[i]) for i in sorted(named) if i >= 0]
 
 
 def _row(place: str, seen: Look, shown: Shown) -> list[Picture]:
@@ -79,7 +79,3 @@ def _row(place: str, seen: Look, shown: Shown) -> list[Picture]:
 def _viridis(values: np.ndarray) -> np.ndarray:
     """(H,W) uint8 as colours (H,W,3) that a colour-blind person, and a grey print, can tell apart."""
     return cv2.cvtColor(cv2.applyColorMap(values.astype(np.uint8), cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-
-
-def _hex(colour: Sequence[int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*map(int, colour))

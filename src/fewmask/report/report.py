@@ -7,7 +7,7 @@ first run of the method named last, which the others before it are there to be c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ def _once(sections: Sequence[Section]) -> list[Section]:
                 else:
                     told.add(block.text)
             blocks.append(block)
-        found.append(Section(section.name, section.title, blocks, section.lead))
+        found.append(replace(section, blocks=blocks))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewmask.labels import LabelSpace
+from collections.abc import Iterable
 
 
 def percent(value: float | None) -> str:
@@ -29,6 +29,6 @@ def count(number: float, one: str, more: str | None = None) -> str:
     return f"{number:,.0f} {one if number == 1 else more or one + 's'}"
 
 
-def css(space: LabelSpace, index: int) -> str:
-    """A class's own colour."""
-    return "#{:02x}{:02x}{:02x}".format(*space.colours[index])
+def css(colour: Iterable[int]) -> str:
+    """RGB in 0–255 as the style sheet writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*map(int, colour))
