@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from fewmask.cli.campaigns import ledger_of, opened
-from fewmask.cli.terminal import Json, RunFolder, duration, out, percent, plain, print_json
+from fewmask.cli.terminal import Json, RunFolder, duration, out, percent, plain, print_json, say
 
 
 def agreement(
@@ -33,19 +33,19 @@ def agreement(
 
 def print_agreement(found: Mapping[str, Any], run: Path) -> None:
     if not found["annotators"]:
-        _say("Nobody has answered yet.")
+        say("Nobody has answered yet.")
         return
     out.print(_people(found["annotators"]))
     shared = {name: part for name, part in found["domains"].items() if part["questions"]}
     if not shared:
-        _say(_nothing(list(found["annotators"])))
+        say(_nothing(list(found["annotators"])))
         return
     for name, part in shared.items():
         _print_domain(name, part, found["decide"])
     regions = [region for part in shared.values() for region in part["regions"]]
     if regions:
         ids = [f"--question {region['id']}" for region in sorted(regions, key=lambda r: r["agreement"])]
-        _say(f"To show these to somebody who has not answered them:\n  fewmask answer {_quoted(run)} {' '.join(ids)}")
+        say(f"To show these to somebody who has not answered them:\n  fewmask answer {_quoted(run)} {' '.join(ids)}")
 
 
 def _nothing(people: Sequence[str]) -> str:
@@ -67,11 +67,11 @@ def _people(annotators: Mapping[str, Any]) -> Table:
 def _print_domain(name: str, part: Mapping[str, Any], decide: str) -> None:
     several = f"{part['questions']:,} questions, {part['pixels']:,} pixels answered by several"
     coefficient = "not defined" if part["alpha"] is None else f"{part['alpha']:.3f}"
-    _say(f"\n{name}: {several}. They agree on {percent(part['agreement'])} %; Krippendorff's alpha {coefficient}.")
+    say(f"\n{name}: {several}. They agree on {percent(part['agreement'])} %; Krippendorff's alpha {coefficient}.")
     if part["undecided"]:
-        _say(f"{part['undecided']:,} of these pixels are not labelled: answers.decide={decide} ends in a tie there.")
+        say(f"{part['undecided']:,} of these pixels are not labelled: answers.decide={decide} ends in a tie there.")
     if part["trust"]:
-        _say("Trust: " + ", ".join(f"{who} {weight:.2f}" for who, weight in part["trust"].items()))
+        say("Trust: " + ", ".join(f"{who} {weight:.2f}" for who, weight in part["trust"].items()))
     classes = Table("class", "share of votes, %", "others say so too, %")
     for label, one in part["classes"].items():
         classes.add_row(plain(label), percent(one["share"]), percent(one["agreement"]))
@@ -97,7 +97,3 @@ def _print_domain(name: str, part: Mapping[str, Any], decide: str) -> None:
 
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
-
-
-def _say(text: str) -> None:
-    out.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -24,6 +24,7 @@ from fewmask.cli.terminal import (
     RunFolder,
     out,
     print_json,
+    say,
     training_progress,
 )
 
@@ -67,7 +68,7 @@ def query(
     ] = None,
     annotator: Annotated[
         str | None,
-        typer.Option(help="For whom: without what he has answered, in RUN/questions-NAME.", show_default="anybody"),
+        typer.Option(help="For whom: without what they have answered, in RUN/questions-NAME.", show_default="anybody"),
     ] = None,
     to: Annotated[
         str | None,
@@ -106,14 +107,14 @@ def query(
         print_json({"open": len(asked), "images": images, "folder": str(folder) if asked else None})
     elif not asked:
         whom = "" if annotator is None else f" to {annotator}"
-        _say(f"No question is open{whom} in {run}. Its `fewmask campaign` command goes on, and asks the next ones.")
+        say(f"No question is open{whom} in {run}. Its `fewmask campaign` command goes on, and asks the next ones.")
     else:
-        _say(f"{_questions(asked)} in {folder}:")
+        say(f"{_questions(asked)} in {folder}:")
         if tool == "folder":
             _paint(folder, run, annotator)
         else:
-            _say("  import them into the tool, answer, export (docs/formats.md says how), and hand over what it wrote:")
-            _say(f"  {shlex.join(['fewmask', 'answer', str(run), *_by(annotator), '--from'])} FILE")
+            say("  import them into the tool, answer, export (docs/formats.md says how), and hand over what it wrote:")
+            say(f"  {shlex.join(['fewmask', 'answer', str(run), *_by(annotator), '--from'])} FILE")
 
 
 def answer(
@@ -166,9 +167,9 @@ def answer(
     if as_json:
         print_json(asdict(counts) | {"open": len(still), "images": _images(still)})
         return
-    _say(f"{counts.answered} answered, {counts.unchanged} answered before, {counts.undecided} not painted.")
+    say(f"{counts.answered} answered, {counts.unchanged} answered before, {counts.undecided} not painted.")
     if counts.outside:
-        _say(f"{counts.outside:,} painted pixels lie outside of what was asked about; they were not taken.")
+        say(f"{counts.outside:,} painted pixels lie outside of what was asked about; they were not taken.")
     _still_open(still)
 
 
@@ -193,17 +194,17 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
         print_scores(summary["result"], f"{summary['result']['method']}: {folder}")
     if summary["history"]:
         out.print(rounds_table(summary["history"], summary["unit"]))
-        _say(forecast_words(summary["forecast"], summary["history"][-1]["total_cost"], summary["unit"]))
+        say(forecast_words(summary["forecast"], summary["history"][-1]["total_cost"], summary["unit"]))
     if summary["state"] == "waiting":
         with ledger_of(folder) as ledger:
             asked = ledger.questions(summary["round"], open_only=True)
-            each = None if ledger.rule.each == 1 else "NAME"  # each paints in a folder of his own
+            each = None if ledger.rule.each == 1 else "NAME"  # each paints in a folder of their own
         command = shlex.join(["fewmask", *again])
-        _say(f"Round {summary['round'] + 1} of {summary['rounds']} waits for answers: {_questions(asked)}. Next:")
-        _say(f"  fewmask answer {shlex.quote(str(folder))}\nor, with a painting program:")
-        _say(f"  {shlex.join(['fewmask', 'query', str(folder), *_by(each)])}")
+        say(f"Round {summary['round'] + 1} of {summary['rounds']} waits for answers: {_questions(asked)}. Next:")
+        say(f"  fewmask answer {shlex.quote(str(folder))}\nor, with a painting program:")
+        say(f"  {shlex.join(['fewmask', 'query', str(folder), *_by(each)])}")
         _paint(folder / _named("questions", each), folder, each)
-        _say(f"and then, to go on:\n  {command}\nor, to train on the answers there are:\n  {command} --enough")
+        say(f"and then, to go on:\n  {command}\nor, to train on the answers there are:\n  {command} --enough")
 
 
 def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> None:
@@ -215,16 +216,16 @@ def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> N
     if as_json:
         print_json({"open": len(asked), "images": _images(asked)} | sent)
     elif not asked:
-        _say(f"No question is open in {run}. Its `fewmask campaign` command goes on, and asks the next ones.")
+        say(f"No question is open in {run}. Its `fewmask campaign` command goes on, and asks the next ones.")
     else:
-        _say(f"{_questions(asked)}: {sent['sent']} sent now, {sent['sent_before']} there before.")
+        say(f"{_questions(asked)}: {sent['sent']} sent now, {sent['sent_before']} there before.")
         for domain, address in sent["projects"].items():
-            _say(f"  {domain}: {address}")
-        _say(f"Whenever people have answered some:\n  {shlex.join(['fewmask', 'answer', str(run), '--from', to])}")
+            say(f"  {domain}: {address}")
+        say(f"Whenever people have answered some:\n  {shlex.join(['fewmask', 'answer', str(run), '--from', to])}")
 
 
 def _named(folder: str, annotator: str | None) -> str:
-    """A folder's name for an annotator, whatever he is called."""
+    """A folder's name for an annotator, whatever they are called."""
     return folder if annotator is None else f"{folder}-{quote(annotator, safe='')}"
 
 
@@ -233,15 +234,15 @@ def _by(annotator: str | None) -> list[str]:
 
 
 def _paint(folder: Path, run: Path, annotator: str | None = None) -> None:
-    _say(f"  paint {folder}/<domain>/labels/*.png where asked/ shows it, with the ids of classes.yaml")
-    _say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from', str(folder), *_by(annotator)])}")
+    say(f"  paint {folder}/<domain>/labels/*.png where asked/ shows it, with the ids of classes.yaml")
+    say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from', str(folder), *_by(annotator)])}")
 
 
 def _still_open(questions: Sequence[Question]) -> None:
     if questions:
-        _say(f"{_questions(questions)}. The campaign waits for them, or goes on without them: --enough.")
+        say(f"{_questions(questions)}. The campaign waits for them, or goes on without them: --enough.")
     else:
-        _say("No question is open: the same `fewmask campaign` command goes on.")
+        say("No question is open: the same `fewmask campaign` command goes on.")
 
 
 def _questions(asked: Sequence[Question]) -> str:
@@ -274,7 +275,3 @@ def ledger_of(run: Path) -> Ledger:
     settings = load_config(run).campaign
     assert settings is not None
     return Ledger(Campaign(run).ledger, settings.answers)
-
-
-def _say(text: str) -> None:
-    out.print(text, soft_wrap=True, markup=False, highlight=False)

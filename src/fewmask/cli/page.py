@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewmask.cli.terminal import out, print_json
+from fewmask.cli.terminal import print_json, say
 
 if TYPE_CHECKING:
     from fewmask.data.domain import Domain
@@ -52,7 +52,7 @@ def open_page(
             sys.stdout.flush()
             return
         told = "The labelling page, for this machine alone. Ctrl-C ends it; every answer is saved when it is given."
-        out.print(f"{link}\n{told}", soft_wrap=True, markup=False, highlight=False)
+        say(f"{link}\n{told}")
         if _has_screen():
             webbrowser.open(link)
 

@@ -12,7 +12,7 @@ import typer
 from rich.table import Column, Table
 
 from fewmask.cli.campaigns import Enough, print_campaign
-from fewmask.cli.terminal import Json, counting, duration, err, out, percent, plain, print_json, training_progress
+from fewmask.cli.terminal import Json, counting, duration, err, out, percent, plain, print_json, say, training_progress
 from fewmask.cli.training import print_report
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def list_all(as_json: Json = False) -> None:
         print_json(plainly)
         return
     out.print(table)
-    out.print("Costs are estimates: pixels of all crops by a stated rate; validation and the loader come on top.")
-    out.print("fewmask recipes show NAME · fewmask recipes run NAME [ROW …] data=FOLDER", markup=False, highlight=False)
+    say("Costs are estimates: pixels of all crops by a stated rate; validation and the loader come on top.")
+    say("fewmask recipes show NAME · fewmask recipes run NAME [ROW …] data=FOLDER")
 
 
 @recipes.command()
@@ -136,10 +136,10 @@ def run(
     for one in found:
         counts = ", ".join(f"{split} {count:,}" for split, count in one.images.items())
         should = " as published" if one.images == one.expected else ""
-        _tell(f"{one.domain}: {counts} images{should} ({one.layout}, {one.folder})")
+        say(f"{one.domain}: {counts} images{should} ({one.layout}, {one.folder})", err)
     estimate = sum(seconds(recipe, configs).values()) * len(asked.seeds)
     runs = f"{len(asked.rows)} rows × {len(asked.seeds)} seeds"
-    _tell(f"{runs}, about {duration(estimate)} on {recipe.rate.machine}; in {folder}")
+    say(f"{runs}, about {duration(estimate)} on {recipe.rate.machine}; in {folder}", err)
     again = ["recipes", "run", name, *(words or []), *(["--seeds", seeds] if seeds else []), "--out", str(folder)]
     again += ["--incomplete"] if incomplete else []
     command = shlex.join(["fewmask", *again])
@@ -171,10 +171,10 @@ def _print_results(recipe: Recipe, folder: Path) -> None:
     for domain, table in (class_lines(recipe, there) if recipe.by_class else {}).items():
         _print_table(f"{domain}: IoU", table)
     for figure in recipe.elsewhere:
-        _say(f"Published: {percent(figure.miou)} {figure.figure} ({figure.source})")
+        say(f"Published: {percent(figure.miou)} {figure.figure} ({figure.source})")
     if recipe.source:
-        _say(f"Published: {recipe.source}")
-    _say(f"To expect: {recipe.expected}\nAll of it: {folder / 'results.json'}, {folder / 'results.md'}")
+        say(f"Published: {recipe.source}")
+    say(f"To expect: {recipe.expected}\nAll of it: {folder / 'results.json'}, {folder / 'results.md'}")
 
 
 class _Asked:
@@ -231,11 +231,3 @@ def _print_table(title: str, cells: Sequence[Sequence[str]]) -> None:
     for line in body:
         table.add_row(*map(plain, line))
     out.print(table)
-
-
-def _tell(text: str) -> None:
-    err.print(text, soft_wrap=True, markup=False, highlight=False)
-
-
-def _say(text: str) -> None:
-    out.print(text, soft_wrap=True, markup=False, highlight=False)

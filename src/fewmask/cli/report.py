@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fewmask.cli.terminal import Device, Json, counting, out, print_json
+from fewmask.cli.terminal import Device, Json, counting, print_json, say
 
 
 def report(
@@ -37,8 +37,6 @@ def report(
     if as_json:
         print_json(result)
     else:
-        out.print(
-            f"{result['report']} ({result['bytes'] / 2**20:.1f} MiB)", soft_wrap=True, markup=False, highlight=False
-        )
+        say(f"{result['report']} ({result['bytes'] / 2**20:.1f} MiB)")
     if show:
         webbrowser.open(Path(result["report"]).resolve().as_uri())

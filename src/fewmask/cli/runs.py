@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewmask.cli.tables import print_heads, print_scores
-from fewmask.cli.terminal import Device, Json, RunFolder, counting, out, plain, print_json
+from fewmask.cli.terminal import Device, Json, RunFolder, counting, print_json, say
 
 if TYPE_CHECKING:
     from fewmask.engine.counts import ImageCounts
@@ -110,11 +110,11 @@ def predict(
     if as_json:
         print_json(result)
     elif "chosen" in result:
-        chosen = ", ".join(f"{plain(name)} {count}" for name, count in result["chosen"].items())
-        out.print(f"{target}: a folder for each domain, and domains.csv", soft_wrap=True)
-        out.print(f"{chosen}; {result['ambiguous']} of {result['images']} ambiguous", soft_wrap=True)
+        chosen = ", ".join(f"{name} {count}" for name, count in result["chosen"].items())
+        say(f"{target}: a folder for each domain, and domains.csv")
+        say(f"{chosen}; {result['ambiguous']} of {result['images']} ambiguous")
     else:
-        out.print(f"{target}: masks/, overlays/ and classes.yaml", soft_wrap=True)
+        say(f"{target}: masks/, overlays/ and classes.yaml")
 
 
 def export(
@@ -133,10 +133,8 @@ def export(
     if as_json:
         print_json(result)
     else:
-        out.print(result["file"], soft_wrap=True)
-        out.print(
-            result["card"] or "No card: there is one that was changed, or the run has no summary.", soft_wrap=True
-        )
+        say(result["file"])
+        say(result["card"] or "No card: there is one that was changed, or the run has no summary.")
 
 
 def _target(settings: Any, on: Path | None, domain: str | None) -> Any:

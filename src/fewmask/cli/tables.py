@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fewmask.cli.terminal import out, percent, plain
+from fewmask.cli.terminal import out, percent, plain, say
 
 if TYPE_CHECKING:
     from fewmask.data.doctor import Statistics
@@ -19,7 +19,7 @@ def print_scores(result: Mapping[str, Any], title: str) -> None:
         out.print(f"\n{title} · {name}", style="bold", soft_wrap=True)
         table = Table("class", "IoU")
         for label, iou in s["iou"].items():
-            table.add_row(label, percent(iou))
+            table.add_row(plain(label), percent(iou))
         table.add_section()
         table.add_row("mIoU", percent(s["miou"]), style="bold")
         table.add_row("mIoU, absent classes as 0", percent(s["miou_legacy"]), style="dim")
@@ -27,8 +27,8 @@ def print_scores(result: Mapping[str, Any], title: str) -> None:
         out.print(table)
         if s.get("unreachable"):
             everywhere = f"with them as 0 the mIoU is {percent(s['miou_present'])}"
-            out.print(f"no source class means {', '.join(s['unreachable'])}; {everywhere}", soft_wrap=True)
-    out.print(f"mean mIoU over domains: {percent(result['avg_miou'])}")
+            say(f"no source class means {', '.join(s['unreachable'])}; {everywhere}")
+    say(f"mean mIoU over domains: {percent(result['avg_miou'])}")
 
 
 def print_heads(result: Mapping[str, Any], title: str) -> None:
@@ -46,16 +46,16 @@ def print_heads(result: Mapping[str, Any], title: str) -> None:
     table.add_row("pixel accuracy", *(percent(s["pixel_accuracy"]) for s in heads.values()))
     out.print(table)
     if nobody:
-        out.print(f"no head has a class for {plain(', '.join(heads['fused']['unreachable']))}", soft_wrap=True)
+        say(f"no head has a class for {', '.join(heads['fused']['unreachable'])}")
     images = sum(result["chosen"].values())
-    chosen = ", ".join(f"{plain(n)} {count}" for n, count in result["chosen"].items())
-    out.print(f"fits best: {chosen} of {images} images; {result['ambiguous']} ambiguous", soft_wrap=True)
+    chosen = ", ".join(f"{n} {count}" for n, count in result["chosen"].items())
+    say(f"fits best: {chosen} of {images} images; {result['ambiguous']} ambiguous")
 
 
 def statistics_table(s: Statistics) -> Table:
     table = Table("class", "share of pixels", "masks")
     for label, share in s.pixels.items():
-        table.add_row(label, percent(share), str(s.occurs.get(label, 0)))
+        table.add_row(plain(label), percent(share), str(s.occurs.get(label, 0)))
     table.add_section()
     table.add_row("not labelled", percent(s.not_labelled), "")
     table.add_row("void", percent(s.void), "")

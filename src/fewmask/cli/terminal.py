@@ -69,6 +69,11 @@ def counting(what: str) -> Iterator[Any]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def say(text: str, to: Console = out) -> None:
+    """Print text as it is: rich neither reads markup in it nor breaks its lines, so that commands can be copied."""
+    to.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
 def print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=False))
 

@@ -19,6 +19,7 @@ from fewmask.cli.terminal import (
     percent,
     plain,
     print_json,
+    say,
     training_progress,
 )
 
@@ -43,9 +44,9 @@ def demo(
         scores = [run["domains"][d]["miou"] for d in domains]
         table.add_row(method, *map(percent, [*scores, run["avg_miou"]]), f"{run['seconds']:.0f}")
     out.print(table)
-    out.print(f"Pictures: {result['picture']} and {folder}/<method>/overlays", soft_wrap=True)
-    out.print(f"Report: {result['report']}", soft_wrap=True)
-    out.print("One seed of a short run: read docs/results.md before believing a difference.")
+    say(f"Pictures: {result['picture']} and {folder}/<method>/overlays")
+    say(f"Report: {result['report']}")
+    say("One seed of a short run: read docs/results.md before believing a difference.")
 
 
 def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
