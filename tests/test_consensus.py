@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fewmask.annotation.agreement import agreement, alpha, coincidences, share_agreed
-from fewmask.annotation.consensus import NO_VOTE, by_trust, estimate_trust, latest, majority, patterns
+from fewmask.annotation.consensus import NO_VOTE, by_trust, estimate_trust, patterns
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.view import answered_domain, write_labels
@@ -33,6 +33,10 @@ VALUES = st.sampled_from([0, 1, 2, NOT_LABELLED, VOID])
 def answers(most: int = 5) -> st.SearchStrategy[np.ndarray]:
     """(A,h,w)."""
     return arrays(np.uint8, st.tuples(st.integers(1, most), st.integers(1, 4), st.integers(1, 4)), elements=VALUES)
+
+
+def majority(values: np.ndarray) -> Mask:
+    return by_trust(values, np.ones(len(values)))
 
 
 def by_loop(values: np.ndarray, trust: np.ndarray) -> Mask:
@@ -74,7 +78,6 @@ def test_what_holds_of_every_vote(values: np.ndarray, data: st.DataObject) -> No
     np.testing.assert_array_equal(majority(np.concatenate([values, silent])), majority(values))
     np.testing.assert_array_equal(majority(values[:1]), values[0])
     np.testing.assert_array_equal(by_trust(values, 3 * np.ones(len(values))), majority(values))
-    np.testing.assert_array_equal(latest(values), values[-1])
 
 
 def test_sums_of_the_same_trust_in_another_order_are_a_tie() -> None:

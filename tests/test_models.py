@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fewmask.config import EmbeddingSettings, ModelSettings
 from fewmask.labels import VOID
 from fewmask.models import encoders
-from fewmask.models.encoders import encoder_of, normalisation, stride_multiple
+from fewmask.models.encoders import normalisation, stride_multiple
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 timm = encoders.timm  # imported there, beside a torchvision that may need help
@@ -252,14 +252,6 @@ def test_initial_weights_are_a_function_of_the_seed_alone() -> None:
     assert torch.equal(torch.rand(2), expected)  # and building leaves the global generator where it was
     different = UniversalSegmenter(model_settings(), SPACES, seed=5).state_dict()
     assert not torch.equal(one["heads.of_a.weight"], different["heads.of_a.weight"])
-
-
-def test_parameters_are_the_encoders_and_the_rest_each_once() -> None:
-    network = build()
-    encoder, rest = network.encoder_parameters(), network.head_parameters()
-    assert {id(p) for p in encoder} == {id(p) for p in encoder_of(network.features).parameters()}
-    assert sorted(id(p) for p in [*encoder, *rest]) == sorted(id(p) for p in network.parameters())
-    assert {id(p) for p in network.heads.parameters()} < {id(p) for p in rest}
 
 
 # ── Labels at the stride of the features ─────────────────────────────────────────────────────────────────────────────

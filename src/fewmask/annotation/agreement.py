@@ -155,7 +155,7 @@ class _Seen:
         self.decided, self.with_consensus = 0, 0
 
     def hear(self, votes: np.ndarray, row: int, pixels: np.ndarray, consensus: np.ndarray) -> None:
-        """The votes (A,N) of a question of which one row is his own; `consensus` (N,) is what they come to."""
+        """The votes (A,N) of a question of which one row is their own; `consensus` (N,) is what they come to."""
         own = votes[row]
         others = (votes != NO_VOTE).sum(axis=0) - 1
         voted = (own != NO_VOTE) & (others > 0)

@@ -29,23 +29,13 @@ def decide(answers: Sequence[Answer], rule: AnswerSettings, trust: Mapping[str, 
     """
     values = stack(answers)
     if rule.decide == "latest":
-        return latest(values)
+        return values[-1]
     return by_trust(values, np.array([trust.get(answer.annotator, 1.0) for answer in answers]))
 
 
 def stack(answers: Sequence[Answer]) -> np.ndarray:
     """The values (A,h,w) of answers to one question."""
     return np.stack([answer.values for answer in answers if answer.values is not None])
-
-
-def latest(values: np.ndarray) -> Mask:
-    """Of answers (A,h,w), in the order of arrival, the last one."""
-    return values[-1]
-
-
-def majority(values: np.ndarray) -> Mask:
-    """What most of the answers (A,h,w) say of a pixel; where as many say something else, 254."""
-    return by_trust(values, np.ones(len(values)))
 
 
 def by_trust(values: np.ndarray, trust: np.ndarray) -> Mask:
@@ -110,7 +100,7 @@ def estimate_trust(votes: np.ndarray, weight: np.ndarray, values: int) -> np.nda
     """The trust (A,) that votes (A,N) of so many different values (K) deserve, a pattern counting `weight` (N,).
 
     Expectation–maximisation after Dawid and Skene (1979, Applied Statistics 28), with one number for each annotator
-    (their confusion matrices with p on the diagonal and (1 − p)/(K − 1) elsewhere): p is how often he gives the true
+    (their confusion matrices with p on the diagonal and (1 − p)/(K − 1) elsewhere): p is how often they give the true
     value, which is known as far as the others' votes, weighed by log(p (K − 1) / (1 − p)), tell it. That weight is the
     trust: the posterior of a value is the softmax of the trust of those who gave it.
     """

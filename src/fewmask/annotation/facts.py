@@ -146,9 +146,9 @@ class Work:
     """What one annotator did."""
 
     answered: int
-    """Questions of which his last word is an answer."""
+    """Questions of which their last word is an answer."""
     skipped: int
     seconds: float
-    """Of all that he did, corrections and what was taken back included."""
+    """Of all that they did, corrections and what was taken back included."""
     clicks: float
     """Likewise."""

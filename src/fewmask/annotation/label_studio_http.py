@@ -149,10 +149,8 @@ class LabelStudio:
         if time.monotonic() - self._since >= FRESH:
             since = time.monotonic()
             reply = self._json("POST", "/api/token/refresh/", signed=False, json={"refresh": self._token})
-            self._access, self._since = (
-                _visible(field(as_object(reply, self.address), "access", str, self.address)),
-                since,
-            )
+            self._access = _visible(field(as_object(reply, self.address), "access", str, self.address))
+            self._since = since
         return f"Bearer {self._access}"
 
     def _expect_label_studio(self) -> None:

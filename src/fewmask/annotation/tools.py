@@ -34,7 +34,7 @@ class WriteQuestions(Protocol):
     ) -> list[Question]:
         """Write the open questions of a round, or of all, into a folder; returns them.
 
-        For one annotator without those that he has answered already.
+        For one annotator without those that they have answered already.
         """
         ...
 

@@ -126,11 +126,8 @@ def _override(data: dict[str, Any], override: str) -> str | None:
 
 
 def _sentence(loc: Sequence[Any], message: str, value: Any) -> str:
-    if loc[0] in (
-        "domains",
-        "held_out",
-    ):  # pydantic puts the layout behind the domain's name; in the file there is no such key
-        loc = (*loc[:2], *loc[3:])
+    if loc[0] in ("domains", "held_out"):
+        loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
     # What stands behind a key of a union is the alternative, not a key.
     key = ".".join(str(part) for part in loc if not str(part).startswith(("function-after[", "literal[")))
     if message.startswith("Extra inputs"):

@@ -1,0 +1,1 @@
+"""Datasets as domains: their files, splits and masks, joint mini-batches, and procedural scenes."""

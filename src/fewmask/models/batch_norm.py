@@ -17,6 +17,8 @@ from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fewmask import distributed
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -25,7 +27,7 @@ def synchronise(model: Module) -> Module:
 
     The model is on its device. Raises ValueError for a kind of batch normalisation that is not known here.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if distributed.world() == 1:
         return model
     if next(model.parameters()).device.type == "cuda":
         return convert_sync_batchnorm(model)
@@ -109,8 +111,8 @@ def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     # variance of a channel far from zero would be lost to rounding, or negative.
     own_mean = values.mean((0, 2, 3))
     own_square = (values - own_mean[:, None, None]).square().sum((0, 2, 3))
-    table = values.new_zeros(dist.get_world_size(), 2 * len(own_mean) + 1)
-    table[dist.get_rank()] = torch.cat([own_mean, own_square, values.new_tensor([values[:, 0].numel()])])
+    table = values.new_zeros(distributed.world(), 2 * len(own_mean) + 1)
+    table[distributed.rank()] = torch.cat([own_mean, own_square, values.new_tensor([values[:, 0].numel()])])
     table = _Total.apply(table)
     counts = table[:, -1:].detach()
     count = counts.sum()

@@ -118,11 +118,6 @@ class UniversalSegmenter(nn.Module):
     def encoder_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Everything that is not the pretrained encoder: decoder, G_k and E."""
-        own = {id(p) for p in self.encoder_parameters()}
-        return [p for p in self.parameters() if id(p) not in own]
-
 
 def at_stride(label: Tensor, stride: int, multiple: int) -> Tensor:
     """Labels (B,H,W) of the cells of a feature map: the pixel at each cell's centre, of the image padded with void.

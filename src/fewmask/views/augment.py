@@ -67,5 +67,9 @@ def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
     mean = float(image.mean()) * brightness
     table = np.clip((values - mean) * contrast + mean, 0, 255).astype(np.uint8)
     image = cv2.LUT(image, table)
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(image, float(saturation), grey, float(1 - saturation), 0)
+    return cv2.addWeighted(image, float(saturation), grey(image), float(1 - saturation), 0)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """The luma of each pixel (ITU-R BT.601) in all three channels; (h,w,3) uint8 → the same."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

@@ -11,7 +11,7 @@ import numpy as np
 
 from fewmask.config import CutoutSettings, NoiseSettings, StrongSettings
 from fewmask.labels import VOID, Mask
-from fewmask.views.augment import PADDING
+from fewmask.views.augment import PADDING, grey
 
 
 def noisy_view(
@@ -63,11 +63,6 @@ def cutout(
         hole = slice(max(top, 0), top + settings.side), slice(max(left, 0), left + settings.side)
         image[hole], label[hole] = PADDING, VOID
     return image, label
-
-
-def grey(image: np.ndarray) -> np.ndarray:
-    """The luma of each pixel (ITU-R BT.601) in all three channels; (h,w,3) uint8 → the same."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def brightness(image: np.ndarray, change: float) -> np.ndarray:

@@ -60,7 +60,7 @@ class Board:
 
 
 def in_order(questions: Iterable[Question]) -> list[Question]:
-    """The questions image by image, so that nobody has to find his way in an image twice; images in the order in which
+    """The questions image by image, so that nobody has to look around in an image twice; images in the order in which
     they were first asked about, and the questions of one from top to bottom in bands about as high as its regions."""
     by_image: dict[tuple[int, str, str], list[Question]] = {}
     for question in questions:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -47,7 +47,7 @@ class Sent(BaseModel):
     token: str = Field(min_length=8, max_length=64)
     question: int
     annotator: str = Field(min_length=1, max_length=80)
-    kind: str = Field(pattern="^(answer|skip|retract)$")
+    kind: Literal["answer", "skip", "retract"]
     values: str | None = None
     """`wire` text of the region's box."""
     takes_back: str | None = Field(None, max_length=64)
@@ -234,16 +234,8 @@ class Desk:
         question = self._question(sent.question)
         values = None if sent.values is None else wire.decode(sent.values, question.size)
         retracts = None if sent.takes_back is None else self._id_of(sent.takes_back)
-        clicks, kind = float(sent.clicks), sent.kind
         answer = Answer(
-            sent.question,
-            sent.annotator,
-            sent.token,
-            values,
-            kind,  # type: ignore[arg-type]
-            retracts,
-            sent.seconds,
-            clicks,
+            sent.question, sent.annotator, sent.token, values, sent.kind, retracts, sent.seconds, float(sent.clicks)
         )
         with self._ledger() as ledger:
             (number,) = ledger.answer([answer])
