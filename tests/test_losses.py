@@ -1,4 +1,4 @@
-"""Every loss beside a slow loop over its definition, and the properties of methods.md §1.4 and §2.7.
+"""Every loss beside a slow loop over its definition, and the properties that the definitions imply.
 
 Shapes: B images · C classes · h×w cells · K domains · G classes of all domains · D embedding size.
 """

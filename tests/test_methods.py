@@ -1,4 +1,4 @@
-"""The methods as methods.md §1.4 pins them down, on tiny domains in memory.
+"""The methods as their papers define them, on tiny domains in memory.
 
 Shapes: B rows · K domains, C_k classes of domain k · D embedding size · h×w cells.
 """
