@@ -48,6 +48,19 @@ def turned(root: Path) -> None:
     trees.mask(root / "labels/train1.png", (0, 1), size=trees.SIZE[::-1])
 
 
+def tagged(root: Path, tag: int = 6, name: str = "train1") -> None:
+    path = root / f"images/{name}.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+
+
+def tagged_and_turned(root: Path) -> None:
+    tagged(root)
+    turned(root)
+
+
 def unknown_ids(root: Path) -> None:
     trees.mask(root / "labels/train1.png", (0, 1, 7, 7, 8, 8, 8, 9))
 
@@ -190,6 +203,7 @@ ERRORS: list[tuple[Callable[[Path], None], str, str, str]] = [
     (truncated_mask, "labels/train1.png", "truncated", "copy or export it again"),
     (other_size, "labels/train1.png", "the mask is 8×5 pixels, its image", "at the image's size"),
     (turned, "labels/train1.png", "is 8×6, as if turned", "at the image's size"),
+    (tagged_and_turned, "labels/train1.png", "is 8×6, as if turned", "mogrify -auto-orient` does), or export the mask"),
     (unknown_ids, "labels/train1.png", "outside the label space: 7 (12 pixels), 8 (18 pixels)", "add them to"),
     (colours_as_mask, "labels/train1.png", "holds colours (RGB)", "one channel of class ids"),
     (mask_without_image, "labels/extra.png", "a mask without an image 'extra'", "rename it"),
@@ -215,6 +229,7 @@ ERRORS: list[tuple[Callable[[Path], None], str, str, str]] = [
 ]
 WARNINGS: list[tuple[Callable[[Path], None], str, str, str]] = [
     (image_in_no_split, "images/spare.jpg", "in no split", "list it in one"),
+    (tagged, "images/train1.jpg", "orientation tag (6) is not applied", "turn the image's own pixels"),
     (not_an_image, "images/notes.txt", "not an image by its name", "move it away"),
     (folder_inside, "images/more", "not read", "one level up"),
     (copy_compressed_anew, "images/test0.jpg", "almost the same picture as", "keep the two in one split"),

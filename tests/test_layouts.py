@@ -169,7 +169,7 @@ def test_grey_masks_give_their_values(tmp_path: Path) -> None:
         (PHOTO, r"holds colours \(RGB\); save one channel"),
         (np.dstack([PHOTO, PHOTO[..., :1]]), r"holds colours \(RGB and alpha\)"),
         (np.zeros((4, 4), np.uint16), "16 bits a pixel; save it with 8"),
-        (np.zeros((4, 4), bool), "1 bits a pixel; save it with 8"),
+        (np.zeros((4, 4), bool), "1 bit a pixel; save it with 8"),
     ],
     ids=["rgb", "rgba", "16-bit", "1-bit"],
 )
@@ -329,6 +329,8 @@ def test_folder_without_splits_says_what_to_write(tmp_path: Path) -> None:
     (root / "splits").rmdir()
     with pytest.raises(ValueError, match=r"train\.txt: not found; write one stem a line.*val_from_train: 0\.2"):
         load_domain("d", FolderDomain(root=root))
+    assert len(index(FolderDomain(root=root)).errors) == 1  # the images are looked at as they would be with a list
+    assert len(index(FolderDomain(root=root)).splits["train"]) == 5
     settings = FolderDomain(root=root, val_from_train=0.25)
     domain = load_domain("d", settings)
     assert len(domain.splits["val"]) == 1

@@ -18,13 +18,15 @@ import cv2
 import numpy as np
 
 from fewmask.config import DomainSettings, ScenesDomain
-from fewmask.data.domain import SPLITS, Domain, FileSource, read_image, read_mask
+from fewmask.data.domain import SPLITS, Domain, FileSource, orientation, read_image, read_mask
 from fewmask.data.layouts import Index, Problem, index, load_domain
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
 
 # Two thumbnails are almost the same below this root mean square difference (of 255). Across the splits of CamVid and
 # MSRC-v2 the nearest two are 14 and 10 apart; a JPEG compressed anew is below 1, the next frame of a still camera 4.
 NEAR = 6.0
+
+TURN_PIXELS = "turn the image's own pixels (`mogrify -auto-orient` does)"
 
 Progress = Callable[[int, int], None]
 
@@ -180,6 +182,7 @@ def _look(patient: _Patient, stem: str) -> _Look:
         image = read_image(image_path)
     except ValueError as error:
         problems.append(Problem.of(error, image_path))
+    image_tag = 1 if image is None else orientation(image_path)
     try:
         raw = read_mask(mask_path) if mask_path else None
     except ValueError as error:
@@ -188,13 +191,13 @@ def _look(patient: _Patient, stem: str) -> _Look:
     if image is not None and raw is not None and image.shape[:2] != raw.shape:
         (h, w), (mask_h, mask_w) = image.shape[:2], raw.shape
         turned = ", as if turned: orientation tags of cameras are not applied" if (w, h) == raw.shape else ""
-        problems.append(
-            Problem(
-                str(mask_path),
-                f"the mask is {mask_w}×{mask_h} pixels, its image {image_path} is {w}×{h}{turned}",
-                "export the mask again at the image's size",
-            )
-        )
+        value = f"the mask is {mask_w}×{mask_h} pixels, its image {image_path} is {w}×{h}{turned}"
+        again = "export the mask again at the image's size"
+        mend = f"{TURN_PIXELS}, or {again}" if turned and image_tag != 1 else again
+        problems.append(Problem(str(mask_path), value, mend))
+    elif image_tag != 1:
+        value = f"its camera's orientation tag ({image_tag}) is not applied: most programs show it turned"
+        problems.append(Problem(str(image_path), value, f"{TURN_PIXELS} before anybody draws masks", "warning"))
     if raw is not None and patient.space is not None:
         by_id = np.bincount(raw.reshape(-1), minlength=256)
         counts, unknown = _by_value(by_id, patient.space)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from fewmask.labels import LabelSpace, Mask
 from fewmask.randomness import generator
@@ -161,6 +161,17 @@ def _own_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def orientation(path: Path) -> int:
+    """The orientation tag of an image that can be read: 1 as its pixels lie (also without one), 2 to 8 otherwise."""
+    try:
+        # Of a large JPEG Image.open warns, see `_decode_png`.
+        with (JpegImagePlugin.JpegImageFile if path.suffix.lower() in (".jpg", ".jpeg") else Image.open)(path) as image:
+            tag = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # of damaged tags Pillow raises half a dozen types
+        return 1
+    return tag if tag in range(1, 9) else 1
+
+
 def read_image(path: Path) -> np.ndarray:
     """An image file as (H,W,3) uint8 RGB, in the orientation of its pixels. Raises ValueError that names the file.
 
@@ -221,10 +232,12 @@ def _decode_png(data: bytes, path: Path, kinds: Mapping[int, str]) -> np.ndarray
     height, width = png_size(data, path)
     depth, kind, interlaced = data[24], data[25], data[28]
     if kind not in kinds:
-        wanted = "three channels" if 2 in kinds else "one channel of class ids"
+        wanted = "three channels" if 2 in kinds else "one channel of class ids (docs/faq.md has a script)"
         raise ValueError(f"{path}: it holds colours ({_PNG_KINDS.get(kind, kind)}); save {wanted}")
     if kind != 3 and depth != 8:
-        raise ValueError(f"{path}: {depth} bits a pixel; save it with 8, so that each value is one id")
+        raise ValueError(
+            f"{path}: {depth} bit{'s' * (depth > 1)} a pixel; save it with 8, so that each value is one id"
+        )
     if kind != 3:
         pixels = cv2.imdecode(
             np.frombuffer(data, np.uint8),
@@ -249,6 +262,7 @@ def _decode_png(data: bytes, path: Path, kinds: Mapping[int, str]) -> np.ndarray
         raise ValueError(f"{path}: truncated or damaged ({error}); copy or export it again") from None
 
 
+_ORIENTATION = 0x0112  # of EXIF and TIFF
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KINDS = {2: "RGB", 4: "grey and alpha", 6: "RGB and alpha"}

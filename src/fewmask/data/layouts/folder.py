@@ -35,16 +35,16 @@ def index(settings: FolderDomain) -> Index:
 
 def _splits(listing: Listing, val_from_train: float) -> None:
     folder = listing.root / "splits"
-    if not folder.is_dir() and val_from_train:
+    if not folder.is_dir():
         for stem, path in listing.images.items():
             listing.put("train", stem, path)
-    elif not folder.is_dir():
-        listing.error(
-            folder / "train.txt",
-            "not found",
-            "write one stem a line, and val.txt and test.txt beside it; or set `val_from_train: 0.2` to train on all "
-            "images but a fifth of those with masks",
-        )
+        if not val_from_train:  # an error, beside which the images are still looked at
+            listing.error(
+                folder / "train.txt",
+                "not found",
+                "write one stem a line, and val.txt and test.txt beside it; or set `val_from_train: 0.2` to train on "
+                "all images but a fifth of those with masks",
+            )
     for split in SPLITS if folder.is_dir() else ():
         file = f"splits/{split}.txt"
         if split != "train" and not (listing.root / file).exists():
