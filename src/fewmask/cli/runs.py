@@ -12,7 +12,12 @@ from fewmask.cli.tables import print_heads, print_scores
 from fewmask.cli.terminal import Device, Json, RunFolder, counting, print_json, say
 
 if TYPE_CHECKING:
+    import torch
+
+    from fewmask.config import Config
+    from fewmask.data.domain import Domain
     from fewmask.engine.counts import ImageCounts
+    from fewmask.engine.evaluate import Progress
 
 
 def evaluate(
@@ -137,7 +142,7 @@ def export(
         say(result["card"] or "No card: there is one that was changed, or the run has no summary.")
 
 
-def _target(settings: Any, on: Path | None, domain: str | None) -> Any:
+def _target(settings: Config, on: Path | None, domain: str | None) -> Domain:
     """The domain to score on."""
     from fewmask.config import FolderDomain
     from fewmask.data.layouts import load_domain
@@ -156,15 +161,16 @@ def _target(settings: Any, on: Path | None, domain: str | None) -> Any:
 
 def _transfer(
     run: Path,
-    device: Any,
-    settings: Any,
-    target: Any,
+    device: torch.device,
+    settings: Config,
+    target: Domain,
     head: str | None,
     classes: Path | None,
     steps: int,
     split: str,
-    progress: Any,
+    progress: Progress,
 ) -> dict[str, Any]:
+    """The scores of a run on another domain: of a new head, of every head, or of one through a mapping."""
     from fewmask.engine.generalise import every_head
     from fewmask.engine.prototypes import load_fused
     from fewmask.engine.run import load_model

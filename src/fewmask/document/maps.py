@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
 from fewmask.document.charts import marker
 from fewmask.document.model import Chart, Table
@@ -58,29 +59,30 @@ def heat_map(
         )
         for j, value in enumerate(values[i]):
             x = left + cell * j
-            if value is not None and abs(value) < 0.005 and max(len(rows), len(columns)) >= LARGE:
-                continue
             if value is None:
                 drawn.append(tag("rect", x=x, y=y, width=cell - 1, height=cell - 1, class_="cell none"))
-                continue
-            told = f"{name} → {columns[j]}: {tell(value)}"
-            strength = min(abs(value), 1.0)
-            kind = "cell cold" if diverging and value < 0 else "cell"
-            drawn.append(
-                tag("rect", tag("title", told), x=x, y=y, width=cell - 1, height=cell - 1, class_=kind,
-                    style=f"--v:{100 * strength:.0f}%")
-            )  # fmt: skip
-            if cell >= 27 and round(100 * strength) >= 1:
-                ink = "in strong" if strength > 0.55 else "in"
-                drawn.append(
-                    text(f"{100 * value:.0f}".replace("-", "−"), x + cell / 2 - 0.5, y + cell / 2 + 4, "middle", ink)
-                )
+            elif abs(value) >= 0.005 or max(len(rows), len(columns)) < LARGE:
+                cold = diverging and value < 0
+                drawn += _cell(x, y, cell, value, f"{name} → {columns[j]}: {tell(value)}", cold)
     drawn.append(text(x_label, left + cell * len(columns) / 2, 14, "middle", "label"))
     up = top + cell * len(rows) / 2
     drawn.append(
         tag("text", y_label, class_="label", text_anchor="middle", transform=f"translate(13,{up:.0f}) rotate(-90)")
     )
     return Chart(title, drawing(width, height, title, description, *drawn), description, (), caption, table)
+
+
+def _cell(x: float, y: float, side: float, value: float, told: str, cold: bool) -> list[Markup]:
+    """A cell as dark as its value is far from 0, with the value in it where there is room."""
+    strength = min(abs(value), 1.0)
+    drawn = [
+        tag("rect", tag("title", told), x=x, y=y, width=side - 1, height=side - 1,
+            class_="cell cold" if cold else "cell", style=f"--v:{100 * strength:.0f}%")
+    ]  # fmt: skip
+    if side >= 27 and round(100 * strength) >= 1:
+        ink, word = "in strong" if strength > 0.55 else "in", f"{100 * value:.0f}".replace("-", "−")
+        drawn.append(text(word, x + side / 2 - 0.5, y + side / 2 + 4, "middle", ink))
+    return drawn
 
 
 @dataclass(frozen=True)
