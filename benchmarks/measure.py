@@ -31,9 +31,9 @@ from fewmask.data.batches import Phase, Steps, loader, read
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import Committee, Member
-from fewmask.engine.device import autocast, choose_device
+from fewmask.engine.device import autocast, choose_device, memory_mib
 from fewmask.engine.evaluate import count
-from fewmask.engine.fit import Moment, memory_mib, train
+from fewmask.engine.fit import Moment, train
 from fewmask.engine.pool import Asked, Pieces, look
 from fewmask.engine.run import hardware, load_domains, versions
 from fewmask.labels import VOID, LabelSpace, distinct_colour

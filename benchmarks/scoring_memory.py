@@ -22,8 +22,7 @@ from fewmask.config import AskSettings, ModelSettings, PoolSettings
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import Committee, Member
-from fewmask.engine.device import choose_device
-from fewmask.engine.fit import memory_mib
+from fewmask.engine.device import choose_device, memory_mib
 from fewmask.engine.pool import Asked, look
 from fewmask.labels import LabelSpace, Mask, distinct_colour
 from fewmask.models.universal import UniversalSegmenter

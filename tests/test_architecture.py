@@ -268,6 +268,20 @@ def test_every_imported_package_is_a_declared_dependency():
     assert not wrong, "not in pyproject.toml, or an extra imported outside of a function:\n" + "\n".join(sorted(wrong))
 
 
+# Of the standard library, absent on Windows. A function may import them where it has asked for the system.
+ABSENT_ON_WINDOWS = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
+
+
+def test_no_file_needs_what_windows_lacks_to_be_imported():
+    wrong = [
+        f"{place(path)}:{line} imports {name}"
+        for path in FILES
+        for name, line in imports_of(path, everywhere=False)
+        if name in ABSENT_ON_WINDOWS
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def names_of(requirements) -> set[str]:
     """The normalised distribution names of requirements."""
     return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", r)[0]).lower() for r in requirements}

@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import Fewmask, is_refused
 from ondisk import environment, metrics_of, plain, two_domains, write_config
 from PIL import Image
 
 from fewmask import cli
+from fewmask.cli.terminal import _told
 from fewmask.engine.counts import read_counts
+from fewmask.engine.device import memory_mib
+from fewmask.engine.fit import Moment
 
 VERBS = ["demo", "check", "train", "campaign", "query", "answer", "agreement", "evaluate", "predict", "export"]
 VERBS += ["report", "compare"]
@@ -79,6 +83,19 @@ def test_no_verb_shows_the_help(module: str) -> None:
 @pytest.mark.parametrize("arguments", [["tarin"], ["train"], ["train", "a", "--oot", "b"], ["predict", "run"]])
 def test_a_wrong_command_line_has_code_2(arguments: list[str], fewmask: Fewmask) -> None:
     is_refused(fewmask(*arguments), "Usage")
+
+
+@pytest.mark.parametrize(("memory", "told"), [(512.4, "512 MiB · 3 clicks"), (None, "3 clicks")])
+def test_memory_is_told_where_it_is_known(memory: float | None, told: str) -> None:
+    assert _told(Moment("joint", "look", 1, 2, {}, 0.0, memory), "3 clicks") == told
+
+
+def test_windows_does_not_tell_the_peak_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = memory_mib(torch.device("cpu"))
+    assert here is not None
+    assert 10 < here < 2**20
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert memory_mib(torch.device("cpu")) is None
 
 
 # ── train ────────────────────────────────────────────────────────────────────────────────────────────────────────────

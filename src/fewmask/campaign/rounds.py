@@ -35,8 +35,8 @@ from fewmask.campaign.settings import check
 from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
-from fewmask.engine.device import choose_device
-from fewmask.engine.fit import Moment, Observer, memory_mib, train
+from fewmask.engine.device import choose_device, memory_mib
+from fewmask.engine.fit import Moment, Observer, train
 from fewmask.engine.pool import Asked, look
 from fewmask.engine.run import Run, begin, load_domains, open_run
 from fewmask.files import write_atomically, write_json

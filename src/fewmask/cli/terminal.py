@@ -59,7 +59,9 @@ def _told(moment: Moment, spent: str) -> str:
     parts = [f"loss {moment.loss:.3f}"] if moment.terms else []
     if moment.steps_per_second:
         parts += [f"{moment.steps_per_second:.2f}/s", f"{duration(moment.seconds_left)} left"]
-    return " · ".join([*parts, f"{moment.memory_mib:.0f} MiB", *filter(None, [spent])])
+    if moment.memory_mib is not None:
+        parts.append(f"{moment.memory_mib:.0f} MiB")
+    return " · ".join([*parts, *filter(None, [spent])])
 
 
 @contextmanager

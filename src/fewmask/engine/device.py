@@ -1,7 +1,8 @@
-"""Where to compute, and in which precision."""
+"""Where to compute, in which precision, and what it took of the memory."""
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -43,3 +44,15 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "bf16" or (precision == "auto" and gains_from_bf16(device)):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def memory_mib(device: torch.device) -> float | None:
+    """Peak memory, of the GPU where there is one, else of this process; None on Windows, which keeps it elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -13,8 +13,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -32,7 +30,7 @@ from fewmask.data.batches import Batch, Phase, Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.engine.counts import ImageCounts, write_counts
-from fewmask.engine.device import autocast, choose_device
+from fewmask.engine.device import autocast, choose_device, memory_mib
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
@@ -70,7 +68,8 @@ class Moment:
     steps: int
     terms: Mapping[str, float]
     steps_per_second: float
-    memory_mib: float
+    memory_mib: float | None
+    """Of the GPU or, without one, of this process; None where the system does not tell, as Windows."""
     later: int = 0
     """Steps of the trainings that come after this one."""
 
@@ -374,14 +373,6 @@ class _Fit:
 
     def _rng(self, step: int, row: int) -> torch.Generator:
         return torch_generator(self.config.seed, "method", step, row, str(self.device))
-
-
-def memory_mib(device: torch.device) -> float:
-    """Peak memory: of the GPU where there is one, of this process elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _mean_cells(batches: list[Batch]) -> dict[int, Tensor]:
