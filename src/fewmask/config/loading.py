@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, fie
 from fewmask.config.base import Settings
 from fewmask.config.campaign import CampaignSettings
 from fewmask.config.domains import LAYOUTS, DomainSettings, LabelledSettings
+from fewmask.config.spelling import meant, mend_key
 from fewmask.config.training import ModelSettings, TrainSettings
 from fewmask.labels import UniqueKeys
 
@@ -96,11 +97,14 @@ def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path) -> t
     data = {"name": data} if isinstance(data, str) else data
     given = data.get("name") if isinstance(data, dict) else data
     if not isinstance(data, dict) or not isinstance(given, str) or given not in methods:
-        return data, [f"method.name: no method {given!r}; there are {', '.join(sorted(methods))}"]
+        like = meant(str(given), methods)
+        mend = f"did you mean {like}? There are" if like else "there are"
+        return data, [f"method.name: no method {given!r}; {mend} {', '.join(sorted(methods))}"]
+    kind = methods[given]
     try:
-        return methods[data["name"]].model_validate(data, context={"folder": folder}), []
+        return kind.model_validate(data, context={"folder": folder}), []
     except ValidationError as error:
-        return data, [_sentence(("method", *e["loc"]), e["msg"], e.get("input")) for e in error.errors()]
+        return data, [_sentence(("method", *e["loc"]), e["msg"], e.get("input"), kind) for e in error.errors()]
 
 
 def _override(data: dict[str, Any], override: str) -> str | None:
@@ -125,18 +129,24 @@ def _override(data: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def _sentence(loc: Sequence[Any], message: str, value: Any) -> str:
+def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Settings] | None = None) -> str:
+    """What pydantic found at a place of the configuration, in a user's words; `method` where it is in its settings."""
     if loc[0] in ("domains", "held_out"):
         loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
     # What stands behind a key of a union is the alternative, not a key.
-    key = ".".join(str(part) for part in loc if not str(part).startswith(("function-after[", "literal[")))
+    place = [str(part) for part in loc if not str(part).startswith(("function-after[", "literal["))]
+    key = ".".join(place)
     if message.startswith("Extra inputs"):
-        return f"{key}: unknown key; remove it or mend its spelling"
+        return f"{key}: unknown key; {mend_key(method, place[1:]) if method else mend_key(Config, place)}"
     if message == "Field required":
         return f"{key}: missing; add it"
     if message.startswith("Unable to extract tag"):
         return f"{key}.layout: missing; add one of {', '.join(LAYOUTS)}"
     if message.startswith("Input tag"):
         return f"{key}.layout: there is no such layout; take one of {', '.join(LAYOUTS)} (given: {value['layout']!r})"
+    if message == "Input should be a valid tuple":
+        message = "Input should be a list, such as [256, 256]"
+    if key == "name" and message.startswith("String should match"):
+        message = "It names a folder: write letters, digits, dots, dashes and underscores, without spaces"
     message = message.removeprefix("Value error, ")
     return f"{key}: {message[0].lower()}{message[1:]} (given: {value!r})"
