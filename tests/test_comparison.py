@@ -17,6 +17,7 @@ from command import Fewmask, is_refused
 from hypothesis import given
 from hypothesis import strategies as st
 from ondisk import plain, two_domains
+from scipy.special import stdtr
 
 from fewmask.comparison import compare, words
 from fewmask.comparison.statistics import estimate, holm, iou, means, redrawn
@@ -84,6 +85,14 @@ def test_of_one_seed_only_images_vary_and_without_them_nothing_is_known() -> Non
     assert np.isnan([*nothing.interval[0], *nothing.bootstrap[0], nothing.p[0]]).all()
 
 
+def test_few_images_have_few_degrees_of_freedom() -> None:
+    """By hand: t of 0.975 with four degrees of freedom is 2.7764."""
+    draws = np.random.default_rng(0).normal(0.02, 0.01, (1, 50, 1))
+    found = estimate(np.array([[0.02]]), draws, np.array([5]), generator(0, "report"))
+    half = 2.776445 * statistics.stdev(draws.flatten().tolist())
+    assert found.interval[0].tolist() == pytest.approx([0.02 - half, 0.02 + half])
+
+
 def test_runs_that_agree_to_the_pixel_differ_by_nothing() -> None:
     found = estimate(np.zeros((3, 1)), np.zeros((3, 50, 1)), np.array([9]), generator(0, "report"))
     assert found.interval[0].tolist() == [0, 0]
@@ -146,8 +155,10 @@ def write_run(
     for name, names in classes.items():
         labelled = rng.integers(50, 100, (IMAGES, len(names)))
         labelled[:, -1] = 0 if name == "streets" else labelled[:, -1]
+        labelled[: changes.get("without", 0), 0] = 0
         share = rng.uniform(0.4, 0.6, labelled.shape) + gain + own.normal(0, 0.01, labelled.shape)
         right = (labelled * share).astype(int)
+        right[: changes.get("wrong", 0), 0] = 0
         images = np.stack([right, labelled, right + rng.integers(0, 30, right.shape)], -1)
         kept[name] = ImageCounts(
             np.array([f"{changes.get('stems', name)}{i}" for i in range(IMAGES)]), images, np.diag(right.sum(0))
@@ -240,6 +251,20 @@ def test_a_real_difference_is_found_and_a_chance_one_is_not(runs: Path, tmp_path
     (worse,) = compare([runs / "sub", runs / "joint-*"])["comparisons"]
     assert worse["avg_miou"]["verdict"] == "lower"
     assert worse["avg_miou"]["difference"] == pytest.approx(-better["avg_miou"]["difference"])
+
+
+def test_images_are_those_that_show_the_class_and_those_of_all_domains_in_the_mean(tmp_path: Path) -> None:
+    for name, gain in (("one", 0.0), ("other", 0.004)):
+        write_run(tmp_path / name, name, 0, gain, without=4, wrong=6)
+    (pair,) = compare([tmp_path / "one", tmp_path / "other"])["comparisons"]
+    rooms = pair["domains"]["rooms"]
+    assert [rooms[key]["images"] for key in ("miou", "miou_shared")] == [IMAGES, IMAGES]
+    assert {c: d["images"] for c, d in rooms["iou"].items()} == {"wall": IMAGES - 4, "sky": IMAGES}
+    overall = pair["avg_miou"]
+    assert overall["images"] == 2 * IMAGES
+    # Two means were taken: t of 0.975 with 2 (IMAGES − 1) degrees of freedom is 2.0739.
+    t = 2.073873 * overall["difference"] / (overall["interval"][1] - overall["difference"])
+    assert overall["p"] == pytest.approx(2 * stdtr(2 * (IMAGES - 1), -abs(t)), rel=1e-4, abs=0)
 
 
 def test_the_same_runs_give_the_same_numbers_however_they_are_named(runs: Path) -> None:

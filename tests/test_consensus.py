@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fewmask.annotation.agreement import agreement, alpha, coincidences, share_agreed
-from fewmask.annotation.consensus import NO_VOTE, by_trust, estimate_trust, patterns
+from fewmask.annotation.consensus import NO_VOTE, Ballot, by_trust, estimate_trust, patterns, trust_of
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.view import answered_domain, write_labels
@@ -141,6 +141,15 @@ def test_whoever_is_always_wrong_is_hardly_trusted_but_not_turned_round() -> Non
     truth = np.arange(400) % 2
     trust = estimate_trust(*patterns(np.stack([truth, truth, 1 - truth])), 2)
     assert 0 < trust[2] < 0.01 < trust[0]
+
+
+def test_a_large_question_counts_no_more_than_a_small_one() -> None:
+    """Who is wrong about one large region only is right in nine of ten questions."""
+    names = ("ann", "ben", "cid")
+    large = Ballot(names, np.array([[0], [0], [1]]), np.array([10_000.0]))
+    small = [Ballot(names, np.array([[0], [1], [0]]), np.array([20.0]))] * 9
+    trust = trust_of([large, *small], 3)
+    assert trust["ann"] > trust["cid"] > trust["ben"]
 
 
 # ── Agreement ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -87,6 +87,23 @@ def test_questions_come_back_as_they_were_asked(ledger: Ledger) -> None:
     assert [q.shape is None for q in got] == [True, False, True]
 
 
+def test_a_save_waits_for_the_disk(ledger: Ledger) -> None:
+    assert ledger._store.rows("PRAGMA synchronous") == [(3,)]
+    assert ledger._store.rows("PRAGMA journal_mode") == [("delete",)]
+
+
+def test_answers_in_boxes_that_overlap_leave_each_other_alone(ledger: Ledger) -> None:
+    upper = np.triu(np.ones((6, 6), bool))
+    ledger.ask(
+        1, [Question("a", "a-1", "superpixels", i, (2, 3, 8, 9), shape=s) for i, s in enumerate((upper, ~upper))]
+    )
+    one, two = ledger.questions()
+    ledger.answer([say(one, 1), say(two, 2)])
+    mask = ledger.labels("a", "a-1")
+    np.testing.assert_array_equal(mask[2:8, 3:9], np.where(upper, 1, 2))
+    assert (mask != NOT_LABELLED).sum() == 36
+
+
 def test_a_round_is_asked_once(ledger: Ledger) -> None:
     asked = [square(0), square(1)]
     ledger.ask(1, asked)
@@ -286,6 +303,7 @@ def test_progress_and_what_was_spent(ledger: Ledger) -> None:
     assert [ledger.spent("regions"), ledger.spent("pixels")] == [2, 28]
     assert [ledger.spent("clicks"), ledger.spent("seconds")] == [12, 6.5]
     assert ledger.spent("pixels", up_to=1) == 20
+    assert [ledger.spent("seconds", up_to=1), ledger.spent("clicks", up_to=1)] == [2, 1]
 
 
 # ── The file ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fewmask.annotation import rle
 from fewmask.annotation.rle import HEADER, SPARE, counts, decode_brush, encode_brush, pack, positions, unpack
 
 # Made with pycocotools 2.0.11, down the columns of masks that are given row by row.
@@ -117,6 +118,13 @@ def test_runs_of_every_width_and_beyond_the_longest(pixels: int) -> None:
     code = encode_brush(mask).tobytes()
     assert slow_brush(code) == np.repeat(mask * 255, 4).tolist()
     np.testing.assert_array_equal(decode_brush(code, mask.size), np.flatnonzero(mask))
+
+
+@pytest.mark.parametrize("block", range(1, 9))
+def test_tokens_are_found_across_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rle, "BLOCK", block)
+    mask = np.repeat(np.arange(300) % 2, np.random.default_rng(block).integers(1, 9, 300)).astype(bool)
+    np.testing.assert_array_equal(decode_brush(encode_brush(mask).tobytes(), mask.size), np.flatnonzero(mask))
 
 
 @settings(max_examples=80, deadline=None)

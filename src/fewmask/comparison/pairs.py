@@ -188,9 +188,10 @@ class _Pair:
         values = np.array(of_run, float)[..., None]  # None becomes NaN
         draws = [d.by_draw[..., 0] for d in found.values() if d.by_draw is not None]
         by_draw = np.stack(draws).mean(0)[..., None] if len(draws) == len(found) else None
-        images = np.array([sum(d.images[0] - 1 for d in found.values()) + 1])
+        images = np.array([sum(d.images[0] for d in found.values())])
         made = _Differences(["miou"], values, by_draw, images)
-        return self._tell(made, estimate(made.by_seed, by_draw, images, generator(0, "report", 2)))["miou"]
+        free = images - len(found) + 1  # each domain's images have a mean of their own
+        return self._tell(made, estimate(made.by_seed, by_draw, free, generator(0, "report", 2)))["miou"]
 
     def _tell(self, d: _Differences, e: Estimate) -> dict[str, dict[str, Any]]:
         return {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -57,7 +56,7 @@ def quantise(probability: np.ndarray) -> np.ndarray:
 def merge(answers: Mask, pseudo: Mask, confidence: np.ndarray, threshold: float) -> tuple[Mask, np.ndarray]:
     """Labels (H,W) to train on, and their confidence (H,W) uint8: what people said beats any pseudo-label, and a
     pseudo-label less sure than the threshold (0–1) is none (254)."""
-    sure = confidence >= math.ceil(Fraction(threshold) * STEPS)
+    sure = confidence >= math.ceil(threshold * STEPS)
     answered = answers != NOT_LABELLED
     label = np.where(answered, answers, np.where(sure, pseudo, NOT_LABELLED))
     return label.astype(np.uint8), np.where(answered, HUMAN, confidence).astype(np.uint8)
