@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,17 @@ def test_an_absent_configuration_is_named(tmp_path: Path, fewmask: Fewmask) -> N
     is_refused(fewmask("train", tmp_path / "no.yaml"), f"{tmp_path / 'no.yaml'}: not found")
 
 
+def test_the_version_is_told(fewmask: Fewmask) -> None:
+    assert fewmask("--version") == (0, f"fewmask {version('fewmask')}\n", "")
+
+
+def test_a_folder_below_a_file_is_named(config: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    (tmp_path / "notes").write_text("hello")
+    is_refused(
+        fewmask("train", config, "--out", tmp_path / "notes" / "run"), f"{tmp_path / 'notes'}", "name another place"
+    )
+
+
 def test_a_folder_that_is_not_empty_is_refused(config: Path, data: Path, fewmask: Fewmask) -> None:
     is_refused(fewmask("train", config, "--out", data), f"{data}: not empty and not a run; give another --out")
 
@@ -200,6 +212,18 @@ def test_check_of_good_data(config: Path, fewmask: Fewmask) -> None:
     report = fewmask("check", config, "--json")
     assert report.code == 0
     assert json.loads(report.out)["errors"] == []
+
+
+def test_check_tells_the_same_of_many_files_in_few_lines(tmp_path: Path, fewmask: Fewmask) -> None:
+    root = two_domains(tmp_path / "data", pool=0)
+    for number in range(25):
+        (root / "a" / "images" / f"note{number}.txt").write_text("no image")
+    config = write_config(tmp_path / "c.yaml", plain(root))
+    done = fewmask("check", config)
+    assert done.out.count("note") == 10
+    assert "not an image by its name: 15 more; --json lists them" in done.out
+    assert "0 errors, 25 warnings" in done.out
+    assert len(json.loads(fewmask("check", config, "--json").out)["warnings"]) == 25
 
 
 def test_check_lists_every_error_and_ends_with_2(tmp_path: Path, fewmask: Fewmask) -> None:

@@ -6,7 +6,9 @@ Exit code 0: done · 1: it failed · 2: the input is wrong.
 
 from __future__ import annotations
 
+import errno
 import sys
+from typing import Annotated
 
 import typer
 
@@ -19,11 +21,29 @@ from fewmask.cli.runs import evaluate, export, predict
 from fewmask.cli.training import check, demo, train
 
 app = typer.Typer(
-    help="Segmentation from few masks: many label spaces, few labels, one model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"fewmask {version('fewmask')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Segmentation from few masks: many label spaces, few labels, one model."""
+
+
 for verb in (demo, check, train, campaign, query, answer, agreement, evaluate, predict, export, report, compare):
     app.command()(verb)
 app.add_typer(recipes, name="recipes")
@@ -40,8 +60,16 @@ def main() -> None:
             _fail("stopped; the same command goes on from what is on the disk", 1)
         raise
     except (RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None and (mend := _PLACES.get(error.errno or 0)):
+            _fail(f"{error.filename}: {error.strerror}; {mend}", 2)
         _fail(f"{type(error).__name__}: {error}", 1)
 
+
+# What is wrong with the place that somebody named, not with the machine.
+_PLACES = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "mend its permissions, or name another place")
+_PLACES |= dict.fromkeys(
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "a file or folder is in the way, name another place"
+)
 
 # What typer makes of Ctrl-C, which it does not let through.
 _INTERRUPTED = 130

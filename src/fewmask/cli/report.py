@@ -38,5 +38,7 @@ def report(
         print_json(result)
     else:
         say(f"{result['report']} ({result['bytes'] / 2**20:.1f} MiB)")
+        for reason in result["missing"]:
+            say(f"not on it: {reason}")
     if show:
         webbrowser.open(Path(result["report"]).resolve().as_uri())

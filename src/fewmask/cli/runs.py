@@ -79,7 +79,7 @@ def evaluate(
     elif "heads" in result:
         print_heads(result, f"{run}, {split}")
     else:
-        print_scores(result, f"{run}, {split}")
+        print_scores(result, str(run))
 
 
 def predict(

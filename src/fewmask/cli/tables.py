@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def print_scores(result: Mapping[str, Any], title: str) -> None:
     """Per-class IoU of every domain, as `evaluate` and a run's summary have them."""
     for name, s in result["domains"].items():
-        out.print(f"\n{title} · {name}", style="bold", soft_wrap=True)
-        table = Table("class", "IoU")
+        looked = f"{s['split']}, {s['images']} {'image' if s['images'] == 1 else 'images'}"
+        out.print(f"\n{plain(title)} · {plain(name)} · {looked}", style="bold", soft_wrap=True)
+        table = Table("class", "IoU, %")
         for label, iou in s["iou"].items():
             table.add_row(plain(label), percent(iou))
         table.add_section()
@@ -67,7 +68,7 @@ def rounds_table(history: list[dict[str, Any]], unit: str) -> Table:
     domains = list(history[0]["miou"])
     several = ["mean"] if len(domains) > 1 else []
     counted = [] if unit == "pixels" else [f"{unit} in all"]
-    table = Table("round", *counted, "pixels in all", *domains, *several, "seconds", title="mIoU on validation")
+    table = Table("round", *counted, "pixels in all", *domains, *several, "seconds", title="mIoU on validation, in %")
     for entry in history:
         scores = [entry["miou"][name] for name in domains] + ([entry["avg_miou"]] if several else [])
         labels = [f"{entry['total_cost']:,.0f}"] if counted else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,10 @@ from fewmask.cli.terminal import (
 
 if TYPE_CHECKING:
     from fewmask.data.doctor import Report
+    from fewmask.data.layouts import Problem
+
+ALIKE = 10
+"""Problems that say the same: so many are listed."""
 
 
 def demo(
@@ -71,13 +77,27 @@ def print_report(report: Report, as_json: bool) -> None:
             splits = ", ".join(f"{k} {v}" for k, v in s.splits.items())
             out.print(f"\n{name}: {splits}; {s.labelled} labelled", style="bold", soft_wrap=True)
             out.print(statistics_table(s))
-        for problem in report.warnings:
-            out.print(f"[yellow]warning[/] {plain(problem)}", soft_wrap=True)
-        for problem in report.errors:
-            out.print(f"[red]error[/] {plain(problem)}", soft_wrap=True)
-        out.print(f"{len(report.errors)} errors, {len(report.warnings)} warnings")
+        _list("[yellow]warning[/]", report.warnings)
+        _list("[red]error[/]", report.errors)
+        say(f"{_many(report.errors, 'error')}, {_many(report.warnings, 'warning')}")
     if report.errors:
         raise typer.Exit(2)
+
+
+def _list(kind: str, problems: Sequence[Problem]) -> None:
+    """A line each; of those that say the same of many files only the first."""
+    alike = Counter((problem.value, problem.mend) for problem in problems)
+    told: Counter[tuple[str, str]] = Counter()
+    for problem in problems:
+        told[what := (problem.value, problem.mend)] += 1
+        if told[what] <= ALIKE:
+            out.print(f"{kind} {plain(problem)}", soft_wrap=True)
+        if told[what] == ALIKE < alike[what]:
+            out.print(f"{kind} {plain(problem.value)}: {alike[what] - ALIKE:,} more; --json lists them", soft_wrap=True)
+
+
+def _many(problems: Sequence[Problem], noun: str) -> str:
+    return f"{len(problems):,} {noun}{'' if len(problems) == 1 else 's'}"
 
 
 def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = None, as_json: Json = False) -> None:
