@@ -534,6 +534,43 @@ def test_one_budget_over_all_domains_and_questions_in_each_ones_own_terms() -> N
     assert chosen({"b": parts["b"].take(np.zeros(8, bool))}, domains, {}, 1000) == []
 
 
+def test_no_pixel_is_asked_for_twice_however_the_image_was_cut_before() -> None:
+    """Pixels that were skipped, and pixels that are labelled."""
+    mask = np.full((32, 32), NOT_LABELLED, np.uint8)
+    mask[:, 12:16] = 1
+    source = helpers.ArraySource({"a-0": np.zeros((32, 32, 3), np.uint8)}, {"a-0": mask})
+    plain_ = helpers.domain("a", 3, images=1, labelled=1, size=(32, 32))
+    domain = replace(plain_, source=source, splits={"train": ("a-0",)}, labelled=("a-0",), partial={"a-0": 0.125})
+    part = candidates(domain, 1.0).take(np.arange(1))
+    settings_ = AskSettings.model_validate({"regions": "squares:16", "budget": {"amount": 1}})
+    skipped = [Question("a", "a-0", "squares:5", 0, (0, 0, 5, 5)), Question("a", "a-1", "squares:5", 1, (0, 5, 5, 10))]
+    (found,) = questions(
+        {"a": part}, {"a": domain}, settings_, skipped, cost_model(CampaignSettings()), {"a": 1.0}, Path("unused"),
+        np.random.default_rng(0),
+    )  # fmt: skip
+    expected = np.ones((16, 16), bool)
+    expected[:5, :5] = expected[:, 12:] = False
+    np.testing.assert_array_equal(found.inside, expected)
+
+
+def test_domains_look_at_their_pools_with_draws_of_their_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the i-th images of two domains would be asked about in the same places."""
+    seeds = dict[tuple[int, str], int]()
+    monkeypatch.setattr(rounds, "committee", lambda *_: None)
+    monkeypatch.setattr(
+        rounds, "look", lambda _, domain, *__, ask, seed, **___: seeds.update({(ask, domain.name): seed})
+    )
+    config = settings(data)
+    made = rounds._Rounds(config, tmp_path / "run", lambda moment: None, False)
+    for number in (0, 1):
+        monkeypatch.setattr(rounds, "Asked", lambda settings, number, before: number)
+        made._look(number, made.domains, AskSettings.model_validate(BY_CHANCE), [])
+    assert len(seeds) == len(set(seeds.values())) == 4
+    assert seeds[0, "a"] == config.seed
+
+
 def entry(number: int, cost: dict[str, float], miou: dict[str, float | None]) -> Entry:
     return Entry(number, cost, {name: int(c) for name, c in cost.items()}, miou, 1.0)
 

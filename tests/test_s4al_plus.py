@@ -200,12 +200,12 @@ def test_the_supervised_term_is_that_of_a_loop_over_labelled_and_pseudo_labelled
 def test_the_contrast_is_the_mean_over_domains_among_each_ones_own_sure_labels() -> None:
     of = students(3, 4)
     network = model(of)
-    made = prepared(of, network, contrast={**SMALL, "weight": 0.5, "sure": 0.85})
+    made = prepared(of, network, contrast={**SMALL, "weight": 0.5, "sure": 0.85, "hard": 0.3})
     part = drawn(of, made, network)
     got = in_eval(made, network, part, seed=5)["contrast"].item()
     assert made.representation is not None
     assert part.confidence is not None
-    rng, means, left_out = torch.Generator().manual_seed(5), [], 0
+    rng, means, left_out, hard = torch.Generator().manual_seed(5), [], 0, set()
     for k, name in enumerate(of):
         chosen = [r for r in torch.nonzero(part.domain == k).flatten().tolist() if (part.label[r] < NOT_LABELLED).any()]
         label, sure = torch.full((len(chosen), 8, 8), VOID, dtype=torch.uint8), torch.zeros(len(chosen), 8, 8)
@@ -217,13 +217,15 @@ def test_the_contrast_is_the_mean_over_domains_among_each_ones_own_sure_labels()
                     value = int(part.label[row, 4 * y + 2, 4 * x + 2])
                     if value < NOT_LABELLED and int(part.confidence[row, 4 * y + 2, 4 * x + 2]) >= 0.85 * STEPS:
                         label[i, y, x], sure[i, y, x] = value, p[i, value, y, x].item()
+                        hard.add(bool(sure[i, y, x] < 0.3))
                     left_out += value < NOT_LABELLED and int(label[i, y, x]) == VOID
         means.append(
             regional_contrast(
                 made.representation.head(features), label, sure, rng, classes=of[name].space.num_classes, queries=16,
-                negatives=8, sets=4, hard=0.95, temperature=0.5,
+                negatives=8, sets=4, hard=0.3, temperature=0.5,
             )
         )  # fmt: skip
+    assert hard == {True, False}
     assert left_out  # pseudo-labels that are sure enough for the cross-entropy, not for the contrast
     assert got == pytest.approx(0.5 * torch.stack(means).mean().item(), rel=1e-4)
 

@@ -46,6 +46,8 @@ from fewmask.randomness import generator
 
 # Each round trains with a seed of its own; the first with the run's, so that one round is plain training, bit for bit.
 SEEDS_APART = 2**20
+# So does each domain's look at its pool: its draws are numbered by its own images.
+DOMAINS_APART = 2**40
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class _Rounds:
         runs = [self.files.round(n) for n in reversed(range(first, number))]
         networks = committee(self.config, self.domains, runs, self.device)
         found = {}
-        for name, domain in domains.items():
+        for k, (name, domain) in enumerate(domains.items()):
             candidates = look(
                 networks,
                 domain,
@@ -166,7 +168,7 @@ class _Rounds:
                 cache=self.files.superpixels,
                 ask=None if ask is None else Asked(ask, number, [q for q in before if q.domain == name]),
                 pseudo=self._pseudo(number, name) if self._teaches(number) else None,
-                seed=self._seed(number),
+                seed=self._seed(number) + k * DOMAINS_APART,
                 workers=self.config.train.workers,
                 progress=lambda done, total, name=name: self._hear(  # type: ignore[misc]
                     number, Moment(name, "look", done, total, {}, 0.0, memory_mib(self.device))
