@@ -201,25 +201,25 @@ def test_generated_images_do_not_move_the_running_statistics() -> None:
 def bars(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Points (N,2) of two classes, which lie on two long parallel bars, and their classes (N,)."""
     label = torch.arange(count) % 2
-    along = 6 * torch.rand(count, generator=rng(seed)) - 3
+    along = 4 * torch.rand(count, generator=rng(seed)) - 2
     across = 1 - 2 * label + 0.1 * torch.randn(count, generator=rng(seed + 1))
     return torch.stack([along, across], 1), label
 
 
-def accuracy(weight: float) -> float:
+def accuracy(weight: float, seed: int) -> float:
     """Of points, learnt from one label a class, at opposite ends of the bars, and from points without one; what is fake
-    is spread over the plane, as by a generator that knows no better."""
-    first = rng(1)
+    is spread over the plane, as by a generator that knows no better. The seed is the network's and the points'."""
+    first = rng(seed)
     network = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
     for layer in (network[0], network[2], network[4]):
         assert isinstance(layer, nn.Linear)
         for parameter in layer.parameters():
             nn.init.uniform_(parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=first)
-    known, label = torch.tensor([[-2.5, 1.0], [2.5, -1.0]]), torch.tensor([0, 1])[:, None, None]
+    known, label = torch.tensor([[-1.5, 1.0], [1.5, -1.0]]), torch.tensor([0, 1])[:, None, None]
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
-    for step in range(300):
+    for step in range(10_000 * seed, 10_000 * seed + 200):
         real = bars(128, 10 * step)[0]
-        fake = torch.tensor([8.0, 4.0]) * (torch.rand(128, 2, generator=rng(10 * step + 2)) - 0.5)
+        fake = torch.tensor([6.0, 4.0]) * (torch.rand(128, 2, generator=rng(10 * step + 2)) - 0.5)
         logits = network(torch.cat([known, real, fake]))[:, :, None, None]
         loss = cross_entropy(with_fake(logits[:2]), label)
         loss = loss + weight * (surprise_if_real(logits[2:130]).mean() + surprise_if_fake(logits[130:]).mean())
@@ -230,9 +230,13 @@ def accuracy(weight: float) -> float:
     return float((network(points).argmax(1) == truth).float().mean())
 
 
+@pytest.mark.slow
 def test_what_is_fake_between_the_classes_carries_labels_along_them() -> None:
-    assert accuracy(0) < 0.7
-    assert accuracy(1) > 0.95
+    """With every seed. On bars half as long again, labels as far apart are cut across, and three of eight networks
+    stay with that cut, in which each bar is real by halves of two classes."""
+    without, with_it = ([accuracy(weight, seed) for seed in range(5)] for weight in (0, 1))
+    assert max(without) < 0.8
+    assert min(with_it) > 0.95
 
 
 # ── Weak labels ──────────────────────────────────────────────────────────────────────────────────────────────────────
