@@ -1,10 +1,12 @@
-"""What a small student learns from a large teacher, and what either costs: mIoU on test and milliseconds an image.
+"""What a small student learns from large teachers, and what either costs: mIoU on test and milliseconds an image.
 
-    python experiments/distill.py CONFIG --student key.sub=value … --seeds 0 1 2 [--teachers N] [--set key.sub=value …]
+    python experiments/distill.py CONFIG --student key.sub=value … [--teacher key.sub=value …]… --seeds 0 1 2
 
-For each seed: CONFIG's own training N times (its ensemble is the teacher), the student from its labels alone (`joint`)
-and the student of `distill`. Runs are resumable; the result file is written as each seed ends. An image's time is the
-best of several forwards of one image of the test split in eval mode, without reading it.
+For each seed, which decides what is labelled for all: CONFIG's own training with the settings of each `--teacher` (as
+it is where there is none), the student from the labels alone (`joint`), the student taught by the first teacher and,
+where there are more, by all. Runs are resumable; the result file is written as each ends. An image's time is the least
+of several forwards of one image of the test split in eval mode, without reading it; on a CPU that of the processor, so
+that other work beside it counts for little: take one thread.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from compare import cpu_name, report, spread
 
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast, choose_device
@@ -26,61 +28,89 @@ from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.files import write_json
 from fewmask.methods import read_config
 
-REPEATS = 10
+REPEATS = 50
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--student", nargs="+", required=True, metavar="model.key=value")
+    parser.add_argument("--student", nargs="+", required=True, metavar="key.sub=value")
+    parser.add_argument("--teacher", nargs="+", action="append", metavar="key.sub=value", dest="teachers")
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
-    parser.add_argument("--teachers", type=int, default=1, help="networks in the ensemble")
     parser.add_argument("--set", nargs="*", default=[], metavar="key.sub=value", dest="overrides")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept, to go on with them")
+    parser.add_argument("--out", type=Path, required=True, help="the result file")
     arguments = parser.parse_args()
-    rows: dict[str, Any] = {}
+    runs: dict[str, dict[str, Any]] = {}
     for seed in arguments.seeds:
-        # Each teacher begins elsewhere; only the first one has the student's labelled images.
-        folders = [arguments.runs / f"teacher-{seed}-{n}" for n in range(arguments.teachers)]
-        for n, folder in enumerate(folders):
-            rows[folder.name] = measured(arguments, folder, [f"seed={seed + 1000 * n}"])
-        taught = ", ".join(f"'{folder.absolute()}'" for folder in folders)
-        for name, method in (("alone", "joint"), ("taught", f"{{name: distill, teachers: [{taught}]}}")):
-            folder = arguments.runs / f"{name}-{seed}"
-            rows[folder.name] = measured(arguments, folder, [f"seed={seed}", f"method={method}", *arguments.student])
-        command = f"python experiments/distill.py {shlex.join(sys.argv[1:])}"
-        write_json(arguments.out, {"command": command, "cores": os.cpu_count(), "runs": rows})
+        for row, settings in rows(arguments, seed).items():
+            runs[f"{row}/{seed}"] = measured(arguments, arguments.runs / f"{row}-{seed}", [*settings, f"seed={seed}"])
+            write_json(arguments.out, result(arguments, runs))
+
+
+def rows(arguments: argparse.Namespace, seed: int) -> dict[str, list[str]]:
+    """By name, what each run overrides in the configuration, in an order in which a student finds its teachers."""
+    teachers = arguments.teachers or [[]]
+    found = {f"teacher-{n}": settings for n, settings in enumerate(teachers, 1)}
+    folders = [f"'{(arguments.runs / f'{name}-{seed}').absolute()}'" for name in found]
+    found["alone"] = ["method=joint", *arguments.student]
+    for count in sorted({1, len(teachers)}):
+        method = f"method={{name: distill, teachers: [{', '.join(folders[:count])}]}}"
+        found[f"taught-by-{count}"] = [method, *arguments.student]
+    return found
 
 
 def measured(arguments: argparse.Namespace, folder: Path, settings: list[str]) -> dict[str, Any]:
-    summary = train(read_config(arguments.config, [*arguments.overrides, *settings]), folder)
-    config = load_config(folder)
+    summary = train(read_config(arguments.config, [*arguments.overrides, *settings]), folder, report)
+    config, model = load_config(folder), load_model(folder)
     speed = {name: milliseconds(folder, domain) for name, domain in load_domains(config).items()}
-    found = {
-        "miou": {name: scores["miou"] for name, scores in summary["domains"].items()},
-        "avg_miou": summary["avg_miou"],
-        "milliseconds": speed,
-        "parameters": sum(p.numel() for p in load_model(folder).parameters()),
-        **{key: summary[key] for key in ("seconds", "hardware", "versions")},
-    }
     print(folder.name, round(100 * summary["avg_miou"], 1), speed, flush=True)
-    return found
+    return summary | {
+        "encoder": config.model.encoder,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "milliseconds": speed,
+    }
 
 
 @torch.inference_mode()
 def milliseconds(folder: Path, domain: Domain) -> float:
-    """The best of several forwards of one test image."""
+    """The least of several forwards of one test image, with the threads that there are."""
     precision = load_config(folder).train.precision
     model = load_model(folder, choose_device("auto")).to(memory_format=torch.channels_last)
     image = torch.from_numpy(domain.image(domain.splits["test"][0])).permute(2, 0, 1)[None].to(model.mean.device)
-    best = float("inf")
+    clock, best = (time.process_time if image.device.type == "cpu" else time.perf_counter), float("inf")
     for _ in range(REPEATS):
-        began = time.perf_counter()
-        with autocast(model.mean.device, precision):
+        began = clock()
+        with autocast(image.device, precision):
             model(image, domain.name).argmax(1).cpu()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, clock() - began)
     return round(1000 * best, 2)
+
+
+def result(arguments: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    some = next(iter(runs.values()))
+    kept = ("encoder", "parameters", "milliseconds", "avg_miou", "selected_step", "seconds")
+    names = dict.fromkeys(key.partition("/")[0] for key in runs)
+    return {
+        "command": command(arguments),
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), **some["hardware"]},
+        **{key: some[key] for key in ("versions", "steps", "labelled", "unlabelled")},
+        "methods": {n: spread([r for key, r in runs.items() if key.partition("/")[0] == n]) for n in names},
+        "runs": {
+            key: {k: run[k] for k in kept}
+            | {"domains": {n: {k: d[k] for k in ("miou", "iou")} for n, d in run["domains"].items()}}
+            for key, run in runs.items()
+        },
+    }
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What makes these results; where runs and results are kept makes no difference to them."""
+    words = [str(arguments.config), "--student", *arguments.student]
+    for teacher in arguments.teachers or []:
+        words += ["--teacher", *teacher]
+    words += ["--seeds", *map(str, arguments.seeds), *(["--set", *arguments.overrides] if arguments.overrides else [])]
+    return "python experiments/distill.py " + shlex.join(words)
 
 
 if __name__ == "__main__":
