@@ -200,7 +200,7 @@ def test_the_supervised_term_is_that_of_a_loop_over_labelled_and_pseudo_labelled
 def test_the_contrast_is_the_mean_over_domains_among_each_ones_own_sure_labels() -> None:
     of = students(3, 4)
     network = model(of)
-    made = prepared(of, network, contrast={**SMALL, "weight": 0.5, "sure": 0.85, "hard": 0.3})
+    made = prepared(of, network, contrast={**SMALL, "weight": 0.5, "sure": 0.85, "hard": 0.334})
     part = drawn(of, made, network)
     got = in_eval(made, network, part, seed=5)["contrast"].item()
     assert made.representation is not None
@@ -217,12 +217,12 @@ def test_the_contrast_is_the_mean_over_domains_among_each_ones_own_sure_labels()
                     value = int(part.label[row, 4 * y + 2, 4 * x + 2])
                     if value < NOT_LABELLED and int(part.confidence[row, 4 * y + 2, 4 * x + 2]) >= 0.85 * STEPS:
                         label[i, y, x], sure[i, y, x] = value, p[i, value, y, x].item()
-                        hard.add(bool(sure[i, y, x] < 0.3))
+                        hard.add(bool(sure[i, y, x] < 0.334))
                     left_out += value < NOT_LABELLED and int(label[i, y, x]) == VOID
         means.append(
             regional_contrast(
                 made.representation.head(features), label, sure, rng, classes=of[name].space.num_classes, queries=16,
-                negatives=8, sets=4, hard=0.3, temperature=0.5,
+                negatives=8, sets=4, hard=0.334, temperature=0.5,
             )
         )  # fmt: skip
     assert hard == {True, False}
