@@ -117,12 +117,15 @@ def test_what_was_seen_before_gets_no_gradient() -> None:
 # ── The networks ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("relights", [False, True])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (18, 70)])
-def test_a_translator_of_any_size_of_image_draws_from_its_generator_alone(size: tuple[int, int]) -> None:
+def test_a_translator_of_any_size_of_image_draws_from_its_generator_alone(
+    size: tuple[int, int], relights: bool
+) -> None:
     before = torch.get_rng_state()
-    translator = Translator(4, 2, rng(1))
+    translator = Translator(4, 2, relights, rng(1))
     assert torch.equal(torch.get_rng_state(), before)
-    assert same(translator.state_dict(), Translator(4, 2, rng(1)).state_dict())
+    assert same(translator.state_dict(), Translator(4, 2, relights, rng(1)).state_dict())
     image = torch.randint(0, 256, (2, 3, *size), generator=rng(2), dtype=torch.uint8)
     made = translator(image)
     assert made.shape == image.shape
@@ -131,8 +134,23 @@ def test_a_translator_of_any_size_of_image_draws_from_its_generator_alone(size: 
 
 def test_the_full_size_networks_are_those_of_the_source() -> None:
     """11.4 and 2.8 million weights, as published for CycleGAN at 256×256."""
-    assert sum(p.numel() for p in Translator(64, 9, rng()).parameters()) == 11_378_179
+    assert sum(p.numel() for p in Translator(64, 9, False, rng()).parameters()) == 11_378_179
     assert sum(p.numel() for p in PatchDiscriminator(64, 70, rng()).parameters()) == 2_764_737
+
+
+def test_relighting_is_a_gain_and_an_offset_for_each_value() -> None:
+    translator = Translator(4, 1, True, rng(1))
+    for parameter in translator.layers[-1].parameters():  # nothing learnt yet: the image, through the last tanh
+        parameter.data.zero_()
+    image = torch.randint(0, 256, (2, 3, 21, 34), generator=rng(2), dtype=torch.uint8).float()
+    expected = ((image / 127.5 - 1).tanh() + 1) * 127.5
+    torch.testing.assert_close(translator(image), expected)
+    bias = translator.layers[-1].bias
+    assert isinstance(bias, Tensor)
+    bias.data = torch.tensor([-0.5, 0.0, 1.0, -0.2, 0.0, 0.3])  # the gains' and the offsets' of red, green and blue
+    scaled = image / 127.5 - 1
+    by = torch.tensor([0.5, 1.0, 2.0])[:, None, None] * scaled + torch.tensor([-0.2, 0.0, 0.3])[:, None, None]
+    torch.testing.assert_close(translator(image), (by.tanh() + 1) * 127.5)
 
 
 @pytest.mark.parametrize("patch", [16, 34, 70])
@@ -466,7 +484,7 @@ def test_translation_finds_the_light_of_the_target_and_the_way_back() -> None:
     made, draw = method(of, semantic=0, adversarial=1, cycle=10, identity=5), rng()
     pair, shown = Translation(settings, draw), torch.ones(4, 24, 24, dtype=torch.bool)
     optimiser = torch.optim.Adam(pair.parameters(), lr=4e-3, betas=(0.5, 0.999))
-    for _ in range(60):
+    for _ in range(120):
         optimiser.zero_grad()
         for images, way in zip((day, night), pair.ways(), strict=True):
             rows = torch.randperm(8, generator=draw)[:4]

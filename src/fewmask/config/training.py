@@ -114,11 +114,14 @@ class HungAdamSettings(AdamSettings):
 
 class TranslatorSettings(Settings):
     """Of the networks that make images of one domain look like another's; CycleGAN (Zhu et al., ICCV 2017) has 64, 9,
-    70, 64 and 50."""
+    false, 70, 64 and 50."""
 
     channels: PositiveInt = 16
     """Of the first layer."""
     blocks: NonNegativeInt = 3
+    relights: bool = True
+    """Whether it makes a gain and an offset for the image; CycleGAN's makes the whole image, which takes far longer to
+    become sharp."""
     patch: Literal[16, 34, 70] = 34
     """Pixels a side of what a discriminator judges at a time."""
     discriminator_channels: PositiveInt = 16

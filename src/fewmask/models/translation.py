@@ -23,12 +23,14 @@ class Translator(nn.Module):
     """A ResNet between images: convolution 7×7 to D channels, two of stride 2 to 2D and 4D, residual blocks, and the
     way back, with instance normalisation and ReLU.
 
-    It makes the whole image: one that adds to the image is blind to what colour it adds to, by the normalisation, and
-    stays where it begins.
+    It makes the whole image as its source does, or, if it `relights`, a gain and an offset for each value of the image:
+    what is sharp stays sharp from the first step. One that added an offset alone would stay where it begins: by the
+    normalisation it is blind to what colour it adds to.
     """
 
-    def __init__(self, channels: int, blocks: int, rng: torch.Generator) -> None:
+    def __init__(self, channels: int, blocks: int, relights: bool, rng: torch.Generator) -> None:
         super().__init__()
+        self.relights = relights
         widths = (channels, 2 * channels, 4 * channels)
 
         def layers() -> nn.Sequential:
@@ -39,7 +41,7 @@ class Translator(nn.Module):
             for wide, narrow in itertools.pairwise(reversed(widths)):
                 up = nn.ConvTranspose2d(wide, narrow, 3, stride=2, padding=1, output_padding=1)
                 parts += [up, *_normalised(narrow)]
-            return nn.Sequential(*parts, nn.ReflectionPad2d(3), nn.Conv2d(channels, 3, 7), nn.Tanh())
+            return nn.Sequential(*parts, nn.ReflectionPad2d(3), nn.Conv2d(channels, 6 if relights else 3, 7))
 
         self.layers = drawn(layers, rng)
 
@@ -47,7 +49,11 @@ class Translator(nn.Module):
         """image (B,3,H,W) of 0–255 → the same of the other domain, fp32."""
         height, width = image.shape[-2:]
         scaled = F.pad(image.float() / 127.5 - 1, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
-        return (self.layers(scaled).float()[..., :height, :width] + 1) * 127.5
+        made = self.layers(scaled).float()
+        if self.relights:
+            gain, offset = made.chunk(2, 1)
+            made = (1 + gain) * scaled + offset
+        return (made[..., :height, :width].tanh() + 1) * 127.5
 
 
 class PatchDiscriminator(nn.Module):
@@ -155,7 +161,7 @@ class Translation(nn.Module):
     def __init__(self, settings: TranslatorSettings, rng: torch.Generator) -> None:
         super().__init__()
         s = settings
-        self.to_target, self.to_source = (Translator(s.channels, s.blocks, rng) for _ in range(2))
+        self.to_target, self.to_source = (Translator(s.channels, s.blocks, s.relights, rng) for _ in range(2))
         self.of_target, self.of_source = (PatchDiscriminator(s.discriminator_channels, s.patch, rng) for _ in range(2))
         self.made_targets, self.made_sources = (History(s.history).to(rng.device) for _ in range(2))
 
