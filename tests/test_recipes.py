@@ -23,7 +23,7 @@ from fewmask.recipes.data import look
 ROOT = Path(__file__).parents[1]
 NAMES = [
     *("active-camvid", "active-cityscapes", "cityscapes-camvid", "cityscapes-idd", "cityscapes-sunrgbd", "compare"),
-    *("labels-camvid", "real-domains", "real-single", "scenes", "semi-cityscapes", "unimatch-v2"),
+    *("labels-camvid", "real-domains", "real-single", "scenes", "scenes-adaptation", "semi-cityscapes", "unimatch-v2"),
 ]
 ROWS = [(name, row) for name in NAMES for row in recipes.read(name).table()]
 ONCE = ["class-wise", "pixelpick-camvid", "random-images-camvid", "random-regions-camvid", "s4al-camvid"]
