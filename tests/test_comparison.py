@@ -235,6 +235,8 @@ def test_pairs_are_by_seed_and_the_figures_those_of_the_summaries(runs: Path) ->
     told = [figure("better", s)["domains"]["rooms"]["iou"]["sky"] for s in range(3)]
     assert sky["b"] == pytest.approx(statistics.mean(told))
     assert sky == {**pair["domains"]["rooms"]["miou_shared"], "p_holm": sky["p_holm"]}  # its only shared class
+    wall = pair["domains"]["rooms"]["iou"]["wall"]
+    assert wall == {**pair["domains"]["rooms"]["miou_private"], "p_holm": wall["p_holm"]}  # its only private one
     assert pair["domains"]["streets"]["iou"]["[bold]|`car"]["difference"] is None  # no label shows it
 
 
