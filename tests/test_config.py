@@ -19,7 +19,7 @@ from fewmask.config import Config
 from fewmask.engine.checkpoint import save_weights
 from fewmask.engine.device import choose_device
 from fewmask.engine.fit import train
-from fewmask.engine.run import Run, begin, load_config, load_model, open_run
+from fewmask.engine.run import Run, begin, load_config, load_model, load_summary, open_run
 from fewmask.methods import SETTINGS, parse_config, read_config
 
 MINIMAL: dict[str, Any] = {
@@ -312,6 +312,29 @@ def test_where_to_compute_may_differ(tmp_path: Path) -> None:
     open_run(tmp_path, parse_config(changed(train={"device": "cpu", "workers": 0, "tensorboard": True})))
     with pytest.raises(ValueError, match=r"train.precision: 'auto' there, 'fp32' here"):
         open_run(tmp_path, parse_config(changed(train={"precision": "fp32"})))
+
+
+def test_data_that_moved_is_told_where_to_write(tmp_path: Path) -> None:
+    with begin(Run(tmp_path), parse_config(MINIMAL)):
+        pass
+    moved = parse_config(changed(domains={"a": {"layout": "folder", "root": "/elsewhere"}}))
+    with pytest.raises(ValueError, match=r"domains\.a\.root: .* Then write its new `root` into .*config\.yaml"):
+        open_run(tmp_path, moved)
+
+
+def test_a_run_of_another_version_is_told_so(tmp_path: Path) -> None:
+    with begin(Run(tmp_path), parse_config(MINIMAL)):
+        pass
+    with open(Run(tmp_path).config, "a", encoding="utf-8") as file:
+        file.write("gone: 1\n")
+    with pytest.raises(ValueError, match=r"(?s)gone: unknown key.*another version of fewmask, use that one"):
+        load_config(tmp_path)
+
+
+def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"summary\.json: damaged \(.*; remove it and go on"):
+        load_summary(Run(tmp_path))
 
 
 def test_a_folder_with_anything_else_is_refused(tmp_path: Path) -> None:

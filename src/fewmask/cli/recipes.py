@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
+from rich.table import Table
 
 from fewmask.cli.campaigns import Enough, print_campaign
 from fewmask.cli.terminal import Json, counting, duration, err, out, percent, plain, print_json, say, training_progress
@@ -49,8 +49,7 @@ def list_all(as_json: Json = False) -> None:
     """List the recipes: what they are, their rows, and what they cost."""
     from fewmask.recipes import configuration, names, read, seconds
 
-    table = Table(Column("recipe", no_wrap=True), "what", "rows", "cost of a run", "of all")
-    plainly = {}
+    plainly, told = {}, []
     for name in names():
         recipe = read(name)
         rows = recipe.table()
@@ -63,13 +62,13 @@ def list_all(as_json: Json = False) -> None:
         low, high = duration(min(cost.values())), duration(max(cost.values()))
         each = low if low == high else f"{low} … {high}"
         of_all = duration(sum(cost.values()) * len(recipe.seeds))
-        many = f"{len(rows)} × {len(recipe.seeds)} seeds"
-        table.add_row(name, plain(recipe.title), many, f"{each} on {plain(recipe.rate.machine)}", of_all)
+        runs = _runs(rows, recipe.seeds)
+        told.append(f"{name}: {recipe.title}\n  {runs}, {each} a run on {recipe.rate.machine}, {of_all} in all")
     if as_json:
         print_json(plainly)
         return
-    out.print(table)
-    say("Costs are estimates: pixels of all crops by a stated rate; validation and the loader come on top.")
+    say("\n".join(told))
+    say("\nCosts are estimates: pixels of all crops by a stated rate; validation and the loader come on top.")
     say("fewmask recipes show NAME · fewmask recipes run NAME [ROW …] data=FOLDER")
 
 
@@ -138,7 +137,7 @@ def run(
         should = " as published" if one.images == one.expected else ""
         say(f"{one.domain}: {counts} images{should} ({one.layout}, {one.folder})", err)
     estimate = sum(seconds(recipe, configs).values()) * len(asked.seeds)
-    runs = f"{len(asked.rows)} rows × {len(asked.seeds)} seeds"
+    runs = _runs(asked.rows, asked.seeds)
     say(f"{runs}, about {duration(estimate)} on {recipe.rate.machine}; in {folder}", err)
     again = ["recipes", "run", name, *(words or []), *(["--seeds", seeds] if seeds else []), "--out", str(folder)]
     again += ["--incomplete"] if incomplete else []
@@ -206,6 +205,10 @@ class _Asked:
         from fewmask.recipes import configuration
 
         return lambda row, seed: configuration(self.recipe, self.name, row, self.data, self.overrides, seed)
+
+
+def _runs(rows: Sized, seeds: Sized) -> str:
+    return " × ".join(f"{len(x)} {noun}{'' if len(x) == 1 else 's'}" for x, noun in ((rows, "row"), (seeds, "seed")))
 
 
 def _needs(recipe: Recipe) -> list[str]:

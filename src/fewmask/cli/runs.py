@@ -188,9 +188,15 @@ def _transfer(
         "precision": settings.train.precision,
         "progress": progress,
     }
-    if head is None and len(model.domains) > 1:
-        return every_head(load_fused(run, device), target, names, split, **options)
-    return through_mapping(model, _only(head, model.spaces, "--head"), target, names, split, **options)
+    try:
+        if head is None and len(model.domains) > 1:
+            return every_head(load_fused(run, device), target, names, split, **options)
+        return through_mapping(model, _only(head, model.spaces, "--head"), target, names, split, **options)
+    except ValueError as error:
+        if names is not None or not str(error).startswith("class mapping"):
+            raise
+        one = ", or choose one head by --head" if head is None and len(model.domains) > 1 else ""
+        raise ValueError(f"{error}. Say it in a file of such lines, `wall: null`, by --classes FILE{one}") from None
 
 
 def _class_names(path: Path) -> dict[str, str | None]:

@@ -11,7 +11,6 @@ every draw is a function of (seed, step, row), and the state between two steps i
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -36,7 +35,17 @@ from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.prototypes import make_prototypes, save_prototypes
-from fewmask.engine.run import Run, begin, describe, hardware, load_domains, open_run, save_model, versions
+from fewmask.engine.run import (
+    Run,
+    begin,
+    describe,
+    hardware,
+    load_domains,
+    load_summary,
+    open_run,
+    save_model,
+    versions,
+)
 from fewmask.files import write_json
 from fewmask.methods import build
 from fewmask.methods.base import Method
@@ -115,8 +124,7 @@ def train(
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             run = open_run(folder, config)
             if distributed.agreed(run.summary.exists()):
-                summary: dict[str, Any] = json.loads(run.summary.read_text(encoding="utf-8"))
-                return summary
+                return load_summary(run)
             fit = _Fit(config, run, domains, device, observe, start)
             with begin(run, config):
                 return fit.run_through()

@@ -243,7 +243,8 @@ def _domain(model: UniversalSegmenter, domain: str | None) -> str:
     if domain is None and len(model.domains) == 1:
         return model.domains[0]
     if domain is None:
-        raise ValueError(f"the model has several domains; say whose classes to predict: {', '.join(model.domains)}")
+        names = ", ".join(model.domains)
+        raise ValueError(f"the model has several domains; say whose classes to predict, by `domain`: {names}")
     if domain not in model.domains:
         raise ValueError(f"no domain {domain!r} in the model; it has {', '.join(model.domains)}")
     return domain

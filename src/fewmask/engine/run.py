@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -103,9 +103,12 @@ def open_run(folder: Path, config: Config) -> Run:
         there = read_config(run.config)
         different = _differences(_essence(there), _essence(config))
         if different:
+            data = (
+                f". Has the data moved? Then write its new `root` into {run.config}" if _only_roots(different) else ""
+            )
             raise ValueError(
                 f"{folder}: holds a run of another configuration ({'; '.join(different)}); give another --out, or the "
-                "same settings to go on with it"
+                f"same settings to go on with it{data}"
             )
     elif folder.exists() and (not folder.is_dir() or _holds_something(folder)):
         raise ValueError(f"{folder}: not empty and not a run; give another --out")
@@ -136,7 +139,18 @@ def load_config(folder: Path) -> Config:
     path = Run(folder).config
     if not path.exists():
         raise ValueError(f"{folder}: not a run (no config.yaml); give the folder that `fewmask train` wrote")
-    return read_config(path)
+    try:
+        return read_config(path)
+    except ValueError as error:
+        raise ValueError(f"{error}\n  A run wrote this file; was it another version of fewmask, use that one") from None
+
+
+def load_summary(run: Run) -> dict[str, Any]:
+    """What a finished run came to. Raises ValueError for a damaged file."""
+    try:
+        return json.loads(run.summary.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{run.summary}: damaged ({error}); remove it and go on, or train the run again") from None
 
 
 def load_domains(config: Config) -> dict[str, Domain]:
@@ -217,6 +231,10 @@ def _essence(config: Config) -> dict[str, Any]:
     for key in MOVABLE:
         data["train"].pop(key)
     return data
+
+
+def _only_roots(different: Sequence[str]) -> bool:
+    return all(difference.partition(":")[0].endswith(".root") for difference in different)
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], at: str = "") -> list[str]:
