@@ -322,7 +322,9 @@ class _Rounds:
     def _hear(self, number: int, moment: Moment) -> None:
         """Pass on what a training or a pass tells, with the round that it belongs to."""
         rounds = self.settings.rounds
-        later = (rounds - 1 - number) * self.config.train.steps if moment.stage not in ("look", "evaluate") else 0
+        # Between rounds people answer: nobody knows for how long.
+        by_itself = self.settings.annotator != "people" and moment.stage not in ("look", "evaluate")
+        later = (rounds - 1 - number) * self.config.train.steps if by_itself else 0
         self.observe(replace(moment, stage=f"round {number + 1}/{rounds} {moment.stage}", later=later))
 
     @cached_property

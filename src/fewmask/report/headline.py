@@ -44,7 +44,7 @@ def _figures(facts: Facts) -> list[Figure]:
     test, validation = scored(facts), validated(facts)
     if test is not None:
         split, miou = test
-        again = "scored once, at the end" if split == "test" else "no test split; this is what selected the weights"
+        again = "scored once, at the end" if split == "test" else "not on test; this is what selected the weights"
         found.append(Figure(f"mIoU on {split}", percent(miou), again))
     if validation is not None and (test is None or test[0] != "val"):
         before = [e["avg_miou"] for e in facts.history[:-1] if e["avg_miou"] is not None]
