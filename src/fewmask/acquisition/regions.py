@@ -273,7 +273,7 @@ def dominant_class(prediction: Tensor, regions: Regions, classes: int) -> np.nda
     `prediction` (H,W) of an integer dtype; values of `classes` and above, such as void, are no class.
     """
     flat = prediction.reshape(-1).long()
-    cells = regions.ids(flat.device) * (classes + 1) + flat.clamp_max(classes)
+    cells = regions.ids(flat.device).long() * (classes + 1) + flat.clamp_max(classes)
     counts = torch.bincount(cells, minlength=regions.count * (classes + 1)).view(-1, classes + 1)[:, :classes].cpu()
     most = counts.max(1)
     return torch.where(most.values > 0, counts.argmax(1), -1).to(torch.int16).numpy()
