@@ -370,7 +370,9 @@ def test_people_are_waited_for_and_answer_when_they_like(
         == waiting["open"] - len({q.id for q in questions_} - {q.id for q in asked(run, open_only=True)})
     )
     campaigns.paint(config, run, out)
-    waiting = campaign(config, run)
+    heard: list[Moment] = []
+    waiting = campaign(config, run, heard.append)
+    assert {m.later for m in heard} == {0}  # how long people take for the next round nobody knows
     assert (waiting["state"], waiting["round"]) == ("waiting", 1)
     assert len(waiting["history"]) == 1
     answered = sum(int(q.inside.sum()) for q in questions_ if q.stem in truth)
