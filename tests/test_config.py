@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -37,7 +38,7 @@ def problems(data: dict[str, Any]) -> list[str]:
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    return {**MINIMAL, **changes}
+    return copy.deepcopy(MINIMAL) | changes
 
 
 # ── What is wrong ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -245,7 +245,8 @@ def test_one_class_no_validation_and_a_name_that_is_markup(tmp_path: Path) -> No
 
 
 def test_a_campaign_that_waits_for_its_first_answers(data: Path, tmp_path: Path) -> None:
-    settings = campaigns.settings(data, "joint", labelled=0, first=ASK, ask=ASK, annotator="people")
+    enough = {**ASK, "budget": {"amount": 3000, "unit": "pixels"}}  # for a square in either domain, whatever is drawn
+    settings = campaigns.settings(data, "joint", labelled=0, first=enough, ask=ASK, annotator="people")
     campaign(settings, tmp_path / "run")
     result = report([tmp_path / "run"])
     text = (tmp_path / "run" / "report.html").read_text()
