@@ -25,7 +25,8 @@ class Translator(nn.Module):
 
     It makes the whole image as its source does, or, if it `relights`, a gain and an offset for each value of the image:
     what is sharp stays sharp from the first step. One that added an offset alone would stay where it begins: by the
-    normalisation it is blind to what colour it adds to.
+    normalisation it is blind to what colour it adds to. A light has no grain, so a gain comes to full size without the
+    checkerboard of transposed convolutions, which a network that learns from a few hundred images takes for the target.
     """
 
     def __init__(self, channels: int, blocks: int, relights: bool, rng: torch.Generator) -> None:
@@ -39,8 +40,7 @@ class Translator(nn.Module):
                 parts += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1), *_normalised(wide)]
             parts += [_Block(widths[-1]) for _ in range(blocks)]
             for wide, narrow in itertools.pairwise(reversed(widths)):
-                up = nn.ConvTranspose2d(wide, narrow, 3, stride=2, padding=1, output_padding=1)
-                parts += [up, *_normalised(narrow)]
+                parts += [*_doubled(wide, narrow, resized=relights), *_normalised(narrow)]
             return nn.Sequential(*parts, nn.ReflectionPad2d(3), nn.Conv2d(channels, 6 if relights else 3, 7))
 
         self.layers = drawn(layers, rng)
@@ -175,6 +175,14 @@ class Translation(nn.Module):
     def forget(self) -> None:
         self.made_targets.forget()
         self.made_sources.forget()
+
+
+def _doubled(wide: int, narrow: int, resized: bool) -> list[nn.Module]:
+    """To twice the height and width: CycleGAN's transposed convolution, or a resize and a convolution (Odena et al.,
+    Deconvolution and checkerboard artifacts, Distill 2016)."""
+    if resized:
+        return [nn.Upsample(scale_factor=2), nn.Conv2d(wide, narrow, 3, padding=1)]
+    return [nn.ConvTranspose2d(wide, narrow, 3, stride=2, padding=1, output_padding=1)]
 
 
 class _Block(nn.Module):
