@@ -80,7 +80,8 @@ def test_a_campaign_killed_at_random_moments_is_the_one_that_was_not(workers: in
     method = {"name": "s4al-plus", "confidence": 0.0}
     ask = {**SQUARES, "balance": "diverse"}
     train = {"steps": 6, "checkpoint_every": 2, "workers": workers}
-    plain = settings_of(data, method, labelled=0, train=train, first=BY_CHANCE, ask=ask)
+    first = {**BY_CHANCE, "budget": {"amount": 2000, "unit": "pixels"}}  # for a square in either domain
+    plain = settings_of(data, method, labelled=0, train=train, first=first, ask=ask)
     path = write_config(tmp_path / "config.yaml", plain)
     done = run_python(KILLED, path, tmp_path / "run", KILLS // 2, 2.0, workers)
     assert done.returncode == 0, done.stdout + done.stderr
