@@ -23,7 +23,7 @@ from PIL import Image
 from fewmask import cli
 from fewmask.cli.terminal import _told
 from fewmask.engine.counts import read_counts
-from fewmask.engine.device import memory_mib
+from fewmask.engine.device import forget_peak, memory_mib
 from fewmask.engine.fit import Moment
 
 VERBS = ["demo", "check", "train", "campaign", "query", "answer", "agreement", "evaluate", "predict", "export"]
@@ -97,6 +97,22 @@ def test_windows_does_not_tell_the_peak_of_the_memory(monkeypatch: pytest.Monkey
     assert 10 < here < 2**20
     monkeypatch.setattr(sys, "platform", "win32")
     assert memory_mib(torch.device("cpu")) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the peak of the whole process")
+def test_the_peak_of_one_training_is_not_that_of_the_one_before() -> None:
+    here = torch.device("cpu")
+    before = memory_mib(here)
+    much = torch.ones(64 * 2**20)  # 256 MiB
+    peak = memory_mib(here)
+    del much
+    assert before is not None
+    assert peak is not None
+    assert peak > before + 200
+    forget_peak(here)
+    after = memory_mib(here)
+    assert after is not None
+    assert after < peak - 200
 
 
 # ── train ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -153,6 +153,14 @@ def test_relighting_is_a_gain_and_an_offset_for_each_value() -> None:
     torch.testing.assert_close(translator(image), (by.tanh() + 1) * 127.5)
 
 
+@pytest.mark.parametrize("relights", [False, True])
+def test_a_light_has_no_checkerboard(relights: bool) -> None:
+    """A grey image leaves a gain that is the same everywhere but at the border, if its doublings are resizes."""
+    translator = Translator(4, 0, relights, rng(1))
+    inner = translator(torch.full((1, 3, 64, 64), 90))[..., 24:40, 24:40]
+    assert (inner.std((-1, -2)).max() < 1e-3) == relights
+
+
 @pytest.mark.parametrize("patch", [16, 34, 70])
 def test_a_verdict_sees_its_patch_and_no_more(patch: int) -> None:
     """In eval of one pixel: the gradient of a cell's verdict reaches so many pixels a side."""

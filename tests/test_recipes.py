@@ -234,6 +234,8 @@ def test_a_table_with_our_figures_beside_the_published_ones(data: Path, tmp_path
     cell = row["domains"]["camvid"]
     assert (cell["mean"], cell["sd"]) == pytest.approx((mean(figures), stdev(figures)))
     assert (cell["published"], row["mean"]["published"]) == pytest.approx((0.6472, (0.5592 + 0.6472) / 2))
+    assert row["seconds_a_step"]["mean"] == pytest.approx(mean(one["seconds"] / 1 for one in runs))
+    assert row["memory_mib"]["mean"] == pytest.approx(mean(one["memory_mib"] for one in runs))
     # A domain that the row does not train has a head of its own on the frozen network.
     other = told["runs"]["train-on-camvid-n375/0"]["domains"]["cityscapes"]
     assert other["way"] == "new head"
@@ -242,6 +244,8 @@ def test_a_table_with_our_figures_beside_the_published_ones(data: Path, tmp_path
     assert json.loads((out / "results.json").read_text())["rows"] == told["rows"]
     table = (out / "results.md").read_text()
     assert "| hung2018-n375 | 0 | – | 58.8 | – |" in table
+    assert "| minutes | s a step | MiB |" in table
+    assert f"| {row['memory_mib']['mean']:.0f} |" in table
     assert "## cityscapes: IoU by class" in table
     # Nothing is trained again, and no run of other settings comes into the table.
     before = (out / "univ-full-n375-0" / "model.safetensors").stat().st_mtime_ns
@@ -252,14 +256,20 @@ def test_a_table_with_our_figures_beside_the_published_ones(data: Path, tmp_path
 
 
 def test_a_campaign_by_the_name_that_it_was_known_by(data: Path, tmp_path: Path, fewmask: Fewmask) -> None:
-    own = "random-regions"
-    words = ["random-regions-camvid", *command("labels-camvid", own, data, tmp_path / "runs")[4:]]
+    own = "s4al-plus"
+    words = ["s4al-plus-camvid", *command("labels-camvid", own, data, tmp_path / "runs")[4:]]
     told = json.loads(fewmask("recipes", "run", *words, "--json").out)
     assert told["recipe"] == "labels-camvid"
     campaign = json.loads((tmp_path / "runs" / f"{own}-0" / "campaign.json").read_text())
     assert campaign["state"] == "done"
     assert told["rows"][own]["domains"]["camvid"]["mean"] == campaign["result"]["domains"]["camvid"]["miou"]
     assert told["runs"][f"{own}/0"]["asked"] == campaign["asked"]
+    # What it took is what all of its trainings took.
+    rounds = [json.loads(f.read_text()) for f in (tmp_path / "runs" / f"{own}-0" / "rounds").glob("*/summary.json")]
+    assert len(rounds) == 2
+    for key in ("seconds", "steps"):
+        assert told["runs"][f"{own}/0"][key] == pytest.approx(sum(one[key] for one in rounds))
+    assert told["runs"][f"{own}/0"]["memory_mib"] == max(one["memory_mib"] for one in rounds)
 
 
 def test_people_are_waited_for(data: Path, tmp_path: Path, fewmask: Fewmask) -> None:

@@ -175,7 +175,7 @@ class Record:
         """The questions of a round, or of all, in the order in which they were asked.
 
         `open_only` leaves out what as many annotators as the rule waits for have answered or skipped; and, for one
-        annotator, what he has.
+        annotator, what they have.
         """
         where = "(:number IS NULL OR q.round = :number)"
         if open_only:

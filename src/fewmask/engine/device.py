@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
 from fewmask import distributed
 from fewmask.config import Precision
+
+_STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def choose_device(setting: str = "auto") -> torch.device:
@@ -46,13 +50,23 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return nullcontext()
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `memory_mib` begin anew, where the system can: on a GPU, and for a process of Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access(_FORGET, os.W_OK):
+        _FORGET.write_text("5", encoding="ascii")  # proc(5): the high-water mark of resident pages
+
+
 def memory_mib(device: torch.device) -> float | None:
     """Peak memory, of the GPU where there is one, else of this process; None on Windows, which keeps it elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
         return None
+    if _STATUS.exists():  # Linux: unlike getrusage's, a peak that can be forgotten
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="utf-8").splitlines())
+        return int(lines["VmHWM"].split()[0]) / 2**10
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes

@@ -29,7 +29,7 @@ from fewmask.data.batches import Batch, Phase, Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.engine.counts import ImageCounts, write_counts
-from fewmask.engine.device import autocast, choose_device, memory_mib
+from fewmask.engine.device import autocast, choose_device, forget_peak, memory_mib
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
@@ -142,6 +142,7 @@ class _Fit:
     ) -> None:
         self.config, self.run, self.domains, self.device, self.observe = config, run, domains, device, observe
         settings, seed = config.train, config.seed
+        forget_peak(device)
         model = UniversalSegmenter(config.model, {n: d.space for n, d in domains.items()}, seed)
         if start is not None:
             model.load_state_dict(load_weights(start))
@@ -345,6 +346,7 @@ class _Fit:
             "labelled": {n: len(d.labelled) for n, d in self.domains.items()},
             "unlabelled": {n: len(d.unlabelled) for n, d in self.domains.items()},
             "seconds": round(self.seconds, 1),
+            "memory_mib": memory_mib(self.device),
             "hardware": hardware(self.device),
             "versions": versions(),
         }

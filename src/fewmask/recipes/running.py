@@ -104,7 +104,11 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     if summary["state"] != "done":
         return None
     spent = {key: summary[key] for key in ("unit", "asked", "spent", "clicks")}
-    return summary["result"] | spent | {"seconds": sum(entry["seconds"] for entry in summary["history"])}
+    rounds = [Campaign(folder).round(number).summary for number in range(summary["rounds"])]
+    trained = [json.loads(file.read_text(encoding="utf-8")) for file in rounds]
+    took: dict[str, Any] = {key: sum(one[key] for one in trained) for key in ("seconds", "steps")}
+    took["memory_mib"] = max((m for one in trained if (m := one.get("memory_mib")) is not None), default=None)
+    return summary["result"] | spent | took
 
 
 def results(recipe: Recipe, folder: Path) -> Results:

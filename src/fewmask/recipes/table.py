@@ -9,11 +9,14 @@ from typing import Any
 from fewmask.recipes import Recipe
 
 Results = dict[str, dict[int, dict[str, Any]]]
-"""By row and seed, the scores of a run: `domains`, `avg_miou`, `seconds` and what else its summary has."""
+"""By row and seed, the scores of a run: `domains`, `avg_miou`, `seconds`, `steps` and what else its summary has."""
 
 # Of a run's scores on a domain what the table's file keeps, and of its summary what it leaves to the run's folder.
 KEPT = ("miou", "miou_legacy", "pixel_accuracy", "miou_shared", "miou_private", "iou", "split", "images", "way")
 LEFT_OUT = ("domains", "validation", "hardware", "versions")
+
+# What a run of a row costs: its name in the file, its head in the table, and digits.
+COST = (("minutes", "minutes", 1), ("seconds_a_step", "s a step", 2), ("memory_mib", "MiB", 0))
 
 
 def as_json(recipe: Recipe, found: Results) -> dict[str, Any]:
@@ -59,8 +62,12 @@ def _row(recipe: Recipe, row: str, runs: Mapping[int, Mapping[str, Any]]) -> dic
     average = {**_spread([run["avg_miou"] for run in runs.values()]), "published": None}
     if len(published) > 1:
         average["published"] = fmean(published.values())
-    minutes = _spread([run["seconds"] / 60 for run in runs.values()])
-    return {"seeds": list(runs), "domains": domains, "mean": average, "minutes": minutes}
+    cost = {
+        "minutes": _spread([run["seconds"] / 60 for run in runs.values()]),
+        "seconds_a_step": _spread([run["seconds"] / run["steps"] for run in runs.values()]),
+        "memory_mib": _spread([run.get("memory_mib") for run in runs.values()]),
+    }
+    return {"seeds": list(runs), "domains": domains, "mean": average, **cost}
 
 
 def _spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
@@ -75,15 +82,17 @@ def lines(recipe: Recipe, found: Results) -> list[list[str]]:
     domains = list(dict.fromkeys(name for row in rows.values() for name in row["domains"]))
     several = len(domains) > 1
     columns = [*domains, *(["mean"] if several else [])]
-    head = ["row", "seeds", *(f"{column}{part}" for column in columns for part in ("", ", published")), "minutes"]
+    scores = [f"{column}{part}" for column in columns for part in ("", ", published")]
+    head = ["row", "seeds", *scores, *(head for _, head, _ in COST)]
     body = []
     for name, row in rows.items():
         cells = [row["domains"].get(domain) for domain in domains]
         # A mean over fewer domains than the others' would not be one to compare.
         cells += [row["mean"] if len(row["domains"]) == len(domains) else None] if several else []
         words = [word for cell in cells for word in (_ours(cell), _percent(cell["published"] if cell else None))]
-        minutes = row["minutes"]["mean"]
-        body.append([name, str(len(row["seeds"])), *words, "–" if minutes is None else f"{minutes:.1f}"])
+        cost = [(row[key]["mean"], digits) for key, _, digits in COST]
+        words += ["–" if mean is None else f"{mean:.{digits}f}" for mean, digits in cost]
+        body.append([name, str(len(row["seeds"])), *words])
     keep = [i for i, column in enumerate(head) if i < 2 or any(line[i] != "–" for line in body) or "publ" not in column]
     return [[line[i] for i in keep] for line in (head, *body)]
 

@@ -140,7 +140,7 @@ export class Annotator {
     panel.showGuess(this.guess, this.region, this.looks);
   }
 
-  // Somebody else sits down: what was painted under another name is not his.
+  // Somebody else sits down: what was painted under another name is not theirs.
   renamed() {
     this.regions.clear();
     this.takenBack.length = 0;

@@ -125,7 +125,7 @@ export function showPainted(region, point, guess, unsent) {
   $("partial").hidden = point || !painted || !guessed;
 }
 
-// Who has answered all that is his may have to wait for others; `open` are the questions that wait for this annotator.
+// Who has answered all that is theirs may have to wait for others; `open` are the questions that wait for this annotator.
 export function showProgress({ answered, skipped, open, others, cost, words, unit, seconds, clicks }) {
   const all = answered + skipped + open;
   $("bar").style.width = `${all ? (100 * (answered + skipped)) / all : 0}%`;
