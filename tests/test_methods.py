@@ -224,6 +224,37 @@ def test_the_anchor_is_the_cross_entropy_of_labelled_cells_to_their_own_prototyp
     assert got == pytest.approx(2 * expected, rel=1e-4)
 
 
+@pytest.mark.parametrize(("trains", "moves"), [("embedding", False), ("encoder", True)])
+def test_the_anchor_trains_the_embedding_or_all_below_it(trains: str, moves: bool) -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made = settled("univ-full", of, network, anchor_trains=trains)
+    evaluated(made, network, aligned_batch(of, network, made), lambda terms: terms["anchor"])
+    below = [p.grad for p in network.features.parameters()]
+    assert any(g is not None and g.any() for g in below) == moves
+    assert all(p.grad is not None and p.grad.any() for p in network.embedding.parameters())
+
+
+@pytest.mark.parametrize(("forward", "apart"), [("separate", True), ("joint", False)])
+def test_the_pools_rows_meet_labelled_ones_in_batch_normalisation_where_that_is_asked_for(
+    forward: str, apart: bool
+) -> None:
+    of = domains(3, 4)
+    network = model(of)
+    made, plain = settled("univ-full", of, network, forward=forward), method("joint", of)
+    part = aligned_batch(of, network, made)
+    network.train()
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    rng = torch.Generator()
+    together = made.step(network, part, rng)["supervised"].item()
+    labels_alone = plain.step(network, part.without_pool(), rng)["supervised"].item()
+    assert (together == pytest.approx(labels_alone, rel=1e-5)) == apart
+    assert made.forwards(4, 6) == ((4, 6) if apart else (10,))
+    assert made.forwards(4, 0) == (4,)
+
+
 @pytest.mark.parametrize("name", [*UNIVERSAL, "entropy-min"])
 @pytest.mark.parametrize("mode", MODES)
 def test_void_never_enters(name: str, mode: str) -> None:

@@ -20,6 +20,7 @@ from fewmask.config import Fraction
 from fewmask.data.batches import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.pool import encode
 from fewmask.methods.prototypes import Cells, FixedPrototypes, LivePrototypes
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
@@ -30,8 +31,13 @@ class EntropyModuleSettings(MethodSettings):
     """Part of the steps that sees labels alone: faithful prototypes come from the end of it, live ones settle in it."""
     initial_embedding: Literal["random", "pca"] = "random"
     """faithful: where E starts once the prototypes are fixed; "pca" is the projection that made them."""
+    forward: Literal["separate", "joint"] = "separate"
+    """Labelled rows and rows of the pool in a forward of F each, or all in one with common statistics of batch
+    normalisation."""
     anchor: NonNegativeFloat = 0.1
     """anchored: weight of the cross-entropy of labelled cells to their own domain's prototypes."""
+    anchor_trains: Literal["embedding", "encoder"] = "embedding"
+    """anchored: E alone, or F with it."""
     temperature: PositiveFloat = 0.1
     prototypes: PositiveInt = 3
     momentum: Fraction = 0.99
@@ -84,8 +90,13 @@ class EntropyModule(Method):
         if phase.name == "align":
             self.prototypes.settle(model)
 
+    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+        apart = unlabelled and self.settings.forward == "separate"
+        return (labelled, unlabelled) if apart else (labelled + unlabelled,)
+
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        features = model.encode(batch.image)
+        parts = [part for part in (batch.image[: batch.pool], batch.image[batch.pool :]) if len(part)]
+        features = torch.cat(encode(model, parts, together=self.settings.forward == "joint"))
         terms = {"supervised": supervised_loss(model, features, batch)}
         # Pixels without a label occur in labelled images too, but during the pretraining nothing is known of them.
         aligning = self.active and batch.step >= self._change(batch.steps)
@@ -93,12 +104,15 @@ class EntropyModule(Method):
         if not aligning and not anchoring:
             return terms
         label = at_stride(batch.label, model.embedding_stride, model.multiple)
-        cells = Cells(model.embed(features), label, batch, batch.cells[model.embedding_stride])
+        count = batch.cells[model.embedding_stride]
         if isinstance(self.prototypes, LivePrototypes):
-            terms["anchor"] = self.settings.anchor * self.prototypes.anchor(cells)
+            seen = features.detach() if self.settings.anchor_trains == "embedding" else features
+            terms["anchor"] = self.settings.anchor * self.prototypes.anchor(
+                Cells(model.embed(seen), label, batch, count)
+            )
         if aligning:
             alpha, beta = self.weights
-            aligned = self.prototypes.align(cells)
+            aligned = self.prototypes.align(Cells(model.embed(features), label, batch, count))
             terms["cross"] = alpha * aligned.cross
             if beta:
                 terms["within"] = beta * aligned.within
