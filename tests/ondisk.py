@@ -130,7 +130,7 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 
 def summary_of(run: Path) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    del summary["seconds"]
+    del summary["seconds"], summary["memory_mib"]
     return summary
 
 

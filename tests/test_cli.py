@@ -124,6 +124,11 @@ def test_train_writes_a_run_and_says_what_came_out(config: Path, tmp_path: Path,
     assert "mIoU" in done.out
     assert "c0" in done.out
     assert "joint train 1/1 loss" in done.err
+    assert "nothing was trained" not in done.err
+    again = fewmask("train", config, "train.steps=1", "--out", tmp_path / "run")
+    assert again.code == 0
+    assert again.out == done.out
+    assert "was finished before: nothing was trained" in again.err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 1
 
 

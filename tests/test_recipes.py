@@ -226,6 +226,7 @@ def test_a_table_with_our_figures_beside_the_published_ones(data: Path, tmp_path
     assert "cityscapes: train 4, val 2 images (cityscapes, " in done.err
     assert "64.7" in done.out
     assert "falls from 10.2 to 0" in done.out
+    assert "To expect with the recipe's own settings:" in done.out
     told = json.loads(fewmask(*run, "--json").out)
     row = told["rows"]["univ-full-n375"]
     runs = [json.loads((out / f"univ-full-n375-{seed}" / "summary.json").read_text()) for seed in (0, 1)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,6 +37,7 @@ from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.device import choose_device, memory_mib
+from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
 from fewmask.engine.pool import Asked, look
 from fewmask.engine.run import Run, begin, load_domains, open_run
@@ -170,9 +172,7 @@ class _Rounds:
                 pseudo=self._pseudo(number, name) if self._teaches(number) else None,
                 seed=self._seed(number) + k * DOMAINS_APART,
                 workers=self.config.train.workers,
-                progress=lambda done, total, name=name: self._hear(  # type: ignore[misc]
-                    number, Moment(name, "look", done, total, {}, 0.0, memory_mib(self.device))
-                ),
+                progress=self._looking(number, name),
             )
             if candidates is not None:
                 found[name] = self._answerable(name, candidates)
@@ -318,6 +318,20 @@ class _Rounds:
         distributed.barrier()
 
     # ── Tell ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _looking(self, number: int, name: str) -> Progress:
+        """Tells how far the look at a domain's pool is. The pace is that since the first images: what is done then may
+        have been done before a stop."""
+        first: tuple[int, float] | None = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal first
+            now = time.monotonic()
+            first = first or (done, now)
+            rate = (done - first[0]) / (now - first[1]) if done > first[0] else 0.0
+            self._hear(number, Moment(name, "look", done, total, {}, rate, memory_mib(self.device)))
+
+        return progress
 
     def _hear(self, number: int, moment: Moment) -> None:
         """Pass on what a training or a pass tells, with the round that it belongs to."""

@@ -153,7 +153,7 @@ def run(
             {"recipe": asked.name, **plainly(recipe, results(recipe, folder)), "waiting": waiting, "failed": failed}
         )
     else:
-        _print_results(recipe, folder)
+        _print_results(recipe, folder, changed=bool(asked.overrides))
         for path, summary in waiting.items():
             print_campaign(summary, folder / path, again)
     if failed:
@@ -161,7 +161,7 @@ def run(
         raise RuntimeError("\n".join([f"{len(failed)} of {len(made)} runs failed", *reasons]))
 
 
-def _print_results(recipe: Recipe, folder: Path) -> None:
+def _print_results(recipe: Recipe, folder: Path, changed: bool) -> None:
     from fewmask.recipes.running import results
     from fewmask.recipes.table import class_lines, lines
 
@@ -173,7 +173,8 @@ def _print_results(recipe: Recipe, folder: Path) -> None:
         say(f"Published: {percent(figure.miou)} {figure.figure} ({figure.source})")
     if recipe.source:
         say(f"Published: {recipe.source}")
-    say(f"To expect: {recipe.expected}\nAll of it: {folder / 'results.json'}, {folder / 'results.md'}")
+    own = " with the recipe's own settings" if changed else ""
+    say(f"To expect{own}: {recipe.expected}\nAll of it: {folder / 'results.json'}, {folder / 'results.md'}")
 
 
 class _Asked:

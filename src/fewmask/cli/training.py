@@ -17,6 +17,7 @@ from fewmask.cli.terminal import (
     OutFolder,
     Overrides,
     counting,
+    err,
     out,
     percent,
     plain,
@@ -103,12 +104,16 @@ def _many(problems: Sequence[Problem], noun: str) -> str:
 def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = None, as_json: Json = False) -> None:
     """Train a model. The same command goes on where a run stopped."""
     from fewmask.engine.fit import train as fit
+    from fewmask.engine.run import Run
     from fewmask.methods import read_config
 
     settings = read_config(config, overrides or [])
     folder = folder or Path("runs") / settings.name
+    finished = Run(folder).summary.exists()
     with training_progress() as observe:
         summary = fit(settings, folder, observe)
+    if finished:
+        say(f"{folder} was finished before: nothing was trained; --out names another folder to train anew", err)
     if as_json:
         print_json(summary)
         return
