@@ -499,9 +499,21 @@ def test_faithful_training_names_the_classes_that_have_no_label() -> None:
     masks = {s: np.where(m == 2, VOID, m).astype(np.uint8) for s, m in source.masks.items()}
     of["b"] = replace(of["b"], source=ArraySource(source.images, masks))
     network = model(of)
-    with pytest.raises(ValueError, match=r"none is labelled of b: b2; label one, or use mode: anchored"):
+    mend = "label one, or use absent: left-out, or mode: anchored"
+    with pytest.raises(ValueError, match=f"none is labelled of b: b2; {mend}"):
         method("univ-full", of, mode="faithful").prepare(network, torch.Generator())
     run(method("univ-full", of), network, of, 2)
+
+    # Left out, it is no answer that a pixel can be sure of, wherever its prototype would lie.
+    made = settled("univ-full", of, network, mode="faithful", absent="left-out")
+    length = made.prototypes.vectors.norm(dim=-1).flatten()
+    torch.testing.assert_close(length, torch.tensor([1.0] * 5 + [0.0] + [1.0]))
+    part = aligned_batch(of, network, made)
+    without = evaluated(made, network, part)
+    made.prototypes.vectors[5] = made.prototypes.vectors[4]
+    assert evaluated(made, network, part) == without
+    made.prototypes.seen[5] = True
+    assert evaluated(made, network, part)["within"] != without["within"]
 
 
 def test_faithful_training_needs_as_many_channels_as_the_embedding() -> None:

@@ -66,7 +66,7 @@ def pca_prototypes(features: Tensor, label: Tensor, classes: int, dim: int) -> t
     """Class-wise centroids of features, reduced by PCA and L2-normalised: fixed prototypes (ICCV 2019, §3.3).
 
     features (N,F), label (N,) in 0 … G−1 → prototypes (G,1,D), and the projection that made them: components (D,F) and
-    mean (F,). Every class needs a cell, and D is at most F and N: the caller sees to it.
+    mean (F,). A class without a cell has zeros. D is at most F and N: the caller sees to it.
     """
     assert dim <= min(features.shape), "more components than features or cells"
     components, mean = _principal_axes(features, dim)
@@ -75,9 +75,8 @@ def pca_prototypes(features: Tensor, label: Tensor, classes: int, dim: int) -> t
     for c, chunk in zip(label.split(_CHUNK), features.split(_CHUNK), strict=True):
         total.index_add_(0, c, chunk.cpu().double())
     counts = torch.bincount(label, minlength=classes)
-    assert (counts > 0).all(), "a class without a cell has no centroid"
-    centroids = total / counts[:, None]
-    prototypes = F.normalize((centroids - mean) @ components.T, dim=1)
+    centroids = total / counts.clamp_min(1)[:, None]
+    prototypes = F.normalize((centroids - mean) @ components.T, dim=1) * (counts > 0)[:, None]
     return prototypes.float().unsqueeze(1).to(features.device), components.float(), mean.float()
 
 

@@ -31,6 +31,8 @@ class EntropyModuleSettings(MethodSettings):
     """Part of the steps that sees labels alone: faithful prototypes come from the end of it, live ones settle in it."""
     initial_embedding: Literal["random", "pca"] = "random"
     """faithful: where E starts once the prototypes are fixed; "pca" is the projection that made them."""
+    absent: Literal["refused", "left-out"] = "refused"
+    """faithful: classes of which no pixel is labelled. Live prototypes leave them out until one is."""
     forward: Literal["separate", "joint"] = "separate"
     """Labelled rows and rows of the pool in a forward of F each, or all in one with common statistics of batch
     normalisation."""
@@ -59,7 +61,7 @@ class EntropyModule(Method):
         if s.mode == "anchored":
             self.prototypes = LivePrototypes(domains, s.prototypes, s.temperature, s.momentum, s.drawn, s.private)
         else:
-            self.prototypes = FixedPrototypes(domains, s.initial_embedding == "pca")
+            self.prototypes = FixedPrototypes(domains, s.initial_embedding == "pca", s.absent == "refused")
 
     @property
     @abstractmethod

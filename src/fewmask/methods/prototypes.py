@@ -61,7 +61,10 @@ class Prototypes(nn.Module):
         self.first = [sum(self.classes[:k]) for k in range(len(self.classes))]
         # `prepare` fills them, knowing D.
         self.register_buffer("vectors", torch.zeros(sum(self.classes), per_class, 0))
+        self.register_buffer("seen", torch.zeros(sum(self.classes), dtype=torch.bool))
         self.vectors: Tensor
+        self.seen: Tensor
+        """(G,): those with a labelled cell so far. The others have no prototype, only where one was drawn."""
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
         """Before the first step: unit vectors at random, to be replaced by what is learnt from labels."""
@@ -78,6 +81,10 @@ class Prototypes(nn.Module):
     def follow(self, rng: torch.Generator) -> None:
         """After the optimiser's step."""
 
+    def known(self, similarity: Tensor) -> Tensor:
+        """Similarities (b,G,h,w) to the classes, with those that have no prototype left out of every softmax."""
+        return similarity.masked_fill(~self.seen[:, None, None], NEVER)
+
     def of(self, k: int) -> Tensor:
         """The prototypes (C_k,P,D) of domain k."""
         return self.vectors[self.first[k] : self.first[k] + self.classes[k]]
@@ -87,13 +94,13 @@ class FixedPrototypes(Prototypes):
     """As published: centroids of F's features after a pretraining on the labels, reduced by PCA, and never moved again.
     Similarity is the dot product."""
 
-    def __init__(self, domains: Mapping[str, Domain], start_embedding_from_pca: bool) -> None:
+    def __init__(self, domains: Mapping[str, Domain], start_embedding_from_pca: bool, needs_every_class: bool) -> None:
         super().__init__(domains, per_class=1)
-        self.start_embedding_from_pca = start_embedding_from_pca
+        self.start_embedding_from_pca, self.needs_every_class = start_embedding_from_pca, needs_every_class
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
-        """Raises ValueError for a class without a labelled cell, or an embedding that PCA cannot fill: now, and not
-        after the pretraining."""
+        """Raises ValueError for a class without a labelled cell, unless it may be left out, or an embedding that PCA
+        cannot fill: now, and not after the pretraining."""
         super().prepare(model, rng)
         counts = [torch.bincount(self._labels(model, k), minlength=c) for k, c in enumerate(self.classes)]
         absent = [
@@ -102,10 +109,10 @@ class FixedPrototypes(Prototypes):
             for name, n in zip(domain.space.names, count.tolist(), strict=True)
             if not n
         ]
-        if absent:
+        if absent and self.needs_every_class:
             raise ValueError(
                 f"mode: faithful makes a prototype of every class from labelled pixels; none is labelled of "
-                f"{', '.join(absent)}; label one, or use mode: anchored"
+                f"{', '.join(absent)}; label one, or use absent: left-out, or mode: anchored"
             )
         channels, dim = _projection(model).in_channels, model.settings.embedding.dim
         cells = int(torch.cat(counts).sum())
@@ -121,6 +128,7 @@ class FixedPrototypes(Prototypes):
         features, label = self.labelled_features(model)
         dim = model.settings.embedding.dim
         self.vectors, components, mean = pca_prototypes(features, label, sum(self.classes), dim)
+        self.seen = torch.bincount(label, minlength=sum(self.classes)) > 0
         if self.start_embedding_from_pca:
             project = _projection(model)
             assert project.bias is not None
@@ -130,7 +138,7 @@ class FixedPrototypes(Prototypes):
     def align(self, cells: Cells) -> Alignment:
         similarity, unlabelled = {}, {}
         for i, embedding, mask in cells.unlabelled():
-            similarity[i], unlabelled[i] = dot_similarity(embedding, self.vectors), mask
+            similarity[i], unlabelled[i] = self.known(dot_similarity(embedding, self.vectors)), mask
         return _alignment(cells, similarity, unlabelled, self.classes)
 
     def _labels(self, model: UniversalSegmenter, k: int) -> Tensor:
@@ -179,10 +187,8 @@ class LivePrototypes(Prototypes):
         self.drawn = max(drawn, per_class)
         of = torch.repeat_interleave(torch.arange(len(self.classes)), torch.tensor(self.classes))
         self.register_buffer("domain_of", of, persistent=False)
-        self.register_buffer("seen", torch.zeros(len(of), dtype=torch.bool))
         self.register_buffer("boundary", torch.zeros(len(self.classes)))
         self.domain_of: Tensor
-        self.seen: Tensor
         self.boundary: Tensor
         self._cells: list[tuple[Tensor, Tensor]] = []
 
@@ -202,9 +208,7 @@ class LivePrototypes(Prototypes):
     def align(self, cells: Cells) -> Alignment:
         similarity, unlabelled = {}, {}
         for i, embedding, mask in cells.unlabelled():
-            # A class that no step has seen yet has no prototype, only where one was drawn.
-            likeness = cosine_similarity(embedding, self.vectors).masked_fill(~self.seen[:, None, None], NEVER)
-            similarity[i], unlabelled[i] = likeness, mask
+            similarity[i], unlabelled[i] = self.known(cosine_similarity(embedding, self.vectors)), mask
         return _alignment(
             cells,
             {i: s / self.temperature for i, s in similarity.items()},
