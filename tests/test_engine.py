@@ -50,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "univ-cross": {"name": "univ-cross", "pretrain": 0.5},
     "univ-full": {"name": "univ-full", "pretrain": 0.5},
     "univ-full, gate": {"name": "univ-full", "pretrain": 0.5, "private": "gate"},
+    "univ-full, one forward": {"name": "univ-full", "pretrain": 0.5, "forward": "joint", "anchor_trains": "encoder"},
     "univ-full, faithful": {"name": "univ-full", "pretrain": 0.5, "mode": "faithful"},
     "univ-full, faithful, PCA": {
         "name": "univ-full",
@@ -90,6 +91,7 @@ STEPS = 4
 # Images of each forward of a step, where it is not one with the 4 labelled ones alone.
 FORWARDS: dict[str, list[list[int]]] = {
     "entropy-min": [[6]] * 4,
+    "univ-full, one forward": [[4], [4], [6], [6]],
     "pseudo-label": [[4], [6], [6], [6]],
     "fixmatch": [[6 + 2]] * 4,
     "fixmatch, teacher": [[4, 2]] * 4,
@@ -110,6 +112,7 @@ FORWARDS: dict[str, list[list[int]]] = {
 # Those whose loop differs from another's in nothing but the method's arithmetic are left to the slow tests.
 SLOW = (
     "univ-full, gate",
+    "univ-full, one forward",
     "univ-full, faithful",
     "fixmatch, teacher",
     "unimatch, second version",
@@ -431,7 +434,7 @@ def test_the_forwards_of_a_step(variant: str, data: Path, tmp_path: Path, monkey
     made = captured(monkeypatch)
     train(settings, tmp_path / "run")
     aligned = variant.startswith("univ-")
-    assert rows == ([[4], [4], [4, 2], [4, 2]] if aligned else FORWARDS.get(variant, [[4]] * 4))
+    assert rows == FORWARDS.get(variant, [[4], [4], [4, 2], [4, 2]] if aligned else [[4]] * 4)
     (fitted,) = made
     drawn = [next(2 * bool(p.unlabelled) for p in fitted.phases if step < p.stop) for step in range(4)]
     asked = [list(fitted.method.forwards(4, unlabelled)) for unlabelled in drawn]
