@@ -104,7 +104,7 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     if summary["state"] != "done":
         return None
     spent = {key: summary[key] for key in ("unit", "asked", "spent", "clicks")}
-    rounds = [Campaign(folder).round(number).summary for number in range(summary["rounds"])]
+    rounds = [Campaign(folder).round(entry["round"]).summary for entry in summary["history"]]
     trained = [json.loads(file.read_text(encoding="utf-8")) for file in rounds]
     took: dict[str, Any] = {key: sum(one[key] for one in trained) for key in ("seconds", "steps")}
     took["memory_mib"] = max((m for one in trained if (m := one.get("memory_mib")) is not None), default=None)
