@@ -507,7 +507,7 @@ def pretrain(option: dict[str, Any]) -> dict[str, float]:
 
 
 def test_accumulation_trains(data: Path, tmp_path: Path) -> None:
-    summary = train(small(data, "univ-full", steps=3, accumulate=2), tmp_path / "run")
+    summary = train(small(data, "univ-full", steps=3, accumulate=2, unlabelled_batch_size=4), tmp_path / "run")
     assert summary["steps"] == 3
     assert all(math.isfinite(line["loss"]) for line in metrics_of(tmp_path / "run") if "loss" in line)
 
