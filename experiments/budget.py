@@ -1,6 +1,6 @@
 """What a budget of labels is worth: every way to spend 12.1 % of the training pixels, on one dataset, at equal steps.
 
-    python experiments/budget.py DATA DATASET --seeds 0 1 2 [--rows full images …] [--set key.sub=value …]
+    python experiments/budget.py DATA DATASET --seeds 0 1 2 [--rows full images …] [--scale 0.5] [--set key.sub=value …]
     python experiments/budget.py --table results/budget-camvid.json
 
 DATA is the folder that holds the datasets and `weights/`. Each row is a campaign (resumable, saved as it ends):
@@ -12,10 +12,14 @@ DATA is the folder that holds the datasets and `weights/`. Each row is a campaig
     s4al              a tenth of the images, then the squares that the student finds most uncertain
     s4al-plus         a tenth of the images, then the squares that the teacher finds most uncertain, and self-training
     points            100 pixels an image: half of them random, half of them by margin (PixelPick)
+    points-even       as many pixels an image as the clicks are worth that `images` takes
 
 All networks that are scored train for equal steps of equally many labelled images; those of self-training see as many
 of the pool beside them. What came before (a teacher, a first half of the points) is in the minutes. Test is scored
 once, by the last network.
+
+A click is a point, a corner of an outline, or a segment's name. Whole images are outlined at a tolerance of 2 pixels,
+an edge between two segments once; squares take as many clicks a pixel as their dataset's whole images, and one more.
 """
 
 from __future__ import annotations
@@ -26,13 +30,17 @@ import os
 import shlex
 import statistics
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import yaml
 from compare import cpu_name, report
 
 from fewmask.campaign import campaign
+from fewmask.data.domain import Domain
 from fewmask.data.layouts import load_domain
 from fewmask.files import write_json
 from fewmask.methods import parse_config
@@ -41,7 +49,17 @@ SHARE = 0.121
 SIDES = {"camvid": 30, "labelmefacade": 20, "msrc_v2": 20}
 CROPS = {"camvid": [240, 320], "labelmefacade": [160, 224], "msrc_v2": [160, 224]}
 STEPS = {"camvid": 800, "labelmefacade": 400, "msrc_v2": 400}
-ROWS = ("full", "images", "images-semi", "regions", "s4al-plus", "points", "s4al")
+ROWS = ("full", "images", "images-semi", "regions", "s4al-plus", "points", "points-even", "s4al")
+TOLERANCE = 2.0  # pixels between a segment's edge and its outline
+
+
+@dataclass(frozen=True)
+class Train:
+    """What there is to label: images, their pixels as the network sees them, and the clicks that outline them all."""
+
+    images: int
+    pixels: int
+    clicks: int
 
 
 def main() -> None:
@@ -51,6 +69,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--scale", type=float, default=1.0, help="of the images, the crops and the squares")
     parser.add_argument("--set", nargs="*", default=[], metavar="key.sub=value", dest="overrides")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept, to go on with them")
     parser.add_argument("--out", type=Path, help="the folder of results, one file a run")
@@ -59,28 +78,32 @@ def main() -> None:
         print(table(json.loads(arguments.table.read_text(encoding="utf-8"))))
         return
     out = arguments.out or Path("results") / f"budget-{arguments.dataset}.json"
+    train = look(arguments.data, arguments.dataset, arguments.scale)
     for seed in arguments.seeds:
         for row in arguments.rows:
-            config = settings(arguments.data, arguments.dataset, row, seed, arguments.overrides)
+            config = settings(arguments, train, row, seed)
             summary = campaign(config, arguments.runs / f"budget-{arguments.dataset}" / f"{row}-{seed}", report)
-            record(out, arguments, row, seed, summary)
+            record(out, arguments, train, row, seed, summary)
             print(row, seed, {n: round(d["miou"], 4) for n, d in summary["result"]["domains"].items()}, flush=True)
 
 
-def settings(data: Path, dataset: str, row: str, seed: int, overrides: list[str]) -> Any:
+def settings(arguments: argparse.Namespace, train: Train, row: str, seed: int) -> Any:
     """The configuration of one row."""
-    root, side = data / dataset, SIDES[dataset]
-    pixels, images = train_pixels(dataset, root)
-    tenth = round(0.1 * images)
-    asked = round(SHARE * pixels - tenth * pixels / images)
-    squares = {"regions": f"squares:{side}", "budget": {"amount": asked, "unit": "pixels"}}
-    points = {"regions": "points", "budget": {"amount": 50, "unit": "regions", "per": "image"}, "candidates": 50}
+    dataset, scale = arguments.dataset, arguments.scale
+    tenth = round(0.1 * train.images)
+    asked = round(SHARE * train.pixels - tenth * train.pixels / train.images)
+    squares = {"regions": f"squares:{round(scale * SIDES[dataset])}", "budget": {"amount": asked, "unit": "pixels"}}
+    each = 100 if row == "points" else max(round(SHARE * train.clicks / train.images), 2)
+    random, margin = (
+        {"regions": "points", "budget": {"amount": n, "unit": "regions", "per": "image"}, "candidates": n}
+        for n in (each // 2, each - each // 2)
+    )
     one_look = {"scales": [1.0]}
     generations = {"rounds": 2, "pool": {"scales": [0.5, 1.0, 2.0]}}
     rows: dict[str, tuple[str, int | None, dict[str, Any]]] = {
         "full": ("supervised", None, {"rounds": 1}),
-        "images": ("supervised", round(SHARE * images), {"rounds": 1}),
-        "images-semi": ("s4al-plus", round(SHARE * images), generations),
+        "images": ("supervised", round(SHARE * train.images), {"rounds": 1}),
+        "images-semi": ("s4al-plus", round(SHARE * train.images), generations),
         "regions": ("supervised", tenth, {"rounds": 1, "first": {**squares, "score": "random"}}),
         "s4al": ("s4al", tenth, {"rounds": 2, "ask": squares, "pool": {**one_look, "network": "student"}}),
         "s4al-plus": ("s4al-plus", tenth, {**generations, "ask": {**squares, "border": False}}),
@@ -89,17 +112,17 @@ def settings(data: Path, dataset: str, row: str, seed: int, overrides: list[str]
             0,
             {
                 "rounds": 2,
-                "first": {**points, "score": "random", "top": 1.0},
-                "ask": {**points, "score": "margin"},
+                "first": {**random, "score": "random", "top": 1.0},
+                "ask": {**margin, "score": "margin"},
                 "pool": one_look,
             },
         ),
     }
-    method, labelled, rounds = rows[row]
+    method, labelled, rounds = rows[row.removesuffix("-even")]
     plain: dict[str, Any] = {
         "name": f"budget-{dataset}-{row}",
         "seed": seed,
-        "domains": {dataset: {"layout": "folder", "root": dataset}},
+        "domains": {dataset: {"layout": "folder", "root": dataset, **shrunk(scale)}},
         "labelled": {"images": labelled},
         "model": {
             "encoder": "tu-mobilenetv2_100",
@@ -107,35 +130,61 @@ def settings(data: Path, dataset: str, row: str, seed: int, overrides: list[str]
             "weights": "weights/mobilenetv2_100.imagenet.safetensors",
         },
         "method": {"name": method},
-        "train": {"steps": STEPS[dataset], "batch_size": 8, "crop": CROPS[dataset]},
+        "train": {"steps": STEPS[dataset], "batch_size": 8, "crop": [round(scale * n) for n in CROPS[dataset]]},
         "campaign": {"annotator": "oracle", **rounds},
     }
     if method == "s4al-plus":  # the cheaper representation head
         plain["method"] |= {"contrast": {"kernel": 1, "stride": 8}}
-    for override in overrides:
+    for override in arguments.overrides:
         key, _, value = override.partition("=")
         *path, last = key.split(".")
         place = plain
         for part in path:
             place = place.setdefault(part, {})
         place[last] = yaml.safe_load(value)
-    return parse_config(plain, data.absolute())
+    return parse_config(plain, arguments.data.absolute())
 
 
-def train_pixels(dataset: str, root: Path) -> tuple[int, int]:
-    """Pixels and images of train."""
-    domain = load_domain(dataset, parse_config({"name": "x", "domains": {dataset: {"layout": "folder",
-                         "root": str(root.absolute())}}, "method": "joint"}).domains[dataset])  # fmt: skip
-    stems = domain.splits["train"]
-    return sum(domain.image(stem)[..., 0].size for stem in stems), len(stems)
+def shrunk(scale: float) -> dict[str, float]:
+    return {} if scale == 1 else {"size": scale}
 
 
-def record(out: Path, arguments: argparse.Namespace, row: str, seed: int, summary: dict[str, Any]) -> None:
+def look(data: Path, dataset: str, scale: float) -> Train:
+    """Train as the network will see it; outlines are drawn on the images as they are."""
+    whole, seen = domain(data, dataset, 1.0), domain(data, dataset, scale)
+    stems = whole.splits["train"]
+    return Train(
+        len(stems), sum(seen.image(s)[..., 0].size for s in stems), sum(outlining(whole.mask(s)) for s in stems)
+    )
+
+
+def domain(data: Path, dataset: str, scale: float) -> Domain:
+    plain = {"layout": "folder", "root": dataset, **shrunk(scale)}
+    config = parse_config({"name": "x", "domains": {dataset: plain}, "method": "joint"}, data.absolute())
+    return load_domain(dataset, config.domains[dataset])
+
+
+def outlining(mask: np.ndarray) -> int:
+    """Clicks that outline and name every segment of a mask (H,W); what has no class (254, 255) is nobody's work."""
+    corners = segments = 0
+    for value in range(254):
+        inside = (mask == value).astype(np.uint8)
+        if inside.any():
+            edges, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            corners += sum(len(cv2.approxPolyDP(edge, TOLERANCE, True)) for edge in edges)
+            segments += cv2.connectedComponents(inside, connectivity=8)[0] - 1
+    return corners // 2 + segments
+
+
+def record(
+    out: Path, arguments: argparse.Namespace, train: Train, row: str, seed: int, summary: dict[str, Any]
+) -> None:
     """Add a run to the result file."""
     there = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"runs": {}}
     result, last = summary["result"], summary["history"][-1]
     (name,) = result["domains"]
     words = [arguments.dataset, "--rows", row, "--seeds", str(seed)]
+    words += ["--scale", str(arguments.scale)] if arguments.scale != 1 else []
     words += ["--set", *arguments.overrides] if arguments.overrides else []
     there["runs"][f"{row}/{seed}"] = {
         "command": "python experiments/budget.py DATA " + shlex.join(words),
@@ -148,7 +197,7 @@ def record(out: Path, arguments: argparse.Namespace, row: str, seed: int, summar
         "validation_by_round": [entry["miou"][name] for entry in summary["history"]],
         "labelled_pixels": last["pixels"][name],
         "asked": summary["asked"],
-        "clicks": summary["clicks"],
+        "clicks": clicks(row, last["pixels"][name], summary["asked"], train.clicks / train.pixels),
         "steps": result["steps"],
         "seconds": sum(entry["seconds"] for entry in summary["history"]),
     }
@@ -157,23 +206,30 @@ def record(out: Path, arguments: argparse.Namespace, row: str, seed: int, summar
     write_json(out, there)
 
 
+def clicks(row: str, pixels: int, asked: int, per_pixel: float) -> int:
+    """Clicks of a row that has labels on so many pixels and asked for so many regions of its images."""
+    return asked if row.startswith("points") else round(per_pixel * pixels) + asked
+
+
 def table(data: dict[str, Any]) -> str:
     """Markdown: mean ± sample standard deviation over seeds, in points of mIoU and in % of the same seed's `full`."""
     runs = data["runs"]
     lines = [
-        "| row | seeds | test mIoU | % of full | validation | labelled pixels | regions asked | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| row | seeds | test mIoU | % of full | validation | labelled pixels | regions asked | clicks | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
         of_row = {key.rpartition("/")[2]: run for key, run in runs.items() if key.rpartition("/")[0] == row}
         if not of_row:
             continue
         share = [100 * r["miou"] / runs[f"full/{s}"]["miou"] for s, r in of_row.items() if f"full/{s}" in runs]
-        mean = {k: statistics.mean(r[k] for r in of_row.values()) for k in ("labelled_pixels", "asked", "seconds")}
+        mean = {
+            k: statistics.mean(r[k] for r in of_row.values()) for k in ("labelled_pixels", "asked", "clicks", "seconds")
+        }
         lines.append(
             f"| {row} | {len(of_row)} | {pm([100 * r['miou'] for r in of_row.values()])} | {pm(share)} | "
             f"{pm([100 * r['validation'] for r in of_row.values()])} | {mean['labelled_pixels']:,.0f} | "
-            f"{mean['asked']:,.0f} | {mean['seconds'] / 60:.0f} |"
+            f"{mean['asked']:,.0f} | {mean['clicks']:,.0f} | {mean['seconds'] / 60:.0f} |"
         )
     return "\n".join(lines)
 
