@@ -1,0 +1,168 @@
+"""What the entropies ask for: are the classes that they make a cell surer of the right ones?
+
+    python experiments/assignments.py RUN … [--split val] [--out results/assignments-half.json]
+    python experiments/assignments.py --table results/assignments-half.json
+
+RUN is a finished run of univ-full or univ-cross, mode: anchored; network and prototypes are those of its last step.
+An entropy falls when a cell goes to the class that it is nearest to. Over all labelled cells of the split, in shares:
+
+head, prototype    whose class is right: the head's, that of the nearest prototype of the cell's own domain
+mended, broken     cells whose prototype is right and whose head is wrong, and the other way round
+entropy            mean of H(σ(v_ii)) / log C_i, of cells whose nearest prototype is right, and of the others
+shared             cells whose class another domain has too: nearest to it there, to another one, to none of them
+private            cells whose class another domain lacks: nearest to none of its classes, to some
+
+Shapes: B images · C_k classes of domain k, G = Σ_k C_k · h×w cells of the embedding · N labelled cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from budget import pm
+from compare import cpu_name
+from torch import Tensor
+
+from fewmask.data.domain import Domain
+from fewmask.engine.checkpoint import load_state
+from fewmask.engine.device import autocast, choose_device
+from fewmask.engine.evaluate import LabelledBatches
+from fewmask.engine.run import Run, load_config, load_domains, versions
+from fewmask.files import write_json
+from fewmask.labels import NOT_LABELLED, LabelUnion
+from fewmask.losses.alignment import cosine_similarity
+from fewmask.losses.entropy import entropy
+from fewmask.methods import build
+from fewmask.methods.entropy_module import EntropyModule
+from fewmask.methods.prototypes import LivePrototypes
+from fewmask.models.saved import load_model
+from fewmask.models.universal import UniversalSegmenter, at_stride
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--out", type=Path, default=Path("results/assignments-half.json"))
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(json.loads(arguments.table.read_text(encoding="utf-8"))))
+        return
+    found = {f"{run.parent.name}/{run.name}": look(run, arguments.split) for run in arguments.runs}
+    command = shlex.join([*(run.name for run in arguments.runs), "--split", arguments.split])
+    head = {
+        "command": f"python experiments/assignments.py {command}",
+        "hardware": {"cpu": cpu_name()},
+        "versions": versions(),
+    }
+    write_json(arguments.out, {**head, "runs": found})
+    print(table({"runs": found}))
+
+
+@torch.inference_mode()
+def look(folder: Path, split: str) -> dict[str, Any]:
+    """The shares of each domain."""
+    config, device = load_config(folder), choose_device()
+    domains = load_domains(config)
+    model = load_model(folder, device)
+    method = build(config.method, domains)
+    if not isinstance(method, EntropyModule) or not isinstance(method.prototypes, LivePrototypes):
+        raise ValueError(
+            f"{folder}: a run of {config.method.name}; give one of univ-full or univ-cross, mode: anchored"
+        )
+    state = load_state(Run(folder).state)
+    method.prepare(model, torch.Generator())
+    model.load_state_dict(state["model"])
+    method.load_state_dict(state["method"])
+    method.to(device)
+    union = LabelUnion.of(model.spaces, config.synonyms).tables
+    return {
+        name: shares(k, list(each_image(model, domain, split)), method.prototypes, [union[n] for n in domains])
+        for k, (name, domain) in enumerate(domains.items())
+    }
+
+
+def each_image(model: UniversalSegmenter, domain: Domain, split: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The embedding (1,D,h,w) of an image, the head's class (1,h,w) of each cell, and the label (1,h,w)."""
+    batches = LabelledBatches(domain, domain.splits[split], batch_size=1)
+    for index in range(len(batches)):
+        ((image, label),) = batches[index]
+        with autocast(model.mean.device, "auto"):
+            features = model.encode(image.to(model.mean.device).permute(0, 3, 1, 2))
+            logits = model.logits(features, domain.name, (label.shape[-2], label.shape[-1]))
+            embedding = model.embed(features)
+        cells = (at_stride(m, model.embedding_stride, model.multiple) for m in (logits.argmax(1).byte(), label))
+        head, truth = (c.to(embedding.device) for c in cells)
+        yield embedding, head, truth
+
+
+def shares(
+    k: int, images: list[tuple[Tensor, Tensor, Tensor]], prototypes: LivePrototypes, union: list[tuple[int, ...]]
+) -> dict[str, float]:
+    """Of domain k's labelled cells; `union` holds what each domain's classes mean."""
+    similarity = torch.cat(
+        [
+            prototypes.known(cosine_similarity(embedding, prototypes.vectors)).permute(0, 2, 3, 1)[label < NOT_LABELLED]
+            for embedding, _, label in images
+        ]
+    )  # (N,G)
+    head, label = (torch.cat([image[part][image[2] < NOT_LABELLED] for image in images]).long() for part in (1, 2))
+    columns = similarity.split(prototypes.classes, dim=1)
+    by_head, by_prototype = head == label, columns[k].argmax(1) == label
+    unsure = entropy(columns[k] / prototypes.temperature) / math.log(prototypes.classes[k])
+    found = {
+        "cells": len(label),
+        "head": share(by_head),
+        "prototype": share(by_prototype),
+        "mended": share(by_prototype & ~by_head),
+        "broken": share(by_head & ~by_prototype),
+        "entropy_right": float(unsure[by_prototype].mean()),
+        "entropy_wrong": float(unsure[~by_prototype].mean()),
+    }
+    same, other, none, refused, taken = (torch.zeros(0, dtype=torch.bool) for _ in range(5))
+    meaning = torch.tensor(union[k])[label.cpu()]
+    for j, there in enumerate(union):
+        if j == k:
+            continue
+        best, nearest = columns[j].max(1)
+        nothing = (best < prototypes.boundary[j]).cpu()
+        means = torch.tensor(there)[nearest.cpu()]
+        has = torch.isin(meaning, torch.tensor(there))
+        same = torch.cat([same, (~nothing & (means == meaning))[has]])
+        other = torch.cat([other, (~nothing & (means != meaning))[has]])
+        none = torch.cat([none, nothing[has]])
+        refused, taken = torch.cat([refused, nothing[~has]]), torch.cat([taken, ~nothing[~has]])
+    named = {"shared_same": same, "shared_other": other, "shared_none": none}
+    return {**found, **{n: share(v) for n, v in {**named, "private_none": refused, "private_some": taken}.items()}}
+
+
+def share(which: Tensor) -> float:
+    return float(which.float().mean())
+
+
+COLUMNS = ("head", "prototype", "mended", "broken", "shared_same", "shared_other", "shared_none", "private_none")
+
+
+def table(data: dict[str, Any]) -> str:
+    """Markdown: percent, mean ± sample standard deviation over runs."""
+    runs = list(data["runs"].values())
+    lines = [f"| | {' | '.join(c.replace('_', ', ') for c in COLUMNS)} | entropy, right | entropy, wrong |"]
+    lines.append("|---|" + "---|" * (len(COLUMNS) + 2))
+    for name in runs[0]:
+        cells = [pm([100 * run[name][c] for run in runs]) for c in COLUMNS]
+        cells += [f"{statistics.mean(run[name][f'entropy_{w}'] for run in runs):.2f}" for w in ("right", "wrong")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
