@@ -24,17 +24,19 @@ pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
 KILLS = 20
 
-# Forks a process for each moment, so that the imports are paid once; a child goes on with the campaign and is killed
-# after a random time. What it had saved of questions and answers must be there ever after.
+# Forks a process for each moment, so that the imports are paid once. The first one runs a campaign through and counts
+# the files that it puts in their places; the others go on with another campaign and are killed some time after one of
+# theirs, so that the moments lie all over it and not where most of the time goes. What was saved of questions and
+# answers must be there ever after.
 KILLED = """
-import os, random, signal, sys, time
+import os, random, signal, sys, threading, time
 from pathlib import Path
 from fewmask.annotation.ledger import Ledger
 from fewmask.campaign import Campaign, campaign
 from fewmask.methods import read_config
 
-settings, folder = read_config(Path(sys.argv[1])), Path(sys.argv[2])
-kills, longest = int(sys.argv[3]), float(sys.argv[4])
+settings, reference, folder = read_config(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
+kills = int(sys.argv[4])
 
 def saved():
     if not Campaign(folder).ledger.exists():
@@ -43,26 +45,37 @@ def saved():
         return ([(q.id, q.round, q.domain, q.stem, q.kind, q.region) for q in ledger.questions()],
                 [(a.id, a.question, a.token) for a in ledger.answers()])
 
-random.seed(int(sys.argv[5]))
-done = 0
-questions, answers = [], []
-while done < kills:
+def run(where, heard):
     child = os.fork()
     if child == 0:
-        campaign(settings, folder)
+        sys.addaudithook(lambda event, arguments: event == "os.rename" and heard())
+        campaign(settings, where)
         os._exit(0)
-    time.sleep(random.uniform(0, longest))
-    finished, _ = os.waitpid(child, os.WNOHANG)
-    if finished:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+reader, writer = os.pipe()
+began = time.monotonic()
+assert run(reference, lambda: os.write(writer, b".")) == 0
+os.close(writer)
+files, seconds = len(os.read(reader, 2**16)), time.monotonic() - began
+print(files, "files in their places")
+
+random.seed(int(sys.argv[5]))
+questions, answers = [], []
+for kill in range(3 * kills):
+    after, delay = random.uniform(1, files / kills), random.uniform(0, 2 * seconds / files)
+    def heard():
+        global after
+        after -= 1
+        if 0 >= after > -1:
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    if run(folder, heard) == 0:
         break
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    done += 1
     now = saved()
     assert now[0][:len(questions)] == questions and now[1][:len(answers)] == answers, "something was lost"
     questions, answers = now
-    files = sum(p.is_file() for p in folder.rglob("*"))
-    print("killed", done, "with", len(questions), "questions,", len(answers), "answers,", files, "files", flush=True)
+    begun, looks = len(list(folder.glob("rounds/*.json"))), len(list(folder.glob("pool/*")))
+    print("killed with", len(questions), "questions,", len(answers), "answers,", begun, "rounds,", looks, "looks")
 campaign(settings, folder)
 now = saved()
 assert now[0][:len(questions)] == questions and now[1][:len(answers)] == answers, "something was lost"
@@ -76,18 +89,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_campaign_killed_at_random_moments_is_the_one_that_was_not(workers: int, data: Path, tmp_path: Path) -> None:
-    """Ten kills with and ten without loader processes, wherever they fall."""
+    """Twenty kills at least, ten of them with loader processes, wherever they fall."""
     method = {"name": "s4al-plus", "confidence": 0.0}
     ask = {**SQUARES, "balance": "diverse"}
     train = {"steps": 6, "checkpoint_every": 2, "workers": workers}
     first = {**BY_CHANCE, "budget": {"amount": 2000, "unit": "pixels"}}  # for a square in either domain
     plain = settings_of(data, method, labelled=0, train=train, first=first, ask=ask)
     path = write_config(tmp_path / "config.yaml", plain)
-    done = run_python(KILLED, path, tmp_path / "run", KILLS // 2, 2.0, workers)
+    done = run_python(KILLED, path, tmp_path / "reference", tmp_path / "run", KILLS, workers)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
-    assert done.stdout.count("killed") >= 3, "the campaign ended before it was killed a few times"
-    campaign(parse_config(plain), tmp_path / "reference")
+    moments = [line for line in done.stdout.splitlines() if line.startswith("killed")]
+    assert len(moments) >= KILLS // 2, f"the campaign ended before it was killed so often\n{done.stdout}"
+    assert len(set(moments)) >= 3, f"all kills fell in one stage\n{done.stdout}"
     assert_same_campaign(tmp_path / "reference", tmp_path / "run")
     assert not list((tmp_path / "run").rglob(".*.tmp"))
     with Ledger(Campaign(tmp_path / "run").ledger) as ledger:
