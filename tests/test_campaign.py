@@ -25,12 +25,14 @@ from ondisk import assert_same_run, metrics_of, two_domains, weights_of, write_d
 from fewmask.acquisition.regions import Regions, parse
 from fewmask.acquisition.select import Candidates
 from fewmask.annotation.facts import Question
+from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
 from fewmask.campaign import Campaign, campaign, rounds
 from fewmask.campaign.asking import bare, questions, ranked_together
 from fewmask.campaign.history import Entry, cost_model, cost_of_image, forecast, needs
 from fewmask.config import AskSettings, CampaignSettings, Config
 from fewmask.data.domain import Domain, read_mask
+from fewmask.data.pictures import write_mask
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine import fit, pool
 from fewmask.engine.checkpoint import load_weights
@@ -821,6 +823,24 @@ def test_regions_of_the_cache_are_those_that_were_asked(data: Path, tmp_path: Pa
         stored = Regions.from_bytes(path.read_bytes())
         assert question.box == stored.box(question.region)
         np.testing.assert_array_equal(question.inside, question.window(stored.mask(question.region)))
+
+
+def test_people_may_begin_with_images_alone(tmp_path: Path) -> None:
+    """No mask anywhere: what is learnt from is what they answered."""
+    write_domain(tmp_path / "a", train=0, pool=4, val=0, test=0)
+    config = settings(tmp_path, domains=["a"], labelled=0, rounds=1, annotator="people", first=BY_CHANCE)
+    assert campaign(config, tmp_path / "run")["state"] == "waiting"
+    domains, out = load_domains(config), tmp_path / "painted"
+    with Ledger(Campaign(tmp_path / "run").ledger) as ledger:
+        for question in write_questions(ledger, domains, out):
+            path = out / "a" / "labels" / f"{question.stem}.png"
+            painted = domains["a"].space.encode(read_mask(path), path)
+            np.copyto(question.window(painted), 1, where=question.inside)
+            write_mask(path, painted, domains["a"].space)
+        read_answers(ledger, domains, out, "ann")
+    done = campaign(config, tmp_path / "run")
+    assert (done["state"], done["answered"]) == ("done", done["asked"])
+    assert done["history"][0]["pixels"]["a"] > 0
 
 
 def test_enough_is_not_enough_where_nothing_is_labelled(data: Path, tmp_path: Path) -> None:

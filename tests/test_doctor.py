@@ -222,7 +222,6 @@ ERRORS: list[tuple[Callable[[Path], None], str, str, str]] = [
     (val_without_mask, "images/val0.jpg", "in val but without a mask", "add its mask"),
     (empty_split, "splits/test.txt", "it lists no stems", "write one stem a line"),
     (empty_train, "", "the split train has no images", "list some"),
-    (no_masks_in_train, "", "no image of train has a mask", "add masks"),
     (one_stem_twice_as_file, "images/train1.png", "same stem as", "rename one"),
     (broken_classes, "classes.yaml", "0 given twice", "docs/formats.md"),
     (jpeg_labels, "labels/train1.jpg", "not a PNG", "8-bit PNG"),
@@ -238,6 +237,7 @@ WARNINGS: list[tuple[Callable[[Path], None], str, str, str]] = [
     (class_not_in_train, "domain mine", "class 'sky' is in none of the 3 labelled images", "raise labelled.images"),
     (class_nowhere, "domain mine", "class 'cow' is in none", "no mask of the domain has it"),
     (no_val, "", "the split val has no images", "before the test"),
+    (no_masks_in_train, "", "no image of train has a mask", "add masks for a few, or have a campaign ask"),
 ]
 
 

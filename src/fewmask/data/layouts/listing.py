@@ -188,7 +188,8 @@ class Listing:
         if not splits["train"]:
             self.error(self.root, "the split train has no images", f"list some, or set `root` to {self.hint}")
         elif not any(stem in self.masks for stem in splits["train"]):
-            self.error(self.root, "no image of train has a mask", "add masks for a few of them")
+            # A campaign may begin with nothing, and what learns from labels says so itself.
+            self.warn(self.root, "no image of train has a mask", "add masks for a few, or have a campaign ask for them")
         if not splits["val"]:
             self.warn(self.root, "the split val has no images", "without it no choice can be checked before the test")
         order = {"error": 0, "warning": 1}
