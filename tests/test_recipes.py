@@ -115,7 +115,7 @@ def test_what_is_published_is_of_its_rows_or_stands_alone_and_says_its_source(na
     domains = set(recipe.config["domains"])
     assert all(domains >= set(of) for of in [*recipe.published.values(), *recipe.published_iou.values()])
     assert not recipe.published or recipe.source
-    alone = {"hung2018-n375", "souly2017-n375", "scenenet"}
+    alone = {"scenenet"}
     assert set(recipe.published) | set(recipe.published_iou) <= set(recipe.table()) | alone
 
 
