@@ -360,7 +360,7 @@ def test_statistics(tmp_path: Path) -> None:
     trees.mask(root / "labels/train1.png", (0, 0, 254, 255))
     found = report(root, labelled=1).statistics["mine"]
     assert found.splits == {"train": 4, "val": 1, "test": 1}
-    assert (found.masks, found.labelled) == (4, 1)
+    assert (found.masks, found.in_part, found.labelled) == (4, 1, 1)
     assert found.sizes == {"8×6": 6}
     # Three masks of (0, 1, 1, void) and one of (0, 0, not labelled, void).
     assert found.pixels == pytest.approx({"road": 5 / 16, "sky": 6 / 16})

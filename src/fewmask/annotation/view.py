@@ -14,6 +14,7 @@ import numpy as np
 
 from fewmask.annotation.ledger import Ledger
 from fewmask.data.domain import Domain, Source, read_mask
+from fewmask.data.parts import known
 from fewmask.data.pictures import write_mask
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 
@@ -41,9 +42,9 @@ def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | N
     """The domain with its answers: images of which they decide a pixel are labelled, in part unless they decide every
     one, by the view in `folder`.
 
-    Images that were labelled keep their masks, and where they have answers too the answers come first. Of the rest of
-    train no mask can be had. Call `write_labels` first with the same `up_to`. Raises ValueError when there are answers
-    for images that are not in train.
+    Images that were labelled keep their masks, and where they have answers too the answers come first; one that was
+    labelled in part is whole where they decide the rest. Of the rest of train no mask can be had. Call `write_labels`
+    first with the same `up_to`. Raises ValueError when there are answers for images that are not in train.
     """
     answered = frozenset(ledger.answered_stems(domain.name, up_to))
     train = domain.splits["train"]
@@ -63,12 +64,9 @@ def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | N
         both=answered & labelled,
         hidden=frozenset(train) - labelled - answered,
     )
-    return replace(
-        domain,
-        source=source,
-        labelled=tuple(s for s in train if s in labelled | answered),
-        partial={**domain.partial, **parts},
-    )
+    known_by_both = {stem: known(source.mask(stem)).part for stem in domain.partial if stem in answered}
+    parts |= {stem: part for stem, part in {**domain.partial, **known_by_both}.items() if part < 1}
+    return replace(domain, source=source, labelled=tuple(s for s in train if s in labelled | answered), partial=parts)
 
 
 def _parts(ledger: Ledger, domain: str, up_to: int | None) -> dict[str, float]:

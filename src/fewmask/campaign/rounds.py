@@ -35,6 +35,7 @@ from fewmask.campaign.networks import committee
 from fewmask.campaign.settings import check
 from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
+from fewmask.data.parts import in_part, known_pixels
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.device import choose_device, memory_mib
 from fewmask.engine.evaluate import Progress
@@ -105,7 +106,9 @@ def campaign(
 
 class _Rounds:
     def __init__(self, config: Config, folder: Path, observe: Observer, enough: bool) -> None:
-        self.domains = load_domains(config)
+        domains = load_domains(config)
+        self.known = {name: known_pixels(domain) for name, domain in domains.items()}
+        self.domains = {name: in_part(domain, self.known[name]) for name, domain in domains.items()}
         self.config, self.settings, self.observe, self.enough = config, check(config, self.domains), observe, enough
         self.device = choose_device(config.train.device)
         self.files = Campaign(folder)
@@ -179,12 +182,13 @@ class _Rounds:
         return found
 
     def _answerable(self, name: str, candidates: Candidates) -> Candidates:
-        """Those that the annotator can answer: people all, the oracle what there is a mask of."""
+        """Those that the annotator can answer: people all, the oracle what there is a mask of that was not labelled
+        from the start: what such a mask leaves open the oracle does not know either."""
         if self.settings.annotator == "people":
             return candidates
-        domain = self.domains[name]
-        has_mask = np.array([domain.source.has_mask(stem) for stem in domain.splits["train"]])
-        return candidates.take(has_mask[candidates.image])
+        domain, given = self.domains[name], self.known[name]
+        knows = [stem not in given and domain.source.has_mask(stem) for stem in domain.splits["train"]]
+        return candidates.take(np.array(knows)[candidates.image])
 
     def _ask(
         self,
@@ -346,10 +350,9 @@ class _Rounds:
         """By domain, what was labelled before anything was asked: pixels, and their cost in the budget's unit."""
         found = {}
         for name, domain in self.domains.items():
-            masks = (domain.mask(stem) for stem in domain.labelled)
-            known = [(int((mask != NOT_LABELLED).sum()), mask.size) for mask in masks]
-            cost = sum(cost_of_image(self.settings, pixels, size) for pixels, size in known)
-            found[name] = sum(pixels for pixels, _ in known), cost
+            known = [self.known[name][stem] for stem in domain.labelled]
+            cost = sum(cost_of_image(self.settings, *image) for image in known)
+            found[name] = sum(image.pixels for image in known), cost
         return found
 
     def _remember(self, number: int) -> None:

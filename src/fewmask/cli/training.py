@@ -78,6 +78,11 @@ def print_report(report: Report, as_json: bool) -> None:
             splits = ", ".join(f"{k} {v}" for k, v in s.splits.items())
             out.print(f"\n{name}: {splits}; {s.labelled} labelled", style="bold", soft_wrap=True)
             out.print(statistics_table(s))
+            if s.in_part:
+                say(
+                    f"{s.in_part:,} of {s.masks:,} masks {'is' if s.in_part == 1 else 'are'} labelled in part: what is "
+                    "still open there is in no loss and no score, and a campaign asks people about it too."
+                )
         _list("[yellow]warning[/]", report.warnings)
         _list("[red]error[/]", report.errors)
         say(f"{_many(report.errors, 'error')}, {_many(report.warnings, 'warning')}")

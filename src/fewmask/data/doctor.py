@@ -40,6 +40,8 @@ class Statistics:
     """Images by split."""
     masks: int
     """Images of the splits that have a mask."""
+    in_part: int
+    """Masks of which some pixels are labelled and some are not."""
     labelled: int
     """Images of train whose masks a run with these settings learns from."""
     sizes: Mapping[str, int]
@@ -339,6 +341,7 @@ def _statistics(patient: _Patient, looks: list[_Look], drawn: tuple[str, ...]) -
         layout=patient.settings.layout,
         splits={split: len(patient.splits[split]) for split in SPLITS},
         masks=len(seen),
+        in_part=sum(bool(0 < c[NOT_LABELLED] < c.sum()) for c in seen),
         labelled=len(drawn),
         sizes=dict(sizes.most_common()),
         pixels={name: float(counts[i] / total) for i, name in enumerate(names)},

@@ -27,6 +27,7 @@ from fewmask import card, distributed
 from fewmask.config import Config
 from fewmask.data.batches import Batch, Phase, Steps, loader
 from fewmask.data.domain import Domain
+from fewmask.data.parts import with_parts
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.engine.counts import ImageCounts, write_counts
 from fewmask.engine.device import autocast, choose_device, forget_peak, memory_mib
@@ -119,13 +120,15 @@ def train(
     training breaks down.
     """
     with distributed.processes():
-        domains = load_domains(config) if domains is None else dict(domains)
+        known = load_domains(config) if domains is None else dict(domains)
         device = choose_device(config.train.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             run = open_run(folder, config)
             if distributed.agreed(run.summary.exists()):
                 return load_summary(run)
-            fit = _Fit(config, run, domains, device, observe, start)
+            # Whoever gives domains knows which of their masks are labelled in part.
+            known = with_parts(known) if domains is None else known
+            fit = _Fit(config, run, known, device, observe, start)
             with begin(run, config):
                 return fit.run_through()
 

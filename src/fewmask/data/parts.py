@@ -1,0 +1,53 @@
+"""Which masks of a domain are labelled in part. No list of files says it: only their pixels do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
+
+from fewmask.data.domain import Domain, FileSource
+from fewmask.labels import NOT_LABELLED, Mask
+
+
+class Known(NamedTuple):
+    """How much of a mask is labelled: pixels of a class and void ones, of all `size`."""
+
+    pixels: int
+    size: int
+
+    @property
+    def part(self) -> float:
+        return self.pixels / self.size
+
+
+def known(mask: Mask) -> Known:
+    return Known(int((mask != NOT_LABELLED).sum()), mask.size)
+
+
+def known_pixels(domain: Domain) -> dict[str, Known]:
+    """How much of each labelled image is; every mask is read. Raises ValueError with the file that cannot be."""
+    # Decoding leaves the interpreter's lock, so threads use all cores.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda stem: known(domain.mask(stem)), domain.labelled)
+        return dict(zip(domain.labelled, found, strict=True))
+
+
+def in_part(domain: Domain, found: Mapping[str, Known]) -> Domain:
+    """The domain with those of its labelled images in `partial` that are labelled in part by `found`; one of which no
+    pixel is labelled is none of them."""
+    return replace(
+        domain,
+        labelled=tuple(s for s in domain.labelled if found[s].pixels),
+        partial={s: found[s].part for s in domain.labelled if 0 < found[s].pixels < found[s].size},
+    )
+
+
+def with_parts(domains: Mapping[str, Domain]) -> dict[str, Domain]:
+    """The domains as their masks on the disk say; what is drawn on demand is labelled wholly, and is not drawn for it.
+
+    Raises ValueError like `known_pixels`.
+    """
+    return {n: in_part(d, known_pixels(d)) if isinstance(d.source, FileSource) else d for n, d in domains.items()}
