@@ -107,6 +107,7 @@ def test_every_wrong_key_is_listed_at_once() -> None:
             changed(domains={"a": {"layout": "folder", "root": "/a", "levl": 1}}),
             r"domains\.a\.levl: .* did you mean level",
         ),
+        (changed(campaign={"pool": {"scales": []}}), r"campaign\.pool\.scales: tuple should have at least 1 item"),
         (changed(campaign={"ask": {"scor": "entropy"}}), r"campaign\.ask\.scor: unknown key; did you mean score"),
         (changed(train={"crop": 256}), r"train\.crop: input should be a list, such as \[256, 256\] \(given: 256\)"),
         (changed(train=None), "train: input should be a valid dictionary"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fewmask.config.base import Fraction, Settings
 
@@ -37,7 +37,7 @@ class PoolSettings(Settings):
 
     network: str = "model"
     """"model", or another network that the method keeps, such as "student"."""
-    scales: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     dropout: NonNegativeInt = 0
     """Draws with dropout left on; 0 is one look without."""
     generations: PositiveInt = 1
