@@ -6,6 +6,7 @@ Shapes: N candidates · H×W pixels.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from campaigns import BY_CHANCE, SQUARES, asked, assert_same_campaign, settings,
 from ondisk import assert_same_run, metrics_of, two_domains, weights_of, write_domain
 
 from fewmask.acquisition.regions import Regions, parse
+from fewmask.acquisition.scores import SCORES
 from fewmask.acquisition.select import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.annotation.folder import read_answers, write_questions
@@ -30,6 +32,7 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.campaign import Campaign, campaign, rounds
 from fewmask.campaign.asking import bare, questions, ranked_together
 from fewmask.campaign.history import Entry, cost_model, cost_of_image, forecast, needs
+from fewmask.campaign.networks import committee
 from fewmask.config import AskSettings, CampaignSettings, Config
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.pictures import write_mask
@@ -121,8 +124,12 @@ def test_a_look_tells_its_pace_since_its_first_images(monkeypatch: pytest.Monkey
     """8 of 20 images were seen before a stop, or in the first batch: 4 more in 2 seconds leave 4 seconds."""
     clock, heard = iter([100.0, 102.0]), []
     monkeypatch.setattr(rounds.time, "monotonic", lambda: next(clock))
-    some = SimpleNamespace(device=torch.device("cpu"), _hear=lambda number, moment: heard.append((number, moment)))
-    tell = rounds._Rounds._looking(some, 3, "a")  # type: ignore[arg-type]
+    some = SimpleNamespace(
+        device=torch.device("cpu"),
+        _hear=lambda number, moment: heard.append((number, moment)),
+        settings=CampaignSettings(),
+    )
+    tell = rounds._Rounds._looking(some, 3, "a", None)  # type: ignore[arg-type]
     tell(8, 20)
     tell(12, 20)
     assert [(n, m.run, m.stage, m.step, m.steps_per_second) for n, m in heard] == [
@@ -718,6 +725,10 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
             "campaign.first.budget.unit: another one than campaign.ask's",
         ),
     ),
+    (
+        {"ask": {**SQUARES, "score": "disagreement"}, "rounds": 2, "pool": {"scales": [1.0], "generations": 2}},
+        ("1 network has 1 here", "or campaign.pool.generations=2 with 3 campaign.rounds or more"),
+    ),
     ({"first": {**SQUARES, "score": "entropy"}}, ("campaign.first.score: entropy needs a network",)),
     ({"first": {**BY_CHANCE, "balance": "diverse"}}, ("campaign.first.balance: diverse needs a network",)),
     ({"ask": {**SQUARES, "score": "difficulty"}}, ("campaign.ask.score: difficulty reads a branch", "method=deal")),
@@ -790,6 +801,29 @@ def test_the_difficulty_branch_is_the_networks_own(data: Path, tmp_path: Path, m
         assert all(torch.equal(branch[n], kept[n]) for n in kept)
     assert (tmp_path / "run" / "difficulty.safetensors").read_bytes() == files.round(2).kept("difficulty").read_bytes()
     assert all(isinstance(q.score, float) and 0 < q.score < 1 for q in asked(tmp_path / "run"))
+
+
+def test_generations_vote_as_soon_as_there_are_two(data: Path, tmp_path: Path) -> None:
+    """A single network has nobody to disagree with: the first look asks by entropy and says so."""
+    heard: list[Moment] = []
+    ask = {**SQUARES, "score": "disagreement"}
+    config = settings(data, "joint", ["a"], ask=ask, pool={"scales": [1.0], "generations": 2})
+    campaign(config, tmp_path / "run", heard.append)
+    looks = [m for m in heard if "look" in m.stage]
+    assert list(dict.fromkeys(m.stage for m in looks)) == ["round 2/3 look by entropy", "round 3/3 look"]
+    assert not any(m.later for m in looks)
+
+    (seen,) = load_domains(config).values()
+    by_entropy = committee(config, {"a": seen}, [Campaign(tmp_path / "run").round(0)], torch.device("cpu"))
+    for question in asked(tmp_path / "run", 1):
+        logits = by_entropy(torch.from_numpy(seen.image(question.stem)).permute(2, 0, 1)[None], "a", 0).logits
+        score = SCORES["entropy"](logits)[0].numpy()
+        assert question.score == pytest.approx(question.window(score).mean(), rel=1e-3)
+    for question in asked(tmp_path / "run", 2):  # of two votes a pixel has log 2 of entropy, or none
+        y0, x0, y1, x1 = question.box
+        disputed = question.score * (y1 - y0) * (x1 - x0) / math.log(2)
+        assert disputed == pytest.approx(round(disputed), abs=1e-2)
+    assert any(question.score > 0 for question in asked(tmp_path / "run", 2))
 
 
 def test_the_student_may_look_in_the_teachers_place(

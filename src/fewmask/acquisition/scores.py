@@ -1,7 +1,7 @@
 """How much each pixel of an image is worth asking for: higher is more.
 
-Every score takes the logits of M members, which are scales, dropout draws, generations or heads of one image (a single
-network is M = 1), and is finite and at least 0 at any finite logits and dtype. Probabilities are those of a softmax in
+Every score takes the logits of M members, which are scales, dropout draws or generations of one image (a single network
+is M = 1), and is finite and at least 0 at any finite logits and dtype. Probabilities are those of a softmax in
 fp32, and p·log p is 0 where p underflows (methods of the literature that write it as a bare product return NaN there,
 and a top-k ranks NaN first). A NaN logit becomes a NaN score, and `aggregate` refuses it.
 
@@ -146,7 +146,7 @@ class Scorer:
         if len(members) < self.members:
             raise ValueError(
                 f"the score compares members and got {len(members)}; give it at least {self.members} scales, dropout"
-                " draws, generations or heads, or choose a score of a single network, such as entropy"
+                " draws or generations, or choose a score of a single network, such as entropy"
             )
         return self.score(members, rng)
 

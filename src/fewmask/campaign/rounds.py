@@ -37,6 +37,7 @@ from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.data.parts import in_part, known_pixels
 from fewmask.data.pseudo import PseudoFolder
+from fewmask.engine.committee import possible
 from fewmask.engine.device import choose_device, memory_mib
 from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
@@ -152,7 +153,10 @@ class _Rounds:
         distributed.barrier()
 
     def _asks(self, number: int) -> AskSettings | None:
-        return self.settings.ask if number else self.settings.first
+        if number == 0:
+            return self.settings.first
+        ask, pool = self.settings.ask, self.settings.pool
+        return ask and possible(pool, ask, min(number, pool.generations))
 
     def _teaches(self, number: int) -> bool:
         """The round learns from the pseudo-labels of the one before."""
@@ -175,7 +179,7 @@ class _Rounds:
                 pseudo=self._pseudo(number, name) if self._teaches(number) else None,
                 seed=self._seed(number) + k * DOMAINS_APART,
                 workers=self.config.train.workers,
-                progress=self._looking(number, name),
+                progress=self._looking(number, name, ask),
             )
             if candidates is not None:
                 found[name] = self._answerable(name, candidates)
@@ -323,17 +327,18 @@ class _Rounds:
 
     # ── Tell ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _looking(self, number: int, name: str) -> Progress:
-        """Tells how far the look at a domain's pool is. The pace is that since the first images: what is done then may
-        have been done before a stop."""
+    def _looking(self, number: int, name: str, ask: AskSettings | None) -> Progress:
+        """Tells how far the look at a domain's pool is, and by which score, if it is not the one that was set. The pace
+        is that since the first images: what is done then may have been done before a stop."""
         first: tuple[int, float] | None = None
+        stage = f"look by {ask.score}" if ask not in (None, self.settings.first, self.settings.ask) else "look"
 
         def progress(done: int, total: int) -> None:
             nonlocal first
             now = time.monotonic()
             first = first or (done, now)
             rate = (done - first[0]) / (now - first[1]) if done > first[0] else 0.0
-            self._hear(number, Moment(name, "look", done, total, {}, rate, memory_mib(self.device)))
+            self._hear(number, Moment(name, stage, done, total, {}, rate, memory_mib(self.device)))
 
         return progress
 
@@ -341,7 +346,7 @@ class _Rounds:
         """Pass on what a training or a pass tells, with the round that it belongs to."""
         rounds = self.settings.rounds
         # Between rounds people answer: nobody knows for how long.
-        by_itself = self.settings.annotator != "people" and moment.stage not in ("look", "evaluate")
+        by_itself = self.settings.annotator != "people" and not moment.stage.startswith(("look", "evaluate"))
         later = (rounds - 1 - number) * self.config.train.steps if by_itself else 0
         self.observe(replace(moment, stage=f"round {number + 1}/{rounds} {moment.stage}", later=later))
 

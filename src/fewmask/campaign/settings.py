@@ -29,7 +29,9 @@ def check(config: Config, domains: Mapping[str, Domain]) -> CampaignSettings:
 
 def _faults(config: Config, settings: CampaignSettings, domains: Mapping[str, Domain]) -> Iterator[str]:
     first, ask = settings.first, settings.ask
-    for key, asked, networks in (("first", first, 0), ("ask", ask, 1)):
+    # Of the last look: a committee of generations is complete by then, or never.
+    most = max(min(settings.pool.generations, settings.rounds - 1), 1)
+    for key, asked, networks in (("first", first, 0), ("ask", ask, most)):
         if asked is not None:
             wrong = faults_of_questions(settings.pool, asked, networks, difficulty=True)
             yield from (f"campaign.{key}.{fault}" for fault in wrong)

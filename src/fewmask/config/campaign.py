@@ -41,7 +41,7 @@ class PoolSettings(Settings):
     dropout: NonNegativeInt = 0
     """Draws with dropout left on; 0 is one look without."""
     generations: PositiveInt = 1
-    """The last so many rounds' networks form a committee."""
+    """The last so many rounds' networks form a committee; the first looks have fewer."""
     combine: Literal["softmax", "logits"] = "softmax"
     """What the mean over scales is taken of."""
 

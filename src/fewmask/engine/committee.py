@@ -23,6 +23,8 @@ from fewmask.engine.device import autocast
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import torch_seed
 
+ALONE = "entropy"  # what a network is asked for that has no other to disagree with yet
+
 
 class Member(NamedTuple):
     """A network, and its branch that says where it is wrong: features (B,D,h,w) → logits (B,1,h,w)."""
@@ -129,6 +131,18 @@ def dropout(network: UniversalSegmenter, on: bool, seed: int) -> Iterator[None]:
                 layer.eval()
 
 
+def opinions(pool: PoolSettings, networks: int) -> int:
+    """How many opinions of an image so many networks give to be compared."""
+    return networks * max(pool.dropout, 1) * (len(pool.scales) if pool.combine == "softmax" else 1)
+
+
+def possible(pool: PoolSettings, ask: AskSettings, networks: int) -> AskSettings:
+    """What is asked for while there are so many networks, one or more: by entropy until the generations are there whose
+    opinions the score compares."""
+    enough = opinions(pool, networks) >= SCORES[ask.score].members
+    return ask if enough else ask.model_copy(update={"score": ALONE})
+
+
 def faults(pool: PoolSettings, ask: AskSettings, networks: int, difficulty: bool) -> list[str]:
     """What so many networks, with or without a branch for difficulty, cannot give these questions: `key: why and what
     to set instead`, one each."""
@@ -144,11 +158,12 @@ def faults(pool: PoolSettings, ask: AskSettings, networks: int, difficulty: bool
         return [*found, f"score: no score {ask.score!r}; there are {', '.join(SCORES)}"]
     if not networks:
         return found if scorer.needs_rng else [*found, f"score: {ask.score} needs a network, there is none; set random"]
-    members = networks * max(pool.dropout, 1) * (len(pool.scales) if pool.combine == "softmax" else 1)
+    members = opinions(pool, networks)
     if members < scorer.members:
         found.append(
             f"score: {ask.score} compares {scorer.members} opinions or more, and {networks} network"
-            f"{'s have' if networks > 1 else ' has'} {members} here; set more campaign.pool.scales or .dropout"
+            f"{'s have' if networks > 1 else ' has'} {members} here; set more campaign.pool.scales or .dropout, or "
+            f"campaign.pool.generations={scorer.members} with {scorer.members + 1} campaign.rounds or more"
         )
     if scorer.reads == "difficulty" and not difficulty:
         found.append(f"score: {ask.score} reads a branch that the method does not train; set method=deal")
