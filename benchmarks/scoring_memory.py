@@ -68,14 +68,16 @@ def peaks(images: int, size: tuple[int, int]) -> dict[str, object]:
             print(f"{done} of {total}: {found[f'after {done}']} MiB", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        candidates = look(
+        seen = look(
             Committee([Member(model)], PoolSettings(scales=(1.0,))), domain, Path(folder) / "seen",
             cache=Path(folder), ask=asked, pseudo=PseudoFolder(Path(folder) / "pseudo"), batch_size=1, workers=0,
             progress=progress,
         )  # fmt: skip
         found["with all candidates"] = round(memory_mib(device), 1)
     seconds = round(time.monotonic() - began)
-    return {"images": images, "size": size, "candidates": len(candidates or ()), "peak_mib": found, "seconds": seconds}
+    assert seen is not None
+    candidates = len(seen.candidates)
+    return {"images": images, "size": size, "candidates": candidates, "peak_mib": found, "seconds": seconds}
 
 
 if __name__ == "__main__":

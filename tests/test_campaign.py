@@ -42,7 +42,7 @@ from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.fit import Moment, train
-from fewmask.engine.pool import look
+from fewmask.engine.pool import Found, look
 from fewmask.engine.run import load_domains, load_model
 from fewmask.labels import NOT_LABELLED
 from fewmask.methods import METHODS, parse_config
@@ -540,7 +540,8 @@ def chosen(
 ) -> list[Question]:
     settings_ = AskSettings.model_validate({"regions": "squares:16", "budget": {"amount": amount, "unit": "pixels"}})
     model = cost_model(CampaignSettings())
-    return questions(parts, domains, settings_, (), model, need, Path("unused"), np.random.default_rng(0))
+    found = {name: Found(part) for name, part in parts.items()}
+    return questions(found, domains, settings_, (), model, need, Path("unused"), np.random.default_rng(0))
 
 
 def test_one_budget_over_all_domains_and_questions_in_each_ones_own_terms() -> None:
@@ -561,6 +562,23 @@ def test_one_budget_over_all_domains_and_questions_in_each_ones_own_terms() -> N
     assert chosen({"b": parts["b"].take(np.zeros(8, bool))}, domains, {}, 1000) == []
 
 
+def test_diverse_questions_keep_away_from_what_is_covered_in_any_domain() -> None:
+    """One question: the best-scored candidate where nothing is covered, else the one farthest from that."""
+    domains = {name: domain for name, domain in three().items() if name != "c"}
+    ask = {"regions": "squares:16", "balance": "diverse", "budget": {"amount": 1}}
+    parts = {}
+    for name, scores, far in (("a", (0.9, 0.5), 1), ("b", (0.1, 1.0), 9)):
+        part, where = candidates(domains[name], 1.0).take(np.arange(2)), far * np.eye(2, dtype=np.float16)
+        parts[name] = replace(part, score=np.array(scores, np.float32), embedding=where)
+    for covered, domain in ((None, "b"), (parts["b"].embedding, "a")):
+        found = {"a": Found(parts["a"], covered), "b": Found(parts["b"])}
+        (question,) = questions(
+            found, domains, AskSettings.model_validate(ask), (), cost_model(CampaignSettings()), EQUAL, Path("unused"),
+            np.random.default_rng(0),
+        )  # fmt: skip
+        assert (question.domain, question.region) == (domain, 1 if domain == "b" else 0)
+
+
 def test_no_pixel_is_asked_for_twice_however_the_image_was_cut_before() -> None:
     """Pixels that were skipped, and pixels that are labelled."""
     mask = np.full((32, 32), NOT_LABELLED, np.uint8)
@@ -572,8 +590,8 @@ def test_no_pixel_is_asked_for_twice_however_the_image_was_cut_before() -> None:
     settings_ = AskSettings.model_validate({"regions": "squares:16", "budget": {"amount": 1}})
     skipped = [Question("a", "a-0", "squares:5", 0, (0, 0, 5, 5)), Question("a", "a-1", "squares:5", 1, (0, 5, 5, 10))]
     (found,) = questions(
-        {"a": part}, {"a": domain}, settings_, skipped, cost_model(CampaignSettings()), {"a": 1.0}, Path("unused"),
-        np.random.default_rng(0),
+        {"a": Found(part)}, {"a": domain}, settings_, skipped, cost_model(CampaignSettings()), {"a": 1.0},
+        Path("unused"), np.random.default_rng(0),
     )  # fmt: skip
     expected = np.ones((16, 16), bool)
     expected[:5, :5] = expected[:, 12:] = False

@@ -27,7 +27,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine import pool
 from fewmask.engine.committee import Committee, Member, dropout_layers, faults
-from fewmask.engine.pool import Asked, look
+from fewmask.engine.pool import Asked, Found, look
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.models.universal import UniversalSegmenter
 
@@ -73,6 +73,10 @@ def ask(score: str = "entropy", regions: str = "squares:8", **changes: Any) -> A
 
 
 def looked(who: Committee, domain: Domain, folder: Path, settings: AskSettings, **options: Any) -> Candidates:
+    return found_by(who, domain, folder, settings, **options).candidates
+
+
+def found_by(who: Committee, domain: Domain, folder: Path, settings: AskSettings, **options: Any) -> Found:
     before = options.pop("before", ())
     options = {"workers": 0, "cache": folder / "cache", **options}
     found = look(who, domain, folder / "seen", ask=Asked(settings, 1, before), **options)
@@ -383,6 +387,34 @@ def test_diverse_candidates_have_the_features_where_they_lie(
     y, x = np.divmod(found.region[rows], SIZES[0][1])
     own = features[y // network.stride, x // network.stride]
     np.testing.assert_allclose(found.embedding[rows], own, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_answered_or_was_asked_is_embedded_in_the_same_look(
+    domain: Domain, network: UniversalSegmenter, tmp_path: Path
+) -> None:
+    """Answered: squares 0 and half of 8. Asked and skipped: square 15. Elsewhere nothing is covered."""
+    mask = np.full(SIZES[0], NOT_LABELLED, np.uint8)
+    mask[:8, :8] = mask[8:16, 8:12] = 1
+    before = [Question("a", "a-0", "squares:8", 15, (16, 8, 24, 16))]
+    free = found_by(committee(network), domain, tmp_path / "free", ask(balance="diverse"), batch_size=1)
+    assert free.covered is not None and free.covered.shape == (0, network.channels)
+    assert free.candidates.embedding is not None
+    own = {
+        region: free.candidates.embedding[(free.candidates.image == 0) & (free.candidates.region == region)][0]
+        for region in (0, 8, 15)
+    }
+    settings = ask(balance="diverse")
+    for again in range(2):  # the second time from the pieces on the disk
+        one = partly(domain, mask) if not again else replace(partly(domain, mask), source=NoMasks({}, {}))
+        options: dict[str, Any] = {"batch_size": 1, "before": before}
+        found = found_by(committee(network), one, tmp_path / "asked", settings, **options)
+        np.testing.assert_array_equal(found.covered, np.unique(np.stack(list(own.values())), axis=0))
+    points = found_by(
+        committee(network), partly(domain, mask), tmp_path / "p", ask(regions="points", balance="diverse")
+    )
+    # Points have the features of the cells that they lie in, each of which is there once.
+    assert points.covered is not None and len(points.covered) == 8 * 12 // network.stride**2
+    assert found_by(committee(network), partly(domain, mask), tmp_path / "none", ask()).covered is None
 
 
 def test_the_difficulty_branch_is_read_in_the_same_look(

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewmask.acquisition.budget import RATES, SECONDS_PER_CLICK, Budget, CostModel, Per, Rate, Unit
-from fewmask.acquisition.select import SLACK, Balance, Candidates, class_balanced, concatenate, select
+from fewmask.acquisition.select import BLOCK, SLACK, Balance, Candidates, _nearest, class_balanced, concatenate, select
 
 # Every balance with every scope of the budget.
 WAYS: list[tuple[Balance, Per]] = [
@@ -233,12 +233,26 @@ def test_diverse_takes_one_of_each_cluster_and_the_best_one_first() -> None:
     assert len({tuple(centre[i]) for i in spread}) == 4
 
 
+def test_nearest_to_what_is_covered_block_by_block() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(30, 5)).astype(np.float32)
+    covered = np.concatenate([rng.normal(size=(2 * BLOCK + 3, 5)), points[:2]]).astype(np.float32)
+    expected = [min(((p - c) ** 2).sum() for c in covered) for p in points]
+    found = _nearest(points, covered)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert (found >= 0).all()
+    assert np.isinf(_nearest(points, None)).all() and np.isinf(_nearest(points, covered[:0])).all()
+
+
 def test_diverse_without_a_finite_embedding_is_refused() -> None:
     pool = candidates()
     with pytest.raises(ValueError, match="needs an embedding"):
         ask(replace(pool, embedding=None), 10, "diverse", "pool")
     with pytest.raises(ValueError, match="embedding is not finite"):
         ask(replace(pool, embedding=np.full((40, 3), np.nan)), 10, "diverse", "pool")
+    covered = np.full((1, 3), np.inf, np.float16)
+    with pytest.raises(ValueError, match="a labelled region's embedding is not finite"):
+        select(pool, Budget(10), "diverse", rng=np.random.default_rng(0), covered=covered)
 
 
 def test_candidates_are_joined_field_by_field() -> None:

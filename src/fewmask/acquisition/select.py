@@ -23,6 +23,7 @@ import numpy as np
 from fewmask.acquisition.budget import Budget
 
 Balance = Literal["none", "class", "diverse"]
+BLOCK = 256  # labelled regions that are compared with all listed candidates at once
 SLACK = 1e-9  # relative: ten times 2.4 seconds are 24 seconds, whatever their sum in floating point
 
 
@@ -82,7 +83,7 @@ def select(
     embeddings of what is labelled already, from which it keeps away too. Raises ValueError for a score or an embedding
     that is not finite, a cost that is not above 0, and class balance of scores below 0, which a weight would lift.
     """
-    _check(candidates, balance)
+    _check(candidates, balance, covered)
     S = class_balanced(candidates) if balance == "class" else candidates.score
     ranking = _ranking(candidates, S, rng)
     groups = [ranking] if budget.per == "pool" else _by_image(candidates, ranking)
@@ -105,7 +106,7 @@ def class_balanced(candidates: Candidates) -> np.ndarray:
     return weighted
 
 
-def _check(candidates: Candidates, balance: Balance) -> None:
+def _check(candidates: Candidates, balance: Balance, covered: np.ndarray | None) -> None:
     broken = np.flatnonzero(~np.isfinite(candidates.score))
     if len(broken):
         where = ", ".join(f"image {candidates.image[i]} region {candidates.region[i]}" for i in broken[:3])
@@ -120,8 +121,9 @@ def _check(candidates: Candidates, balance: Balance) -> None:
     if balance == "diverse":
         if candidates.embedding is None:
             raise ValueError("diverse selection needs an embedding of each candidate; choose none or class without one")
-        if not np.isfinite(candidates.embedding).all():
-            raise ValueError("a candidate's embedding is not finite; look at the training run that it comes from")
+        for whose, embedding in (("a candidate", candidates.embedding), ("a labelled region", covered)):
+            if embedding is not None and not np.isfinite(embedding).all():
+                raise ValueError(f"{whose}'s embedding is not finite; look at the training run that it comes from")
 
 
 def _ranking(candidates: Candidates, S: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -168,9 +170,7 @@ def _diverse(candidates: Candidates, factor: float, covered: np.ndarray | None) 
         listed = _affordable(cost, amount * factor, group)
         listed = listed[cost[listed] <= amount * (1 + SLACK)]
         points = embedding[group[listed]].astype(np.float32)
-        nearest = np.full(len(listed), np.inf, dtype=np.float32)  # squared distance to whatever is covered
-        for centre in () if covered is None else covered.astype(np.float32):
-            np.minimum(nearest, _distances(points, centre), out=nearest)
+        nearest = _nearest(points, covered)
         left, price, picked = amount * (1 + SLACK), cost[listed], []
         while len(listed):
             nearest[price > left] = -1  # no distance is below 0: out for good
@@ -184,6 +184,21 @@ def _diverse(candidates: Candidates, factor: float, covered: np.ndarray | None) 
         return listed[np.array(picked, dtype=np.int64)]
 
     return pick
+
+
+def _nearest(points: np.ndarray, covered: np.ndarray | None) -> np.ndarray:
+    """Squared distance of each point to the nearest of what is covered, (n,) float32; infinite where nothing is.
+
+    In blocks: all pairs of a large pool would be gigabytes.
+    """
+    found = np.full(len(points), np.inf, dtype=np.float32)
+    own = np.einsum("nd,nd->n", points, points)
+    for start in range(0, 0 if covered is None else len(covered), BLOCK):
+        assert covered is not None
+        centres = covered[start : start + BLOCK].astype(np.float32)
+        squared = np.einsum("nd,nd->n", centres, centres) - 2 * points @ centres.T
+        np.minimum(found, own + squared.min(1), out=found)
+    return found.clip(0)  # rounding could leave less
 
 
 def _distances(points: np.ndarray, centre: np.ndarray) -> np.ndarray:

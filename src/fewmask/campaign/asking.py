@@ -17,7 +17,7 @@ from fewmask.acquisition.select import Candidates, concatenate, select
 from fewmask.annotation.facts import Question
 from fewmask.config import AskSettings
 from fewmask.data.domain import Domain
-from fewmask.engine.pool import asked_pixels, tile
+from fewmask.engine.pool import Found, asked_pixels, tile
 from fewmask.labels import NOT_LABELLED
 
 
@@ -47,7 +47,7 @@ def ranked_together(
 
 
 def questions(
-    by_domain: Mapping[str, Candidates],
+    found: Mapping[str, Found],
     domains: Mapping[str, Domain],
     settings: AskSettings,
     before: Sequence[Question],
@@ -58,14 +58,18 @@ def questions(
 ) -> list[Question]:
     """The questions of a round, in the order of asking; none where there is nothing left to ask.
 
-    `before` are the questions of the rounds before.
+    `found` is what a pass found in each domain, `before` are the questions of the rounds before.
     """
+    by_domain = {name: one.candidates for name, one in found.items()}
     if not any(len(part) for part in by_domain.values()):
         return []
     pool, budget = ranked_together(by_domain, domains, need), settings.budget
     pool = replace(pool, cost=cost.cost(parse(settings.regions).kind, pool.cost, budget.unit))
     # An embedding is of one network, so that all domains' lie in one space.
-    chosen = select(pool, Budget(budget.amount, budget.unit, budget.per), settings.balance, rng=rng)
+    known = [one.covered for one in found.values() if one.covered is not None]
+    covered = np.concatenate(known) if known else None
+    limit = Budget(budget.amount, budget.unit, budget.per)
+    chosen = select(pool, limit, settings.balance, rng=rng, covered=covered)
     return _Asking(pool, domains, settings, before, cache).all(chosen)
 
 

@@ -41,7 +41,7 @@ from fewmask.engine.committee import possible
 from fewmask.engine.device import choose_device, memory_mib
 from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
-from fewmask.engine.pool import Asked, look
+from fewmask.engine.pool import Asked, Found, look
 from fewmask.engine.run import Run, begin, load_domains, open_run
 from fewmask.files import write_atomically, write_json
 from fewmask.labels import NOT_LABELLED
@@ -164,13 +164,13 @@ class _Rounds:
 
     def _look(
         self, number: int, domains: Mapping[str, Domain], ask: AskSettings | None, before: list[Question]
-    ) -> dict[str, Candidates]:
+    ) -> dict[str, Found]:
         first = max(number - self.settings.pool.generations, 0)
         runs = [self.files.round(n) for n in reversed(range(first, number))]
         networks = committee(self.config, self.domains, runs, self.device)
         found = {}
         for k, (name, domain) in enumerate(domains.items()):
-            candidates = look(
+            seen = look(
                 networks,
                 domain,
                 self.files.pool(number) / "seen" / name,
@@ -181,8 +181,8 @@ class _Rounds:
                 workers=self.config.train.workers,
                 progress=self._looking(number, name, ask),
             )
-            if candidates is not None:
-                found[name] = self._answerable(name, candidates)
+            if seen is not None:
+                found[name] = seen._replace(candidates=self._answerable(name, seen.candidates))
         return found
 
     def _answerable(self, name: str, candidates: Candidates) -> Candidates:
@@ -199,11 +199,11 @@ class _Rounds:
         number: int,
         domains: Mapping[str, Domain],
         ask: AskSettings,
-        found: Mapping[str, Candidates],
+        found: Mapping[str, Found],
         before: list[Question],
     ) -> None:
         rng = generator(self._seed(number), "ask", number)
-        need = self._need(ask, {name: part for name, part in found.items() if len(part)})
+        need = self._need(ask, {name: one.candidates for name, one in found.items() if len(one.candidates)})
         asked = questions(
             found, domains, ask, before, self.cost.times(self.settings.answers.each), need, self.files.superpixels, rng
         )

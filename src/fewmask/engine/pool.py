@@ -66,6 +66,15 @@ class Asked:
     before: Sequence[Question] = ()
 
 
+class Found(NamedTuple):
+    """What a pass found to choose questions from."""
+
+    candidates: Candidates
+    covered: np.ndarray | None = None
+    """With `balance: diverse` the embeddings (A,D) float16 of regions that hold an answered or asked pixel: questions
+    far from each other are to be far from these too."""
+
+
 class Pieces(Dataset[list[list[Seen]]]):
     """Piece i: the i-th 16 images of the pool, in batches of one size. Superpixels are computed here once and kept."""
 
@@ -140,8 +149,8 @@ def look(
     batch_size: int = 4,
     workers: int = 2,
     progress: Progress | None = None,
-) -> Candidates | None:
-    """Look at the domain's pool, or go on with that; returns the candidates of all of it, or None without `ask` and
+) -> Found | None:
+    """Look at the domain's pool, or go on with that; returns what is found in all of it, or None without `ask` and
     where the pool is empty.
 
     `folder` keeps the pieces that are done. Raises ValueError for a score that the committee cannot give, and with the
@@ -166,7 +175,7 @@ def look(
                     if pseudo is not None:
                         written.append(writers.submit(_write, pseudo, seen.stem, predicted, confidence))
                     if ask is not None:
-                        found.append(_candidates(domain, seen, opinions, predicted, ask, seed))
+                        found.append(_found(domain, seen, opinions, predicted, ask, seed))
                 done += len(batch)
                 if progress:
                     progress(done, total)
@@ -176,7 +185,7 @@ def look(
     distributed.barrier()
     if ask is None or not len(pieces):
         return None
-    return concatenate([_load(_piece(folder, i)) for i in range(len(pieces))])
+    return _together([_load(_piece(folder, i)) for i in range(len(pieces))])
 
 
 def _opinions(
@@ -225,10 +234,8 @@ def _write(pseudo: PseudoFolder, stem: str, label: Tensor, confidence: Tensor) -
     pseudo.write(stem, as_array(label), quantise(confidence.cpu().numpy()))
 
 
-def _candidates(
-    domain: Domain, seen: Seen, opinions: Opinions | None, predicted: Tensor, ask: Asked, seed: int
-) -> Candidates:
-    """The best regions of one image; predicted (H,W). `cost` is the open pixels."""
+def _found(domain: Domain, seen: Seen, opinions: Opinions | None, predicted: Tensor, ask: Asked, seed: int) -> Found:
+    """The best regions of one image, and what is covered of it; predicted (H,W). `cost` is the open pixels."""
     settings, classes = ask.settings, domain.space.num_classes
     regions = seen.regions or parse(settings.regions).tile(seen.image.numpy())
     score = _score(domain, seen, opinions, ask, seed)
@@ -253,8 +260,15 @@ def _candidates(
         group=group.astype(np.int16),
     )
     if settings.balance != "diverse" or opinions is None:
-        return made
-    return replace(made, embedding=embed(opinions.features[0], regions, chosen).astype(np.float16))
+        return Found(made)
+    features, closed = opinions.features[0], _closed(seen, regions)
+    embedding, covered = (embed(features, regions, which).astype(np.float16) for which in (chosen, closed))
+    return Found(replace(made, embedding=embedding), np.unique(covered, axis=0))  # points share the cells they lie in
+
+
+def _closed(seen: Seen, regions: Regions) -> np.ndarray:
+    """The regions with a pixel that is answered or was asked for, (A,) int32 in ascending order."""
+    return np.unique(regions.map[seen.closed.numpy()]) if seen.closed is not None else np.empty(0, np.int32)
 
 
 def _shut(seen: Seen, regions: Regions, ask: Asked, device: torch.device) -> Tensor | None:
@@ -273,13 +287,22 @@ def _piece(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.npz"
 
 
-def _save(path: Path, found: Sequence[Candidates]) -> None:
-    joined = concatenate(found) if found else None  # there may be none of them
-    arrays = {f.name: getattr(joined, f.name) for f in fields(Candidates)} if joined is not None else {}
+def _save(path: Path, found: Sequence[Found]) -> None:
+    joined = _together(found) if found else None  # there may be none of them
+    arrays = {} if joined is None else {f.name: getattr(joined.candidates, f.name) for f in fields(Candidates)}
+    arrays["covered"] = None if joined is None else joined.covered
     known = {name: values for name, values in arrays.items() if values is not None}
     write_atomically(path, lambda file: np.savez(file, **known))
 
 
-def _load(path: Path) -> Candidates:
+def _load(path: Path) -> Found:
     with np.load(path, allow_pickle=False) as stored:
-        return Candidates(**{name: stored[name] for name in stored.files})
+        arrays = {name: stored[name] for name in stored.files}
+    covered = arrays.pop("covered", None)
+    return Found(Candidates(**arrays), covered)
+
+
+def _together(found: Sequence[Found]) -> Found:
+    """What was found in several images or pieces in one; all with what is covered, or none."""
+    covered = [one.covered for one in found if one.covered is not None]
+    return Found(concatenate([one.candidates for one in found]), np.concatenate(covered) if covered else None)
