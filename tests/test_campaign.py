@@ -240,6 +240,31 @@ def test_another_configuration_is_refused(done: Watched, data: Path) -> None:
         campaign(settings(data, ask=SQUARES, target=0.9, rounds=4), done.folder)
 
 
+def test_a_campaign_goes_on_with_another_batch_in_its_looks(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one must whose memory did not suffice; the questions are the same, for all that the pieces tell."""
+    own, fits = Committee.__call__, 0
+
+    def short(committee: Committee, image: torch.Tensor, domain: str, seed: int) -> Any:
+        if len(image) > fits:
+            raise torch.OutOfMemoryError("no memory")
+        return own(committee, image, domain, seed)
+
+    of = {"domains": ["a"], "rounds": 2, "ask": SQUARES}
+    campaign(settings(data, **of), tmp_path / "plain")
+    monkeypatch.setattr(Committee, "__call__", short)
+    words = r"^a: out of memory in the look at 4 × 40×48 at scales 1; lower campaign\.pool\.batch_size.*\(no memory\)$"
+    with pytest.raises(RuntimeError, match=words):
+        campaign(settings(data, **of), tmp_path / "run")
+    one = settings(data, **of, pool={"scales": [1.0], "batch_size": 1})
+    with pytest.raises(RuntimeError, match="1 × 40×48 at scales 1; begin another campaign with smaller"):
+        campaign(one, tmp_path / "run")
+    fits = 1
+    campaign(one, tmp_path / "run")
+    assert [str(q) for q in asked(tmp_path / "run")] == [str(q) for q in asked(tmp_path / "plain")]
+
+
 def test_a_warm_start_goes_on_with_the_last_rounds_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

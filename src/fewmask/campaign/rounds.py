@@ -178,6 +178,7 @@ class _Rounds:
                 ask=None if ask is None else Asked(ask, number, [q for q in before if q.domain == name]),
                 pseudo=self._pseudo(number, name) if self._teaches(number) else None,
                 seed=self._seed(number) + k * DOMAINS_APART,
+                batch_size=self.settings.pool.batch_size,
                 workers=self.config.train.workers,
                 progress=self._looking(number, name, ask),
             )

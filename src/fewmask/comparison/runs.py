@@ -23,7 +23,7 @@ from fewmask.engine.run import MOVABLE, Run
 from fewmask.labels import LabelSpace, shared_classes
 
 # What a configuration says of where and under which name, not of what.
-NAMES = ("seed", "name", *(f"train.{key}" for key in MOVABLE))
+NAMES = ("seed", "name", *MOVABLE)
 LISTED = 6
 
 

@@ -44,6 +44,9 @@ class PoolSettings(Settings):
     """The last so many rounds' networks form a committee; the first looks have fewer."""
     combine: Literal["softmax", "logits"] = "softmax"
     """What the mean over scales is taken of."""
+    batch_size: PositiveInt = 4
+    """Images of one size that are looked at together. It changes memory and speed, and the results by rounding alone;
+    a campaign may go on with another one."""
 
 
 class RateSettings(Settings):

@@ -154,7 +154,7 @@ def look(
     where the pool is empty.
 
     `folder` keeps the pieces that are done. Raises ValueError for a score that the committee cannot give, and with the
-    image's name for logits that are not finite.
+    image's name for logits that are not finite; RuntimeError that says what to lower where memory runs out.
     """
     if ask is not None:
         branches = all(member.difficulty for member in committee.members)
@@ -196,9 +196,23 @@ def _opinions(
         yield from ((seen, None) for seen in batch)
         return
     image = torch.stack([seen.image for seen in batch]).permute(0, 3, 1, 2)
-    said = committee(image, domain.name, torch_seed(seed, "pool", row=batch[0].position))
+    try:
+        said = committee(image, domain.name, torch_seed(seed, "pool", row=batch[0].position))
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(f"{domain.name}: {_too_large(image, committee.settings.scales)} ({error})") from error
     for i, seen in enumerate(batch):
         yield seen, said.of(i)
+
+
+def _too_large(image: Tensor, scales: Sequence[float]) -> str:
+    """What to do where a look at images (B,3,H,W) runs out of memory."""
+    B, _, H, W = image.shape
+    mend = (
+        "lower campaign.pool.batch_size, and the same command goes on"
+        if B > 1
+        else "begin another campaign with smaller campaign.pool.scales, or go on where there is more memory"
+    )
+    return f"out of memory in the look at {B} × {H}×{W} at scales {', '.join(f'{s:g}' for s in scales)}; {mend}"
 
 
 def _predicted(domain: Domain, seen: Seen, opinions: Opinions | None) -> tuple[Tensor, Tensor]:

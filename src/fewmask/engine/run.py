@@ -31,7 +31,7 @@ from fewmask.models.universal import UniversalSegmenter
 PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-python-headless", "numpy")
 LOCK = ".run.lock"
 # Settings that may differ between a run and its continuation: they say where to compute, not what.
-MOVABLE = ("device", "workers", "tensorboard", "log_every")
+MOVABLE = (*(f"train.{key}" for key in ("device", "workers", "tensorboard", "log_every")), "campaign.pool.batch_size")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def open_run(folder: Path, config: Config) -> Run:
     run = Run(folder)
     if run.config.exists():
         there = read_config(run.config)
-        different = _differences(_essence(there), _essence(config))
+        different = _differences(essence(there), essence(config))
         if different:
             data = (
                 f". Has the data moved? Then write its new `root` into {run.config}" if _only_roots(different) else ""
@@ -226,10 +226,16 @@ def _holds_something(folder: Path) -> bool:
     return any(path.name != LOCK and not path.match(UNFINISHED) for path in folder.iterdir())
 
 
-def _essence(config: Config) -> dict[str, Any]:
+def essence(config: Config) -> dict[str, Any]:
+    """A configuration as plain data, without what may differ between a run and its continuation."""
     data = config.model_dump(mode="json", serialize_as_any=True)
     for key in MOVABLE:
-        data["train"].pop(key)
+        *rooms, name = key.split(".")
+        at: dict[str, Any] | None = data
+        for room in rooms:
+            at = at and at[room]  # not every run is a campaign
+        if at:
+            del at[name]
     return data
 
 

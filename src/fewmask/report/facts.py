@@ -12,7 +12,7 @@ from typing import Any
 from fewmask.campaign import Campaign
 from fewmask.campaign.history import unit_of
 from fewmask.config import Config
-from fewmask.engine.run import MOVABLE, Run, load_config
+from fewmask.engine.run import Run, essence, load_config
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ class Facts:
     @cached_property
     def essence(self) -> str:
         """Equal for runs that differ in nothing but the seed, how many images were labelled, and where they are."""
-        data = self.config.model_dump(mode="json", serialize_as_any=True, exclude={"seed", "name", "labelled"})
-        for key in MOVABLE:
-            data["train"].pop(key)
+        data = {key: value for key, value in essence(self.config).items() if key not in ("seed", "name", "labelled")}
         return json.dumps(data, sort_keys=True)
 
 
