@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ondisk import config, two_domains, write_domain
 
 from fewmask.campaign import campaign
-from fewmask.document.model import Charts
+from fewmask.document.model import Charts, Figures
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.metrics import expected_calibration_error, reliability
@@ -29,6 +29,7 @@ from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
 from fewmask.report import report, space
 from fewmask.report.facts import Facts, groups, read
+from fewmask.report.headline import headline
 from fewmask.report.learning import learning
 from fewmask.report.look import chosen, look, spread
 from fewmask.report.space import _draw, class_similarity, draw
@@ -177,6 +178,28 @@ def test_plain_runs_with_other_labels_make_a_curve(runs: Path, tmp_path: Path) -
     assert chart.title == "mIoU by labelled images" and chart.table is not None
     assert {tuple(row[3:]) for row in chart.table.rows} == {("2", "20.0 %"), ("4", "35.0 %"), ("8", "42.5 %")}
     assert "(0.500 − 0.6·n^(−1.00))" in chart.caption
+
+
+def test_runs_with_other_labels_are_not_averaged_and_are_compared(made: Made, runs: Path) -> None:
+    folders = []
+    for images, seed, miou in ((1, 0, 0.1), (1, 1, 0.3), (2, 0, 0.5), (None, 0, 0.7)):
+        folder = runs / f"joint-{images}-{seed}"
+        folders.append(folder.name)
+        shutil.copytree(runs / "joint", folder, ignore=shutil.ignore_patterns("state", "scores.npz"))
+        text = (folder / "config.yaml").read_text().replace("seed: 0", f"seed: {seed}", 1)
+        own = f"labelled: {{images: {'null' if images is None else images}}}"
+        (folder / "config.yaml").write_text(text.replace("labelled: {images: null}", own))
+        summary = json.loads((folder / "summary.json").read_text()) | {"seed": seed, "avg_miou": miou}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    shown = headline(read([runs / name for name in folders])).blocks[0]
+    assert isinstance(shown, Figures)
+    assert [(f.label, f.value, f.detail) for f in shown.figures] == [
+        ("joint, 1 labelled image a domain", "20.0 %", "± 14.1 over 2 runs, mIoU on test"),
+        ("joint, 2 labelled images a domain", "50.0 %", "one run, mIoU on test"),
+        ("joint, all labels", "70.0 %", "one run, mIoU on test"),
+    ]
+    result, text = made(*folders)
+    assert "comparison" in result["sections"] and "joint (labelled.images=2) − joint (labelled.images=1)" in text
 
 
 # ── Runs of which something is missing ───────────────────────────────────────────────────────────────────────────────

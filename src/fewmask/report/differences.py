@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewmask.comparison import compare, words
+from fewmask.comparison.runs import groups
 from fewmask.document.intervals import Difference, intervals
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.report.facts import Facts
+
+
+def several(runs: Sequence[Facts]) -> bool:
+    """Whether a comparison tells methods apart among those that are finished: runs with other labels are one method of
+    the learning curve and several of the comparison."""
+    done = [facts.folder for facts in runs if facts.finished]
+    return bool(done) and len(groups(done)[0]) > 1
 
 
 def differences(runs: Sequence[Facts]) -> Section:

@@ -13,6 +13,7 @@ from fewmask.campaign import Campaign
 from fewmask.campaign.history import unit_of
 from fewmask.config import Config
 from fewmask.engine.run import Run, essence, load_config
+from fewmask.report.words import count
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,21 @@ def groups(runs: Sequence[Facts]) -> list[Group]:
         n if named.count(n) == 1 else f"{n}, {part[0].name}" for n, part in zip(named, found.values(), strict=True)
     ]
     return [Group(name, part) for name, part in zip(unique, found.values(), strict=True)]
+
+
+def by_labels(group: Group) -> list[Group]:
+    """Its runs of one `labelled.images` together, fewest first: what they differ by is their seeds' alone."""
+    found: dict[int | None, list[Facts]] = {}
+    for facts in group.runs:
+        found.setdefault(facts.config.labelled.images, []).append(facts)
+    if len(found) == 1:
+        return [group]
+    counts = sorted(found, key=lambda images: (images is None, images))
+    return [Group(f"{group.name}, {_labels(images)}", found[images]) for images in counts]
+
+
+def _labels(images: int | None) -> str:
+    return "all labels" if images is None else f"{count(images, 'labelled image')} a domain"
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewmask.document.model import Block, Figure, Figures, Note, Section, Table
-from fewmask.report.facts import Facts, Group, groups
+from fewmask.report.facts import Facts, Group, by_labels, groups
 from fewmask.report.learning import outlook
 from fewmask.report.words import count, duration, percent, points, whole
 
@@ -17,13 +17,17 @@ def headline(runs: Sequence[Facts]) -> Section:
     if len(runs) == 1:
         blocks += [Figures(_figures(runs[0])), *_verdicts(runs[0]), *_domains(runs[0])]
     else:
-        blocks += [Figures([_group(group) for group in groups(runs)]), *_shared_outlook(runs), _runs(runs)]
+        blocks += [
+            Figures([_group(part) for group in groups(runs) for part in by_labels(group)]),
+            *_shared_outlook(runs),
+            _runs(runs),
+        ]
         blocks += [*(Note(f"{facts.name} is {facts.state}.") for facts in runs if not facts.finished)]
     return Section("headline", "At a glance", blocks)
 
 
 def _group(group: Group) -> Figure:
-    """The mean of a method's runs, with their spread."""
+    """The mean of runs that differ by their seed alone, with their spread."""
     known = [s for s in map(scored, group.runs) if s is not None]
     values = [miou for _, miou in known if miou is not None]
     if not values:

@@ -28,7 +28,7 @@ from fewmask.methods.base import Method
 from fewmask.methods.entropy_module import EntropyModule
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.report.asking import asked_regions, budget
-from fewmask.report.differences import differences
+from fewmask.report.differences import differences, several
 from fewmask.report.facts import Facts, groups, read
 from fewmask.report.headline import headline
 from fewmask.report.learning import learning, losses
@@ -65,7 +65,7 @@ def report(
     sections = [
         headline(runs),
         learning(runs),
-        *([differences(runs)] if len(groups(runs)) > 1 else []),
+        *([differences(runs)] if len(groups(runs)) > 1 or several(runs) else []),
         classes(first, seen.looks, seen.without),
         panels(seen.model, seen.looks, seen.without, first.config.train.precision),
         confusions(seen.looks, seen.without),
