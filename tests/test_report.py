@@ -25,7 +25,7 @@ from fewmask.document.model import Charts, Figures
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.metrics import expected_calibration_error, reliability
-from fewmask.engine.run import load_config, load_domains, load_model
+from fewmask.engine.run import load_config, load_domains, load_model, trained_domains
 from fewmask.labels import NOT_LABELLED
 from fewmask.report import report, space
 from fewmask.report.facts import Facts, groups, read
@@ -276,6 +276,19 @@ def test_a_campaign_that_waits_for_its_first_answers(data: Path, tmp_path: Path)
     assert "waiting for answers" in result["missing"][0]
     assert any(m.startswith("A learning curve: it takes two") for m in result["missing"])
     assert "Round 1:" in text and ": open" in text
+
+
+def test_domains_that_a_run_did_not_train_are_not_shown_as_if_it_had(data: Path, tmp_path: Path) -> None:
+    train(config(data, {"name": "supervised", "domain": "a"}, steps=1), tmp_path / "run")
+    result = report([tmp_path / "run"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "b: this run did not train its head." in result["missing"]
+    assert "supervised on a<" in text and "a, val: mIoU" in text and "b, val" not in text and "of 2 in b" not in text
+    (facts,) = read([tmp_path / "run"])
+    assert (facts.images("labelled"), facts.images("unlabelled")) == (4, 2)
+    assert '<dd class="value">4</dd><dd>beside 2 without labels</dd>' in text
+    with pytest.raises(ValueError, match=r"no summary\.json"):
+        trained_domains(tmp_path)
 
 
 # ── The verb ─────────────────────────────────────────────────────────────────────────────────────────────────────────

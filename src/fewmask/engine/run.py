@@ -153,6 +153,14 @@ def load_summary(run: Run) -> dict[str, Any]:
         raise ValueError(f"{run.summary}: damaged ({error}); remove it and go on, or train the run again") from None
 
 
+def trained_domains(folder: Path) -> tuple[str, ...]:
+    """The domains that a finished run trained and scored. Raises ValueError for a run without a summary."""
+    run = Run(folder)
+    if not run.summary.exists():
+        raise ValueError(f"{folder}: not finished (no summary.json); train it to its end")
+    return tuple(load_summary(run)["domains"])
+
+
 def load_domains(config: Config) -> dict[str, Domain]:
     """The domains of a configuration with their labelled images chosen by its seed. All faults are raised at once."""
     domains, problems = {}, []

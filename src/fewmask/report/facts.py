@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fewmask.campaign import Campaign
 from fewmask.campaign.history import unit_of
 from fewmask.config import Config
-from fewmask.engine.run import Run, essence, load_config
+from fewmask.engine.run import Run, essence, load_config, trained_domains
 from fewmask.report.words import count
 
 
@@ -64,6 +64,16 @@ class Facts:
     def trained(self) -> bool:
         """There is a network to look at."""
         return Run(self.folder).weights.exists() and Run(self.folder).model.exists()
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """The domains that it trained, as far as it wrote that down: where nothing could be scored, all it has."""
+        scored = trained_domains(self.folder) if self.summary is not None else ()
+        return scored or tuple(self.config.domains)
+
+    def images(self, kind: Literal["labelled", "unlabelled"]) -> int | None:
+        """How many images it trained on; None while it is not finished."""
+        return sum(self.summary[kind][name] for name in self.domains) if self.summary else None
 
     @property
     def finished(self) -> bool:

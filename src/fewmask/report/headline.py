@@ -70,8 +70,8 @@ def _labels(facts: Facts) -> Figure:
         last = facts.history[-1]
         pixels = f"; {count(sum(last['pixels'].values()), 'pixel')} decided" if facts.unit != "pixels" else ""
         return Figure("Labels", whole(last["total_cost"]), facts.unit + pixels)
-    if facts.summary:
-        labelled, pool = sum(facts.summary["labelled"].values()), sum(facts.summary["unlabelled"].values())
+    labelled, pool = facts.images("labelled"), facts.images("unlabelled")
+    if labelled is not None and pool is not None:
         return Figure("Labelled images", whole(labelled), f"beside {whole(pool)} without labels")
     images = facts.config.labelled.images
     return Figure("Labelled images", "all" if images is None else whole(images), "per domain")
@@ -105,7 +105,7 @@ def _domains(facts: Facts) -> list[Block]:
 
 def _runs(runs: Sequence[Facts]) -> Table:
     """A row for each run."""
-    names = list(dict.fromkeys(name for facts in runs for name in facts.config.domains))
+    names = list(dict.fromkeys(name for facts in runs for name in facts.domains))
     head = ["run", "method", "seed", "state", "labels", "mIoU on validation", "scored on", "mIoU"]
     head += names if len(names) > 1 else []
     rows = []

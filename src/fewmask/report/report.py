@@ -119,7 +119,9 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
     stems = {name: chosen(domain, split, images) for name, domain in seen.domains.items()}
     step = _Counter(progress, sum(len(s) + min(len(s), EMBEDDED) for s in stems.values()))
     for name, domain in seen.domains.items():
-        if name not in model.spaces or model.spaces[name].names != domain.space.names:
+        if name not in facts.domains and _could_be_scored(domain):
+            seen.without.append(Note(f"{name}: this run did not train its head.", "missing"))
+        elif name not in model.spaces or model.spaces[name].names != domain.space.names:
             seen.without.append(Note(f"{name}: its classes are no longer those of the network.", "missing"))
         elif not stems[name]:
             seen.without.append(Note(f"{name}: no image of its split {split} has a mask to compare with.", "missing"))
@@ -134,6 +136,11 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
     if seen.looks:
         seen.views = _views(facts, model, seen, step)
     return seen
+
+
+def _could_be_scored(domain: Domain) -> bool:
+    """A run scores whatever it trained; a domain without any such masks it may have trained nonetheless."""
+    return any(chosen(domain, split, 1) for split in ("val", "test"))
 
 
 class _Counter:
@@ -224,7 +231,7 @@ def _title(runs: Sequence[Facts]) -> str:
 
 def _subtitle(runs: Sequence[Facts], first: Facts) -> str:
     methods = list(dict.fromkeys(facts.config.method.name for facts in runs))
-    domains = list(dict.fromkeys(name for facts in runs for name in facts.config.domains))
+    domains = list(dict.fromkeys(name for facts in runs for name in facts.domains))
     what = f"{', '.join(methods)} on {', '.join(domains)}"
     return (
         what if len(runs) == 1 else f"{len(runs)} runs of {what}. Classes, images, budget and embeddings: {first.name}."
