@@ -222,6 +222,16 @@ def test_a_run_that_is_not_finished_shows_what_there_is(data: Path, tmp_path: Pa
     assert "As said under Classes." in text
 
 
+def test_a_run_that_was_stopped_before_its_summary_is_not_finished(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "univ-full", tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    result = report([tmp_path / "run"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "not finished: step 4 of 4 was logged" in result["missing"][0]
+    assert any("its network is saved, its summary.json is not" in m for m in result["missing"])
+    assert "<h3>supervised</h3>" in text and "<img" not in text
+
+
 def test_a_run_without_its_data_shows_what_it_wrote_down(runs: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "campaign", tmp_path / "run")
     path = tmp_path / "run" / "config.yaml"

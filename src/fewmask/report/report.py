@@ -39,6 +39,10 @@ from fewmask.report.quality import calibration, classes, confusions
 from fewmask.report.space import draw
 
 EMBEDDED = 40  # images of a domain that cells are drawn from
+UNFINISHED = (
+    "What needs a finished run: its network is saved, its summary.json is not. It is being written, or was stopped "
+    "there; the same `fewmask train` goes on with it."
+)
 
 
 def report(
@@ -114,6 +118,9 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
         return seen
     if not facts.trained:
         seen.without = [Note("What needs a trained network: none is saved yet.", "missing")]
+        return seen
+    if facts.summary is None:
+        seen.without = [Note(UNFINISHED, "missing")]
         return seen
     seen.model = model = load_model(facts.folder, device)
     stems = {name: chosen(domain, split, images) for name, domain in seen.domains.items()}
