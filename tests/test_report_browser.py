@@ -14,7 +14,8 @@ from ondisk import config, two_domains
 
 from fewmask.campaign import campaign
 from fewmask.document.html import render
-from fewmask.document.model import Note, Page, Section
+from fewmask.document.maps import heat_map
+from fewmask.document.model import Charts, Note, Page, Section
 from fewmask.engine.fit import train
 from fewmask.report import report
 
@@ -81,6 +82,21 @@ def test_it_opens_from_the_disk_and_can_be_read(
     assert _contrast(page) == []
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_number_of_a_heat_map_can_be_read(scheme: str, tmp_path: Path, opened: Callable[..., Any]) -> None:
+    names = list("abcdefghij")
+    charts = [
+        heat_map("t", names, names, [[sign * (10 * i + j + 1) / 100 for j in range(10)] for i in range(10)], "x", "y",
+                 description="d", tell=str, diverging=sign < 0)
+        for sign in (1, -1)
+    ]  # fmt: skip
+    path = tmp_path / "page.html"
+    path.write_text(render(Page("p", "p", [Section("one", "one", [Charts(charts)])])), encoding="utf-8")
+    page = opened(path, color_scheme=scheme)
+    assert page.evaluate("document.querySelectorAll('.in').length") == 200
+    assert _contrast(page) == []
+
+
 @pytest.mark.parametrize("width", [390, 800, 1920])
 def test_no_screen_is_too_narrow(width: int, pages: dict[str, Path], opened: Callable[..., Any]) -> None:
     page = opened(pages["methods"], viewport={"width": width, "height": 800})
@@ -144,12 +160,13 @@ def _contrast(page: Any) -> list[str]:
                                 return [...canvas.getImageData(0, 0, 1, 1).data]; };
         const linear = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
         const light = c => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
-        const behind = e => { for (; e; e = e.parentElement) {
+        const behind = e => { if (e.matches('.in')) return rgb(getComputedStyle(e.parentElement).fill);
+            for (; e; e = e.parentElement) {
             const c = rgb(getComputedStyle(e).backgroundColor); if (c[3]) return c; } return [255, 255, 255]; };
         const wrong = [];
         const words = 'p, li, a, td, th, dt, dd, h1, h2, h3, span, figcaption, summary, text';
         for (const e of document.querySelectorAll(words)) {
-            if (!e.textContent.trim() || e.matches('.in, .skip')) continue;
+            if (!e.textContent.trim() || e.matches('.skip')) continue;
             const style = getComputedStyle(e);
             const [a, b] = [light(rgb(e.tagName === 'text' ? style.fill : style.color)), light(behind(e))];
             const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);

@@ -137,7 +137,7 @@ def test_a_heat_map_has_a_cell_for_each_pair_and_marks_private_classes() -> None
     values = [[1.0, None], [-0.5, 0.25]]
     chart = heat_map("t", ["a", "b"], ["c", "d"], values, "x", "y", description="d", tell=lambda v: f"{v:.2f}",
                      marked=([True, False], [False, False]), diverging=True)  # fmt: skip
-    cells = [(e.attrib["class"], e.get("style")) for e in drawn(chart).iter("rect")]
+    cells = [(e.attrib["class"], e.get("style")) for e in drawn(chart) if "cell" in e.get("class", "")]
     assert cells == [("cell", "--v:100%"), ("cell none", None), ("cell cold", "--v:50%"), ("cell", "--v:25%")]
     assert "b → c: -0.50" in tips(chart)
     assert any(word.endswith("○ a") for word in words(chart)) and "−50" in words(chart)

@@ -63,7 +63,7 @@ def heat_map(
                 drawn.append(tag("rect", x=x, y=y, width=cell - 1, height=cell - 1, class_="cell none"))
             elif abs(value) >= 0.005 or max(len(rows), len(columns)) < LARGE:
                 cold = diverging and value < 0
-                drawn += _cell(x, y, cell, value, f"{name} → {columns[j]}: {tell(value)}", cold)
+                drawn.append(_cell(x, y, cell, value, f"{name} → {columns[j]}: {tell(value)}", cold))
     drawn.append(text(x_label, left + cell * len(columns) / 2, 14, "middle", "label"))
     up = top + cell * len(rows) / 2
     drawn.append(
@@ -72,17 +72,15 @@ def heat_map(
     return Chart(title, drawing(width, height, title, description, *drawn), description, (), caption, table)
 
 
-def _cell(x: float, y: float, side: float, value: float, told: str, cold: bool) -> list[Markup]:
-    """A cell as dark as its value is far from 0, with the value in it where there is room."""
-    strength = min(abs(value), 1.0)
-    drawn = [
-        tag("rect", tag("title", told), x=x, y=y, width=side - 1, height=side - 1,
-            class_="cell cold" if cold else "cell", style=f"--v:{100 * strength:.0f}%")
-    ]  # fmt: skip
-    if side >= 27 and round(100 * strength) >= 1:
-        ink, word = "in strong" if strength > 0.55 else "in", f"{100 * value:.0f}".replace("-", "−")
-        drawn.append(text(word, x + side / 2 - 0.5, y + side / 2 + 4, "middle", ink))
-    return drawn
+def _cell(x: float, y: float, side: float, value: float, told: str, cold: bool) -> Markup:
+    """A cell as dark as its value is far from 0, with the value in it where there is room. The style sheet chooses the
+    ink, which the cell's colour decides, and that the theme."""
+    strength = round(100 * min(abs(value), 1.0))
+    drawn = [tag("title", told), tag("rect", x=x, y=y, width=side - 1, height=side - 1)]
+    if side >= 27 and strength >= 1:
+        word = f"{100 * value:.0f}".replace("-", "−")
+        drawn.append(text(word, x + side / 2 - 0.5, y + side / 2 + 4, "middle", "in"))
+    return tag("g", *drawn, class_="cell cold" if cold else "cell", style=f"--v:{strength}%")
 
 
 @dataclass(frozen=True)
