@@ -285,6 +285,22 @@ def test_superpixels_are_computed_once(
         looked(committee(network), domain, tmp_path / "3", settings, cache=tmp_path / "cache")
 
 
+@pytest.mark.parametrize("change", ["size", "pixels"])
+def test_superpixels_of_an_image_that_has_changed_are_refused(
+    change: str, domain: Domain, network: UniversalSegmenter, tmp_path: Path
+) -> None:
+    settings, cache = ask(regions="superpixels:6"), tmp_path / "cache"
+    looked(committee(network), domain, tmp_path / "1", settings, cache=cache)
+    images = dict(domain.source.images)  # type: ignore[attr-defined]
+    images["a-1"] = images["a-1"][:30].copy() if change == "size" else images["a-1"] ^ 1
+    other = replace(domain, source=NoMasks(images, {}))
+    words = r"a-1\.superpixels-6-10\.npz: regions of an image that has changed since; put it back as it was, or remove"
+    with pytest.raises(ValueError, match=words):
+        looked(committee(network), other, tmp_path / "2", settings, cache=cache)
+    (cache / "a" / "a-1.superpixels-6-10.npz").unlink()
+    assert set(looked(committee(network), other, tmp_path / "2", settings, cache=cache).image) == set(range(len(SIZES)))
+
+
 def test_a_stopped_pass_goes_on_where_it_was(
     domain: Domain, network: UniversalSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,21 +84,31 @@ class Regions:
         rows, columns = np.nonzero(self.mask(region))
         return int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1
 
-    def to_bytes(self) -> bytes:
-        """Compressed, for a cache: superpixels are computed once. `from_bytes` gives an equal value back."""
+    def to_bytes(self, content: str = "") -> bytes:
+        """Compressed, for a cache: superpixels are computed once. `from_bytes` gives an equal value back.
+
+        `content` is a digest of the pixels that were cut.
+        """
         narrow = self.map.astype(np.min_scalar_type(self.count))
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, spec=np.array(self.spec), map=narrow, count=np.array(self.count))
+        np.savez_compressed(
+            buffer, spec=np.array(self.spec), map=narrow, count=np.array(self.count), content=np.array(content)
+        )
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Regions:
-        """Raises ValueError for bytes that `to_bytes` has not written."""
+    def from_bytes(cls, data: bytes, content: str | None = None) -> Regions:
+        """Raises ValueError for bytes that `to_bytes` has not written, or for another `content` than is given here."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 made = cls(str(stored["spec"]), stored["map"].astype(np.int32), int(stored["count"]))
+                cut = str(stored["content"])
         except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise ValueError(f"not a stored region map ({error}); remove it, and it is computed again") from None
+        if content not in (None, cut):
+            raise ValueError(
+                "regions of an image that has changed since; put it back as it was, or remove this file to cut it anew"
+            )
         return made
 
 

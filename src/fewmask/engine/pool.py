@@ -31,6 +31,7 @@ from fewmask.acquisition.regions import Regions, Spec, aggregate, dominant_class
 from fewmask.acquisition.scores import SCORES, probabilities
 from fewmask.acquisition.select import Candidates, concatenate
 from fewmask.annotation.facts import Question
+from fewmask.annotation.record import content_hash
 from fewmask.config import AskSettings
 from fewmask.data.batches import read
 from fewmask.data.domain import Domain
@@ -112,17 +113,21 @@ class Pieces(Dataset[list[list[Seen]]]):
 
 
 def tile(domain: Domain, stem: str, image: np.ndarray, spec: Spec, cache: Path) -> Regions:
-    """The regions of an image; superpixels are read from the cache, or computed and put there."""
+    """The regions of an image; superpixels are read from the cache, or computed and put there.
+
+    Raises ValueError with the file's name for a damaged one, or one of other pixels than the image has now.
+    """
     if spec.kind != "superpixels":
         return spec.tile(image)
+    content = content_hash(image)
     path = cache / domain.name / f"{stem}.{str(spec).replace(':', '-')}.npz"
     if path.exists():
         try:
-            return Regions.from_bytes(path.read_bytes())
+            return Regions.from_bytes(path.read_bytes(), content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     regions = spec.tile(image)
-    write_atomically(path, lambda file: file.write(regions.to_bytes()))
+    write_atomically(path, lambda file: file.write(regions.to_bytes(content)))
     return regions
 
 
