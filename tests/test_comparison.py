@@ -438,6 +438,43 @@ def test_the_markdown_table_has_a_row_for_each_method_and_difference(runs: Path,
     assert rest[1].startswith("- better − joint: +")
 
 
+def test_the_markdown_table_has_the_domains_of_all_methods(runs: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    """Whichever comes first; a mean over fewer domains is no number to stand beside the others."""
+    for seed in range(3):
+        write_run(tmp_path / "single" / str(seed), "single", seed, classes={"rooms": CLASSES["rooms"]})
+    alone, joint = tmp_path / "single", runs / "joint-*"
+    for places, first in (((joint, alone), ["streets", "rooms"]), ((alone, joint), ["rooms", "streets"])):
+        head, _, *told = fewmask("compare", *places, "--markdown").out.splitlines()
+        columns = [c.strip() for c in head.split("|")[1:-1]]
+        assert columns == ["method", "seeds", *first, "mean", *(f"private {n}" for n in first), "minutes a run"]
+        rows = [dict(zip(columns, [c.strip() for c in line.split("|")[1:-1]], strict=True)) for line in told[:3]]
+        single = next(row for row in rows if row["method"] == "`single`")
+        of_both = next(row for row in rows if row["method"] == "`joint`")
+        empty = {name for name, found in single.items() if found == "–"}
+        assert empty == {"streets", "mean", "private streets"}
+        assert "–" not in of_both.values()
+        assert rows[2]["streets"] == rows[2]["mean"] == "–"
+        assert rows[2]["rooms"] != "–"
+
+
+RESULTS = sorted((Path(__file__).parents[1] / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_what_was_measured_for_the_pages_is_compared_or_refused_with_a_reason(path: Path) -> None:
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    scored = all("/" in key and "avg_miou" in run and "domains" in run for key, run in runs.items())
+    if not scored or len({key.rpartition("/")[0] for key in runs}) < 2:
+        with pytest.raises(ValueError, match=r"runs of one method only|not a result file"):
+            compare([path])
+        return
+    result = compare([path], draws=2)
+    head, rule, *_ = words.markdown(result).splitlines()
+    told = {name for method in result["methods"] for name in method["domains"]}
+    assert told <= {c.strip() for c in head.split("|")}
+    assert head.count("|") == rule.count("|")
+
+
 def test_wrong_input_has_code_2(runs: Path, fewmask: Fewmask) -> None:
     is_refused(fewmask("compare", runs / "joint-0"), "runs of one method only")
     is_refused(fewmask("compare"), "Usage")

@@ -80,19 +80,26 @@ def assumptions(pair: Mapping[str, Any]) -> list[str]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Methods with mean ± sample standard deviation, in points, and below their differences from the first with the
-    95 % interval, bold where beyond noise; then the headlines and what to mind."""
-    domains = result["methods"][0]["domains"]
+    95 % interval, bold where beyond noise; then the headlines and what to mind.
+
+    The domains are those of all methods; a dash stands where a method has none, and where its mean is one of fewer
+    domains than the others'."""
+    methods = result["methods"]
+    domains = list(dict.fromkeys(name for method in methods for name in method["domains"]))
+    private = [n for n in domains if any(method["domains"].get(n, {}).get("miou_private") for method in methods)]
     several = len(domains) > 1
     columns = [(name, "miou") for name in domains] + [(None, "avg_miou")] * several
-    columns += [(name, "miou_private") for name, found in domains.items() if found.get("miou_private")]
+    columns += [(name, "miou_private") for name in private]
     head = [*domains, *["mean"] * several, *(f"private {n}" for n, key in columns if key == "miou_private")]
     lines = ["| " + " | ".join(map(cell, ["method", "seeds", *head, "minutes a run"])) + " |"]
     lines.append("|---" * (len(head) + 3) + "|")
 
     def figure(found: Mapping[str, Any], name: str | None, key: str) -> Any:
-        return found[key] if name is None else found["domains"][name].get(key)
+        if name is None:
+            return found[key] if len(found["domains"]) == len(domains) else None
+        return found["domains"].get(name, {}).get(key)
 
-    for method in result["methods"]:
+    for method in methods:
         cells = [plus_minus(figure(method, *column)) for column in columns]
         minutes = f"{method['seconds']['mean'] / 60:.1f}" if method["seconds"] else "–"
         lines.append("| " + " | ".join([f"`{cell(method['name'])}`", str(len(method["runs"])), *cells, minutes]) + " |")
