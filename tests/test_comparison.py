@@ -321,9 +321,27 @@ def test_methods_of_other_domains_are_compared_on_those_in_common(runs: Path, tm
     for seed in range(3):
         write_run(tmp_path / "single" / str(seed), "single", seed, classes={"streets": CLASSES["streets"]})
     (pair,) = compare([runs / "joint-*", tmp_path / "single"])["comparisons"]
-    assert pair["warnings"] == ["joint also has rooms; compared on streets alone"]
+    assert pair["warnings"][0] == "joint also has rooms; compared on streets alone"
     assert list(pair["domains"]) == ["streets"]
     assert pair["avg_miou"]["difference"] == pair["domains"]["streets"]["miou"]["difference"]
+
+
+def test_means_of_other_classes_are_not_compared(runs: Path, tmp_path: Path) -> None:
+    """A network for streets and the sea shares other classes of streets than one for streets and rooms."""
+    for seed in range(3):
+        sea = {"streets": CLASSES["streets"], "sea": ["sky", "road"]}
+        write_run(tmp_path / "few" / f"few-{seed}", "few", seed, classes=sea)
+        write_run(tmp_path / "more" / str(seed), "more", seed, classes={**CLASSES, "sea": ["wave", "sky"]})
+    few, more = compare([runs / "joint-*", tmp_path / "few", tmp_path / "more"])["comparisons"]
+    assert list(few["domains"]["streets"]) == ["miou", "iou"]
+    assert few["warnings"][-1].startswith("streets: the classes that other domains share are not known to be the same")
+    assert list(more["domains"]["streets"]) == ["miou", "miou_shared", "miou_private", "iou"]
+    assert not [told for told in more["warnings"] if "left out" in told]
+    places = [runs / "joint-0", tmp_path / "few" / "few-0"]
+    told = {p.name.replace("-", "/"): json.loads((p / "summary.json").read_text(encoding="utf-8")) for p in places}
+    (tmp_path / "result.json").write_text(json.dumps({"runs": told}), encoding="utf-8")
+    (of_file,) = compare([tmp_path / "result.json"])["comparisons"]
+    assert list(of_file["domains"]["streets"]) == ["miou", "iou"]
 
 
 def test_methods_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:

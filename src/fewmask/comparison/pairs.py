@@ -35,8 +35,9 @@ def compare(places: Sequence[str | Path], draws: int = DRAWS) -> dict[str, Any]:
     "within noise", or "unknown" of a single seed, which cannot tell a method from its luck. It goes by `p_holm`: the
     mean over domains is one question; domains, parts of their classes, and all classes are a family each.
 
-    Methods are compared on the domains that both have. Raises ValueError for fewer than two methods, no domain or no
-    seed in common, and classes that differ.
+    Methods are compared on the domains that both have, and on the means of shared and of private classes where these
+    are the same for both: a network of other domains shares other classes. Raises ValueError for fewer than two
+    methods, no domain or no seed in common, and classes that differ.
     """
     found, warnings = groups(places)
     if len(found) < 2:
@@ -107,7 +108,17 @@ class _Pair:
         self.domains = _common(a.some, b.some)
         for one, other in self.runs:
             _check_same_classes(one, other, self.domains)
+        # Shared is what other domains of the network have too: of networks for other domains it is another question.
+        divided = [
+            name for name in self.domains if any("miou_shared" in r.summary["domains"][name] for r in (a.some, b.some))
+        ]
+        self.alike = {name for name in divided if a.some.parts(name) == b.some.parts(name)}
         self.warnings = self._warnings()
+        if apart := [name for name in divided if name not in self.alike]:
+            self.warnings.append(
+                f"{_listed(apart)}: the classes that other domains share are not known to be the same for {a.name} "
+                f"and {b.name}; means of shared and of private classes are left out"
+            )
         self.images = {name: self._images(name) for name in self.domains}
 
     def compared(self) -> dict[str, Any]:
@@ -166,14 +177,15 @@ class _Pair:
     def _domain(self, row: int, name: str) -> _Differences:
         scores = [[run.summary["domains"][name] for run in pair] for pair in self.runs]
         classes = list(scores[0][0]["iou"])
-        keys = [key for key in MEANS if all(key in s for pair in scores for s in pair)]
+        known = MEANS if name in self.alike else MEANS[:1]
+        keys = [key for key in known if all(key in s for pair in scores for s in pair)]
         values = np.array([[[*(s[k] for k in keys), *s["iou"].values()] for s in pair] for pair in scores], float)
         names = [*keys, *(f"{CLASS}{c}" for c in classes)]
         stems = self.images[name]
         if stems is None:
             return _Differences(names, values, None, np.zeros(len(names)))
         counts = np.stack([np.stack([run.counts[name].counts for run in pair]) for pair in self.runs])  # (S,2,N,C,3)
-        shared = np.array([c in self.a.some.shared[name] for c in classes])
+        shared = np.array([name in self.alike and c in self.a.some.shared[name] for c in classes])
         parts = np.stack([{"miou": shared | True, "miou_shared": shared, "miou_private": ~shared}[k] for k in keys])
         iou = redrawn(counts, self.draws, generator(0, "report", 0, row))
         again = np.concatenate([means(iou, parts.astype(float)), iou], -1)

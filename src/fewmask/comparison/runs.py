@@ -69,10 +69,17 @@ class Scored:
                 )
         return found
 
+    def parts(self, domain: str) -> frozenset[str]:
+        """What the means of a domain's shared and private classes are of, for comparing with another run's: the shared
+        ones; of a result file the domains that were scored, which is all that it tells."""
+        return self.shared.get(domain, frozenset(self.summary["domains"]))
+
     @cached_property
     def shared(self) -> dict[str, frozenset[str]]:
-        """By domain, the classes that another domain of the model has too."""
-        assert self.folder is not None
+        """By domain, the classes that another domain of the model has too; empty for a result file, which says neither
+        the model's domains nor which names mean the same."""
+        if self.folder is None:
+            return {}
         spaces = json.loads(Run(self.folder).model.read_text(encoding="utf-8"))["domains"]
         synonyms = self.settings.get("synonyms") or ()
         return shared_classes({name: LabelSpace.from_dict(space) for name, space in spaces.items()}, synonyms)
