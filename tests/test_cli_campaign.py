@@ -262,6 +262,24 @@ def test_how_many_labels_a_target_needs(needed: list[float | None], words: str) 
     assert forecast_words(curve | {"target": 0.6, "needed": needed}, 100_000, "pixels") == words
 
 
+@pytest.mark.parametrize(
+    ("a", "needed", "words"),
+    [
+        (0.5, [9, 52_000, None], "60 %: out of reach, the curve ends at 50.0 % (80 % sure, at best 9 more regions)."),
+        (0.7, [9, 52_000, None], "60 %: more than the whole pool, by the curve (80 % sure, at best 9 more regions)."),
+        (0.7, [1_400, None, None], "60 %: more than the whole pool, by the curve (80 % sure)."),
+        (0.7, [900, 1_200, 2_000], "About 1,200 more regions for 60 % (80 % sure: 900 … more than the whole pool)."),
+        (0.7, [900, 1_200, 1_300], "About 1,200 more regions for 60 % (80 % sure: 900 … 1,300)."),
+        (0.6, [0, 0, None], "60 %: reached, by the curve."),
+    ],
+)
+def test_nobody_labels_more_than_the_pool_or_beyond_the_curves_end(
+    a: float, needed: list[float | None], words: str
+) -> None:
+    curve = {"a": a, "b": 1.0, "c": 0.5, "target": 0.6, "needed": needed}
+    assert forecast_words(curve, 261, "regions", pool=1_600) == words
+
+
 def test_without_a_target_the_curve_says_where_it_ends() -> None:
     words = forecast_words({"a": 0.713, "b": 1.0, "c": 0.5, "target": None}, 10, "clicks")
     assert "71.3 %" in words

@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+HOPELESS = 1000  # times the labels there are: nobody will ever label so many, however slowly the curve rises
 
-def forecast_words(forecast: Mapping[str, Any] | None, there: float, unit: str) -> str:
-    """`forecast` is that of `campaign.history`; `there` are the labels in all, in its unit."""
+
+def forecast_words(forecast: Mapping[str, Any] | None, there: float, unit: str, pool: float | None = None) -> str:
+    """`forecast` is that of `campaign.history`; `there` are the labels in all and `pool` all that there can be, where
+    that is known, in its unit."""
     if forecast is None:
         return "How many more labels are needed: three rounds with different labels say so."
     if forecast["target"] is None:
         most = f"{100 * forecast['a']:.1f}"
         return f"With ever more labels: {most} %. Set campaign.target to hear how many it takes."
     target = f"{100 * forecast['target']:g} %"
-    low, median, high = (_reachable(number, there) for number in forecast["needed"])
-    if median == 0:
+    if forecast["needed"][1] == 0:
         return f"{target}: reached, by the curve."
+    left = HOPELESS * there if pool is None else max(pool - there, 0.0)
+    low, median, high = (None if number is None or number > left else number for number in forecast["needed"])
+    chance = "" if low is None else f", at best {_about(low)} more {unit}"
+    if forecast["a"] <= forecast["target"]:  # the middle of all likely curves may reach what the likeliest never does
+        return f"{target}: out of reach, the curve ends at {100 * forecast['a']:.1f} % (80 % sure{chance})."
+    beyond = "out of reach" if pool is None else "more than the whole pool"
     if median is None:
-        chance = "" if low is None else f", at best {_about(low)} more {unit}"
-        return f"{target}: out of reach, by the curve (80 % sure{chance})."
-    upper = "out of reach" if high is None else _about(high)
+        return f"{target}: {beyond}, by the curve (80 % sure{chance})."
+    upper = beyond if high is None else _about(high)
     return f"About {_about(median)} more {unit} for {target} (80 % sure: {_about(low or 0)} … {upper})."
-
-
-def _reachable(number: float | None, there: float) -> float | None:
-    """None as well where the curve rises so slowly that nobody will ever label so many."""
-    return None if number is None or number > 1000 * there else number
 
 
 def _about(number: float) -> str:

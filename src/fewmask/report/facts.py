@@ -1,4 +1,5 @@
-"""What a run's folder says of itself, read without its data; whatever is not there is None or empty."""
+"""What a run's folder says of itself, read without its data but for the pool's size; whatever is not there is None or
+empty."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fewmask.campaign import Campaign
-from fewmask.campaign.history import unit_of
+from fewmask.campaign.history import cost_of_image, unit_of
 from fewmask.config import Config
-from fewmask.engine.run import Run, essence, load_config, trained_domains
+from fewmask.engine.run import Run, essence, load_config, load_domains, trained_domains
 from fewmask.report.words import count
 
 
@@ -78,6 +79,19 @@ class Facts:
     @property
     def finished(self) -> bool:
         return self.campaign["state"] == "done" if self.rounds and self.campaign else self.summary is not None
+
+    @cached_property
+    def pool(self) -> float | None:
+        """About how much there is to label in train, in its unit; None where that is no area, or the data is gone."""
+        settings = self.config.campaign
+        if settings is None or self.unit not in ("pixels", "regions"):
+            return None
+        try:
+            domains = load_domains(self.config).values()
+            sizes = [(len(d.splits["train"]), d.image(d.splits["train"][0])[..., 0].size) for d in domains]
+        except ValueError:
+            return None
+        return sum(images * cost_of_image(settings, size, size) for images, size in sizes)
 
     @property
     def state(self) -> str:

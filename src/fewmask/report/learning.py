@@ -55,7 +55,7 @@ def outlook(runs: Sequence[Facts], name: str = "") -> list[str]:
     settings = runs[0].config.campaign
     assert settings is not None
     told = forecast(known, settings.target)
-    words = [name + forecast_words(told, known[-1].total, runs[0].unit)]
+    words = [name + forecast_words(told, known[-1].total, runs[0].unit, runs[0].pool)]
     found = curve([(entry.total, entry.mean) for entry in known])
     if found is not None and settings.ask is not None and settings.ask.budget.per == "pool":
         more, there = settings.ask.budget.amount, known[-1].total
