@@ -170,6 +170,18 @@ def test_intervals_around_zero() -> None:
     assert "mean: +3.0, 95 %: +1.0 … +5.0" in tips(chart)
 
 
+def test_intervals_of_classes_do_not_shrink_those_of_means() -> None:
+    given = [Difference("mean", 0.03, (0.01, 0.05), head=True), Difference("sky", 0.2, (-1.849, 2.141))]
+    chart = intervals("t", given, "points", description="d")
+    mean, sky = (e.attrib["d"] for e in drawn(chart).iter("path") if "line" in e.attrib["class"])
+    ends = [[float(v) for v in re.findall(r"[MH]([-\d.]+)", line)] for line in (mean, sky)]
+    assert ends[0][1] - ends[0][0] > 100  # of 600 pixels
+    assert all(0 < end < 600 for pair in ends for end in pair)
+    ticks_ = set(words(chart))
+    assert {"−100.0", "+100.0"} <= ticks_ and not {"−150.0", "+200.0"} & ticks_
+    assert "sky: +20.0, 95 %: −184.9 … +214.1" in tips(chart)
+
+
 # ── The file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

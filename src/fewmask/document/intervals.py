@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from fewmask.document.charts import marker
 from fewmask.document.model import Chart, Table
 from fewmask.document.svg import Scale, drawing, shortened, span, tag, text, ticks, widest
 
+ROW, FOOT = 22.0, 44.0  # pixels
+POSSIBLE = 1.0  # no two IoUs differ by more, however wide an interval of theirs is
+
 
 @dataclass(frozen=True)
 class Difference:
-    """`sure` differences are beyond noise; `head` rows stand out."""
+    """`sure` differences are beyond noise; `head` rows stand out, on a scale of their own."""
 
     name: str
     value: float
     ends: tuple[float, float] | None
     sure: bool = False
     head: bool = False
+
+    @property
+    def drawn(self) -> tuple[float, float] | None:
+        """The part of the interval that is possible."""
+        if self.ends is None:
+            return None
+        low, high = (min(max(end, -POSSIBLE), POSSIBLE) for end in self.ends)
+        return low, high
+
+    @property
+    def told(self) -> str:
+        ends = f", 95 %: {signed(self.ends[0])} … {signed(self.ends[1])}" if self.ends else ""
+        return f"{self.name}: {signed(self.value)}{ends}"
 
 
 def intervals(
@@ -30,29 +48,38 @@ def intervals(
     caption: str = "",
     table: Table | None = None,
 ) -> Chart:
-    """Values and ends are fractions and are written as points."""
-    row, left = 22.0, 24 + 1.12 * widest([d.name for d in given], 34)
-    width, height = 600.0, row * len(given) + 44
-    low, high = span([v for d in given for v in (d.value, *(d.ends or ()))], 0.02, zero=True)
-    x, bottom = Scale(low, high, left, width - 64), row * len(given)
-    drawn: list[object] = []
+    """Values and ends are fractions and are written as points. Head rows come first: they are means, whose intervals
+    are a fraction of those of single classes."""
+    width, left = 600.0, 24 + 1.12 * widest([d.name for d in given], 34)
+    drawn, top = list[Markup](), 0.0
+    for part in ([d for d in given if d.head], [d for d in given if not d.head]):
+        if part:
+            drawn += _rows(part, x_label, left, width, top)
+            top += ROW * len(part) + FOOT
+    return Chart(title, drawing(width, top, title, description, *drawn), description, (), caption, table)
+
+
+def _rows(given: Sequence[Difference], x_label: str, left: float, width: float, top: float) -> list[Markup]:
+    """Differences on one scale, from `top` down, with the scale below them."""
+    low, high = span([v for d in given for v in (d.value, *(d.drawn or ()))], 0.02, zero=True)
+    x, bottom = Scale(low, high, left, width - 64), top + ROW * len(given)
+    drawn = []
     for value in ticks(low, high):
         at = x(value)
-        drawn.append(tag("line", class_="axis" if abs(value) < 1e-12 else "grid", x1=at, x2=at, y1=2, y2=bottom))
+        drawn.append(tag("line", class_="axis" if abs(value) < 1e-12 else "grid", x1=at, x2=at, y1=top + 2, y2=bottom))
         drawn.append(text(signed(value), at, bottom + 17, "middle"))
     for i, d in enumerate(given):
-        y, style = row * i + row / 2, f"s{(2 if d.value > 0 else 1) if d.sure else 6}"
+        y, style = top + ROW * (i + 0.5), f"s{(2 if d.value > 0 else 1) if d.sure else 6}"
         name = tag("tspan", shortened(d.name, 34), font_weight="600" if d.head else None)
         drawn.append(tag("text", tag("title", d.name), name, x=left - 8, y=y + 4, text_anchor="end", class_="name"))
-        told = f"{d.name}: {signed(d.value)}" + (f", 95 %: {signed(d.ends[0])} … {signed(d.ends[1])}" if d.ends else "")
-        if d.ends is not None:
-            line = f"M{x(d.ends[0]):.1f},{y:.1f}H{x(d.ends[1]):.1f}"
-            drawn.append(tag("path", tag("title", told), d=line, class_=f"line {style}"))
+        if d.drawn is not None:
+            line = f"M{x(d.drawn[0]):.1f},{y:.1f}H{x(d.drawn[1]):.1f}"
+            drawn.append(tag("path", tag("title", d.told), d=line, class_=f"line {style}"))
         shape = marker(2 if d.sure else 0, x(d.value), y, 4.5)
-        drawn.append(tag("path", tag("title", told), d=shape, class_=f"dot {style}"))
+        drawn.append(tag("path", tag("title", d.told), d=shape, class_=f"dot {style}"))
         drawn.append(text(signed(d.value), width - 8, y + 4, "end", "value"))
-    drawn.append(text(x_label, (left + width - 64) / 2, height - 6, "middle", "label"))
-    return Chart(title, drawing(width, height, title, description, *drawn), description, (), caption, table)
+    drawn.append(text(x_label, (left + width - 64) / 2, bottom + FOOT - 6, "middle", "label"))
+    return drawn
 
 
 def signed(value: float) -> str:

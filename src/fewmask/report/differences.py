@@ -7,7 +7,7 @@ from typing import Any
 
 from fewmask.comparison import compare, words
 from fewmask.comparison.runs import groups
-from fewmask.document.intervals import Difference, intervals
+from fewmask.document.intervals import POSSIBLE, Difference, intervals
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.report.facts import Facts
 
@@ -44,7 +44,7 @@ def _chart(pair: Mapping[str, Any]) -> Chart:
     given, rows = [], []
     for domain, figure, d in words.rows(pair):
         head = figure == "mIoU"
-        name = f"{domain}: {figure}" if head else figure
+        name = f"{domain}: {figure}" if head or len(pair["domains"]) > 1 else figure
         ends = None if d["interval"] is None else (d["interval"][0], d["interval"][1])
         if d["difference"] is not None:
             given.append(Difference(name, d["difference"], ends, d["verdict"] in ("higher", "lower"), head))
@@ -54,5 +54,10 @@ def _chart(pair: Mapping[str, Any]) -> Chart:
         )
     title = f"{pair['b']} − {pair['a']}"
     table = Table(("domain", "IoU of", "a", "b", "b − a", "95 %", "bootstrap", "verdict"), rows, text_columns=2)
-    caption = "Points of IoU with 95 % intervals. Coloured squares are beyond noise, grey circles are not."
+    caption = (
+        "Points of IoU with 95 % intervals, means and classes each on a scale of their own. Coloured squares are "
+        "beyond noise, grey circles are not."
+    )
+    if any(end is not None and abs(end) > POSSIBLE for d in given for end in d.ends or ()):
+        caption += " Intervals are drawn as far as differences are possible, to ±100 points; the table has their ends."
     return intervals(title, given, "points", description=words.sentence(pair), caption=caption, table=table)
