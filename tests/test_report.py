@@ -104,6 +104,11 @@ def test_a_run_of_two_domains_has_every_section(made: Made, runs: Path) -> None:
     assert "Before the alignment, after step 1" in text and "After the alignment" in text
     for term in ("supervised", "anchor", "cross", "within"):
         assert f"<h3>{term}</h3>" in text
+    pictures = text.partition('id="space"')[2].partition('id="similarity"')[0]
+    for name, times in (("c0", 2), ("c3", 2), ("a", 2)):  # in the keys of both pictures, shared classes once
+        assert len(re.findall(rf"</svg>{name}</li>", pictures)) == times
+    colour = re.search(r'fill:(#[0-9a-f]{6})"/></svg>c0</li>', pictures)
+    assert colour is not None and f'class="point" style="fill:{colour[1]}"><title>b: c0' in pictures
     assert "a × b" in text and "○ c3" in text and "○ c0" not in text
     assert text.count("<img ") == 2 * 2 * 5  # two domains with two images each, five pictures of each
     assert not any((runs / "univ-full" / name).exists() for name in ("report.html", "evaluations.jsonl"))

@@ -65,6 +65,8 @@ def _pictures(
         return [Note(f"A picture of the embeddings: fewer than {FEWEST} labelled cells were found.", "missing")]
     meaning = {name: min(group) for name, group in meanings(synonyms).items()}
     different = list(dict.fromkeys(meaning.get(c, c) for d in domains.values() for c in d.space.names))
+    coloured = {m: Key(m, colour=class_colour(i)) for i, m in enumerate(different)}
+    shown: set[str] = set()
     charts = []
     for name, vectors in zip(views.names, views.cells.vectors, strict=True):
         places, clouds, first = tsne(vectors, seed), [], 0
@@ -72,13 +74,15 @@ def _pictures(
             for c, of in enumerate(domain.space.names):
                 own = places[views.cells.label == first + c]
                 if len(own):
-                    colour = class_colour(different.index(meaning.get(of, of)))
+                    key = coloured[meaning.get(of, of)]
                     private = len(domains) > 1 and of not in shared[domain.name]
-                    clouds.append(Cloud(f"{domain.name}: {of}", own, colour, shape, private))
+                    clouds.append(Cloud(f"{domain.name}: {of}", own, str(key.colour), shape, private))
+                    shown.add(key.name)
             first += domain.space.num_classes
         words = f"{len(clouds)} clouds of points, one for each class of each domain."
         charts.append(scatter(name[0].upper() + name[1:], clouds, description=words))
     keys = [Key(name, shape=str(i % 8)) for i, name in enumerate(domains)] if len(domains) > 1 else []
+    keys += [key for name, key in coloured.items() if name in shown]
     note = (
         "Near means alike; how large a cloud is and how far two of them are apart means little. The same pixels in "
         "every picture."
