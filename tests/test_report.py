@@ -208,6 +208,21 @@ def test_runs_with_other_labels_are_not_averaged_and_are_compared(made: Made, ru
     assert "comparison" in result["sections"] and "joint (labelled.images=2) − joint (labelled.images=1)" in text
 
 
+def test_seeds_of_a_method_share_their_entry_in_the_legend(runs: Path, tmp_path: Path) -> None:
+    for seed, method in ((0, "joint"), (1, "joint"), (0, "univ-full")):
+        folder = tmp_path / f"{method}-{seed}"
+        shutil.copytree(runs / method, folder, ignore=shutil.ignore_patterns("state", "*.safetensors"))
+        path = folder / "config.yaml"
+        path.write_text(path.read_text().replace("seed: 0", f"seed: {seed}", 1))
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["validation"] = [{"step": step, "miou": {}, "avg_miou": 0.1 * step} for step in (1, 2)]
+        (folder / "summary.json").write_text(json.dumps(summary))
+    block = learning(read([tmp_path / name for name in ("joint-0", "joint-1", "univ-full-0")])).blocks[0]
+    assert isinstance(block, Charts)
+    assert [(key.name, key.series) for key in block.charts[0].keys] == [("joint", 0), ("univ-full", 1)]
+    assert "joint, seed 1: 20 % at 2" in block.charts[0].svg
+
+
 # ── Runs of which something is missing ───────────────────────────────────────────────────────────────────────────────
 
 

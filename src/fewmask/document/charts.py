@@ -42,6 +42,8 @@ class Series:
     line: bool = True
     faint: bool = False
     forecast: bool = False
+    legend: str = ""
+    """Its name among the keys, where several series share one."""
 
 
 def lines(
@@ -81,7 +83,8 @@ def lines(
         drawn.append(text(f"target {percent(target)}", frame.x.start + 6, at - 5, "start", "small"))
     for one in series:
         drawn += _series(frame, one, y_format)
-    known: dict[str, Key] = {s.name: Key(s.name, s.group) for s in series if s.name and not s.faint}
+    named = [(s.legend or s.name, s.group) for s in series if s.name and not s.faint]
+    known = {name: Key(name, group) for name, group in named}
     keys = list(known.values())
     return Chart(
         title,

@@ -200,7 +200,7 @@ def _over_steps(runs: Sequence[Facts]) -> list[Block]:
             at = [(float(v["step"]), v["avg_miou"]) for v in told if v["avg_miou"] is not None]
             if len(at) > 1:
                 name = group.name if len(group.runs) == 1 else f"{group.name}, seed {facts.config.seed}"
-                series.append(Series(name, at, place, dots=True))
+                series.append(Series(name, at, place, dots=True, legend=group.name))
     if not series:
         return []
     words = "; ".join(f"{s.name}: {percent(s.points[0][1])} to {percent(s.points[-1][1])}" for s in series)
