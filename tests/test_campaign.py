@@ -502,6 +502,47 @@ def test_a_first_budget_that_leaves_a_domain_without_labels_is_refused_before_an
     assert asked(tmp_path / "run") == []
 
 
+@pytest.mark.parametrize(
+    ("domains", "changes", "message"),
+    [
+        (["a"], {"budget": {"amount": 20, "unit": "pixels"}},
+         r"ask\.budget: 20 pixels buy no question, the cheapest of squares:16 costs 128; raise it or take smaller"),
+        (["a"], {"budget": {"amount": 20, "unit": "pixels", "per": "image"}}, r"ask\.budget: 20 pixels an image buy"),
+        (["a"], {"regions": "squares:48", "border": False},
+         r"ask\.border: false leaves out every open region of squares:48; set true, or take smaller"),
+        (["c"], {}, r"ask\.budget: the oracle has no mask for what is open; add masks, or set campaign\.annotator"),
+    ],
+)  # fmt: skip
+def test_a_budget_that_buys_nothing_is_refused_before_test_is_looked_at(
+    domains: list[str], changes: dict[str, Any], message: str, data: Path, tmp_path: Path
+) -> None:
+    write_domain(tmp_path / "c", train=1, pool=2)
+    config = settings(data if domains == ["a"] else tmp_path, domains=domains, rounds=2, ask={**SQUARES, **changes})
+    with pytest.raises(ValueError, match=rf"^campaign\.{message}.*, and give another --out$"):
+        campaign(config, tmp_path / "run")
+    assert asked(tmp_path / "run") == []
+    assert not Campaign(tmp_path / "run").round(1).folder.exists()
+
+
+def test_nothing_is_said_of_a_budget_of_nothing_and_of_a_pool_that_is_empty(data: Path, tmp_path: Path) -> None:
+    nothing = {**SQUARES, "budget": {"amount": 0, "unit": "pixels"}}
+    assert campaign(settings(data, rounds=2, ask=nothing), tmp_path / "nothing")["budget"] == 0
+    write_domain(tmp_path / "c", train=2, pool=0)
+    summary = campaign(settings(tmp_path, domains=["c"], labelled=None, rounds=2, ask=SQUARES), tmp_path / "empty")
+    assert (summary["state"], summary["spent"], summary["budget"]) == ("done", 0, 700)
+
+
+def test_a_budget_that_is_not_used_up_is_told(data: Path, tmp_path: Path) -> None:
+    """Per image it is of those that the oracle can answer about: 3 of a have a mask and are not labelled."""
+    of_image = {"regions": "points", "score": "random", "top": 0.001, "candidates": 9}
+    of_image["budget"] = {"amount": 9, "unit": "regions", "per": "image"}
+    summary = campaign(settings(data, domains=["a"], rounds=2, ask=of_image), tmp_path / "image")
+    assert (summary["spent"], summary["budget"]) == (3 * 2, 3 * 9)  # 2 of 1920 pixels are a thousandth
+    of_pool = {"regions": "squares:16", "budget": {"amount": 20, "unit": "regions"}}
+    summary = campaign(settings(data, domains=["a"], rounds=3, ask=of_pool), tmp_path / "pool")
+    assert (summary["spent"], summary["budget"]) == (3 * 9, 2 * 20)
+
+
 # ── Several domains, one budget ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -783,6 +824,14 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
             "cost": {"rates": {"squares": {"per_region": 0}}},
         },
         ("campaign.cost.rates.squares: they cost no clicks",),
+    ),
+    (
+        {"ask": {**SQUARES, "regions": "points", "budget": {"amount": 400, "unit": "clicks", "per": "image"}}},
+        ("campaign.ask.candidates: only 256 regions of an image take part, and the budget is 400 in each; set 400",),
+    ),
+    (
+        {"ask": {**SQUARES, "regions": "image", "border": False}},
+        ("campaign.ask.border: false leaves out whole images",),
     ),
     (
         {"ask": SQUARES, "method": {"name": "supervised", "domain": "a"}},

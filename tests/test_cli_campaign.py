@@ -70,6 +70,7 @@ def test_with_the_oracle_it_runs_through(config: Path, tmp_path: Path, fewmask: 
         assert part in done.err
     assert "joint round 2/2 train 2/2 loss" in done.err
     assert "3 regions answered" in done.err
+    assert "Asked for 3 regions of a budget of 3 so far." in done.out
     again = fewmask(*arguments, "--json")
     assert json.loads(again.out) == json.loads((tmp_path / "run" / "campaign.json").read_text())
     assert json.loads(again.out)["state"] == "done"

@@ -1,5 +1,6 @@
 """Rounds of train → look → ask → learn."""
 
-from fewmask.campaign.rounds import Campaign, campaign
+from fewmask.campaign.folder import Campaign
+from fewmask.campaign.rounds import campaign
 
 __all__ = ["Campaign", "campaign"]

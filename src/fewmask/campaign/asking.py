@@ -100,10 +100,9 @@ class _Asking:
         domain, before = domains[k], domains[:k]
         stem = domain.splits["train"][int(pool.image[rows[0]]) - sum(len(d.splits["train"]) for d in before)]
         first_class = sum(d.space.num_classes for d in before)
-        regions = tile(domain, stem, domain.image(stem), parse(self.settings.regions), self.cache)
-        shut = asked_pixels([q for q in self.before if (q.domain, q.stem) == (domain.name, stem)], regions.size)
-        if stem in domain.partial:
-            shut |= domain.mask(stem) != NOT_LABELLED
+        image = domain.image(stem)
+        regions = tile(domain, stem, image, parse(self.settings.regions), self.cache)
+        shut = _shut(domain, stem, image, self.before)
         for row in rows.tolist():
             region, group = int(pool.region[row]), int(pool.group[row])
             y0, x0, y1, x1 = box = regions.box(region)
@@ -119,6 +118,47 @@ class _Asking:
                 shape=None if inside.all() else inside,
                 guess=group - first_class if group >= 0 else None,
             )
+
+
+def _shut(domain: Domain, stem: str, image: np.ndarray, before: Sequence[Question]) -> np.ndarray:
+    """The pixels (H,W) bool of an image that are labelled, or were asked for."""
+    shut = asked_pixels([q for q in before if (q.domain, q.stem) == (domain.name, stem)], image.shape[:2])
+    return shut | (domain.mask(stem) != NOT_LABELLED) if stem in domain.partial else shut
+
+
+def why_nothing(
+    by_domain: Mapping[str, Candidates],
+    domains: Mapping[str, Domain],
+    answerable: Mapping[str, frozenset[str]],
+    settings: AskSettings,
+    before: Sequence[Question],
+    cost: CostModel,
+) -> str:
+    """Why a budget buys no question though pixels are open, and the mend, as `key: …`; empty where it is 0 or none is.
+
+    `answerable` are, by domain, the images that the annotator can answer about.
+    """
+    budget, regions = settings.budget, settings.regions
+    if not budget.amount:
+        return ""
+    if sizes := [part.cost for part in by_domain.values() if len(part)]:
+        cheapest = cost.cost(parse(regions).kind, np.concatenate(sizes), budget.unit).min()
+        each = " an image" if budget.per == "image" else ""
+        return (
+            f"budget: {budget.amount:g} {budget.unit}{each} buy no question, the cheapest of {regions} costs "
+            f"{cheapest:g}; raise it or take smaller regions"
+        )
+    left = [
+        stem in answerable[name]
+        for name, domain in domains.items()
+        for stem in domain.unlabelled
+        if not _shut(domain, stem, domain.image(stem), before).all()
+    ]
+    if any(left):
+        return f"border: false leaves out every open region of {regions}; set true, or take smaller regions"
+    if left:
+        return "budget: the oracle has no mask for what is open; add masks, or set campaign.annotator: people"
+    return ""
 
 
 def bare(asked: Sequence[Question], domains: Mapping[str, Domain]) -> list[str]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.oracle import Oracle, answer_all
 from fewmask.annotation.view import answered_domain, write_labels
-from fewmask.campaign.asking import bare, questions
+from fewmask.campaign.asking import bare, questions, why_nothing
+from fewmask.campaign.folder import Campaign
 from fewmask.campaign.history import Entry, cost_model, cost_of_image, forecast, needs, unit_of
 from fewmask.campaign.networks import committee
 from fewmask.campaign.settings import check
@@ -42,7 +43,7 @@ from fewmask.engine.device import choose_device, memory_mib
 from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
 from fewmask.engine.pool import Asked, Found, look
-from fewmask.engine.run import Run, begin, load_domains, open_run
+from fewmask.engine.run import begin, load_domains, open_run
 from fewmask.files import write_atomically, write_json
 from fewmask.labels import NOT_LABELLED
 from fewmask.methods import METHODS
@@ -52,41 +53,6 @@ from fewmask.randomness import generator
 SEEDS_APART = 2**20
 # So does each domain's look at its pool: its draws are numbered by its own images.
 DOMAINS_APART = 2**40
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """Paths of a campaign's folder, which is a run's folder too: it holds the last round's model."""
-
-    folder: Path
-
-    @property
-    def ledger(self) -> Path:
-        return self.folder / "ledger.sqlite"
-
-    @property
-    def labels(self) -> Path:
-        """The answers as masks, by domain; a view of the ledger."""
-        return self.folder / "labels"
-
-    @property
-    def superpixels(self) -> Path:
-        return self.folder / "superpixels"
-
-    @property
-    def summary(self) -> Path:
-        return self.folder / "campaign.json"
-
-    def round(self, number: int) -> Run:
-        return Run(self.folder / "rounds" / f"{number:02d}")
-
-    def record(self, number: int) -> Path:
-        """What a round knew when its training began."""
-        return self.folder / "rounds" / f"{number:02d}.json"
-
-    def pool(self, number: int) -> Path:
-        """What was seen of the pool before a round."""
-        return self.folder / "pool" / f"{number:02d}"
 
 
 def campaign(
@@ -183,17 +149,22 @@ class _Rounds:
                 progress=self._looking(number, name, ask),
             )
             if seen is not None:
-                found[name] = seen._replace(candidates=self._answerable(name, seen.candidates))
+                knows = np.array([stem in self._answerable[name] for stem in domain.splits["train"]])
+                found[name] = seen._replace(candidates=seen.candidates.take(knows[seen.candidates.image]))
         return found
 
-    def _answerable(self, name: str, candidates: Candidates) -> Candidates:
-        """Those that the annotator can answer: people all, the oracle what there is a mask of that was not labelled
-        from the start: what such a mask leaves open the oracle does not know either."""
+    @cached_property
+    def _answerable(self) -> dict[str, frozenset[str]]:
+        """By domain, the images of train that the annotator can answer about: people all, the oracle those with a mask
+        that was not labelled from the start: what such a mask leaves open the oracle does not know either."""
         if self.settings.annotator == "people":
-            return candidates
-        domain, given = self.domains[name], self.known[name]
-        knows = [stem not in given and domain.source.has_mask(stem) for stem in domain.splits["train"]]
-        return candidates.take(np.array(knows)[candidates.image])
+            return {name: frozenset(domain.splits["train"]) for name, domain in self.domains.items()}
+        return {
+            name: frozenset(
+                s for s in domain.splits["train"] if s not in self.known[name] and domain.source.has_mask(s)
+            )
+            for name, domain in self.domains.items()
+        }
 
     def _ask(
         self,
@@ -204,15 +175,21 @@ class _Rounds:
         before: list[Question],
     ) -> None:
         rng = generator(self._seed(number), "ask", number)
-        need = self._need(ask, {name: one.candidates for name, one in found.items() if len(one.candidates)})
-        asked = questions(
-            found, domains, ask, before, self.cost.times(self.settings.answers.each), need, self.files.superpixels, rng
-        )
+        cost = self.cost.times(self.settings.answers.each)
+        candidates = {name: one.candidates for name, one in found.items()}
+        need = self._need(ask, {name: part for name, part in candidates.items() if len(part)})
+        asked = questions(found, domains, ask, before, cost, need, self.files.superpixels, rng)
+        # Where a later round asks nothing, one before has asked by the same settings, and the pool is used up.
+        if not asked and number < 2 and (why := why_nothing(candidates, domains, self._answerable, ask, before, cost)):
+            raise ValueError(f"campaign.{'ask' if number else 'first'}.{why}, and give another --out")
         if without := bare(asked, domains):
             raise ValueError(
                 f"campaign.first.budget: {ask.budget.amount:g} {ask.budget.unit} buy no question in "
                 f"{', '.join(without)}, where nothing is labelled; raise it and give another --out"
             )
+        images = sum(len(self._answerable[name] & {*domain.unlabelled}) for name, domain in domains.items())
+        amount = ask.budget.amount * (images if ask.budget.per == "image" else 1)
+        write_json(self.files.budget(number), {"amount": amount})
         with self._ledger() as ledger:
             for name, domain in domains.items():
                 ledger.add_images(domain, sorted({q.stem for q in asked if q.domain == name}))
@@ -228,6 +205,13 @@ class _Rounds:
 
     def _pseudo(self, number: int, domain: str) -> PseudoFolder:
         return PseudoFolder(self.files.pool(number) / "pseudo" / domain)
+
+    def _budget(self, rounds: Iterable[int]) -> float | None:
+        """What these rounds had to spend; None where one was asked by a version that did not write it down."""
+        files = [self.files.budget(number) for number in rounds]
+        if not all(file.exists() for file in files):
+            return None
+        return sum(json.loads(file.read_text(encoding="utf-8"))["amount"] for file in files)
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -378,7 +362,7 @@ class _Rounds:
         """Write and return what the campaign has come to."""
         last = self.run.summary
         with self._ledger() as ledger:
-            progress = ledger.progress()
+            progress, budget = ledger.progress(), self._budget(ledger.rounds())
         summary = {
             "state": state,
             "round": len(self.history) - 1 if number is None else number,
@@ -388,6 +372,7 @@ class _Rounds:
             "asked": progress.asked,
             "answered": progress.answered,
             "spent": progress.cost,
+            "budget": budget,
             "seconds": progress.seconds,
             "clicks": progress.clicks,
             "history": [entry.to_dict() for entry in self.history],

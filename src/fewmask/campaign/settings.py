@@ -8,8 +8,9 @@ import numpy as np
 
 from fewmask.acquisition.regions import parse
 from fewmask.acquisition.scores import SCORES
+from fewmask.acquisition.select import SLACK
 from fewmask.campaign.history import cost_model
-from fewmask.config import CampaignSettings, Config
+from fewmask.config import AskSettings, CampaignSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.engine.committee import dropout_layers
 from fewmask.engine.committee import faults as faults_of_questions
@@ -36,9 +37,7 @@ def _faults(config: Config, settings: CampaignSettings, domains: Mapping[str, Do
             wrong = faults_of_questions(settings.pool, asked, networks, difficulty=True)
             yield from (f"campaign.{key}.{fault}" for fault in wrong)
             if not any(fault.startswith("regions") for fault in wrong):
-                kind, unit = parse(asked.regions).kind, asked.budget.unit
-                if not cost_model(settings).cost(kind, np.ones(1), unit)[0] > 0:
-                    yield f"campaign.cost.rates.{kind}: they cost no {unit}, and a budget would be endless; raise them"
+                yield from _faults_of_budget(key, asked, settings)
     if first and ask and first.budget.unit != ask.budget.unit:
         yield "campaign.first.budget.unit: another one than campaign.ask's; count all labels in one unit"
     if settings.answers.each > 1 and settings.annotator == "oracle":
@@ -52,6 +51,24 @@ def _faults(config: Config, settings: CampaignSettings, domains: Mapping[str, Do
         yield from _faults_of_method(config, settings, domains)
     except ValueError as error:
         yield str(error)
+
+
+def _faults_of_budget(key: str, asked: AskSettings, settings: CampaignSettings) -> Iterator[str]:
+    kind, budget = parse(asked.regions).kind, asked.budget
+    price, of_two_pixels = cost_model(settings).times(settings.answers.each).cost(kind, np.array([1, 2]), budget.unit)
+    if not price > 0:
+        yield f"campaign.cost.rates.{kind}: they cost no {budget.unit}, and a budget would be endless; raise them"
+        return
+    # What a region costs is known before its size only where every one costs the same.
+    alike = kind == "points" or (kind != "image" and price == of_two_pixels)
+    regions = int(budget.amount * (1 + SLACK) / price)
+    if budget.per == "image" and alike and asked.candidates < regions:
+        yield (
+            f"campaign.{key}.candidates: only {asked.candidates} regions of an image take part, and the budget is "
+            f"{regions} in each; set {regions}"
+        )
+    if kind == "image" and not asked.border:
+        yield f"campaign.{key}.border: false leaves out whole images, which have a border; set true"
 
 
 def _faults_of_method(config: Config, settings: CampaignSettings, domains: Mapping[str, Domain]) -> Iterator[str]:

@@ -195,6 +195,8 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
     if summary["history"]:
         out.print(rounds_table(summary["history"], summary["unit"]))
         say(forecast_words(summary["forecast"], summary["history"][-1]["total_cost"], summary["unit"]))
+    if summary["budget"]:
+        say(f"Asked for {summary['spent']:,.0f} {summary['unit']} of a budget of {summary['budget']:,.0f} so far.")
     if summary["state"] == "waiting":
         with ledger_of(folder) as ledger:
             asked = ledger.questions(summary["round"], open_only=True)

@@ -1,0 +1,47 @@
+"""The folder of a campaign."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewmask.engine.run import Run
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Paths of a campaign's folder, which is a run's folder too: it holds the last round's model."""
+
+    folder: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def labels(self) -> Path:
+        """The answers as masks, by domain; a view of the ledger."""
+        return self.folder / "labels"
+
+    @property
+    def superpixels(self) -> Path:
+        return self.folder / "superpixels"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "campaign.json"
+
+    def round(self, number: int) -> Run:
+        return Run(self.folder / "rounds" / f"{number:02d}")
+
+    def record(self, number: int) -> Path:
+        """What a round knew when its training began."""
+        return self.folder / "rounds" / f"{number:02d}.json"
+
+    def pool(self, number: int) -> Path:
+        """What was seen of the pool before a round."""
+        return self.folder / "pool" / f"{number:02d}"
+
+    def budget(self, number: int) -> Path:
+        """What a round might have asked for in all."""
+        return self.pool(number) / "budget.json"
