@@ -32,6 +32,7 @@ from fewmask.report.facts import Facts, groups, read
 from fewmask.report.headline import headline
 from fewmask.report.learning import learning
 from fewmask.report.look import chosen, look, spread
+from fewmask.report.panels import hatched
 from fewmask.report.space import _draw, class_similarity, draw
 
 __all__ = ["fewmask"]
@@ -109,6 +110,7 @@ def test_a_run_of_two_domains_has_every_section(made: Made, runs: Path) -> None:
         assert len(re.findall(rf"</svg>{name}</li>", pictures)) == times
     colour = re.search(r'fill:(#[0-9a-f]{6})"/></svg>c0</li>', pictures)
     assert colour is not None and f'class="point" style="fill:{colour[1]}"><title>b: c0' in pictures
+    assert 'class="hatch"' in text and "not labelled or void</li>" in text
     assert "a × b" in text and "○ c3" in text and "○ c0" not in text
     assert text.count("<img ") == 2 * 2 * 5  # two domains with two images each, five pictures of each
     assert not any((runs / "univ-full" / name).exists() for name in ("report.html", "evaluations.jsonl"))
@@ -415,6 +417,17 @@ def test_no_class_has_more_cells_than_its_share() -> None:
     label = np.array([0] * 50 + [1] * 3 + [254] * 20 + [255] * 20, np.uint8)
     kept = _draw(label, np.full(256, 5), np.random.Generator(np.random.Philox(1)))
     assert np.bincount(label[kept]).tolist() == [5, 3]
+
+
+@pytest.mark.parametrize("width", [48, 320, 2048])
+def test_what_has_no_label_is_striped_at_every_size(width: int) -> None:
+    grey = np.full((16, width, 3), 128, np.uint8)
+    where = np.zeros((16, width), bool)
+    where[8:] = True
+    seen = hatched(grey, where)
+    assert (seen[:8] == 128).all() and set(np.unique(seen[8:])) == {0, 255}
+    runs_ = np.diff(np.flatnonzero(np.diff(seen[8, :, 0].astype(int))))
+    assert set(runs_.tolist()) == {3 * -(-width // 320)}
 
 
 def test_class_similarity_against_a_loop() -> None:

@@ -214,7 +214,7 @@ def everything(text: str) -> Page:
         scatter(text, [Cloud(f"d: {text}", np.zeros((1, 2)), "#000000", 0)], description=text),
         intervals(text, [Difference(text, 0.1, (0.0, 0.2))], text, description=text),
     ]
-    keys = [Key(text, colour="#123456"), Key(text, 1), Key(text, shape="2"), Key(text, shape="tick")]
+    keys = [Key(text, colour="#123456"), Key(text, 1), *(Key(text, shape=shape) for shape in ("2", "tick", "hatch"))]
     images = [picture(np.zeros((4, 6, 3), np.uint8), text, text, exact=exact) for exact in (False, True)]
     blocks = [
         Note(text), Note(text, "missing"), Figures([Figure(text, text, text)]), table, Charts(charts),

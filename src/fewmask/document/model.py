@@ -52,7 +52,7 @@ class Key:
     colour: str | None = None
     """Of CSS."""
     shape: str | None = None
-    """The marker of `document.maps`, where that is what tells."""
+    """The marker of `document.maps`, where that is what tells; or "tick", a rule across bars, or "hatch"."""
 
 
 @dataclass(frozen=True)

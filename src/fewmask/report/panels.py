@@ -21,7 +21,8 @@ from fewmask.report.words import css, percent
 
 WIDTH = 320  # pixels of a picture
 HEADS = ("input", "ground truth", "prediction", "error", "uncertainty")
-WRONG, VOID = (213, 94, 0), (128, 128, 128)
+WRONG = (213, 94, 0)
+STRIPE = 3  # pixels of a picture
 ENDS = (("sure", 0), ("between", 128), ("every class alike", 255))
 
 
@@ -37,7 +38,7 @@ def panels(
         for place, (stem, miou) in _chosen(seen.ranked):
             pictures += _row(place, seen, show(model, seen.domain, stem, miou, precision))
         space = seen.domain.space
-        extra = [Key("error: wrong", colour=css(WRONG)), Key("error: not labelled or void", colour=css(VOID))]
+        extra = [Key("not labelled or void", shape="hatch"), Key("error: wrong", colour=css(WRONG))]
         extra += [Key(f"uncertainty: {word}", colour=css(_viridis(np.array([[v]]))[0, 0])) for word, v in ENDS]
         caption = "Uncertainty is the entropy of the probabilities, as a part of the largest there can be."
         title = f"{name}: of {len(seen.ranked)} images of {seen.split}"
@@ -57,23 +58,33 @@ def _chosen(ranked: Sequence[tuple[str, float]]) -> list[tuple[str, tuple[str, f
 
 def _row(place: str, seen: Look, shown: Shown) -> list[Picture]:
     space, stem = seen.domain.space, shown.stem
-    grey = cv2.cvtColor(shown.image, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, 2)
-    error = (grey // 2 + 100).astype(np.uint8)
     labelled = shown.truth < NOT_LABELLED
-    error[~labelled] = VOID
+    grey = cv2.cvtColor(shown.image, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, 2)
+    truth = hatched(space.colourise(shown.truth), ~labelled)
+    error = (grey // 2 + 100).astype(np.uint8)
     error[labelled & (shown.prediction != shown.truth)] = WRONG
     uncertainty = _viridis((255 * shown.uncertainty.clip(0, 1)).astype(np.uint8))
-    wrong = float((shown.prediction != shown.truth)[labelled].mean()) if labelled.any() else 0.0
+    wrong = percent(float((shown.prediction != shown.truth)[labelled].mean()) if labelled.any() else 0.0)
     top = np.bincount(shown.prediction.ravel(), minlength=space.num_classes).argsort()[::-1][:3]
     names = ", ".join(space.names[c] for c in top)
     of = f"of {stem}, the {place} image"
     return [
         picture(shown.image, f"Input {of}", f"{place}: {stem}, mIoU {percent(shown.miou)}", WIDTH),
-        picture(space.colourise(shown.truth), f"Ground truth {of}", "", WIDTH, exact=True),
+        picture(truth, f"Ground truth {of}", "", WIDTH, exact=True),
         picture(space.colourise(shown.prediction), f"Prediction {of}: mostly {names}", "", WIDTH, exact=True),
-        picture(error, f"Errors {of}: {percent(wrong)} of the labelled pixels", f"{percent(wrong)} wrong", WIDTH),
+        picture(hatched(error, ~labelled), f"Errors {of}: {wrong} of the labelled pixels", f"{wrong} wrong", WIDTH),
         picture(uncertainty, f"Uncertainty {of}", f"{percent(float(shown.uncertainty.mean()))} on average", WIDTH),
     ]
+
+
+def hatched(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """(H,W,3) with black and white stripes `where` (H,W), which no class and no image has, as wide as a picture of
+    WIDTH pixels can show."""
+    height, width = where.shape
+    stripe = STRIPE * max(-(-width // WIDTH), 1)
+    y, x = np.ogrid[:height, :width]
+    light = ((x + y) // stripe % 2).astype(np.uint8)[..., None] * 255
+    return np.where(where[..., None], light, pixels).astype(np.uint8)
 
 
 def _viridis(values: np.ndarray) -> np.ndarray:
