@@ -324,6 +324,22 @@ def test_domains_that_a_run_did_not_train_are_not_shown_as_if_it_had(data: Path,
         trained_domains(tmp_path)
 
 
+def test_images_without_masks_are_shown_and_where_scores_are_is_said(tmp_path: Path) -> None:
+    write_domain(tmp_path / "a", 2, val=0, test=0)
+    data = campaigns.plain(tmp_path, "supervised", steps=1)
+    data["domains"] = {"a": data["domains"]["a"]}
+    train(campaigns.parse_config(data), tmp_path / "run")
+    result = report([tmp_path / "run"])
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "a: no image of its split val has a mask to compare with; --split train gives scores, of images that it " \
+        "learned from." in result["missing"]  # fmt: skip
+    assert "a: of 2 images without labels" in text and text.count("<img ") == 2 * 3
+    assert "Scores: no image of val or test had a mask when the run ended." in result["missing"]
+    assert "The run&#39;s own scores" not in text and "has not scored itself yet" not in text
+    report([tmp_path / "run"], tmp_path / "train.html", split="train")
+    assert "a, train: mIoU" in (tmp_path / "train.html").read_text()
+
+
 # ── The verb ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

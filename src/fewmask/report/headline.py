@@ -90,6 +90,8 @@ def _domains(facts: Facts) -> list[Block]:
     if facts.summary is None:
         return []
     own = facts.summary["domains"]
+    if not own:
+        return [Note("Scores: no image of val or test had a mask when the run ended.", "missing")]
     aligned = any("miou_private" in s for s in own.values())
     head = ["domain", "classes", "labelled", "unlabelled", "scored on", "images", "mIoU", "pixel accuracy"]
     head += ["shared classes", "private classes"] if aligned else []

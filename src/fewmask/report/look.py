@@ -105,19 +105,22 @@ def probabilities(model: UniversalSegmenter, image: Tensor, domain: str, precisi
 @dataclass(frozen=True, eq=False)
 class Shown:
     """An image with what the network says of it: image (H,W,3), truth and prediction (H,W), and the entropy (H,W) of
-    its probabilities as a fraction of the largest possible."""
+    its probabilities as a fraction of the largest possible. An image without a mask has neither truth nor mIoU."""
 
     stem: str
-    miou: float
+    miou: float | None
     image: np.ndarray
-    truth: Mask
+    truth: Mask | None
     prediction: Mask
     uncertainty: np.ndarray
 
 
 @torch.inference_mode()
-def show(model: UniversalSegmenter, domain: Domain, stem: str, miou: float, precision: Precision = "auto") -> Shown:
+def show(
+    model: UniversalSegmenter, domain: Domain, stem: str, miou: float | None, precision: Precision = "auto"
+) -> Shown:
     image = domain.image(stem)
     p = probabilities(model, torch.from_numpy(image)[None], domain.name, precision)[0]
     entropy = torch.special.entr(p).sum(0) / np.log(max(len(p), 2))
-    return Shown(stem, miou, image, domain.mask(stem), as_array(p.argmax(0)), entropy.cpu().numpy())
+    truth = domain.mask(stem) if domain.source.has_mask(stem) else None
+    return Shown(stem, miou, image, truth, as_array(p.argmax(0)), entropy.cpu().numpy())

@@ -11,15 +11,19 @@ import cv2
 import numpy as np
 
 from fewmask.config import Precision
+from fewmask.data.domain import Domain
 from fewmask.document.html import picture
 from fewmask.document.model import Block, Gallery, Key, Note, Picture, Section
-from fewmask.labels import NOT_LABELLED
+from fewmask.labels import NOT_LABELLED, LabelSpace
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.report.asking import legend
-from fewmask.report.look import Look, Shown, show
+from fewmask.report.look import Look, Shown, show, spread
 from fewmask.report.words import css, percent
 
 WIDTH = 320  # pixels of a picture
+MASKLESS = ("input", "prediction", "uncertainty")
+FEW = 3  # images of the pool
+ENTROPY = "Uncertainty is the entropy of the probabilities, as a part of the largest there can be."
 HEADS = ("input", "ground truth", "prediction", "error", "uncertainty")
 WRONG = (213, 94, 0)
 STRIPE = 3  # pixels of a picture
@@ -27,8 +31,13 @@ ENDS = (("sure", 0), ("between", 128), ("every class alike", 255))
 
 
 def panels(
-    model: UniversalSegmenter | None, looks: Mapping[str, Look], without: Sequence[Note], precision: Precision = "auto"
+    model: UniversalSegmenter | None,
+    looks: Mapping[str, Look],
+    unlabelled: Mapping[str, Domain],
+    without: Sequence[Note],
+    precision: Precision = "auto",
 ) -> Section:
+    """`looks` are the domains with masks in the split; of the `unlabelled` ones images of the pool are shown."""
     blocks: list[Block] = []
     for name, seen in looks.items():
         if not seen.ranked or model is None:
@@ -37,16 +46,30 @@ def panels(
         pictures: list[Picture] = []
         for place, (stem, miou) in _chosen(seen.ranked):
             pictures += _row(place, seen, show(model, seen.domain, stem, miou, precision))
-        space = seen.domain.space
         extra = [Key("not labelled or void", shape="hatch"), Key("error: wrong", colour=css(WRONG))]
-        extra += [Key(f"uncertainty: {word}", colour=css(_viridis(np.array([[v]]))[0, 0])) for word, v in ENDS]
-        caption = "Uncertainty is the entropy of the probabilities, as a part of the largest there can be."
+        keys = [*legend(seen.domain.space), *extra, *_scale()]
         title = f"{name}: of {len(seen.ranked)} images of {seen.split}"
-        blocks.append(Gallery(title, pictures, len(HEADS), HEADS, [*legend(space), *extra], caption))
+        blocks.append(Gallery(title, pictures, len(HEADS), HEADS, keys, ENTROPY))
+    if model is not None:
+        blocks += [_of_pool(model, domain, precision) for domain in unlabelled.values()]
     lead = (
         "The best, the median and the worst images, by their own mIoU over the classes that they show." if looks else ""
     )
     return Section("images", "Images", [*blocks, *without], lead)
+
+
+def _of_pool(model: UniversalSegmenter, domain: Domain, precision: Precision) -> Gallery:
+    """What can be shown without a ground truth."""
+    stems = domain.unlabelled
+    pictures: list[Picture] = []
+    for stem in spread(stems, FEW):
+        pictures += _unlabelled_row(domain.space, show(model, domain, stem, None, precision))
+    title = f"{domain.name}: of {len(stems)} images without labels"
+    return Gallery(title, pictures, len(MASKLESS), MASKLESS, [*legend(domain.space), *_scale()], ENTROPY)
+
+
+def _scale() -> list[Key]:
+    return [Key(f"uncertainty: {word}", colour=css(_viridis(np.array([[v]]))[0, 0])) for word, v in ENDS]
 
 
 def _chosen(ranked: Sequence[tuple[str, float]]) -> list[tuple[str, tuple[str, float]]]:
@@ -57,24 +80,39 @@ def _chosen(ranked: Sequence[tuple[str, float]]) -> list[tuple[str, tuple[str, f
 
 
 def _row(place: str, seen: Look, shown: Shown) -> list[Picture]:
-    space, stem = seen.domain.space, shown.stem
-    labelled = shown.truth < NOT_LABELLED
+    space, stem, truth = seen.domain.space, shown.stem, shown.truth
+    assert truth is not None
+    labelled = truth < NOT_LABELLED
+    missed = labelled & (shown.prediction != truth)
     grey = cv2.cvtColor(shown.image, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, 2)
-    truth = hatched(space.colourise(shown.truth), ~labelled)
     error = (grey // 2 + 100).astype(np.uint8)
-    error[labelled & (shown.prediction != shown.truth)] = WRONG
-    uncertainty = _viridis((255 * shown.uncertainty.clip(0, 1)).astype(np.uint8))
-    wrong = percent(float((shown.prediction != shown.truth)[labelled].mean()) if labelled.any() else 0.0)
-    top = np.bincount(shown.prediction.ravel(), minlength=space.num_classes).argsort()[::-1][:3]
-    names = ", ".join(space.names[c] for c in top)
+    error[missed] = WRONG
+    wrong = percent(float(missed[labelled].mean()) if labelled.any() else 0.0)
     of = f"of {stem}, the {place} image"
     return [
         picture(shown.image, f"Input {of}", f"{place}: {stem}, mIoU {percent(shown.miou)}", WIDTH),
-        picture(truth, f"Ground truth {of}", "", WIDTH, exact=True),
-        picture(space.colourise(shown.prediction), f"Prediction {of}: mostly {names}", "", WIDTH, exact=True),
+        picture(hatched(space.colourise(truth), ~labelled), f"Ground truth {of}", "", WIDTH, exact=True),
+        _prediction(space, shown, of),
         picture(hatched(error, ~labelled), f"Errors {of}: {wrong} of the labelled pixels", f"{wrong} wrong", WIDTH),
-        picture(uncertainty, f"Uncertainty {of}", f"{percent(float(shown.uncertainty.mean()))} on average", WIDTH),
+        _uncertainty(shown, of),
     ]
+
+
+def _unlabelled_row(space: LabelSpace, shown: Shown) -> list[Picture]:
+    of = f"of {shown.stem}"
+    image = picture(shown.image, f"Input {of}", shown.stem, WIDTH)
+    return [image, _prediction(space, shown, of), _uncertainty(shown, of)]
+
+
+def _prediction(space: LabelSpace, shown: Shown, of: str) -> Picture:
+    top = np.bincount(shown.prediction.ravel(), minlength=space.num_classes).argsort()[::-1][:3]
+    names = ", ".join(space.names[c] for c in top)
+    return picture(space.colourise(shown.prediction), f"Prediction {of}: mostly {names}", "", WIDTH, exact=True)
+
+
+def _uncertainty(shown: Shown, of: str) -> Picture:
+    pixels = _viridis((255 * shown.uncertainty.clip(0, 1)).astype(np.uint8))
+    return picture(pixels, f"Uncertainty {of}", f"{percent(float(shown.uncertainty.mean()))} on average", WIDTH)
 
 
 def hatched(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ def classes(facts: Facts, looks: Mapping[str, Look], without: Sequence[Note]) ->
         before, why = _before(facts, name, own, looks.get(name))
         charts.append(_bars(facts, name, own, before))
         notes += [Note(why, "missing")] if why else []
-    if not charts:
+    if not charts and not facts.finished:
         notes.append(Note("IoU by class: the run has not scored itself yet.", "missing"))
     lead = "Intersection over union of each class, over all pixels that are labelled." if charts else ""
     return Section("classes", "Classes", [*([Charts(charts)] if charts else []), *notes], lead)

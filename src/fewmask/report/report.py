@@ -71,7 +71,7 @@ def report(
         learning(runs),
         *([differences(runs)] if len(groups(runs)) > 1 or several(runs) else []),
         classes(first, seen.looks, seen.without),
-        panels(seen.model, seen.looks, seen.without, first.config.train.precision),
+        panels(seen.model, seen.looks, seen.unlabelled, seen.without, first.config.train.precision),
         confusions(seen.looks, seen.without),
         calibration(seen.looks, seen.without),
         *neighbours(seen.views, seen.embedded, first.config.synonyms, seen.without, first.config.seed),
@@ -98,6 +98,8 @@ class _Seen:
     model: UniversalSegmenter | None = None
     domains: dict[str, Domain] = field(default_factory=dict)
     looks: dict[str, Look] = field(default_factory=dict)
+    unlabelled: dict[str, Domain] = field(default_factory=dict)
+    """Domains without a mask in the split, but with images in the pool."""
     views: Views | None = None
     without: list[Note] = field(default_factory=list)
     no_data: list[Note] = field(default_factory=list)
@@ -131,7 +133,8 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
         elif name not in model.spaces or model.spaces[name].names != domain.space.names:
             seen.without.append(Note(f"{name}: its classes are no longer those of the network.", "missing"))
         elif not stems[name]:
-            seen.without.append(Note(f"{name}: no image of its split {split} has a mask to compare with.", "missing"))
+            seen.without.append(Note(_no_mask(domain, split), "missing"))
+            seen.unlabelled |= {name: domain} if domain.unlabelled else {}
         else:
             try:
                 seen.looks[name] = look(model, domain, split, stems[name], facts.config.train.precision, 0, step)
@@ -143,6 +146,14 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
     if seen.looks:
         seen.views = _views(facts, model, seen, step)
     return seen
+
+
+def _no_mask(domain: Domain, split: str) -> str:
+    """That nothing can be scored in a split, and the option that gives scores."""
+    what = {"val": "", "test": "", "train": ", of images that it learned from"}
+    other = next((s for s in what if s != split and chosen(domain, s, 1)), None)
+    mend = f"--split {other} gives scores{what[other]}" if other else "scores take masks in val or test"
+    return f"{domain.name}: no image of its split {split} has a mask to compare with; {mend}."
 
 
 def _could_be_scored(domain: Domain) -> bool:
