@@ -294,6 +294,7 @@ def test_one_class_no_validation_and_a_name_that_is_markup(tmp_path: Path) -> No
     again = report([tmp_path / "run"], tmp_path / "test.html", split="test", images=1)
     seen = (tmp_path / "test.html").read_text()
     assert any("with one class" in m for m in again["missing"])
+    assert "its mIoU is 100 % whatever was learned" in seen
     assert "<script" not in text + seen and "&lt;script&gt;alert" in seen
     assert "expected calibration error 0.0 %" in seen and "1 of 2 in a" in seen
     (line,) = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()

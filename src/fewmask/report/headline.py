@@ -23,6 +23,7 @@ def headline(runs: Sequence[Facts]) -> Section:
             _runs(runs),
         ]
         blocks += [*(Note(f"{facts.name} is {facts.state}.") for facts in runs if not facts.finished)]
+    blocks += _certain(runs)
     return Section("headline", "At a glance", blocks)
 
 
@@ -35,6 +36,19 @@ def _group(group: Group) -> Figure:
     on = " and ".join(sorted({split for split, _ in known}))
     over = f"± {100 * statistics.stdev(values):.1f} over {len(values)} runs, " if len(values) > 1 else "one run, "
     return Figure(group.name, percent(statistics.fmean(values)), f"{over}mIoU on {on}")
+
+
+def _certain(runs: Sequence[Facts]) -> list[Block]:
+    """Domains whose figures say nothing of the network."""
+    own = {name: s for facts in runs if facts.summary for name, s in facts.summary["domains"].items()}
+    alone = {name: next(iter(s["iou"])) for name, s in own.items() if len(s["iou"]) == 1}
+    return [
+        Note(
+            f"{name} has the one class {only}, which every network finds everywhere: its mIoU is 100 % whatever was "
+            "learned. A second class, background say, makes it a figure."
+        )
+        for name, only in alone.items()
+    ]
 
 
 def _shared_outlook(runs: Sequence[Facts]) -> list[Block]:
