@@ -111,6 +111,8 @@ def test_a_run_of_two_domains_has_every_section(made: Made, runs: Path) -> None:
     colour = re.search(r'fill:(#[0-9a-f]{6})"/></svg>c0</li>', pictures)
     assert colour is not None and f'class="point" style="fill:{colour[1]}"><title>b: c0' in pictures
     assert 'class="hatch"' in text and "not labelled or void</li>" in text
+    alike = text.partition('id="similarity"')[2].partition("</section>")[0]
+    assert re.search(r">−0\.\d\d<", alike) and not re.search(r"[>(]-\d\.\d\d", alike)
     assert "a × b" in text and "○ c3" in text and "○ c0" not in text
     assert text.count("<img ") == 2 * 2 * 5  # two domains with two images each, five pictures of each
     assert not any((runs / "univ-full" / name).exists() for name in ("report.html", "evaluations.jsonl"))
@@ -139,6 +141,7 @@ def test_a_campaign_shows_its_rounds_questions_and_answers(made: Made, runs: Pat
     assert "round 2</li>" in text  # the bars' change is since round 2
     asked = len(campaigns.asked(runs / "campaign"))
     assert len(re.findall(r'alt="squares:16 region', text)) == asked
+    assert len(re.findall(r"<span>a/train\d: ", text)) == asked
     assert result["missing"] == [
         "Similarity between domains: this run has one domain, there is nothing to compare it with."
     ]

@@ -187,7 +187,7 @@ def _thumbnail(question: Question, answer: Answer | None, domain: Domain) -> Pic
         shown = cv2.drawContours(np.ascontiguousarray(shown, np.uint8), edges, -1, (255, 255, 255), 1)
     words = _said(question, answer, domain.space)
     where = f"{domain.name}/{question.stem}" if domain.name else question.stem
-    return picture(shown, f"{question.kind} region {question.region} of {where}. {words}", f"{question.stem}: {words}")
+    return picture(shown, f"{question.kind} region {question.region} of {where}. {words}", f"{where}: {words}")
 
 
 def _said(question: Question, answer: Answer | None, space: LabelSpace) -> str:

@@ -13,7 +13,7 @@ from fewmask.document.maps import SHAPES, Cloud, class_colour, heat_map, scatter
 from fewmask.document.model import Block, Chart, Charts, Key, Note, Section, Table
 from fewmask.labels import meanings, shared_classes
 from fewmask.report.space import FEWEST, Cells, class_similarity, tsne
-from fewmask.report.words import whole
+from fewmask.report.words import cosine, whole
 
 PAIRS = 10  # of domains that are drawn
 
@@ -121,13 +121,13 @@ def _heat(
     marked = [[c not in shared[d.name] for c in d.space.names] for d in (one, other)]
     best = sorted(((v, r, c) for r, row in zip(rows, values, strict=True) for c, v in zip(columns, row, strict=True)
                    if v is not None), reverse=True)[:3]  # fmt: skip
-    words = "Most alike: " + "; ".join(f"{r} and {c} ({v:.2f})" for v, r, c in best)
+    words = "Most alike: " + "; ".join(f"{r} and {c} ({cosine(v)})" for v, r, c in best)
     table = Table(
         ("class", *columns),
-        [[r, *("–" if v is None else f"{v:.2f}" for v in row)] for r, row in zip(rows, values, strict=True)],
+        [[r, *("–" if v is None else cosine(v) for v in row)] for r, row in zip(rows, values, strict=True)],
     )
     return heat_map(
-        f"{one.name} × {other.name}", rows, columns, values, other.name, one.name, tell=lambda v: f"{v:.2f}",
+        f"{one.name} × {other.name}", rows, columns, values, other.name, one.name, tell=cosine,
         marked=(marked[0], marked[1]), description=words, table=table, diverging=True,
         caption=f"Cosine × 100 between the classes' mean vectors ({views.names[-1]}), less the mean of all classes. "
         "A ring: no other domain has this class.",
@@ -148,8 +148,8 @@ def _nearest(
             continue
         best = max(others, key=lambda j: similarity[i, j])
         kind = "shared" if name in shared[domain.name] else "private"
-        row = [f"{domain.name}: {name}", f"{names[best][0].name}: {names[best][1]}", kind, f"{similarity[i, best]:.2f}"]
-        rows.append(row + ([f"{before[i, best]:.2f}"] if before is not None else []))
+        row = [f"{domain.name}: {name}", f"{names[best][0].name}: {names[best][1]}", kind, cosine(similarity[i, best])]
+        rows.append(row + ([cosine(before[i, best])] if before is not None else []))
     head = ["class", "nearest of another domain", "the class is", "similarity"]
     head += ["before"] if before is not None else []
     return Table(head, rows, caption="Every class and its nearest in another domain", text_columns=3)

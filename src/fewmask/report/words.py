@@ -14,6 +14,10 @@ def points(value: float) -> str:
     return f"{'+' if value >= 0 else '−'}{abs(100 * value):.1f}"
 
 
+def cosine(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
 def whole(value: float) -> str:
     return f"{value:,.0f}"
 
