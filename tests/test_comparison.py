@@ -386,6 +386,20 @@ def test_an_unfinished_run_is_named_and_a_campaigns_rounds_are_no_runs(runs: Pat
     assert list(result["methods"][0]["runs"]) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("state", ["waiting", None])
+def test_a_campaign_that_goes_on_is_not_finished(runs: Path, state: str | None) -> None:
+    """It has the summary of its latest round; killed at its first one's end, it has not yet said what it came to."""
+    folder = runs / "joint-0"
+    (folder / "ledger.sqlite").touch()
+    if state:
+        (folder / "campaign.json").write_text(json.dumps({"state": state, "history": []}), encoding="utf-8")
+    result = compare([runs])
+    assert result["warnings"] == [f"{folder}: not finished, left out"]
+    assert list(result["methods"][0]["runs"]) == ["1", "2"]
+    (folder / "campaign.json").write_text(json.dumps({"state": "done", "history": []}), encoding="utf-8")
+    assert compare([runs])["warnings"] == []
+
+
 def test_a_result_file_is_compared_as_its_runs_are(runs: Path, tmp_path: Path) -> None:
     told = {}
     for file in sorted(runs.rglob("summary.json")):

@@ -21,6 +21,7 @@ import yaml
 from fewmask.engine.counts import ImageCounts, read_counts
 from fewmask.engine.run import MOVABLE, Run
 from fewmask.labels import LabelSpace, shared_classes
+from fewmask.outcome import finished
 
 # What a configuration says of where and under which name, not of what.
 NAMES = ("seed", "name", *MOVABLE)
@@ -144,7 +145,7 @@ def _runs_at(place: str, warnings: list[str]) -> list[Scored]:
             inside.sort()
             if "config.yaml" in files:
                 inside.clear()  # a campaign's rounds are parts of it
-                if "summary.json" in files:
+                if finished(Path(folder)):
                     found.append(_run(Path(folder)))
                 else:
                     warnings.append(f"{folder}: not finished, left out")
