@@ -151,6 +151,12 @@ def test_a_campaigns_card_counts_regions_clicks_and_seconds(data: Path, tmp_path
     assert f"Regions asked: {result['asked']}, answered: {result['answered']}, with {result['clicks']} clicks" in text
     assert f"in {result['seconds']:,.0f} annotator seconds, by a simulated annotator" in text
     assert result["answered"] > 0
+    rounds = [summary_of(folder) for folder in (tmp_path / "run" / "rounds").glob("*/")]
+    steps, seconds = (sum(one[key] for one in rounds) for key in ("steps", "seconds"))
+    rows = rows_of(text)
+    assert ["steps", "2, weights of step 2, 4 in all rounds"] in rows
+    assert steps == 4
+    assert ["time", f"{seconds:,.0f} s in all rounds"] in rows
 
 
 def test_the_card_goes_beside_the_exported_model(trained: Path, tmp_path: Path, fewmask: Fewmask) -> None:

@@ -400,6 +400,18 @@ def test_a_campaign_that_goes_on_is_not_finished(runs: Path, state: str | None) 
     assert compare([runs])["warnings"] == []
 
 
+def test_what_a_campaign_took_is_of_all_its_rounds(runs: Path) -> None:
+    folder = runs / "joint-0"
+    for number in range(3):
+        write_run(folder / "rounds" / f"{number:02d}", "joint", 0)  # of 60 s each
+    history = [{"round": number} for number in range(3)]
+    (folder / "campaign.json").write_text(json.dumps({"state": "done", "history": history}), encoding="utf-8")
+    assert compare([runs])["methods"][0]["seconds"]["mean"] == pytest.approx((180 + 60 + 60) / 3)
+    (folder / "rounds" / "01" / "summary.json").unlink()
+    with pytest.raises(ValueError, match=r"01/summary.json: gone"):
+        compare([runs])
+
+
 def test_a_result_file_is_compared_as_its_runs_are(runs: Path, tmp_path: Path) -> None:
     told = {}
     for file in sorted(runs.rglob("summary.json")):

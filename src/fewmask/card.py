@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from fewmask.files import write_text
+from fewmask.outcome import took
 
 # Below this IoU more than half of what is labelled or predicted as a class is wrong.
 LOW = 0.5
@@ -35,6 +36,8 @@ class Record:
     config: Mapping[str, Any]
     campaign: Mapping[str, Any] | None = None
     others: Sequence[Mapping[str, Any]] = ()
+    took: Mapping[str, Any] | None = None
+    """Of a campaign, `seconds` and `steps` of all its rounds."""
 
     def scores(self, domain: str, key: str) -> list[float | None]:
         """A figure of a domain, or the IoU of one of its classes, of this run and of the other seeds."""
@@ -66,6 +69,7 @@ def read(folder: Path, others: Sequence[Path] = ()) -> Record:
         yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
         json.loads(campaign.read_text(encoding="utf-8")) if campaign.exists() else None,
         [seeds[seed] for seed in sorted(seeds)],
+        took(folder),
     )
 
 
@@ -199,15 +203,16 @@ def _labels(record: Record) -> str:
 def _training(record: Record) -> str:
     summary, train = record.summary, record.config["train"]
     method = {key: value for key, value in record.config["method"].items() if key != "name"}
-    hardware = summary["hardware"]
+    hardware, spent = summary["hardware"], record.took or summary
+    rounds = f", {spent['steps']:,} in all rounds" if spent["steps"] != summary["steps"] else ""
     rows = {
         "method": summary["method"] + (f" {json.dumps(method, ensure_ascii=False)}" if method else ""),
-        "steps": f"{summary['steps']:,}, weights of step {summary['selected_step']:,}",
+        "steps": f"{summary['steps']:,}, weights of step {summary['selected_step']:,}{rounds}",
         "batch": f"{train['batch_size']} crops of {train['crop'][0]}×{train['crop'][1]}",
         "optimiser": json.dumps(train["optimiser"]),
         "pretrained weights": Path(str(record.config["model"].get("weights") or "none")).name,
         "seed": ", ".join(str(s["seed"]) for s in (summary, *record.others)),
-        "time": f"{summary['seconds']:,.0f} s",
+        "time": f"{spent['seconds']:,.0f} s{' in all rounds' * bool(rounds)}",
         "hardware": f"{hardware['device']} ({hardware['name']}), {hardware['threads']} threads",
         "versions": ", ".join(f"{name} {number}" for name, number in summary["versions"].items()),
     }

@@ -21,7 +21,7 @@ import yaml
 from fewmask.engine.counts import ImageCounts, read_counts
 from fewmask.engine.run import MOVABLE, Run
 from fewmask.labels import LabelSpace, shared_classes
-from fewmask.outcome import finished
+from fewmask.outcome import finished, took
 
 # What a configuration says of where and under which name, not of what.
 NAMES = ("seed", "name", *MOVABLE)
@@ -158,6 +158,7 @@ def _run(folder: Path) -> Scored:
     run = Run(folder)
     try:
         summary = json.loads(run.summary.read_text(encoding="utf-8"))
+        summary["seconds"] = took(folder)["seconds"]
         settings = _flat(yaml.safe_load(run.config.read_text(encoding="utf-8")))
         kept = {key: value for key, value in settings.items() if key not in NAMES}
         return Scored(str(folder), str(summary["method"]), int(summary["seed"]), kept, _checked(summary), folder)

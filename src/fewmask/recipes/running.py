@@ -21,6 +21,7 @@ from fewmask.engine.metrics import mean
 from fewmask.engine.run import Run, load_domains, load_model, open_run
 from fewmask.engine.transfer import with_new_head
 from fewmask.files import hold, write_json, write_text
+from fewmask.outcome import took
 from fewmask.recipes import Recipe
 from fewmask.recipes.table import Results, as_json, markdown
 
@@ -104,11 +105,7 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     if summary["state"] != "done":
         return None
     spent = {key: summary[key] for key in ("unit", "asked", "spent", "clicks")}
-    rounds = [Campaign(folder).round(entry["round"]).summary for entry in summary["history"]]
-    trained = [json.loads(file.read_text(encoding="utf-8")) for file in rounds]
-    took: dict[str, Any] = {key: sum(one[key] for one in trained) for key in ("seconds", "steps")}
-    took["memory_mib"] = max((m for one in trained if (m := one.get("memory_mib")) is not None), default=None)
-    return summary["result"] | spent | took
+    return summary["result"] | spent | took(folder)
 
 
 def results(recipe: Recipe, folder: Path) -> Results:
