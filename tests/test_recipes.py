@@ -175,6 +175,8 @@ def test_the_budget_is_the_one_that_it_says(name: str, row: str, share: float) -
         for ask in filter(None, [config.campaign.first, *[config.campaign.ask] * (config.campaign.rounds - 1)]):
             region = 1 if ask.regions == "points" else int(ask.regions.removeprefix("squares:")) ** 2
             assert (ask.budget.unit, ask.budget.per) in {("pixels", "pool"), ("regions", "image")}
+            if ask.regions == "points":  # of more candidates the best would be asked, not a uniform draw from the top
+                assert ask.candidates == ask.budget.amount
             asked = ask.budget.amount * ((images - whole) if ask.budget.per == "image" else 1 / region)
             pixels += int(asked) * region
     assert round(100 * pixels / (images * size), 3 if share < 1 else 1) == share
