@@ -129,6 +129,31 @@ def test_other_seeds_give_the_spread(trained: Path, tmp_path: Path) -> None:
         card.read(trained, folders)
 
 
+def test_other_settings_are_not_another_seed(trained: Path, tmp_path: Path) -> None:
+    """Nor is a second run of one seed."""
+    for number, key in enumerate(("method", "train")):
+        other = tmp_path / f"other{number}"
+        shutil.copytree(trained, other)
+        plain = yaml.safe_load((other / "config.yaml").read_text(encoding="utf-8"))
+        plain[key]["weight" if key == "method" else "batch_size"] = 7
+        (other / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"other{number}: not .*: other settings of {key}\."):
+            card.read(trained, [other])
+    for name in ("one", "two"):
+        shutil.copytree(trained, tmp_path / name)
+        data = summary_of(trained) | {"seed": 5, "seconds": len(name) + (name == "two")}
+        (tmp_path / name / "summary.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match="two: another run has seed 5 too"):
+        card.read(trained, [tmp_path / "one", tmp_path / "two"])
+
+
+def test_a_head_that_was_not_trained_is_told_as_such(record: card.Record) -> None:
+    summary = {**record.summary, "trained": ["a"], "domains": {"a": record.summary["domains"]["a"]}}
+    text = card.render(card.Record(summary, record.model, record.config))
+    assert "### b\n\nIts head was not trained" in text
+    assert ["b", "4", "2"] not in rows_of(text)
+
+
 def test_a_card_that_somebody_changed_is_left_alone(record: card.Record, tmp_path: Path) -> None:
     path = tmp_path / "model-card.md"
     assert card.write(path, record)

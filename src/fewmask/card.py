@@ -23,6 +23,7 @@ from fewmask.outcome import took
 
 # Below this IoU more than half of what is labelled or predicted as a class is wrong.
 LOW = 0.5
+OF_A_MACHINE = ("train.device", "train.workers", "train.tensorboard", "train.log_every", "model.weights")
 MARK = "<!-- written by fewmask {digest}; a card that you changed is left alone -->"
 
 
@@ -39,6 +40,11 @@ class Record:
     took: Mapping[str, Any] | None = None
     """Of a campaign, `seconds` and `steps` of all its rounds."""
 
+    @property
+    def trained(self) -> Sequence[str]:
+        """Domains whose heads were trained; older runs wrote down only those that they scored."""
+        return self.summary.get("trained", list(self.summary["domains"]))
+
     def scores(self, domain: str, key: str) -> list[float | None]:
         """A figure of a domain, or the IoU of one of its classes, of this run and of the other seeds."""
         every = [s["domains"][domain] for s in (self.summary, *self.others)]
@@ -52,7 +58,10 @@ def read(folder: Path, others: Sequence[Path] = ()) -> Record:
     """
     summary = _summary(folder)
     told = [(other, _summary(other)) for other in others]
+    settings = _settings(folder)
     for other, its in told:
+        others_settings = _settings(other)
+        different = [key for key in settings | others_settings if settings.get(key) != others_settings.get(key)]
         for what, one, another in (
             ("method", summary["method"], its["method"]),
             ("steps", summary["steps"], its["steps"]),
@@ -61,7 +70,14 @@ def read(folder: Path, others: Sequence[Path] = ()) -> Record:
         ):
             if one != another:
                 raise ValueError(f"{other}: not {folder} with another seed: {what} {another}, there {one}")
-    seeds = {its["seed"]: its for _, its in told if its["seed"] != summary["seed"]}
+        if different:
+            raise ValueError(f"{other}: not {folder} with another seed: other settings of {', '.join(different)}")
+    seeds: dict[int, Mapping[str, Any]] = {}
+    for other, its in told:
+        if seeds.setdefault(its["seed"], its) != its:
+            raise ValueError(f"{other}: another run has seed {its['seed']} too; name one of them")
+    if seeds.pop(summary["seed"], summary) != summary:
+        raise ValueError(f"{folder}: another run has its seed {summary['seed']} too; leave that out")
     campaign = folder / "campaign.json"
     return Record(
         summary,
@@ -163,7 +179,9 @@ def _scores(record: Record) -> str:
     for name, space in record.model["domains"].items():
         scores = record.summary["domains"].get(name)
         lines.append(f"\n### {escape(name)}\n")
-        if scores is None:
+        if name not in record.trained:
+            lines.append("Its head was not trained: what it predicts is chance.\n")
+        elif scores is None:
             lines.append("Not scored: it has neither the split that was to be scored nor validation images.\n")
         else:
             lines.append(
@@ -185,7 +203,11 @@ def _scores(record: Record) -> str:
 def _labels(record: Record) -> str:
     summary, campaign = record.summary, record.campaign
     lines = ["## Data and labels\n", "| domain | images with labels | images without |", "|---|---|---|"]
-    lines += [f"| {escape(n)} | {k:,} | {summary['unlabelled'][n]:,} |" for n, k in summary["labelled"].items()]
+    lines += [
+        f"| {escape(n)} | {k:,} | {summary['unlabelled'][n]:,} |"
+        for n, k in summary["labelled"].items()
+        if n in record.trained
+    ]
     for name, settings in record.config["domains"].items():
         lines.append(f"\n{escape(name)}: layout `{settings['layout']}`.")
     if campaign and campaign["history"]:
@@ -250,6 +272,14 @@ def _summary(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: no summary.json, and no card without one; let `fewmask train` finish first")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """By dotted key, what two seeds of one training have in common; machines, and where the data lies, may differ."""
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    parts = {key: config.get(key) or {} for key in ("method", "model", "train", "campaign", "labelled")}
+    flat = {f"{part}.{key}": value for part, settings in parts.items() for key, value in settings.items()}
+    return {key: value for key, value in flat.items() if key not in OF_A_MACHINE}
 
 
 def _classes(summary: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewmask import card
-from fewmask.engine.run import Run, load_model, versions
+from fewmask.engine.run import Run, load_model, trained_domains, versions
 from fewmask.files import write_atomically
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import generator
@@ -57,7 +57,10 @@ def export(run: Path, out: Path, domain: str | None = None, seeds: Sequence[Path
     model = load_model(run)
     if domain is not None and domain not in model.domains:
         raise ValueError(f"no domain {domain!r} in {run}; it has {', '.join(model.domains)}")
-    domains = model.domains if domain is None else (domain,)
+    trained = trained_domains(run) if Run(run).summary.exists() else model.domains
+    if domain is not None and domain not in trained:
+        raise ValueError(f"the run did not train a head for {domain!r}; it trained {', '.join(trained)}")
+    domains = trained if domain is None else (domain,)
     record = card.read(run, seeds) if seeds or Run(run).summary.exists() else None
     data = to_onnx(model, domains).SerializeToString()
     difference = compare(model, data, domains)

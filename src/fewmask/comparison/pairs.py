@@ -44,6 +44,11 @@ def compare(places: Sequence[str | Path], draws: int = DRAWS) -> dict[str, Any]:
         raise ValueError(
             f"{', '.join(map(str, places))}: runs of one method only ({found[0].name}); name at least two methods"
         )
+    if len(found) > 2:
+        warnings.append(
+            f"{len(found) - 1} methods are each compared with {found[0].name} as if alone: of twenty that are no "
+            "better or worse, one passes for it by luck"
+        )
     return {
         "schema": SCHEMA,
         "level": LEVEL,

@@ -213,6 +213,10 @@ def _name_apart(found: list[Group]) -> None:
             continue
         keys = sorted({key for group in alike for key in group.some.settings})
         keys = [key for key in keys if len({repr(group.some.settings.get(key)) for group in alike}) > 1]
+        campaigns = [group for group in alike if group.some.settings.get("campaign.rounds")]
+        mixed = 0 < len(campaigns) < len(alike)  # what a campaign's settings are is then less than that it is one
+        keys = [key for key in keys if not (mixed and key.partition(".")[0] == "campaign")]
         for group in alike:
-            said = [f"{k.removeprefix('method.')}={group.some.settings.get(k)}" for k in keys[:LISTED]]
+            said = ["campaign" if group in campaigns else "no campaign"] * mixed
+            said += [f"{k.removeprefix('method.')}={group.some.settings.get(k)}" for k in keys[:LISTED]]
             group.name = f"{name} ({', '.join(said) if said else group.some.where})"

@@ -346,6 +346,7 @@ class _Fit:
             "avg_miou": mean([s["miou"] for s in domains.values()]),
             "domains": {n: domains[n] for n in self.domains if n in domains},
             "validation": self.history,
+            "trained": list(self.trained),
             "labelled": {n: len(d.labelled) for n, d in self.domains.items()},
             "unlabelled": {n: len(d.unlabelled) for n, d in self.domains.items()},
             "seconds": round(self.seconds, 1),

@@ -6,7 +6,6 @@ Shapes: B images · C feature channels · C_k classes of domain k · N cells · 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -21,7 +20,7 @@ from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_weights, save_weights
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import LabelledBatches
-from fewmask.engine.run import Run, load_config, load_domains, load_model
+from fewmask.engine.run import Run, load_config, load_domains, load_model, trained_domains
 from fewmask.models.fusion import Fused, Prototypes, distance, shares, similarity
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
@@ -119,16 +118,11 @@ def load_fused(folder: Path, device: torch.device | str = "cpu") -> Fused:
         raise ValueError(f"{folder}: the run has one domain, {model.domains[0]}; there is nothing to choose from")
     prototypes = load_prototypes(folder, model)
     if prototypes is None:
-        domains = {name: d for name, d in load_domains(config).items() if name in _trained(folder, model)}
+        trained = trained_domains(folder) if Run(folder).summary.exists() else model.domains
+        domains = {name: d for name, d in load_domains(config).items() if name in trained}
         prototypes = make_prototypes(model, domains, workers=config.train.workers, precision=config.train.precision)
         save_prototypes(folder, prototypes)
     return Fused(model, prototypes, config.synonyms).eval()
-
-
-def _trained(folder: Path, model: UniversalSegmenter) -> set[str]:
-    """Domains whose heads were trained: a run's summary scores no others."""
-    summary = Run(folder).summary
-    return set(json.loads(summary.read_text(encoding="utf-8"))["domains"] if summary.exists() else model.domains)
 
 
 def _fingerprint(run: Run) -> Tensor:

@@ -154,11 +154,12 @@ def load_summary(run: Run) -> dict[str, Any]:
 
 
 def trained_domains(folder: Path) -> tuple[str, ...]:
-    """The domains that a finished run trained and scored. Raises ValueError for a run without a summary."""
+    """The domains whose heads a finished run trained. Raises ValueError for a run without a summary."""
     run = Run(folder)
     if not run.summary.exists():
         raise ValueError(f"{folder}: not finished (no summary.json); train it to its end")
-    return tuple(load_summary(run)["domains"])
+    summary = load_summary(run)
+    return tuple(summary.get("trained", summary["domains"]))  # older runs wrote down only what they scored
 
 
 def load_domains(config: Config) -> dict[str, Domain]:

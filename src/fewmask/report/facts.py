@@ -68,9 +68,9 @@ class Facts:
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
-        """The domains that it trained, as far as it wrote that down: where nothing could be scored, all it has."""
-        scored = trained_domains(self.folder) if self.summary is not None else ()
-        return scored or tuple(self.config.domains)
+        """The domains that it trains; of an older run that could score nothing, all that it has."""
+        trained = trained_domains(self.folder) if self.summary is not None else ()
+        return trained or tuple(self.config.domains)
 
     def images(self, kind: Literal["labelled", "unlabelled"]) -> int | None:
         """How many images it trained on; None while it is not finished."""
