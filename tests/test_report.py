@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ondisk import config, two_domains, write_domain
 
 from fewmask.campaign import campaign
-from fewmask.document.model import Charts, Figures
+from fewmask.document.model import Charts, Figures, Note, Section
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.metrics import expected_calibration_error, reliability
@@ -33,6 +33,7 @@ from fewmask.report.headline import headline
 from fewmask.report.learning import learning
 from fewmask.report.look import chosen, look, spread
 from fewmask.report.panels import hatched
+from fewmask.report.report import _once
 from fewmask.report.space import _draw, class_similarity, draw
 
 __all__ = ["fewmask"]
@@ -342,6 +343,13 @@ def test_images_without_masks_are_shown_and_where_scores_are_is_said(tmp_path: P
     assert "The run&#39;s own scores" not in text and "has not scored itself yet" not in text
     report([tmp_path / "run"], tmp_path / "train.html", split="train")
     assert "a, train: mIoU" in (tmp_path / "train.html").read_text()
+
+
+def test_a_section_points_once_to_where_several_things_are_said_to_be_missing() -> None:
+    why = [Note("a: gone", "missing"), Note("b: gone", "missing")]
+    first, second = _once([Section("one", "One", why), Section("two", "Two", [*why, Note("more")])])
+    assert first.blocks == why
+    assert second.blocks == [Note("As said under One.", "missing"), Note("more")]
 
 
 # ── The verb ─────────────────────────────────────────────────────────────────────────────────────────────────────────

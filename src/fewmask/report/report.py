@@ -233,7 +233,8 @@ def _once(sections: Sequence[Section]) -> list[Section]:
                     block = Note(f"As said under {_first_of(found, block.text)}.", "missing")
                 else:
                     told.add(block.text)
-            blocks.append(block)
+            if block not in blocks:
+                blocks.append(block)
         found.append(replace(section, blocks=blocks))
     return found
 
