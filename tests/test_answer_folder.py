@@ -96,7 +96,7 @@ def test_only_asked_regions_are_taken(ledger: Ledger, of: dict[str, Domain], tmp
     paint(folder, "a-0", raw)
     square, superpixel = 30, int(SHAPE.sum())
     outside = raw.size - square - superpixel
-    assert read_answers(ledger, of, folder, "ann") == Import(answered=2, unchanged=0, undecided=2, outside=outside)
+    assert read_answers(ledger, of, folder, "ann") == Import(2, 0, 2, outside, in_part=1)
     expected = np.full(SIZE, NOT_LABELLED, np.uint8)
     expected[2:7, 3:9] = 1
     expected[2:4, 3:9] = VOID

@@ -177,7 +177,7 @@ def test_masks_as_cvat_writes_them(ledger: Ledger, of: dict[str, Domain], tmp_pa
         "SegmentationClass/a-0.png": png.getvalue(),
         "SegmentationObject/a-0.png": png.getvalue(),
     }
-    assert read_answers(ledger, of, packed(tmp_path / "e.zip", files), "ann") == Import(1, 0, 1, 0)
+    assert read_answers(ledger, of, packed(tmp_path / "e.zip", files), "ann") == Import(1, 0, 1, 0, in_part=1)
     labels = np.array([NOT_LABELLED, VOID, 1], np.uint8)[values]
     np.testing.assert_array_equal(ledger.labels("a", "a-0"), labels)
 

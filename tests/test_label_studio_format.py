@@ -152,7 +152,7 @@ def test_an_export_as_label_studio_writes_it(ledger: Ledger, of: dict[str, Domai
     is half covered, column 10 less. Over it is void in a ring around row 3, column 4, painted in colour as older
     editors do.
     """
-    assert read_answers(ledger, of, EXPORT, "nobody") == Import(3, 0, 2, outside=32)
+    assert read_answers(ledger, of, EXPORT, "nobody") == Import(3, 0, 2, outside=32, in_part=2)
     stroke = np.full(SIZE, NOT_LABELLED, np.uint8)
     stroke[1:6, 2:10] = 1
     ring = stroke.copy()

@@ -230,7 +230,7 @@ def test_people_answer_correct_and_skip(
     bob.submit(first, painted(theirs, of["a"], tmp_path), 20.0)
     bob.submit(second, [], 3.0, skip=True)
     far = SIZE[0] * SIZE[1] - 30 - int(SHAPE.sum())
-    assert fetch_answers(api, ledger, of, "nobody") == Import(4, 0, 0, far, 1)
+    assert fetch_answers(api, ledger, of, "nobody") == Import(4, 0, 0, far, skipped=1, in_part=1)
     words = {(word.question, word.annotator): word for word in ledger.last_words()}
     by_ada, by_bob = f"label-studio:{ada.id}", f"label-studio:{bob.id}"
     assert set(words) == {(1, by_ada), (2, by_ada), (1, by_bob), (2, by_bob), (3, by_bob)}

@@ -38,6 +38,8 @@ class Import:
     """Painted pixels that lie in no region that was asked about; they are not taken."""
     skipped: int = 0
     """Questions that an annotator passed over, where the tool says so."""
+    in_part: int = 0
+    """Of those that got a new answer, how many leave a pixel open."""
 
 
 class Inbox:
@@ -138,7 +140,7 @@ class Inbox:
             else:
                 share = None if seconds is None else seconds * pixels / sum(decided)
                 self._add(question, annotator, where, crop, share)
-                self._count(answered=1)
+                self._count(answered=1, in_part=int(pixels < question.inside.sum()))
         self._count(outside=int(outside.sum()))
 
     def skip(

@@ -168,6 +168,11 @@ def answer(
         print_json(asdict(counts) | {"open": len(still), "images": _images(still)})
         return
     say(f"{counts.answered} answered, {counts.unchanged} answered before, {counts.undecided} not painted.")
+    if counts.in_part:
+        say(
+            f"{counts.in_part} of these in part: what is left of them is not asked again. Paint it and run this once "
+            "more to add it."
+        )
     if counts.outside:
         say(f"{counts.outside:,} painted pixels lie outside of what was asked about; they were not taken.")
     _still_open(still)
