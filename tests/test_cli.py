@@ -102,6 +102,7 @@ def test_windows_does_not_tell_the_peak_of_the_memory(monkeypatch: pytest.Monkey
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the peak of the whole process")
 def test_the_peak_of_one_training_is_not_that_of_the_one_before() -> None:
     here = torch.device("cpu")
+    forget_peak(here)  # that of whatever ran in this process before
     before = memory_mib(here)
     much = torch.ones(64 * 2**20)  # 256 MiB
     peak = memory_mib(here)
