@@ -19,11 +19,10 @@ from typing import Any
 import yaml
 
 from fewmask.files import write_text
-from fewmask.outcome import took
+from fewmask.outcome import settings_of, took
 
 # Below this IoU more than half of what is labelled or predicted as a class is wrong.
 LOW = 0.5
-OF_A_MACHINE = ("train.device", "train.workers", "train.tensorboard", "train.log_every", "model.weights")
 MARK = "<!-- written by fewmask {digest}; a card that you changed is left alone -->"
 
 
@@ -58,10 +57,10 @@ def read(folder: Path, others: Sequence[Path] = ()) -> Record:
     """
     summary = _summary(folder)
     told = [(other, _summary(other)) for other in others]
-    settings = _settings(folder)
+    own = settings_of(folder)
     for other, its in told:
-        others_settings = _settings(other)
-        different = [key for key in settings | others_settings if settings.get(key) != others_settings.get(key)]
+        theirs = settings_of(other)
+        different = [key for key in own | theirs if own.get(key) != theirs.get(key)]
         for what, one, another in (
             ("method", summary["method"], its["method"]),
             ("steps", summary["steps"], its["steps"]),
@@ -272,14 +271,6 @@ def _summary(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: no summary.json, and no card without one; let `fewmask train` finish first")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """By dotted key, what two seeds of one training have in common; machines, and where the data lies, may differ."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    parts = {key: config.get(key) or {} for key in ("method", "model", "train", "campaign", "labelled")}
-    flat = {f"{part}.{key}": value for part, settings in parts.items() for key, value in settings.items()}
-    return {key: value for key, value in flat.items() if key not in OF_A_MACHINE}
 
 
 def _classes(summary: Mapping[str, Any]) -> dict[str, list[str]]:

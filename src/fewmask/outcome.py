@@ -1,11 +1,17 @@
-"""What a run's folder tells of its end, by its files alone: a campaign's counts all its rounds."""
+"""What a run's folder tells of its settings and of its end, by its files alone: a campaign's counts all its rounds."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+# Settings that may differ between a run and its continuation, or its seeds: they say where to compute, not what.
+MOVABLE = (*(f"train.{key}" for key in ("device", "workers", "tensorboard", "log_every")), "campaign.pool.batch_size")
 SUMMARY = "summary.json"
 CAMPAIGN = "campaign.json"
 LEDGER = "ledger.sqlite"
@@ -38,6 +44,23 @@ def took(folder: Path) -> dict[str, Any]:
         "steps": sum(one["steps"] for one in found),
         "memory_mib": max(memory, default=None),
     }
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """By dotted key, what the seeds of one method have in common: no seed, no name, nothing of the machine."""
+    found = flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    return {key: value for key, value in found.items() if key not in ("seed", "name", *MOVABLE)}
+
+
+def flat(data: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key. Of a path its last name counts: the same data lies elsewhere on every machine."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{at}{key}.")
+        else:
+            found[f"{at}{key}"] = Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

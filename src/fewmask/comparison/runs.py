@@ -19,12 +19,10 @@ import numpy as np
 import yaml
 
 from fewmask.engine.counts import ImageCounts, read_counts
-from fewmask.engine.run import MOVABLE, Run
+from fewmask.engine.run import Run
 from fewmask.labels import LabelSpace, shared_classes
-from fewmask.outcome import finished, took
+from fewmask.outcome import finished, flat, settings_of, took
 
-# What a configuration says of where and under which name, not of what.
-NAMES = ("seed", "name", *MOVABLE)
 LISTED = 6
 
 
@@ -36,7 +34,7 @@ class Scored:
     method: str
     seed: int
     settings: Mapping[str, Any]
-    """By dotted key, without those of NAMES."""
+    """By dotted key, as `outcome.settings_of` has them."""
     summary: Mapping[str, Any]
     folder: Path | None = None
 
@@ -51,7 +49,7 @@ class Scored:
         }
         told_better = ("method.", "labelled.", "train.steps")
         own = {key: value for key, value in self.settings.items() if not key.startswith(told_better)}
-        return {**own, **_flat({**told, "scored": scored})}
+        return {**own, **flat({**told, "scored": scored})}
 
     @cached_property
     def counts(self) -> dict[str, ImageCounts]:
@@ -159,9 +157,9 @@ def _run(folder: Path) -> Scored:
     try:
         summary = json.loads(run.summary.read_text(encoding="utf-8"))
         summary["seconds"] = took(folder)["seconds"]
-        settings = _flat(yaml.safe_load(run.config.read_text(encoding="utf-8")))
-        kept = {key: value for key, value in settings.items() if key not in NAMES}
-        return Scored(str(folder), str(summary["method"]), int(summary["seed"]), kept, _checked(summary), folder)
+        return Scored(
+            str(folder), str(summary["method"]), int(summary["seed"]), settings_of(folder), _checked(summary), folder
+        )
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{folder}: damaged ({' '.join(str(error).split())}); train the run again") from None
 
@@ -188,17 +186,6 @@ def _checked(summary: dict[str, Any]) -> dict[str, Any]:
         _ = scores["miou"], scores["iou"].keys()
     _ = summary["avg_miou"]
     return summary
-
-
-def _flat(data: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key. Of a path its last name counts: the same data lies elsewhere on every machine."""
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{at}{key}.")
-        else:
-            found[f"{at}{key}"] = Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-    return found
 
 
 def _same_method(one: Scored, other: Scored) -> bool:

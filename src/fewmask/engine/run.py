@@ -27,11 +27,10 @@ from fewmask.models import saved
 from fewmask.models.ensemble import Ensemble
 from fewmask.models.saved import load_model as load_model
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.outcome import MOVABLE
 
 PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-python-headless", "numpy")
 LOCK = ".run.lock"
-# Settings that may differ between a run and its continuation: they say where to compute, not what.
-MOVABLE = (*(f"train.{key}" for key in ("device", "workers", "tensorboard", "log_every")), "campaign.pool.batch_size")
 
 
 @dataclass(frozen=True)
