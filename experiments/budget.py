@@ -15,8 +15,8 @@ DATA is the folder that holds the datasets and `weights/`. Each row is a campaig
     points-even       as many pixels an image as the clicks are worth that `images` takes
 
 All networks that are scored train for equal steps of equally many labelled images; those of self-training see as many
-of the pool beside them. What came before (a teacher, a first half of the points) is in the minutes. Test is scored
-once, by the last network.
+of the pool beside them. What came before (a teacher, a first half of the points, looks at the pool) is in the minutes.
+Test is scored once, by the last network.
 
 A click is a point, a corner of an outline, or a segment's name. Whole images are outlined at a tolerance of 2 pixels,
 an edge between two segments once; squares take as many clicks a pixel as their dataset's whole images, and one more.
@@ -199,7 +199,7 @@ def record(
         "asked": summary["asked"],
         "clicks": clicks(row, last["pixels"][name], summary["asked"], train.clicks / train.pixels),
         "steps": result["steps"],
-        "seconds": sum(entry["seconds"] for entry in summary["history"]),
+        "seconds": sum(entry["seconds"] + entry["look_seconds"] for entry in summary["history"]),
     }
     there["hardware"] = {"cpu": cpu_name(), "cores": os.cpu_count(), **result["hardware"]}
     there["versions"] = result["versions"]

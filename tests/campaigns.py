@@ -83,7 +83,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def timeless(summary: Any) -> Any:
     if isinstance(summary, dict):
-        return {key: timeless(value) for key, value in summary.items() if key not in ("seconds", "memory_mib")}
+        of_time = ("seconds", "look_seconds", "memory_mib")
+        return {key: timeless(value) for key, value in summary.items() if key not in of_time}
     return [timeless(value) for value in summary] if isinstance(summary, list) else summary
 
 

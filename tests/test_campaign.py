@@ -207,6 +207,9 @@ def test_the_history_counts_what_was_labelled(done: Watched) -> None:
     for number, entry in enumerate(done.summary["history"]):
         lines = [line for line in metrics_of(Campaign(done.folder).round(number).folder) if "validation" in line]
         assert entry["miou"] == lines[-1]["validation"]
+    looks = [entry["look_seconds"] for entry in done.summary["history"]]
+    assert looks[0] == 0  # nothing is asked for first
+    assert looks[1] > 0 and looks[2] > 0
 
 
 def test_only_the_last_round_looks_at_test_and_once(done: Watched) -> None:

@@ -178,6 +178,7 @@ def test_a_campaigns_card_counts_regions_clicks_and_seconds(data: Path, tmp_path
     assert result["answered"] > 0
     rounds = [summary_of(folder) for folder in (tmp_path / "run" / "rounds").glob("*/")]
     steps, seconds = (sum(one[key] for one in rounds) for key in ("steps", "seconds"))
+    seconds += sum(entry["look_seconds"] for entry in result["history"])
     rows = rows_of(text)
     assert ["steps", "2, weights of step 2, 4 in all rounds"] in rows
     assert steps == 4

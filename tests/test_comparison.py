@@ -404,9 +404,10 @@ def test_what_a_campaign_took_is_of_all_its_rounds(runs: Path) -> None:
     folder = runs / "joint-0"
     for number in range(3):
         write_run(folder / "rounds" / f"{number:02d}", "joint", 0)  # of 60 s each
-    history = [{"round": number} for number in range(3)]
+    # The look before round 1 took 6 s; an older version did not write it down.
+    history = [{"round": 0, "look_seconds": None}, {"round": 1, "look_seconds": 6.0}, {"round": 2}]
     (folder / "campaign.json").write_text(json.dumps({"state": "done", "history": history}), encoding="utf-8")
-    assert compare([runs])["methods"][0]["seconds"]["mean"] == pytest.approx((180 + 60 + 60) / 3)
+    assert compare([runs])["methods"][0]["seconds"]["mean"] == pytest.approx((180 + 6 + 60 + 60) / 3)
     (folder / "rounds" / "01" / "summary.json").unlink()
     with pytest.raises(ValueError, match=r"01/summary.json: gone"):
         compare([runs])

@@ -5,9 +5,11 @@ Shapes: B images · M members · C classes · H×W pixels.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import helpers
@@ -27,7 +29,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine import pool
 from fewmask.engine.committee import Committee, Member, dropout_layers, faults
-from fewmask.engine.pool import Asked, Found, look
+from fewmask.engine.pool import Asked, Found, look, look_seconds
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.models.universal import UniversalSegmenter
 
@@ -334,6 +336,27 @@ def test_a_stopped_pass_goes_on_where_it_was(
         np.testing.assert_array_equal(again.region, whole.region)
         for file in (tmp_path / "whole" / "p").iterdir():
             assert (folder / "p" / file.name).exists()
+
+
+def test_what_a_pass_took_is_the_time_of_its_pieces_also_after_a_stop(
+    domain: Domain, network: UniversalSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that ticks when it is read: each piece takes one second, and what a stop has lost none."""
+    monkeypatch.setattr("fewmask.engine.pool.time", SimpleNamespace(monotonic=itertools.count().__next__))
+
+    def progress(done: int, total: int) -> None:
+        if done == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        looked(committee(network), domain, tmp_path, ask(), progress=progress, batch_size=1)
+    pieces = tmp_path / "seen"
+    assert look_seconds(pieces) == len(list(pieces.iterdir())) == 1
+    looked(committee(network), domain, tmp_path, ask(), batch_size=1)
+    assert look_seconds(pieces) == len(list(pieces.iterdir())) == -(-len(SIZES) // 3)
+    np.savez(pieces / "00000.npz", score=np.zeros(0))  # as before it was written down
+    assert look_seconds(pieces) is None
+    assert look_seconds(tmp_path / "no look") == 0
 
 
 # ── Committees ───────────────────────────────────────────────────────────────────────────────────────────────────────

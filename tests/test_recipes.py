@@ -267,11 +267,12 @@ def test_a_campaign_by_the_name_that_it_was_known_by(data: Path, tmp_path: Path,
     assert campaign["state"] == "done"
     assert told["rows"][own]["domains"]["camvid"]["mean"] == campaign["result"]["domains"]["camvid"]["miou"]
     assert told["runs"][f"{own}/0"]["asked"] == campaign["asked"]
-    # What it took is what all of its trainings took.
+    # What it took is what all of its trainings and looks took.
     rounds = [json.loads(f.read_text()) for f in (tmp_path / "runs" / f"{own}-0" / "rounds").glob("*/summary.json")]
     assert len(rounds) == 2
-    for key in ("seconds", "steps"):
-        assert told["runs"][f"{own}/0"][key] == pytest.approx(sum(one[key] for one in rounds))
+    looks = sum(entry["look_seconds"] for entry in campaign["history"])
+    for key, beside in (("seconds", looks), ("steps", 0)):
+        assert told["runs"][f"{own}/0"][key] == pytest.approx(sum(one[key] for one in rounds) + beside)
     assert told["runs"][f"{own}/0"]["memory_mib"] == max(one["memory_mib"] for one in rounds)
 
 

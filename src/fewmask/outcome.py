@@ -36,11 +36,13 @@ def trainings(folder: Path) -> list[dict[str, Any]]:
 
 
 def took(folder: Path) -> dict[str, Any]:
-    """`seconds` and `steps` of all trainings behind a run's network, and the largest `memory_mib`, null if unknown."""
+    """`seconds` of all that came before a run's network, in a campaign looks at the pool too where they are known,
+    `steps` of all its trainings and their largest `memory_mib`, null if unknown."""
     found = trainings(folder)
     memory = [m for one in found if (m := one.get("memory_mib")) is not None]
+    history = _read(folder / CAMPAIGN)["history"] if (folder / CAMPAIGN).exists() else []
     return {
-        "seconds": sum(one["seconds"] for one in found),
+        "seconds": sum(one["seconds"] for one in found) + sum(e.get("look_seconds") or 0 for e in history),
         "steps": sum(one["steps"] for one in found),
         "memory_mib": max(memory, default=None),
     }

@@ -27,6 +27,9 @@ class Entry:
     miou: Mapping[str, float | None]
     """By domain; None where there is nothing to validate on."""
     seconds: float
+    """Of its training."""
+    look_seconds: float | None = None
+    """Of the look at the pool before it, added up over processes; 0 without one, None if an older version looked."""
 
     @property
     def total(self) -> float:

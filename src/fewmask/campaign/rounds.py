@@ -42,7 +42,7 @@ from fewmask.engine.committee import possible
 from fewmask.engine.device import choose_device, memory_mib
 from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
-from fewmask.engine.pool import Asked, Found, look
+from fewmask.engine.pool import Asked, Found, look, look_seconds
 from fewmask.engine.run import begin, load_domains, open_run
 from fewmask.files import write_atomically, write_json
 from fewmask.labels import NOT_LABELLED
@@ -356,7 +356,9 @@ class _Rounds:
                     pixels[name] += int((values != NOT_LABELLED).sum())
         chosen = next((v for v in summary["validation"] if v["step"] == summary["selected_step"]), None)
         miou = {name: chosen["miou"].get(name) if chosen else None for name in self.domains}
-        self.history.append(Entry(number, cost, pixels, miou, summary["seconds"]))
+        looks = [look_seconds(self.files.pool(number) / "seen" / name) for name in self.domains]
+        looked = None if None in looks else sum(seconds for seconds in looks if seconds is not None)
+        self.history.append(Entry(number, cost, pixels, miou, summary["seconds"], looked))
 
     def _tell(self, state: str, number: int | None = None, open_: int = 0) -> dict[str, Any]:
         """Write and return what the campaign has come to."""

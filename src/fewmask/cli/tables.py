@@ -64,7 +64,7 @@ def statistics_table(s: Statistics) -> Table:
 
 
 def rounds_table(history: list[dict[str, Any]], unit: str) -> Table:
-    """The rounds of a campaign: labels in all, mIoU on validation per domain, seconds."""
+    """The rounds of a campaign: labels in all, mIoU on validation per domain, seconds of the look and the training."""
     domains = list(history[0]["miou"])
     several = ["mean"] if len(domains) > 1 else []
     counted = [] if unit == "pixels" else [f"{unit} in all"]
@@ -73,5 +73,6 @@ def rounds_table(history: list[dict[str, Any]], unit: str) -> Table:
         scores = [entry["miou"][name] for name in domains] + ([entry["avg_miou"]] if several else [])
         labels = [f"{entry['total_cost']:,.0f}"] if counted else []
         labels += [f"{sum(entry['pixels'].values()):,}"]
-        table.add_row(str(entry["round"] + 1), *labels, *map(percent, scores), f"{entry['seconds']:.0f}")
+        seconds = entry["seconds"] + (entry.get("look_seconds") or 0)
+        table.add_row(str(entry["round"] + 1), *labels, *map(percent, scores), f"{seconds:.0f}")
     return table

@@ -14,6 +14,7 @@ Shapes: B images of one size · M members · H×W pixels · C classes · R regio
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -170,7 +171,7 @@ def look(
     own = range(distributed.rank(), len(pieces), distributed.world())
     left = [i for i in own if not _piece(folder, i).exists()]
     total = pieces.images(own)
-    done = total - pieces.images(left)
+    done, began = total - pieces.images(left), time.monotonic()
     with ThreadPoolExecutor(max(workers, 1)) as writers:
         for index, batches in zip(left, read(pieces, left, workers, ahead=1), strict=True):
             found, written = [], []
@@ -186,11 +187,22 @@ def look(
                     progress(done, total)
             for write in written:
                 write.result()
-            _save(_piece(folder, index), found)
+            ended = time.monotonic()
+            _save(_piece(folder, index), found, ended - began)
+            began = ended
     distributed.barrier()
     if ask is None or not len(pieces):
         return None
     return _together([_load(_piece(folder, i)) for i in range(len(pieces))])
+
+
+def look_seconds(folder: Path) -> float | None:
+    """What the pieces in `folder` took, added up over processes; None where an older version's do not tell."""
+    told = []
+    for path in folder.glob("*.npz"):
+        with np.load(path, allow_pickle=False) as stored:
+            told.append(float(stored["seconds"]) if "seconds" in stored.files else None)
+    return None if None in told else sum(second for second in told if second is not None)
 
 
 def _opinions(
@@ -306,17 +318,17 @@ def _piece(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.npz"
 
 
-def _save(path: Path, found: Sequence[Found]) -> None:
+def _save(path: Path, found: Sequence[Found], seconds: float) -> None:
     joined = _together(found) if found else None  # there may be none of them
     arrays = {} if joined is None else {f.name: getattr(joined.candidates, f.name) for f in fields(Candidates)}
     arrays["covered"] = None if joined is None else joined.covered
-    known = {name: values for name, values in arrays.items() if values is not None}
+    known = {name: values for name, values in arrays.items() if values is not None} | {"seconds": np.float64(seconds)}
     write_atomically(path, lambda file: np.savez(file, **known))
 
 
 def _load(path: Path) -> Found:
     with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+        arrays = {name: stored[name] for name in stored.files if name != "seconds"}
     covered = arrays.pop("covered", None)
     return Found(Candidates(**arrays), covered)
 
