@@ -199,7 +199,7 @@ def record(
         "asked": summary["asked"],
         "clicks": clicks(row, last["pixels"][name], summary["asked"], train.clicks / train.pixels),
         "steps": result["steps"],
-        "seconds": sum(entry["seconds"] + entry["look_seconds"] for entry in summary["history"]),
+        "seconds": sum(entry["seconds"] + (entry["look_seconds"] or 0) for entry in summary["history"]),
     }
     there["hardware"] = {"cpu": cpu_name(), "cores": os.cpu_count(), **result["hardware"]}
     there["versions"] = result["versions"]
