@@ -578,7 +578,7 @@ def collapse(anchored: bool) -> tuple[float, float, float]:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return float(entropy(similarity).mean()), nearest(embed(grid), prototypes, label), first
+    return float(entropy(similarity.detach()).mean()), nearest(embed(grid), prototypes, label), first
 
 
 def test_the_published_loss_becomes_sure_of_wrong_classes_and_the_anchored_one_of_right_ones() -> None:
