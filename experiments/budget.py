@@ -48,7 +48,7 @@ from fewmask.methods import parse_config
 SHARE = 0.121
 SIDES = {"camvid": 30, "labelmefacade": 20, "msrc_v2": 20}
 CROPS = {"camvid": [240, 320], "labelmefacade": [160, 224], "msrc_v2": [160, 224]}
-STEPS = {"camvid": 800, "labelmefacade": 400, "msrc_v2": 400}
+STEPS = {"camvid": 800, "labelmefacade": 800, "msrc_v2": 400}
 ROWS = ("full", "images", "images-semi", "regions", "s4al-plus", "points", "points-even", "s4al")
 TOLERANCE = 2.0  # pixels between a segment's edge and its outline
 
