@@ -11,6 +11,7 @@ DATA is the folder that holds the datasets and `weights/`. Each row is a campaig
     regions           a tenth of the images, then random squares
     s4al              a tenth of the images, then the squares that the student finds most uncertain
     s4al-plus         a tenth of the images, then the squares that the teacher finds most uncertain, and self-training
+    s4al-plus-each    the same, but as many squares in every image
     points            100 pixels an image: half of them random, half of them by margin (PixelPick)
     points-even       as many pixels an image as the clicks are worth that `images` takes
 
@@ -49,7 +50,7 @@ SHARE = 0.121
 SIDES = {"camvid": 30, "labelmefacade": 20, "msrc_v2": 20}
 CROPS = {"camvid": [240, 320], "labelmefacade": [160, 224], "msrc_v2": [160, 224]}
 STEPS = {"camvid": 800, "labelmefacade": 800, "msrc_v2": 400}
-ROWS = ("full", "images", "images-semi", "regions", "s4al-plus", "points", "points-even", "s4al")
+ROWS = ("full", "images", "images-semi", "regions", "s4al-plus", "s4al-plus-each", "points", "points-even", "s4al")
 TOLERANCE = 2.0  # pixels between a segment's edge and its outline
 
 
@@ -92,7 +93,9 @@ def settings(arguments: argparse.Namespace, train: Train, row: str, seed: int) -
     dataset, scale = arguments.dataset, arguments.scale
     tenth = round(0.1 * train.images)
     asked = round(SHARE * train.pixels - tenth * train.pixels / train.images)
-    squares = {"regions": f"squares:{round(scale * SIDES[dataset])}", "budget": {"amount": asked, "unit": "pixels"}}
+    side = round(scale * SIDES[dataset])
+    squares = {"regions": f"squares:{side}", "budget": {"amount": asked, "unit": "pixels"}}
+    share = {"amount": asked // side**2 // (train.images - tenth), "unit": "regions", "per": "image"}
     each = 100 if row == "points" else max(round(SHARE * train.clicks / train.images), 2)
     random, margin = (
         {"regions": "points", "budget": {"amount": n, "unit": "regions", "per": "image"}, "candidates": n}
@@ -107,6 +110,7 @@ def settings(arguments: argparse.Namespace, train: Train, row: str, seed: int) -
         "regions": ("supervised", tenth, {"rounds": 1, "first": {**squares, "score": "random"}}),
         "s4al": ("s4al", tenth, {"rounds": 2, "ask": squares, "pool": {**one_look, "network": "student"}}),
         "s4al-plus": ("s4al-plus", tenth, {**generations, "ask": {**squares, "border": False}}),
+        "s4al-plus-each": ("s4al-plus", tenth, {**generations, "ask": {**squares, "budget": share, "border": False}}),
         "points": (
             "supervised",
             0,
