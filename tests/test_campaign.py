@@ -26,7 +26,7 @@ from ondisk import assert_same_run, metrics_of, two_domains, weights_of, write_d
 from fewmask.acquisition.regions import Regions, parse
 from fewmask.acquisition.scores import SCORES
 from fewmask.acquisition.select import Candidates
-from fewmask.annotation.facts import Question
+from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
 from fewmask.campaign import Campaign, campaign, rounds
@@ -457,6 +457,55 @@ def test_people_are_waited_for_and_answer_when_they_like(
     assert finished["history"][1]["pixels"] == {"a": answered + early}
 
 
+def test_enough_is_said_of_the_questions_that_are_there(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where none of them is open, where nothing was asked, and where the training stops and begins again."""
+    by_people: dict[str, Any] = {"annotator": "people", "first": BY_CHANCE, "ask": SQUARES, "rounds": 3}
+    config, run = settings(data, domains=["a"], **by_people), tmp_path / "run"
+    campaign(config, run)
+    campaigns.skip(run, asked(run, 0))
+    waiting = campaign(config, run, enough=True)
+    assert (waiting["state"], waiting["round"]) == ("waiting", 1)
+    with monkeypatch.context() as patch:
+        Stops(patch).at(rounds, "train", lambda *_: "", before=True)
+        with pytest.raises(Stop):
+            campaign(config, run, enough=True)
+    waiting = campaign(config, run, enough=True)
+    assert (waiting["state"], waiting["round"]) == ("waiting", 2)
+    assert waiting["open"] == len(asked(run, 2))
+    finished = campaign(config, run, enough=True)
+    assert (finished["state"], finished["open"]) == ("done", len(asked(run, 1)) + len(asked(run, 2)))
+
+    by_people["first"] = None
+    waiting = campaign(settings(data, domains=["a"], **by_people), tmp_path / "nothing", enough=True)
+    assert (waiting["state"], waiting["round"]) == ("waiting", 1)
+
+
+def test_an_answer_that_is_taken_back_after_the_look_leaves_an_image_without_pseudo_labels(
+    data: Path, tmp_path: Path
+) -> None:
+    """It was wholly answered then, and is in the pool again: with what is left of its answers, or with nothing."""
+    of_images = {"regions": "image", "budget": {"amount": 1}, "score": "random"}
+    config = settings(data, STUDENT, ["a"], 1, annotator="people", rounds=3, first=of_images, ask=of_images)
+    run = tmp_path / "run"
+    for _ in range(2):
+        campaign(config, run)
+        truth = load_domains(config)["a"]
+        campaigns.skip(run, [q for q in asked(run, open_only=True) if not truth.source.has_mask(q.stem)])
+        campaigns.paint(config, run, tmp_path / "painted")
+    waiting = campaign(config, run, enough=True)
+    assert (waiting["state"], waiting["round"]) == ("waiting", 2)
+    with Ledger(Campaign(run).ledger) as ledger:
+        given = [a for a in ledger.answers() if a.kind == "answer"]
+        assert given
+        ledger.answer([Answer(a.question, a.annotator, f"back {a.id}", kind="retract", retracts=a.id) for a in given])
+    finished = campaign(config, run, enough=True)
+    assert finished["state"] == "done"
+    images = [image.size for image in map(truth.image, truth.labelled)]
+    assert finished["history"][2]["pixels"] == {"a": sum(images) // 3}
+
+
 # ── What is asked ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -574,12 +623,17 @@ def candidates(domain: Domain, scale: float, seed: int = 0, group: int | None = 
 EQUAL = {"a": 1.0, "b": 1.0, "c": 1.0}
 
 
+def all_found(parts: dict[str, Candidates]) -> dict[str, Found]:
+    """As if every region that may be asked were a candidate."""
+    return {name: Found(part, None, float(part.score.sum(dtype=np.float64)), len(part)) for name, part in parts.items()}
+
+
 def test_domains_are_ranked_together_in_numbers_of_their_own_and_on_one_scale() -> None:
     domains = three()
     parts = {"a": candidates(domains["a"], 0.1), "c": candidates(domains["c"], 7.0), "b": candidates(domains["b"], 1.0)}
     parts["b"].group[0] = -1
     before = {name: part.score.copy() for name, part in parts.items()}
-    pool_ = ranked_together(parts, domains, {"a": 0.5, "b": 1.0, "c": 1.5})
+    pool_ = ranked_together(all_found(parts), domains, {"a": 0.5, "b": 1.0, "c": 1.5})
     assert pool_.domain is not None
     for k, (name, images, classes) in enumerate((("a", 0, 0), ("b", 4, 2), ("c", 6, 5))):
         own, part = pool_.take(pool_.domain == k), parts[name]
@@ -589,28 +643,58 @@ def test_domains_are_ranked_together_in_numbers_of_their_own_and_on_one_scale() 
         assert own.score.mean() == pytest.approx(0.5 + 0.5 * k, rel=1e-5)
         np.testing.assert_array_equal(np.argsort(own.score), np.argsort(part.score))
         np.testing.assert_array_equal(part.score, before[name])
-    alone = ranked_together({"b": parts["b"]}, {"b": domains["b"]}, {"b": 3.0})
+    alone = ranked_together(all_found({"b": parts["b"]}), {"b": domains["b"]}, {"b": 3.0})
     np.testing.assert_array_equal(alone.score, parts["b"].score)
+
+
+def test_the_mean_score_of_a_domain_is_that_of_all_of_its_regions() -> None:
+    """Of a large image only the best are candidates; their mean alone would make little of them."""
+    domains = three()
+    found = all_found({name: candidates(domain, 1.0) for name, domain in domains.items()})
+    before = ranked_together(found, domains, EQUAL).score
+    best = found["b"].candidates.score > 1
+    found["b"] = found["b"]._replace(candidates=found["b"].candidates.take(best))
+    after = ranked_together(found, domains, EQUAL)
+    rest = np.ones(len(before), bool)
+    rest[len(found["a"].candidates) :][: len(best)] = best
+    assert 0 < best.sum() < len(best)
+    np.testing.assert_array_equal(after.score, before[rest])
+
+
+def test_scores_drawn_by_chance_are_of_one_scale_whatever_is_kept_and_needed() -> None:
+    domains = three()
+    parts = {name: candidates(domain, 1.0, seed=k) for k, (name, domain) in enumerate(domains.items())}
+    parts["c"] = parts["c"].take(parts["c"].score > 1)
+    need = {"a": 9.0, "b": 1.0, "c": 0.1}
+    total = sum(map(len, parts.values()))
+    order = [(q.domain, q.score) for q in chosen(parts, domains, need, 256.0 * total, "random")]
+    expected = sorted(((name, s) for name, part in parts.items() for s in part.score.tolist()), key=lambda x: -x[1])
+    assert order == expected
 
 
 def test_domains_without_candidates_leave_the_numbers_of_the_others_as_they_are() -> None:
     domains = three()
     nothing = candidates(domains["b"], 1.0).take(np.zeros(8, bool))
     for parts in ({"c": candidates(domains["c"], 1.0)}, {"b": nothing, "c": candidates(domains["c"], 1.0)}):
-        pool_ = ranked_together(parts, domains, {"c": 1.0})
+        pool_ = ranked_together(all_found(parts), domains, {"c": 1.0})
         assert pool_.image.min() == 6
         assert set(pool_.domain.tolist() if pool_.domain is not None else ()) == {2}
     zero = candidates(domains["a"], 0.0)
-    assert np.isfinite(ranked_together({"a": zero}, domains, EQUAL).score).all()
+    assert np.isfinite(ranked_together(all_found({"a": zero}), domains, EQUAL).score).all()
 
 
 def chosen(
-    parts: dict[str, Candidates], domains: dict[str, Domain], need: dict[str, float], amount: float
+    parts: dict[str, Candidates],
+    domains: dict[str, Domain],
+    need: dict[str, float],
+    amount: float,
+    score: str = "entropy",
 ) -> list[Question]:
-    settings_ = AskSettings.model_validate({"regions": "squares:16", "budget": {"amount": amount, "unit": "pixels"}})
+    settings_ = AskSettings.model_validate(
+        {"regions": "squares:16", "score": score, "budget": {"amount": amount, "unit": "pixels"}}
+    )
     model = cost_model(CampaignSettings())
-    found = {name: Found(part) for name, part in parts.items()}
-    return questions(found, domains, settings_, (), model, need, Path("unused"), np.random.default_rng(0))
+    return questions(all_found(parts), domains, settings_, (), model, need, Path("unused"), np.random.default_rng(0))
 
 
 def test_one_budget_over_all_domains_and_questions_in_each_ones_own_terms() -> None:
@@ -640,7 +724,8 @@ def test_diverse_questions_keep_away_from_what_is_covered_in_any_domain() -> Non
         part, where = candidates(domains[name], 1.0).take(np.arange(2)), far * np.eye(2, dtype=np.float16)
         parts[name] = replace(part, score=np.array(scores, np.float32), embedding=where)
     for covered, domain in ((None, "b"), (parts["b"].embedding, "a")):
-        found = {"a": Found(parts["a"], covered), "b": Found(parts["b"])}
+        found = all_found(parts)
+        found["a"] = found["a"]._replace(covered=covered)
         (question,) = questions(
             found, domains, AskSettings.model_validate(ask), (), cost_model(CampaignSettings()), EQUAL, Path("unused"),
             np.random.default_rng(0),
@@ -659,7 +744,7 @@ def test_no_pixel_is_asked_for_twice_however_the_image_was_cut_before() -> None:
     settings_ = AskSettings.model_validate({"regions": "squares:16", "budget": {"amount": 1}})
     skipped = [Question("a", "a-0", "squares:5", 0, (0, 0, 5, 5)), Question("a", "a-1", "squares:5", 1, (0, 5, 5, 10))]
     (found,) = questions(
-        {"a": Found(part)}, {"a": domain}, settings_, skipped, cost_model(CampaignSettings()), {"a": 1.0},
+        all_found({"a": part}), {"a": domain}, settings_, skipped, cost_model(CampaignSettings()), {"a": 1.0},
         Path("unused"), np.random.default_rng(0),
     )  # fmt: skip
     expected = np.ones((16, 16), bool)
@@ -820,6 +905,10 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"first": {**BY_CHANCE, "balance": "diverse"}}, ("campaign.first.balance: diverse needs a network",)),
     ({"ask": {**SQUARES, "score": "difficulty"}}, ("campaign.ask.score: difficulty reads a branch", "method=deal")),
     ({"ask": SQUARES, "pool": {"network": "student"}}, ("campaign.pool.network: joint keeps no 'student'",)),
+    (
+        {"ask": SQUARES, "pool": {"network": ["model", "a"]}},
+        ("campaign.pool.network: joint keeps no 'a'; there are",),
+    ),
     ({"ask": SQUARES, "labelled": 0}, ("campaign.first: missing, and nothing is labelled in a, b",)),
     (
         {
@@ -939,6 +1028,34 @@ def test_the_student_may_look_in_the_teachers_place(
     looked = seen[0].members[0].network.state_dict()
     assert all(torch.equal(looked[n], student[n]) for n in student)
     assert any(not torch.equal(looked[n], weights_of(run.folder)[n]) for n in student)
+
+
+def test_several_networks_of_one_training_form_a_committee(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one generation already: what two networks that teach each other disagree on is asked for."""
+    seen: list[Committee] = []
+    own = look
+
+    def watched(committee: Committee, *arguments: Any, **options: Any) -> Any:
+        seen.append(committee)
+        return own(committee, *arguments, **options)
+
+    monkeypatch.setattr(rounds, "look", watched)
+    both = {"scales": [1.0], "network": ["model", "second"]}
+    ask = {**SQUARES, "score": "disagreement"}
+    heard: list[Moment] = []
+    campaign(settings(data, "co-training", ["a"], rounds=2, ask=ask, pool=both), tmp_path / "run", heard.append)
+    run = Campaign(tmp_path / "run").round(0)
+    expected = (weights_of(run.folder), load_weights(run.kept("second")))
+    for member, weights in zip(seen[0].members, expected, strict=True):
+        own_weights = member.network.state_dict()
+        assert all(torch.equal(own_weights[name], values) for name, values in weights.items())
+    assert not [m.stage for m in heard if "by entropy" in m.stage]
+    assert all(question.score > 0 for question in asked(tmp_path / "run"))
+    one = {"scales": [1.0], "network": ["second", "second"]}
+    with pytest.raises(ValueError, match="disagreement compares 2 opinions or more, and 1 network has 1 here"):
+        campaign(settings(data, "co-training", ["a"], rounds=2, ask=ask, pool=one), tmp_path / "alone")
 
 
 def test_regions_of_the_cache_are_those_that_were_asked(data: Path, tmp_path: Path) -> None:

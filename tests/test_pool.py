@@ -29,7 +29,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine import pool
 from fewmask.engine.committee import Committee, Member, dropout_layers, faults
-from fewmask.engine.pool import Asked, Found, look, look_seconds
+from fewmask.engine.pool import Asked, Found, look, look_seconds, looked_at
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.models.universal import UniversalSegmenter
 
@@ -192,6 +192,23 @@ def test_the_best_candidates_of_every_image_stay(domain: Domain, network: Univer
     for position in range(len(SIZES)):
         own = np.sort(every.score[every.image == position])[::-1][:3]
         np.testing.assert_array_equal(np.sort(few.score[few.image == position])[::-1], own)
+
+
+@pytest.mark.parametrize("regions", ["squares:8", "points"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_scores_of_all_regions_that_may_be_asked_are_added_up(
+    domain: Domain, network: UniversalSegmenter, tmp_path: Path, regions: str, closed: bool
+) -> None:
+    """Whichever of them are candidates, and over pieces that were done before a stop."""
+    before = [Question("a", domain.splits["train"][0], "squares:8", 0, (0, 0, 8, 8))] if closed else []
+    who, every = committee(network), ask(regions=regions, candidates=10**6, top=1.0)
+    all_ = found_by(who, domain, tmp_path / "all", every, before=before).candidates
+    few = ask(regions=regions, candidates=2)
+    for _ in range(2):
+        found = found_by(who, domain, tmp_path / "few", few, before=before)
+        assert len(found.candidates) < len(all_)
+        assert found.score_count == len(all_)
+        assert found.score_sum == pytest.approx(all_.score.sum(dtype=np.float64), rel=1e-5)
 
 
 def test_points_come_from_the_best_scored_pixels(domain: Domain, network: UniversalSegmenter, tmp_path: Path) -> None:
@@ -357,6 +374,18 @@ def test_what_a_pass_took_is_the_time_of_its_pieces_also_after_a_stop(
     np.savez(pieces / "00000.npz", score=np.zeros(0))  # as before it was written down
     assert look_seconds(pieces) is None
     assert look_seconds(tmp_path / "no look") == 0
+
+
+def test_a_pass_knows_which_images_it_looked_at(domain: Domain, network: UniversalSegmenter, tmp_path: Path) -> None:
+    looked(committee(network), domain, tmp_path, ask())
+    assert looked_at(tmp_path / "seen") == frozenset(domain.splits["train"])
+    assert looked_at(tmp_path / "no look") == frozenset()
+    fewer = replace(domain, splits={**domain.splits, "train": domain.splits["train"][1:]})
+    with pytest.raises(ValueError, match=r"00000\.npz: a look at other images than the pool has now") as raised:
+        looked(committee(network), fewer, tmp_path, ask())
+    assert f"remove {tmp_path / 'seen'}" in str(raised.value)
+    np.savez(tmp_path / "seen" / "00000.npz", score=np.zeros(0))  # as before it was written down
+    assert looked_at(tmp_path / "seen") is None
 
 
 # ── Committees ───────────────────────────────────────────────────────────────────────────────────────────────────────

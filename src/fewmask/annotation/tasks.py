@@ -42,8 +42,8 @@ class Task:
 
         The domain's pseudo-labels, pixel by pixel, or where it has none the question's own guess.
         """
-        if self.domain.pseudo is not None:
-            return question.crop(self.domain.pseudo.read(self.stem)[0])
+        if self.domain.pseudo is not None and (said := self.domain.pseudo.read(self.stem)):
+            return question.crop(said[0])
         expected = NOT_LABELLED if question.guess is None else question.guess
         return np.where(question.inside, np.uint8(expected), np.uint8(NOT_LABELLED))
 

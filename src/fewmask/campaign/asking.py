@@ -13,6 +13,7 @@ import numpy as np
 
 from fewmask.acquisition.budget import Budget, CostModel
 from fewmask.acquisition.regions import parse
+from fewmask.acquisition.scores import SCORES
 from fewmask.acquisition.select import Candidates, concatenate, select
 from fewmask.annotation.facts import Question
 from fewmask.config import AskSettings
@@ -22,21 +23,21 @@ from fewmask.labels import NOT_LABELLED
 
 
 def ranked_together(
-    by_domain: Mapping[str, Candidates], domains: Mapping[str, Domain], need: Mapping[str, float]
+    found: Mapping[str, Found], domains: Mapping[str, Domain], need: Mapping[str, float] | None
 ) -> Candidates:
     """All domains' candidates as one pool, with images and classes numbered through.
 
     Scores of different label spaces are no numbers of one scale: log C differs, and so does how sure a head is on the
-    whole. Each is therefore divided by the mean score of its domain, and weighed by how much the domain needs labels.
-    With one domain nothing changes.
+    whole. Each is therefore divided by the mean score of its domain's regions, and weighed by how much the domain needs
+    labels. With one domain nothing changes, nor where `need` is None: scores drawn by chance are of one scale.
     """
     parts, images, classes = [], 0, 0
     for k, (name, domain) in enumerate(domains.items()):
-        part = by_domain.get(name)
+        part = found[name].candidates if name in found else None
         if part is not None and len(part):
             score = part.score
-            if len(domains) > 1:
-                mean = float(score.mean(dtype=np.float64))
+            if need is not None and len(domains) > 1:
+                mean = found[name].score_sum / found[name].score_count
                 score = (score * (need[name] / mean if mean > 0 else 1.0)).astype(np.float32)
             group = np.where(part.group >= 0, part.group + classes, -1).astype(np.int16)
             owner = np.full(len(part), k, np.int16)
@@ -60,10 +61,10 @@ def questions(
 
     `found` is what a pass found in each domain, `before` are the questions of the rounds before.
     """
-    by_domain = {name: one.candidates for name, one in found.items()}
-    if not any(len(part) for part in by_domain.values()):
+    if not any(len(one.candidates) for one in found.values()):
         return []
-    pool, budget = ranked_together(by_domain, domains, need), settings.budget
+    by_chance = SCORES[settings.score].needs_rng
+    pool, budget = ranked_together(found, domains, None if by_chance else need), settings.budget
     pool = replace(pool, cost=cost.cost(parse(settings.regions).kind, pool.cost, budget.unit))
     # An embedding is of one network, so that all domains' lie in one space.
     known = [one.covered for one in found.values() if one.covered is not None]

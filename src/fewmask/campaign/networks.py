@@ -20,17 +20,19 @@ from fewmask.randomness import torch_generator
 def committee(config: Config, domains: Mapping[str, Domain], rounds: Sequence[Run], device: torch.device) -> Committee:
     """The networks of these rounds, each with the difficulty branch that was trained with it, if any was."""
     assert config.campaign is not None
-    members = []
-    for run in rounds:
-        network = load_model(run.folder, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        branch = _branch(config, domains, run, network)
-        name = config.campaign.pool.network
-        if name != "model":
-            if not run.kept(name).exists():
-                raise ValueError(f"{run.kept(name)}: not there; the method keeps no network of that name")
-            network.load_state_dict(load_weights(run.kept(name)))
-        members.append(Member(network, branch))
-    return Committee(members, config.campaign.pool, config.train.precision)
+    pool = config.campaign.pool
+    members = [_member(config, domains, run, name, device) for run in rounds for name in pool.networks]
+    return Committee(members, pool, config.train.precision)
+
+
+def _member(config: Config, domains: Mapping[str, Domain], run: Run, name: str, device: torch.device) -> Member:
+    network = load_model(run.folder, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    branch = _branch(config, domains, run, network)
+    if name != "model":
+        if not run.kept(name).exists():
+            raise ValueError(f"{run.kept(name)}: not there; the method keeps no network of that name")
+        network.load_state_dict(load_weights(run.kept(name)))
+    return Member(network, branch)
 
 
 def _branch(

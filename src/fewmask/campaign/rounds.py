@@ -42,7 +42,7 @@ from fewmask.engine.committee import possible
 from fewmask.engine.device import choose_device, memory_mib
 from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
-from fewmask.engine.pool import Asked, Found, look, look_seconds
+from fewmask.engine.pool import Asked, Found, look, look_seconds, looked_at
 from fewmask.engine.run import begin, load_domains, open_run
 from fewmask.files import write_atomically, write_json
 from fewmask.labels import NOT_LABELLED
@@ -61,7 +61,7 @@ def campaign(
     """Run a campaign, or go on with the one in `folder`; returns its summary (also `campaign.json`).
 
     Its `state` is "done", or "waiting" when people have questions to answer; then call again. With `enough` the answers
-    there are suffice: the next training begins, and what is still open may be answered later.
+    there are to the questions of now suffice: the training begins, and what is still open may be answered later.
 
     Raises ValueError for wrong settings, data or folder.
     """
@@ -90,6 +90,11 @@ class _Rounds:
         if distributed.rank() == 0:
             with self._ledger():
                 pass
+        distributed.barrier()
+        with self._ledger() as ledger:
+            asked = ledger.rounds()
+        # Nobody can have meant questions that are asked from here on, nor those of rounds that ended.
+        self.enough_of = max(asked) if self.enough and asked else None
         distributed.barrier()
         for number in range(self.settings.rounds):
             if not self.files.round(number).summary.exists():
@@ -122,7 +127,7 @@ class _Rounds:
         if number == 0:
             return self.settings.first
         ask, pool = self.settings.ask, self.settings.pool
-        return ask and possible(pool, ask, min(number, pool.generations))
+        return ask and possible(pool, ask, min(number, pool.generations) * len(pool.networks))
 
     def _teaches(self, number: int) -> bool:
         """The round learns from the pseudo-labels of the one before."""
@@ -206,6 +211,11 @@ class _Rounds:
     def _pseudo(self, number: int, domain: str) -> PseudoFolder:
         return PseudoFolder(self.files.pool(number) / "pseudo" / domain)
 
+    def _seen(self, number: int, domain: str) -> PseudoFolder:
+        """The same, of the images that were looked at: one that was wholly answered then has none, though an answer of
+        it may have been taken back since."""
+        return replace(self._pseudo(number, domain), seen=looked_at(self.files.pool(number) / "seen" / domain))
+
     def _budget(self, rounds: Iterable[int]) -> float | None:
         """What these rounds had to spend; None where one was asked by a version that did not write it down."""
         files = [self.files.budget(number) for number in rounds]
@@ -225,12 +235,8 @@ class _Rounds:
         distributed.barrier()
         with self._ledger() as ledger:
             open_ = len(ledger.questions(number, open_only=True))
-        if not (open_ := distributed.agreed(open_)):
-            return None
-        if self.enough:
-            self.enough = False  # of this round; the next one's questions are waited for
-            return None
-        return self._tell("waiting", number, open_)
+        open_ = distributed.agreed(open_)
+        return self._tell("waiting", number) if open_ and number != self.enough_of else None
 
     def _known_before(self, number: int) -> int:
         """The last answer that the round before knew of; looking before answers arrive is looking at the same labels,
@@ -255,7 +261,7 @@ class _Rounds:
         domains = self._answered(self._begin(number))
         if self._teaches(number):
             domains = {
-                name: replace(domain, pseudo=self._pseudo(number, name)) if domain.unlabelled else domain
+                name: replace(domain, pseudo=self._seen(number, name)) if domain.unlabelled else domain
                 for name, domain in domains.items()
             }
         warm = self.settings.start == "warm" and number > 0
@@ -360,11 +366,13 @@ class _Rounds:
         looked = None if None in looks else sum(seconds for seconds in looks if seconds is not None)
         self.history.append(Entry(number, cost, pixels, miou, summary["seconds"], looked))
 
-    def _tell(self, state: str, number: int | None = None, open_: int = 0) -> dict[str, Any]:
-        """Write and return what the campaign has come to."""
+    def _tell(self, state: str, number: int | None = None) -> dict[str, Any]:
+        """Write and return what the campaign has come to; `open` are the questions of the round that waits, or of all
+        where none does."""
         last = self.run.summary
         with self._ledger() as ledger:
             progress, budget = ledger.progress(), self._budget(ledger.rounds())
+            open_ = len(ledger.questions(number, open_only=True))
         summary = {
             "state": state,
             "round": len(self.history) - 1 if number is None else number,

@@ -31,7 +31,7 @@ def check(config: Config, domains: Mapping[str, Domain]) -> CampaignSettings:
 def _faults(config: Config, settings: CampaignSettings, domains: Mapping[str, Domain]) -> Iterator[str]:
     first, ask = settings.first, settings.ask
     # Of the last look: a committee of generations is complete by then, or never.
-    most = max(min(settings.pool.generations, settings.rounds - 1), 1)
+    most = max(min(settings.pool.generations, settings.rounds - 1), 1) * len(settings.pool.networks)
     for key, asked, networks in (("first", first, 0), ("ask", ask, most)):
         if asked is not None:
             wrong = faults_of_questions(settings.pool, asked, networks, difficulty=True)
@@ -81,15 +81,16 @@ def _faults_of_method(config: Config, settings: CampaignSettings, domains: Mappi
     pool = settings.pool
     scorer = SCORES.get(settings.ask.score) if settings.ask else None
     difficult = scorer is not None and scorer.reads == "difficulty"
-    if not (pool.dropout or difficult or pool.network != "model"):
+    others = [name for name in pool.networks if name != "model"]
+    if not (pool.dropout or difficult or others):
         return
     network = UniversalSegmenter(config.model, {name: domain.space for name, domain in domains.items()}, config.seed)
     method.prepare(network, torch_generator(config.seed, "method"))
     kept = method.kept(network)
     if difficult and settings.ask and "difficulty" not in kept:
         yield f"campaign.ask.score: {settings.ask.score} reads a branch that the method does not train; set method=deal"
-    if pool.network != "model" and not isinstance(kept.get(pool.network), UniversalSegmenter):
-        there = ["model", *(name for name, part in kept.items() if isinstance(part, UniversalSegmenter))]
-        yield f"campaign.pool.network: {config.method.name} keeps no {pool.network!r}; there are {', '.join(there)}"
+    there = ["model", *(name for name, part in kept.items() if isinstance(part, UniversalSegmenter))]
+    for name in set(others) - {*there}:
+        yield f"campaign.pool.network: {config.method.name} keeps no {name!r}; there are {', '.join(there)}"
     if pool.dropout and not dropout_layers(network):
         yield "campaign.pool.dropout: the network has no dropout to draw; set 0, or a decoder with dropout"

@@ -35,8 +35,8 @@ class AskSettings(Settings):
 class PoolSettings(Settings):
     """Who looks at the pool between two rounds, and how: the members whose opinions are scored."""
 
-    network: str = "model"
-    """"model", or another network that the method keeps, such as "student"."""
+    network: str | Annotated[tuple[str, ...], Field(min_length=1)] = "model"
+    """"model", or another network that the method keeps, such as "student"; or several, who form a committee."""
     scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     dropout: NonNegativeInt = 0
     """Draws with dropout left on; 0 is one look without."""
@@ -47,6 +47,11 @@ class PoolSettings(Settings):
     batch_size: PositiveInt = 4
     """Images of one size that are looked at together. It changes memory and speed, and the results by rounding alone;
     a campaign may go on with another one."""
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The names in `network`, without repetition."""
+        return (self.network,) if isinstance(self.network, str) else tuple(dict.fromkeys(self.network))
 
 
 class RateSettings(Settings):

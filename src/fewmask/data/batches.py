@@ -232,8 +232,8 @@ class Steps(Dataset[list[Batch]]):
                 f"{label.shape[1]}×{label.shape[0]}; make them equal (`fewmask check` lists all such pairs)"
             )
         confidence = np.full(label.shape, HUMAN, np.uint8)
-        if pool and phase.pseudo is not None and domain.pseudo is not None:
-            label, confidence = merge(label, *domain.pseudo.read(stem), phase.pseudo)
+        if pool and phase.pseudo is not None and domain.pseudo is not None and (said := domain.pseudo.read(stem)):
+            label, confidence = merge(label, *said, phase.pseudo)
         rng = generator(self.seed, "view", step, row)
         pair = np.dstack([label, confidence])
         image, pair = weak_view(image, pair, self.settings.crop, self.settings.augment, rng)

@@ -45,8 +45,9 @@ class Source(Protocol):
 class PseudoLabels(Protocol):
     """What a trained network said of the pool."""
 
-    def read(self, stem: str) -> tuple[Mask, np.ndarray]:
-        """The most likely class (H,W) uint8 in 0 … C−1 and its confidence (H,W) uint8, see `data.pseudo`."""
+    def read(self, stem: str) -> tuple[Mask, np.ndarray] | None:
+        """The most likely class (H,W) uint8 in 0 … C−1 and its confidence (H,W) uint8, see `data.pseudo`; None for an
+        image that it did not look at."""
         ...
 
 

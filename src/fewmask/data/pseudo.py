@@ -27,6 +27,8 @@ class PseudoFolder:
     """`<stem>.label.png` and `<stem>.confidence.png` in a folder."""
 
     root: Path
+    seen: frozenset[str] | None = None
+    """The images that were looked at; None: all that are asked for."""
 
     def write(self, stem: str, label: Mask, confidence: np.ndarray) -> None:
         """label (H,W) uint8 in 0 … C−1; confidence (H,W) of `quantise`."""
@@ -35,8 +37,10 @@ class PseudoFolder:
             assert done
             write_atomically(self._path(stem, kind), lambda file, data=png: file.write(data.tobytes()))  # type: ignore[misc]
 
-    def read(self, stem: str) -> tuple[Mask, np.ndarray]:
-        """What `write` was given. Raises ValueError with the file's name."""
+    def read(self, stem: str) -> tuple[Mask, np.ndarray] | None:
+        """What `write` was given; None for an image that was not looked at. Raises ValueError with the file's name."""
+        if self.seen is not None and stem not in self.seen:
+            return None
         return read_mask(self._path(stem, "label")), read_mask(self._path(stem, "confidence"))
 
     def has(self, stem: str) -> bool:

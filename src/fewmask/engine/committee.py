@@ -162,7 +162,8 @@ def faults(pool: PoolSettings, ask: AskSettings, networks: int, difficulty: bool
     if members < scorer.members:
         found.append(
             f"score: {ask.score} compares {scorer.members} opinions or more, and {networks} network"
-            f"{'s have' if networks > 1 else ' has'} {members} here; set more campaign.pool.scales or .dropout, or "
+            f"{'s have' if networks > 1 else ' has'} {members} here; set more campaign.pool.scales or .dropout, "
+            "name several in campaign.pool.network where the method keeps more than one, or "
             f"campaign.pool.generations={scorer.members} with {scorer.members + 1} campaign.rounds or more"
         )
     if scorer.reads == "difficulty" and not difficulty:

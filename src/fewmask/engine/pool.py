@@ -75,6 +75,9 @@ class Found(NamedTuple):
     covered: np.ndarray | None = None
     """With `balance: diverse` the embeddings (A,D) float16 of regions that hold an answered or asked pixel: questions
     far from each other are to be far from these too."""
+    score_sum: float = 0.0
+    score_count: int = 0
+    """Of all regions that may be asked, with those that are no candidates because their image has better ones."""
 
 
 class Pieces(Dataset[list[list[Seen]]]):
@@ -93,12 +96,18 @@ class Pieces(Dataset[list[list[Seen]]]):
     def __len__(self) -> int:
         return -(-len(self.pool) // PIECE)
 
+    def stems(self, index: int) -> list[str]:
+        return [stem for _, stem in self._of(index)]
+
+    def _of(self, index: int) -> list[tuple[int, str]]:
+        return self.pool[index * PIECE : (index + 1) * PIECE]
+
     def images(self, pieces: Sequence[int]) -> int:
-        return sum(len(self.pool[i * PIECE : (i + 1) * PIECE]) for i in pieces)
+        return sum(len(self._of(i)) for i in pieces)
 
     def __getitem__(self, index: int) -> list[list[Seen]]:
         cv2.setNumThreads(0)
-        images = (self._see(*item) for item in self.pool[index * PIECE : (index + 1) * PIECE])
+        images = (self._see(*item) for item in self._of(index))
         return list(same_size_batches(images, self.batch_size, size=lambda seen: seen.image.shape))
 
     def _see(self, position: int, stem: str) -> Seen:
@@ -169,7 +178,7 @@ def look(
     # With dropout every image is drawn for by itself.
     pieces = Pieces(domain, 1 if committee.settings.dropout else batch_size, ask, cache)
     own = range(distributed.rank(), len(pieces), distributed.world())
-    left = [i for i in own if not _piece(folder, i).exists()]
+    left = [i for i in own if not _is_done(_piece(folder, i), pieces.stems(i))]
     total = pieces.images(own)
     done, began = total - pieces.images(left), time.monotonic()
     with ThreadPoolExecutor(max(workers, 1)) as writers:
@@ -188,12 +197,18 @@ def look(
             for write in written:
                 write.result()
             ended = time.monotonic()
-            _save(_piece(folder, index), found, ended - began)
+            _save(_piece(folder, index), pieces.stems(index), found, ended - began)
             began = ended
     distributed.barrier()
     if ask is None or not len(pieces):
         return None
     return _together([_load(_piece(folder, i)) for i in range(len(pieces))])
+
+
+def looked_at(folder: Path) -> frozenset[str] | None:
+    """The images that the pieces in `folder` are of; None where an older version's do not tell."""
+    told = [_stems(path) for path in folder.glob("*.npz")]
+    return None if None in told else frozenset(stem for stems in told if stems is not None for stem in stems)
 
 
 def look_seconds(folder: Path) -> float | None:
@@ -274,7 +289,9 @@ def _found(domain: Domain, seen: Seen, opinions: Opinions | None, predicted: Ten
     rng = generator(seed, "ask", ask.number, 2**32 + seen.position)
     if regions.spec == "points":
         chosen = preselect(score, settings.candidates, settings.top, rng, shut)
-        values, open_ = score.reshape(-1).cpu().numpy()[chosen], np.ones(len(chosen))
+        scores = score.reshape(-1).cpu().numpy()
+        values, open_ = scores[chosen], np.ones(len(chosen))
+        scores = scores if shut is None else scores[~shut.reshape(-1).cpu().numpy()]
         group = predicted.reshape(-1).cpu().numpy()[chosen]
         group = np.where(group < classes, group, -1)
     else:
@@ -282,6 +299,7 @@ def _found(domain: Domain, seen: Seen, opinions: Opinions | None, predicted: Ten
         chosen = rng.permutation(np.flatnonzero(found.open))  # ties by chance
         chosen = np.sort(chosen[np.argsort(-found.score[chosen], kind="stable")][: settings.candidates])
         values, open_ = found.score[chosen], found.open[chosen]
+        scores = found.score[found.open > 0]
         group = dominant_class(predicted, regions, classes)[chosen]
     made = Candidates(
         image=np.full(len(chosen), seen.position, np.int32),
@@ -290,11 +308,13 @@ def _found(domain: Domain, seen: Seen, opinions: Opinions | None, predicted: Ten
         cost=open_.astype(np.float64),
         group=group.astype(np.int16),
     )
+    said = Found(made, None, float(scores.sum(dtype=np.float64)), len(scores))
     if settings.balance != "diverse" or opinions is None:
-        return Found(made)
+        return said
     features, closed = opinions.features[0], _closed(seen, regions)
     embedding, covered = (embed(features, regions, which).astype(np.float16) for which in (chosen, closed))
-    return Found(replace(made, embedding=embedding), np.unique(covered, axis=0))  # points share the cells they lie in
+    # Points share the cells they lie in.
+    return said._replace(candidates=replace(made, embedding=embedding), covered=np.unique(covered, axis=0))
 
 
 def _closed(seen: Seen, regions: Regions) -> np.ndarray:
@@ -318,22 +338,47 @@ def _piece(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.npz"
 
 
-def _save(path: Path, found: Sequence[Found], seconds: float) -> None:
+def _is_done(path: Path, stems: Sequence[str]) -> bool:
+    """Whether the piece is there. Raises ValueError when it is one of other images."""
+    if path.exists() and (there := _stems(path)) is not None and there != list(stems):
+        raise ValueError(
+            f"{path}: a look at other images than the pool has now, which were added or removed since it began; put "
+            f"them back, or remove {path.parent} and look again"
+        )
+    return path.exists()
+
+
+def _stems(path: Path) -> list[str] | None:
+    """The images of a piece; None where an older version did not write them down."""
+    with np.load(path, allow_pickle=False) as stored:
+        return stored["stems"].tolist() if "stems" in stored.files else None
+
+
+def _save(path: Path, stems: Sequence[str], found: Sequence[Found], seconds: float) -> None:
     joined = _together(found) if found else None  # there may be none of them
     arrays = {} if joined is None else {f.name: getattr(joined.candidates, f.name) for f in fields(Candidates)}
-    arrays["covered"] = None if joined is None else joined.covered
-    known = {name: values for name, values in arrays.items() if values is not None} | {"seconds": np.float64(seconds)}
-    write_atomically(path, lambda file: np.savez(file, **known))
+    if joined is not None:
+        arrays |= {"covered": joined.covered, "scores": np.array([joined.score_sum, joined.score_count])}
+    known = {name: values for name, values in arrays.items() if values is not None}
+    write_atomically(path, lambda file: np.savez(file, **known, stems=np.array(stems), seconds=np.float64(seconds)))
 
 
 def _load(path: Path) -> Found:
     with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files if name != "seconds"}
-    covered = arrays.pop("covered", None)
-    return Found(Candidates(**arrays), covered)
+        arrays = {name: stored[name] for name in stored.files if name not in ("stems", "seconds")}
+    covered, scores = arrays.pop("covered", None), arrays.pop("scores", None)
+    candidates = Candidates(**arrays)
+    if scores is None:  # of an older version, in which candidates stood for all
+        scores = candidates.score.sum(dtype=np.float64), len(candidates)
+    return Found(candidates, covered, float(scores[0]), int(scores[1]))
 
 
 def _together(found: Sequence[Found]) -> Found:
     """What was found in several images or pieces in one; all with what is covered, or none."""
     covered = [one.covered for one in found if one.covered is not None]
-    return Found(concatenate([one.candidates for one in found]), np.concatenate(covered) if covered else None)
+    return Found(
+        concatenate([one.candidates for one in found]),
+        np.concatenate(covered) if covered else None,
+        sum(one.score_sum for one in found),
+        sum(one.score_count for one in found),
+    )

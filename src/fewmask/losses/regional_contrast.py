@@ -28,6 +28,8 @@ class Draws(NamedTuple):
     """(C,S,N): the Q queries are split into S runs of Q/S, and set s is compared with every query of run s."""
     active: Tensor
     """(C,) bool: the class has a hard pixel, and another class is there to tell it from."""
+    present: Tensor
+    """(C,) bool: the class has a pixel."""
 
 
 def regional_contrast(
@@ -43,12 +45,14 @@ def regional_contrast(
     temperature: float = 0.5,
     sets: int = 8,
 ) -> Tensor:
-    """Mean over the active classes and their queries of −log of the prototype's share in the softmax of cos/τ over it
-    and N negatives (ReCo, eq. 1).
+    """Mean over the classes that are there, and over their queries, of −log of the prototype's share in the softmax of
+    cos/τ over it and N negatives (ReCo, eq. 1); 0 for a class without a hard pixel, so that the loss fades as classes
+    get easy.
 
     representation (B,D,h,w), label (B,h,w) integer (254 and 255 take no part), confidence (B,h,w) the network's own
     probability of each pixel's label: a pixel is hard below `hard`, δ_s → scalar, in nats, whose gradient reaches the
-    queries alone. 0 with a gradient of 0 where no class is active. Random features give about log(1+N).
+    queries alone. 0 with a gradient of 0 where no class is active. Random features of classes that all have hard pixels
+    give about log(1+N).
 
     ReCo draws negatives for every query apart, which is `sets=queries`, and costs C·Q·N·D floats of memory. Fewer sets
     leave the distribution of every query's negatives, hence the expected loss and gradient, exactly as they are:
@@ -103,7 +107,7 @@ def draw(
     fraction = torch.rand(of_class.shape, generator=rng, device=label.device)
     position = first[of_class] + (fraction * count[of_class]).long()
     index = order[position.clamp_max(len(order) - 1)].view(classes, sets, negatives)
-    return Draws(chosen, index, has_hard & other.any(1))
+    return Draws(chosen, index, has_hard & other.any(1), count > 0)
 
 
 def contrast(pixels: Tensor, prototypes: Tensor, drawn: Draws, temperature: float) -> Tensor:
@@ -119,4 +123,4 @@ def contrast(pixels: Tensor, prototypes: Tensor, drawn: Draws, temperature: floa
     similarity = torch.bmm(runs, negative.transpose(1, 2)).float().view(classes, queries, negatives)
     # −log(e^a / (e^a + Σ e^b)) = log(1 + e^(log Σ e^b − a))
     loss = F.softplus(similarity.logsumexp(-1) - positive).mean(1)
-    return torch.where(drawn.active, loss, 0.0).sum() / drawn.active.sum().clamp_min(1)
+    return torch.where(drawn.active, loss, 0.0).sum() / drawn.present.sum().clamp_min(1)

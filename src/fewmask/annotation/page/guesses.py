@@ -58,7 +58,9 @@ class Guesses:
             if begun is None or (begun.done() and begun.exception() is not None):
                 begun = self._begun[domain, stem] = self._worker.submit(self._compute, files, domain, stem, read)
         begun.result()
-        return files.read(stem)
+        guess = files.read(stem)
+        assert guess is not None
+        return guess
 
     def _compute(self, files: PseudoFolder, domain: str, stem: str, read: Read) -> None:
         if not files.has(stem):
