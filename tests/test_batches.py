@@ -188,8 +188,8 @@ def test_cells_are_counted_by_domain_and_stride() -> None:
                 sum(known(v) for v in values)
                 for values in (own, pool)
                 for known in (lambda v: v < NOT_LABELLED, lambda v: v == NOT_LABELLED)
-            ]
-    assert count_cells(torch.full((1, 2, 2), VOID), torch.tensor([1]), 2, 0).tolist() == [[0] * 4, [0] * 4]
+            ] + [sum(v < NOT_LABELLED for v in own)]
+    assert count_cells(torch.full((1, 2, 2), VOID), torch.tensor([1]), 2, 0).tolist() == [[0] * 5, [0] * 5]
 
 
 def test_the_rows_of_the_pool_and_those_without_it() -> None:
@@ -205,6 +205,45 @@ def test_the_rows_of_the_pool_and_those_without_it() -> None:
     assert torch.equal(alone.cells[1], count_cells(alone.label, alone.domain, 2, 6))
     assert not alone.pool_rows()
     assert alone.strong is None
+
+
+def partly_labelled(part: float) -> dict[str, Domain]:
+    """Two wholly labelled images, and six of which the upper part is labelled."""
+    of = domain("a", 2, images=8, labelled=8)
+    source = of.source
+    assert isinstance(source, ArraySource)
+    rows = round(part * source.masks["a-0"].shape[0])
+    masks = {stem: mask.copy() for stem, mask in source.masks.items()}
+    for stem in of.labelled[2:]:
+        masks[stem][rows:] = NOT_LABELLED
+    known = rows / source.masks["a-0"].shape[0]
+    return {
+        "a": replace(of, source=replace(source, masks=masks), partial=dict.fromkeys(of.labelled[2:], known)),
+        "b": domain("b", 3),
+    }
+
+
+def test_every_labelled_pixel_counts_alike_whether_its_image_is_wholly_labelled_or_not() -> None:
+    """Over an epoch of rows, by how often it is drawn and what it counts there; its row says so, others count 1."""
+    of = partly_labelled(1 / 2)
+    settings = train_settings(batch_size=4, unlabelled_batch_size=2, crop=(40, 52), augment={"scale": (1, 1)})
+    data = steps(of, [Phase("train", 0, 200, ("a",), ("a",))], settings)
+    weight = dict.fromkeys(of["a"].labelled, 0.0)
+    for step in range(100):
+        (part,) = data[step]
+        stems = [name.rpartition("/")[2].removesuffix(".png") for name in part.names]
+        worth = torch.ones(len(stems)) if part.worth is None else part.worth
+        known = [of["a"].partial.get(s, 1.0) if i < part.pool else 1.0 for i, s in enumerate(stems)]
+        torch.testing.assert_close(worth, 1 / torch.tensor(known))
+        counted = (part.label < NOT_LABELLED).sum((1, 2))
+        for i, stem in enumerate(stems[: part.pool]):
+            weight[stem] += float(worth[i] * counted[i])
+        assert part.cells[1][0, 4] == (counted * worth).sum()
+        assert part.without_pool().cells[1][0, 4] == (counted * worth)[: part.pool].sum()
+    each = {stem: value / (of["a"].mask(stem) < NOT_LABELLED).sum() for stem, value in weight.items()}
+    assert list(each.values()) == pytest.approx([each["a-0"]] * 8, rel=0.02)
+    (plain,) = steps(of, [Phase("train", 0, 9, ("b",))], settings)[0]
+    assert plain.worth is None
 
 
 def test_rows_are_grouped_by_domain_in_order_and_tell_what_they_hold() -> None:
@@ -230,7 +269,7 @@ def test_a_row_with_a_part_of_its_labels_is_labelled_and_unlabelled() -> None:
     (part,) = steps(of, [Phase("train", 0, 1, ("a",))], flat)[0]
     assert part.has_label.all()
     assert part.has_unlabelled.all()
-    assert part.cells[1].tolist() == [[4 * 26 * 37, 4 * 26 * 40, 0, 0]]
+    assert part.cells[1].tolist() == [[4 * 26 * 37, 4 * 26 * 40, 0, 0, 4 * 26 * 37]]
 
 
 def test_unlabelled_rows_are_not_labelled_inside_the_image_and_void_around_it() -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from helpers import ArraySource, batch, domain, domains, model, needs, relabelled, run, same, steps, train_settings
 from torch import Tensor, nn
 
-from fewmask.data.batches import Batch
+from fewmask.data.batches import Batch, count_cells
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.alignment import alignment, cosine_similarity, dot_similarity
@@ -112,6 +112,48 @@ def test_the_supervised_loss_is_the_sum_over_domains_of_means_over_labelled_pixe
                 losses.append(-chosen[known])
         expected += torch.cat(losses).mean().item()
     assert got == pytest.approx(expected, rel=1e-4)
+
+
+def weighed(of: dict[str, Domain], network: UniversalSegmenter) -> Batch:
+    """Six rows by hand, of which the second and the fifth have a few labels that count 7 and 3 times."""
+    generator = torch.Generator().manual_seed(5)
+    labels = [torch.randint(0, 3, (32, 32), generator=generator, dtype=torch.uint8) for _ in range(6)]
+    labels[1][4:], labels[4][:, 3:] = NOT_LABELLED, NOT_LABELLED
+    image = torch.randint(0, 256, (6, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    part = batch([(0, labels[0]), (0, labels[1]), *((1, y) for y in labels[2:])], image, network, len(of), pool=6)
+    worth = torch.tensor([1.0, 7, 1, 1, 3, 1])
+    cells = {s: count_cells(at_stride(part.label, s, network.multiple), part.domain, 2, 6, worth) for s in part.cells}
+    return replace(part, worth=worth, cells=cells)
+
+
+@pytest.mark.parametrize("name", ["joint", "deal", "s4al-plus"])
+def test_labels_count_what_their_row_is_worth(name: str) -> None:
+    """Also where a step is taken in micro-batches, one of which has no such row."""
+    of = domains(3, 4)
+    network = model(of)
+    made = method(name, of, **({"contrast": {"weight": 0}} if name == "s4al-plus" else {}))
+    made.prepare(network, torch.Generator().manual_seed(0))
+    part = weighed(of, network)
+    got = evaluated(made, network, part)["supervised"]
+    assert part.worth is not None
+    expected = 0.0
+    for k, domain_name in enumerate(of):
+        total = counted = 0.0
+        for row in range(6):
+            if part.domain[row] == k:
+                log_p = network(part.image[row : row + 1], domain_name)[0].log_softmax(0)
+                for y, x in (part.label[row] < NOT_LABELLED).nonzero().tolist():
+                    total -= part.worth[row].item() * log_p[part.label[row, y, x].long(), y, x].item()
+                    counted += part.worth[row].item()
+        expected += total / counted
+    assert got == pytest.approx(expected, rel=1e-4)
+
+    cells, means = {stride: count / 2 for stride, count in part.cells.items()}, []
+    for rows, worth in (([0, 2, 3], None), ([1, 4, 5], part.worth[[1, 4, 5]])):
+        owned = list(zip(part.domain[rows].tolist(), part.label[rows], strict=True))
+        one = replace(batch(owned, part.image[rows], network, 2, pool=3), worth=worth, cells=cells)
+        means.append(evaluated(made, network, one)["supervised"])
+    assert np.mean(means) == pytest.approx(got, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"cycada"}))  # its target's head learns from other rows

@@ -48,13 +48,17 @@ class Batch:
     pool: int
     """The rows from this one on were drawn from the pool."""
     cells: Mapping[int, Tensor]
-    """By stride, (K,4): labelled and unlabelled cells of each domain, and those of them in rows of the pool; the mean
-    over the step's micro-batches and processes, so that dividing by them makes the average of all parts' losses the
-    loss of one global batch."""
+    """By stride, (K,5): labelled and unlabelled cells of each domain, those of them in rows of the pool, and its
+    labelled cells weighed by `worth`; the mean over the step's micro-batches and processes, so that dividing by them
+    makes the average of all parts' losses the loss of one global batch."""
     step: int = 0
     steps: int = 1
     confidence: Tensor | None = None
     """(B,h,w) uint8, where the phase reads pseudo-labels: of each label, in 254 steps; 255 where a person gave it."""
+    worth: Tensor | None = None
+    """(B,) float32: what a labelled pixel of each row counts. A row of an image of which a part is labelled has 1/part:
+    such rows are drawn as seldom as little is labelled in them (`answered_share`), and would otherwise count for
+    nothing beside whole ones. None: 1 for all."""
     strong: Tensor | None = None
     """(S,U,3,h,w) uint8: strong views of the U rows of the pool, where the phase wants them."""
 
@@ -83,7 +87,11 @@ class Batch:
     def without_pool(self) -> Batch:
         """The labelled rows alone, and their cells."""
         part = {name: getattr(self, name)[: self.pool] for name in _BY_ROW if getattr(self, name) is not None}
-        cells = {s: torch.cat([c[:, :2] - c[:, 2:], torch.zeros_like(c[:, 2:])], 1) for s, c in self.cells.items()}
+        # Rows of the pool have a worth of 1.
+        cells = {
+            s: torch.cat([c[:, :2] - c[:, 2:4], torch.zeros_like(c[:, 2:4]), c[:, 4:] - c[:, 2:3]], 1)
+            for s, c in self.cells.items()
+        }
         return replace(self, **part, cells=cells, strong=None)
 
     def pin_memory(self) -> Batch:
@@ -97,12 +105,12 @@ class Batch:
         return replace(moved, cells={s: c.to(device) for s, c in self.cells.items()})
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        pixels = {name: getattr(self, name) for name in ("image", "label", "confidence", "strong")}
+        pixels = {name: getattr(self, name) for name in ("image", "label", "confidence", "worth", "strong")}
         changed: dict[str, Any] = {name: change(values) for name, values in pixels.items() if values is not None}
         return replace(self, **changed)
 
 
-_BY_ROW = ("image", "label", "domain", "has_label", "has_unlabelled", "names", "confidence")
+_BY_ROW = ("image", "label", "domain", "has_label", "has_unlabelled", "names", "confidence", "worth")
 
 
 @dataclass(frozen=True)
@@ -181,6 +189,8 @@ class Steps(Dataset[list[Batch]]):
         names = list(self.domains)
         label = torch.from_numpy(np.stack([v.label for v in views]))
         domain = torch.tensor([names.index(name) for _, name, _, _ in drawn])
+        parts = [1.0 if pool else self.domains[d].partial.get(stem, 1.0) for _, d, stem, pool in drawn]
+        worth = torch.tensor(parts).reciprocal() if set(parts) != {1.0} else None
         return Batch(
             image=_channels_last([v.image for v in views]),
             label=label,
@@ -190,12 +200,13 @@ class Steps(Dataset[list[Batch]]):
             names=tuple(batch_name(self.domains[d], s) for _, d, s, _ in drawn),
             pool=len(labelled),
             cells={
-                s: count_cells(at_stride(label, s, self.multiple), domain, len(names), len(labelled))
+                s: count_cells(at_stride(label, s, self.multiple), domain, len(names), len(labelled), worth)
                 for s in self.strides
             },
             step=step,
             steps=self.phases[-1].stop,
             confidence=torch.from_numpy(np.stack([v.confidence for v in views])) if phase.pseudo is not None else None,
+            worth=worth,
             strong=_strong([v.strong for v in views[len(labelled) :]]) if phase.strong else None,
         )
 
@@ -287,10 +298,10 @@ LEAST_ANSWERED = 0.2
 def answered_share(domain: Domain) -> float:
     """The part of the labelled rows that shows images with a few answered regions, beside wholly labelled images.
 
-    It is their part of all labelled pixels, so that an image of which a tenth is labelled counts as a tenth: there are
-    often ten times as many of them, and drawn like the others they would fill the rows with pixels that nobody
-    labelled. A fifth is the least, or a handful of points would never be seen beside masks; but never more than their
-    part of all images.
+    It is their part of all labelled pixels, so that an image of which a tenth is labelled is drawn a tenth as often:
+    there are often ten times as many of them, and drawn like the others they would fill the rows with pixels that
+    nobody labelled. With `Batch.worth` every labelled pixel then counts alike on the whole. A fifth is the least, or a
+    handful of points would never be seen beside masks; but never more than their part of all images.
     """
     whole, answered = len(domain.whole), len(domain.labelled) - len(domain.whole)
     worth = sum(domain.partial[s] for s in domain.labelled if s in domain.partial)
@@ -305,12 +316,14 @@ def _turn(number: int, share: float) -> tuple[int, int]:
     return (1, visits) if int((number + 1) * share) > visits else (0, number - visits)
 
 
-def count_cells(label: Tensor, domain: Tensor, domains: int, pool: int) -> Tensor:
-    """(K,4) float: labelled (a class) and unlabelled (254) cells of each domain's rows, and the same of its rows of the
-    pool, which are those from `pool` on; label (B,h,w), domain (B,)."""
+def count_cells(label: Tensor, domain: Tensor, domains: int, pool: int, worth: Tensor | None = None) -> Tensor:
+    """(K,5) float, see `Batch.cells`: labelled (a class) and unlabelled (254) cells of each domain's rows, the same of
+    its rows of the pool, which are those from `pool` on, and labelled ones weighed. label (B,h,w), domain and worth
+    (B,)."""
     per_row = torch.stack([(label < NOT_LABELLED).sum((1, 2)), (label == NOT_LABELLED).sum((1, 2))], 1).float()
     of_pool = torch.arange(len(label), device=label.device)[:, None] >= pool
-    return torch.zeros(domains, 4).index_add_(0, domain, torch.cat([per_row, per_row * of_pool], 1))
+    weighed = per_row[:, :1] if worth is None else per_row[:, :1] * worth[:, None]
+    return torch.zeros(domains, 5).index_add_(0, domain, torch.cat([per_row, per_row * of_pool, weighed], 1))
 
 
 def take(values: Tensor, rows: Tensor) -> Tensor:

@@ -97,14 +97,17 @@ def supervised_loss(
     gamma: float = 0.0,
     epsilon: float = 0.0,
 ) -> Tensor:
-    """L_sup = Σ_k mean over the labelled pixels of domain k of CE(y, G_k(F(x))) (ICCV 2019, eq. 1).
+    """L_sup = Σ_k mean over the labelled pixels of domain k of CE(y, G_k(F(x))) (ICCV 2019, eq. 1), weighed by
+    `Batch.worth` where rows show images of which only a part is labelled.
 
     weight (B,H,W), γ and ε are those of `cross_entropy`.
     """
     losses = []
     for k, rows, logits in labelled_logits(model, features, batch):
-        factor = None if weight is None else take(weight, rows)
-        label, pixels = take(batch.label, rows), batch.cells[1][k, 0]
+        factor, pixels = worth(batch, k, rows)
+        if weight is not None:
+            factor = take(weight, rows) if factor is None else take(weight, rows) * factor
+        label = take(batch.label, rows)
         losses.append(cross_entropy(logits, label, pixels, weight=factor, gamma=gamma, epsilon=epsilon))
     return torch.stack(losses).sum() if losses else features.sum() * 0.0
 
@@ -116,6 +119,12 @@ def labelled_logits(model: UniversalSegmenter, features: Tensor, batch: Batch) -
     """
     for k, rows in batch.labelled_rows().items():
         yield k, rows, model.logits(take(features, rows), model.domains[k], batch.size)
+
+
+def worth(batch: Batch, k: int, rows: Tensor) -> tuple[Tensor | None, Tensor]:
+    """What labelled pixels of these rows (b,) of domain k count, (b,1,1) or None for 1, and the sum to divide by."""
+    factor = None if batch.worth is None else take(batch.worth, rows)[:, None, None]
+    return factor, batch.cells[1][k, 4]
 
 
 def two_or_more(domains: Mapping[str, Domain], method: str) -> Mapping[str, Domain]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fewmask.data.batches import Batch, take
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.difficulty import difficulty_loss
-from fewmask.methods.base import Method, MethodSettings, labelled_logits
+from fewmask.methods.base import Method, MethodSettings, labelled_logits, worth
 from fewmask.models.branch import branch
 from fewmask.models.universal import UniversalSegmenter
 
@@ -58,9 +58,9 @@ class Deal(Method):
         difficulty = model.upsample(self.difficulty(features), batch.size)
         supervised, errors = [], []
         for k, rows, logits in labelled_logits(model, features, batch):
-            label, pixels = take(batch.label, rows), batch.cells[1][k, 0]
-            supervised.append(cross_entropy(logits, label, pixels))
-            errors.append(difficulty_loss(take(difficulty, rows), logits, label, pixels))
+            label, (factor, pixels) = take(batch.label, rows), worth(batch, k, rows)
+            supervised.append(cross_entropy(logits, label, pixels, weight=factor))
+            errors.append(difficulty_loss(take(difficulty, rows), logits, label, batch.cells[1][k, 0]))
         if not supervised:
             return {"supervised": features.sum() * 0.0, "difficulty": difficulty.sum() * 0.0}
         weighed = self.settings.weight * torch.stack(errors).sum()

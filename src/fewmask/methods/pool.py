@@ -63,7 +63,7 @@ def pool_loss(
     losses = []
     for k, rows in batch.pool_rows().items():
         logits = model.logits(take(features, rows), model.domains[k], batch.size)
-        count = batch.cells[1][k, 2:].sum()
+        count = batch.cells[1][k, 2:4].sum()
         factor = None if weight is None else take(weight, rows)
         losses.append(cross_entropy(logits, take(label, rows), count, weight=factor))
     return torch.stack(losses).sum()

@@ -32,7 +32,7 @@ from fewmask.losses.adversarial import surprise_if_fake, surprise_if_real, with_
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.entropy import masked_mean
 from fewmask.methods.adversary import frozen, reverse
-from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, labelled_logits, supervised_loss
+from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, labelled_logits, supervised_loss, worth
 from fewmask.models.batch_norm import statistics_kept
 from fewmask.models.generator import Generator
 from fewmask.models.universal import UniversalSegmenter
@@ -116,7 +116,8 @@ class Souly2017(Method):
             return {"supervised": s.supervised * supervised_loss(model, features, batch)}
         losses = [features.sum() * 0.0]
         for k, rows, logits in labelled_logits(model, features, batch):
-            losses.append(cross_entropy(with_fake(logits), take(batch.label, rows), batch.cells[1][k, 0]))
+            factor, pixels = worth(batch, k, rows)
+            losses.append(cross_entropy(with_fake(logits), take(batch.label, rows), pixels, weight=factor))
         possible = self._possible(batch)
         terms = {"supervised": s.supervised * torch.stack(losses).sum()}
         if s.real:
@@ -153,7 +154,7 @@ class Souly2017(Method):
             label, cells = take(labels, rows), batch.cells[1][k]
             logits = model.logits(take(features, rows), model.domains[k], batch.size)
             if possible is None:
-                losses.append(masked_mean(surprise(logits), label != VOID, cells[2:].sum()))
+                losses.append(masked_mean(surprise(logits), label != VOID, cells[2:4].sum()))
             else:
                 own = take(possible, rows)[:, self.slots[k]]
                 losses.append(masked_mean(surprise(logits, own), label == NOT_LABELLED, cells[3]))
