@@ -42,6 +42,17 @@ def image_by_image(score: Callable[[Tensor], Tensor]) -> Score:
     return batched
 
 
+@dataclass(frozen=True)
+class OfMean:
+    """A score that reads the mean softmax alone: who has that need not compute it again."""
+
+    of: Callable[[Tensor], Tensor]
+    """(C,H,W) of one image → (H,W)."""
+
+    def __call__(self, members: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        return image_by_image(lambda logits: self.of(probabilities(logits)))(members, rng)
+
+
 def probabilities(logits: Tensor) -> Tensor:
     """The members' mean softmax: (M,C,H,W) logits → (C,H,W) float32."""
     p = _softmax(logits)
@@ -59,22 +70,22 @@ def _entropy(p: Tensor, dim: int) -> Tensor:
     return -p.clamp_min(TINY).log_().mul_(p).sum(dim).clamp_max_(0.0)
 
 
-@image_by_image
-def entropy(logits: Tensor) -> Tensor:
+@OfMean
+def entropy(mean: Tensor) -> Tensor:
     """Shannon entropy of the mean softmax, 0 … log C nats."""
-    return _entropy(probabilities(logits), 0)
+    return _entropy(mean, 0)
 
 
-@image_by_image
-def normalised_entropy(logits: Tensor) -> Tensor:
+@OfMean
+def normalised_entropy(mean: Tensor) -> Tensor:
     """`entropy` over log C, 0 … 1, so that domains with different numbers of classes can be ranked together."""
-    return _entropy(probabilities(logits), 0) / math.log(max(logits.shape[1], 2))
+    return _entropy(mean, 0) / math.log(max(len(mean), 2))
 
 
-@image_by_image
-def margin(logits: Tensor) -> Tensor:
+@OfMean
+def margin(mean: Tensor) -> Tensor:
     """1 − (p₁ − p₂), best versus second best (Joshi et al., CVPR 2009), 0 … 1. With one class there is no doubt: 0."""
-    first, *others = probabilities(logits)
+    first, *others = mean
     best, second = first, torch.zeros_like(first)
     for p in others:  # on a CPU a tenth of the time of topk, which sorts
         second = torch.maximum(second, torch.minimum(best, p))
@@ -82,10 +93,10 @@ def margin(logits: Tensor) -> Tensor:
     return 1 - (best - second) if others else 0 * best
 
 
-@image_by_image
-def least_confidence(logits: Tensor) -> Tensor:
+@OfMean
+def least_confidence(mean: Tensor) -> Tensor:
     """1 − p₁, 0 … 1 − 1/C."""
-    return (1 - probabilities(logits).amax(0)).clamp_min(0.0)
+    return (1 - mean.amax(0)).clamp_min(0.0)
 
 
 @image_by_image

@@ -91,10 +91,8 @@ class _Rounds:
             with self._ledger():
                 pass
         distributed.barrier()
-        with self._ledger() as ledger:
-            asked = ledger.rounds()
-        # Nobody can have meant questions that are asked from here on, nor those of rounds that ended.
-        self.enough_of = max(asked) if self.enough and asked else None
+        with self._ledger() as ledger:  # nobody can have meant questions that are asked from here on
+            self.enough_of = max(ledger.rounds(), default=None) if self.enough else None
         distributed.barrier()
         for number in range(self.settings.rounds):
             if not self.files.round(number).summary.exists():

@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 
 from fewmask import distributed
 from fewmask.acquisition.regions import Regions, Spec, aggregate, dominant_class, embed, parse, preselect
-from fewmask.acquisition.scores import SCORES, probabilities
+from fewmask.acquisition.scores import SCORES, OfMean, probabilities
 from fewmask.acquisition.select import Candidates, concatenate
 from fewmask.annotation.facts import Question
 from fewmask.annotation.record import content_hash
@@ -186,11 +186,13 @@ def look(
             found, written = [], []
             for batch in batches:
                 for seen, opinions in _opinions(committee, domain, batch, seed):
-                    predicted, confidence = _predicted(domain, seen, opinions)
+                    mean = None if opinions is None else probabilities(opinions.logits[:, 0])
+                    predicted, confidence = _predicted(domain, seen, mean)
                     if pseudo is not None:
                         written.append(writers.submit(_write, pseudo, seen.stem, predicted, confidence))
                     if ask is not None:
-                        found.append(_found(domain, seen, opinions, predicted, ask, seed))
+                        score = _score(domain, seen, opinions, mean, ask, seed)
+                        found.append(_found(domain, seen, opinions, predicted, score, ask, seed))
                 done += len(batch)
                 if progress:
                     progress(done, total)
@@ -247,18 +249,20 @@ def _too_large(image: Tensor, scales: Sequence[float]) -> str:
     return f"out of memory in the look at {B} × {H}×{W} at scales {', '.join(f'{s:g}' for s in scales)}; {mend}"
 
 
-def _predicted(domain: Domain, seen: Seen, opinions: Opinions | None) -> tuple[Tensor, Tensor]:
-    """The most likely class (H,W) by the mean softmax, 254 without opinions, and its probability (H,W)."""
-    if opinions is None:
+def _predicted(domain: Domain, seen: Seen, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The most likely class (H,W) by the mean softmax (C,H,W), 254 without one, and its probability (H,W)."""
+    if mean is None:
         size = seen.image.shape[:2]
         return torch.full(size, NOT_LABELLED), torch.zeros(size)
-    confidence, label = probabilities(opinions.logits[:, 0]).max(0)
+    confidence, label = mean.max(0)
     return label, _finite(confidence, domain, seen)
 
 
-def _score(domain: Domain, seen: Seen, opinions: Opinions | None, ask: Asked, seed: int) -> Tensor:
-    """The score (H,W) of every pixel."""
+def _score(domain: Domain, seen: Seen, opinions: Opinions | None, mean: Tensor | None, ask: Asked, seed: int) -> Tensor:
+    """The score (H,W) of every pixel; mean (C,H,W) is the opinions' mean softmax."""
     scorer, size = SCORES[ask.settings.score], seen.image.shape[:2]
+    if mean is not None and isinstance(scorer.score, OfMean):
+        return _finite(scorer.score.of(mean), domain, seen)
     read = torch.zeros(1, 1, 1, *size) if opinions is None else opinions.logits
     if opinions is not None and scorer.reads == "difficulty":
         assert opinions.difficulty is not None
@@ -280,11 +284,12 @@ def _write(pseudo: PseudoFolder, stem: str, label: Tensor, confidence: Tensor) -
     pseudo.write(stem, as_array(label), quantise(confidence.cpu().numpy()))
 
 
-def _found(domain: Domain, seen: Seen, opinions: Opinions | None, predicted: Tensor, ask: Asked, seed: int) -> Found:
-    """The best regions of one image, and what is covered of it; predicted (H,W). `cost` is the open pixels."""
+def _found(
+    domain: Domain, seen: Seen, opinions: Opinions | None, predicted: Tensor, score: Tensor, ask: Asked, seed: int
+) -> Found:
+    """The best regions of one image, `cost` their open pixels, and what is covered of it; predicted and score (H,W)."""
     settings, classes = ask.settings, domain.space.num_classes
     regions = seen.regions or parse(settings.regions).tile(seen.image.numpy())
-    score = _score(domain, seen, opinions, ask, seed)
     shut = _shut(seen, regions, ask, score.device)
     rng = generator(seed, "ask", ask.number, 2**32 + seen.position)
     if regions.spec == "points":
