@@ -70,7 +70,7 @@ def test_with_the_oracle_it_runs_through(config: Path, tmp_path: Path, fewmask: 
         assert part in done.err
     assert "joint round 2/2 train 2/2 loss" in done.err
     assert "3 regions answered" in done.err
-    assert "Asked for 3 regions of a budget of 3 so far." in done.out
+    assert "Asked for 3 regions of a budget of 3." in done.out
     again = fewmask(*arguments, "--json")
     assert json.loads(again.out) == json.loads((tmp_path / "run" / "campaign.json").read_text())
     assert json.loads(again.out)["state"] == "done"
@@ -136,6 +136,54 @@ def test_answers_may_be_few(waiting: Path, config: Path, fewmask: Fewmask) -> No
 def test_enough_needs_no_answer(waiting: Path, config: Path, fewmask: Fewmask) -> None:
     summary = json.loads(fewmask("campaign", config, "--out", waiting, "--enough", "--json").out)
     assert (summary["state"], summary["answered"], summary["asked"]) == ("done", 0, 3)
+
+
+def test_answers_after_the_last_training_are_kept_and_said_to_come_too_late(
+    waiting: Path, config: Path, fewmask: Fewmask
+) -> None:
+    done = fewmask("campaign", config, "--out", waiting, "--enough")
+    assert "3 questions stay open; no training is left that would learn from their answers." in done.out
+    fewmask("query", waiting)
+    paint(waiting / "questions")
+    late = fewmask("answer", waiting, "--from", waiting / "questions")
+    assert "3 answered" in late.out and "The campaign is done: answers are kept" in late.out
+    assert "No question is open in" in (told := fewmask("query", waiting).out) and "Its campaign is done." in told
+    weights = (waiting / "model.safetensors").read_bytes()
+    before = len(list((waiting / "labels").rglob("*.png")))
+    done = fewmask("campaign", config, "--out", waiting)
+    assert "stay open" not in done.out
+    assert len(list((waiting / "labels").rglob("*.png"))) > before == 0
+    assert (waiting / "model.safetensors").read_bytes() == weights
+
+
+def test_an_image_that_was_asked_about_and_is_gone_is_named(
+    waiting: Path, config: Path, data: Path, tmp_path: Path, fewmask: Fewmask
+) -> None:
+    with Ledger(waiting / "ledger.sqlite") as ledger:
+        question = ledger.questions()[0]
+    split = data / question.domain / "splits" / "train.txt"
+    stems = split.read_text(encoding="utf-8")
+    try:
+        split.write_text(stems.replace(f"{question.stem}\n", ""), encoding="utf-8")
+        for command in (
+            ["campaign", config, "--out", waiting],
+            ["query", waiting],
+            *(["query", waiting, "--for", tool, "--out", tmp_path / tool] for tool in ("cvat", "coco", "label-studio")),
+        ):
+            done = fewmask(*command)
+            assert done.code == 2
+            assert f"{question.domain}: it asked about {question.stem}, which train does not have" in done.err
+        assert fewmask("report", waiting).code == 0
+        source = load_domains(load_config(waiting))[question.domain].source
+        with pytest.raises(ValueError, match="there is no image 'gone'; put it and its split back as they were"):
+            source.image("gone")
+    finally:
+        split.write_text(stems, encoding="utf-8")
+
+
+def test_the_target_of_the_forecast_may_change(waiting: Path, config: Path, fewmask: Fewmask) -> None:
+    done = fewmask("campaign", config, "campaign.target=0.9", "--out", waiting)
+    assert done.code == 0, done.err
 
 
 def test_an_interrupted_campaign_says_how_to_go_on(

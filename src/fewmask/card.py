@@ -201,7 +201,11 @@ def _scores(record: Record) -> str:
 
 def _labels(record: Record) -> str:
     summary, campaign = record.summary, record.campaign
-    lines = ["## Data and labels\n", "| domain | images with labels | images without |", "|---|---|---|"]
+    lines = [
+        "## Data and labels\n",
+        "| domain | images with labels | without, or with a part |",
+        "|---|---|---|",
+    ]
     lines += [
         f"| {escape(n)} | {k:,} | {summary['unlabelled'][n]:,} |"
         for n, k in summary["labelled"].items()

@@ -10,8 +10,13 @@ from typing import Any
 
 import yaml
 
-# Settings that may differ between a run and its continuation, or its seeds: they say where to compute, not what.
-MOVABLE = (*(f"train.{key}" for key in ("device", "workers", "tensorboard", "log_every")), "campaign.pool.batch_size")
+# Settings that may differ between a run and its continuation, or its seeds: they say where to compute, or what to tell,
+# and not what comes out.
+MOVABLE = (
+    *(f"train.{key}" for key in ("device", "workers", "tensorboard", "log_every")),
+    "campaign.pool.batch_size",
+    "campaign.target",
+)
 SUMMARY = "summary.json"
 CAMPAIGN = "campaign.json"
 LEDGER = "ledger.sqlite"

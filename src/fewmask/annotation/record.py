@@ -83,13 +83,19 @@ class Record:
                 raise self._changed(domain, changed)
 
     def expect(self, domain: Domain) -> None:
-        """Raise ValueError when the ledger's answers for this domain are about other classes, or it has none."""
+        """Raise ValueError when the ledger's answers for this domain are about other classes, or it has none, and when
+        it asked about images that train does not have any more."""
         classes = self.classes().get(domain.name)
         if classes != domain.space.names:
             known = "no domain of that name" if classes is None else ", ".join(classes)
             raise ValueError(
                 f"{self.path}: {domain.name}: its classes are {', '.join(domain.space.names)}, in the ledger {known}; "
                 "a run keeps its classes: put them back, or begin a new run"
+            )
+        if lost := sorted(self.sizes(domain.name).keys() - set(domain.splits["train"])):
+            raise ValueError(
+                f"{self.path}: {domain.name}: it asked about {', '.join(lost)}, which train does not have; put the "
+                "images and the split back as they were, or begin a new run"
             )
 
     def classes(self) -> dict[str, tuple[str, ...]]:

@@ -73,12 +73,14 @@ class Task:
 def tasks(
     ledger: Ledger, domains: Mapping[str, Domain], questions: Sequence[Question]
 ) -> list[tuple[Domain, list[Task]]]:
-    """The images of questions, by domain. Raises ValueError when one has other pixels than it was asked about."""
+    """The images of questions, by domain. Raises ValueError when one is gone, or is not what it was when it was asked
+    about."""
     found: dict[str, list[Task]] = {}
     for (name, stem), asked in by_image(questions).items():
         size = ledger.sizes(name, stem)[stem]
         found.setdefault(name, []).append(Task(domains[name], stem, asked, size))
     for name, those in found.items():
+        ledger.expect(domains[name])
         ledger.add_images(domains[name], [task.stem for task in those])
     return [(domains[name], found[name]) for name in sorted(found)]
 

@@ -28,6 +28,7 @@ from fewmask.acquisition.select import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.oracle import Oracle, answer_all
+from fewmask.annotation.record import FOREVER
 from fewmask.annotation.view import answered_domain, write_labels
 from fewmask.campaign.asking import bare, questions, why_nothing
 from fewmask.campaign.folder import Campaign
@@ -91,8 +92,10 @@ class _Rounds:
             with self._ledger():
                 pass
         distributed.barrier()
-        with self._ledger() as ledger:  # nobody can have meant questions that are asked from here on
-            self.enough_of = max(ledger.rounds(), default=None) if self.enough else None
+        with self._ledger() as ledger:
+            for name in ledger.classes():
+                ledger.expect(self.domains[name])
+            self.enough_of = max(ledger.rounds(), default=None) if self.enough else None  # no later ones
         distributed.barrier()
         for number in range(self.settings.rounds):
             if not self.files.round(number).summary.exists():
@@ -103,6 +106,7 @@ class _Rounds:
             if self._published() < number:
                 self._publish(number)
             self._remember(number)
+        self._answered(FOREVER)  # the view of all answers, also of those that came too late to be learnt from
         return self._tell("done")
 
     # ── Look and ask ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -207,12 +211,9 @@ class _Rounds:
         return needs(self.history, list(found), budget / max(len(found), 1))
 
     def _pseudo(self, number: int, domain: str) -> PseudoFolder:
-        return PseudoFolder(self.files.pool(number) / "pseudo" / domain)
-
-    def _seen(self, number: int, domain: str) -> PseudoFolder:
-        """The same, of the images that were looked at: one that was wholly answered then has none, though an answer of
-        it may have been taken back since."""
-        return replace(self._pseudo(number, domain), seen=looked_at(self.files.pool(number) / "seen" / domain))
+        """Of the images that were looked at; one that was wholly answered then has none, whatever is taken back."""
+        pool = self.files.pool(number)
+        return PseudoFolder(pool / "pseudo" / domain, looked_at(pool / "seen" / domain))
 
     def _budget(self, rounds: Iterable[int]) -> float | None:
         """What these rounds had to spend; None where one was asked by a version that did not write it down."""
@@ -259,7 +260,7 @@ class _Rounds:
         domains = self._answered(self._begin(number))
         if self._teaches(number):
             domains = {
-                name: replace(domain, pseudo=self._seen(number, name)) if domain.unlabelled else domain
+                name: replace(domain, pseudo=self._pseudo(number, name)) if domain.unlabelled else domain
                 for name, domain in domains.items()
             }
         warm = self.settings.start == "warm" and number > 0

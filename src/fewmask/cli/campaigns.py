@@ -27,6 +27,7 @@ from fewmask.cli.terminal import (
     say,
     training_progress,
 )
+from fewmask.outcome import finished
 
 if TYPE_CHECKING:
     from fewmask.annotation.facts import Question
@@ -107,7 +108,7 @@ def query(
         print_json({"open": len(asked), "images": images, "folder": str(folder) if asked else None})
     elif not asked:
         whom = "" if annotator is None else f" to {annotator}"
-        say(f"No question is open{whom} in {run}. Its `fewmask campaign` command goes on, and asks the next ones.")
+        say(f"No question is open{whom} in {run}. {_next(run)}")
     else:
         say(f"{_questions(asked)} in {folder}:")
         if tool == "folder":
@@ -154,7 +155,7 @@ def answer(
         open_page(run, domains, annotator, only or (), port, device, as_json)
         if not as_json:
             with ledger_of(run) as ledger:
-                _still_open(ledger.questions(open_only=True))
+                _still_open(run, ledger.questions(open_only=True))
         return
     with ledger_of(run) as ledger:
         who = annotator or "person"
@@ -175,7 +176,7 @@ def answer(
         )
     if counts.outside:
         say(f"{counts.outside:,} painted pixels lie outside of what was asked about; they were not taken.")
-    _still_open(still)
+    _still_open(run, still)
 
 
 def run_campaign(config: Config, folder: Path, enough: bool) -> dict[str, Any]:
@@ -200,8 +201,12 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
     if summary["history"]:
         out.print(rounds_table(summary["history"], summary["unit"]))
         say(forecast_words(summary["forecast"], summary["history"][-1]["total_cost"], summary["unit"]))
+    done = summary["state"] == "done"
     if summary["budget"]:
-        say(f"Asked for {summary['spent']:,.0f} {summary['unit']} of a budget of {summary['budget']:,.0f} so far.")
+        so_far = "" if done else " so far"
+        say(f"Asked for {summary['spent']:,.0f} {summary['unit']} of a budget of {summary['budget']:,.0f}{so_far}.")
+    if done and summary["open"]:
+        say(f"{summary['open']:,} questions stay open; no training is left that would learn from their answers.")
     if summary["state"] == "waiting":
         with ledger_of(folder) as ledger:
             asked = ledger.questions(summary["round"], open_only=True)
@@ -223,7 +228,7 @@ def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> N
     if as_json:
         print_json({"open": len(asked), "images": _images(asked)} | sent)
     elif not asked:
-        say(f"No question is open in {run}. Its `fewmask campaign` command goes on, and asks the next ones.")
+        say(f"No question is open in {run}. {_next(run)}")
     else:
         say(f"{_questions(asked)}: {sent['sent']} sent now, {sent['sent_before']} there before.")
         for domain, address in sent["projects"].items():
@@ -245,11 +250,18 @@ def _paint(folder: Path, run: Path, annotator: str | None = None) -> None:
     say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from', str(folder), *_by(annotator)])}")
 
 
-def _still_open(questions: Sequence[Question]) -> None:
-    if questions:
+def _still_open(run: Path, questions: Sequence[Question]) -> None:
+    if finished(run):
+        say("The campaign is done: answers are kept, `fewmask campaign` puts them into labels/, no training follows.")
+    elif questions:
         say(f"{_questions(questions)}. The campaign waits for them, or goes on without them: --enough.")
     else:
         say("No question is open: the same `fewmask campaign` command goes on.")
+
+
+def _next(run: Path) -> str:
+    goes_on = "Its `fewmask campaign` command goes on, and asks the next ones."
+    return "Its campaign is done." if finished(run) else goes_on
 
 
 def _questions(asked: Sequence[Question]) -> str:

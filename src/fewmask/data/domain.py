@@ -126,6 +126,8 @@ class FileSource:
     size: tuple[int, int] | float | None = None
 
     def image(self, stem: str) -> np.ndarray:
+        if stem not in self.images:
+            raise ValueError(f"{self.root}: there is no image {stem!r}; put it and its split back as they were")
         return self._sized(read_image(self.images[stem]), cv2.INTER_AREA)
 
     def mask(self, stem: str) -> Mask:

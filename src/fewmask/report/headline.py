@@ -86,7 +86,7 @@ def _labels(facts: Facts) -> Figure:
         return Figure("Labels", whole(last["total_cost"]), facts.unit + pixels)
     labelled, pool = facts.images("labelled"), facts.images("unlabelled")
     if labelled is not None and pool is not None:
-        return Figure("Labelled images", whole(labelled), f"beside {whole(pool)} without labels")
+        return Figure("Labelled images", whole(labelled), f"beside {whole(pool)} without, or with a part")
     images = facts.config.labelled.images
     return Figure("Labelled images", "all" if images is None else whole(images), "per domain")
 
@@ -94,7 +94,7 @@ def _labels(facts: Facts) -> Figure:
 def _verdicts(facts: Facts) -> list[Block]:
     found: list[Block] = []
     if not facts.finished:
-        found.append(Note(f"This run is {facts.state}. The page shows what there is so far.", "missing"))
+        found.append(Note(f"State of this run: {facts.state}. The page shows what there is so far.", "missing"))
     found += [Note(words, "verdict") for words in outlook([facts])]
     return found
 
