@@ -962,14 +962,7 @@ def test_every_method_that_learns_from_pseudo_labels_is_taught() -> None:
 
 def test_the_difficulty_branch_is_the_networks_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a committee of generations, each one's features go through the branch that was trained on them."""
-    seen: list[Committee] = []
-    own = look
-
-    def watched(committee: Committee, *arguments: Any, **options: Any) -> Any:
-        seen.append(committee)
-        return own(committee, *arguments, **options)
-
-    monkeypatch.setattr(rounds, "look", watched)
+    seen = lookers(monkeypatch)
     ask = {**SQUARES, "score": "difficulty"}
     config = settings(data, "deal", ["a"], ask=ask, pool={"scales": [1.0], "generations": 2})
     campaign(config, tmp_path / "run")
@@ -1010,9 +1003,8 @@ def test_generations_vote_as_soon_as_there_are_two(data: Path, tmp_path: Path) -
     assert any(question.score > 0 for question in asked(tmp_path / "run", 2))
 
 
-def test_the_student_may_look_in_the_teachers_place(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def lookers(monkeypatch: pytest.MonkeyPatch) -> list[Committee]:
+    """Who looks at the pool from here on, look by look."""
     seen: list[Committee] = []
     own = look
 
@@ -1021,6 +1013,13 @@ def test_the_student_may_look_in_the_teachers_place(
         return own(committee, *arguments, **options)
 
     monkeypatch.setattr(rounds, "look", watched)
+    return seen
+
+
+def test_the_student_may_look_in_the_teachers_place(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = lookers(monkeypatch)
     config = settings(data, "s4al", ["a"], rounds=2, ask=SQUARES, pool={"scales": [1.0], "network": "student"})
     campaign(config, tmp_path / "run")
     run = Campaign(tmp_path / "run").round(0)
@@ -1034,14 +1033,7 @@ def test_several_networks_of_one_training_form_a_committee(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one generation already: what two networks that teach each other disagree on is asked for."""
-    seen: list[Committee] = []
-    own = look
-
-    def watched(committee: Committee, *arguments: Any, **options: Any) -> Any:
-        seen.append(committee)
-        return own(committee, *arguments, **options)
-
-    monkeypatch.setattr(rounds, "look", watched)
+    seen = lookers(monkeypatch)
     both = {"scales": [1.0], "network": ["model", "second"]}
     ask = {**SQUARES, "score": "disagreement"}
     heard: list[Moment] = []
