@@ -33,10 +33,10 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(json.loads(arguments.table.read_text(encoding="utf-8"))))
+        print(table(json.loads(arguments.table.read_text(encoding="utf-8"))["runs"]))
         return
     found = {f"{run.parent.name}/{run.name}": asked(run / "ledger.sqlite") for run in arguments.runs}
-    write_json(arguments.out, found)
+    write_json(arguments.out, {"runs": found})
     print(table(found))
 
 

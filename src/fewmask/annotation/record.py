@@ -92,7 +92,12 @@ class Record:
                 f"{self.path}: {domain.name}: its classes are {', '.join(domain.space.names)}, in the ledger {known}; "
                 "a run keeps its classes: put them back, or begin a new run"
             )
-        if lost := sorted(self.sizes(domain.name).keys() - set(domain.splits["train"])):
+        rows = self._store.rows(
+            "SELECT DISTINCT stem FROM questions q JOIN images i ON i.id = q.image JOIN domains d ON d.id = i.domain "
+            "WHERE d.name = :domain",
+            domain=domain.name,
+        )
+        if lost := sorted({stem for (stem,) in rows} - set(domain.splits["train"])):
             raise ValueError(
                 f"{self.path}: {domain.name}: it asked about {', '.join(lost)}, which train does not have; put the "
                 "images and the split back as they were, or begin a new run"
