@@ -42,16 +42,19 @@ def main() -> None:
 
 def asked(path: Path) -> dict[str, Any]:
     """What one campaign's ledger says, over all of its domains."""
-    images, shares = Counter[tuple[str, str]](), dict[str, float]()
+    images, pixels = Counter[tuple[str, str]](), Counter[str]()
     with Ledger(path) as ledger:
         for domain, names in ledger.classes().items():
             count = np.zeros(256, dtype=np.int64)  # uint8 labels: C classes, 254, 255
             for question, values in ledger.decisions(domain):
                 images[domain, question.stem] += 1
                 count += np.bincount(values.ravel(), minlength=256)
-            classes = count[: len(names)]
-            shares |= {name: int(n) / max(int(classes.sum()), 1) for name, n in zip(names, classes, strict=True)}
-    regions = sorted(images.values(), reverse=True)
+            pixels.update(
+                dict(zip(names, count.tolist(), strict=False))
+            )  # what has no class comes after those that have
+    if not images:
+        raise ValueError(f"{path}: nothing was answered; give campaigns that asked")
+    regions, shares = sorted(images.values(), reverse=True), {n: p / pixels.total() for n, p in pixels.items()}
     half = sum(2 * so_far < sum(regions) for so_far in accumulate(regions)) + 1
     return {"regions": sum(regions), "images": len(regions), "most": regions[0], "half": half, "classes": shares}
 

@@ -95,7 +95,7 @@ def settings(arguments: argparse.Namespace, train: Train, row: str, seed: int) -
     asked = round(SHARE * train.pixels - tenth * train.pixels / train.images)
     side = round(scale * SIDES[dataset])
     squares = {"regions": f"squares:{side}", "budget": {"amount": asked, "unit": "pixels"}}
-    share = {"amount": asked // side**2 // (train.images - tenth), "unit": "regions", "per": "image"}
+    spread = {"amount": asked // side**2 // (train.images - tenth), "unit": "regions", "per": "image"}
     each = 100 if row == "points" else max(round(SHARE * train.clicks / train.images), 2)
     random, margin = (
         {"regions": "points", "budget": {"amount": n, "unit": "regions", "per": "image"}, "candidates": n}
@@ -110,7 +110,7 @@ def settings(arguments: argparse.Namespace, train: Train, row: str, seed: int) -
         "regions": ("supervised", tenth, {"rounds": 1, "first": {**squares, "score": "random"}}),
         "s4al": ("s4al", tenth, {"rounds": 2, "ask": squares, "pool": {**one_look, "network": "student"}}),
         "s4al-plus": ("s4al-plus", tenth, {**generations, "ask": {**squares, "border": False}}),
-        "s4al-plus-each": ("s4al-plus", tenth, {**generations, "ask": {**squares, "budget": share, "border": False}}),
+        "s4al-plus-each": ("s4al-plus", tenth, {**generations, "ask": {**squares, "budget": spread, "border": False}}),
         "points": (
             "supervised",
             0,

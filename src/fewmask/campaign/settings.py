@@ -90,7 +90,7 @@ def _faults_of_method(config: Config, settings: CampaignSettings, domains: Mappi
     if difficult and settings.ask and "difficulty" not in kept:
         yield f"campaign.ask.score: {settings.ask.score} reads a branch that the method does not train; set method=deal"
     there = ["model", *(name for name, part in kept.items() if isinstance(part, UniversalSegmenter))]
-    for name in set(others) - {*there}:
+    for name in (name for name in others if name not in there):
         yield f"campaign.pool.network: {config.method.name} keeps no {name!r}; there are {', '.join(there)}"
     if pool.dropout and not dropout_layers(network):
         yield "campaign.pool.dropout: the network has no dropout to draw; set 0, or a decoder with dropout"

@@ -84,6 +84,11 @@ class Batch:
         owner = self.domain[self.pool :]
         return _rows(owner, torch.ones_like(owner, dtype=torch.bool))
 
+    def weighed(self, k: int, rows: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What a labelled pixel of these rows (b,) of domain k counts, (b,1,1) or None for 1, and the sum of that over
+        all of the domain's, () as in `cells`: what to divide by."""
+        return None if self.worth is None else take(self.worth, rows)[:, None, None], self.cells[1][k, 4]
+
     def without_pool(self) -> Batch:
         """The labelled rows alone, and their cells."""
         part = {name: getattr(self, name)[: self.pool] for name in _BY_ROW if getattr(self, name) is not None}

@@ -141,7 +141,7 @@ def _train_head(
     for step, batches in enumerate(loader(drawn, 0, settings.workers, pin_memory=device.type == "cuda")):
         set_rate(optimiser, rate_factor(settings.optimiser, step, phases))
         optimiser.zero_grad()
-        pixels = torch.stack([b.cells[1][0, 4] for b in batches]).mean()
+        pixels = torch.stack([b.weighed(0, b.rows()[0])[1] for b in batches]).mean()
         parts = []
         for batch in batches:
             moved = batch.to(device)
@@ -149,8 +149,8 @@ def _train_head(
                 with torch.no_grad():
                     features = probe.encode(moved.image)
                 logits = probe.logits(features, target.name, moved.size)
-                worth = None if moved.worth is None else moved.worth[:, None, None]
-                loss = cross_entropy(logits, moved.label, pixels.to(device), weight=worth)
+                weight, _ = moved.weighed(0, moved.rows()[0])
+                loss = cross_entropy(logits, moved.label, pixels.to(device), weight=weight)
             (loss / len(batches)).backward()
             parts.append(loss.detach())
         losses.append(torch.stack(parts).mean())

@@ -104,7 +104,7 @@ def supervised_loss(
     """
     losses = []
     for k, rows, logits in labelled_logits(model, features, batch):
-        factor, pixels = worth(batch, k, rows)
+        factor, pixels = batch.weighed(k, rows)
         if weight is not None:
             factor = take(weight, rows) if factor is None else take(weight, rows) * factor
         label = take(batch.label, rows)
@@ -119,12 +119,6 @@ def labelled_logits(model: UniversalSegmenter, features: Tensor, batch: Batch) -
     """
     for k, rows in batch.labelled_rows().items():
         yield k, rows, model.logits(take(features, rows), model.domains[k], batch.size)
-
-
-def worth(batch: Batch, k: int, rows: Tensor) -> tuple[Tensor | None, Tensor]:
-    """What labelled pixels of these rows (b,) of domain k count, (b,1,1) or None for 1, and the sum to divide by."""
-    factor = None if batch.worth is None else take(batch.worth, rows)[:, None, None]
-    return factor, batch.cells[1][k, 4]
 
 
 def two_or_more(domains: Mapping[str, Domain], method: str) -> Mapping[str, Domain]:

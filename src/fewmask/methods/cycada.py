@@ -40,7 +40,7 @@ from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.translation import image_distance, least_squares, semantic_consistency
 from fewmask.methods.adaptation import begin_as_sources, class_mappings, target_of, target_values
 from fewmask.methods.adversary import frozen
-from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, supervised_loss, worth
+from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, supervised_loss
 from fewmask.methods.teacher import Teacher
 from fewmask.models.discriminator import cell_classifier
 from fewmask.models.translation import Translation, Way
@@ -206,7 +206,7 @@ class Cycada(Method):
         task = [features.sum() * 0.0]
         for k, rows in labelled.labelled_rows().items():
             logits = model.logits(take(of_sources, rows), self.target, batch.size)
-            factor, pixels = worth(labelled, k, rows)
+            factor, pixels = labelled.weighed(k, rows)
             task.append(cross_entropy(logits, take(label, rows), pixels, weight=factor))
         follow = supervised_loss(model, of_sources.detach(), labelled)
         terms = {"task": torch.stack(task).sum(), "source": follow}

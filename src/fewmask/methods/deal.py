@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fewmask.data.batches import Batch, take
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.difficulty import difficulty_loss
-from fewmask.methods.base import Method, MethodSettings, labelled_logits, worth
+from fewmask.methods.base import Method, MethodSettings, labelled_logits
 from fewmask.models.branch import branch
 from fewmask.models.universal import UniversalSegmenter
 
@@ -58,7 +58,7 @@ class Deal(Method):
         difficulty = model.upsample(self.difficulty(features), batch.size)
         supervised, errors = [], []
         for k, rows, logits in labelled_logits(model, features, batch):
-            label, (factor, pixels) = take(batch.label, rows), worth(batch, k, rows)
+            label, (factor, pixels) = take(batch.label, rows), batch.weighed(k, rows)
             supervised.append(cross_entropy(logits, label, pixels, weight=factor))
             errors.append(difficulty_loss(take(difficulty, rows), logits, label, batch.cells[1][k, 0]))
         if not supervised:

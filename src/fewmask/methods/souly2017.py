@@ -32,7 +32,7 @@ from fewmask.losses.adversarial import surprise_if_fake, surprise_if_real, with_
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.entropy import masked_mean
 from fewmask.methods.adversary import frozen, reverse
-from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, labelled_logits, supervised_loss, worth
+from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, labelled_logits, supervised_loss
 from fewmask.models.batch_norm import statistics_kept
 from fewmask.models.generator import Generator
 from fewmask.models.universal import UniversalSegmenter
@@ -116,7 +116,7 @@ class Souly2017(Method):
             return {"supervised": s.supervised * supervised_loss(model, features, batch)}
         losses = [features.sum() * 0.0]
         for k, rows, logits in labelled_logits(model, features, batch):
-            factor, pixels = worth(batch, k, rows)
+            factor, pixels = batch.weighed(k, rows)
             losses.append(cross_entropy(with_fake(logits), take(batch.label, rows), pixels, weight=factor))
         possible = self._possible(batch)
         terms = {"supervised": s.supervised * torch.stack(losses).sum()}
