@@ -204,9 +204,9 @@ def record(
         "clicks": clicks(row, last["pixels"][name], summary["asked"], train.clicks / train.pixels),
         "steps": result["steps"],
         "seconds": sum(entry["seconds"] + (entry["look_seconds"] or 0) for entry in summary["history"]),
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), **result["hardware"]},
+        "versions": result["versions"],
     }
-    there["hardware"] = {"cpu": cpu_name(), "cores": os.cpu_count(), **result["hardware"]}
-    there["versions"] = result["versions"]
     write_json(out, there)
 
 
