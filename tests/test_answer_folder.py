@@ -131,6 +131,27 @@ def test_the_same_folder_again_adds_nothing_and_painting_over_corrects(
     assert read_answers(ledger, of, folder, "bob").answered == 1  # taken back, then imported anew
 
 
+def test_an_old_folder_does_not_take_back_what_was_corrected_elsewhere(
+    ledger: Ledger, of: dict[str, Domain], tmp_path: Path
+) -> None:
+    folder = tmp_path / "questions"
+    paint(folder, "a-0", np.full(SIZE, 9, np.uint8))
+    read_answers(ledger, of, folder, "ann")
+    one, two = ledger.last_words()
+    assert one.values is not None
+    ledger.answer([replace(one, token="page 1", values=np.zeros_like(one.values))])
+    ledger.answer([Answer(two.question, "ann", "page 2", kind="skip")])
+    again = read_answers(ledger, of, folder, "ann")
+    assert (again.answered, again.unchanged, again.changed_since) == (0, 0, 2)
+    assert ledger.labels("a", "a-0")[2, 3] == 0
+    raw = np.full(SIZE, 9, np.uint8)
+    raw[2, 3] = 5
+    paint(folder, "a-0", raw)  # painted anew: the folder has the last word
+    changed = read_answers(ledger, of, folder, "ann")
+    assert (changed.answered, changed.changed_since) == (1, 1)
+    assert (ledger.labels("a", "a-0")[2, 3:5] == [0, 1]).all()
+
+
 def test_what_was_painted_is_never_written_over(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
     folder = tmp_path / "questions"
     write_questions(ledger, of, folder)

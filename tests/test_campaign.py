@@ -22,6 +22,7 @@ import pytest
 import torch
 from campaigns import BY_CHANCE, SQUARES, asked, assert_same_campaign, settings, settings_of
 from ondisk import assert_same_run, metrics_of, two_domains, weights_of, write_domain
+from PIL import Image
 
 from fewmask.acquisition.regions import Regions, parse
 from fewmask.acquisition.scores import SCORES
@@ -394,6 +395,22 @@ def test_a_campaign_stopped_at_every_boundary_is_bit_for_bit_the_one_that_was_no
 # ── People ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_masks_that_change_between_rounds_do_not_change_what_rounds_before_were_trained_on(tmp_path: Path) -> None:
+    config = settings(write_domain(tmp_path / "a").parent, domains=["a"], annotator="people", ask=SQUARES, rounds=2)
+    (stem,) = load_domains(config)["a"].labelled
+    before = campaign(config, tmp_path / "run")["history"]
+    path = tmp_path / "a" / "labels" / f"{stem}.png"
+    with Image.open(path) as picture:
+        mask = np.array(picture)
+    known = int((mask != NOT_LABELLED).sum())
+    mask[:20] = NOT_LABELLED
+    Image.fromarray(mask).save(path)
+    assert before[0]["pixels"] == {"a": known}
+    after = campaign(config, tmp_path / "run", enough=True)["history"]
+    assert after[0] == before[0]
+    assert after[1]["pixels"] == {"a": int((mask != NOT_LABELLED).sum())}
+
+
 def test_people_are_waited_for_and_answer_when_they_like(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,7 +577,7 @@ def test_a_first_budget_that_leaves_a_domain_without_labels_is_refused_before_an
         (["a"], {"budget": {"amount": 20, "unit": "pixels"}},
          r"ask\.budget: 20 pixels buy no question, the cheapest of squares:16 costs 128; raise it or take smaller"),
         (["a"], {"budget": {"amount": 20, "unit": "pixels", "per": "image"}}, r"ask\.budget: 20 pixels an image buy"),
-        (["a"], {"regions": "squares:48", "border": False},
+        (["a"], {"regions": "squares:48", "border": False, "budget": {"amount": 2304, "unit": "pixels"}},
          r"ask\.border: false leaves out every open region of squares:48; set true, or take smaller"),
         (["c"], {}, r"ask\.budget: the oracle has no mask for what is open; add masks, or set campaign\.annotator"),
     ],
@@ -920,6 +937,14 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     (
         {"ask": {**SQUARES, "regions": "points", "budget": {"amount": 400, "unit": "clicks", "per": "image"}}},
         ("campaign.ask.candidates: only 256 regions of an image take part, and the budget is 400 in each; set 400",),
+    ),
+    (
+        {"ask": {**SQUARES, "border": False, "budget": {"amount": 255, "unit": "pixels"}}},
+        ("campaign.ask.budget: 255 pixels buy no question, one of squares:16 costs 256 at least; raise it",),
+    ),
+    (
+        {"first": {**BY_CHANCE, "budget": {"amount": 0.5, "unit": "regions", "per": "image"}}},
+        ("campaign.first.budget: 0.5 regions buy no question",),
     ),
     (
         {"ask": {**SQUARES, "regions": "image", "border": False}},

@@ -316,6 +316,34 @@ def test_what_differs_beside_the_method_is_said(runs: Path, tmp_path: Path) -> N
     assert pair["basis"] == "seeds"
 
 
+def test_that_one_is_a_campaign_and_what_campaigns_were_trained_on_is_said(runs: Path) -> None:
+    plain, one, other = runs / "joint-0", runs / "joint-1", runs / "sub" / "better-1"
+    with_settings(plain, campaign=None)
+    campaign_of(runs / "sub" / "better-0", rooms=7)
+    campaign_of(one, rooms=7)
+    campaign_of(other, rooms=8)
+    (mixed,) = compare([plain, runs / "sub" / "better-0"])["comparisons"]
+    assert mixed["warnings"] == ["beside the method differs campaign: none, given"]
+    (both,) = compare([one, other])["comparisons"]
+    assert both["warnings"] == ["beside the method differs labelled_pixels.rooms: 7, 8"]
+
+
+def campaign_of(folder: Path, **pixels: int) -> None:
+    """Make a run one of a campaign of two rounds that ended with so many labelled pixels."""
+    summary = (folder / "summary.json").read_text(encoding="utf-8")
+    for number in range(2):
+        (folder / "rounds" / f"{number:02d}").mkdir(parents=True)
+        (folder / "rounds" / f"{number:02d}" / "summary.json").write_text(summary, encoding="utf-8")
+    history = [{"round": 0}, {"round": 1, "pixels": pixels}]
+    (folder / "campaign.json").write_text(json.dumps({"state": "done", "history": history}), encoding="utf-8")
+    with_settings(folder, campaign={"rounds": 2})
+
+
+def with_settings(folder: Path, **changes: Any) -> None:
+    settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) | changes
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
 def test_methods_of_other_domains_are_compared_on_those_in_common(runs: Path, tmp_path: Path) -> None:
     """A network for each domain against one for all."""
     for seed in range(3):

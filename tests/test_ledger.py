@@ -300,10 +300,9 @@ def test_progress_and_what_was_spent(ledger: Ledger) -> None:
     first = ledger.progress(1)
     assert (first.asked, first.answered, first.skipped, first.open) == (3, 1, 1, 1)
     assert (first.pixels, first.seconds, first.clicks, first.cost) == (8, 6.5, 5, 10)
-    assert [ledger.spent("regions"), ledger.spent("pixels")] == [2, 28]
-    assert [ledger.spent("clicks"), ledger.spent("seconds")] == [12, 6.5]
-    assert ledger.spent("pixels", up_to=1) == 20
-    assert [ledger.spent("seconds", up_to=1), ledger.spent("clicks", up_to=1)] == [2, 1]
+    whole, early = ledger.progress(), ledger.progress(up_to=1)
+    assert (whole.answered, whole.pixels, whole.clicks, whole.seconds) == (2, 28, 12, 6.5)
+    assert (early.answered, early.pixels, early.clicks, early.seconds) == (1, 20, 1, 2)
 
 
 # ── The file ─────────────────────────────────────────────────────────────────────────────────────────────────────────

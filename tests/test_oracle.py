@@ -124,8 +124,8 @@ def test_all_open_questions_of_a_round_are_answered_once(tmp_path: Path) -> None
         answer_all(ledger, again)
         for stem in ("a-0", "a-1", "a-2"):
             np.testing.assert_array_equal(ledger.labels("a", stem), of.mask(stem))
-        assert ledger.spent("pixels") == first.given.pixels + again.given.pixels
-        assert ledger.spent("clicks") == first.given.clicks + again.given.clicks
+        assert ledger.progress().pixels == first.given.pixels + again.given.pixels
+        assert ledger.progress().clicks == first.given.clicks + again.given.clicks
 
 
 @pytest.mark.parametrize("last", [1, 9, 10, 14, 18, 19])

@@ -248,6 +248,8 @@ def test_a_table_with_our_figures_beside_the_published_ones(data: Path, tmp_path
     table = (out / "results.md").read_text()
     assert "| hung2018-n375 | 0 | – | 58.8 | – |" in table
     assert "| minutes | s a step | MiB |" in table
+    assert "`fewmask recipes run " in table
+    assert f"Not the recipe's own settings: {TINY[0]} " in done.out
     assert f"| {row['memory_mib']['mean']:.0f} |" in table
     assert "## cityscapes: IoU by class" in table
     # Nothing is trained again, and no run of other settings comes into the table.
@@ -310,6 +312,7 @@ def test_a_recipe_of_ones_own(data: Path, tmp_path: Path, fewmask: Fewmask) -> N
     done = fewmask("recipes", "run", path, *tiny, "labelled.images=1", "--out", tmp_path / "runs", "--json")
     # A run that cannot be does not keep the others from running, and is told of.
     assert done.code == 1
+    assert done.err.index("lonely-5 failed: train.batch_size") < done.err.index("mine-5 train")  # told at once
     assert "1 of 2 runs failed\nlonely-5: train.batch_size: with one image of 8×8" in done.err
     told = json.loads(done.out)
     assert (list(told["runs"]), list(told["failed"])) == (["mine/5"], ["lonely-5"])

@@ -53,6 +53,13 @@ def took(folder: Path) -> dict[str, Any]:
     }
 
 
+def labelled_pixels(folder: Path) -> dict[str, int] | None:
+    """By domain, the pixels that a campaign's network was trained on; None of a run that is none."""
+    history = _read(folder / CAMPAIGN)["history"] if (folder / CAMPAIGN).exists() else []
+    found: dict[str, int] | None = history[-1].get("pixels") if history else None
+    return found
+
+
 def settings_of(folder: Path) -> dict[str, Any]:
     """By dotted key, what the seeds of one method have in common: no seed, no name, nothing of the machine."""
     found = flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))

@@ -40,6 +40,9 @@ class Import:
     """Questions that an annotator passed over, where the tool says so."""
     in_part: int = 0
     """Of those that got a new answer, how many leave a pixel open."""
+    changed_since: int = 0
+    """Questions whose answer came by this tool before, and which the annotator has answered otherwise by another since:
+    the later answer stands."""
 
 
 class Inbox:
@@ -55,10 +58,13 @@ class Inbox:
         self._sizes = {name: ledger.sizes(name) for name in ledger.classes()}
         self._last = {(word.question, word.annotator): word for word in ledger.last_words()}
         self._newest: dict[int, int] = {}
+        self._brought: dict[tuple[int, str], str] = {}  # what this tool brought last, as its token tells
         self._worked: dict[tuple[int, str], float] = {}
         for answer in ledger.answers():
             self._newest[answer.question] = answer.id
             key = (answer.question, answer.annotator)
+            if answer.token.startswith(f"{tool} {answer.question} {answer.annotator} "):
+                self._brought[key] = answer.token.rpartition(" ")[2]
             self._worked[key] = self._worked.get(key, 0.0) + (answer.seconds or 0.0)
         self._expected: set[str] = set()
         self._new: list[Answer] = []
@@ -137,6 +143,8 @@ class Inbox:
                 self._count(undecided=1)
             elif known is not None and known.values is not None and np.array_equal(known.values, crop):
                 self._count(unchanged=1)
+            elif known is not None and self._brought.get((question.id, annotator)) == _said(crop):
+                self._count(changed_since=1)
             else:
                 share = None if seconds is None else seconds * pixels / sum(decided)
                 self._add(question, annotator, where, crop, share)
@@ -158,6 +166,8 @@ class Inbox:
             known = self._last.get((question.id, annotator))
             if known is not None and known.kind == "skip":
                 self._count(unchanged=1)
+            elif known is not None and self._brought.get((question.id, annotator)) == _said(None):
+                self._count(changed_since=1)
             else:
                 self._add(question, annotator, where, None, None if seconds is None else seconds / len(questions))
                 self._count(skipped=1)
@@ -206,10 +216,14 @@ class Inbox:
         if seconds is not None:
             seconds = max(seconds - self._worked.get((question.id, annotator), 0.0), 0.0)
         # Two imports of one file at once send the same token.
-        hashed = "skip" if values is None else blake2b(values.tobytes(), digest_size=16).hexdigest()
-        token = f"{self._tool} {question.id} {annotator} {self._newest.get(question.id, 0)} {hashed}"
+        token = f"{self._tool} {question.id} {annotator} {self._newest.get(question.id, 0)} {_said(values)}"
         kind: Literal["skip", "answer"] = "skip" if values is None else "answer"
         self._new.append(Answer(question.id, annotator, token, values, kind, seconds=seconds))
 
     def _count(self, **more: int) -> None:
         self._counts = replace(self._counts, **{name: getattr(self._counts, name) + n for name, n in more.items()})
+
+
+def _said(values: Mask | None) -> str:
+    """An answer (h,w) or, where there is none, a skip, in a token."""
+    return "skip" if values is None else blake2b(values.tobytes(), digest_size=16).hexdigest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,9 +18,6 @@ from fewmask.annotation.record import FOREVER, Record, up_to_id
 from fewmask.annotation.store import words
 from fewmask.config import AnswerSettings
 from fewmask.labels import NOT_LABELLED, Mask
-
-if TYPE_CHECKING:  # a labelling page opens the ledger without torch
-    from fewmask.acquisition.budget import Unit
 
 
 class Ledger(Record):
@@ -123,8 +119,3 @@ class Ledger(Record):
             "GROUP BY annotator ORDER BY annotator"
         )
         return {name: Work(*counts.get(name, (0, 0)), seconds, clicks) for name, seconds, clicks in rows}
-
-    def spent(self, unit: Unit, up_to: int | None = None) -> float:
-        """What the answers took so far, in "regions", "pixels", "clicks" or "seconds"; see `Progress`."""
-        progress = self.progress(up_to=up_to)
-        return float(progress.answered if unit == "regions" else getattr(progress, unit))

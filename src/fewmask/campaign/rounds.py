@@ -238,13 +238,12 @@ class _Rounds:
         return self._tell("waiting", number) if open_ and number != self.enough_of else None
 
     def _known_before(self, number: int) -> int:
-        """The last answer that the round before knew of; looking before answers arrive is looking at the same labels,
-        however often it is begun."""
-        return self._knew(number - 1) if number else 0
+        """The last answer that the round before knew of: a look that is begun again sees the same labels."""
+        return int(self._record(number - 1)["up_to"]) if number else 0
 
-    def _knew(self, number: int) -> int:
-        """The last answer that a round's training knew of."""
-        return int(json.loads(self.files.record(number).read_text(encoding="utf-8"))["up_to"])
+    def _record(self, number: int) -> dict[str, Any]:
+        """What a round's training knew: answers `up_to`, and `start`, which an older version did not write down."""
+        return dict(json.loads(self.files.record(number).read_text(encoding="utf-8")))
 
     def _answered(self, up_to: int) -> dict[str, Domain]:
         """The domains with what is answered up to that answer, as masks on the disk."""
@@ -272,13 +271,13 @@ class _Rounds:
         """The last answer that the round's training knows of. Written down, so that it begins again with the same."""
         record = self.files.record(number)
         if record.exists():
-            return self._knew(number)
+            return int(self._record(number)["up_to"])
         with self._ledger() as ledger:
             up_to = distributed.agreed(ledger.last_answer_id())
         if without := bare((), self._answered(up_to)):
             raise ValueError(f"{self.run.folder}: nothing is labelled in {', '.join(without)}; answer questions there")
         if distributed.rank() == 0:
-            write_json(record, {"up_to": up_to})
+            write_json(record, {"up_to": up_to, "start": self._start})
         distributed.barrier()
         return up_to
 
@@ -353,10 +352,11 @@ class _Rounds:
     def _remember(self, number: int) -> None:
         """Add a finished round to the history."""
         summary = json.loads(self.files.round(number).summary.read_text(encoding="utf-8"))
-        cost, pixels = {n: c for n, (_, c) in self._start.items()}, {n: p for n, (p, _) in self._start.items()}
+        record = self._record(number)
+        pixels, cost = ({n: own[k] for n, own in record.get("start", self._start).items()} for k in (0, 1))
         with self._ledger() as ledger:
             for name in ledger.classes():
-                for question, values in ledger.decisions(name, up_to=self._knew(number)):
+                for question, values in ledger.decisions(name, up_to=record["up_to"]):
                     cost[name] += question.cost
                     pixels[name] += int((values != NOT_LABELLED).sum())
         chosen = next((v for v in summary["validation"] if v["step"] == summary["selected_step"]), None)

@@ -54,11 +54,20 @@ def _faults(config: Config, settings: CampaignSettings, domains: Mapping[str, Do
 
 
 def _faults_of_budget(key: str, asked: AskSettings, settings: CampaignSettings) -> Iterator[str]:
-    kind, budget = parse(asked.regions).kind, asked.budget
-    price, of_two_pixels = cost_model(settings).times(settings.answers.each).cost(kind, np.array([1, 2]), budget.unit)
+    spec, budget = parse(asked.regions), asked.budget
+    kind = spec.kind
+    whole = spec.side**2 if kind == "squares" and not asked.border else 1  # of other kinds a part may be left to ask
+    price, of_two_pixels, least = (
+        cost_model(settings).times(settings.answers.each).cost(kind, np.array([1, 2, whole]), budget.unit)
+    )
     if not price > 0:
         yield f"campaign.cost.rates.{kind}: they cost no {budget.unit}, and a budget would be endless; raise them"
         return
+    if 0 < budget.amount * (1 + SLACK) < least:
+        yield (
+            f"campaign.{key}.budget: {budget.amount:g} {budget.unit} buy no question, one of {asked.regions} costs "
+            f"{least:g} at least; raise it or take smaller regions"
+        )
     # What a region costs is known before its size only where every one costs the same.
     alike = kind == "points" or (kind != "image" and price == of_two_pixels)
     regions = int(budget.amount * (1 + SLACK) / price)

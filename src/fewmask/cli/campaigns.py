@@ -169,6 +169,11 @@ def answer(
         print_json(asdict(counts) | {"open": len(still), "images": _images(still)})
         return
     say(f"{counts.answered} answered, {counts.unchanged} answered before, {counts.undecided} not painted.")
+    if counts.changed_since:
+        say(
+            f"{counts.changed_since} came this way before, and were answered otherwise in another way since: those "
+            "answers stand."
+        )
     if counts.in_part:
         say(
             f"{counts.in_part} of these in part: what is left of them is not asked again. Paint it and run this once "
@@ -186,9 +191,10 @@ def run_campaign(config: Config, folder: Path, enough: bool) -> dict[str, Any]:
 
     def spent() -> str:
         assert config.campaign is not None
-        unit = unit_of(config.campaign)
         with ledger_of(folder) as ledger:
-            return f"{ledger.spent(unit):,.0f} {unit} answered"
+            now = ledger.progress()
+        of = f"{now.answered:,} of {now.asked:,} questions answered"
+        return f"asked for {now.cost:,.0f} {unit_of(config.campaign)}, {of}" if now.asked else ""
 
     with training_progress(spent) as observe:
         return go_on(config, folder, observe, enough)

@@ -142,10 +142,15 @@ def run(
     again = ["recipes", "run", name, *(words or []), *(["--seeds", seeds] if seeds else []), "--out", str(folder)]
     again += ["--incomplete"] if incomplete else []
     command = shlex.join(["fewmask", *again])
+    made = {}
     with training_progress() as observe:
-        made = list(go_on(recipe, asked.configure, folder, asked.rows, asked.seeds, command, observe, enough))
+        ended = go_on(recipe, asked.configure, folder, asked.rows, asked.seeds, command, observe, enough)
+        for row, seed, summary in ended:
+            made[f"{row}-{seed}"] = summary
+            if summary.get("state") == "failed":
+                say(f"{row}-{seed} failed: {summary['error']}", err)
     waiting, failed = (
-        {f"{row}-{seed}": summary for row, seed, summary in made if summary.get("state") == state}
+        {path: summary for path, summary in made.items() if summary.get("state") == state}
         for state in ("waiting", "failed")
     )
     if as_json:
@@ -153,7 +158,7 @@ def run(
             {"recipe": asked.name, **plainly(recipe, results(recipe, folder)), "waiting": waiting, "failed": failed}
         )
     else:
-        _print_results(recipe, folder, changed=bool(asked.overrides))
+        _print_results(recipe, folder, asked.overrides)
         for path, summary in waiting.items():
             print_campaign(summary, folder / path, again)
     if failed:
@@ -161,7 +166,7 @@ def run(
         raise RuntimeError("\n".join([f"{len(failed)} of {len(made)} runs failed", *reasons]))
 
 
-def _print_results(recipe: Recipe, folder: Path, changed: bool) -> None:
+def _print_results(recipe: Recipe, folder: Path, overrides: Sequence[str]) -> None:
     from fewmask.recipes.running import results
     from fewmask.recipes.table import class_lines, lines
 
@@ -173,7 +178,9 @@ def _print_results(recipe: Recipe, folder: Path, changed: bool) -> None:
         say(f"Published: {percent(figure.miou)} {figure.figure} ({figure.source})")
     if recipe.source:
         say(f"Published: {recipe.source}")
-    own = " with the recipe's own settings" if changed else ""
+    if overrides:
+        say(f"Not the recipe's own settings: {' '.join(overrides)}")
+    own = " with the recipe's own settings" if overrides else ""
     say(f"To expect{own}: {recipe.expected}\nAll of it: {folder / 'results.json'}, {folder / 'results.md'}")
 
 

@@ -21,9 +21,11 @@ import yaml
 from fewmask.engine.counts import ImageCounts, read_counts
 from fewmask.engine.run import Run
 from fewmask.labels import LabelSpace, shared_classes
-from fewmask.outcome import finished, flat, settings_of, took
+from fewmask.outcome import finished, flat, labelled_pixels, settings_of, took
 
 LISTED = 6
+# Of a summary, what should be equal in runs that are compared.
+_TOLD = ("steps", "steps_of_all_rounds", "labelled", "labelled_pixels", "unlabelled", "versions", "hardware")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Scored:
     def facts(self) -> dict[str, Any]:
         """By dotted key, what should be equal in two runs that are compared: settings beside the method's own, labels,
         what was scored, versions."""
-        told = {key: self.summary.get(key) for key in ("steps", "labelled", "unlabelled", "versions", "hardware")}
+        told = {key: self.summary[key] for key in _TOLD if key in self.summary}
         scored = {
             name: {key: scores.get(key) for key in ("split", "images", "pixels")}
             for name, scores in self.summary["domains"].items()
@@ -127,9 +129,17 @@ def groups(places: Sequence[str | Path]) -> tuple[list[Group], list[str]]:
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The keys of both whose values differ, each as "key: this, that". A key that only one knows is another version's
-    or another kind of source's, and not a difference."""
-    return [f"{key}: {one[key]}, {other[key]}" for key in one if key in other and one[key] != other[key]]
+    """The keys of both whose values differ, each as "key: this, that"; of settings that one has and the other leaves
+    out as a whole (null), their name alone. A key that only one knows is another version's or another kind of source's,
+    and not a difference."""
+    lines = [f"{key}: {one[key]}, {other[key]}" for key in one if key in other and one[key] != other[key]]
+    lines += [f"{key}: none, given" for key in _left_out(one, other)]
+    return lines + [f"{key}: given, none" for key in _left_out(other, one)]
+
+
+def _left_out(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names of settings that one has as null and the other has."""
+    return [key for key in one if one[key] is None and any(its.startswith(f"{key}.") for its in other)]
 
 
 def _runs_at(place: str, warnings: list[str]) -> list[Scored]:
@@ -156,7 +166,10 @@ def _run(folder: Path) -> Scored:
     run = Run(folder)
     try:
         summary = json.loads(run.summary.read_text(encoding="utf-8"))
-        summary["seconds"] = took(folder)["seconds"]
+        spent = took(folder)
+        summary["seconds"] = spent["seconds"]
+        if (pixels := labelled_pixels(folder)) is not None:
+            summary |= {"labelled_pixels": pixels, "steps_of_all_rounds": spent["steps"]}
         return Scored(
             str(folder), str(summary["method"]), int(summary["seed"]), settings_of(folder), _checked(summary), folder
         )
@@ -167,7 +180,7 @@ def _run(folder: Path) -> Scored:
 def _result_file(path: Path) -> list[Scored]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        told = {key: data[key] for key in ("steps", "labelled", "unlabelled", "versions", "hardware") if key in data}
+        told = {key: data[key] for key in _TOLD if key in data}
         return [
             Scored(f"{path}: {key}", method, int(seed), {"method.name": method}, told | _checked(run))
             for key, run in data["runs"].items()

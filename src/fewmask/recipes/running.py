@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def run(
         for row in rows:
             config, path = configure(row, seed), folder / f"{row}-{seed}"
             try:
-                summary = _run(config, path, observe, enough)
+                summary = _run(config, path, _named(f"{row}-{seed}", observe), enough)
                 if recipe.heads and summary.get("state") != "waiting":
                     _score_others(config, path)
             except (ValueError, NonFiniteError) as error:
@@ -58,8 +59,13 @@ def run(
                 with hold(folder / ".results.lock", "its results are being written", "run it again", wait=60):
                     found = results(recipe, folder)
                     write_json(folder / "results.json", {"command": command, **as_json(recipe, found)})
-                    write_text(folder / "results.md", markdown(recipe, found))
+                    write_text(folder / "results.md", markdown(recipe, found, command))
             yield row, seed, summary
+
+
+def _named(run: str, observe: Observer) -> Observer:
+    """Tells of which run a moment is."""
+    return lambda moment: observe(replace(moment, stage=f"{run} {moment.stage}"))
 
 
 def _run(config: Config, folder: Path, observe: Observer, enough: bool) -> dict[str, Any]:

@@ -124,9 +124,9 @@ def _parts(iou: Mapping[str, Mapping[str, Any]]) -> Iterator[bool]:
         yield True
 
 
-def markdown(recipe: Recipe, found: Results) -> str:
-    """The table as Markdown, in points of mIoU."""
-    parts = [f"# {recipe.title}", _markdown(lines(recipe, found))]
+def markdown(recipe: Recipe, found: Results, command: str) -> str:
+    """The table as Markdown, in points of mIoU, with the command that made it: overrides are in it."""
+    parts = [f"# {recipe.title}", f"`{command}`", _markdown(lines(recipe, found))]
     for domain, table in (class_lines(recipe, found) if recipe.by_class else {}).items():
         parts += [f"## {domain}: IoU by class", _markdown(table)]
     if recipe.source:
