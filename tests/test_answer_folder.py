@@ -166,6 +166,21 @@ def test_what_was_painted_is_never_written_over(ledger: Ledger, of: dict[str, Do
     assert [q["id"] for q in json.loads((folder / "questions.json").read_text())] == [2, 3, 4]
 
 
+def test_asked_shows_what_is_open_and_no_more(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+    folder = tmp_path / "questions"
+    write_questions(ledger, of, folder)
+    shown = {path.name for path in (folder / "a/asked").iterdir()}
+    assert shown == {f"{q.stem}.png" for q in ledger.questions()}
+    paint(folder, "a-0", np.full(SIZE, 9, np.uint8))
+    read_answers(ledger, of, folder, "ann")
+    (folder / "a/asked/mine.png").touch()  # nobody else's file
+    write_questions(ledger, of, folder)
+    left = {f"{q.stem}.png" for q in ledger.questions(open_only=True)}
+    assert "a-0.png" not in left
+    assert {path.name for path in (folder / "a/asked").iterdir()} == left | {"mine.png"}
+    assert {path.name for path in (folder / "a/labels").iterdir()} >= {"a-0.png"}
+
+
 def test_every_problem_is_listed_and_nothing_is_imported(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
     folder = tmp_path / "questions"
     write_questions(ledger, of, folder)

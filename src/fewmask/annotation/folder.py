@@ -13,13 +13,13 @@ import numpy as np
 from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import Import, Inbox
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.tasks import png, tasks
+from fewmask.annotation.tasks import ASKED, by_image, png, tasks
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.pictures import write_mask
 from fewmask.files import write_json
 from fewmask.labels import NOT_LABELLED
 
-LABELS = "labels"
+LABELS, QUESTIONS = "labels", "questions.json"
 
 
 def write_questions(
@@ -32,8 +32,11 @@ def write_questions(
     """Write the open questions of a round, or of all, for people to paint; returns them.
 
     A mask that is there already is left as it is, since somebody may have begun to paint it: writing again is safe.
+    Pictures of where to paint that an earlier writing left are taken away from images that have no open question now.
     """
     questions = ledger.questions(number, open_only=True, annotator=annotator)
+    for name, stem in by_image(ledger.questions()).keys() - by_image(questions).keys():
+        png(folder / name / ASKED, stem).unlink(missing_ok=True)
     for domain, asked in tasks(ledger, domains, questions):
         root = folder / domain.name
         domain.space.write_yaml(root / "classes.yaml")
@@ -42,7 +45,7 @@ def write_questions(
             path = png(root / LABELS, task.stem)
             if not path.exists():
                 write_mask(path, np.full(task.size, NOT_LABELLED, dtype=np.uint8), domain.space)
-    write_json(folder / "questions.json", [_plain(q, domains[q.domain]) for q in questions])
+    write_json(folder / QUESTIONS, [_plain(q, domains[q.domain]) for q in questions])
     return questions
 
 

@@ -59,6 +59,8 @@ def recognise(path: Path) -> str:
         return "folder"
     if ending in (".xml", ".zip"):
         return "cvat"
+    if path.name == folder.QUESTIONS:
+        raise ValueError(f"{path}: what was asked, not the answers; give the folder that was painted in, {path.parent}")
     if ending == ".json":
         try:
             with open(path, encoding="utf-8-sig", errors="replace") as file:
