@@ -6,6 +6,7 @@ Shapes: B rows · C classes · H×W pixels.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import helpers
@@ -16,7 +17,7 @@ from helpers import domain, domains, model, relabelled, run, same, steps, train_
 from ondisk import plain, two_domains
 from torch import Tensor
 
-from fewmask.data.batches import Batch
+from fewmask.data.batches import Batch, count_cells
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.fit import train
@@ -68,11 +69,17 @@ def test_the_loss_is_that_of_a_loop_over_labelled_pixels(ignored: float, dtype: 
         assert halved.item() == pytest.approx(got.item() / 2, rel=1e-5)
 
 
-def test_the_terms_are_the_sums_over_domains_of_each_ones_means() -> None:
+@pytest.mark.parametrize("weighs", [False, True])
+def test_the_terms_are_the_sums_over_domains_of_each_ones_means(weighs: bool) -> None:
+    """Also where rows of partly labelled images count more."""
     of = domains(3, 4)
     network = model(of).eval()
     made = deal(of, network, weight=0.5).eval()
     part = drawn(of, network, made)
+    worth = torch.arange(1.0, len(part.domain) + 1) if weighs else torch.ones(len(part.domain))
+    if weighs:
+        counted = {1: count_cells(part.label, part.domain, len(of), len(part.domain), worth)}
+        part = replace(part, worth=worth, cells=part.cells | counted)
     got = {n: t.item() for n, t in made.step(network, part, torch.Generator()).items()}
     expected = {"supervised": 0.0, "difficulty": 0.0}
     for k, name in enumerate(of):
@@ -80,12 +87,13 @@ def test_the_terms_are_the_sums_over_domains_of_each_ones_means() -> None:
         label, logits = part.label[rows].long(), network(part.image[rows], name)
         own = network.upsample(made.difficulty(network.encode(part.image[rows])), (32, 32))[:, 0]
         known = label < NOT_LABELLED
-        expected["supervised"] += (
-            -logits.log_softmax(1).permute(0, 2, 3, 1)[known].gather(1, label[known][:, None]).mean().item()
-        )
+        each = worth[rows][:, None, None].expand_as(label)[known]
+        log_p = logits.log_softmax(1).permute(0, 2, 3, 1)[known].gather(1, label[known][:, None])[:, 0]
         wrong = logits.argmax(1)[known] != label[known]
         sure = own[known].sigmoid()
-        expected["difficulty"] += -0.5 * torch.where(wrong, sure, 1 - sure).log().mean().item()
+        right = torch.where(wrong, sure, 1 - sure).log()
+        expected["supervised"] -= ((each * log_p).sum() / each.sum()).item()
+        expected["difficulty"] -= 0.5 * ((each * right).sum() / each.sum()).item()
     assert got == pytest.approx(expected, rel=1e-4)
 
 

@@ -12,12 +12,20 @@ from fewmask.labels import NOT_LABELLED
 from fewmask.losses.entropy import masked_mean
 
 
-def difficulty_loss(difficulty: Tensor, logits: Tensor, label: Tensor, pixels: Tensor | float | None = None) -> Tensor:
+def difficulty_loss(
+    difficulty: Tensor,
+    logits: Tensor,
+    label: Tensor,
+    pixels: Tensor | float | None = None,
+    *,
+    weight: Tensor | None = None,
+) -> Tensor:
     """Mean binary cross-entropy of the error mask, 1 where argmax(logits) ≠ label, over the pixels that have a class.
 
     difficulty (B,1,H,W) logits of being wrong, logits (B,C,H,W), label (B,H,W) integer → scalar, in nats; its gradient
-    reaches the difficulty alone. `pixels` replaces the number of pixels divided by; without a labelled pixel it is 0.
+    reaches the difficulty alone. `weight` (B,1,1) or (B,H,W) is a factor of each pixel, and `pixels` replaces the
+    number of pixels divided by; without a labelled pixel it is 0.
     """
     wrong = logits.detach().argmax(1) != label
     loss = F.binary_cross_entropy_with_logits(difficulty[:, 0].float(), wrong.float(), reduction="none")
-    return masked_mean(loss, label < NOT_LABELLED, pixels)
+    return masked_mean(loss if weight is None else weight * loss, label < NOT_LABELLED, pixels)

@@ -60,7 +60,7 @@ class Deal(Method):
         for k, rows, logits in labelled_logits(model, features, batch):
             label, (factor, pixels) = take(batch.label, rows), batch.weighed(k, rows)
             supervised.append(cross_entropy(logits, label, pixels, weight=factor))
-            errors.append(difficulty_loss(take(difficulty, rows), logits, label, batch.cells[1][k, 0]))
+            errors.append(difficulty_loss(take(difficulty, rows), logits, label, pixels, weight=factor))
         if not supervised:
             return {"supervised": features.sum() * 0.0, "difficulty": difficulty.sum() * 0.0}
         weighed = self.settings.weight * torch.stack(errors).sum()
