@@ -209,7 +209,7 @@ def test_every_problem_is_listed_and_nothing_is_imported(ledger: Ledger, of: dic
     unknown = good.copy()
     unknown[0, :5] = 1
     paint(folder, "a-2", unknown)
-    with pytest.raises(ValueError, match=r"a-2\.png: ids outside the label space: 1 \(5 pixels\)"):
+    with pytest.raises(ValueError, match=r"a-2\.png: no classes of a: 1 \(5 pixels\); paint 5 a0, 9 a1, 200 a2"):
         read_answers(ledger, of, folder, "ann")
     other = {"a": replace(of["a"], space=helpers.space(2))}
     with pytest.raises(ValueError, match="a run keeps its classes"):

@@ -16,8 +16,11 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.campaign import Campaign, campaign
 from fewmask.campaign.history import cost_model
 from fewmask.data.domain import read_mask
+from fewmask.document.model import Table
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID
+from fewmask.report.asking import budget
+from fewmask.report.facts import read
 
 SQUARES = {"regions": "squares:16", "budget": {"amount": 60, "unit": "clicks"}}
 
@@ -71,6 +74,14 @@ def test_a_round_waits_for_both_and_learns_what_they_agree_on(data: Path, tmp_pa
     assert {path.stem for path in files} == set(expected)
     for path in files:
         np.testing.assert_array_equal(space.encode(read_mask(path), path), expected[path.stem])
+
+    # The report reads the answers by the same rule.
+    with Ledger(Campaign(run).ledger, config.campaign.answers) as ledger:
+        decided = ledger.progress(0).pixels
+    (by_round,) = (b for b in budget(read([run])[0]).blocks if isinstance(b, Table) and b.caption == "By round")
+    row = dict(zip(by_round.head, by_round.rows[0], strict=True))
+    assert (row["answered"], row["open"], row["pixels decided"]) == (str(len(first)), "0", f"{decided:,}")
+    assert decided == entry["pixels"]["a"] < sum(int(q.inside.sum()) for q in first)
 
     # A third annotator breaks ties; what the first round knew stays what it was.
     answer(run, first[3:], "cyd", 2)

@@ -82,6 +82,7 @@ def test_with_people_it_stops_and_says_what_to_do(config: Path, tmp_path: Path, 
     assert done.code == 0, done.err
     command = f"fewmask campaign {config} train.steps=1 --out {run}"
     assert "Round 2 of 2 waits for answers: 3 questions are open in" in done.out
+    assert "The training that follows is the last: what is open then is not learnt from." in done.out
     for line in (
         f"fewmask answer {run}",
         f"fewmask query {run}",
@@ -131,6 +132,43 @@ def test_answers_may_be_few(waiting: Path, config: Path, fewmask: Fewmask) -> No
     assert (f"{left} question" in done.out) == (left > 0)
     summary = json.loads(fewmask("campaign", config, "--out", waiting, "--enough", "--json").out)
     assert (summary["state"], summary["answered"]) == ("done", 3 - left)
+
+
+def test_a_folder_that_was_written_for_somebody_is_theirs(waiting: Path, fewmask: Fewmask) -> None:
+    assert fewmask("query", waiting, "--annotator", " ada ").code == 0
+    folder = waiting / "questions-ada"
+    paint(folder)
+    is_refused(
+        fewmask("answer", waiting, "--from", folder, "--annotator", "bob"), "was written for ada", "bob's folder"
+    )
+    is_refused(fewmask("answer", waiting, "--from", folder, "--annotator", " "), "--annotator ' ': no name")
+    for names in ([], ["--annotator", "ada "]):
+        assert fewmask("answer", waiting, "--from", folder, *names).code == 0
+    with Ledger(waiting / "ledger.sqlite") as ledger:
+        assert {a.annotator for a in ledger.answers()} == {"ada"} and len(ledger.answers()) == 3
+
+
+def test_of_several_each_has_to_say_who_they_are(config: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    run = tmp_path / "run"
+    assert fewmask("campaign", config, "campaign.answers.each=2", "--out", run).code == 0
+    assert fewmask("query", run).code == 0
+    paint(run / "questions")
+    nameless = fewmask("answer", run, "--from", run / "questions")
+    is_refused(nameless, "--annotator: missing, and every question is asked of 2 people")
+    assert fewmask("answer", run, "--from", run / "questions", "--annotator", "ada").code == 0
+
+
+def test_a_training_is_no_campaign_and_a_campaign_no_training(
+    waiting: Path, config: Path, tmp_path: Path, fewmask: Fewmask
+) -> None:
+    trained = tmp_path / "trained"
+    told = fewmask("train", config, "--out", trained)
+    assert told.code == 0 and "`campaign` is not read by `fewmask train`" in told.err
+    before = sorted(path.name for path in trained.iterdir())
+    is_refused(fewmask("campaign", config, "--out", trained), "holds a run of `fewmask train`", "give another --out")
+    assert sorted(path.name for path in trained.iterdir()) == before
+    is_refused(fewmask("query", trained), "a run of `fewmask train`, which asks nothing")
+    is_refused(fewmask("train", config, "--out", waiting), "a campaign's; `fewmask campaign` goes on with it")
 
 
 def test_enough_needs_no_answer(waiting: Path, config: Path, fewmask: Fewmask) -> None:

@@ -278,6 +278,17 @@ def test_a_campaign_by_the_name_that_it_was_known_by(data: Path, tmp_path: Path,
     assert told["runs"][f"{own}/0"]["memory_mib"] == max(one["memory_mib"] for one in rounds)
 
 
+def test_overrides_of_campaigns_hold_for_the_rows_that_are_one_and_are_checked_before_any_is_run(
+    data: Path, tmp_path: Path, fewmask: Fewmask
+) -> None:
+    of_full = command("labels-camvid", "full", data, tmp_path / "runs")
+    is_refused(fewmask(*of_full, "campaign.target=0.5"), "campaign.target=0.5: none of these rows is a campaign: full")
+    words = command("labels-camvid", "s4al-plus", data, tmp_path / "runs", "campaign.pool.network=student")
+    wrong = fewmask(*words[:3], "full", *words[3:])
+    is_refused(wrong, "row s4al-plus: campaign.pool.network: s4al-plus keeps no 'student'")
+    assert not list((tmp_path / "runs").glob("*/config.yaml"))
+
+
 def test_people_are_waited_for(data: Path, tmp_path: Path, fewmask: Fewmask) -> None:
     words = command("labels-camvid", "random-regions", data, tmp_path / "runs", "campaign.annotator=people")
     done = fewmask(*words)

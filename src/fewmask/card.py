@@ -216,11 +216,12 @@ def _labels(record: Record) -> str:
     if campaign and campaign["history"]:
         last, people = campaign["history"][-1], record.config["campaign"]["annotator"] == "people"
         pixels = ", ".join(f"{escape(n)} {count:,}" for n, count in last["pixels"].items())
+        clicks, seconds = campaign["clicks"], campaign["seconds"]
+        took = f", with {clicks:,} clicks in {seconds:,.0f} annotator seconds" if clicks or seconds else ""
         lines.append(
             f"\nA campaign of {len(campaign['history'])} rounds. Labelled pixels in the last one: {pixels}. "
-            f"Regions asked: {campaign['asked']:,}, answered: {campaign['answered']:,}, "
-            f"with {campaign['clicks']:,} clicks in {campaign['seconds']:,.0f} annotator "
-            f"seconds, by {'people' if people else 'a simulated annotator'}."
+            f"Regions asked: {campaign['asked']:,}, answered: {campaign['answered']:,}{took}, "
+            f"by {'people' if people else 'a simulated annotator'}{'' if took else ', whose time was not measured'}."
         )
     return "\n".join(lines) + "\n"
 

@@ -16,10 +16,10 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tasks import ASKED, by_image, png, tasks
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.pictures import write_mask
-from fewmask.files import write_json
-from fewmask.labels import NOT_LABELLED
+from fewmask.files import write_json, write_text
+from fewmask.labels import NOT_LABELLED, Mask
 
-LABELS, QUESTIONS = "labels", "questions.json"
+LABELS, QUESTIONS, ANNOTATOR = "labels", "questions.json", "annotator.txt"
 
 
 def write_questions(
@@ -45,6 +45,8 @@ def write_questions(
             path = png(root / LABELS, task.stem)
             if not path.exists():
                 write_mask(path, np.full(task.size, NOT_LABELLED, dtype=np.uint8), domain.space)
+    if annotator is not None:
+        write_text(folder / ANNOTATOR, f"{annotator}\n")
     write_json(folder / QUESTIONS, [_plain(q, domains[q.domain]) for q in questions])
     return questions
 
@@ -63,9 +65,24 @@ def read_answers(ledger: Ledger, domains: Mapping[str, Domain], path: Path, anno
             for file, stem in _masks(inbox, root / LABELS):
                 with inbox.problems():
                     inbox.size(domain, stem, file)
-                    mask = domain.space.encode(read_mask(file), file)
-                    inbox.take(domain, stem, mask, annotator, file)
+                    inbox.take(domain, stem, _painted(domain, file), annotator, file)
     return inbox.save(f"{path}: no masks in <domain>/{LABELS}/<stem>.png; give the folder that was painted in")
+
+
+def written_for(folder: Path) -> str | None:
+    """The annotator whom a folder of questions was written for; None where it was for anybody."""
+    path = folder / ANNOTATOR
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def _painted(domain: Domain, file: Path) -> Mask:
+    """What a mask (H,W) says, in contract values. Raises ValueError for ids that are not to be painted."""
+    raw = read_mask(file)
+    if raw.dtype == np.uint8 and raw.ndim == 2 and (unknown := domain.space.unknown_ids(raw)):
+        ids = ", ".join(f"{i} ({n} pixels)" for i, n in unknown.items())
+        known = ", ".join(f"{i} {domain.space.names[k]}" for i, k in sorted(domain.space.raw_ids.items()))
+        raise ValueError(f"{file}: no classes of {domain.name}: {ids}; paint {known}, or void, as classes.yaml says")
+    return domain.space.encode(raw, file)
 
 
 def _folders(inbox: Inbox, path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from fewmask.engine.run import Run
 
@@ -13,6 +14,13 @@ class Campaign:
     """Paths of a campaign's folder, which is a run's folder too: it holds the last round's model."""
 
     folder: Path
+
+    def check(self) -> Self:
+        """Raises ValueError where the folder holds a training that is no campaign's."""
+        run = Run(self.folder)
+        if not self.ledger.exists() and (run.summary.exists() or run.state.parent.exists()):
+            raise ValueError(f"{self.folder}: holds a run of `fewmask train`, which asks nothing; give another --out")
+        return self
 
     @property
     def ledger(self) -> Path:

@@ -79,7 +79,7 @@ class _Rounds:
         self.domains = {name: in_part(domain, self.known[name]) for name, domain in domains.items()}
         self.config, self.settings, self.observe, self.enough = config, check(config, self.domains), observe, enough
         self.device = choose_device(config.train.device)
-        self.files = Campaign(folder)
+        self.files = Campaign(folder).check()
         self.run = open_run(folder, config)
         self.cost, self.unit = cost_model(self.settings), unit_of(self.settings)
         self.history: list[Entry] = []

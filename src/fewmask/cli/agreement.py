@@ -59,7 +59,8 @@ def _nothing(people: Sequence[str]) -> str:
 def _people(annotators: Mapping[str, Any]) -> Table:
     table = Table("annotator", "answered", "skipped", "time", "shared", "with others, %", "with the outcome, %")
     for name, one in annotators.items():
-        counts = str(one["answered"]), str(one["skipped"]), duration(one["seconds"]), str(one["shared"])
+        time = duration(one["seconds"]) if one["seconds"] else "–"
+        counts = str(one["answered"]), str(one["skipped"]), time, str(one["shared"])
         table.add_row(plain(name), *counts, percent(one["with_others"]), percent(one["with_consensus"]))
     return table
 

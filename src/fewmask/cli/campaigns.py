@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fewmask.data.domain import Domain
 
 Enough = Annotated[
-    bool, typer.Option("--enough", help="Train on the answers there are; the rest may be answered later.")
+    bool, typer.Option("--enough", help="Train on the answers there are; the rest may be answered for a later round.")
 ]
 
 
@@ -87,6 +87,7 @@ def query(
     from fewmask.engine.device import choose_device
     from fewmask.engine.guess import guessed
 
+    annotator = _name(annotator)
     domains = guessed(run, opened(run), choose_device(device))
     if to is not None:
         if folder is not None or annotator is not None or tool not in (None, "label-studio"):
@@ -110,6 +111,8 @@ def query(
         whom = "" if annotator is None else f" to {annotator}"
         say(f"No question is open{whom} in {run}. {_next(run)}")
     else:
+        if finished(run):
+            say("The campaign is done: answers are kept, and no training follows that would learn from them.")
         say(f"{_questions(asked)} in {folder}:")
         if tool == "folder":
             _paint(folder, run, annotator)
@@ -148,6 +151,7 @@ def answer(
     """
     from fewmask.annotation.tools import TOOLS, recognise
 
+    annotator = _name(annotator)
     if only and answers is not None:
         raise ValueError("--question: chooses what the page asks, and --from opens none; leave one of the two out")
     domains = opened(run)
@@ -158,12 +162,13 @@ def answer(
                 _still_open(run, ledger.questions(open_only=True))
         return
     with ledger_of(run) as ledger:
-        who = annotator or "person"
         if is_address(answers):
-            counts = fetch(answers, ledger, domains, who)
+            counts = fetch(answers, ledger, domains, annotator or "person")
         else:
             file = Path(answers)
-            counts = TOOLS[recognise(file)].read_answers(ledger, domains, file, who)
+            tool = recognise(file)
+            who = _who(file, tool, annotator, ledger.rule.each)
+            counts = TOOLS[tool].read_answers(ledger, domains, file, who)
         still = ledger.questions(open_only=True)
     if as_json:
         print_json(asdict(counts) | {"open": len(still), "images": _images(still)})
@@ -223,6 +228,8 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
         say(f"  {shlex.join(['fewmask', 'query', str(folder), *_by(each)])}")
         _paint(folder / _named("questions", each), folder, each)
         say(f"and then, to go on:\n  {command}\nor, to train on the answers there are:\n  {command} --enough")
+        if summary["round"] == summary["rounds"] - 1:
+            say("The training that follows is the last: what is open then is not learnt from.")
 
 
 def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> None:
@@ -245,6 +252,30 @@ def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> N
 def _named(folder: str, annotator: str | None) -> str:
     """A folder's name for an annotator, whatever they are called."""
     return folder if annotator is None else f"{folder}-{quote(annotator, safe='')}"
+
+
+def _name(given: str | None) -> str | None:
+    """An annotator's name as it was typed, without what nobody sees. Raises ValueError where nothing is left."""
+    if given is not None and not given.strip():
+        raise ValueError(f"--annotator {given!r}: no name; say one, or leave the option out")
+    return None if given is None else given.strip()
+
+
+def _who(file: Path, tool: str, annotator: str | None, each: int) -> str:
+    """Who painted what lies at a path, where the tool does not say it."""
+    from fewmask.annotation.folder import written_for
+
+    meant = written_for(file) if tool == "folder" else None
+    if meant is not None and annotator not in (None, meant):
+        raise ValueError(
+            f"--annotator {annotator}: {file} was written for {meant}; leave the name out, or give {annotator}'s folder"
+        )
+    if meant is None and annotator is None and each > 1 and tool != "label-studio":
+        raise ValueError(
+            f"--annotator: missing, and every question is asked of {each} people; say who painted {file}, always by "
+            "one name"
+        )
+    return annotator or meant or "person"
 
 
 def _by(annotator: str | None) -> list[str]:
@@ -281,10 +312,11 @@ def _images(asked: Sequence[Question]) -> int:
 
 def opened(run: Path) -> dict[str, Domain]:
     """The domains of a campaign's run. Raises ValueError for any other folder."""
+    from fewmask.campaign import Campaign
     from fewmask.engine.run import load_config, load_domains
 
     config = load_config(run)
-    if config.campaign is None:
+    if config.campaign is None or not Campaign(run).ledger.exists():
         raise ValueError(
             f"{run}: a run of `fewmask train`, which asks nothing; give the folder that `fewmask campaign` wrote"
         )

@@ -188,7 +188,7 @@ class _Asked:
     """What the command line asks for: which rows of which recipe, on which data, with which seeds."""
 
     def __init__(self, name: str, words: Sequence[str], seeds: str | None) -> None:
-        from fewmask.recipes import find, read
+        from fewmask.recipes import asks, find, read
 
         whole, own_rows = find(name)
         self.recipe, self.name = read(whole), _stem(whole)
@@ -202,6 +202,9 @@ class _Asked:
         if any(override.startswith("seed=") for override in self.overrides):
             raise ValueError("seed: give --seeds, such as --seeds 3")
         self.rows = self.recipe.choose(own_rows or patterns)
+        of_campaigns = [override for override in self.overrides if override.startswith("campaign.")]
+        if of_campaigns and not any(asks(self.recipe, row) for row in self.rows):
+            raise ValueError(f"{of_campaigns[0]}: none of these rows is a campaign: {', '.join(self.rows)}")
         needs = _needs(self.recipe)
         if len(data) > 1 or data == [""] or (needs and not data):
             raise ValueError(f"data: give data=FOLDER once, the folder that holds {' and '.join(needs) or 'the data'}")

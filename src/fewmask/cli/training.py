@@ -114,6 +114,8 @@ def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = N
 
     settings = read_config(config, overrides or [])
     folder = folder or Path("runs") / settings.name
+    if settings.campaign is not None:
+        say("`campaign` is not read by `fewmask train`, which trains once; `fewmask campaign` asks", err)
     finished = Run(folder).summary.exists()
     with training_progress() as observe:
         summary = fit(settings, folder, observe)

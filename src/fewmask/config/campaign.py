@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from fewmask.config.base import Fraction, Settings
+from fewmask.config.base import Fraction, Settings, Shrink
 
 
 class BudgetSettings(Settings):
@@ -26,7 +26,7 @@ class AskSettings(Settings):
     """Whether regions at the image's border may be asked; S4AL+ never does."""
     answered: Literal["zero", "leave-out"] = "zero"
     """How answered pixels count in a region's mean score."""
-    top: Fraction = 0.05
+    top: Shrink = 0.05
     """points: they are drawn from this part of an image's pixels, the best-scored ones (PixelPick)."""
     candidates: PositiveInt = 256
     """At most so many regions of an image are considered, the best-scored ones."""

@@ -134,7 +134,7 @@ def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Setting
     if loc[0] in ("domains", "held_out"):
         loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
     # What stands behind a key of a union is the alternative, not a key.
-    place = [str(part) for part in loc if not str(part).startswith(("function-after[", "literal["))]
+    place = [str(part) for part in loc if not str(part).startswith(("function-after[", "literal[", "dict[", "[key]"))]
     key = ".".join(place)
     if message.startswith("Extra inputs"):
         return f"{key}: unknown key; {mend_key(method, place[1:]) if method else mend_key(Config, place)}"
@@ -144,6 +144,8 @@ def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Setting
         return f"{key}.layout: missing; add one of {', '.join(LAYOUTS)}"
     if message.startswith("Input tag"):
         return f"{key}.layout: there is no such layout; take one of {', '.join(LAYOUTS)} (given: {value['layout']!r})"
+    if message.startswith("Input should be a valid dictionary"):
+        message = "Input should be a mapping of keys"
     if message == "Input should be a valid tuple":
         message = "Input should be a list, such as [256, 256]"
     if key == "name" and message.startswith("String should match"):

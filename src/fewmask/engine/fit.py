@@ -52,6 +52,7 @@ from fewmask.methods import build
 from fewmask.methods.base import Method
 from fewmask.models.batch_norm import lonely, synchronise
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.outcome import LEDGER
 from fewmask.randomness import torch_generator, torch_seed
 
 # torch 2.13 has a new name for it and warns of the old one.
@@ -124,6 +125,8 @@ def train(
         device = choose_device(config.train.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             run = open_run(folder, config)
+            if domains is None and (folder / LEDGER).exists():
+                raise ValueError(f"{folder}: a campaign's; `fewmask campaign` goes on with it, or give another --out")
             if distributed.agreed(run.summary.exists()):
                 return load_summary(run)
             # Whoever gives domains knows which of their masks are labelled in part.

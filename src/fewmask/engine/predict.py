@@ -244,7 +244,9 @@ def _domain(model: UniversalSegmenter, domain: str | None) -> str:
         return model.domains[0]
     if domain is None:
         names = ", ".join(model.domains)
-        raise ValueError(f"the model has several domains; say whose classes to predict, by `domain`: {names}")
+        raise ValueError(
+            f"the model has several domains; say whose classes to predict, by `domain` (--domain): {names}"
+        )
     if domain not in model.domains:
         raise ValueError(f"no domain {domain!r} in the model; it has {', '.join(model.domains)}")
     return domain

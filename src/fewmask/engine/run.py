@@ -137,7 +137,7 @@ def load_config(folder: Path) -> Config:
     """The resolved configuration of a run. Raises ValueError when the folder holds none."""
     path = Run(folder).config
     if not path.exists():
-        raise ValueError(f"{folder}: not a run (no config.yaml); give the folder that `fewmask train` wrote")
+        raise ValueError(f"{folder}: not a run (no config.yaml); give a folder of `fewmask train` or `campaign`")
     try:
         return read_config(path)
     except ValueError as error:

@@ -156,7 +156,10 @@ def sources() -> dict[str, Source]:
 def configuration(
     recipe: Recipe, name: str, row: str, data: Path, overrides: Sequence[str] = (), seed: int | None = None
 ) -> Config:
-    """The configuration of a row on the data in a folder. Raises ValueError that lists everything that is wrong."""
+    """The configuration of a row on the data in a folder. Raises ValueError that lists everything that is wrong.
+
+    Overrides of a domain, or of the campaign, hold for a row that has one.
+    """
     own = recipe.table()[row]
     common = recipe.config | {"name": f"{name}.{row}"} | ({} if seed is None else {"seed": seed})
     domains = common.get("domains", {})
@@ -168,8 +171,15 @@ def configuration(
         # What is said of a domain holds for the rows that have it.
         others = tuple(f"domains.{domain}." for domain in domains if domain not in chosen)
         overrides = [override for override in overrides if not override.startswith(others)] if others else overrides
+    if not asks(recipe, row):
+        overrides = [override for override in overrides if not override.startswith("campaign.")]
     settings = [f"{key}={json.dumps(value)}" for key, value in own.items()]
     return parse(common, data, SETTINGS, f"recipe {name}, row {row}", [*settings, *overrides])
+
+
+def asks(recipe: Recipe, row: str) -> bool:
+    """Whether a row is a campaign."""
+    return recipe.table()[row].get("campaign", recipe.config.get("campaign")) is not None
 
 
 def megapixels(config: Config) -> float:

@@ -8,13 +8,14 @@ one holds is passed over as failed, with the reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fewmask import distributed
 from fewmask.campaign import Campaign, campaign
+from fewmask.campaign.settings import check
 from fewmask.config import Config
 from fewmask.engine.device import choose_device
 from fewmask.engine.fit import NonFiniteError, Observer, train
@@ -41,10 +42,12 @@ def run(
 
     `configure` makes the configuration of a row and a seed. A run that cannot be, or that breaks down, does not keep
     the others from running: its summary is `{"state": "failed", "error": …}`. Raises ValueError before anything is
-    trained when the folder holds runs of other settings: they would stand in one table.
+    trained when the folder holds runs of other settings, which would stand in one table, and for campaigns whose
+    settings are wrong.
     """
     for row, seed, path in _runs(recipe, folder):
         open_run(path, configure(row, seed))
+    _check_campaigns({row: configure(row, seeds[0]) for row in rows})
     for seed in seeds:
         for row in rows:
             config, path = configure(row, seed), folder / f"{row}-{seed}"
@@ -61,6 +64,19 @@ def run(
                     write_json(folder / "results.json", {"command": command, **as_json(recipe, found)})
                     write_text(folder / "results.md", markdown(recipe, found, command))
             yield row, seed, summary
+
+
+def _check_campaigns(configs: Mapping[str, Config]) -> None:
+    """Raises one ValueError that lists what is wrong with the campaigns of all rows."""
+    problems = []
+    for row, config in configs.items():
+        if config.campaign is not None:
+            try:
+                check(config, load_domains(config))
+            except ValueError as error:
+                problems.append(f"row {row}: {error}")
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def _named(run: str, observe: Observer) -> Observer:

@@ -18,7 +18,7 @@ from fewmask.data.domain import Domain
 from fewmask.document.charts import columns
 from fewmask.document.html import picture
 from fewmask.document.model import Block, Chart, Charts, Gallery, Key, Note, Picture, Section, Table
-from fewmask.labels import NOT_LABELLED, LabelSpace
+from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.report.facts import Facts
 from fewmask.report.headline import simulated
 from fewmask.report.look import spread
@@ -36,8 +36,8 @@ def budget(facts: Facts) -> Section:
     if not Campaign(facts.folder).ledger.exists():
         why = "Budget and annotators: this run asked nobody; campaigns do."
         return Section(name, title, [Note(why, "missing")])
-    with Ledger(Campaign(facts.folder).ledger) as ledger:
-        asked, answers, words = ledger.questions(), ledger.answers(), ledger.last_words()
+    with _ledger(facts) as ledger:
+        asked, answers, decided = ledger.questions(), ledger.answers(), _decided(ledger)
         rounds = {number: ledger.progress(number) for number in ledger.rounds()}
     if not asked:
         return Section(name, title, [Note("Budget and annotators: no question was asked yet.", "missing")])
@@ -48,18 +48,29 @@ def budget(facts: Facts) -> Section:
         images = len({(q.domain, q.stem) for q in asked if q.round == number})
         rows.append(
             [f"{number + 1}", whole(p.asked), whole(images), whole(p.answered), whole(p.skipped), whole(p.open),
-             whole(p.cost), whole(p.pixels), whole(p.seconds), whole(p.clicks)]
+             whole(p.cost), whole(p.pixels), *(whole(n) if n else "–" for n in (p.seconds, p.clicks))]
         )  # fmt: skip
     blocks: list[Block] = [Table(head, rows, caption="By round")]
     if answers:
         blocks.append(_people(answers))
-        table = _classes(facts, asked, words)
+        table = _classes(facts, asked, decided)
         blocks.append(Charts([_time(asked, answers), *([table] if table else [])]))
     if simulated(facts):
         blocks.append(
             Note("The annotator is simulated: seconds and clicks are what the cost model states, nobody worked them.")
         )
     return Section(name, title, blocks, _plan(facts, sum(p.cost for p in rounds.values())))
+
+
+def _ledger(facts: Facts) -> Ledger:
+    """The ledger, read by the campaign's rule."""
+    assert facts.config.campaign is not None
+    return Ledger(Campaign(facts.folder).ledger, facts.config.campaign.answers)
+
+
+def _decided(ledger: Ledger) -> dict[int, Mask]:
+    """What the answers come to, by the question's id."""
+    return {question.id: values for name in ledger.classes() for question, values in ledger.decisions(name)}
 
 
 def _plan(facts: Facts, spent: float) -> str:
@@ -83,7 +94,8 @@ def _people(answers: Sequence[Answer]) -> Table:
         given = [a for a in own if a.kind == "answer"]
         seconds = [a.seconds for a in given if a.seconds is not None]
         middle = f"{statistics.median(seconds):.1f}" if seconds else "not measured"
-        total = duration(sum(a.seconds or 0.0 for a in own))
+        worked = [a.seconds for a in own if a.seconds is not None]
+        total = duration(sum(worked)) if worked else "not measured"
         skipped, back = (sum(a.kind == kind for a in own) for kind in ("skip", "retract"))
         rows.append([name, whole(len(given)), whole(skipped), whole(back), total, middle])
     head = ("annotator", "answers", "skips", "taken back", "time", "median seconds an answer")
@@ -99,12 +111,13 @@ def _time(asked: Sequence[Question], answers: Sequence[Answer]) -> Chart:
     for a in answers:
         minutes[a.annotator][numbers.index(round_of[a.question])] += (a.seconds or 0.0) / 60
     total = sum(map(sum, minutes.values()))
-    words = f"{duration(60 * total)} in {count(len(numbers), 'round')} by {count(len(names), 'annotator')}."
+    took = duration(60 * total) if total else "Time that was not measured"
+    words = f"{took} in {count(len(numbers), 'round')} by {count(len(names), 'annotator')}."
     labels = [f"round {n + 1}" for n in numbers]
     return columns("Annotators' time", labels, minutes, "minutes", description=words, caption=words)
 
 
-def _classes(facts: Facts, asked: Sequence[Question], words: Sequence[Answer]) -> Chart | None:
+def _classes(facts: Facts, asked: Sequence[Question], decided: Mapping[int, Mask]) -> Chart | None:
     """What the answers were, by round: the share of the decided pixels that each class has. For one domain."""
     if len(facts.config.domains) != 1 or facts.campaign is None or facts.campaign["result"] is None:
         return None
@@ -113,9 +126,8 @@ def _classes(facts: Facts, asked: Sequence[Question], words: Sequence[Answer]) -
     round_of = {q.id: q.round for q in asked}
     numbers = sorted(set(round_of.values()))
     counts = np.zeros((len(numbers), 256))
-    for word in words:
-        if word.values is not None:
-            counts[numbers.index(round_of[word.question])] += np.bincount(word.values.ravel(), minlength=256)
+    for question, mask in decided.items():
+        counts[numbers.index(round_of[question])] += np.bincount(mask.ravel(), minlength=256)
     counts = counts[:, : len(names)]
     part = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = [[name, *(percent(float(part[i, c])) for i in range(len(numbers)))] for c, name in enumerate(names)]
@@ -139,9 +151,8 @@ def asked_regions(facts: Facts, domains: Mapping[str, Domain], without: Sequence
     title, name = "Asked regions", "asked"
     if not Campaign(facts.folder).ledger.exists():
         return Section(name, title, [Note("Asked regions: this run asked nobody.", "missing")])
-    with Ledger(Campaign(facts.folder).ledger) as ledger:
-        asked = ledger.questions()
-        said = {w.question: w for w in ledger.last_words() if w.kind == "answer"}
+    with _ledger(facts) as ledger:
+        asked, said = ledger.questions(), _decided(ledger)
     rounds = sorted({q.round for q in asked})
     if not rounds:
         return Section(name, title, [Note("Asked regions: no question was asked yet.", "missing")])
@@ -164,7 +175,7 @@ def asked_regions(facts: Facts, domains: Mapping[str, Domain], without: Sequence
     return Section(name, title, [*blocks, *without], lead if any(isinstance(b, Gallery) for b in blocks) else "")
 
 
-def _thumbnail(question: Question, answer: Answer | None, domain: Domain) -> Picture:
+def _thumbnail(question: Question, answer: Mask | None, domain: Domain) -> Picture:
     image = domain.image(question.stem)
     y0, x0, y1, x1 = question.box
     if y1 > image.shape[0] or x1 > image.shape[1]:
@@ -190,13 +201,13 @@ def _thumbnail(question: Question, answer: Answer | None, domain: Domain) -> Pic
     return picture(shown, f"{question.kind} region {question.region} of {where}. {words}", f"{where}: {words}")
 
 
-def _said(question: Question, answer: Answer | None, space: LabelSpace) -> str:
+def _said(question: Question, answer: Mask | None, space: LabelSpace) -> str:
     """What the network guessed and what came back."""
     names = space.names
     guess = names[question.guess] if question.guess is not None and question.guess < len(names) else None
     given = "open"
-    if answer is not None and answer.values is not None:
-        values = answer.values[answer.values < NOT_LABELLED]
+    if answer is not None:
+        values = answer[answer < NOT_LABELLED]
         values = values[values < len(names)]
         given = "void" if not len(values) else names[int(np.bincount(values).argmax())]
         if len(values) and len(np.unique(values)) > 1:

@@ -72,7 +72,10 @@ def _figures(facts: Facts) -> list[Figure]:
     if facts.campaign and facts.campaign["answered"]:
         told = facts.campaign
         who = "by the cost model: the annotator is simulated" if simulated(facts) else f"{whole(told['clicks'])} clicks"
-        found.append(Figure("Annotator's time", duration(told["seconds"]), who))
+        if told["seconds"] or told["clicks"]:
+            found.append(Figure("Annotator's time", duration(told["seconds"]), who))
+        else:
+            found.append(Figure("Annotator's time", "–", "not measured: painting programs do not tell"))
     steps = sum(t.steps for t in facts.trainings)
     seconds = sum(t.lines[-1]["seconds"] for t in facts.trainings if t.lines)
     found.append(Figure("Training", duration(seconds), f"{count(steps, 'step')}, {facts.config.method.name}"))
