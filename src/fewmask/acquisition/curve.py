@@ -4,9 +4,9 @@
 
 The point estimate is least squares. The uncertainty is the posterior over curves, summed on a grid. There are three
 parameters and often four or five rounds: a bootstrap of so few points draws mostly the same ones again and finds less
-scatter than there is, and a covariance is a straight line through a curve whose bounds matter (a ≤ 1). The grid is
-exact, knows the bounds, and needs no generator. It is flat over the curve's height at the first and the last point,
-which the data fix well, and over log c, which they do not. The runs' scatter is unknown, with an expectation (`noise`)
+scatter than there is, and a covariance is a straight line through a curve whose bounds matter (a ≤ 1). The grid
+knows the bounds, and needs no generator. It is flat over the curve's height at the first and the last point, which the
+data fix well, and over log c, which they do not. The runs' scatter is unknown, with an expectation (`noise`)
 that weighs as much as 3 points: without one, three points that happen to lie on a curve would look certain.
 
 Shapes: n points · G curves of the grid.
@@ -51,6 +51,10 @@ class Curve:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             n = self._unit * (b / (a - target)) ** (1 / c)
         return _quantiles(np.where(a > target, n, np.where((b == 0) & (a == target), 0.0, np.inf)), weight, level)
+
+    def limit(self, level: float = 0.8) -> tuple[float, float, float]:
+        """(low, median, high) of the mIoU that ever more labels lead to, the curve's a."""
+        return _quantiles(self._curves[0], self._curves[3], level)
 
     def gain(self, n: float, more: float) -> float:
         """The mIoU that `more` labels are expected to add to n."""
@@ -126,28 +130,30 @@ def _posterior(u: np.ndarray, y: np.ndarray, w: np.ndarray, noise: float) -> np.
     """a, b, c and weight (4,G): a grid over the heights at the first and the last point and over log c.
 
     The runs' variance has a scaled inverse χ² prior and is integrated out, which leaves
-    (NOISE_WEIGHT · noise² + squared error)^(−(n + NOISE_WEIGHT)/2).
+    (NOISE_WEIGHT · noise² + squared error)^(−(n + NOISE_WEIGHT)/2). How high a curve may be at the last point depends
+    on where it begins and how steep it is (b ≥ 0, a ≤ 1): of costs that hardly differ, hardly higher than at the first.
+    So the grid divides what is left to each, and weighs by its length.
     """
     c = np.geomspace(*STEEPNESS, EXPONENTS)
     x = u[None] ** -c[:, None]
     error = _best_line(x, y, w)[2].min()
     sigma = math.sqrt((NOISE_WEIGHT * noise**2 + error) / (len(y) + NOISE_WEIGHT))
-    first, last = (_around(float(y[u == edge] @ w[u == edge] / w[u == edge].sum()), sigma) for edge in (1.0, u.max()))
-    c, first, last = (g.reshape(-1) for g in np.meshgrid(c, first, last, indexing="ij"))
-    b = (last - first) / (1 - u.max() ** -c)
-    a = first + b
-    allowed = (b >= 0) & (a <= 1)
-    a, b, c = a[allowed], b[allowed], c[allowed]
+    at_first, at_last = (float(y[u == edge] @ w[u == edge] / w[u == edge].sum()) for edge in (1.0, u.max()))
+    first = np.linspace(max(0.0, at_first - 6 * sigma), min(1.0, at_first + 6 * sigma), HEIGHTS)
+    part = (np.arange(HEIGHTS) + 0.5) / HEIGHTS
+    c, first, part = (g.reshape(-1) for g in np.meshgrid(c, first, part, indexing="ij"))
+    travelled = 1 - u.max() ** -c  # of the way from the first point to a
+    low = np.maximum(first, max(0.0, at_last - 6 * sigma))
+    high = np.minimum(first + (1 - first) * travelled, min(1.0, at_last + 6 * sigma))
+    allowed = high > low
+    c, first, part, travelled, low, high = (v[allowed] for v in (c, first, part, travelled, low, high))
+    b = (low + part * (high - low) - first) / travelled
+    a = np.minimum(first + b, 1.0)  # but for rounding it is no more
     error = _error(a, b, u[None] ** -c[:, None], y, w)
-    likelihood = np.log(NOISE_WEIGHT * noise**2 + error) * (-(len(y) + NOISE_WEIGHT) / 2)
+    likelihood = np.log(NOISE_WEIGHT * noise**2 + error) * (-(len(y) + NOISE_WEIGHT) / 2) + np.log(high - low)
     weight = np.exp(likelihood - likelihood.max())
     kept = weight > 1e-6
     return np.stack([a, b, c, weight])[:, kept] / np.array([1, 1, 1, weight[kept].sum()])[:, None]
-
-
-def _around(height: float, sigma: float) -> np.ndarray:
-    """Heights that the curve may have at a point of the data, within 0 … 1."""
-    return np.linspace(max(0.0, height - 6 * sigma), min(1.0, height + 6 * sigma), HEIGHTS)
 
 
 def _quantiles(values: np.ndarray, weights: np.ndarray, level: float) -> tuple[float, float, float]:

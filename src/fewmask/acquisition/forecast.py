@@ -14,21 +14,21 @@ def forecast_words(forecast: Mapping[str, Any] | None, there: float, unit: str, 
     if forecast is None:
         return "How many more labels are needed: three rounds with different labels say so."
     if forecast["target"] is None:
-        most = f"{100 * forecast['a']:.1f}"
-        return f"With ever more labels: {most} %. Set campaign.target to hear how many it takes."
+        least, middle, most = (f"{100 * miou:.0f}" for miou in forecast["limit"])
+        told = f"about {middle} % (80 % sure: {least} … {most})"
+        return f"With ever more labels: {told}. Set campaign.target to hear how many it takes."
     target = f"{100 * forecast['target']:g} %"
     if forecast["needed"][1] == 0:
         return f"{target}: reached, by the curve."
     left = HOPELESS * there if pool is None else max(pool - there, 0.0)
     low, median, high = (None if number is None or number > left else number for number in forecast["needed"])
-    chance = "" if low is None else f", at best {_about(low)} more {unit}"
-    if forecast["a"] <= forecast["target"]:  # the middle of all likely curves may reach what the likeliest never does
-        return f"{target}: out of reach, the curve ends at {100 * forecast['a']:.1f} % (80 % sure{chance})."
     beyond = "out of reach" if pool is None else "more than the whole pool"
+    if low is None:
+        return f"{target}: {beyond}, by the curve (90 % sure)."
     if median is None:
-        return f"{target}: {beyond}, by the curve (80 % sure{chance})."
+        return f"{target}: probably {beyond}; one likely curve in ten needs {_about(low)} more {unit} or fewer."
     upper = beyond if high is None else _about(high)
-    return f"About {_about(median)} more {unit} for {target} (80 % sure: {_about(low or 0)} … {upper})."
+    return f"About {_about(median)} more {unit} for {target} (80 % sure: {_about(low)} … {upper})."
 
 
 def _about(number: float) -> str:

@@ -82,7 +82,7 @@ def forecast(history: Sequence[Entry], target: float | None) -> dict[str, Any] |
     found = curve([(entry.total, entry.mean) for entry in history])
     if found is None:
         return None
-    told: dict[str, Any] = {"a": found.a, "b": found.b, "c": found.c, "target": target}
+    told: dict[str, Any] = {"a": found.a, "b": found.b, "c": found.c, "limit": list(found.limit()), "target": target}
     if target is not None:
         there = history[-1].total
         told["needed"] = [max(n - there, 0.0) if math.isfinite(n) else None for n in found.needed(target)]
