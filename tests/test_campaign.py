@@ -323,9 +323,7 @@ def test_without_questions_a_campaign_is_self_training_in_generations(data: Path
     assert all(torch.equal(v, weights_of(tmp_path / "zero")[n]) for n, v in got.items())
 
 
-def test_answers_beat_pseudo_labels_and_arrive_with_them(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_arrive_with_pseudo_labels(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(settings(data, STUDENT, ["a"], rounds=2, ask=SQUARES), tmp_path / "run", monkeypatch)
     first, second = (domains["a"] for domains in watched.domains)
     assert first.pseudo is None

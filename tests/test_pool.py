@@ -447,14 +447,15 @@ def test_diverse_candidates_have_the_features_where_they_lie(
 ) -> None:
     found = looked(committee(network), domain, tmp_path, ask(regions="points", balance="diverse"), batch_size=1)
     assert found.embedding is not None
-    image = torch.from_numpy(domain.image("a-0")).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        features = network.encode(image)[0].permute(1, 2, 0).numpy()  # of the padded image
-    assert features.shape[0] * network.stride > SIZES[0][0] and not SIZES[0][0] % network.stride
-    rows = np.flatnonzero(found.image == 0)
-    y, x = np.divmod(found.region[rows], SIZES[0][1])
-    own = features[y // network.stride, x // network.stride]
-    np.testing.assert_allclose(found.embedding[rows], own, rtol=1e-3, atol=1e-3)
+    for position in (0, 1):  # of a size that the stride divides, and of one that it does not
+        assert (SIZES[position][0] % network.stride == 0) == (position == 0)
+        image = torch.from_numpy(domain.image(f"a-{position}")).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            features = network.encode(image)[0].permute(1, 2, 0).numpy()  # of the padded image
+        rows = np.flatnonzero(found.image == position)
+        y, x = np.divmod(found.region[rows], SIZES[position][1])
+        own = features[y // network.stride, x // network.stride]
+        np.testing.assert_allclose(found.embedding[rows], own, rtol=1e-3, atol=1e-3)
 
 
 def test_what_is_answered_or_was_asked_is_embedded_in_the_same_look(

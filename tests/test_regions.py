@@ -9,6 +9,7 @@ import math
 import sys
 from collections import Counter
 from copy import deepcopy
+from itertools import product
 from typing import get_args
 
 import cv2
@@ -257,21 +258,30 @@ def test_the_dominant_class_is_the_most_frequent_one(size: tuple[int, int], side
 
 
 @pytest.mark.parametrize("spec", ["squares:5", "superpixels:9:10", "points", "image", "squares:1"])
-@pytest.mark.parametrize("cells", [(4, 6), (13, 19), (1, 1)])
-def test_an_embedding_is_the_mean_of_the_cells_inside_or_else_the_cell_around(
-    spec: str, cells: tuple[int, int]
-) -> None:
-    (h, w), (H, W) = cells, (13, 19)
+@pytest.mark.parametrize("stride", [4, 1, 3, 5, 32])  # most of which divide neither side
+def test_an_embedding_is_the_mean_of_the_cells_inside_or_else_the_cell_around(spec: str, stride: int) -> None:
+    H, W = 13, 19
+    h, w = -(-H // stride), -(-W // stride)
     features = torch.randn(3, h, w, generator=torch.Generator().manual_seed(0))
     regions = parse(spec).tile(picture((H, W)))
     chosen = np.unique([0, regions.count // 2, regions.count - 1])
     expected = []
     for region in chosen:
         mask = regions.mask(int(region))
-        inside = [features[:, i, j] for i in range(h) for j in range(w) if mask[(2 * i + 1) * H // (2 * h), (2 * j + 1) * W // (2 * w)]]  # fmt: skip # noqa: E501
+        rows, columns = ([min(int((i + 0.5) * stride), end - 1) for i in range(n)] for n, end in ((h, H), (w, W)))
+        inside = [features[:, i, j] for i, j in product(range(h), range(w)) if mask[rows[i], columns[j]]]
         y, x = np.argwhere(mask)[0]
-        expected.append(torch.stack(inside or [features[:, y * h // H, x * w // W]]).mean(0))
-    np.testing.assert_allclose(embed(features, regions, chosen), torch.stack(expected).numpy(), atol=1e-6)
+        expected.append(torch.stack(inside or [features[:, y // stride, x // stride]]).mean(0))
+    found = embed(features, regions, chosen, (stride, stride))
+    np.testing.assert_allclose(found, torch.stack(expected).numpy(), atol=1e-6)
+
+
+def test_an_embedding_of_a_look_at_another_scale_is_of_the_cells_of_that_look() -> None:
+    """At half the size, cells of 4 pixels there are of 8 here."""
+    features = torch.arange(4.0).reshape(1, 2, 2)
+    regions = parse("points").tile(picture((16, 12)))
+    found = embed(features, regions, np.arange(16 * 12), (8.0, 8.0)).reshape(16, 12)
+    np.testing.assert_array_equal(found, np.kron([[0, 1], [2, 3]], np.ones((8, 8)))[:, :12])
 
 
 # ── Points ───────────────────────────────────────────────────────────────────────────────────────────────────────────

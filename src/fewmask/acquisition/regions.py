@@ -289,8 +289,9 @@ def dominant_class(prediction: Tensor, regions: Regions, classes: int) -> np.nda
     return torch.where(most.values > 0, counts.argmax(1), -1).to(torch.int16).numpy()
 
 
-def embed(features: Tensor, regions: Regions, chosen: np.ndarray) -> np.ndarray:
-    """An embedding of each chosen region, (n,D) float32, from features (D,h,w) of the image at any stride.
+def embed(features: Tensor, regions: Regions, chosen: np.ndarray, cell: tuple[float, float]) -> np.ndarray:
+    """An embedding of each chosen region, (n,D) float32, from features (D,h,w) of the image, each of a cell of `cell`
+    (height, width) pixels from its upper left corner on; the last ones may reach beyond the image.
 
     The mean over the cells whose centre is in the region; a region that holds none, such as a point, takes the cell
     that it lies in (its first pixel does).
@@ -300,15 +301,21 @@ def embed(features: Tensor, regions: Regions, chosen: np.ndarray) -> np.ndarray:
     cells = features.detach().float().reshape(D, -1).T
     wanted = torch.from_numpy(np.asarray(chosen, dtype=np.int64)).to(cells.device)
     y, x = np.divmod(regions.first[chosen], W)
-    nearest = cells[torch.from_numpy((y * h // H) * w + x * w // W).to(cells.device)]
+    row, column = _within((y + 0.5) / cell[0], h), _within((x + 0.5) / cell[1], w)
+    nearest = cells[torch.from_numpy(row * w + column).to(cells.device)]
     if regions.count == H * W:
         return nearest.cpu().numpy()
-    rows, columns = (np.arange(n) * 2 + 1 for n in (h, w))
-    centres = torch.from_numpy(regions.map[np.ix_(rows * H // (2 * h), columns * W // (2 * w))].reshape(-1).astype(int))
+    rows, columns = _within((np.arange(h) + 0.5) * cell[0], H), _within((np.arange(w) + 0.5) * cell[1], W)
+    centres = torch.from_numpy(regions.map[np.ix_(rows, columns)].reshape(-1).astype(int))
     centres = centres.to(cells.device)
     total = torch.zeros(regions.count, D, device=cells.device).index_add_(0, centres, cells)
     held = torch.bincount(centres, minlength=regions.count)[wanted, None]
     return torch.where(held > 0, total[wanted] / held.clamp_min(1), nearest).cpu().numpy()
+
+
+def _within(place: np.ndarray, count: int) -> np.ndarray:
+    """The numbers of the unit steps that places lie in, the last of `count` for what is beyond."""
+    return np.minimum(place.astype(np.int64), count - 1)
 
 
 def preselect(

@@ -42,12 +42,14 @@ class Opinions(NamedTuple):
     """Logits of being wrong (M,B,1,H,W), where there is a branch for it."""
     features: Tensor
     """The first network's (B,D,h,w), of the scale nearest to 1, without the padding."""
+    cell: tuple[float, float]
+    """Height and width of their cells, in pixels of the images."""
 
     def of(self, image: int) -> Opinions:
         """Those of one image of the batch."""
         one = slice(image, image + 1)
         wrong = None if self.difficulty is None else self.difficulty[:, one]
-        return Opinions(self.logits[:, one], wrong, self.features[one])
+        return Opinions(self.logits[:, one], wrong, self.features[one], self.cell)
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,10 @@ class Committee:
                     looks = [self._look(member, image, domain, scale) for scale in scales]
                 logits, wrong = self._combined([o.logits for o in looks]), [o.difficulty for o in looks]
                 difficulty = self._combined([w for w in wrong if w is not None]) if None not in wrong else None
-                said.append(Opinions(logits, difficulty, looks[nearest].features))
+                said.append(Opinions(logits, difficulty, looks[nearest].features, looks[nearest].cell))
         wrong = [o.difficulty for o in said]
         difficulty = _join([w for w in wrong if w is not None]) if None not in wrong else None
-        return Opinions(_join([o.logits for o in said]), difficulty, said[0].features)
+        return Opinions(_join([o.logits for o in said]), difficulty, said[0].features, said[0].cell)
 
     def _look(self, member: Member, image: Tensor, domain: str, scale: float) -> Opinions:
         network, branch = member
@@ -90,7 +92,8 @@ class Committee:
             features = network.encode(view)
             logits = pixels(network.decode(features, domain))
             wrong = None if branch is None else pixels(branch(features))
-        return Opinions(logits, wrong, features[..., : -(-height // network.stride), : -(-width // network.stride)])
+        cells = features[..., : -(-height // network.stride), : -(-width // network.stride)]
+        return Opinions(logits, wrong, cells, (network.stride * size[0] / height, network.stride * size[1] / width))
 
     def _combined(self, looks: Sequence[Tensor]) -> Tensor:
         """The scales' logits as so many members, or as one with their mean."""

@@ -317,7 +317,8 @@ def _found(
     if settings.balance != "diverse" or opinions is None:
         return said
     features, closed = opinions.features[0], _closed(seen, regions)
-    embedding, covered = (embed(features, regions, which).astype(np.float16) for which in (chosen, closed))
+    cell = opinions.cell
+    embedding, covered = (embed(features, regions, which, cell).astype(np.float16) for which in (chosen, closed))
     # Points share the cells they lie in.
     return said._replace(candidates=replace(made, embedding=embedding), covered=np.unique(covered, axis=0))
 
