@@ -21,6 +21,9 @@ NAME = "Ann <b>O'Tator</b>"
 Place = tuple[float, float]
 """y, x of a region's box, in pixels of the image."""
 
+# What the console says when a server is killed, also in the middle of an answer.
+KILLED = ("ERR_CONNECTION", "ERR_SOCKET", "ERR_EMPTY_RESPONSE", "ERR_INCOMPLETE_CHUNKED", "ERR_CONTENT_LENGTH_MISMATCH")
+
 
 class Server:
     """A server in a process of its own, which can be killed."""
@@ -93,7 +96,7 @@ def profile(browser: Any, width: int, height: int, **options: Any) -> Iterator[A
         dialog.accept()
 
     def heard(message: Any) -> None:
-        killed = "ERR_CONNECTION" in message.text or "ERR_EMPTY_RESPONSE" in message.text
+        killed = any(error in message.text for error in KILLED)
         if message.type in ("error", "warning") and not killed:
             wrong.append(message.text)
 
@@ -105,7 +108,7 @@ def profile(browser: Any, width: int, height: int, **options: Any) -> Iterator[A
         yield context
     finally:
         context.close()
-    assert wrong == []
+    assert wrong == [], wrong
 
 
 class Person:
