@@ -189,7 +189,8 @@ def look(
                     mean = None if opinions is None else probabilities(opinions.logits[:, 0])
                     predicted, confidence = _predicted(domain, seen, mean)
                     if pseudo is not None:
-                        written.append(writers.submit(_write, pseudo, seen.stem, predicted, confidence))
+                        said = as_array(predicted), confidence.cpu().numpy()
+                        written.append(writers.submit(_write, pseudo, seen.stem, *said))
                     if ask is not None:
                         score = _score(domain, seen, opinions, mean, ask, seed)
                         found.append(_found(domain, seen, opinions, predicted, score, ask, seed))
@@ -280,8 +281,10 @@ def _finite(values: Tensor, domain: Domain, seen: Seen) -> Tensor:
     return values
 
 
-def _write(pseudo: PseudoFolder, stem: str, label: Tensor, confidence: Tensor) -> None:
-    pseudo.write(stem, as_array(label), quantise(confidence.cpu().numpy()))
+def _write(pseudo: PseudoFolder, stem: str, label: np.ndarray, confidence: np.ndarray) -> None:
+    """In a thread of its own, which must not call torch: it would start a second team of threads for its operations,
+    which wait for more of them on the cores of the first."""
+    pseudo.write(stem, label, quantise(confidence))
 
 
 def _found(
