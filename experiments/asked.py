@@ -49,9 +49,8 @@ def asked(path: Path) -> dict[str, Any]:
             for question, values in ledger.decisions(domain):
                 images[domain, question.stem] += 1
                 count += np.bincount(values.ravel(), minlength=256)
-            pixels.update(
-                dict(zip(names, count.tolist(), strict=False))
-            )  # what has no class comes after those that have
+            # What has no class comes after those that have.
+            pixels.update(dict(zip(names, count.tolist(), strict=False)))
     if not images:
         raise ValueError(f"{path}: nothing was answered; give campaigns that asked")
     regions, shares = sorted(images.values(), reverse=True), {n: p / pixels.total() for n, p in pixels.items()}

@@ -16,10 +16,10 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.campaign import Campaign, campaign
 from fewmask.campaign.history import cost_model
 from fewmask.data.domain import read_mask
-from fewmask.document.model import Table
+from fewmask.document.model import Gallery, Table
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID
-from fewmask.report.asking import budget
+from fewmask.report.asking import asked_regions, budget
 from fewmask.report.facts import read
 
 SQUARES = {"regions": "squares:16", "budget": {"amount": 60, "unit": "clicks"}}
@@ -82,6 +82,12 @@ def test_a_round_waits_for_both_and_learns_what_they_agree_on(data: Path, tmp_pa
     row = dict(zip(by_round.head, by_round.rows[0], strict=True))
     assert (row["answered"], row["open"], row["pixels decided"]) == (str(len(first)), "0", f"{decided:,}")
     assert decided == entry["pixels"]["a"] < sum(int(q.inside.sum()) for q in first)
+
+    shown = asked_regions(read([run])[0], load_domains(config), ())
+    (gallery,) = (b for b in shown.blocks if isinstance(b, Gallery) and b.title.startswith("Round 1"))
+    told = [picture.caption for picture in gallery.pictures]
+    assert sum("undecided" in words for words in told) >= len(told) - len(agreed)
+    assert not any("void" in words for words in told)  # a tie is not void, nor is what one of two calls so
 
     # A third annotator breaks ties; what the first round knew stays what it was.
     answer(run, first[3:], "cyd", 2)

@@ -206,7 +206,9 @@ def _said(question: Question, answer: Mask | None, space: LabelSpace) -> str:
     names = space.names
     guess = names[question.guess] if question.guess is not None and question.guess < len(names) else None
     given = "open"
-    if answer is not None:
+    if answer is not None and (answer == NOT_LABELLED).all():
+        given = "undecided"  # the annotators' votes end in ties
+    elif answer is not None:
         values = answer[answer < NOT_LABELLED]
         values = values[values < len(names)]
         given = "void" if not len(values) else names[int(np.bincount(values).argmax())]
