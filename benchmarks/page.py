@@ -32,8 +32,9 @@ from fewmask.acquisition.regions import parse
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.desk import Desk, Run
+from fewmask.annotation.page.door import door, link
 from fewmask.annotation.page.guesses import Guesses
-from fewmask.annotation.page.server import create_app, door, link
+from fewmask.annotation.page.server import create_app
 from fewmask.config import ModelSettings
 from fewmask.data import scenes
 from fewmask.data.domain import Domain, FileSource

@@ -18,7 +18,7 @@ import pytest
 from ondisk import config, environment, metrics_of, plain, run_python, two_domains
 
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.page.server import door
+from fewmask.annotation.page.door import door
 from fewmask.campaign import Campaign, campaign
 from fewmask.config import Config
 from fewmask.engine.fit import Moment, train

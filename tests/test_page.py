@@ -29,8 +29,9 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import guard, segments, wire
 from fewmask.annotation.page.board import Board, in_order
 from fewmask.annotation.page.desk import Desk, Run
+from fewmask.annotation.page.door import door, link
 from fewmask.annotation.page.guesses import Guesses, Predictor
-from fewmask.annotation.page.server import create_app, door, link, serve
+from fewmask.annotation.page.server import create_app, serve
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace

@@ -5,6 +5,7 @@ Shapes: H×W pixels of an image · h×w pixels of a region's box.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -104,8 +105,37 @@ def digest(questions: Iterable[Question]) -> str:
     return blake2b(repr(what).encode(), digest_size=16).hexdigest()
 
 
+JOINERS = str.maketrans("", "", "\u200c\u200d")
+"""What nobody sees either, yet Persian and Indian names are written with."""
+A_YEAR = 365 * 24 * 3600.0
+
+
+def name_fault(name: str) -> str:
+    """Why nobody can be called so, in words; empty where it is a name. The ledger keeps a name for good, and terminals,
+    tables and other people read it."""
+    if not name.strip():
+        return f"annotator {name!r} is no name; give one"
+    if name != name.strip():
+        return f"annotator {name!r} begins or ends with a blank; leave it out, or two people look like one"
+    if not name.translate(JOINERS).isprintable():
+        return f"annotator {name!r} holds characters that cannot be seen; write letters, digits, signs and blanks alone"
+    return ""
+
+
+def work_fault(answer: Answer) -> str:
+    """Why the answer's seconds or clicks cannot be, in words; empty where they can: sums of them stay finite."""
+    for what, number in (("seconds", answer.seconds), ("clicks", answer.clicks)):
+        if number is not None and not (math.isfinite(number) and 0 <= number <= A_YEAR):
+            return f"{number:g} {what} for one answer; give 0..{A_YEAR:.0f}"
+    return ""
+
+
 def fault(answer: Answer, question: Question, classes: int) -> str:
-    """What keeps the answer's values from answering the question, in words; empty where nothing does."""
+    """What keeps the answer from being kept as one to the question, in words; empty where nothing does."""
+    return name_fault(answer.annotator) or work_fault(answer) or _values_fault(answer, question, classes)
+
+
+def _values_fault(answer: Answer, question: Question, classes: int) -> str:
     values = answer.values
     if answer.kind != "answer":
         return "" if values is None else f"of kind {answer.kind}, yet with values; send none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ class Board:
         self.seconds = self.clicks = 0.0
         self._standing: dict[int, list[Word]] = {}
         self._ids: dict[str, int] = {}
+        self._about: list[tuple[int, int]] = []
 
     def hear(self, answers: Iterable[Answer]) -> list[int]:
         """Take in facts in the order of their ids; returns the questions that they are about."""
@@ -40,6 +42,7 @@ class Board:
             self.seconds += answer.seconds or 0.0
             self.clicks += answer.clicks or 0.0
             self._ids[answer.token] = answer.id
+            self._about.append((answer.id, answer.question))
             standing = self._standing.setdefault(answer.question, [])
             if answer.kind == "retract":
                 standing[:] = [word for word in standing if word.id != answer.retracts]
@@ -53,6 +56,11 @@ class Board:
         """Each annotator's last word on a question that is not taken back, in the order of arrival."""
         last = {word.annotator: word for word in self._standing.get(question, ())}
         return sorted(last.values(), key=lambda word: word.id)
+
+    def touched(self, after: int) -> list[int]:
+        """The questions of which somebody said something after the answer of id `after`."""
+        first = bisect_right(self._about, after, key=lambda fact: fact[0])
+        return list(dict.fromkeys(question for _, question in self._about[first:]))
 
     def id_of(self, token: str) -> int | None:
         """The answer that arrived under a token."""

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from fewmask.annotation.facts import Answer, Question
+from fewmask.annotation.facts import Answer, Question, name_fault
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import segments, wire
 from fewmask.annotation.page.board import Board, Word
@@ -31,6 +31,8 @@ AT_ONCE = 256
 """Answers that are read into the memory together."""
 RECENT = 4
 """Images that are kept in the memory."""
+A_DAY = 24 * 3600.0
+"""Seconds that one answer takes at most: the page counts no pauses."""
 
 
 class Unknown(LookupError):
@@ -44,7 +46,7 @@ class Sent(BaseModel):
 
     ledger: str = Field(max_length=64)
     """Of which run's questions it speaks: answers may have waited in a browser for longer than a run was there."""
-    token: str = Field(min_length=8, max_length=64)
+    token: str = Field(min_length=8, max_length=64, pattern=r"^[\w-]+$")
     question: int
     annotator: str = Field(min_length=1, max_length=80)
     kind: Literal["answer", "skip", "retract"]
@@ -52,8 +54,8 @@ class Sent(BaseModel):
     """`wire` text of the region's box."""
     takes_back: str | None = Field(None, max_length=64)
     """The token of the answer that a retraction takes back."""
-    seconds: float = Field(ge=0, allow_inf_nan=False)
-    clicks: int = Field(ge=0)
+    seconds: float = Field(ge=0, le=A_DAY, allow_inf_nan=False)
+    clicks: int = Field(ge=0, le=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class Desk:
         self._lock = Lock()
         self._rounds: dict[int, int] = {}
         self._board = Board(())
-        with self._ledger() as ledger:
+        if run.annotator is not None and (wrong := name_fault(run.annotator)):
+            raise ValueError(f"--annotator: {wrong}")
+        with self._open() as ledger:
             for name in ledger.classes():
                 ledger.expect(run.domains[name])
             if unknown := (run.only or frozenset[int]()) - {question.id for question in ledger.questions()}:
@@ -93,10 +97,18 @@ class Desk:
         self.picture = lru_cache(RECENT)(self._encode)
         self._guess = lru_cache(RECENT)(self._read_guess)
 
-    def _ledger(self) -> Ledger:
+    def _open(self) -> Ledger:
         if not self.run.ledger.exists():
             raise ValueError(f"{self.run.ledger}: not there; begin the campaign first, then it asks")
         return Ledger(self.run.ledger)
+
+    def _ledger(self) -> Ledger:
+        """Raises OSError where the file cannot be opened any more, which is no fault of what was sent: it is sent
+        again."""
+        try:
+            return self._open()
+        except ValueError as error:
+            raise OSError(str(error)) from error
 
     def _read(self, ledger: Ledger) -> Board:
         """Everything, or what is new since; questions are only ever added, a round at a time."""
@@ -156,10 +168,9 @@ class Desk:
 
     def changes(self, after: int) -> dict[str, Any]:
         """The questions of which somebody said something after the answer of id `after`, with all words on them."""
-        with self._ledger() as ledger:
-            board = self._read(ledger)
-            touched = {a.question for a in ledger.answers(after=after)}
-        return {"words": {n: [_plain(word) for word in board.words(n)] for n in touched}, **self._state(board)}
+        board = self.board
+        words = {n: [_plain(word) for word in board.words(n)] for n in board.touched(after)}
+        return {"words": words, **self._state(board)}
 
     def _shown(self, board: Board) -> list[Question]:
         only = self.run.only
@@ -170,11 +181,12 @@ class Desk:
 
     def question(self, number: int) -> dict[str, Any]:
         """All that is needed to show a question, without its image."""
-        question, board = self._question(number), self.board
+        question = self._question(number)
+        said = self.board.words(number)  # before their values are read, so that there are values for all of them
         with self._ledger() as ledger:
             height, width = ledger.sizes(question.domain, question.stem)[question.stem]
             values = {a.id: a.values for a in ledger.answers(question=number)}
-        words = [(word, values[word.id]) for word in board.words(number)]
+        words = [(word, values[word.id]) for word in said]
         return {
             "id": question.id,
             "round": question.round,
@@ -190,7 +202,10 @@ class Desk:
         question = self._question(number)
         if self._guesses is None:
             return {"values": None, "confidence": None}
-        label, confidence = self._guess(question.domain, question.stem)
+        try:
+            label, confidence = self._guess(question.domain, question.stem)
+        except (RuntimeError, MemoryError) as error:
+            raise ValueError(f"the network failed ({error}); answer without its guess") from error
         sure = question.window(confidence)[question.inside].mean(dtype=np.float64) / STEPS
         return {"values": wire.encode(question.crop(label)), "confidence": float(sure)}
 

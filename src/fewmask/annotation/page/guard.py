@@ -63,13 +63,17 @@ def refusal(method: str, path: str, headers: Mapping[str, str], token: str) -> t
         return 403, "The link's token is missing or wrong: open the link that `fewmask answer` printed last."
     if method not in ("GET", "POST"):
         return 405, "Only GET and POST."
-    if method == "POST":
-        length = headers.get("content-length", "")
-        if headers.get("content-type") != "application/json" or not length.isascii() or not length.isdigit():
-            return 415, "Answers are JSON of a stated length."
-        if int(length) > MAX_BODY:
-            return 413, f"An answer of {length} bytes; at most {MAX_BODY} are read."
-    return None
+    if "transfer-encoding" in headers:
+        return 415, "A body of no stated length; send Content-Length alone."
+    length = headers.get("content-length", "0" if method == "GET" else "")
+    if not length.isascii() or not length.isdigit():
+        return 415, "Answers are JSON of a stated length."
+    size = int(length[:20])
+    if method == "GET" and size:
+        return 400, "What is only read is asked for without a body."
+    if method == "POST" and headers.get("content-type") != "application/json":
+        return 415, "Answers are JSON of a stated length."
+    return (413, f"An answer of {size} bytes; at most {MAX_BODY} are read.") if size > MAX_BODY else None
 
 
 class Guard:
@@ -92,8 +96,47 @@ class Guard:
 
         refused = refusal(scope["method"], scope["path"], Headers(scope=scope), self._token)
         if refused:
-            status, words = refused
-            await PlainTextResponse(words, status)(scope, receive, dressed)
-        else:
-            path = scope["path"][len(self._token) + 1 :]
-            await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, dressed)
+            await _refuse(*refused, scope, receive, dressed)
+            return
+        body = await _whole(receive)
+        if body is None:
+            return  # nobody is there any more
+        if len(body) > MAX_BODY:
+            await _refuse(413, f"An answer of more than {MAX_BODY} bytes.", scope, receive, dressed)
+            return
+        path = scope["path"][len(self._token) + 1 :]
+        inner = {**scope, "path": path, "raw_path": path.encode(errors="replace")}
+        await self._app(inner, _Read(body, receive), dressed)
+
+
+async def _refuse(status: int, words: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """And close: what the other side is still sending is not read."""
+    await PlainTextResponse(words, status, {"connection": "close"})(scope, receive, send)
+
+
+async def _whole(receive: Receive) -> bytes | None:
+    """A request's body; a little more than `MAX_BODY` of one that is longer, whatever its headers say; None where it
+    broke off."""
+    body = bytearray()
+    while len(body) <= MAX_BODY:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            break
+    return bytes(body)
+
+
+class _Read:
+    """A body that has been read, as an application receives it."""
+
+    def __init__(self, body: bytes, after: Receive) -> None:
+        self._body: bytes | None = body
+        self._after = after
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._after()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}

@@ -1,0 +1,118 @@
+"""The server's connections: few at a time, and none that is kept open by saying nothing.
+
+Whoever can reach the port can open connections without knowing the token, so that a limit must not shut out the page:
+beyond it the connection that has been silent the longest is closed, and the new one is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+CONNECTIONS = 48
+"""Open at once. A browser opens six to a page."""
+WAITING = 32
+"""Connections that the system holds for the server, and that are accepted together."""
+PATIENCE = 20.0
+"""Seconds in which a request's headers must arrive, and in which its body, or whoever reads the reply, must move on."""
+LEAVING = 5
+"""Seconds that replies may take when the server ends."""
+
+
+class Connection(H11Protocol):
+    """One connection. It is silent while it waits for the other side, from the last time that this moved on."""
+
+    silent_since: float
+    _look: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._moved()
+        self._look = self.loop.call_later(PATIENCE, self._check)
+        others = [c for c in self.connections if isinstance(c, Connection) and c is not self and not c._busy]
+        if len(self.connections) > CONNECTIONS and others:
+            min(others, key=lambda c: c.silent_since)._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        # Headers are no progress until they are whole: they could come a byte at a time for ever.
+        if self.cycle is not before or (self.cycle is not None and self.cycle.more_body):
+            self._moved()
+
+    def on_response_complete(self) -> None:
+        self._moved()
+        super().on_response_complete()
+
+    def resume_writing(self) -> None:
+        self._moved()
+        super().resume_writing()
+
+    @property
+    def _busy(self) -> bool:
+        """A whole request is being answered, and what was answered so far is read."""
+        asked = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        return asked and not self.flow.write_paused
+
+    def _moved(self) -> None:
+        self.silent_since = self.loop.time()
+
+    def _check(self) -> None:
+        silent = 0.0 if self._busy else self.loop.time() - self.silent_since
+        if silent >= PATIENCE:
+            self._end()
+        else:
+            self._look = self.loop.call_later(max(PATIENCE - silent, 0.1), self._check)
+
+    def _end(self) -> None:
+        self.connections.discard(self)  # at once: it counts no longer
+        self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, for an application and a listening socket."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection,
+                ws="none",
+                # What strangers send is no news: a warning for each would fill a terminal, or a disk.
+                access_log=False,
+                log_level="error",
+                backlog=WAITING,
+                timeout_graceful_shutdown=LEAVING,
+            )
+        )
+
+    async def startup(self, sockets: Any = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_Once())
+        await super().startup(sockets)
+
+
+class _Once:
+    """Tells of each kind of fault in the loop once. Where files run out, asyncio reports every connection that waits,
+    every second, and tries again by itself."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: MutableMapping[str, Any]) -> None:
+        error, message = context.get("exception"), str(context.get("message"))
+        if isinstance(error, OSError):
+            if message not in self._told:
+                print(f"The page: {message} ({error.strerror}); it goes on when there is room.", file=sys.stderr)
+            self._told.add(message)
+            return
+        logging.getLogger("uvicorn.error").error(message, exc_info=error)
