@@ -9,21 +9,19 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src" / "fewmask"
-FILES = sorted(SOURCE.rglob("*.py"))
+from joins import raw_joins
+from source import FILES, ROOT, SOURCE, dotted, place, tree_of
 
 # Each room's floor. A room imports from lower floors and from itself; a new room gets its floor here first.
 # What every room speaks of lies below all of them, settings lie below what is built from them: see
 # docs/decisions/0002-floors.md.
 FLOORS = {
-    "files": -1,  # the cellar: how anything is put on a disk
+    "paths": -2,  # the cellar: names of users as paths
+    "files": -1,  # how anything is put on a disk
     "outcome": -1,
     "labels": 0,
     "randomness": 0,
@@ -85,11 +83,6 @@ def room_of(module: str) -> str:
     return module.split(".")[1] if "." in module else module
 
 
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
 def imports_of(path: Path, everywhere: bool = True) -> Iterator[tuple[str, int]]:
     """The modules that a file imports, with line numbers; inside functions too unless `everywhere` is False."""
     nodes = list(ast.walk(tree_of(path))) if everywhere else list(outside_functions(tree_of(path)))
@@ -115,20 +108,6 @@ def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
 
 def own_imports(path: Path) -> list[tuple[str, int]]:
     return [(name, line) for name, line in imports_of(path) if name.split(".")[0] == "fewmask"]
-
-
-def dotted(node: ast.AST) -> str:
-    """`a.b.c` as it is written; a call or an index on the way is left out; empty for anything else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}"
-    return dotted(node.func) if isinstance(node, ast.Call) else ""
-
-
-def place(path: Path) -> str:
-    """A source file relative to the package; any other file by its name."""
-    return path.relative_to(SOURCE).as_posix() if path.is_relative_to(SOURCE) else path.name
 
 
 def test_the_source_is_found():
@@ -238,6 +217,51 @@ def test_no_step_waits_for_the_device():
         for _, line in calls_of(p, {"item"})
     ]
     assert not wrong, "\n".join(wrong)
+
+
+# Where a path is made of something else than `below` and words that stand in the code: the join itself, and layouts,
+# which read what a dataset's lists name and check that it lies inside the root.
+JOINING = {"paths.py", "data/layouts/listing.py", "data/layouts/folder.py"}
+RAW_JOINS = {
+    "annotation/archive.py self.path / name",  # what errors call a file in a zip
+    "annotation/coco.py folder / file",  # read where it stays in the folder once links are followed
+    "annotation/page/server.py memory.with_name(f'.{memory.stem}.lock')",
+    "document/html.py files('fewmask.document') / name",  # of the package
+    "export.py out.with_name(f'{out.stem}-card.md')",  # beside the file that the user named
+    "recipes/__init__.py HERE / f'{recipe}.yaml'",  # of the package
+}
+
+
+def test_text_of_users_becomes_a_path_in_one_place():
+    wrong = [
+        f"{place(path)}:{line} {what}: use fewmask.paths.below"
+        for path in FILES
+        if place(path) not in JOINING
+        for line, what in raw_joins(path)
+        if f"{place(path)} {what}" not in RAW_JOINS
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rule_sees_raw_joins(tmp_path):
+    bad = tmp_path / "bad.py"
+    bad.write_text(
+        "def f(at: Path, stem, name):\n"
+        "    at / stem\n    at / 'labels' / name\n    folder / domain.name\n    x.folder / name\n"
+        "    somewhere / f'{stem}.png'\n    Path('runs') / name\n    at.joinpath('a', name)\n"
+        "    at.with_name(f'.{name}.tmp')\n    os.path.join(at, name)\n    open(f'{at}/{name}')\n"
+        "    inner = at / 'a'\n    inner / stem\n    for each in at.iterdir():\n        each / stem\n"
+        "    run.weights / name\n    folder / quote(name)\n    at / str(name)\n    at / f'{name:>9}'\n"
+    )
+    lines = [*range(2, 12), 13, 15, 16, 17, 18, 19]
+    assert sorted({line for line, _ in raw_joins(bad)}) == lines
+    good = tmp_path / "good.py"
+    good.write_text(
+        "def f(at: Path, stem, number):\n"
+        "    at / 'labels'\n    at / LABELS / 'x'\n    at / saved.WEIGHTS\n    at / f'{number:02d}.json'\n"
+        "    below(at, stem, ending='.png')\n    total / count\n    x.size / len(stem)\n    at.with_suffix('.md')\n"
+    )
+    assert not list(raw_joins(good))
 
 
 def test_no_module_is_imported_by_a_computed_name():

@@ -221,7 +221,7 @@ def test_a_folder_that_became_another_run_meanwhile_is_refused(data: Path, tmp_p
 
 
 def test_what_a_kill_before_the_beginning_leaves_is_no_obstacle(data: Path, tmp_path: Path) -> None:
-    for name in (".run.lock", ".config.yaml.7.tmp"):
+    for name in (".run.lock", ".fewmask-0123456789abcdef.tmp"):
         (tmp_path / name).touch()
     with begin(open_run(tmp_path, config(data)), config(data)):
         assert {p.name for p in tmp_path.iterdir()} == {".run.lock", "config.yaml"}

@@ -16,6 +16,7 @@ from fewmask.files import write_json
 from fewmask.labels import Mask
 from fewmask.methods import parse_config
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.paths import below
 from fewmask.report import report
 
 METHODS = ("joint", "univ-full")
@@ -47,8 +48,8 @@ def compare(folder: Path, observe: Observer = lambda moment: None) -> dict[str, 
     runs, rows = {}, []
     for method in METHODS:
         config = parse_config(SETTINGS | {"name": f"demo-{method}", "method": method})
-        runs[method] = train(config, folder / method, observe)
-    models = {method: load_model(folder / method) for method in METHODS}
+        runs[method] = train(config, below(folder, method), observe)
+    models = {method: load_model(below(folder, method)) for method in METHODS}
     for name, domain in load_domains(config).items():
         for stem in domain.splits["test"][:SHOWN]:
             image, truth = domain.image(stem), domain.mask(stem)
@@ -56,10 +57,10 @@ def compare(folder: Path, observe: Observer = lambda moment: None) -> dict[str, 
             overlays = [overlay(image, mask, domain.space, zoom=2) for mask in masks]
             rows.append(Row([image, *overlays], domain.space, caption=name))
             for method, shown in zip(METHODS, overlays[1:], strict=True):
-                write_image(_made(folder / method / "overlays") / f"{name}-{stem}.png", shown)
+                write_image(below(_made(below(folder, method) / "overlays"), f"{name}-{stem}", ending=".png"), shown)
     picture = folder / "comparison.png"
     write_image(picture, sheet(rows, ["input", "ground truth", *METHODS], cell=192))
-    page = report([folder / method for method in METHODS], folder / "report.html")
+    page = report([below(folder, method) for method in METHODS], folder / "report.html")
     result = {"runs": runs, "picture": str(picture), "report": page["report"]}
     write_json(folder / "summary.json", result)
     return result

@@ -10,6 +10,8 @@ import errno
 import json
 import os
 import platform
+import re
+import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +25,7 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write` with a file that takes the place of `path` when it is whole and on the disk, and not before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".fewmask-{secrets.randbits(64):016x}.tmp")  # of one length, whatever the name's is
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -49,18 +51,27 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
 
 
-UNFINISHED = ".*.tmp"
-"""The names of what `write_atomically` has not put in its place yet."""
+_TEMPORARY = re.compile(r"\.fewmask-[0-9a-f]{16}\.tmp")
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether it is, by its name, what `write_atomically` has not put in its place yet."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what `write_atomically` had not put in its place when it was killed."""
-    for file in folder.rglob(UNFINISHED):
-        file.unlink()
+    for file in folder.rglob(".fewmask-*.tmp"):
+        if is_unfinished(file):
+            file.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    write_atomically(path, lambda file: file.write(data))
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -21,8 +21,9 @@ from fewmask.annotation.pixels import fill_polygon, recode
 from fewmask.annotation.rle import counts, pack, positions, unpack
 from fewmask.annotation.tasks import guesses, label_colours, labels, parts, tasks
 from fewmask.data.domain import Domain, decode_colours, png_size
-from fewmask.files import write_atomically, write_json
+from fewmask.files import write_bytes, write_json
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
+from fewmask.paths import below
 
 INSTANCES, PANOPTIC = "instances.json", "panoptic.json"
 UNPAINTED = 0
@@ -43,7 +44,7 @@ def write_questions(
     """
     questions = ledger.questions(number, open_only=True, annotator=annotator)
     for domain, asked in tasks(ledger, domains, questions):
-        root = folder / domain.name
+        root = below(folder, domain.name)
         for task in asked:
             task.write_pictures(root)
         write_instances(root / INSTANCES, domain.space, guesses(asked))
@@ -91,7 +92,7 @@ def write_panoptic(path: Path, space: LabelSpace, masks: Iterable[tuple[str, Mas
         images.append(_image(len(images) + 1, f"{stem}.png", mask))
         png = io.BytesIO()
         Image.fromarray(table[mask]).save(png, "PNG")
-        write_atomically(path.with_suffix("") / f"{stem}.png", lambda file, png=png: file.write(png.getvalue()))  # type: ignore[misc]
+        write_bytes(below(path.with_suffix(""), stem, ending=".png"), png.getvalue())
         segments = [
             {"id": ids[value], **_segment(ids[value], box, int(pixels.sum()))} for value, box, pixels in parts(mask)
         ]

@@ -25,6 +25,7 @@ from fewmask.annotation.tasks import Part, guesses, label_colours, labels, parts
 from fewmask.data.domain import Domain, decode_colours, png_size
 from fewmask.files import write_atomically, write_json
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
+from fewmask.paths import below
 
 ANNOTATIONS, LABELMAP = "annotations.xml", "labelmap.txt"
 CLASSES, LIST = "SegmentationClass", "ImageSets/Segmentation/default.txt"
@@ -46,7 +47,7 @@ def write_questions(
     """
     questions = ledger.questions(number, open_only=True, annotator=annotator)
     for domain, asked in tasks(ledger, domains, questions):
-        root = folder / domain.name
+        root = below(folder, domain.name)
         for task in asked:
             task.write_pictures(root)
         write_json(root / "labels.json", label_editor(domain.space))

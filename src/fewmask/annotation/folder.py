@@ -18,6 +18,7 @@ from fewmask.data.domain import Domain, read_mask
 from fewmask.data.pictures import write_mask
 from fewmask.files import write_json, write_text
 from fewmask.labels import NOT_LABELLED, Mask
+from fewmask.paths import below
 
 LABELS, QUESTIONS, ANNOTATOR = "labels", "questions.json", "annotator.txt"
 
@@ -36,9 +37,9 @@ def write_questions(
     """
     questions = ledger.questions(number, open_only=True, annotator=annotator)
     for name, stem in by_image(ledger.questions()).keys() - by_image(questions).keys():
-        png(folder / name / ASKED, stem).unlink(missing_ok=True)
+        png(below(folder, name) / ASKED, stem).unlink(missing_ok=True)
     for domain, asked in tasks(ledger, domains, questions):
-        root = folder / domain.name
+        root = below(folder, domain.name)
         domain.space.write_yaml(root / "classes.yaml")
         for task in asked:
             task.write_pictures(root)

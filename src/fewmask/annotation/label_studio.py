@@ -24,6 +24,7 @@ from fewmask.annotation.tasks import ASKED, IMAGES, Task, label_colours, labels,
 from fewmask.data.domain import Domain
 from fewmask.files import write_atomically, write_text
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
+from fewmask.paths import below
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files below its LOCAL_FILES_DOCUMENT_ROOT."""
@@ -47,7 +48,7 @@ def write_questions(
     """
     questions = ledger.questions(number, open_only=True, annotator=annotator)
     for domain, asked in tasks(ledger, domains, questions):
-        root = folder / domain.name
+        root = below(folder, domain.name)
         for task in asked:
             task.write_pictures(root)
         write_text(root / "config.xml", config(domain.space))

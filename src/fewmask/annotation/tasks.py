@@ -18,6 +18,7 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_image
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
+from fewmask.paths import below
 
 IMAGES, ASKED = "images", "asked"
 OUTLINE = (255, 225, 0)
@@ -86,13 +87,8 @@ def tasks(
 
 
 def png(folder: Path, stem: str) -> Path:
-    """The PNG of an image in a folder, whose subfolders are those of the stem.
-
-    Raises ValueError for a stem that would lead out of the folder, or into what is hidden and never read.
-    """
-    if any(part.startswith(".") or not part for part in stem.split("/")) or "\\" in stem:
-        raise ValueError(f"{stem!r}: not the name of a picture in {folder}; rename the image, without .. and \\")
-    return folder / f"{stem}.png"
+    """The PNG of an image in a folder, whose subfolders are those of the stem. Raises ValueError as `below` does."""
+    return below(folder, stem, ending=".png")
 
 
 def guesses(tasks: Sequence[Task]) -> Iterator[tuple[str, Mask]]:

@@ -17,6 +17,7 @@ from fewmask.data.domain import Domain, Source, read_mask
 from fewmask.data.parts import known
 from fewmask.data.pictures import write_mask
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
+from fewmask.paths import below
 
 
 def write_labels(ledger: Ledger, domains: Mapping[str, Domain], folder: Path, up_to: int | None = None) -> None:
@@ -34,7 +35,7 @@ def write_labels(ledger: Ledger, domains: Mapping[str, Domain], folder: Path, up
             path, mask = _path(folder, name, stem), ledger.labels(name, stem, up_to)
             if not _says(path, mask, domain.space):
                 write_mask(path, mask, domain.space)
-        for path in set((folder / name).rglob("*.png")) - {_path(folder, name, stem) for stem in stems}:
+        for path in set(below(folder, name).rglob("*.png")) - {_path(folder, name, stem) for stem in stems}:
             path.unlink()
 
 
@@ -58,7 +59,7 @@ def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | N
     parts = {stem: part for stem, part in _parts(ledger, domain.name, up_to).items() if stem not in labelled}
     source = AnsweredSource(
         domain.source,
-        folder / domain.name,
+        below(folder, domain.name),
         domain.space,
         answered,
         both=answered & labelled,
@@ -105,7 +106,7 @@ class AnsweredSource:
             raise ValueError(f"{self.where(stem)}: nobody has answered about it; its mask is not there to be used")
         if stem not in self.answered:
             return self.source.mask(stem)
-        path = self.folder / f"{stem}.png"
+        path = below(self.folder, stem, ending=".png")
         answers = self.space.encode(read_mask(path), path)
         return np.where(answers == NOT_LABELLED, self.source.mask(stem), answers) if stem in self.both else answers
 
@@ -117,7 +118,7 @@ class AnsweredSource:
 
 
 def _path(folder: Path, domain: str, stem: str) -> Path:
-    return folder / domain / f"{stem}.png"
+    return below(folder, domain, stem, ending=".png")
 
 
 def _says(path: Path, mask: Mask, space: LabelSpace) -> bool:

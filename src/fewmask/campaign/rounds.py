@@ -45,9 +45,10 @@ from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
 from fewmask.engine.pool import Asked, Found, look, look_seconds, looked_at
 from fewmask.engine.run import begin, load_domains, open_run
-from fewmask.files import write_atomically, write_json
+from fewmask.files import write_bytes, write_json
 from fewmask.labels import NOT_LABELLED
 from fewmask.methods import METHODS
+from fewmask.paths import below
 from fewmask.randomness import generator
 
 # Each round trains with a seed of its own; the first with the run's, so that one round is plain training, bit for bit.
@@ -146,7 +147,7 @@ class _Rounds:
             seen = look(
                 networks,
                 domain,
-                self.files.pool(number) / "seen" / name,
+                below(self.files.pool(number) / "seen", name),
                 cache=self.files.superpixels,
                 ask=None if ask is None else Asked(ask, number, [q for q in before if q.domain == name]),
                 pseudo=self._pseudo(number, name) if self._teaches(number) else None,
@@ -213,7 +214,7 @@ class _Rounds:
     def _pseudo(self, number: int, domain: str) -> PseudoFolder:
         """Of the images that were looked at; one that was wholly answered then has none, whatever is taken back."""
         pool = self.files.pool(number)
-        return PseudoFolder(pool / "pseudo" / domain, looked_at(pool / "seen" / domain))
+        return PseudoFolder(below(pool / "pseudo", domain), looked_at(below(pool / "seen", domain)))
 
     def _budget(self, rounds: Iterable[int]) -> float | None:
         """What these rounds had to spend; None where one was asked by a version that did not write it down."""
@@ -307,7 +308,7 @@ class _Rounds:
         distributed.barrier()  # all have seen that it is not done
         if distributed.rank() == 0:
             for file in (run.model, run.counts, *sorted(run.folder.glob("*.safetensors"))):
-                _copy(file, self.run.folder / file.name)
+                write_bytes(below(self.run.folder, file.name), file.read_bytes())
             shutil.rmtree(run.state.parent, ignore_errors=True)
             shutil.rmtree(self.files.pool(number) / "pseudo", ignore_errors=True)
             summary = json.loads(run.summary.read_text(encoding="utf-8"))
@@ -361,7 +362,7 @@ class _Rounds:
                     pixels[name] += int((values != NOT_LABELLED).sum())
         chosen = next((v for v in summary["validation"] if v["step"] == summary["selected_step"]), None)
         miou = {name: chosen["miou"].get(name) if chosen else None for name in self.domains}
-        looks = [look_seconds(self.files.pool(number) / "seen" / name) for name in self.domains]
+        looks = [look_seconds(below(self.files.pool(number) / "seen", name)) for name in self.domains]
         looked = None if None in looks else sum(seconds for seconds in looks if seconds is not None)
         self.history.append(Entry(number, cost, pixels, miou, summary["seconds"], looked))
 
@@ -394,7 +395,3 @@ class _Rounds:
                 card.write(self.run.card, card.read(self.run.folder))
         distributed.barrier()
         return summary
-
-
-def _copy(source: Path, target: Path) -> None:
-    write_atomically(target, lambda file: file.write(source.read_bytes()))

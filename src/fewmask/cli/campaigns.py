@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -28,6 +27,7 @@ from fewmask.cli.terminal import (
     training_progress,
 )
 from fewmask.outcome import finished
+from fewmask.paths import below, quoted
 
 if TYPE_CHECKING:
     from fewmask.annotation.facts import Question
@@ -51,7 +51,7 @@ def campaign(
     from fewmask.methods import read_config
 
     settings = read_config(config, overrides or [])
-    folder = folder or Path("runs") / settings.name
+    folder = folder or below(Path("runs"), settings.name)
     summary = run_campaign(settings, folder, enough)
     if as_json:
         print_json(summary)
@@ -100,7 +100,7 @@ def query(
     tool = tool or "folder"
     if tool not in TOOLS:
         raise ValueError(f"--for: no tool {tool!r}; there are {', '.join(TOOLS)}")
-    folder = folder or run / _named("questions", annotator)
+    folder = folder or _folder_for(run, annotator)
     with ledger_of(run) as ledger:
         some = ledger.questions(open_only=True, annotator=annotator)
         asked = TOOLS[tool].write_questions(ledger, domains, folder, annotator=annotator) if some else []
@@ -226,7 +226,7 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
         say(f"Round {summary['round'] + 1} of {summary['rounds']} waits for answers: {_questions(asked)}. Next:")
         say(f"  fewmask answer {shlex.quote(str(folder))}\nor, with a painting program:")
         say(f"  {shlex.join(['fewmask', 'query', str(folder), *_by(each)])}")
-        _paint(folder / _named("questions", each), folder, each)
+        _paint(_folder_for(folder, each), folder, each)
         say(f"and then, to go on:\n  {command}\nor, to train on the answers there are:\n  {command} --enough")
         if summary["round"] == summary["rounds"] - 1:
             say("The training that follows is the last: what is open then is not learnt from.")
@@ -249,9 +249,9 @@ def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> N
         say(f"Whenever people have answered some:\n  {shlex.join(['fewmask', 'answer', str(run), '--from', to])}")
 
 
-def _named(folder: str, annotator: str | None) -> str:
-    """A folder's name for an annotator, whatever they are called."""
-    return folder if annotator is None else f"{folder}-{quote(annotator, safe='')}"
+def _folder_for(run: Path, annotator: str | None) -> Path:
+    """Where an annotator's questions go, whatever they are called."""
+    return run / "questions" if annotator is None else below(run, f"questions-{quoted(annotator)}")
 
 
 def _name(given: str | None) -> str | None:

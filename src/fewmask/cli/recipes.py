@@ -14,6 +14,7 @@ from rich.table import Table
 from fewmask.cli.campaigns import Enough, print_campaign
 from fewmask.cli.terminal import Json, counting, duration, err, out, percent, plain, print_json, say, training_progress
 from fewmask.cli.training import print_report
+from fewmask.paths import below
 
 if TYPE_CHECKING:
     from fewmask.config import Config
@@ -129,7 +130,7 @@ def run(
     from fewmask.recipes.table import as_json as plainly
 
     asked = _Asked(name, words or [], seeds)
-    recipe, folder = asked.recipe, folder or Path("runs") / asked.name
+    recipe, folder = asked.recipe, folder or below(Path("runs"), asked.name)
     configs = {row: asked.configure(row, asked.seeds[0]) for row in asked.rows}
     found = look(asked.name, configs.values(), asked.data, incomplete)
     for one in found:
@@ -160,7 +161,7 @@ def run(
     else:
         _print_results(recipe, folder, asked.overrides)
         for path, summary in waiting.items():
-            print_campaign(summary, folder / path, again)
+            print_campaign(summary, below(folder, path), again)
     if failed:
         reasons = [f"{path}: {summary['error']}" for path, summary in failed.items()]
         raise RuntimeError("\n".join([f"{len(failed)} of {len(made)} runs failed", *reasons]))

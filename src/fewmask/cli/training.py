@@ -25,6 +25,7 @@ from fewmask.cli.terminal import (
     say,
     training_progress,
 )
+from fewmask.paths import below
 
 if TYPE_CHECKING:
     from fewmask.data.doctor import Report
@@ -113,7 +114,7 @@ def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = N
     from fewmask.methods import read_config
 
     settings = read_config(config, overrides or [])
-    folder = folder or Path("runs") / settings.name
+    folder = folder or below(Path("runs"), settings.name)
     if settings.campaign is not None:
         say("`campaign` is not read by `fewmask train`, which trains once; `fewmask campaign` asks", err)
     finished = Run(folder).summary.exists()

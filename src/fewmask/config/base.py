@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationInfo
 
+from fewmask.paths import fault
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt]
 Shrink = Annotated[float, Field(gt=0, le=1)]
@@ -20,6 +22,16 @@ def _from_here(path: Path, info: ValidationInfo) -> Path:
 
 
 ConfigPath = Annotated[Path, AfterValidator(_from_here)]
+
+
+def _names_a_folder(name: str) -> str:
+    if wrong := fault(name):
+        raise ValueError(wrong)
+    return name
+
+
+Name = Annotated[str, AfterValidator(_names_a_folder)]
+"""What becomes a folder's name."""
 
 
 def _ascends(ends: tuple[float, float]) -> tuple[float, float]:

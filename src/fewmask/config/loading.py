@@ -10,19 +10,20 @@ from typing import Any
 import yaml
 from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, field_validator
 
-from fewmask.config.base import Settings
+from fewmask.config.base import Name, Settings
 from fewmask.config.campaign import CampaignSettings
 from fewmask.config.domains import LAYOUTS, DomainSettings, LabelledSettings
 from fewmask.config.spelling import meant, mend_key
 from fewmask.config.training import ModelSettings, TrainSettings
 from fewmask.labels import UniqueKeys
+from fewmask.paths import alike
 
 
 class Config(Settings):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: NonNegativeInt = 0
-    domains: dict[str, DomainSettings] = Field(min_length=1)
-    held_out: dict[str, DomainSettings] = {}
+    domains: dict[Name, DomainSettings] = Field(min_length=1)
+    held_out: dict[Name, DomainSettings] = {}
     """Domains that no training sees, to be scored by `fewmask evaluate RUN --domain NAME`."""
     labelled: LabelledSettings = LabelledSettings()
     synonyms: list[list[str]] = []
@@ -32,6 +33,14 @@ class Config(Settings):
     method: Any
     train: TrainSettings = TrainSettings()
     campaign: CampaignSettings | None = None
+
+    @field_validator("domains", "held_out")
+    @classmethod
+    def _told_apart(cls, value: dict[str, DomainSettings], info: ValidationInfo) -> dict[str, DomainSettings]:
+        if pairs := alike([*info.data.get("domains", {}), *value]):
+            both = " and ".join(map(ascii, pairs[0]))
+            raise ValueError(f"{both} are one folder's name where case or Unicode's form does not count; rename one")
+        return value
 
     @field_validator("held_out")
     @classmethod
@@ -134,8 +143,9 @@ def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Setting
     if loc[0] in ("domains", "held_out"):
         loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
     # What stands behind a key of a union is the alternative, not a key.
-    place = [str(part) for part in loc if not str(part).startswith(("function-after[", "literal[", "dict[", "[key]"))]
-    key = ".".join(place)
+    words = [str(part) for part in loc]
+    place = [word for word in words if not word.startswith(("function-after[", "literal[", "dict[", "[key]"))]
+    key = ".".join(word if word.isprintable() else ascii(word) for word in place)
     if message.startswith("Extra inputs"):
         return f"{key}: unknown key; {mend_key(method, place[1:]) if method else mend_key(Config, place)}"
     if message == "Field required":
@@ -151,4 +161,5 @@ def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Setting
     if key == "name" and message.startswith("String should match"):
         message = "It names a folder: write letters, digits, dots, dashes and underscores, without spaces"
     message = message.removeprefix("Value error, ")
-    return f"{key}: {message[0].lower()}{message[1:]} (given: {value!r})"
+    given = "" if isinstance(value, dict) else f" (given: {value!r})"  # a mapping's keys are in the message
+    return f"{key}: {message[0].lower()}{message[1:]}{given}"

@@ -15,6 +15,7 @@ import numpy as np
 from fewmask.data.domain import read_mask
 from fewmask.files import write_atomically
 from fewmask.labels import NOT_LABELLED, Mask
+from fewmask.paths import below
 
 # Confidences are stored in 254 steps, rounded down, so that no pixel passes a threshold that it does not reach.
 STEPS = 254
@@ -48,7 +49,7 @@ class PseudoFolder:
         return self._path(stem, "confidence").exists()
 
     def _path(self, stem: str, kind: str) -> Path:
-        return self.root / f"{stem}.{kind}.png"
+        return below(self.root, stem, ending=f".{kind}.png")
 
 
 def quantise(probability: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ from fewmask.engine.committee import Committee, Opinions, faults
 from fewmask.engine.evaluate import Progress, as_array, same_size_batches
 from fewmask.files import write_atomically
 from fewmask.labels import NOT_LABELLED
+from fewmask.paths import below
 from fewmask.randomness import generator, torch_generator, torch_seed
 
 PIECE = 16
@@ -130,7 +131,7 @@ def tile(domain: Domain, stem: str, image: np.ndarray, spec: Spec, cache: Path) 
     if spec.kind != "superpixels":
         return spec.tile(image)
     content = content_hash(image)
-    path = cache / domain.name / f"{stem}.{str(spec).replace(':', '-')}.npz"
+    path = below(cache, domain.name, stem, ending=f".{str(spec).replace(':', '-')}.npz")
     if path.exists():
         try:
             return Regions.from_bytes(path.read_bytes(), content)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from fewmask.files import write_text
 from fewmask.labels import LabelSpace, Mask
 from fewmask.models.fusion import AUTO, Fused
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.paths import below
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def predict(
     """
     name = _domain(model, domain)
     fused = model if name == AUTO and isinstance(model, Fused) else None
-    places = {n: out / quote(n, safe="") for n in fused.fused} if fused else {name: out}
+    places = {n: below(out, n) for n in fused.fused} if fused else {name: out}
     items = find_images(images)
     _check_out(out, images)
     began = time.monotonic()
@@ -172,7 +172,7 @@ def find_images(images: Path | Sequence[Path]) -> list[Item]:
     """
     problems: list[str] = []
     if isinstance(images, Path) and images.is_dir():
-        items = [Item(p, p.relative_to(images).with_name(p.stem)) for p in _walk(images, (), problems)]
+        items = [Item(p, p.relative_to(images).with_suffix("")) for p in _walk(images, (), problems)]
         if not items and not problems:
             raise ValueError(f"{images}: no images in it; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
     else:
@@ -214,9 +214,9 @@ def _walk(folder: Path, above: tuple[Path, ...], problems: list[str]) -> Iterato
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(folder / entry.name, (*above, real), problems)
+            yield from _walk(Path(entry.path), (*above, real), problems)
         else:
-            yield folder / entry.name
+            yield Path(entry.path)
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -303,7 +303,7 @@ class _Writer:
         return np.bincount(mask.ravel(), minlength=self.space.num_classes)
 
     def _place(self, folder: str, item: Item, ending: str) -> Path:
-        path = self.out / folder / item.name.parent / (item.name.name + ending)
+        path = below(self.out, folder, item.name.as_posix(), ending=ending)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 
@@ -21,13 +20,14 @@ from fewmask.data.domain import Domain
 from fewmask.data.layouts import load_domain
 from fewmask.engine.checkpoint import save_weights
 from fewmask.engine.counts import ImageCounts, write_counts
-from fewmask.files import UNFINISHED, hold, remove_unfinished, write_json, write_text
+from fewmask.files import hold, is_unfinished, remove_unfinished, write_json, write_text
 from fewmask.methods import read_config
 from fewmask.models import saved
 from fewmask.models.ensemble import Ensemble
 from fewmask.models.saved import load_model as load_model
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.outcome import MOVABLE
+from fewmask.paths import below
 
 PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-python-headless", "numpy")
 LOCK = ".run.lock"
@@ -74,16 +74,16 @@ class Run:
 
     def kept(self, name: str) -> Path:
         """The weights of a further network of the method, see `Method.kept`."""
-        return self.folder / f"{name}.safetensors"
+        return below(self.folder, name, ending=".safetensors")
 
     def phase(self, name: str) -> Path:
         """The network at the end of a phase that another one followed: what it was before, say, its alignment."""
-        return self.folder / "phases" / f"{quote(name, safe='')}.safetensors"
+        return below(self.folder / "phases", name, ending=".safetensors")
 
     def best(self, step: int) -> Path:
         """The weights of a step that validation found the best so far. The state says which step, and until it says
         another, this one's file stays."""
-        return self.folder / "state" / f"best-{step}.safetensors"
+        return self.folder / "state" / f"best-{step:d}.safetensors"
 
     def held(self) -> AbstractContextManager[None]:
         """While inside, no other process writes the run. Raises ValueError that says which one does; readers never
@@ -231,7 +231,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 def _holds_something(folder: Path) -> bool:
     """Whether there is more in a folder than what a run leaves that is killed before it has begun."""
-    return any(path.name != LOCK and not path.match(UNFINISHED) for path in folder.iterdir())
+    return any(path.name != LOCK and not is_unfinished(path) for path in folder.iterdir())
 
 
 def essence(config: Config) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fewmask.config import Config, DomainSettings, ScenesDomain
 from fewmask.data.layouts import index
+from fewmask.paths import below
 from fewmask.recipes import sources
 
 
@@ -30,7 +31,7 @@ def look(name: str, configs: Iterable[Config], data: Path, incomplete: bool = Fa
     Raises ValueError that lists all that is missing, with where to get it, every error of the datasets' files, and,
     unless `incomplete`, every split that has not as many images as it was published with.
     """
-    known = {Path(os.path.abspath(data / path)): source for path, source in sources().items()}
+    known = {Path(os.path.abspath(below(data, path))): source for path, source in sources().items()}
     domains: dict[str, tuple[str, DomainSettings]] = {}
     problems: dict[str, None] = {}  # each said once, in order
     found = []

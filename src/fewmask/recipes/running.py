@@ -24,6 +24,7 @@ from fewmask.engine.run import Run, load_domains, load_model, open_run
 from fewmask.engine.transfer import with_new_head
 from fewmask.files import hold, write_json, write_text
 from fewmask.outcome import took
+from fewmask.paths import below
 from fewmask.recipes import Recipe
 from fewmask.recipes.table import Results, as_json, markdown
 
@@ -50,7 +51,7 @@ def run(
     _check_campaigns({row: configure(row, seeds[0]) for row in rows})
     for seed in seeds:
         for row in rows:
-            config, path = configure(row, seed), folder / f"{row}-{seed}"
+            config, path = configure(row, seed), below(folder, f"{row}-{seed}")
             try:
                 summary = _run(config, path, _named(f"{row}-{seed}", observe), enough)
                 if recipe.heads and summary.get("state") != "waiting":
@@ -147,4 +148,5 @@ def _runs(recipe: Recipe, folder: Path) -> Iterator[tuple[str, int, Path]]:
     """Row, seed and folder of every run that there is, in the order of the table and of the seeds."""
     for row in recipe.table():
         seeds = [path.name.removeprefix(f"{row}-") for path in folder.glob(f"{row}-*")]
-        yield from ((row, seed, folder / f"{row}-{seed}") for seed in sorted(int(s) for s in seeds if s.isdigit()))
+        for seed in sorted(int(s) for s in seeds if s.isdigit()):
+            yield row, seed, below(folder, f"{row}-{seed}")

@@ -17,6 +17,7 @@ import numpy as np
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
 from fewmask.labels import Mask
+from fewmask.paths import below
 
 FOLDER = "guesses"
 """Of a run, where they are kept."""
@@ -39,7 +40,7 @@ class Guesses:
 
     def __init__(self, folder: Path, predictor: Predictor) -> None:
         """What networks before this one expected is removed from the folder."""
-        self._root, self._predictor = folder / predictor.version, predictor
+        self._root, self._predictor = below(folder, predictor.version), predictor
         for old in sorted(folder.iterdir()) if folder.is_dir() else ():
             if old != self._root:
                 shutil.rmtree(old)
@@ -52,7 +53,7 @@ class Guesses:
 
         Waits until it is computed; `read` gives the image where that has to be done. Raises what the network raises.
         """
-        files = PseudoFolder(self._root / domain)
+        files = PseudoFolder(below(self._root, domain))
         with self._lock:
             begun = self._begun.get((domain, stem))
             if begun is None or (begun.done() and begun.exception() is not None):

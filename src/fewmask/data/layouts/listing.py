@@ -91,7 +91,7 @@ class Listing:
             return []
         found = []
         for entry in sorted(os.scandir(path), key=lambda e: e.name):
-            file = path / entry.name
+            file = Path(entry.path)
             if entry.name.startswith(".") or (entry.is_symlink() and not self._inside(file)) or entry.is_dir():
                 continue
             if not entry.is_file():
