@@ -225,7 +225,8 @@ JOINING = {"paths.py", "data/layouts/listing.py", "data/layouts/folder.py"}
 RAW_JOINS = {
     "annotation/archive.py self.path / name",  # what errors call a file in a zip
     "annotation/coco.py folder / file",  # read where it stays in the folder once links are followed
-    "annotation/page/server.py memory.with_name(f'.{memory.stem}.lock')",
+    "annotation/page/door.py memory.with_name(f'.{memory.stem}.lock')",  # beside a run's page.json
+    "annotation/page/door.py memory.with_name(f'.{memory.name}.{os.getpid()}.tmp')",
     "document/html.py files('fewmask.document') / name",  # of the package
     "export.py out.with_name(f'{out.stem}-card.md')",  # beside the file that the user named
     "recipes/__init__.py HERE / f'{recipe}.yaml'",  # of the package
