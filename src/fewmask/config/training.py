@@ -56,6 +56,16 @@ def _by_name(tuning: Any) -> Any:
     return {"name": tuning} if isinstance(tuning, str) else tuning
 
 
+class NormSettings(Settings):
+    """Batch normalisation in training. `batch` takes the statistics of the rows of a forward pass. `frozen` keeps the
+    running statistics: those of the pretrained weights, or 0 and 1 of random ones; its factors and offsets still train.
+    Rows then do not see each other. Prediction is the same for both."""
+
+    encoder: Literal["batch", "frozen"] = "batch"
+    decoder: Literal["batch", "frozen", "group"] = "batch"
+    """`group` replaces it by group normalisation (Wu and He, ECCV 2018), whose statistics are each row's own."""
+
+
 Tuning = Annotated[Annotated[Full | Frozen | LastBlocks | Lora, Field(discriminator="name")], BeforeValidator(_by_name)]
 
 
@@ -67,6 +77,7 @@ class ModelSettings(Settings):
     weights by name, whatever they were trained on, None for random ones."""
     tuning: Tuning = Full()
     """Which part of the encoder is trained; a name stands for its defaults."""
+    norm: NormSettings = NormSettings()
     decoder: str = "deeplabv3plus"
     """A decoder of smp, or for a ViT `dpt` or `linear`."""
     decoder_options: dict[str, Any] = {}

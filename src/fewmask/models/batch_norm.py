@@ -18,20 +18,28 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewmask import distributed
+from fewmask.models.still import is_still, keep_still
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def synchronise(model: Module) -> Module:
-    """Make every batch normalisation of the model one over all processes; alone, the model stays as it is.
+    """Make every batch normalisation of the model one over all processes; alone, the model stays as it is. Frozen ones
+    have nothing to synchronise.
 
     The model is on its device. Raises ValueError for a kind of batch normalisation that is not known here.
     """
     if distributed.world() == 1:
         return model
     if next(model.parameters()).device.type == "cuda":
-        return convert_sync_batchnorm(model)
+        still = [name for name, module in model.named_modules() if is_still(module)]
+        model = convert_sync_batchnorm(model)
+        for name in still:  # timm makes new modules
+            keep_still(model.get_submodule(name))
+        return model
     for name, module in model.named_modules():
+        if is_still(module):
+            continue
         if type(module) in _SYNCHRONISED:
             module.__class__ = _SYNCHRONISED[type(module)]
         elif isinstance(module, _BatchNorm):
@@ -51,9 +59,10 @@ def lonely(model: nn.Module, forward: Callable[[], object]) -> list[str]:
         if x[:, 0].numel() == 1:
             found.append(name)
 
-    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm)]
-    hooks = [m.register_forward_pre_hook(lambda m, x, n=n: look(n, m, *x)) for n, m in norms]
     was_training = model.training
+    model.train()
+    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.training]
+    hooks = [m.register_forward_pre_hook(lambda m, x, n=n: look(n, m, *x)) for n, m in norms]
     model.eval()
     forward()
     model.train(was_training)

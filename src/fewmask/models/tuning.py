@@ -12,6 +12,7 @@ from torch import nn
 
 from fewmask.config import LastBlocks, Lora, ModelSettings
 from fewmask.models.lora import adapt
+from fewmask.models.still import keep_still
 from fewmask.models.vit import Encoder
 
 
@@ -39,15 +40,7 @@ def tune(encoder: nn.Module, settings: ModelSettings) -> None:
 
 def freeze(module: nn.Module) -> None:
     """The module is in eval mode from here on, whatever mode its network is in, and so are its copies."""
-    module.requires_grad_(False).eval()
-    kind = type(module)
-    # A class, not a patched `train`: that would stay bound to this module in a copy, such as a teacher.
-    module.__class__ = type(kind.__name__, (_Still, kind), {})
-
-
-class _Still(nn.Module):
-    def train(self, mode: bool = True) -> Any:
-        return super().train(False)
+    keep_still(module.requires_grad_(False))
 
 
 def _train_last(vit: Any, blocks: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewmask.config import ModelSettings
 from fewmask.labels import VOID, LabelSpace
 from fewmask.models import encoders
+from fewmask.models.norms import set_norms
 from fewmask.models.tuning import tune
 from fewmask.randomness import torch_seed
 
@@ -36,6 +37,7 @@ class UniversalSegmenter(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "init"))
             self.features = encoders.build(settings)
+            set_norms(self.features, self.encoder, settings.norm)
             self.channels, self.stride = self._probe()
             self.heads = nn.ModuleDict(
                 {_key(name): nn.Conv2d(self.channels, s.num_classes, 1) for name, s in spaces.items()}
