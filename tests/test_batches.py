@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondisk import run_python
 
-from fewmask.data.batches import Batch, Phase, answered_share, count_cells, loader
+from fewmask.data.batches import Batch, Phase, count_cells, loader
 from fewmask.data.domain import Domain
+from fewmask.data.drawing import answered_share
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.models.universal import at_stride
 

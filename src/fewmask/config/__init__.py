@@ -18,6 +18,8 @@ from fewmask.config.domains import (
 from fewmask.config.loading import Config, dump, load, parse
 from fewmask.config.training import (
     AdamSettings,
+    AverageSettings,
+    ClassWeightSettings,
     EmbeddingSettings,
     Full,
     HungAdamSettings,
@@ -38,10 +40,12 @@ __all__ = [
     "AnswerSettings",
     "AskSettings",
     "AugmentSettings",
+    "AverageSettings",
     "BudgetSettings",
     "CampaignSettings",
     "CamvidDomain",
     "CityscapesDomain",
+    "ClassWeightSettings",
     "Config",
     "ConfigPath",
     "CutoutSettings",

@@ -146,6 +146,25 @@ class OptimiserSettings(NetworkOptimiserSettings):
     """Learning rate of everything that is not the encoder."""
 
 
+class ClassWeightSettings(Settings):
+    """Of a labelled pixel in the cross-entropy, by its class: w ∝ frequency^−exponent, at most `cap`, with a mean of 1
+    over the domain's labelled pixels."""
+
+    exponent: Fraction = 0.0
+    """0 weighs all classes alike. With .5 a class of a hundredth as many pixels has ten times the weight."""
+    cap: float = Field(8.0, gt=1)
+
+
+class AverageSettings(Settings):
+    """A moving average of the weights and of the statistics of batch normalisation, beside the network that trains."""
+
+    lag: float = Field(0.0, ge=0, lt=1)
+    """How many steps it lies behind, as a part of all: its momentum is 1 − 1/(lag · steps). 0: there is none."""
+    answers: Literal["better", "average"] = "better"
+    """Which network is selected and saved: the better one on validation, the average where there is none; or always the
+    average."""
+
+
 class TrainSettings(Settings):
     steps: PositiveInt = 2000
     batch_size: PositiveInt = 8
@@ -154,7 +173,9 @@ class TrainSettings(Settings):
     """Unlabelled images a step for methods that use them; as many as labelled ones by default."""
     crop: Size = (256, 256)
     augment: AugmentSettings = AugmentSettings()
+    class_weights: ClassWeightSettings = ClassWeightSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
+    average: AverageSettings = AverageSettings()
     accumulate: PositiveInt = 1
     precision: Precision = "auto"
     device: str = "auto"

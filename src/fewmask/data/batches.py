@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fewmask.config import NoiseSettings, StrongSettings, TrainSettings
 from fewmask.data.domain import Domain
+from fewmask.data.drawing import answered_share, order_of, stocks_of, turn_of
 from fewmask.data.pseudo import HUMAN, merge
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.models.universal import at_stride
@@ -61,6 +62,8 @@ class Batch:
     nothing beside whole ones. None: 1 for all."""
     strong: Tensor | None = None
     """(S,U,3,h,w) uint8: strong views of the U rows of the pool, where the phase wants them."""
+    class_weights: Mapping[int, Tensor] = field(default_factory=dict)
+    """By domain, (C_k,) float32: what a labelled pixel of each class counts. Domains that are left out: 1."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -85,9 +88,17 @@ class Batch:
         return _rows(owner, torch.ones_like(owner, dtype=torch.bool))
 
     def weighed(self, k: int, rows: Tensor) -> tuple[Tensor | None, Tensor]:
-        """What a labelled pixel of these rows (b,) of domain k counts, (b,1,1) or None for 1, and the sum of that over
-        all of the domain's, () as in `cells`: what to divide by."""
-        return None if self.worth is None else take(self.worth, rows)[:, None, None], self.cells[1][k, 4]
+        """What a labelled pixel of these rows (b,) of domain k counts, (b,1,1), by its class (b,h,w), or None for 1;
+        and the sum over all of the domain's of what their rows count, () as in `cells`: what to divide by. (The mean of
+        the weights of classes is 1 over the domain's masks, not over one step's rows.)"""
+        pixels = self.cells[1][k, 4]
+        factor = None if self.worth is None else take(self.worth, rows)[:, None, None]
+        if k not in self.class_weights:
+            return factor, pixels
+        weights = self.class_weights[k]
+        label = take(self.label, rows).long()
+        of_class = torch.where(label < len(weights), weights[label.clamp_max(len(weights) - 1)], 0.0)
+        return of_class if factor is None else factor * of_class, pixels
 
     def without_pool(self) -> Batch:
         """The labelled rows alone, and their cells."""
@@ -107,7 +118,8 @@ class Batch:
         if device.type == "cpu":
             return self
         moved = self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
-        return replace(moved, cells={s: c.to(device) for s, c in self.cells.items()})
+        cells = {s: c.to(device) for s, c in self.cells.items()}
+        return replace(moved, cells=cells, class_weights={k: w.to(device) for k, w in self.class_weights.items()})
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         pixels = {name: getattr(self, name) for name in ("image", "label", "confidence", "worth", "strong")}
@@ -229,12 +241,12 @@ class Steps(Dataset[list[Batch]]):
         for row in range(first, first + share):
             turn = step * total + row
             name = domains[turn % len(domains)]
-            stocks = _stocks(self.domains[name], whole)
+            stocks = stocks_of(self.domains[name], whole)
             of_answered = self.answered[name] if len(stocks) == 2 else 0.0
-            stock, visit = _turn(turn // len(domains), of_answered)
+            stock, visit = turn_of(turn // len(domains), of_answered)
             epoch, position = divmod(visit, len(stocks[stock]))
             stream = list(self.domains).index(name) * 2 + labelled + stock * 2 * len(self.domains)
-            stems, order = stocks[stock], _order(self.seed, stream, epoch, len(stocks[stock]))
+            stems, order = stocks[stock], order_of(self.seed, stream, epoch, len(stocks[stock]))
             yield row + (0 if labelled else self.settings.batch_size), name, stems[order[position]], not labelled
 
     def _view(self, step: int, phase: Phase, row: int, name: str, stem: str, pool: bool) -> _View:
@@ -286,41 +298,6 @@ def _channels_last(images: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
-def _stocks(domain: Domain, whole: bool | None) -> list[tuple[str, ...]]:
-    """The images to draw from; where there are two stocks of them, the second has those with a few answered regions.
-    `whole` None is the pool. Where every image of train is labelled, they serve as unlabelled ones too."""
-    if whole is None:
-        return [domain.unlabelled or domain.splits["train"]]
-    answered = tuple(s for s in domain.labelled if s in domain.partial)
-    stocks = [domain.whole] if whole and domain.whole else [domain.whole, answered]
-    return [stock for stock in stocks if stock]
-
-
-# Of the rows of a domain with wholly labelled images and images with a few answers; see `answered_share`.
-LEAST_ANSWERED = 0.2
-
-
-def answered_share(domain: Domain) -> float:
-    """The part of the labelled rows that shows images with a few answered regions, beside wholly labelled images.
-
-    It is their part of all labelled pixels, so that an image of which a tenth is labelled is drawn a tenth as often:
-    there are often ten times as many of them, and drawn like the others they would fill the rows with pixels that
-    nobody labelled. With `Batch.worth` every labelled pixel then counts alike on the whole. A fifth is the least, or a
-    handful of points would never be seen beside masks; but never more than their part of all images.
-    """
-    whole, answered = len(domain.whole), len(domain.labelled) - len(domain.whole)
-    worth = sum(domain.partial[s] for s in domain.labelled if s in domain.partial)
-    if not answered:
-        return 0.0
-    return min(max(worth / (worth + whole), LEAST_ANSWERED), answered / (answered + whole))
-
-
-def _turn(number: int, share: float) -> tuple[int, int]:
-    """(stock, which of its visits) of row number 0, 1, …: a `share` of the rows is of stock 1, evenly spread."""
-    visits = int(number * share)
-    return (1, visits) if int((number + 1) * share) > visits else (0, number - visits)
-
-
 def count_cells(label: Tensor, domain: Tensor, domains: int, pool: int, worth: Tensor | None = None) -> Tensor:
     """(K,5) float, see `Batch.cells`: labelled (a class) and unlabelled (254) cells of each domain's rows, the same of
     its rows of the pool, which are those from `pool` on, and labelled ones weighed. label (B,h,w), domain and worth
@@ -339,11 +316,6 @@ def take(values: Tensor, rows: Tensor) -> Tensor:
 def _rows(domain: Tensor, chosen: Tensor) -> dict[int, Tensor]:
     present = torch.unique(domain[chosen]).tolist()
     return {k: torch.nonzero((domain == k) & chosen).flatten() for k in present}
-
-
-@lru_cache(maxsize=64)
-def _order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
-    return generator(seed, "order", step=epoch, row=stream).permutation(count)
 
 
 def loader(steps: Steps, first: int, workers: int, **options: Any) -> Iterator[list[Batch]]:

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,20 @@ from fewmask import card, distributed
 from fewmask.config import Config
 from fewmask.data.batches import Batch, Phase, Steps, loader
 from fewmask.data.domain import Domain
+from fewmask.data.frequency import class_weights
 from fewmask.data.parts import with_parts
+from fewmask.engine.average import answering, average_of, better, network_of
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.engine.counts import ImageCounts, write_counts
 from fewmask.engine.device import autocast, choose_device, forget_peak, memory_mib
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
+from fewmask.engine.moments import Moment as Moment
+from fewmask.engine.moments import NonFiniteError as NonFiniteError
+from fewmask.engine.moments import Observer as Observer
 from fewmask.engine.optimiser import Optimisers
+from fewmask.engine.preflight import check_rows
 from fewmask.engine.prototypes import make_prototypes, save_prototypes
 from fewmask.engine.run import (
     Run,
@@ -50,7 +56,7 @@ from fewmask.engine.run import (
 from fewmask.files import write_json
 from fewmask.methods import build
 from fewmask.methods.base import Method
-from fewmask.models.batch_norm import lonely, synchronise
+from fewmask.models.batch_norm import synchronise
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.outcome import LEDGER
 from fewmask.randomness import torch_generator, torch_seed
@@ -63,37 +69,6 @@ if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
 # Rows of the stream "method". A step has those from 0 on, a process each: all would cut the same boxes otherwise. What
 # is drawn outside of it is common to all processes, and no step's.
 PREPARE, BEGIN, AFTER = 2**32, 2**32 + 1, 2**32 + 2
-
-
-class NonFiniteError(RuntimeError):
-    """A term of the loss or a gradient is NaN or infinite. Neither an optimiser nor the method has seen it."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What an observer is told after every step, and after every image of an evaluation (stage "evaluate")."""
-
-    run: str
-    stage: str
-    step: int
-    steps: int
-    terms: Mapping[str, float]
-    steps_per_second: float
-    memory_mib: float | None
-    """Of the GPU or, without one, of this process; None where the system does not tell, as Windows."""
-    later: int = 0
-    """Steps of the trainings that come after this one."""
-
-    @property
-    def loss(self) -> float:
-        return sum(self.terms.values())
-
-    @property
-    def seconds_left(self) -> float:
-        return (self.steps - self.step + self.later) / self.steps_per_second if self.steps_per_second else 0.0
-
-
-Observer = Callable[[Moment], None]
 
 
 class Training(nn.Module):
@@ -159,10 +134,13 @@ class _Fit:
         self.network = self.method.network(self.model)
         # What validation selects belongs together: a teacher with its student, a branch with its network.
         self.kept = nn.ModuleDict({"model": self.network, **self.method.kept(self.model)})
+        self.average = average_of(self.kept, settings)
+        self.answering = answering(self.kept, self.average, settings)
+        self.class_weights = class_weights(domains, settings.class_weights)
         self.phases = [p for p in method.phases(settings.steps) if p.stop > p.start]
         # A head that no phase trains has nothing to be scored on.
         self.trained = {n: d for n, d in domains.items() if any(n in p.trained for p in self.phases)}
-        self._check_rows()
+        check_rows(settings, self.phases, self.model, self.method)
         self.optimisers = Optimisers(settings.optimiser, self.model, self.method)
         strides = sorted({1, self.model.stride, self.model.embedding_stride})
         place = (distributed.rank(), distributed.world())
@@ -176,20 +154,6 @@ class _Fit:
         self.done, self.seconds = 0, 0.0
         self.best: dict[str, float] | None = None
         self.history: list[dict[str, Any]] = []
-
-    def _check_rows(self) -> None:
-        """Raises ValueError where torch would refuse the first step: batch normalisation of a single value."""
-        train = self.config.train
-        labelled, unlabelled = train.batch_size, train.unlabelled_batch_size or train.batch_size
-        pool = [unlabelled // train.accumulate if p.unlabelled else 0 for p in self.phases]
-        rows = min(rows for u in pool for rows in self.method.forwards(labelled // train.accumulate, u))
-        image = torch.zeros(1, 3, *train.crop, device=self.device)
-        if rows == 1 and (names := lonely(self.model, lambda: self.model.encode(image))):
-            key = "batch_size" if labelled == train.accumulate else "unlabelled_batch_size"
-            raise ValueError(
-                f"train.{key}: with one image of {train.crop[0]}×{train.crop[1]} a micro-batch, batch normalisation "
-                f"sees a single value per channel ({', '.join(names)}); take at least two images"
-            )
 
     def run_through(self) -> dict[str, Any]:
         settings = self.config.train
@@ -209,7 +173,7 @@ class _Fit:
             self.seconds = now - began
             self._log(terms, phase)
             if self.done == phase.stop and phase is not self.phases[-1] and distributed.rank() == 0:
-                save_weights(self.run.phase(phase.name), self.network.state_dict())
+                save_weights(self.run.phase(phase.name), network_of(next(iter(self.answering.values()))).state_dict())
             if self._validates():
                 self._validate()
             if self.done % settings.checkpoint_every == 0 or self.done == settings.steps:
@@ -230,12 +194,15 @@ class _Fit:
             last = number == len(batches) - 1
             with nullcontext() if last or distributed.world() == 1 else self.training.no_sync():  # type: ignore[operator]
                 with autocast(self.device, settings.precision):
-                    terms = self.training(replace(batch, cells=cells).to(self.device), rng)
+                    whole = replace(batch, cells=cells, class_weights=self.class_weights)
+                    terms = self.training(whole.to(self.device), rng)
                 (torch.stack(list(terms.values())).sum() / len(batches)).backward()
             parts.append({name: term.detach() for name, term in terms.items()})
         values = self._finite(parts, batches)
         self.optimisers.step()
         self.method.after_step(self.model, self._rng(step, AFTER))
+        if self.average is not None:
+            self.average.follow(self.kept)
         return values
 
     def _finite(self, parts: list[dict[str, Tensor]], batches: list[Batch]) -> dict[str, float]:
@@ -265,23 +232,24 @@ class _Fit:
         return self.done in ends or bool(every and self.done % every == 0)
 
     def _validate(self) -> None:
-        result = self._evaluate("val")
-        if not result["domains"]:
+        found = {name: self._evaluate("val", network_of(kept)) for name, kept in self.answering.items()}
+        if not any(result["domains"] for result in found.values()):
             return
-        chosen = mean([s["miou"] for n, s in result["domains"].items() if n in self.phases[-1].trained])
-        short = {n: s["miou"] for n, s in result["domains"].items()}
-        self.history.append({"step": self.done, "miou": short, "avg_miou": result["avg_miou"]})
-        self._write({"step": self.done, "validation": short, "avg_miou": result["avg_miou"]})
+        which, chosen, means = better(found, self.phases[-1].trained)
+        short = {n: s["miou"] for n, s in found[which]["domains"].items()}
+        self.history.append({"step": self.done, "miou": short, **means})
+        self._write({"step": self.done, "validation": short, **means})
         last_start = max((p.start for p in self.phases if p.restart), default=0)
         if chosen is None or self.done <= last_start or (self.best and chosen <= self.best["score"]):
             return
         self.best = {"score": chosen, "step": self.done}
         if distributed.rank() == 0:
-            save_weights(self.run.best(self.done), self.kept.state_dict())
+            save_weights(self.run.best(self.done), self.answering[which].state_dict())
 
     def _evaluate(
         self,
         split: str,
+        network: UniversalSegmenter,
         only: Mapping[str, Domain] | None = None,
         keep: Callable[[str, ImageCounts], object] = lambda name, found: None,
     ) -> dict[str, Any]:
@@ -291,7 +259,7 @@ class _Fit:
             self._tell("evaluate", done, total, done / (time.monotonic() - began))
 
         return evaluate(
-            self.network, only or self.trained, split, synonyms=self.config.synonyms,
+            network, only or self.trained, split, synonyms=self.config.synonyms,
             workers=train.workers, precision=train.precision, progress=progress, keep=keep,
         )  # fmt: skip
 
@@ -310,6 +278,8 @@ class _Fit:
                 "model": self.model.state_dict(),
                 "method": self.method.state_dict(),
                 "optimisers": self.optimisers.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "class_weights": self.class_weights,
             }
             save_state(self.run.state, state)
             chosen = self.run.best(int(self.best["step"])) if self.best else None
@@ -324,6 +294,9 @@ class _Fit:
             self.model.load_state_dict(state["model"])
             self.method.load_state_dict(state["method"])
             self.optimisers.load_state_dict(state["optimisers"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.class_weights = state["class_weights"]
             self.done, self.seconds = state["step"], state["seconds"]
             self.best, self.history = state["best"], state["history"]
         if self.log is not None:
@@ -333,12 +306,14 @@ class _Fit:
         """Take the weights that validation chose, score them once, and write model and summary."""
         if self.best:
             self.kept.load_state_dict(load_weights(self.run.best(int(self.best["step"]))))
+        elif self.average is not None:
+            self.kept.load_state_dict(self.average.model.state_dict())
         split = self.config.train.score
         scored = {n: d for n, d in self.trained.items() if d.splits.get(split)}
         others = {n: d for n, d in self.trained.items() if n not in scored and d.splits.get("val")}
         counts: dict[str, ImageCounts] = {}
-        domains = (self._evaluate(split, keep=counts.__setitem__)["domains"] if scored else {}) | (
-            self._evaluate("val", others, counts.__setitem__)["domains"] if others else {}
+        domains = (self._evaluate(split, self.network, keep=counts.__setitem__)["domains"] if scored else {}) | (
+            self._evaluate("val", self.network, others, counts.__setitem__)["domains"] if others else {}
         )
         summary = {
             "name": self.config.name,

@@ -108,7 +108,8 @@ class Hung2018(Method):
             judge, label, pixels = self.discriminators[k], take(batch.label, rows), batch.cells[1][k, 0]
             known = label < NOT_LABELLED
             guess, truth = logits.float().softmax(1) * known[:, None], one_hot(label, logits.shape[1])
-            supervised.append(cross_entropy(logits, label, pixels))
+            factor, total = batch.weighed(k, rows)
+            supervised.append(cross_entropy(logits, label, total, weight=factor))
             with frozen(judge):
                 fooling.append(verdict_loss(judge(guess), True, known, pixels))
             fake, real = judge(torch.cat([guess.detach(), truth])).chunk(2)

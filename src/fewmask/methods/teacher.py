@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Generic, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +19,30 @@ from fewmask.data.domain import Domain
 from fewmask.methods.base import Method, MethodSettings
 from fewmask.models.universal import UniversalSegmenter
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class Teacher(nn.Module):
+
+class Teacher(nn.Module, Generic[Network]):
     """The moving average of a student: of its parameters and of its buffers, the running statistics of batch
     normalisation among them. It is always in eval mode and never has a gradient.
 
     The first `follow` makes it the student, the next ones average all students so far, until `momentum` is reached.
     """
 
-    def __init__(self, student: UniversalSegmenter, momentum: float) -> None:
+    def __init__(self, student: Network, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
-        self.model = copy.deepcopy(student).requires_grad_(False)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=student.mean.device))
+        self.model: Network = copy.deepcopy(student).requires_grad_(False)
+        device = next(student.parameters()).device
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device))
         self.updates: Tensor
         self.eval()
 
-    def train(self, mode: bool = True) -> Teacher:
+    def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
     @torch.no_grad()
-    def follow(self, student: UniversalSegmenter) -> None:
+    def follow(self, student: Network) -> None:
         # The count stays on the device: a number of it would have to be waited for.
         kept = (1 - 1 / (self.updates + 1)).clamp(max=self.momentum)
         for own, its in zip(_values(self.model), _values(student), strict=True):
@@ -69,7 +72,7 @@ class Taught(Method):
 
     def __init__(self, settings: TaughtSettings, domains: Mapping[str, Domain]) -> None:
         super().__init__(settings, domains)
-        self.teacher: Teacher | None = None
+        self.teacher: Teacher[UniversalSegmenter] | None = None
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
         if self.settings.ema is not None:

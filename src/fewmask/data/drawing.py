@@ -1,0 +1,50 @@
+"""Which image a row shows: the stocks that are drawn from, whose turn it is, and the order of an epoch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from fewmask.data.domain import Domain
+from fewmask.randomness import generator
+
+
+def stocks_of(domain: Domain, whole: bool | None) -> list[tuple[str, ...]]:
+    """The images to draw from; where there are two stocks of them, the second has those with a few answered regions.
+    `whole` None is the pool. Where every image of train is labelled, they serve as unlabelled ones too."""
+    if whole is None:
+        return [domain.unlabelled or domain.splits["train"]]
+    answered = tuple(s for s in domain.labelled if s in domain.partial)
+    stocks = [domain.whole] if whole and domain.whole else [domain.whole, answered]
+    return [stock for stock in stocks if stock]
+
+
+# Of the rows of a domain with wholly labelled images and images with a few answers; see `answered_share`.
+LEAST_ANSWERED = 0.2
+
+
+def answered_share(domain: Domain) -> float:
+    """The part of the labelled rows that shows images with a few answered regions, beside wholly labelled images.
+
+    It is their part of all labelled pixels, so that an image of which a tenth is labelled is drawn a tenth as often:
+    there are often ten times as many of them, and drawn like the others they would fill the rows with pixels that
+    nobody labelled. With `Batch.worth` every labelled pixel then counts alike on the whole. A fifth is the least, or a
+    handful of points would never be seen beside masks; but never more than their part of all images.
+    """
+    whole, answered = len(domain.whole), len(domain.labelled) - len(domain.whole)
+    worth = sum(domain.partial[s] for s in domain.labelled if s in domain.partial)
+    if not answered:
+        return 0.0
+    return min(max(worth / (worth + whole), LEAST_ANSWERED), answered / (answered + whole))
+
+
+def turn_of(number: int, share: float) -> tuple[int, int]:
+    """(stock, which of its visits) of row number 0, 1, …: a `share` of the rows is of stock 1, evenly spread."""
+    visits = int(number * share)
+    return (1, visits) if int((number + 1) * share) > visits else (0, number - visits)
+
+
+@lru_cache(maxsize=64)
+def order_of(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
+    return generator(seed, "order", step=epoch, row=stream).permutation(count)
