@@ -27,7 +27,8 @@ from fewmask import config as configuration
 from fewmask.acquisition.budget import Budget
 from fewmask.acquisition.select import Candidates, select
 from fewmask.config import AskSettings, PoolSettings
-from fewmask.data.batches import Phase, Steps, loader, read
+from fewmask.data.batch import Phase
+from fewmask.data.batches import Steps, loader, read
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import Committee, Member

@@ -41,8 +41,8 @@ from fewmask.labels import NOT_LABELLED, LabelUnion
 from fewmask.losses.alignment import cosine_similarity
 from fewmask.losses.entropy import entropy
 from fewmask.methods import build
-from fewmask.methods.entropy_module import EntropyModule
 from fewmask.methods.prototypes import LivePrototypes
+from fewmask.methods.univ import Univ
 from fewmask.models.saved import load_model
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
@@ -75,7 +75,7 @@ def look(folder: Path, split: str) -> dict[str, Any]:
     domains = load_domains(config)
     model = load_model(folder, device)
     method = build(config.method, domains)
-    if not isinstance(method, EntropyModule) or not isinstance(method.prototypes, LivePrototypes):
+    if not isinstance(method, Univ) or not isinstance(method.prototypes, LivePrototypes):
         raise ValueError(
             f"{folder}: a run of {config.method.name}; give one of univ-full or univ-cross, mode: anchored"
         )

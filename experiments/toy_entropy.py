@@ -7,7 +7,7 @@ Three questions of docs/decisions/0003-entropy-module.md, each one file of resul
 collapse   Does a falling entropy mean right classes? E alone is trained, on fixed features with correct prototypes.
 scale      Can the loss fall without deciding anything, by scaling the embedding?
 private    What becomes of classes that the other domain lacks? F, heads and E are trained by the product's own method
-           (`fewmask.methods.univ_full`), on two domains with shared and private classes, few labelled cells, many not.
+           (`fewmask.methods.univ`), on two domains with shared and private classes, few labelled cells, many not.
 
 About ten minutes on one core of a busy machine. The losses are those of `fewmask.losses`; only unbalanced transport,
 which the product does not have, is written here.
@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewmask.data.batches import Batch, count_cells
+from fewmask.data.batch import Batch, count_pixels
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, LabelSpace, distinct_colour
 from fewmask.losses.alignment import Alignment, alignment, cosine_similarity, dot_similarity
@@ -42,7 +42,7 @@ from fewmask.losses.entropy import entropy
 from fewmask.losses.prototypes import pca_prototypes
 from fewmask.methods.prototypes import Cells as SeenByE
 from fewmask.methods.prototypes import LivePrototypes
-from fewmask.methods.univ_full import UnivFull, UnivFullSettings
+from fewmask.methods.univ import UnivFull, UnivFullSettings
 
 # ── collapse, scale: E on fixed features ─────────────────────────────────────────────────────────────────────────────
 
@@ -276,7 +276,7 @@ def train(world: World, case: dict[str, Any], seed: int, steps: int) -> tuple[Un
             rows = [(k, s) for k, c in enumerate(cells) for s in c.masks]
             if phase.unlabelled:
                 rows += [(k, f"u{i}") for k in range(2) for i in order.integers(0, world.unlabelled_images, 2)]
-            terms = method.step(network, make_batch(rows, cells, step, steps), rng)
+            terms = method.step(network, make_batch(rows, cells, step, steps, phase.name), rng)
             optimiser.zero_grad()
             torch.stack(list(terms.values())).sum().backward()
             optimiser.step()
@@ -284,7 +284,7 @@ def train(world: World, case: dict[str, Any], seed: int, steps: int) -> tuple[Un
     return method, network, cells
 
 
-def make_batch(rows: list[tuple[int, str]], cells: list[Cells], step: int, steps: int) -> Batch:
+def make_batch(rows: list[tuple[int, str]], cells: list[Cells], step: int, steps: int, phase: str) -> Batch:
     side = cells[0].world.side
     blank = np.full((side, side), NOT_LABELLED, np.uint8)
     label = torch.from_numpy(np.stack([cells[k].masks.get(s, blank) for k, s in rows]))
@@ -298,9 +298,10 @@ def make_batch(rows: list[tuple[int, str]], cells: list[Cells], step: int, steps
         has_unlabelled=(label == NOT_LABELLED).flatten(1).any(1),
         names=tuple(s for _, s in rows),
         pool=first,
-        cells={1: count_cells(label, owner, 2, first)},
+        counts={1: count_pixels(label, owner, 2, first)},
         step=step,
         steps=steps,
+        phase=phase,
     )
 
 

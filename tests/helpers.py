@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from fewmask.config import AugmentSettings, EmbeddingSettings, ModelSettings, OptimiserSettings, TrainSettings
-from fewmask.data.batches import Batch, Phase, Steps, count_cells
+from fewmask.data.batch import Batch, Phase, count_pixels
+from fewmask.data.batches import Steps
 from fewmask.data.domain import Domain
-from fewmask.engine.fit import _mean_cells
+from fewmask.engine.fit import _mean_counts
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.run import Run, save_model
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, distinct_colour
@@ -155,6 +156,7 @@ def batch(
     step: int = 0,
     of: int = 1,
     pool: int | None = None,
+    phase: str = "train",
 ) -> Batch:
     """A batch by hand: rows of (domain, label (h,w)) and their images (B,3,h,w); those from `pool` on are the pool's,
     by default as many as have not a single known pixel."""
@@ -170,9 +172,10 @@ def batch(
         has_unlabelled=(label == NOT_LABELLED).flatten(1).any(1),
         names=tuple(f"row {i}" for i in range(len(rows))),
         pool=first,
-        cells={s: count_cells(at_stride(label, s, network.multiple), owner, domains, first) for s in strides},
+        counts={s: count_pixels(at_stride(label, s, network.multiple), owner, domains, first) for s in strides},
         step=step,
         steps=of,
+        phase=phase,
     )
 
 
@@ -183,10 +186,11 @@ def in_parts(made: Method, network: UniversalSegmenter, whole: Batch, parts: int
         rows = [*range(part, labelled, parts), *range(labelled + part, 2 * labelled, parts)]
         owned = list(zip(whole.domain[rows].tolist(), whole.label[rows], strict=True))
         pool = labelled // parts
-        cut.append(batch(owned, whole.image[rows], network, len(network.domains), whole.step, whole.steps, pool))
-    cells, found = _mean_cells(cut), defaultdict[str, float](float)
+        images, k = whole.image[rows], len(network.domains)
+        cut.append(batch(owned, images, network, k, whole.step, whole.steps, pool, whole.phase))
+    counts, found = _mean_counts(cut), defaultdict[str, float](float)
     for one in cut:
-        for name, term in made.step(network, replace(one, cells=cells), torch.Generator().manual_seed(0)).items():
+        for name, term in made.step(network, replace(one, counts=counts), torch.Generator().manual_seed(0)).items():
             found[name] += term.item() / parts
     return dict(found)
 
@@ -230,5 +234,5 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 def relabelled(part: Batch, label: Tensor, network: UniversalSegmenter) -> Batch:
     """The batch with other labels and all that follows from them."""
     rows = list(zip(part.domain.tolist(), label, strict=True))
-    made = batch(rows, part.image, network, len(network.domains), part.step, part.steps, part.pool)
+    made = batch(rows, part.image, network, len(network.domains), part.step, part.steps, part.pool, part.phase)
     return replace(made, names=part.names, strong=part.strong)

@@ -20,8 +20,8 @@ from ondisk import assert_same_run, plain, summary_of, two_domains, weights_of
 from torch import Tensor, nn
 
 from fewmask.config import ClassWeightSettings, Config
-from fewmask.data.batches import Batch, count_cells
-from fewmask.data.frequency import class_weights, count_pixels
+from fewmask.data.batch import Batch, count_pixels
+from fewmask.data.frequency import class_pixels, class_weights
 from fewmask.data.frequency import weights_of as weights_of_counts
 from fewmask.engine import fit
 from fewmask.engine.checkpoint import load_state
@@ -181,13 +181,13 @@ def test_they_are_counted_in_the_masks_that_training_may_see() -> None:
             for value in domain.mask(stem).ravel().tolist():
                 if value < domain.space.num_classes:
                     expected[value] += 1
-        assert count_pixels(domain).tolist() == expected.tolist()
+        assert class_pixels(domain).tolist() == expected.tolist()
     assert class_weights(of, ClassWeightSettings()) == {}
     found = class_weights(of, ClassWeightSettings(exponent=0.5))
     assert [len(found[k]) for k in (0, 1)] == [3, 4]
 
 
-def batch_of(label: Tensor, domain: list[int], worth: Tensor | None = None) -> Batch:
+def batch_of(label: Tensor, domain: list[int], weight: Tensor | None = None) -> Batch:
     owner = torch.tensor(domain)
     return Batch(
         image=torch.randint(0, 256, (*label.shape[:1], 3, *label.shape[1:]), dtype=torch.uint8),
@@ -197,18 +197,18 @@ def batch_of(label: Tensor, domain: list[int], worth: Tensor | None = None) -> B
         has_unlabelled=(label == NOT_LABELLED).flatten(1).any(1),
         names=tuple(map(str, domain)),
         pool=len(label),
-        cells={1: count_cells(label, owner, 2, len(label), worth)},
-        worth=worth,
+        counts={1: count_pixels(label, owner, 2, len(label), weight)},
+        pixel_weight=weight,
     )
 
 
-@pytest.mark.parametrize("worth", [None, torch.tensor([1.0, 4.0, 1.0, 2.0])])
-def test_the_loss_is_that_of_a_loop_over_pixels(worth: Tensor | None) -> None:
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 4.0, 1.0, 2.0])])
+def test_the_loss_is_that_of_a_loop_over_pixels(weight: Tensor | None) -> None:
     rng = torch.Generator().manual_seed(3)
     network = model(domains(3, 4)).eval()
     label = torch.randint(0, 3, (4, 32, 32), generator=rng).to(torch.uint8)
     label[:, :5], label[0, 6:9] = VOID, NOT_LABELLED
-    batch = batch_of(label, [0, 1, 0, 1], worth)
+    batch = batch_of(label, [0, 1, 0, 1], weight)
     weights = {0: torch.tensor([0.5, 1.0, 3.0]), 1: torch.tensor([2.0, 0.25, 1.0, 7.0])}
     weighed = replace(batch, class_weights=weights)
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_the_loss_is_that_of_a_loop_over_pixels(worth: Tensor | None) -> None:
         for k, name in enumerate(network.domains):
             total = count = 0.0
             for row in (r for r in range(4) if int(batch.domain[r]) == k):
-                one = 1.0 if worth is None else float(worth[row])
+                one = 1.0 if weight is None else float(weight[row])
                 log_p = network.logits(features[row : row + 1], name, (32, 32))[0].double().log_softmax(0)
                 for y in range(32):
                     for x in range(32):

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondisk import run_python
 
-from fewmask.data.batches import Batch, Phase, count_cells, loader
+from fewmask.data.batch import Batch, Phase, count_pixels
+from fewmask.data.batches import loader
 from fewmask.data.domain import Domain
 from fewmask.data.drawing import answered_share
 from fewmask.labels import NOT_LABELLED, VOID
@@ -34,7 +35,7 @@ def equal(one: Batch, other: Batch) -> bool:
         and torch.equal(one.label, other.label)
         and torch.equal(one.domain, other.domain)
         and one.names == other.names
-        and all(torch.equal(one.cells[s], other.cells[s]) for s in one.cells)
+        and all(torch.equal(one.counts[s].table(), other.counts[s].table()) for s in one.counts)
         and (one.step, one.steps) == (other.step, other.steps)
     )
 
@@ -78,8 +79,8 @@ def test_the_parts_of_all_processes_are_the_global_batch(world: int, accumulate:
                 union = torch.cat([getattr(p, field)[of_part] for p in parts])
                 assert torch.equal(union, getattr(whole, field)[of_whole])
             assert [n for p in parts for n in p.names[of_part]] == list(whole.names[of_whole])
-        for stride in whole.cells:
-            assert torch.equal(torch.stack([p.cells[stride] for p in parts]).sum(0), whole.cells[stride])
+        for stride, count in whole.counts.items():
+            assert torch.equal(torch.stack([p.counts[stride].table() for p in parts]).sum(0), count.table())
 
 
 def test_rows_that_do_not_divide_are_refused() -> None:
@@ -179,18 +180,18 @@ def test_cells_are_counted_by_domain_and_stride() -> None:
     of = domains(3, 4, 2)
     network = model(of)
     (part,) = steps(of, both(of), train_settings(batch_size=3), network)[2]
-    assert set(part.cells) == {1, network.stride, network.embedding_stride}
-    for stride, cells in part.cells.items():
+    assert set(part.counts) == {1, network.stride, network.embedding_stride}
+    for stride, counts in part.counts.items():
         label = at_stride(part.label, stride, network.multiple)
         for k in range(3):
             own = label[part.domain == k].flatten().tolist()
             pool = label[part.pool :][part.domain[part.pool :] == k].flatten().tolist()
-            assert cells[k].tolist() == [
+            assert counts.table()[:, k].tolist() == [
                 sum(known(v) for v in values)
                 for values in (own, pool)
                 for known in (lambda v: v < NOT_LABELLED, lambda v: v == NOT_LABELLED)
             ] + [sum(v < NOT_LABELLED for v in own)]
-    assert count_cells(torch.full((1, 2, 2), VOID), torch.tensor([1]), 2, 0).tolist() == [[0] * 5, [0] * 5]
+    assert count_pixels(torch.full((1, 2, 2), VOID), torch.tensor([1]), 2, 0).table().tolist() == [[0, 0]] * 5
 
 
 def test_the_rows_of_the_pool_and_those_without_it() -> None:
@@ -203,7 +204,7 @@ def test_the_rows_of_the_pool_and_those_without_it() -> None:
     assert torch.equal(alone.image, part.image[:6])
     assert torch.equal(alone.label, part.label[:6])
     assert len(alone.domain) == len(alone.has_label) == len(alone.has_unlabelled) == len(alone.names) == alone.pool == 6
-    assert torch.equal(alone.cells[1], count_cells(alone.label, alone.domain, 2, 6))
+    assert torch.equal(alone.counts[1].table(), count_pixels(alone.label, alone.domain, 2, 6).table())
     assert not alone.pool_rows()
     assert alone.strong is None
 
@@ -233,18 +234,18 @@ def test_every_labelled_pixel_counts_alike_whether_its_image_is_wholly_labelled_
     for step in range(100):
         (part,) = data[step]
         stems = [name.rpartition("/")[2].removesuffix(".png") for name in part.names]
-        worth = torch.ones(len(stems)) if part.worth is None else part.worth
+        worth = torch.ones(len(stems)) if part.pixel_weight is None else part.pixel_weight
         known = [of["a"].partial.get(s, 1.0) if i < part.pool else 1.0 for i, s in enumerate(stems)]
         torch.testing.assert_close(worth, 1 / torch.tensor(known))
         counted = (part.label < NOT_LABELLED).sum((1, 2))
         for i, stem in enumerate(stems[: part.pool]):
             weight[stem] += float(worth[i] * counted[i])
-        assert part.cells[1][0, 4] == (counted * worth).sum()
-        assert part.without_pool().cells[1][0, 4] == (counted * worth)[: part.pool].sum()
+        assert part.counts[1].weighted[0] == (counted * worth).sum()
+        assert part.without_pool().counts[1].weighted[0] == (counted * worth)[: part.pool].sum()
     each = {stem: value / (of["a"].mask(stem) < NOT_LABELLED).sum() for stem, value in weight.items()}
     assert list(each.values()) == pytest.approx([each["a-0"]] * 8, rel=0.02)
     (plain,) = steps(of, [Phase("train", 0, 9, ("b",))], settings)[0]
-    assert plain.worth is None
+    assert plain.pixel_weight is None
 
 
 def test_rows_are_grouped_by_domain_in_order_and_tell_what_they_hold() -> None:
@@ -270,7 +271,7 @@ def test_a_row_with_a_part_of_its_labels_is_labelled_and_unlabelled() -> None:
     (part,) = steps(of, [Phase("train", 0, 1, ("a",))], flat)[0]
     assert part.has_label.all()
     assert part.has_unlabelled.all()
-    assert part.cells[1].tolist() == [[4 * 26 * 37, 4 * 26 * 40, 0, 0, 4 * 26 * 37]]
+    assert part.counts[1].table().flatten().tolist() == [4 * 26 * 37, 4 * 26 * 40, 0, 0, 4 * 26 * 37]
 
 
 def test_unlabelled_rows_are_not_labelled_inside_the_image_and_void_around_it() -> None:

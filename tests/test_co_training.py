@@ -18,7 +18,7 @@ from test_semi_supervised import by_hand, looped, opinionated, rng, supervised_l
 from torch import Tensor, nn
 
 from fewmask.config import Config
-from fewmask.data.batches import Batch
+from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.run import load_model

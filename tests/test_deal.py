@@ -17,7 +17,7 @@ from helpers import domain, domains, model, relabelled, run, same, steps, train_
 from ondisk import plain, two_domains
 from torch import Tensor
 
-from fewmask.data.batches import Batch, count_cells
+from fewmask.data.batch import Batch, count_pixels
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.fit import train
@@ -76,10 +76,10 @@ def test_the_terms_are_the_sums_over_domains_of_each_ones_means(weighs: bool) ->
     network = model(of).eval()
     made = deal(of, network, weight=0.5).eval()
     part = drawn(of, network, made)
-    worth = torch.arange(1.0, len(part.domain) + 1) if weighs else torch.ones(len(part.domain))
+    weight = torch.arange(1.0, len(part.domain) + 1) if weighs else torch.ones(len(part.domain))
     if weighs:
-        counted = {1: count_cells(part.label, part.domain, len(of), len(part.domain), worth)}
-        part = replace(part, worth=worth, cells=part.cells | counted)
+        counted = {1: count_pixels(part.label, part.domain, len(of), len(part.domain), weight)}
+        part = replace(part, pixel_weight=weight, counts={**part.counts, **counted})
     got = {n: t.item() for n, t in made.step(network, part, torch.Generator()).items()}
     expected = {"supervised": 0.0, "difficulty": 0.0}
     for k, name in enumerate(of):
@@ -87,7 +87,7 @@ def test_the_terms_are_the_sums_over_domains_of_each_ones_means(weighs: bool) ->
         label, logits = part.label[rows].long(), network(part.image[rows], name)
         own = network.upsample(made.difficulty(network.encode(part.image[rows])), (32, 32))[:, 0]
         known = label < NOT_LABELLED
-        each = worth[rows][:, None, None].expand_as(label)[known]
+        each = weight[rows][:, None, None].expand_as(label)[known]
         log_p = logits.log_softmax(1).permute(0, 2, 3, 1)[known].gather(1, label[known][:, None])[:, 0]
         wrong = logits.argmax(1)[known] != label[known]
         sure = own[known].sigmoid()

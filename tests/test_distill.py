@@ -33,7 +33,7 @@ from test_semi_supervised import opinionated, rng, supervised_loop
 from torch import Tensor
 
 from fewmask.config import Config
-from fewmask.data.batches import Batch
+from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.fit import Moment, train

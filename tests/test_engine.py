@@ -29,7 +29,7 @@ from ondisk import (
 from torch import Tensor, nn
 
 from fewmask.config import AdamSettings, Config, OptimiserSettings
-from fewmask.data.batches import Batch, Phase
+from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.engine import fit
 from fewmask.engine.checkpoint import load_state
@@ -450,10 +450,10 @@ def accumulated(
     """Gradients of a step as the loop makes them, and the means of its terms."""
     training = fit.Training(network, made)
     training.zero_grad()
-    cells = fit._mean_cells(batches)
+    counts = fit._mean_counts(batches)
     totals: dict[str, float] = {}
     for batch in batches:
-        terms = training(replace(batch, cells=cells), torch.Generator().manual_seed(0))
+        terms = training(replace(batch, counts=counts), torch.Generator().manual_seed(0))
         (torch.stack(list(terms.values())).sum() * weight).backward()
         for name, term in terms.items():
             totals[name] = totals.get(name, 0) + float(term.detach()) / len(batches)

@@ -14,7 +14,7 @@ from helpers import domains, in_parts, model, relabelled, run, same, steps, trai
 from test_semi_supervised import opinionated, rng
 from torch import Tensor, nn
 
-from fewmask.data.batches import Batch
+from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import one_hot, verdict_loss

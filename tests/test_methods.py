@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from helpers import ArraySource, batch, domain, domains, model, needs, relabelled, run, same, steps, train_settings
 from torch import Tensor, nn
 
-from fewmask.data.batches import Batch, count_cells
+from fewmask.data.batch import Batch, PixelCounts, count_pixels
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.alignment import alignment, cosine_similarity, dot_similarity
@@ -24,8 +24,8 @@ from fewmask.losses.entropy import entropy
 from fewmask.losses.prototypes import pca_prototypes
 from fewmask.methods import METHODS, SETTINGS, build
 from fewmask.methods.base import Method
-from fewmask.methods.entropy_module import EntropyModule
 from fewmask.methods.prototypes import LivePrototypes
+from fewmask.methods.univ import Univ
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 UNIVERSAL = ["univ-cross", "univ-full"]
@@ -40,12 +40,10 @@ def weights(name: str, alpha: float, beta: float) -> dict[str, float]:
     return {"alpha": alpha, "beta": beta} if name == "univ-full" else {"alpha": alpha}
 
 
-def settled(
-    name: str, of: dict[str, Domain], network: UniversalSegmenter, seed: int = 3, **options: object
-) -> EntropyModule:
+def settled(name: str, of: dict[str, Domain], network: UniversalSegmenter, seed: int = 3, **options: object) -> Univ:
     """A method in its second phase: its prototypes exist, every class has been seen."""
     made = method(name, of, **options)
-    assert isinstance(made, EntropyModule)
+    assert isinstance(made, Univ)
     rng = torch.Generator().manual_seed(seed)
     made.prepare(network, rng)
     made.begin(made.phases(4)[1], network, rng)
@@ -121,9 +119,14 @@ def weighed(of: dict[str, Domain], network: UniversalSegmenter) -> Batch:
     labels[1][4:], labels[4][:, 3:] = NOT_LABELLED, NOT_LABELLED
     image = torch.randint(0, 256, (6, 3, 32, 32), generator=generator, dtype=torch.uint8)
     part = batch([(0, labels[0]), (0, labels[1]), *((1, y) for y in labels[2:])], image, network, len(of), pool=6)
-    worth = torch.tensor([1.0, 7, 1, 1, 3, 1])
-    cells = {s: count_cells(at_stride(part.label, s, network.multiple), part.domain, 2, 6, worth) for s in part.cells}
-    return replace(part, worth=worth, cells=cells)
+    weight = torch.tensor([1.0, 7, 1, 1, 3, 1])
+    return replace(
+        part,
+        pixel_weight=weight,
+        counts={
+            s: count_pixels(at_stride(part.label, s, network.multiple), part.domain, 2, 6, weight) for s in part.counts
+        },
+    )
 
 
 @pytest.mark.parametrize("name", ["joint", "deal", "s4al-plus"])
@@ -135,7 +138,7 @@ def test_labels_count_what_their_row_is_worth(name: str) -> None:
     made.prepare(network, torch.Generator().manual_seed(0))
     part = weighed(of, network)
     got = evaluated(made, network, part)["supervised"]
-    assert part.worth is not None
+    assert part.pixel_weight is not None
     expected = 0.0
     for k, domain_name in enumerate(of):
         total = counted = 0.0
@@ -143,15 +146,15 @@ def test_labels_count_what_their_row_is_worth(name: str) -> None:
             if part.domain[row] == k:
                 log_p = network(part.image[row : row + 1], domain_name)[0].log_softmax(0)
                 for y, x in (part.label[row] < NOT_LABELLED).nonzero().tolist():
-                    total -= part.worth[row].item() * log_p[part.label[row, y, x].long(), y, x].item()
-                    counted += part.worth[row].item()
+                    total -= part.pixel_weight[row].item() * log_p[part.label[row, y, x].long(), y, x].item()
+                    counted += part.pixel_weight[row].item()
         expected += total / counted
     assert got == pytest.approx(expected, rel=1e-4)
 
-    cells, means = {stride: count / 2 for stride, count in part.cells.items()}, []
-    for rows, worth in (([0, 2, 3], None), ([1, 4, 5], part.worth[[1, 4, 5]])):
+    counts, means = {stride: PixelCounts(*count.table() / 2) for stride, count in part.counts.items()}, []
+    for rows, weight in (([0, 2, 3], None), ([1, 4, 5], part.pixel_weight[[1, 4, 5]])):
         owned = list(zip(part.domain[rows].tolist(), part.label[rows], strict=True))
-        one = replace(batch(owned, part.image[rows], network, 2, pool=3), worth=worth, cells=cells)
+        one = replace(batch(owned, part.image[rows], network, 2, pool=3), pixel_weight=weight, counts=counts)
         means.append(evaluated(made, network, one)["supervised"])
     assert np.mean(means) == pytest.approx(got, rel=1e-4)
 
@@ -390,9 +393,8 @@ def test_domains_in_another_order_give_the_same_loss(mode: str, private: str) ->
     if mode == "anchored":
         again.prototypes.boundary = made.prototypes.boundary[order]
     position = torch.tensor([order.index(k) for k in range(3)])
-    moved = batch(
-        list(zip(position[part.domain].tolist(), part.label, strict=True)), part.image, other, 3, part.step, part.steps
-    )
+    rows = list(zip(position[part.domain].tolist(), part.label, strict=True))
+    moved = batch(rows, part.image, other, 3, part.step, part.steps, phase=part.phase)
     one, two = evaluated(made, network, part), evaluated(again, other, moved)
     assert one == pytest.approx(two, rel=1e-5)
 
@@ -423,7 +425,7 @@ def test_live_prototypes_follow_the_labelled_cells_and_stay_unit_vectors() -> No
     of = domains(3, 4)
     network = model(of)
     made = method("univ-full", of, prototypes=2, drawn=500, momentum=0.5)
-    assert isinstance(made, EntropyModule)
+    assert isinstance(made, Univ)
     rng = torch.Generator().manual_seed(0)
     made.prepare(network, rng)
     drawn = made.prototypes.vectors.clone()
@@ -492,14 +494,14 @@ def test_partly_labelled_images_serve_both_terms_but_not_the_alignment_of_the_pr
     label = part.label[keep].clone()
     label[:, :, 16:] = torch.where(label[:, :, 16:] == VOID, VOID, NOT_LABELLED)
     rows = list(zip(part.domain[keep].tolist(), label, strict=True))
-    partly = batch(rows, part.image[keep], network, 2, step=3, of=4)
+    partly = batch(rows, part.image[keep], network, 2, step=3, of=4, phase="align")
     assert partly.has_label.all()
     assert partly.has_unlabelled.all()
 
     terms = evaluated(made, network, partly)
     assert terms["supervised"] > 0
     assert terms["cross"] > 0
-    early = evaluated(made, network, replace(partly, step=1))
+    early = evaluated(made, network, replace(partly, step=1, phase="pretrain"))
     assert set(early) == ({"supervised", "anchor"} if mode == "anchored" else {"supervised"})
     assert early["supervised"] == terms["supervised"]
 

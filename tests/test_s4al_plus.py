@@ -19,7 +19,7 @@ from ondisk import assert_same_run, config, plain, two_domains
 from torch import Tensor, nn
 
 from fewmask.config import NoiseSettings
-from fewmask.data.batches import Batch
+from fewmask.data.batch import Batch, PixelCounts
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import HUMAN, STEPS, PseudoFolder, quantise
 from fewmask.engine.fit import Moment, train
@@ -239,13 +239,13 @@ def test_the_supervised_terms_of_micro_batches_average_to_that_of_one_batch(part
     whole = drawn(of, made, network)
     assert whole.confidence is not None
     assert len(set((whole.label < NOT_LABELLED).flatten(1).sum(1).tolist())) > parts
-    cells = {stride: count / parts for stride, count in whole.cells.items()}
+    counts = {stride: PixelCounts(*count.table() / parts) for stride, count in whole.counts.items()}
     means = []
     for rows in torch.arange(len(whole.label)).chunk(parts):
         part = batch(
             list(zip(whole.domain[rows].tolist(), whole.label[rows], strict=True)), whole.image[rows], network, 2
         )
-        part = replace(part, confidence=whole.confidence[rows], cells=cells)
+        part = replace(part, confidence=whole.confidence[rows], counts=counts)
         means.append(in_eval(made, network, part)["supervised"].item())
     assert np.mean(means) == pytest.approx(in_eval(made, network, whole)["supervised"].item(), rel=1e-5)
 

@@ -16,9 +16,9 @@ import torch
 from helpers import ArraySource, batch, domains, model, relabelled, run, same, steps, train_settings
 from torch import Tensor
 
-from fewmask.data.batches import Batch
+from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
-from fewmask.engine.fit import _mean_cells
+from fewmask.engine.fit import _mean_counts
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.pseudo_label import pseudo_label, pseudo_weight, ramp, sure_fraction
 from fewmask.methods import METHODS
@@ -547,15 +547,15 @@ def test_micro_batches_equal_one_batch_however_the_labels_lie(name: str, options
         size = 8 // parts
         keep = torch.cat([torch.arange(8)[p * size : (p + 1) * size], torch.arange(8, 16)[p * size : (p + 1) * size]])
         rows = list(zip(whole.domain[keep].tolist(), whole.label[keep], strict=True))
-        part = batch(rows, whole.image[keep], network, 2, whole.step, whole.steps, pool=size)
+        part = batch(rows, whole.image[keep], network, 2, whole.step, whole.steps, size, whole.phase)
         views = None if whole.strong is None else whole.strong[:, p * size : (p + 1) * size]
         split.append(replace(part, strong=views))
 
     def gradients(batches: list[Batch]) -> tuple[dict[str, Tensor], dict[str, float]]:
         network.zero_grad()
-        cells, terms = _mean_cells(batches), []
+        counts, terms = _mean_counts(batches), []
         for one in batches:
-            terms.append(made.step(network, replace(one, cells=cells), rng()))
+            terms.append(made.step(network, replace(one, counts=counts), rng()))
             (total(terms[-1]) / len(batches)).backward()
         means = {n: float(np.mean([t[n].item() for t in terms])) for n in terms[0]}
         return {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}, means

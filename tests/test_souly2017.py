@@ -16,7 +16,7 @@ from test_hung2018 import gradients
 from test_semi_supervised import opinionated, rng
 from torch import Tensor, nn
 
-from fewmask.data.batches import Batch
+from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import surprise_if_fake, surprise_if_real, with_fake

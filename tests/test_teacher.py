@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fewmask.config import Config
-from fewmask.data.batches import Batch
+from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.engine import fit
 from fewmask.engine.fit import Moment, NonFiniteError, train

@@ -6,8 +6,7 @@ Shapes: B rows of a micro-batch · h×w pixels of a crop · K domains.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fewmask.config import NoiseSettings, StrongSettings, TrainSettings
+from fewmask.config import TrainSettings
+from fewmask.data.batch import Batch, Phase, count_pixels
 from fewmask.data.domain import Domain
 from fewmask.data.drawing import answered_share, order_of, stocks_of, turn_of
 from fewmask.data.pseudo import HUMAN, merge
@@ -28,135 +28,6 @@ from fewmask.views.augment import weak_view
 from fewmask.views.strong import noisy_view, strong_view
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch. Rows with a label and rows without one stand in the same tensors, and go through F together."""
-
-    image: Tensor
-    """(B,3,h,w) uint8 RGB."""
-    label: Tensor
-    """(B,h,w) uint8: 0 … C_k−1, 254 not labelled, 255 void or padding."""
-    domain: Tensor
-    """(B,) int64 on the CPU, position of the row's domain in the run's order."""
-    has_label: Tensor
-    """(B,) bool on the CPU: some pixel of the row has a class."""
-    has_unlabelled: Tensor
-    """(B,) bool on the CPU: some pixel of the row is 254. A row with a part of its labels has both."""
-    names: tuple[str, ...]
-    """(B,) domain and file of each row, for messages."""
-    pool: int
-    """The rows from this one on were drawn from the pool."""
-    cells: Mapping[int, Tensor]
-    """By stride, (K,5): labelled and unlabelled cells of each domain, those of them in rows of the pool, and its
-    labelled cells weighed by `worth`; the mean over the step's micro-batches and processes, so that dividing by them
-    makes the average of all parts' losses the loss of one global batch."""
-    step: int = 0
-    steps: int = 1
-    confidence: Tensor | None = None
-    """(B,h,w) uint8, where the phase reads pseudo-labels: of each label, in 254 steps; 255 where a person gave it."""
-    worth: Tensor | None = None
-    """(B,) float32: what a labelled pixel of each row counts. A row of an image of which a part is labelled has 1/part:
-    such rows are drawn as seldom as little is labelled in them (`answered_share`), and would otherwise count for
-    nothing beside whole ones. None: 1 for all."""
-    strong: Tensor | None = None
-    """(S,U,3,h,w) uint8: strong views of the U rows of the pool, where the phase wants them."""
-    class_weights: Mapping[int, Tensor] = field(default_factory=dict)
-    """By domain, (C_k,) float32: what a labelled pixel of each class counts. Domains that are left out: 1."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """h, w of the crops."""
-        return self.label.shape[1], self.label.shape[2]
-
-    def rows(self) -> dict[int, Tensor]:
-        """By domain, in order, the indices of its rows; domains without one are left out."""
-        return _rows(self.domain, torch.ones_like(self.domain, dtype=torch.bool))
-
-    def labelled_rows(self) -> dict[int, Tensor]:
-        """By domain, in order, the indices of its rows that have a labelled pixel; domains without one are left out."""
-        return _rows(self.domain, self.has_label)
-
-    def unlabelled_rows(self) -> dict[int, Tensor]:
-        """By domain, in order, the indices of its rows that have an unlabelled pixel; others are left out."""
-        return _rows(self.domain, self.has_unlabelled)
-
-    def pool_rows(self) -> dict[int, Tensor]:
-        """By domain, in order, which of the pool's rows are its, counted from the pool's first."""
-        owner = self.domain[self.pool :]
-        return _rows(owner, torch.ones_like(owner, dtype=torch.bool))
-
-    def weighed(self, k: int, rows: Tensor) -> tuple[Tensor | None, Tensor]:
-        """What a labelled pixel of these rows (b,) of domain k counts, (b,1,1), by its class (b,h,w), or None for 1;
-        and the sum over all of the domain's of what their rows count, () as in `cells`: what to divide by. (The mean of
-        the weights of classes is 1 over the domain's masks, not over one step's rows.)"""
-        pixels = self.cells[1][k, 4]
-        factor = None if self.worth is None else take(self.worth, rows)[:, None, None]
-        if k not in self.class_weights:
-            return factor, pixels
-        weights = self.class_weights[k]
-        label = take(self.label, rows).long()
-        of_class = torch.where(label < len(weights), weights[label.clamp_max(len(weights) - 1)], 0.0)
-        return of_class if factor is None else factor * of_class, pixels
-
-    def without_pool(self) -> Batch:
-        """The labelled rows alone, and their cells."""
-        part = {name: getattr(self, name)[: self.pool] for name in _BY_ROW if getattr(self, name) is not None}
-        # Rows of the pool have a worth of 1.
-        cells = {
-            s: torch.cat([c[:, :2] - c[:, 2:4], torch.zeros_like(c[:, 2:4]), c[:, 4:] - c[:, 2:3]], 1)
-            for s, c in self.cells.items()
-        }
-        return replace(self, **part, cells=cells, strong=None)
-
-    def pin_memory(self) -> Batch:
-        """For the loader: page-locked memory, which a GPU copies from while it computes."""
-        return self._mapped(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> Batch:
-        if device.type == "cpu":
-            return self
-        moved = self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
-        cells = {s: c.to(device) for s, c in self.cells.items()}
-        return replace(moved, cells=cells, class_weights={k: w.to(device) for k, w in self.class_weights.items()})
-
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        pixels = {name: getattr(self, name) for name in ("image", "label", "confidence", "worth", "strong")}
-        changed: dict[str, Any] = {name: change(values) for name, values in pixels.items() if values is not None}
-        return replace(self, **changed)
-
-
-_BY_ROW = ("image", "label", "domain", "has_label", "has_unlabelled", "names", "confidence", "worth")
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Steps `start` ≤ step < `stop` of a run, the domains that they draw from, and what the rows are like."""
-
-    name: str
-    start: int
-    stop: int
-    labelled: tuple[str, ...]
-    unlabelled: tuple[str, ...] = ()
-    trains_for: tuple[str, ...] | None = None
-    """The domains whose predictions it improves, where these are not those of its labelled rows: adaptation learns from
-    a source's labels for a target. They are scored, and in the last phase weights are selected by them."""
-    restart: bool = False
-    """Begin a new schedule."""
-    whole: bool = False
-    """Labelled rows show wholly labelled images where a domain has any; those with a few answered regions then stand
-    in the pool alone, with their answers."""
-    pseudo: float | None = None
-    """Pseudo-labels of at least this confidence are labels of the rows of the pool."""
-    noise: NoiseSettings | None = None
-    """The rows of the pool are strongly augmented, and parts of them cut out."""
-    strong: tuple[StrongSettings, ...] = ()
-    """Strong views of the rows of the pool beside the weak one."""
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        return self.labelled if self.trains_for is None else self.trains_for
 
 
 class Steps(Dataset[list[Batch]]):
@@ -207,7 +78,7 @@ class Steps(Dataset[list[Batch]]):
         label = torch.from_numpy(np.stack([v.label for v in views]))
         domain = torch.tensor([names.index(name) for _, name, _, _ in drawn])
         parts = [1.0 if pool else self.domains[d].partial.get(stem, 1.0) for _, d, stem, pool in drawn]
-        worth = torch.tensor(parts).reciprocal() if set(parts) != {1.0} else None
+        weight = torch.tensor(parts).reciprocal() if set(parts) != {1.0} else None
         return Batch(
             image=_channels_last([v.image for v in views]),
             label=label,
@@ -216,14 +87,15 @@ class Steps(Dataset[list[Batch]]):
             has_unlabelled=(label == NOT_LABELLED).flatten(1).any(1),
             names=tuple(batch_name(self.domains[d], s) for _, d, s, _ in drawn),
             pool=len(labelled),
-            cells={
-                s: count_cells(at_stride(label, s, self.multiple), domain, len(names), len(labelled), worth)
+            counts={
+                s: count_pixels(at_stride(label, s, self.multiple), domain, len(names), len(labelled), weight)
                 for s in self.strides
             },
             step=step,
             steps=self.phases[-1].stop,
+            phase=phase.name,
             confidence=torch.from_numpy(np.stack([v.confidence for v in views])) if phase.pseudo is not None else None,
-            worth=worth,
+            pixel_weight=weight,
             strong=_strong([v.strong for v in views[len(labelled) :]]) if phase.strong else None,
         )
 
@@ -296,26 +168,6 @@ def _strong(rows: Sequence[Sequence[np.ndarray]]) -> Tensor:
 def _channels_last(images: Sequence[np.ndarray]) -> Tensor:
     """Images (h,w,3) as one tensor (B,3,h,w), channels last in memory, as cv2 leaves them."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-
-
-def count_cells(label: Tensor, domain: Tensor, domains: int, pool: int, worth: Tensor | None = None) -> Tensor:
-    """(K,5) float, see `Batch.cells`: labelled (a class) and unlabelled (254) cells of each domain's rows, the same of
-    its rows of the pool, which are those from `pool` on, and labelled ones weighed. label (B,h,w), domain and worth
-    (B,)."""
-    per_row = torch.stack([(label < NOT_LABELLED).sum((1, 2)), (label == NOT_LABELLED).sum((1, 2))], 1).float()
-    of_pool = torch.arange(len(label), device=label.device)[:, None] >= pool
-    weighed = per_row[:, :1] if worth is None else per_row[:, :1] * worth[:, None]
-    return torch.zeros(domains, 5).index_add_(0, domain, torch.cat([per_row, per_row * of_pool, weighed], 1))
-
-
-def take(values: Tensor, rows: Tensor) -> Tensor:
-    """`values[rows]` for ascending rows, without a copy where that is all of them."""
-    return values if len(rows) == len(values) else values[rows]
-
-
-def _rows(domain: Tensor, chosen: Tensor) -> dict[int, Tensor]:
-    present = torch.unique(domain[chosen]).tolist()
-    return {k: torch.nonzero((domain == k) & chosen).flatten() for k in present}
 
 
 def loader(steps: Steps, first: int, workers: int, **options: Any) -> Iterator[list[Batch]]:

@@ -27,16 +27,16 @@ LEAST_ANSWERED = 0.2
 def answered_share(domain: Domain) -> float:
     """The part of the labelled rows that shows images with a few answered regions, beside wholly labelled images.
 
-    It is their part of all labelled pixels, so that an image of which a tenth is labelled is drawn a tenth as often:
-    there are often ten times as many of them, and drawn like the others they would fill the rows with pixels that
-    nobody labelled. With `Batch.worth` every labelled pixel then counts alike on the whole. A fifth is the least, or a
-    handful of points would never be seen beside masks; but never more than their part of all images.
+    It is their part of all labelled pixels: an image of which a tenth is labelled is drawn a tenth as often. There are
+    often ten times as many of them, and drawn like the others they would fill the rows with pixels that nobody
+    labelled. With `Batch.pixel_weight` every labelled pixel then counts alike. The share is at least a fifth, or a
+    handful of points would never be seen beside masks. It is never more than their share of all images.
     """
     whole, answered = len(domain.whole), len(domain.labelled) - len(domain.whole)
-    worth = sum(domain.partial[s] for s in domain.labelled if s in domain.partial)
+    labelled = sum(domain.partial[s] for s in domain.labelled if s in domain.partial)
     if not answered:
         return 0.0
-    return min(max(worth / (worth + whole), LEAST_ANSWERED), answered / (answered + whole))
+    return min(max(labelled / (labelled + whole), LEAST_ANSWERED), answered / (answered + whole))
 
 
 def turn_of(number: int, share: float) -> tuple[int, int]:

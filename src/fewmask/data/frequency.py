@@ -20,11 +20,11 @@ def class_weights(domains: Mapping[str, Domain], settings: ClassWeightSettings) 
     all are: every weight is 1, and no mask is read."""
     if settings.exponent == 0:
         return {}
-    counts = {k: count_pixels(domain) for k, domain in enumerate(domains.values())}
+    counts = {k: class_pixels(domain) for k, domain in enumerate(domains.values())}
     return {k: torch.from_numpy(weights_of(n, settings)).float() for k, n in counts.items() if n.any()}
 
 
-def count_pixels(domain: Domain) -> np.ndarray:
+def class_pixels(domain: Domain) -> np.ndarray:
     """Labelled pixels of each class (C,) int64 in the masks that training may see."""
     masks = (domain.mask(stem) for stem in domain.labelled)
     return sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, np.int64))[

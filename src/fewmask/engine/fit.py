@@ -25,7 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fewmask import card, distributed
 from fewmask.config import Config
-from fewmask.data.batches import Batch, Phase, Steps, loader
+from fewmask.data.batch import Batch, Phase, PixelCounts
+from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.data.frequency import class_weights
 from fewmask.data.parts import with_parts
@@ -183,7 +184,7 @@ class _Fit:
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         settings, step = self.config.train, self.done
-        cells = _mean_cells(batches)
+        counts = _mean_counts(batches)
         rng = self._rng(step, distributed.rank())
         self.optimisers.set_rates(step, self.phases)
         self.optimisers.zero_grad()
@@ -194,7 +195,7 @@ class _Fit:
             last = number == len(batches) - 1
             with nullcontext() if last or distributed.world() == 1 else self.training.no_sync():  # type: ignore[operator]
                 with autocast(self.device, settings.precision):
-                    whole = replace(batch, cells=cells, class_weights=self.class_weights)
+                    whole = replace(batch, counts=counts, class_weights=self.class_weights)
                     terms = self.training(whole.to(self.device), rng)
                 (torch.stack(list(terms.values())).sum() / len(batches)).backward()
             parts.append({name: term.detach() for name, term in terms.items()})
@@ -367,7 +368,8 @@ class _Fit:
         return torch_generator(self.config.seed, "method", step, row, str(self.device))
 
 
-def _mean_cells(batches: list[Batch]) -> dict[int, Tensor]:
-    """`Batch.cells` as the losses need them: the mean over micro-batches and processes."""
+def _mean_counts(batches: list[Batch]) -> dict[int, PixelCounts]:
+    """`Batch.counts` as the losses need them: the mean over micro-batches and processes."""
     parts = len(batches) * distributed.world()
-    return {s: distributed.total(torch.stack([b.cells[s] for b in batches]).sum(0)) / parts for s in batches[0].cells}
+    tables = {s: torch.stack([batch.counts[s].table() for batch in batches]).sum(0) for s in batches[0].counts}
+    return {s: PixelCounts(*(distributed.total(table) / parts)) for s, table in tables.items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fewmask.config import NetworkOptimiserSettings, OptimiserSettings
-from fewmask.data.batches import Phase
+from fewmask.data.batch import Phase
 from fewmask.methods.base import Method
 from fewmask.models.universal import UniversalSegmenter
 

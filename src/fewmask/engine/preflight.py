@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from fewmask.config import TrainSettings
-from fewmask.data.batches import Phase
+from fewmask.data.batch import Phase
 from fewmask.methods.base import Method
 from fewmask.models.batch_norm import lonely
 from fewmask.models.universal import UniversalSegmenter

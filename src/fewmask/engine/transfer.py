@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fewmask.config import Precision, TrainSettings
-from fewmask.data.batches import Phase, Steps, loader
+from fewmask.data.batch import Phase
+from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import Progress, count
@@ -141,7 +142,7 @@ def _train_head(
     for step, batches in enumerate(loader(drawn, 0, settings.workers, pin_memory=device.type == "cuda")):
         set_rate(optimiser, rate_factor(settings.optimiser, step, phases))
         optimiser.zero_grad()
-        pixels = torch.stack([b.weighed(0, b.rows()[0])[1] for b in batches]).mean()
+        pixels = torch.stack([b.counts[1].weighted[0] for b in batches]).mean()
         parts = []
         for batch in batches:
             moved = batch.to(device)
@@ -149,7 +150,7 @@ def _train_head(
                 with torch.no_grad():
                     features = probe.encode(moved.image)
                 logits = probe.logits(features, target.name, moved.size)
-                weight, _ = moved.weighed(0, moved.rows()[0])
+                weight, _ = moved.weighted(0, moved.rows()[0])
                 loss = cross_entropy(logits, moved.label, pixels.to(device), weight=weight)
             (loss / len(batches)).backward()
             parts.append(loss.detach())

@@ -29,8 +29,7 @@ from fewmask.methods.s4al_plus import S4alPlus
 from fewmask.methods.souly2017 import Souly2017
 from fewmask.methods.supervised import Supervised
 from fewmask.methods.unimatch import UniMatch
-from fewmask.methods.univ_cross import UnivCross
-from fewmask.methods.univ_full import UnivFull
+from fewmask.methods.univ import UnivCross, UnivFull
 
 METHODS: dict[str, type[Method]] = {
     method.name: method

@@ -23,7 +23,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.labels import VOID
 from fewmask.losses.adversarial import verdict_loss
@@ -77,7 +77,7 @@ class AdversarialAlign(Method):
     def _domain_loss(self, model: UniversalSegmenter, features: Tensor, batch: Batch) -> Tensor:
         """L_dom over the pairs that the step shows: features (B,C,h,w) → scalar."""
         seen = at_stride(batch.label, model.stride, model.multiple) != VOID
-        cells = batch.cells[model.stride][:, :2].sum(1)
+        cells = batch.counts[model.stride].known
         rows = batch.rows()
         # A classifier that one side alone is shown would learn nothing but to name it.
         shown = torch.stack([(cells[i] > 0) & (cells[j] > 0) for i, j in self.pairs]).float()

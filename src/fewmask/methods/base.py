@@ -5,14 +5,14 @@ Shapes: B rows of a batch · H×W pixels · C feature channels · h×w feature c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fewmask.config import NetworkOptimiserSettings, Settings
-from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.models.universal import UniversalSegmenter
@@ -76,6 +76,11 @@ class Method(nn.Module):
         """What else is of use after training, such as the student of a teacher: saved as `<name>.safetensors`."""
         return {}
 
+    @property
+    def trains_embedding(self) -> bool:
+        """Whether it trains the embedding head E, so that a picture of E shows something."""
+        return False
+
     def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         """Images of each forward of F in a step with so many labelled and unlabelled rows: batch normalisation needs
         two in each."""
@@ -98,27 +103,35 @@ def supervised_loss(
     epsilon: float = 0.0,
 ) -> Tensor:
     """L_sup = Σ_k mean over the labelled pixels of domain k of CE(y, G_k(F(x))) (ICCV 2019, eq. 1), weighed by
-    `Batch.worth` where rows show images of which only a part is labelled.
+    `Batch.pixel_weight` where rows show images of which only a part is labelled.
 
-    weight (B,H,W), γ and ε are those of `cross_entropy`.
+    Each head sees only its own rows, and of these only rows with a labelled pixel. weight (B,H,W), γ and ε are those of
+    `cross_entropy`.
     """
-    losses = []
-    for k, rows, logits in labelled_logits(model, features, batch):
-        factor, pixels = batch.weighed(k, rows)
+
+    def term(k: int, rows: Tensor) -> Tensor:
+        factor, pixels = batch.weighted(k, rows)
         if weight is not None:
             factor = take(weight, rows) if factor is None else take(weight, rows) * factor
-        label = take(batch.label, rows)
-        losses.append(cross_entropy(logits, label, pixels, weight=factor, gamma=gamma, epsilon=epsilon))
-    return torch.stack(losses).sum() if losses else features.sum() * 0.0
+        logits, label = model.logits(take(features, rows), model.domains[k], batch.size), take(batch.label, rows)
+        return cross_entropy(logits, label, pixels, weight=factor, gamma=gamma, epsilon=epsilon)
+
+    return sum_over_domains(batch.labelled_rows(), term, features)
 
 
-def labelled_logits(model: UniversalSegmenter, features: Tensor, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Each domain k that has a labelled pixel, its rows that have one, and their logits (b,C_k,H,W).
+def sum_over_domains(
+    rows: Mapping[int, Tensor], term: Callable[[int, Tensor], Tensor], features: Tensor, terms: int | None = None
+) -> Tensor:
+    """Σ_k term(k, rows of domain k) over the domains that have rows.
 
-    Each head sees only its own rows; rows without a labelled pixel never reach a head.
+    `term` returns a scalar, or (`terms`,) for several sums at once. Without any row the sum is 0, with a gradient of 0
+    for `features`, so that every process has a backward pass.
     """
-    for k, rows in batch.labelled_rows().items():
-        yield k, rows, model.logits(take(features, rows), model.domains[k], batch.size)
+    losses = [term(k, of_domain) for k, of_domain in rows.items()]
+    if losses:
+        return torch.stack(losses).sum(0)
+    nothing = features.sum() * 0.0
+    return nothing if terms is None else nothing.expand(terms)
 
 
 def two_or_more(domains: Mapping[str, Domain], method: str) -> Mapping[str, Domain]:

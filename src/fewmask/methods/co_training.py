@@ -23,7 +23,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from fewmask.config import Fraction
-from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import VOID
 from fewmask.losses.divergence import js_divergence
 from fewmask.losses.entropy import masked_mean

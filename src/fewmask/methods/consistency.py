@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from fewmask.config import Fraction, StrongSettings, UniMatchStrongSettings
-from fewmask.data.batches import Batch, Phase
+from fewmask.data.batch import Batch, Phase
 from fewmask.labels import VOID
 from fewmask.methods.base import supervised_loss
 from fewmask.methods.pool import Targets, encode, pool_loss, pool_targets

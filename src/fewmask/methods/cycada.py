@@ -32,7 +32,7 @@ from pydantic import NonNegativeFloat, PositiveInt, ValidationInfo, field_valida
 from torch import Tensor, nn
 
 from fewmask.config import AdamSettings, Fraction, TranslatorSettings
-from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.labels import VOID
 from fewmask.losses.adversarial import verdict_loss
@@ -40,7 +40,7 @@ from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.translation import image_distance, least_squares, semantic_consistency
 from fewmask.methods.adaptation import begin_as_sources, class_mappings, target_of, target_values
 from fewmask.methods.adversary import frozen
-from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, supervised_loss
+from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
 from fewmask.methods.teacher import Teacher
 from fewmask.models.discriminator import cell_classifier
 from fewmask.models.translation import Translation, Way
@@ -144,17 +144,16 @@ class Cycada(Method):
                 pair.forget()
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        translator, adapt = self._changes(batch.steps)
-        if batch.step < translator:
+        if batch.phase == "source":
             return {"supervised": supervised_loss(model, model.encode(batch.image), batch)}
-        return self._translate(batch, rng) if batch.step < adapt else self._adapt(model, batch)
+        return self._translate(batch, rng) if batch.phase == "translator" else self._adapt(model, batch)
 
     def _translate(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         """The terms of all ways of all pairs."""
         found: dict[str, list[Tensor]] = {}
         for (k, source), pair in zip(self.sources.items(), self._pairs(), strict=True):
             for domain, way in zip((k, self.owner), pair.ways(), strict=True):
-                rows, pixels = torch.nonzero(batch.domain == domain).flatten(), batch.cells[1][domain, :2].sum()
+                rows, pixels = torch.nonzero(batch.domain == domain).flatten(), batch.counts[1].known[domain]
                 image, shown = take(batch.image, rows), take(batch.label, rows) != VOID
                 for name, term in self._one_way(way, source, image, shown, pixels, rng).items():
                     found.setdefault(name, []).append(term)
@@ -203,30 +202,34 @@ class Cycada(Method):
         labelled, of_sources = batch.without_pool(), features[: batch.pool]
         owner = labelled.domain.to(features.device, non_blocking=True)
         label = self.values[owner[:, None, None], labelled.label.long()]
-        task = [features.sum() * 0.0]
-        for k, rows in labelled.labelled_rows().items():
+
+        def task(k: int, rows: Tensor) -> Tensor:
             logits = model.logits(take(of_sources, rows), self.target, batch.size)
-            factor, pixels = labelled.weighed(k, rows)
-            task.append(cross_entropy(logits, take(label, rows), pixels, weight=factor))
+            factor, pixels = labelled.weighted(k, rows)
+            return cross_entropy(logits, take(label, rows), pixels, weight=factor)
+
         follow = supervised_loss(model, of_sources.detach(), labelled)
-        terms = {"task": torch.stack(task).sum(), "source": follow}
+        terms = {"task": sum_over_domains(labelled.labelled_rows(), task, features), "source": follow}
         return terms if self.judge is None else terms | self._align(self.judge, model, features, batch)
 
     def _align(self, judge: nn.Module, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         """λ_feat L_feat and L_Df. features (B,C,h,w)."""
         shown = at_stride(batch.label, model.stride, model.multiple) != VOID
-        cells = batch.cells[model.stride][:, :2].sum(1)
+        cells = batch.counts[model.stride].known
         with frozen(judge):
             verdict = judge(features[batch.pool :])[:, 0]
         fooling = verdict_loss(verdict, True, shown[batch.pool :], cells[self.owner])
-        verdict, telling, told = judge(features.detach())[:, 0], [], []
-        for k, rows in batch.rows().items():
+        verdict = judge(features.detach())[:, 0]
+
+        def telling_and_told(k: int, rows: Tensor) -> Tensor:
             of_source = k != self.owner
             own, mask = take(verdict, rows), take(shown, rows)
-            telling.append(verdict_loss(own, of_source, mask, cells[k]))
-            told.append((((own > 0) == of_source) & mask).sum())
-        self.watch["told"] = torch.stack(told).sum() / shown.sum().clamp_min(1)
-        return {"features": self.settings.features * fooling, "discriminator": torch.stack(telling).sum() / 2}
+            told = (((own > 0) == of_source) & mask).sum()
+            return torch.stack([verdict_loss(own, of_source, mask, cells[k]), told])
+
+        telling, told = sum_over_domains(batch.rows(), telling_and_told, features, 2)
+        self.watch["told"] = told.detach() / shown.sum().clamp_min(1)
+        return {"features": self.settings.features * fooling, "discriminator": telling / 2}
 
     def _pairs(self) -> list[Translation]:
         return [pair for pair in self.translations if isinstance(pair, Translation)]

@@ -19,10 +19,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from fewmask.data.batches import Batch, take
+from fewmask.data.batch import Batch, take
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.difficulty import difficulty_loss
-from fewmask.methods.base import Method, MethodSettings, labelled_logits
+from fewmask.methods.base import Method, MethodSettings, sum_over_domains
 from fewmask.models.branch import branch
 from fewmask.models.universal import UniversalSegmenter
 
@@ -56,12 +56,12 @@ class Deal(Method):
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         features = model.encode(batch.image)
         difficulty = model.upsample(self.difficulty(features), batch.size)
-        supervised, errors = [], []
-        for k, rows, logits in labelled_logits(model, features, batch):
-            label, (factor, pixels) = take(batch.label, rows), batch.weighed(k, rows)
-            supervised.append(cross_entropy(logits, label, pixels, weight=factor))
-            errors.append(difficulty_loss(take(difficulty, rows), logits, label, pixels, weight=factor))
-        if not supervised:
-            return {"supervised": features.sum() * 0.0, "difficulty": difficulty.sum() * 0.0}
-        weighed = self.settings.weight * torch.stack(errors).sum()
-        return {"supervised": torch.stack(supervised).sum(), "difficulty": weighed}
+
+        def terms(k: int, rows: Tensor) -> Tensor:
+            logits, label = model.logits(take(features, rows), model.domains[k], batch.size), take(batch.label, rows)
+            factor, pixels = batch.weighted(k, rows)
+            errors = difficulty_loss(take(difficulty, rows), logits, label, pixels, weight=factor)
+            return torch.stack([cross_entropy(logits, label, pixels, weight=factor), errors])
+
+        supervised, errors = sum_over_domains(batch.labelled_rows(), terms, difficulty, 2)
+        return {"supervised": supervised, "difficulty": self.settings.weight * errors}

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from fewmask.config import Fraction
 from fewmask.config.base import ConfigPath
-from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import VOID
 from fewmask.losses.divergence import kl_divergence, log_mean_softmax
 from fewmask.losses.entropy import masked_mean
-from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.base import Method, MethodSettings, sum_over_domains, supervised_loss
 from fewmask.models.saved import fingerprint, load_model
 from fewmask.models.universal import UniversalSegmenter
 
@@ -85,17 +85,20 @@ class Distill(Method):
         terms = {"supervised": (1 - s.alpha) * supervised_loss(model, features, batch)}
         if not self.active:
             return terms
-        apart, agreed, seen = [], [], batch.label != VOID
-        for k, rows in batch.rows().items():
+        seen = batch.label != VOID
+
+        def soft_and_agreed(k: int, rows: Tensor) -> Tensor:
             domain = model.domains[k]
             log_p = self._soft_labels(take(batch.image, rows), domain)
             logits = model.logits(take(features, rows), domain, batch.size)
             valid = take(seen, rows)
             divergence = kl_divergence(log_p, logits, s.temperature)
-            apart.append(masked_mean(divergence, valid, batch.cells[1][k, :2].sum()))
-            agreed.append((valid & (logits.argmax(1) == log_p.argmax(1))).sum())
-        self.watch["agreement"] = torch.stack(agreed).sum() / seen.sum().clamp_min(1)
-        return terms | {"soft": s.alpha * s.temperature**2 * torch.stack(apart).sum()}
+            agreed = (valid & (logits.argmax(1) == log_p.argmax(1))).sum()
+            return torch.stack([masked_mean(divergence, valid, batch.counts[1].known[k]), agreed])
+
+        soft, agreed = sum_over_domains(batch.rows(), soft_and_agreed, features, 2)
+        self.watch["agreement"] = agreed.detach() / seen.sum().clamp_min(1)
+        return terms | {"soft": s.alpha * s.temperature**2 * soft}
 
     @torch.no_grad()
     def _soft_labels(self, image: Tensor, domain: str) -> Tensor:

@@ -18,10 +18,10 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED
 from fewmask.losses.entropy import entropy, masked_mean
-from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.base import Method, MethodSettings, sum_over_domains, supervised_loss
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 
@@ -44,13 +44,11 @@ class EntropyMin(Method):
         terms = {"supervised": supervised_loss(model, features, batch)}
         if self.settings.weight:
             unlabelled = at_stride(batch.label, model.stride, model.multiple) == NOT_LABELLED
-            means = [
-                masked_mean(
-                    entropy(model.decode(take(features, rows), model.domains[k])),
-                    take(unlabelled, rows),
-                    batch.cells[model.stride][k, 1],
-                )
-                for k, rows in batch.unlabelled_rows().items()
-            ]
-            terms["entropy"] = self.settings.weight * (torch.stack(means).sum() if means else features.sum() * 0.0)
+
+            def mean_entropy(k: int, rows: Tensor) -> Tensor:
+                logits = model.decode(take(features, rows), model.domains[k])
+                return masked_mean(entropy(logits), take(unlabelled, rows), batch.counts[model.stride].unlabelled[k])
+
+            rows = batch.unlabelled_rows()
+            terms["entropy"] = self.settings.weight * sum_over_domains(rows, mean_entropy, features)
         return terms

@@ -20,7 +20,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from fewmask.data.batches import Batch
+from fewmask.data.batch import Batch
 from fewmask.methods.consistency import Consistency, ConsistencySettings
 from fewmask.models.universal import UniversalSegmenter
 

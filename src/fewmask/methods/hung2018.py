@@ -24,12 +24,12 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from fewmask.config import Fraction, HungAdamSettings
-from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import one_hot, verdict_loss
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.methods.adversary import frozen
-from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, labelled_logits, supervised_loss
+from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
 from fewmask.models.discriminator import Discriminator
 from fewmask.models.universal import UniversalSegmenter
 
@@ -73,15 +73,11 @@ class Hung2018(Method):
         every = tuple(self.domains)
         if not self.learns_from_pool:
             return [Phase("train", 0, steps, every)]
-        change = self._change(steps)
+        change = round(steps * self.settings.warmup)
         return [
             Phase("warm-up", 0, change, every),
             Phase("semi", change, steps, every, every, whole=self.settings.whole),
         ]
-
-    def _change(self, steps: int) -> int:
-        """The first step that sees the pool."""
-        return round(steps * self.settings.warmup)
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
         classes = [space.num_classes for space in model.spaces.values()] if self.active else []
@@ -96,48 +92,47 @@ class Hung2018(Method):
         if not self.active:
             return {"supervised": supervised_loss(model, features, batch)}
         terms = self._labelled(model, features, batch)
-        if self.learns_from_pool and batch.step >= self._change(batch.steps):
+        if batch.phase == "semi":
             terms |= self._pool(model, features[batch.pool :], batch)
         return terms
 
     def _labelled(self, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         """L_ce, λ_adv L_adv and L_D. features (B,C,·,·)."""
-        nothing = features.sum() * 0.0
-        supervised, fooling, telling = [nothing], [nothing], [nothing]
-        for k, rows, logits in labelled_logits(model, features, batch):
-            judge, label, pixels = self.discriminators[k], take(batch.label, rows), batch.cells[1][k, 0]
+
+        def terms(k: int, rows: Tensor) -> Tensor:
+            judge, label, pixels = self.discriminators[k], take(batch.label, rows), batch.counts[1].labelled[k]
+            logits = model.logits(take(features, rows), model.domains[k], batch.size)
             known = label < NOT_LABELLED
             guess, truth = logits.float().softmax(1) * known[:, None], one_hot(label, logits.shape[1])
-            factor, total = batch.weighed(k, rows)
-            supervised.append(cross_entropy(logits, label, total, weight=factor))
+            factor, total = batch.weighted(k, rows)
             with frozen(judge):
-                fooling.append(verdict_loss(judge(guess), True, known, pixels))
+                fooling = verdict_loss(judge(guess), True, known, pixels)
             fake, real = judge(torch.cat([guess.detach(), truth])).chunk(2)
             told = verdict_loss(fake, False, known, pixels) + verdict_loss(real, True, known, pixels)
-            telling.append(told / 2)
+            return torch.stack([cross_entropy(logits, label, total, weight=factor), fooling, told / 2])
+
+        supervised, fooling, telling = sum_over_domains(batch.labelled_rows(), terms, features, 3)
         return {
-            "supervised": torch.stack(supervised).sum(),
-            "adversarial": self.settings.adversarial * torch.stack(fooling).sum(),
-            "discriminator": torch.stack(telling).sum(),
+            "supervised": supervised,
+            "adversarial": self.settings.adversarial * fooling,
+            "discriminator": telling,
         }
 
     def _pool(self, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         """λ_advu L_advu and λ_semi L_semi. features (U,C,·,·)."""
-        nothing = features.sum() * 0.0
-        fooling, believing, believed = [nothing], [nothing], []
         labels = batch.label[batch.pool :]
-        for k, rows in batch.pool_rows().items():
-            judge, label, pixels = self.discriminators[k], take(labels, rows), batch.cells[1][k, 3]
+
+        def terms(k: int, rows: Tensor) -> Tensor:
+            judge, label, pixels = self.discriminators[k], take(labels, rows), batch.counts[1].pool_unlabelled[k]
             logits = model.logits(take(features, rows), model.domains[k], batch.size)
             unknown = label == NOT_LABELLED
             with frozen(judge):
                 verdict = judge(logits.float().softmax(1) * (label != VOID)[:, None])
             sure = unknown & (verdict.detach().sigmoid() > self.settings.threshold)
-            fooling.append(verdict_loss(verdict, True, unknown, pixels))
-            believing.append(cross_entropy(logits, logits.detach().argmax(1).where(sure, VOID), pixels))
-            believed.append(sure.sum())
-        self.watch["sure"] = torch.stack(believed).sum() / (labels == NOT_LABELLED).sum().clamp_min(1)
-        return {
-            "semi_adversarial": self.settings.semi_adversarial * torch.stack(fooling).sum(),
-            "semi": self.settings.semi * torch.stack(believing).sum(),
-        }
+            fooling = verdict_loss(verdict, True, unknown, pixels)
+            semi = cross_entropy(logits, logits.detach().argmax(1).where(sure, VOID), pixels)
+            return torch.stack([fooling, semi, sure.sum()])
+
+        fooling, semi, sure = sum_over_domains(batch.pool_rows(), terms, features, 3)
+        self.watch["sure"] = sure.detach() / (labels == NOT_LABELLED).sum().clamp_min(1)
+        return {"semi_adversarial": self.settings.semi_adversarial * fooling, "semi": self.settings.semi * semi}

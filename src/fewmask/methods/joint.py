@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewmask.data.batches import Batch
+from fewmask.data.batch import Batch
 from fewmask.methods.base import Method, MethodSettings, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
 

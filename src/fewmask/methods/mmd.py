@@ -20,7 +20,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from fewmask.data.batches import Batch, Phase
+from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.labels import VOID
 from fewmask.losses.mmd import MULTIPLES, draw, linear_mmd, quadratic_mmd
@@ -51,6 +51,10 @@ class Mmd(Method):
     def phases(self, steps: int) -> list[Phase]:
         every = tuple(self.domains)
         return [Phase("train", 0, steps, every, every if self.settings.weight else ())]
+
+    @property
+    def trains_embedding(self) -> bool:
+        return self.settings.where == "embedding" and self.settings.weight > 0
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         features = model.encode(batch.image)

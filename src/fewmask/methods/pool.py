@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewmask.data.batches import Batch, take
+from fewmask.data.batch import Batch, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.pseudo_label import pseudo_label
+from fewmask.methods.base import sum_over_domains
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import paste
 
@@ -60,13 +61,13 @@ def pool_loss(
     features (U,C,h,w), label (U,H,W), weight (U,H,W), or None for 1 → scalar. N_k counts the pixels of the weak views
     that are not void, sure or not, over the whole step: what a mix leaves of them differs by the void that it moves.
     """
-    losses = []
-    for k, rows in batch.pool_rows().items():
+
+    def term(k: int, rows: Tensor) -> Tensor:
         logits = model.logits(take(features, rows), model.domains[k], batch.size)
-        count = batch.cells[1][k, 2:4].sum()
         factor = None if weight is None else take(weight, rows)
-        losses.append(cross_entropy(logits, take(label, rows), count, weight=factor))
-    return torch.stack(losses).sum()
+        return cross_entropy(logits, take(label, rows), batch.counts[1].pool[k], weight=factor)
+
+    return sum_over_domains(batch.pool_rows(), term, features)
 
 
 def encode(model: UniversalSegmenter, images: Sequence[Tensor], together: bool) -> list[Tensor]:

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewmask import distributed
-from fewmask.data.batches import Batch, take
+from fewmask.data.batch import Batch, PixelCounts, take
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED
 from fewmask.losses.alignment import Alignment, alignment, cosine_similarity, dot_similarity
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.prototypes import draw_per_class, pca_prototypes, updated
+from fewmask.methods.base import sum_over_domains
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 # A similarity that softmax turns into probability 0, yet finite, as the entropy's gradient must be.
@@ -38,8 +39,8 @@ class Cells:
     label: Tensor
     """(B,h,w): the label of the pixel at each cell's centre."""
     batch: Batch
-    count: Tensor
-    """(K,2): labelled and unlabelled cells to divide by, see `Batch.cells`."""
+    count: PixelCounts
+    """Of the cells, to divide by."""
 
     def unlabelled(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Domain i, its rows' embedding (b_i,D,h,w), and which of their cells are unlabelled (b_i,h,w)."""
@@ -194,16 +195,16 @@ class LivePrototypes(Prototypes):
 
     def anchor(self, cells: Cells) -> Tensor:
         """CE of every labelled cell to the prototypes of its own domain's classes; keeps the cells for `follow`."""
-        losses = []
-        for k, rows in cells.batch.labelled_rows().items():
+
+        def term(k: int, rows: Tensor) -> Tensor:
             own, target = take(cells.embedding, rows), take(cells.label, rows)
-            losses.append(
-                cross_entropy(cosine_similarity(own, self.of(k)) / self.temperature, target, cells.count[k, 0])
-            )
             # Selecting the labelled cells would wait for the device; as class G the others are never drawn.
             label = torch.where(target < NOT_LABELLED, target.long() + self.first[k], len(self.seen))
             self._cells.append((own.detach().float().permute(0, 2, 3, 1).flatten(0, 2), label.flatten()))
-        return torch.stack(losses).sum() if losses else cells.nothing()
+            similarity = cosine_similarity(own, self.of(k)) / self.temperature
+            return cross_entropy(similarity, target, cells.count.labelled[k])
+
+        return sum_over_domains(cells.batch.labelled_rows(), term, cells.embedding)
 
     def align(self, cells: Cells) -> Alignment:
         similarity, unlabelled = {}, {}
@@ -265,7 +266,7 @@ def _alignment(
 ) -> Alignment:
     if not logits:
         return Alignment(cells.nothing(), cells.nothing(), cells.nothing().detach())
-    return alignment(logits, unlabelled, classes, list(cells.count[:, 1]), unknown, gate)
+    return alignment(logits, unlabelled, classes, list(cells.count.unlabelled), unknown, gate)
 
 
 def _projection(model: UniversalSegmenter) -> nn.Conv2d:

@@ -20,11 +20,11 @@ from pydantic import NonNegativeFloat, ValidationInfo, field_validator
 from torch import Tensor
 
 from fewmask.config import Fraction
-from fewmask.data.batches import Batch, Phase, take
+from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.pseudo_label import pseudo_label, ramp
-from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.base import Method, MethodSettings, sum_over_domains, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
 
 
@@ -64,15 +64,14 @@ class PseudoLabel(Method):
         s = self.settings
         features = model.encode(batch.image)
         terms = {"supervised": supervised_loss(model, features, batch)}
-        begin = round(batch.steps * s.begin)
-        if s.alpha and batch.step >= begin:
-            weight = s.alpha * ramp(batch.step, begin, round(batch.steps * s.end))
-            losses = [self._of_domain(model, features, batch, k, rows) for k, rows in batch.unlabelled_rows().items()]
-            terms["pseudo"] = weight * (torch.stack(losses).sum() if losses else features.sum() * 0.0)
-        return terms
+        if batch.phase == "pseudo-labels":
+            weight = s.alpha * ramp(batch.step, round(batch.steps * s.begin), round(batch.steps * s.end))
 
-    def _of_domain(self, model: UniversalSegmenter, features: Tensor, batch: Batch, k: int, rows: Tensor) -> Tensor:
-        logits = model.logits(take(features, rows), model.domains[k], batch.size)
-        label, confidence = pseudo_label(logits)
-        chosen = (take(batch.label, rows) == NOT_LABELLED) & (confidence >= self.settings.threshold)
-        return cross_entropy(logits, torch.where(chosen, label, VOID), batch.cells[1][k, 1])
+            def pseudo(k: int, rows: Tensor) -> Tensor:
+                logits = model.logits(take(features, rows), model.domains[k], batch.size)
+                label, confidence = pseudo_label(logits)
+                chosen = (take(batch.label, rows) == NOT_LABELLED) & (confidence >= s.threshold)
+                return cross_entropy(logits, torch.where(chosen, label, VOID), batch.counts[1].unlabelled[k])
+
+            terms["pseudo"] = weight * sum_over_domains(batch.unlabelled_rows(), pseudo, features)
+        return terms

@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, ValidationInf
 from torch import Tensor, nn
 
 from fewmask.config import Fraction, Settings
-from fewmask.data.batches import Batch, take
+from fewmask.data.batch import Batch, take
 from fewmask.data.pseudo import STEPS
 from fewmask.labels import NOT_LABELLED
 from fewmask.losses.regional_contrast import regional_contrast

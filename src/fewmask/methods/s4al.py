@@ -25,7 +25,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from fewmask.config import Fraction, StrongSettings
-from fewmask.data.batches import Batch, Phase
+from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.losses.pseudo_label import pseudo_weight
 from fewmask.methods.base import supervised_loss
@@ -102,15 +102,11 @@ class S4al(Taught):
 
     def phases(self, steps: int) -> list[Phase]:
         every, s = tuple(self.domains), self.settings
-        change = self._change(steps)
+        change = round(steps * s.cold)
         if not self.weights:
             return [Phase("cold", 0, change, every), Phase("train", change, steps, every)]
         train = Phase("train", change, steps, every, every, whole=s.whole, strong=(s.view,))
         return [Phase("cold", 0, change, every), train]
-
-    def _change(self, steps: int) -> int:
-        """The first step after the cold start."""
-        return round(steps * self.settings.cold)
 
     def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         streams = [unlabelled] * len(self.weights) if unlabelled else []
@@ -120,7 +116,7 @@ class S4al(Taught):
         s = self.settings
         if self.replay:
             self._passed.append(batch)
-        cold = batch.step < self._change(batch.steps)
+        cold = batch.phase == "cold"
         if cold or not self.weights:
             loss = supervised_loss(model, model.encode(batch.image), batch)
             return {"supervised": s.cold_weight * loss if cold else loss}

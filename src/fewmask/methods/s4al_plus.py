@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from fewmask.config import Fraction, NoiseSettings
-from fewmask.data.batches import Batch, Phase
+from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import STEPS
 from fewmask.methods.base import Method, MethodSettings, supervised_loss

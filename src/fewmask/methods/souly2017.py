@@ -25,14 +25,15 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from fewmask.config import AdamSettings, ConfigPath
-from fewmask.data.batches import Batch, Phase, batch_name, take
+from fewmask.data.batch import Batch, Phase, take
+from fewmask.data.batches import batch_name
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID, UniqueKeys
 from fewmask.losses.adversarial import surprise_if_fake, surprise_if_real, with_fake
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.entropy import masked_mean
 from fewmask.methods.adversary import frozen, reverse
-from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, labelled_logits, supervised_loss
+from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
 from fewmask.models.batch_norm import statistics_kept
 from fewmask.models.generator import Generator
 from fewmask.models.universal import UniversalSegmenter
@@ -114,12 +115,14 @@ class Souly2017(Method):
         features = model.encode(batch.image)
         if not self.active:
             return {"supervised": s.supervised * supervised_loss(model, features, batch)}
-        losses = [features.sum() * 0.0]
-        for k, rows, logits in labelled_logits(model, features, batch):
-            factor, pixels = batch.weighed(k, rows)
-            losses.append(cross_entropy(with_fake(logits), take(batch.label, rows), pixels, weight=factor))
+
+        def supervised(k: int, rows: Tensor) -> Tensor:
+            logits = model.logits(take(features, rows), model.domains[k], batch.size)
+            factor, pixels = batch.weighted(k, rows)
+            return cross_entropy(with_fake(logits), take(batch.label, rows), pixels, weight=factor)
+
         possible = self._possible(batch)
-        terms = {"supervised": s.supervised * torch.stack(losses).sum()}
+        terms = {"supervised": s.supervised * sum_over_domains(batch.labelled_rows(), supervised, features)}
         if s.real:
             terms["real"] = s.real * self._pool_mean(model, features[batch.pool :], batch, surprise_if_real, possible)
         if s.fake:
@@ -149,16 +152,16 @@ class Souly2017(Method):
         """Σ_k the mean surprise of G_k over rows (U,C,·,·) that stand for the pool's: of all pixels but void; with
         `possible` classes (U,ΣC_k), of those without a label."""
         labels = batch.label[batch.pool :]
-        losses = []
-        for k, rows in batch.pool_rows().items():
-            label, cells = take(labels, rows), batch.cells[1][k]
+
+        def term(k: int, rows: Tensor) -> Tensor:
+            label, counts = take(labels, rows), batch.counts[1]
             logits = model.logits(take(features, rows), model.domains[k], batch.size)
             if possible is None:
-                losses.append(masked_mean(surprise(logits), label != VOID, cells[2:4].sum()))
-            else:
-                own = take(possible, rows)[:, self.slots[k]]
-                losses.append(masked_mean(surprise(logits, own), label == NOT_LABELLED, cells[3]))
-        return torch.stack(losses).sum()
+                return masked_mean(surprise(logits), label != VOID, counts.pool[k])
+            own = take(possible, rows)[:, self.slots[k]]
+            return masked_mean(surprise(logits, own), label == NOT_LABELLED, counts.pool_unlabelled[k])
+
+        return sum_over_domains(batch.pool_rows(), term, features)
 
     def _possible(self, batch: Batch) -> Tensor:
         """(U,ΣC_k) bool: the classes that each row of the pool may show, of all domains'."""

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewmask.data.batches import Batch, Phase
+from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.methods.base import Method, MethodSettings, supervised_loss
 from fewmask.models.universal import UniversalSegmenter

@@ -25,7 +25,6 @@ from fewmask.engine.run import load_domains, load_model, record_evaluation, vers
 from fewmask.files import write_text
 from fewmask.methods import build
 from fewmask.methods.base import Method
-from fewmask.methods.entropy_module import EntropyModule
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.report.asking import asked_regions, budget
 from fewmask.report.differences import differences, several
@@ -174,7 +173,7 @@ class _Counter:
 
 def _views(facts: Facts, model: UniversalSegmenter, seen: _Seen, step: Callable[[int], object]) -> Views:
     method = _method(facts.config, seen.domains)
-    embedding = isinstance(method, EntropyModule) and method.active
+    embedding = method is not None and method.trains_embedding
     name, before = _before(facts, seen, model)
     stems = {n: spread(s.stems, EMBEDDED) for n, s in seen.looks.items()}
     models = [*([before] if before is not None else []), model]

@@ -1,14 +1,20 @@
-"""The entropy module of universal semi-supervised segmentation: prototypes of every domain's classes in one space,
-and the terms that ask each unlabelled pixel to be sure of its class, in its own domain and in every other.
+"""Universal semi-supervised segmentation (Kalluri et al., ICCV 2019): univ-full, and univ-cross, which is β = 0.
 
-Kalluri et al., ICCV 2019, §3.3; what is mended in the anchored mode: docs/decisions/0003-entropy-module.md.
+    for each step:
+        L_sup    = Σ_k CE(y, G_k(F(x)))                          labelled pixels
+        v_ij     = ⟨E(F(x)), c^(j)⟩                              unlabelled pixels x of domain i, classes of domain j
+        L_cross  = Σ_i mean_x 1/(K−1) Σ_{j≠i} H(σ(v_ij))
+        L_within = Σ_i mean_x H(σ(v_ii))
+        L        = L_sup + α L_cross + β L_within        (+ the anchor of the default mode)
+
+The prototypes c^(j) are those of §3.3 in `mode: faithful`. docs/decisions/0003-entropy-module.md says what the anchored
+mode changes and why.
 
 Shapes: B rows · C feature channels · D embedding size · h×w cells of the embedding.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
@@ -17,7 +23,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from fewmask.config import Fraction
-from fewmask.data.batches import Batch, Phase
+from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.methods.base import Method, MethodSettings, supervised_loss
 from fewmask.methods.pool import encode
@@ -25,7 +31,9 @@ from fewmask.methods.prototypes import Cells, FixedPrototypes, LivePrototypes
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 
-class EntropyModuleSettings(MethodSettings):
+class UnivSettings(MethodSettings):
+    alpha: NonNegativeFloat = 0.02
+    """α, the weight of L_cross."""
     mode: Literal["anchored", "faithful"] = "anchored"
     pretrain: Fraction = 0.25
     """Part of the steps that sees labels alone: faithful prototypes come from the end of it, live ones settle in it."""
@@ -49,12 +57,12 @@ class EntropyModuleSettings(MethodSettings):
     """anchored: the answer to classes that the other domain lacks."""
 
 
-class EntropyModule(Method):
-    """What univ-cross and univ-full share. α and β are the weights of L_cross and L_within."""
+class Univ(Method):
+    """One step of either method."""
 
-    settings: EntropyModuleSettings
+    settings: UnivSettings
 
-    def __init__(self, settings: EntropyModuleSettings, domains: Mapping[str, Domain]) -> None:
+    def __init__(self, settings: UnivSettings, domains: Mapping[str, Domain]) -> None:
         super().__init__(settings, domains)
         s = settings
         self.prototypes: LivePrototypes | FixedPrototypes
@@ -64,25 +72,25 @@ class EntropyModule(Method):
             self.prototypes = FixedPrototypes(domains, s.initial_embedding == "pca", s.absent == "refused")
 
     @property
-    @abstractmethod
     def weights(self) -> tuple[float, float]:
         """α, β."""
+        return self.settings.alpha, 0.0
 
     @property
     def active(self) -> bool:
         """With α = β = 0 the method is joint training, bit for bit."""
         return self.weights != (0, 0)
 
+    @property
+    def trains_embedding(self) -> bool:
+        return self.active
+
     def phases(self, steps: int) -> list[Phase]:
         every = tuple(self.domains)
         if not self.active:
             return [Phase("joint", 0, steps, every)]
-        change = self._change(steps)
+        change = round(steps * self.settings.pretrain)
         return [Phase("pretrain", 0, change, every), Phase("align", change, steps, every, every)]
-
-    def _change(self, steps: int) -> int:
-        """The first step that sees unlabelled pixels."""
-        return round(steps * self.settings.pretrain)
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
         if self.active:
@@ -101,12 +109,12 @@ class EntropyModule(Method):
         features = torch.cat(encode(model, parts, together=self.settings.forward == "joint"))
         terms = {"supervised": supervised_loss(model, features, batch)}
         # Pixels without a label occur in labelled images too, but during the pretraining nothing is known of them.
-        aligning = self.active and batch.step >= self._change(batch.steps)
+        aligning = batch.phase == "align"
         anchoring = self.active and isinstance(self.prototypes, LivePrototypes)
         if not aligning and not anchoring:
             return terms
         label = at_stride(batch.label, model.embedding_stride, model.multiple)
-        count = batch.cells[model.embedding_stride]
+        count = batch.counts[model.embedding_stride]
         if isinstance(self.prototypes, LivePrototypes):
             seen = features.detach() if self.settings.anchor_trains == "embedding" else features
             terms["anchor"] = self.settings.anchor * self.prototypes.anchor(
@@ -124,3 +132,28 @@ class EntropyModule(Method):
     def after_step(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
         if self.active:
             self.prototypes.follow(rng)
+
+
+class UnivCrossSettings(UnivSettings):
+    name: Literal["univ-cross"] = "univ-cross"
+
+
+class UnivCross(Univ):
+    Settings = UnivCrossSettings
+    name = "univ-cross"
+
+
+class UnivFullSettings(UnivSettings):
+    name: Literal["univ-full"] = "univ-full"
+    beta: NonNegativeFloat = 0.02
+    """β, the weight of L_within."""
+
+
+class UnivFull(Univ):
+    Settings = UnivFullSettings
+    name = "univ-full"
+    settings: UnivFullSettings
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        return self.settings.alpha, self.settings.beta
