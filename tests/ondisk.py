@@ -149,11 +149,17 @@ def environment(threads: int = 1) -> dict[str, str]:
 
 
 def run_python(code: str, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own; `sys.argv[1:]` are the arguments.
+    """Run code in a process of its own; `sys.argv[1:]` are the arguments."""
+    return _run([sys.executable, "-c", code, *map(str, arguments)], timeout)
 
-    Its words go to files: a pipe stays open for as long as the loader processes of a killed run take to notice.
-    """
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+
+def run_file(script: Path, *arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run a script, which processes that are spawned import again, as they cannot do with `-c`."""
+    return _run([sys.executable, str(script), *map(str, arguments)], timeout)
+
+
+def _run(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Its words go to files: a pipe stays open for as long as the loader processes of a killed run take to notice."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         done = subprocess.run(command, stdout=out, stderr=err, timeout=timeout, env=environment(), check=False)
         out.seek(0)

@@ -23,8 +23,10 @@ from fewmask.config import (
     SunrgbdDomain,
     VocDomain,
 )
-from fewmask.data.domain import MAX_PIXELS, FileSource, read_image, read_mask
+from fewmask.data.domain import FileSource
+from fewmask.data.headers import MAX_PIXELS
 from fewmask.data.layouts import cityscapes, idd, index, load_domain, sunrgbd, voc
+from fewmask.data.reading import read_image, read_mask
 from fewmask.labels import VOID
 
 # ── Files ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,7 +22,8 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.pixels import fill_polygon, recode
 from fewmask.annotation.rle import counts, positions
 from fewmask.annotation.tasks import Part, guesses, label_colours, labels, parts, tasks
-from fewmask.data.domain import Domain, decode_colours, png_size
+from fewmask.data.domain import Domain
+from fewmask.data.reading import decode_colours, png_size
 from fewmask.files import write_atomically, write_json
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.paths import below

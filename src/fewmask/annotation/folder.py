@@ -14,8 +14,9 @@ from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import Import, Inbox
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tasks import ASKED, by_image, png, tasks
-from fewmask.data.domain import Domain, read_mask
+from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_mask
+from fewmask.data.reading import read_mask
 from fewmask.files import write_json, write_text
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.paths import below

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from fewmask.annotation.ledger import Ledger
-from fewmask.data.domain import Domain, Source, read_mask
+from fewmask.data.domain import Domain, Source
 from fewmask.data.parts import known
 from fewmask.data.pictures import write_mask
+from fewmask.data.reading import read_mask
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.paths import below
 

@@ -5,6 +5,7 @@ Shapes: B rows of a micro-batch · h×w pixels of a crop · K domains.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -182,7 +183,7 @@ def read(items: Dataset[Item], order: Sequence[int], workers: int, ahead: int = 
     """
     told = _Told(items)
     prefetch = ahead if workers else None
-    leave = partial(_leave_with, os.getpid())
+    leave = partial(_leave_with, os.getpid(), multiprocessing.get_start_method())
     for item in DataLoader(
         told,
         batch_size=None,
@@ -197,9 +198,15 @@ def read(items: Dataset[Item], order: Sequence[int], workers: int, ahead: int = 
         yield item
 
 
-def _leave_with(parent: int, worker: int) -> None:
-    """End a worker whose run was killed while it started: torch's own watch begins later and would wait for ever."""
-    if os.getppid() != parent:
+def _leave_with(parent: int, method: str, worker: int) -> None:
+    """End a worker whose run was killed while it started: torch's own watch begins later and would wait for ever.
+
+    A served worker is the server's child, not the run's, and has a pipe that tells of the run. A forked one has that
+    pipe too, but its younger siblings hold the other end open.
+    """
+    run = multiprocessing.parent_process()
+    alive = run is not None and run.is_alive() if method == "forkserver" else os.getppid() == parent
+    if not alive:
         os._exit(1)
 
 

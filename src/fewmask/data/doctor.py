@@ -18,15 +18,15 @@ import cv2
 import numpy as np
 
 from fewmask.config import DomainSettings, ScenesDomain
-from fewmask.data.domain import SPLITS, Domain, FileSource, orientation, read_image, read_mask
+from fewmask.data.domain import SPLITS, Domain, FileSource
+from fewmask.data.kinds import TURN_PIXELS, judge
 from fewmask.data.layouts import Index, Problem, index, load_domain
+from fewmask.data.reading import Picture, read_mask, read_picture
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
 
 # Two thumbnails are almost the same below this root mean square difference (of 255). Across the splits of CamVid and
 # MSRC-v2 the nearest two are 14 and 10 apart; a JPEG compressed anew is below 1, the next frame of a still camera 4.
 NEAR = 6.0
-
-TURN_PIXELS = "turn the image's own pixels (`mogrify -auto-orient` does)"
 
 Progress = Callable[[int, int], None]
 
@@ -176,15 +176,15 @@ def _look(patient: _Patient, stem: str) -> _Look:
         by_value = np.bincount(mask.reshape(-1), minlength=256)
         return _Look(patient.name, stem, (), size, _digest(scene), _thumbnail(scene), by_value)
     problems: list[Problem] = []
-    image: np.ndarray | None = None
+    picture: Picture | None = None
     raw: Mask | None = None
     counts: np.ndarray | None = None
     image_path, mask_path = patient.listing.images[stem], patient.listing.masks.get(stem)
     try:
-        image = read_image(image_path)
+        picture = read_picture(image_path)
     except ValueError as error:
         problems.append(Problem.of(error, image_path))
-    image_tag = 1 if image is None else orientation(image_path)
+    image, tag = (picture.pixels, picture.kind.orientation) if picture else (None, 1)
     try:
         raw = read_mask(mask_path) if mask_path else None
     except ValueError as error:
@@ -195,11 +195,11 @@ def _look(patient: _Patient, stem: str) -> _Look:
         turned = ", as if turned: orientation tags of cameras are not applied" if (w, h) == raw.shape else ""
         value = f"the mask is {mask_w}×{mask_h} pixels, its image {image_path} is {w}×{h}{turned}"
         again = "export the mask again at the image's size"
-        mend = f"{TURN_PIXELS}, or {again}" if turned and image_tag != 1 else again
+        mend = f"{TURN_PIXELS}, or {again}" if turned and tag != 1 else again
         problems.append(Problem(str(mask_path), value, mend))
-    elif image_tag != 1:
-        value = f"its camera's orientation tag ({image_tag}) is not applied: most programs show it turned"
-        problems.append(Problem(str(image_path), value, f"{TURN_PIXELS} before anybody draws masks", "warning"))
+    for cell in judge(picture.kind) if picture else ():
+        if cell.fix:
+            problems.append(Problem(str(image_path), cell.how, cell.fix, "warning"))
     if raw is not None and patient.space is not None:
         by_id = np.bincount(raw.reshape(-1), minlength=256)
         counts, unknown = _by_value(by_id, patient.space)

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fewmask.data.domain import read_mask
+from fewmask.data.reading import read_mask
 from fewmask.files import write_atomically
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.paths import below

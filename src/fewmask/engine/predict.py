@@ -23,9 +23,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from fewmask.config import Precision
-from fewmask.data.domain import MAX_PIXELS, read_image
+from fewmask.data.headers import MAX_PIXELS
 from fewmask.data.layouts.listing import IMAGE_SUFFIXES
 from fewmask.data.pictures import overlay, write_image, write_mask
+from fewmask.data.reading import read_image
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import Progress, as_array, predict_batch, same_size_batches
 from fewmask.engine.generalise import Choice, choices

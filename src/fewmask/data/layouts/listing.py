@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from fewmask.data.domain import SPLITS
@@ -196,9 +195,9 @@ class Listing:
         return Index(
             self.root,
             space,
-            MappingProxyType(self.images),
-            MappingProxyType(self.masks),
-            MappingProxyType(splits),
+            self.images,
+            self.masks,
+            splits,
             tuple(sorted(self.problems, key=lambda p: (order[p.severity], p.where))),
         )
 

@@ -1,0 +1,215 @@
+"""What kinds of image files there are, and what becomes of each: accepted, converted or refused.
+
+The tables here are what the reader does, what `docs/formats.md` shows and what the tests go through cell by cell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+CONTAINERS = ("JPEG", "PNG", "TIFF", "WebP", "BMP")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the header of an image file says."""
+
+    container: str
+    channels: str
+    """grey, grey and alpha, RGB, RGB and alpha, palette, CMYK, Lab, or bands: any other number of them."""
+    depth: str
+    """Bits a channel: 1, 2, 4, 5, 8, 12, 16 or 32; float, signed or mixed."""
+    width: int
+    height: int
+    bands: int = 0
+    pages: int = 1
+    """Pages of a TIFF but for smaller copies of another page, frames of an animation."""
+    animated: bool = False
+    orientation: int = 1
+    """1 as its pixels lie, 2 to 8 where a tag asks programs to turn them."""
+    profile: bool = False
+    """Whether it has a colour profile other than sRGB."""
+    clear: bool = False
+    """Whether colours of a PNG are transparent (a tRNS chunk)."""
+    premultiplied: bool = False
+    copies: bool = False
+    """Whether further pictures follow: smaller copies in a TIFF, previews or depth behind a JPEG (MPF)."""
+    compression: str = ""
+    """Of a TIFF."""
+    step: str = ""
+    """progressive (JPEG) or interlaced (PNG)."""
+
+
+class Cell(NamedTuple):
+    """What becomes of a kind: `check` tells of what is not refused and yet has a `fix`."""
+
+    verdict: Literal["accepted", "converted", "refused"]
+    how: str = ""
+    fix: str = ""
+
+    def of(self, kind: Kind) -> Cell:
+        """The cell with the kind's own numbers."""
+        numbers = {"bands": kind.bands, "pages": kind.pages, "orientation": kind.orientation}
+        return self._replace(how=self.how.format(**numbers))
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, [self.verdict, "; ".join(filter(None, [self.how, self.fix]))]))
+
+
+_OK = Cell("accepted")
+_GREY = Cell("converted", "three equal channels")
+_SCALED = Cell("converted", "scaled to 0–255, three equal channels")
+_PALETTE = Cell("converted", "the palette's colours")
+_ALPHA = Cell("converted", "its alpha is dropped", "save it without alpha if transparent pixels are not to be seen")
+_CMYK = Cell(
+    "converted",
+    "CMYK becomes RGB by (1−C)(1−K) without a colour profile, so its colours are not exact",
+    "save it as RGB from the program that knows its profile",
+)
+_DEEP = "save it with 8 bits a channel, scaled as the network is to see it"
+_12, _16, _32 = (Cell("refused", f"{bits} bits a channel", _DEEP) for bits in (12, 16, 32))
+_FLOAT = Cell("refused", "floating-point pixels", _DEEP)
+_SIGNED = Cell("refused", "signed pixels", _DEEP)
+_LAB = Cell("refused", "pixels of the colour space Lab", "save it as RGB")
+_BANDS = Cell(
+    "refused",
+    "{bands} bands, which are not grey, RGB or CMYK with at most an alpha",
+    "save the three that the network is to see as RGB",
+)
+
+PIXELS: Mapping[tuple[str, str], Mapping[str, Cell]] = {
+    ("grey", "1"): {"PNG": _SCALED, "TIFF": _SCALED},
+    ("grey", "2"): {"PNG": _SCALED, "TIFF": _SCALED},
+    ("grey", "4"): {"PNG": _SCALED, "TIFF": _SCALED},
+    ("grey", "8"): {"JPEG": _GREY, "PNG": _GREY, "TIFF": _GREY},
+    ("grey", "12"): {"JPEG": _12, "TIFF": _12},
+    ("grey", "16"): {"PNG": _16, "TIFF": _16},
+    ("grey", "32"): {"TIFF": _32},
+    ("grey", "float"): {"TIFF": _FLOAT},
+    ("grey", "signed"): {"TIFF": _SIGNED},
+    ("grey and alpha", "8"): {"PNG": _ALPHA, "TIFF": _ALPHA},
+    ("grey and alpha", "16"): {"PNG": _16, "TIFF": _16},
+    ("RGB", "5"): {"BMP": Cell("converted", "5 or 6 bits a channel are scaled to 0–255")},
+    ("RGB", "8"): dict.fromkeys(CONTAINERS, _OK),
+    ("RGB", "12"): {"JPEG": _12, "TIFF": _12},
+    ("RGB", "16"): {"PNG": _16, "TIFF": _16},
+    ("RGB", "float"): {"TIFF": _FLOAT},
+    ("RGB", "signed"): {"TIFF": _SIGNED},
+    ("RGB and alpha", "8"): {"PNG": _ALPHA, "TIFF": _ALPHA, "WebP": _ALPHA, "BMP": _ALPHA},
+    ("RGB and alpha", "16"): {"PNG": _16, "TIFF": _16},
+    ("palette", "1"): {"PNG": _PALETTE, "TIFF": _PALETTE, "BMP": _PALETTE},
+    ("palette", "2"): {"PNG": _PALETTE, "TIFF": _PALETTE},
+    ("palette", "4"): {"PNG": _PALETTE, "TIFF": _PALETTE, "BMP": _PALETTE},
+    ("palette", "8"): {"PNG": _PALETTE, "TIFF": _PALETTE, "BMP": _PALETTE},
+    ("CMYK", "8"): {"JPEG": _CMYK, "TIFF": _CMYK},
+    ("CMYK", "16"): {"TIFF": _16},
+    ("Lab", "8"): {"TIFF": _LAB},
+    ("bands", "8"): {"JPEG": _BANDS, "TIFF": _BANDS},
+    ("bands", "16"): {"TIFF": _BANDS},
+}
+"""By channels and bits what becomes of an image. What is not here is refused."""
+
+_IDS = "save one channel of class ids (docs/faq.md has a script)"
+MASKS: Mapping[tuple[str, str], Cell] = {
+    **{
+        ("grey", str(n)): Cell(
+            "refused", f"{n} bit{'s' * (n > 1)} a pixel", "save it with 8, so that each value is one id"
+        )
+        for n in (1, 2, 4, 16)
+    },
+    ("grey", "8"): Cell("accepted", "values are ids"),
+    **{("palette", bits): Cell("accepted", "indices are ids") for bits in "1248"},
+    **{
+        (channels, bits): Cell("refused", f"it holds colours ({channels})", _IDS)
+        for channels in ("grey and alpha", "RGB", "RGB and alpha")
+        for bits in ("8", "16")
+    },
+}
+"""By channels and bits what becomes of a PNG as a mask. A mask in any other container is refused."""
+NO_MASK = Cell("refused", "not a PNG", "save masks as 8-bit PNG, which keeps every id")
+
+
+class Property(NamedTuple):
+    """What a file of any kind of pixels may have beside them."""
+
+    name: str
+    holds: Callable[[Kind], bool]
+    cells: Mapping[str, Cell]
+
+
+TURN_PIXELS = "turn the image's own pixels (`mogrify -auto-orient` does)"
+_TURNED = Cell(
+    "accepted",
+    "its camera's orientation tag ({orientation}) is not applied: most programs show it turned",
+    f"{TURN_PIXELS} before anybody draws masks",
+)
+_PROFILE = Cell(
+    "accepted", "its colour profile is not sRGB and is not applied", "convert it to sRGB if others are in sRGB"
+)
+_ANIMATED = Cell("refused", "an animation of {pages} frames", "save each frame as an image of its own")
+PROPERTIES = (
+    Property("orientation tag", lambda k: k.orientation != 1, dict.fromkeys(("JPEG", "PNG", "TIFF", "WebP"), _TURNED)),
+    Property(
+        "ICC profile other than sRGB", lambda k: k.profile, dict.fromkeys(("JPEG", "PNG", "TIFF", "WebP"), _PROFILE)
+    ),
+    Property(
+        "several pages",
+        lambda k: k.pages > 1 and not k.animated,
+        {"TIFF": Cell("refused", "{pages} pages", "save each page as an image of its own")},
+    ),
+    Property("animation", lambda k: k.animated, dict.fromkeys(("PNG", "WebP"), _ANIMATED)),
+    Property(
+        "further pictures: smaller copies of the page, previews and depth behind it (MPF)",
+        lambda k: k.copies,
+        dict.fromkeys(("JPEG", "TIFF"), Cell("accepted", "the first picture is read")),
+    ),
+    Property("a transparent colour (tRNS)", lambda k: k.clear, {"PNG": _ALPHA}),
+    Property(
+        "colours multiplied by alpha",
+        lambda k: k.premultiplied,
+        {"TIFF": Cell("refused", "its colours are multiplied by its alpha", "save it without alpha")},
+    ),
+    Property("progressive, interlaced", lambda k: bool(k.step), dict.fromkeys(("JPEG", "PNG"), _OK)),
+    Property(
+        "old-style JPEG in TIFF",
+        lambda k: k.compression == "old-style JPEG",
+        {"TIFF": Cell("refused", "compressed as old-style JPEG, which programs read differently", "save it anew")},
+    ),
+)
+
+
+def judge(kind: Kind) -> Iterator[Cell]:
+    """What becomes of an image of this kind: its pixels first, then each property that it has."""
+    cells = PIXELS.get((kind.channels, kind.depth), {})
+    other = Cell("refused", f"pixels of kind {kind.channels} with {kind.depth} bits a channel", "save it as 8-bit RGB")
+    yield cells.get(kind.container, other).of(kind)
+    yield from judge_properties(kind)
+
+
+def judge_properties(kind: Kind) -> Iterator[Cell]:
+    """What becomes of each property that a file of this kind has beside its pixels."""
+    for has in PROPERTIES:
+        if has.holds(kind):
+            yield has.cells[kind.container].of(kind)
+
+
+def markdown() -> str:
+    """The tables as `docs/formats.md` shows them, with letters for numbers that depend on the file."""
+    head = ["pixels", "bits", *CONTAINERS, "PNG as a mask"]
+    rows = [
+        [channels, bits, *(_cell(cells.get(c)) for c in CONTAINERS), _cell(MASKS.get((channels, bits)))]
+        for (channels, bits), cells in PIXELS.items()
+    ]
+    beside = [[name, *(_cell(cells.get(c)) for c in CONTAINERS)] for name, _, cells in PROPERTIES]
+    return _table(head, rows) + "\n" + _table(["beside its pixels", *CONTAINERS], beside)
+
+
+def _cell(cell: Cell | None) -> str:
+    return "" if cell is None else re.sub(r"{\w+}", "N", str(cell))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in [head, ["---"] * len(head), *rows])

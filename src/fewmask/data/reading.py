@@ -1,0 +1,201 @@
+"""The one reader of pixels: whatever is decoded from a file, image or mask, is decoded here.
+
+What kinds of files there are and what becomes of them is in `data.kinds`. Pixels are read as they lie in the file.
+
+Shapes: H×W pixels of an image.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, PngImagePlugin
+from PIL.Image import Transpose
+from PIL.TiffImagePlugin import TiffImageFile
+
+from fewmask.data.headers import AGAIN, ORIENTATION, damaged, examine, is_png, plain_scans, png_chunks, tiff_strips
+from fewmask.data.kinds import MASKS, NO_MASK, Cell, Kind, judge, judge_properties
+from fewmask.labels import Mask
+
+
+class Picture(NamedTuple):
+    """An image (H,W,3) uint8 RGB, and what its file is like."""
+
+    pixels: np.ndarray
+    kind: Kind
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as (H,W,3) uint8 RGB, in the orientation of its pixels. Raises ValueError that names the file.
+
+    What is read, and how, is the table in docs/formats.md. A file that is cut short or damaged is an error, never a
+    picture that ends in grey.
+    """
+    return read_picture(path).pixels
+
+
+def read_picture(path: Path) -> Picture:
+    """`read_image`, with what its file is like. Errors as there."""
+    data, kind = _examined(path)
+    decoded = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}.get(kind.container, _pillow)(data, kind, path)
+    if decoded.shape != (kind.height, kind.width, 3):
+        raise damaged(path, f"its header claims {kind.width}×{kind.height} pixels")
+    return Picture(decoded, kind)
+
+
+def image_kind(path: Path) -> Kind:
+    """What an image file is like, its size for instance, without a pixel being unpacked. Errors as in `read_image`."""
+    return _examined(path)[1]
+
+
+def read_mask(path: Path) -> Mask:
+    """A mask file as its raw ids (H,W) uint8; of a palette PNG the indices. Raises ValueError that names the file.
+
+    Only PNG with one 8-bit channel or a palette is read: JPEG changes ids, and colours or wider numbers are not ids.
+    """
+    return decode_mask(_bytes(path), path)
+
+
+def decode_mask(data: bytes, path: Path) -> Mask:
+    """`read_mask` of a file's bytes; `path` is what errors call it."""
+    kind = _png_kind(data, path)
+    _refuse(MASKS.get((kind.channels, kind.depth), NO_MASK), path)
+    return _indices(data, kind, path) if kind.channels == "palette" else _decoded(data, cv2.IMREAD_GRAYSCALE, path)
+
+
+def decode_colours(data: bytes, path: Path) -> np.ndarray:
+    """The bytes of a PNG with 8 bits a channel, RGB or a palette, as colours (H,W,3) uint8.
+
+    Of one grey channel the values (H,W): whoever wrote it has to say what they are. Errors as of `decode_mask`.
+    """
+    kind = _png_kind(data, path)
+    if (kind.channels, kind.depth) == ("RGB", "8"):
+        return _png(data, kind, path)
+    cell = MASKS.get((kind.channels, kind.depth), NO_MASK)
+    if "colours" in cell.how:
+        cell = cell._replace(fix="save three channels of 8 bits")
+    _refuse(cell, path)
+    return _png(data, kind, path) if kind.channels == "palette" else _decoded(data, cv2.IMREAD_GRAYSCALE, path)
+
+
+def png_size(data: bytes, path: Path) -> tuple[int, int]:
+    """(H, W) of a PNG that is whole, before any pixel is unpacked. Raises ValueError that names the file."""
+    kind = _png_kind(data, path)
+    return kind.height, kind.width
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); fix the path or its permissions") from None
+
+
+def _examined(path: Path) -> tuple[bytes, Kind]:
+    """The bytes of an image that is not refused, and its kind."""
+    data = _bytes(path)
+    kind = examine(data, path)
+    for cell in judge(kind):
+        _refuse(cell, path)
+    return data, kind
+
+
+def _png_kind(data: bytes, path: Path) -> Kind:
+    """The kind of a PNG that is no animation."""
+    if data and not is_png(data):
+        _refuse(NO_MASK, path)
+    kind = examine(data, path)
+    for cell in judge_properties(kind):
+        _refuse(cell, path)
+    return kind
+
+
+def _refuse(cell: Cell, path: Path) -> None:
+    if cell.verdict == "refused":
+        raise ValueError(f"{path}: {cell.how}; {cell.fix}")
+
+
+def _jpeg(data: bytes, kind: Kind, path: Path) -> np.ndarray:
+    """By libjpeg, which warns of damage and goes on with grey; here its first warning is an error."""
+    try:
+        decoded = simplejpeg.decode_jpeg(plain_scans(data), "CMYK" if kind.channels == "CMYK" else "RGB", strict=True)
+    except ValueError as error:
+        raise damaged(path, error) from None
+    if kind.channels == "RGB" or kind.channels == "grey":
+        return decoded
+    # Programs store CMYK in JPEG inverted, since Photoshop did.
+    ink = decoded.astype(np.uint16)
+    return ((ink[..., :3] * ink[..., 3:] + 127) // 255).astype(np.uint8)
+
+
+def _png(data: bytes, kind: Kind, path: Path) -> np.ndarray:
+    return cv2.cvtColor(_decoded(data, cv2.IMREAD_COLOR, path), cv2.COLOR_BGR2RGB)
+
+
+def _decoded(data: bytes, mode: int, path: Path) -> np.ndarray:
+    """A PNG by OpenCV, which refuses one whose rows are not all there."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ValueError(f"{path}: truncated, rows are missing, or damaged; {AGAIN}")
+    return pixels
+
+
+def _indices(data: bytes, kind: Kind, path: Path) -> np.ndarray:
+    """The indices of a palette PNG (H,W), which OpenCV turns into colours."""
+    # Pillow fills rows that the data lacks with id 0, without a word. (An interlaced mask has more bytes than this.)
+    rows = kind.height * (1 + (kind.width * int(kind.depth) + 7) // 8)
+    packed = b"".join(body for name, body in png_chunks(path, data) if name == b"IDAT")
+    try:
+        if len(zlib.decompressobj().decompress(packed, rows)) < rows and not kind.step:
+            raise ValueError(f"{path}: truncated, rows are missing; {AGAIN}")
+    except zlib.error as error:
+        raise damaged(path, error) from None
+    try:
+        # Not Image.open: it has a size limit of its own.
+        with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
+            return np.array(image)
+    except Exception as error:  # Pillow raises half a dozen types
+        raise damaged(path, error) from None
+
+
+def _tiff(data: bytes, kind: Kind, path: Path) -> np.ndarray:
+    """By Pillow, after what libtiff swallows: the warnings of libjpeg, and the checksums of Deflate."""
+    try:
+        for strip in tiff_strips(data) if kind.compression in ("JPEG", "Deflate") else ():
+            if kind.compression == "Deflate":
+                unpacking = zlib.decompressobj()
+                unpacking.decompress(strip, 8 * kind.width * kind.height * kind.bands + 1024)
+                if not unpacking.eof:
+                    raise damaged(path, "a strip has no end")
+            else:
+                *_, space, _ = simplejpeg.decode_jpeg_header(strip, strict=True)
+                space = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
+                simplejpeg.decode_jpeg(strip, space, min_height=1, min_width=1, strict=True)  # at an eighth: faster
+    except (ValueError, zlib.error) as error:
+        raise damaged(path, error) from None
+    return _pillow(data, kind, path)
+
+
+# Pillow turns a TIFF by its orientation tag as it is loaded; this turns it back.
+_BACK = {
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_90, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_270,
+}  # fmt: skip
+
+
+def _pillow(data: bytes, kind: Kind, path: Path) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind.container.upper()]) as image:
+            turn = image.getexif().get(ORIENTATION, 1)
+            image.load()
+            applied = turn in _BACK and isinstance(image, TiffImageFile) and ORIENTATION not in image.getexif()
+            lying = image.transpose(_BACK[turn]) if applied else image
+            return np.array(lying.convert("RGB"))
+    except Exception as error:  # Pillow raises half a dozen types
+        raise damaged(path, error) from None
