@@ -41,7 +41,7 @@ from fewmask.labels import NOT_LABELLED, LabelUnion
 from fewmask.losses.alignment import cosine_similarity
 from fewmask.losses.entropy import entropy
 from fewmask.methods import build
-from fewmask.methods.prototypes import LivePrototypes
+from fewmask.methods.common.prototypes import LivePrototypes
 from fewmask.methods.univ import Univ
 from fewmask.models.saved import load_model
 from fewmask.models.universal import UniversalSegmenter, at_stride

@@ -40,8 +40,8 @@ from fewmask.labels import NOT_LABELLED, LabelSpace, distinct_colour
 from fewmask.losses.alignment import Alignment, alignment, cosine_similarity, dot_similarity
 from fewmask.losses.entropy import entropy
 from fewmask.losses.prototypes import pca_prototypes
-from fewmask.methods.prototypes import Cells as SeenByE
-from fewmask.methods.prototypes import LivePrototypes
+from fewmask.methods.common.prototypes import Cells as SeenByE
+from fewmask.methods.common.prototypes import LivePrototypes
 from fewmask.methods.univ import UnivFull, UnivFullSettings
 
 # ── collapse, scale: E on fixed features ─────────────────────────────────────────────────────────────────────────────

@@ -23,7 +23,7 @@ from fewmask.engine.fit import _mean_counts
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.run import Run, save_model
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, distinct_colour
-from fewmask.methods.base import Method
+from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 ENCODER = "tu-test_efficientnet"  # timm's smallest network: 0.4 million parameters

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
-from fewmask.methods.adversary import frozen, reverse
+from fewmask.methods.common.adversary import frozen, reverse
 from fewmask.models.batch_norm import statistics_kept
 
 

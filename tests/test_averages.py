@@ -29,7 +29,7 @@ from fewmask.engine.fit import Moment, train
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods import METHODS, parse_config
-from fewmask.methods.base import supervised_loss
+from fewmask.methods.common.base import supervised_loss
 
 # ── The moving average ───────────────────────────────────────────────────────────────────────────────────────────────
 

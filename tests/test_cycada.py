@@ -29,7 +29,7 @@ from fewmask.engine.run import Run, load_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.translation import image_distance, least_squares, semantic_consistency
 from fewmask.methods import METHODS, parse_config
-from fewmask.methods.adaptation import begin_as_sources
+from fewmask.methods.common.adaptation import begin_as_sources
 from fewmask.methods.cycada import Cycada
 from fewmask.models.translation import History, PatchDiscriminator, Translation, Translator
 from fewmask.models.universal import UniversalSegmenter, at_stride

@@ -38,7 +38,7 @@ from fewmask.engine.optimiser import Optimisers, build_optimiser, rate_factor, s
 from fewmask.engine.run import Run, load_domains, load_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods import METHODS, SETTINGS, parse_config
-from fewmask.methods.base import Method, OwnOptimiser
+from fewmask.methods.common.base import Method, OwnOptimiser
 from fewmask.models.universal import UniversalSegmenter
 
 # Every method in every mode that has a state of its own; `pretrain` puts the change of phase inside of the run.

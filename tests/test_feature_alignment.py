@@ -25,7 +25,7 @@ from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.mmd import MULTIPLES, draw, linear_mmd, quadratic_mmd
 from fewmask.methods import METHODS
 from fewmask.methods.adversarial_align import AdversarialAlign
-from fewmask.methods.base import Method
+from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 ESTIMATORS: dict[str, Callable[..., Tensor]] = {"linear": linear_mmd, "quadratic": quadratic_mmd}

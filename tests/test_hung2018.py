@@ -19,7 +19,7 @@ from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import one_hot, verdict_loss
 from fewmask.methods import METHODS
-from fewmask.methods.adversary import frozen
+from fewmask.methods.common.adversary import frozen
 from fewmask.methods.hung2018 import Hung2018
 from fewmask.models.discriminator import Discriminator
 from fewmask.models.universal import UniversalSegmenter

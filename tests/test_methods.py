@@ -23,8 +23,8 @@ from fewmask.losses.alignment import alignment, cosine_similarity, dot_similarit
 from fewmask.losses.entropy import entropy
 from fewmask.losses.prototypes import pca_prototypes
 from fewmask.methods import METHODS, SETTINGS, build
-from fewmask.methods.base import Method
-from fewmask.methods.prototypes import LivePrototypes
+from fewmask.methods.common.base import Method
+from fewmask.methods.common.prototypes import LivePrototypes
 from fewmask.methods.univ import Univ
 from fewmask.models.universal import UniversalSegmenter, at_stride
 

@@ -22,11 +22,11 @@ from fewmask.engine.fit import _mean_counts
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.pseudo_label import pseudo_label, pseudo_weight, ramp, sure_fraction
 from fewmask.methods import METHODS
-from fewmask.methods.base import Method
-from fewmask.methods.pool import pool_targets
-from fewmask.methods.replay import Replay
+from fewmask.methods.common.base import Method
+from fewmask.methods.common.pool import pool_targets
+from fewmask.methods.common.replay import Replay
+from fewmask.methods.common.teacher import Taught
 from fewmask.methods.s4al import S4al
-from fewmask.methods.teacher import Taught
 from fewmask.methods.unimatch import channel_dropout, complementary_dropout
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import box_masks, class_masks, partners

@@ -1,6 +1,6 @@
 """The mean teacher: parameters and buffers follow, in eval mode, and nothing that is not finite ever reaches it.
 
-Shapes: see `methods.base`.
+Shapes: see `methods.common.base`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fewmask.data.domain import Domain
 from fewmask.engine import fit
 from fewmask.engine.fit import Moment, NonFiniteError, train
 from fewmask.methods import METHODS, parse_config
-from fewmask.methods.teacher import Taught, Teacher
+from fewmask.methods.common.teacher import Taught, Teacher
 from fewmask.models.universal import UniversalSegmenter
 
 TAUGHT = {"fixmatch": {"ema": 0.9, "threshold": 0}, "unimatch": {"ema": 0.9, "threshold": 0}, "s4al": {"cold": 0.25}}

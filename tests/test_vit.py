@@ -25,7 +25,7 @@ from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.run import load_model
 from fewmask.export import compare, to_onnx
 from fewmask.methods import SETTINGS, build, parse_config
-from fewmask.methods.teacher import Teacher
+from fewmask.methods.common.teacher import Teacher
 from fewmask.models import encoders
 from fewmask.models.lora import merged
 from fewmask.models.universal import UniversalSegmenter

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fewmask.export import export
     from fewmask.labels import ClassMapping, LabelSpace
     from fewmask.methods import parse_config, read_config, register
-    from fewmask.methods.base import Method, MethodSettings
+    from fewmask.methods.common.base import Method, MethodSettings
     from fewmask.models.universal import UniversalSegmenter
     from fewmask.report import report  # type: ignore[no-redef]  # as `campaign`: the room and its one function
 
@@ -34,8 +34,8 @@ _HOME = {
     "Config": "fewmask.config",
     "Domain": "fewmask.data.domain",
     "LabelSpace": "fewmask.labels",
-    "Method": "fewmask.methods.base",
-    "MethodSettings": "fewmask.methods.base",
+    "Method": "fewmask.methods.common.base",
+    "MethodSettings": "fewmask.methods.common.base",
     "UniversalSegmenter": "fewmask.models.universal",
     "campaign": "fewmask.campaign",
     "compare": "fewmask.comparison",

@@ -14,7 +14,7 @@ from torch import nn
 
 from fewmask.config import TrainSettings
 from fewmask.engine.metrics import mean
-from fewmask.methods.teacher import Teacher
+from fewmask.methods.common.teacher import Teacher
 from fewmask.models.universal import UniversalSegmenter
 
 Average = Teacher[nn.ModuleDict]

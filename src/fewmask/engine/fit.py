@@ -56,7 +56,7 @@ from fewmask.engine.run import (
 )
 from fewmask.files import write_json
 from fewmask.methods import build
-from fewmask.methods.base import Method
+from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import synchronise
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.outcome import LEDGER

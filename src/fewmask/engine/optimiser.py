@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from fewmask.config import NetworkOptimiserSettings, OptimiserSettings
 from fewmask.data.batch import Phase
-from fewmask.methods.base import Method
+from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter
 
 

@@ -8,7 +8,7 @@ import torch
 
 from fewmask.config import TrainSettings
 from fewmask.data.batch import Phase
-from fewmask.methods.base import Method
+from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import lonely
 from fewmask.models.universal import UniversalSegmenter
 

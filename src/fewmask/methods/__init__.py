@@ -12,8 +12,8 @@ from fewmask import config
 from fewmask.config import Config, Settings
 from fewmask.data.domain import Domain
 from fewmask.methods.adversarial_align import AdversarialAlign
-from fewmask.methods.base import Method, MethodSettings
 from fewmask.methods.co_training import CoTraining
+from fewmask.methods.common.base import Method, MethodSettings
 from fewmask.methods.cycada import Cycada
 from fewmask.methods.deal import Deal
 from fewmask.methods.distill import Distill

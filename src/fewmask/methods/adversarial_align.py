@@ -28,8 +28,8 @@ from fewmask.data.domain import Domain
 from fewmask.labels import VOID
 from fewmask.losses.adversarial import verdict_loss
 from fewmask.losses.entropy import masked_mean
-from fewmask.methods.adversary import reverse
-from fewmask.methods.base import Method, MethodSettings, supervised_loss, two_or_more
+from fewmask.methods.common.adversary import reverse
+from fewmask.methods.common.base import Method, MethodSettings, supervised_loss, two_or_more
 from fewmask.models.discriminator import cell_classifier
 from fewmask.models.universal import UniversalSegmenter, at_stride
 

@@ -27,9 +27,9 @@ from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import VOID
 from fewmask.losses.divergence import js_divergence
 from fewmask.losses.entropy import masked_mean
-from fewmask.methods.base import Method, MethodSettings, supervised_loss
-from fewmask.methods.consistency import CutMix
-from fewmask.methods.pool import Targets, pool_loss, pool_targets
+from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.consistency import CutMix
+from fewmask.methods.common.pool import Targets, pool_loss, pool_targets
 from fewmask.models.batch_norm import synchronise
 from fewmask.models.ensemble import Ensemble
 from fewmask.models.universal import UniversalSegmenter, at_stride

@@ -38,10 +38,10 @@ from fewmask.labels import VOID
 from fewmask.losses.adversarial import verdict_loss
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.translation import image_distance, least_squares, semantic_consistency
-from fewmask.methods.adaptation import begin_as_sources, class_mappings, target_of, target_values
-from fewmask.methods.adversary import frozen
-from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
-from fewmask.methods.teacher import Teacher
+from fewmask.methods.common.adaptation import begin_as_sources, class_mappings, target_of, target_values
+from fewmask.methods.common.adversary import frozen
+from fewmask.methods.common.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.teacher import Teacher
 from fewmask.models.discriminator import cell_classifier
 from fewmask.models.translation import Translation, Way
 from fewmask.models.universal import UniversalSegmenter, at_stride

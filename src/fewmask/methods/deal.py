@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fewmask.data.batch import Batch, take
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.difficulty import difficulty_loss
-from fewmask.methods.base import Method, MethodSettings, sum_over_domains
+from fewmask.methods.common.base import Method, MethodSettings, sum_over_domains
 from fewmask.models.branch import branch
 from fewmask.models.universal import UniversalSegmenter
 

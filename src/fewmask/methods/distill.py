@@ -26,7 +26,7 @@ from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import VOID
 from fewmask.losses.divergence import kl_divergence, log_mean_softmax
 from fewmask.losses.entropy import masked_mean
-from fewmask.methods.base import Method, MethodSettings, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, MethodSettings, sum_over_domains, supervised_loss
 from fewmask.models.saved import fingerprint, load_model
 from fewmask.models.universal import UniversalSegmenter
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED
 from fewmask.losses.entropy import entropy, masked_mean
-from fewmask.methods.base import Method, MethodSettings, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, MethodSettings, sum_over_domains, supervised_loss
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 

@@ -4,7 +4,7 @@
 
 Every domain is scored at the end of every phase, so that A after A stands beside A after B.
 
-Shapes: see `methods.base`.
+Shapes: see `methods.common.base`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
-from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
 
 

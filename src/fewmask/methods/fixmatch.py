@@ -9,7 +9,7 @@
 
 With `ema` the labels are those of a mean teacher.
 
-Shapes: see `methods.consistency`.
+Shapes: see `methods.common.consistency`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from fewmask.data.batch import Batch
-from fewmask.methods.consistency import Consistency, ConsistencySettings
+from fewmask.methods.common.consistency import Consistency, ConsistencySettings
 from fewmask.models.universal import UniversalSegmenter
 
 

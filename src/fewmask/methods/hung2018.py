@@ -28,8 +28,8 @@ from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import one_hot, verdict_loss
 from fewmask.losses.cross_entropy import cross_entropy
-from fewmask.methods.adversary import frozen
-from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.adversary import frozen
+from fewmask.methods.common.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
 from fewmask.models.discriminator import Discriminator
 from fewmask.models.universal import UniversalSegmenter
 

@@ -2,7 +2,7 @@
 
     for each step:  L = Σ_k CE(y, G_k(F(x)))  over the labelled pixels of every domain, one forward of F
 
-Shapes: see `methods.base`.
+Shapes: see `methods.common.base`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewmask.data.batch import Batch
-from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
 
 

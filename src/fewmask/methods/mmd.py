@@ -24,7 +24,7 @@ from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.labels import VOID
 from fewmask.losses.mmd import MULTIPLES, draw, linear_mmd, quadratic_mmd
-from fewmask.methods.base import Method, MethodSettings, supervised_loss, two_or_more
+from fewmask.methods.common.base import Method, MethodSettings, supervised_loss, two_or_more
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 

@@ -8,7 +8,7 @@
 
 With a threshold only pixels surer than that take part; N_k stays.
 
-Shapes: see `methods.base`.
+Shapes: see `methods.common.base`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.pseudo_label import pseudo_label, ramp
-from fewmask.methods.base import Method, MethodSettings, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, MethodSettings, sum_over_domains, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
 
 

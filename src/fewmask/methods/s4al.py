@@ -28,10 +28,10 @@ from fewmask.config import Fraction, StrongSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.losses.pseudo_label import pseudo_weight
-from fewmask.methods.base import supervised_loss
-from fewmask.methods.pool import Targets, encode, pool_loss, pool_targets
-from fewmask.methods.replay import Replay
-from fewmask.methods.teacher import Taught, TaughtSettings
+from fewmask.methods.common.base import supervised_loss
+from fewmask.methods.common.pool import Targets, encode, pool_loss, pool_targets
+from fewmask.methods.common.replay import Replay
+from fewmask.methods.common.teacher import Taught, TaughtSettings
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import class_masks, partners, paste
 

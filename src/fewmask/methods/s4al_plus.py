@@ -8,7 +8,7 @@
         L_con  = mean_k ReCo(R(F(x)), y)                              regional contrast among the classes of domain k
         L      = L_sup + weight · L_con
 
-Shapes: see `methods.base`.
+Shapes: see `methods.common.base`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from fewmask.config import Fraction, NoiseSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import STEPS
-from fewmask.methods.base import Method, MethodSettings, supervised_loss
-from fewmask.methods.representation import ContrastSettings, Representation
+from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.representation import ContrastSettings, Representation
 from fewmask.models.universal import UniversalSegmenter
 
 

@@ -32,8 +32,8 @@ from fewmask.labels import NOT_LABELLED, VOID, UniqueKeys
 from fewmask.losses.adversarial import surprise_if_fake, surprise_if_real, with_fake
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.entropy import masked_mean
-from fewmask.methods.adversary import frozen, reverse
-from fewmask.methods.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.adversary import frozen, reverse
+from fewmask.methods.common.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
 from fewmask.models.batch_norm import statistics_kept
 from fewmask.models.generator import Generator
 from fewmask.models.universal import UniversalSegmenter

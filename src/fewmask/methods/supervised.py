@@ -2,7 +2,7 @@
 
     for each step:  L = CE(y, G(F(x)))  over the labelled pixels of one domain
 
-Shapes: see `methods.base`.
+Shapes: see `methods.common.base`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
-from fewmask.methods.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
 
 

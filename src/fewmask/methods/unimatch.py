@@ -10,7 +10,7 @@
 
 The second version's: ema .996, strong_weight .5, features_weight 0, complementary true.
 
-Shapes: U rows of the pool · C feature channels · h×w feature cells; else see `methods.consistency`.
+Shapes: U rows of the pool · C feature channels · h×w feature cells; else see `methods.common.consistency`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from fewmask.data.batch import Batch
-from fewmask.methods.consistency import Consistency, ConsistencySettings
+from fewmask.methods.common.consistency import Consistency, ConsistencySettings
 from fewmask.models.universal import UniversalSegmenter
 
 

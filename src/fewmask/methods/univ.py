@@ -25,9 +25,9 @@ from torch import Tensor
 from fewmask.config import Fraction
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
-from fewmask.methods.base import Method, MethodSettings, supervised_loss
-from fewmask.methods.pool import encode
-from fewmask.methods.prototypes import Cells, FixedPrototypes, LivePrototypes
+from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.pool import encode
+from fewmask.methods.common.prototypes import Cells, FixedPrototypes, LivePrototypes
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 

@@ -24,7 +24,7 @@ from fewmask.engine.evaluate import Progress
 from fewmask.engine.run import load_domains, load_model, record_evaluation, versions
 from fewmask.files import write_text
 from fewmask.methods import build
-from fewmask.methods.base import Method
+from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.report.asking import asked_regions, budget
 from fewmask.report.differences import differences, several

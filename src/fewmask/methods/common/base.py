@@ -64,7 +64,7 @@ class Method(nn.Module):
         `prepare`.
 
         All optimisers step after the one backward pass of a step. A game between two networks is therefore two terms,
-        each of which reaches one player alone: see `methods.adversary`.
+        each of which reaches one player alone: see `methods.common.adversary`.
         """
         return {}
 

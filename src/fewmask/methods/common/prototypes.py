@@ -23,7 +23,7 @@ from fewmask.labels import NOT_LABELLED
 from fewmask.losses.alignment import Alignment, alignment, cosine_similarity, dot_similarity
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.prototypes import draw_per_class, pca_prototypes, updated
-from fewmask.methods.base import sum_over_domains
+from fewmask.methods.common.base import sum_over_domains
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 # A similarity that softmax turns into probability 0, yet finite, as the entropy's gradient must be.

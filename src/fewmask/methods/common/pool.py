@@ -15,7 +15,7 @@ from fewmask.data.batch import Batch, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.pseudo_label import pseudo_label
-from fewmask.methods.base import sum_over_domains
+from fewmask.methods.common.base import sum_over_domains
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import paste
 

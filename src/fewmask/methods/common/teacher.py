@@ -2,7 +2,7 @@
 
     after step t = 0, 1, …:  θ' ← d θ' + (1 − d) θ,  d = min(1 − 1/(t + 1), momentum)
 
-Shapes: see `methods.base`.
+Shapes: see `methods.common.base`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fewmask.config import Fraction
 from fewmask.data.domain import Domain
-from fewmask.methods.base import Method, MethodSettings
+from fewmask.methods.common.base import Method, MethodSettings
 from fewmask.models.universal import UniversalSegmenter
 
 Network = TypeVar("Network", bound=nn.Module)

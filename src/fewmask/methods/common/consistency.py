@@ -19,9 +19,9 @@ from torch import Tensor
 from fewmask.config import Fraction, StrongSettings, UniMatchStrongSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.labels import VOID
-from fewmask.methods.base import supervised_loss
-from fewmask.methods.pool import Targets, encode, pool_loss, pool_targets
-from fewmask.methods.teacher import Taught, TaughtSettings
+from fewmask.methods.common.base import supervised_loss
+from fewmask.methods.common.pool import Targets, encode, pool_loss, pool_targets
+from fewmask.methods.common.teacher import Taught, TaughtSettings
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import box_masks, partners, paste
 
