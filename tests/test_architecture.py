@@ -23,6 +23,7 @@ FLOORS = {
     "paths": -2,  # the cellar: names of users as paths
     "files": -1,  # how anything is put on a disk
     "outcome": -1,
+    "stopping": -1,
     "labels": 0,
     "randomness": 0,
     "config": 1,

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import campaigns
@@ -30,7 +29,7 @@ from fewmask.acquisition.select import Candidates
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import Campaign, campaign, rounds
+from fewmask.campaign import Campaign, campaign, rounds, telling
 from fewmask.campaign.asking import bare, questions, ranked_together
 from fewmask.campaign.history import Entry, cost_model, cost_of_image, forecast, needs
 from fewmask.campaign.networks import committee
@@ -124,20 +123,15 @@ def test_a_campaign_runs_through_and_says_what_it_did(done: Watched) -> None:
 def test_a_look_tells_its_pace_since_its_first_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 of 20 images were seen before a stop, or in the first batch: 4 more in 2 seconds leave 4 seconds."""
     clock, heard = iter([100.0, 102.0]), []
-    monkeypatch.setattr(rounds.time, "monotonic", lambda: next(clock))
-    some = SimpleNamespace(
-        device=torch.device("cpu"),
-        _hear=lambda number, moment: heard.append((number, moment)),
-        settings=CampaignSettings(),
-    )
-    tell = rounds._Rounds._looking(some, 3, "a", None)  # type: ignore[arg-type]
+    monkeypatch.setattr(telling.time, "monotonic", lambda: next(clock))
+    tell = telling.looking(heard.append, "a", "look", torch.device("cpu"))
     tell(8, 20)
     tell(12, 20)
-    assert [(n, m.run, m.stage, m.step, m.steps_per_second) for n, m in heard] == [
-        (3, "a", "look", 8, 0.0),
-        (3, "a", "look", 12, 2.0),
+    assert [(m.run, m.stage, m.step, m.steps_per_second) for m in heard] == [
+        ("a", "look", 8, 0.0),
+        ("a", "look", 12, 2.0),
     ]
-    assert heard[-1][1].seconds_left == 4
+    assert heard[-1].seconds_left == 4
 
 
 def test_the_folder_holds_the_last_rounds_model_and_no_state(done: Watched) -> None:

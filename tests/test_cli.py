@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from PIL import Image
 
 from fewmask import cli
 from fewmask.cli.terminal import _told
+from fewmask.engine.checkpoint import load_state
 from fewmask.engine.counts import read_counts
 from fewmask.engine.device import forget_peak, memory_mib
 from fewmask.engine.fit import Moment
@@ -216,7 +218,9 @@ def test_a_stopped_run_says_how_to_go_on_and_does(data: Path, tmp_path: Path, fe
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert out == ""
-    assert err.splitlines()[-1] == "error: stopped; the same command goes on from what is on the disk"
+    said = re.fullmatch(r"error: .*: stopped after step (\d+) of 20, which is saved; .*", err.splitlines()[-1])
+    assert said, err
+    assert load_state(state)["step"] == int(said[1])
     assert "Traceback" not in err
     done = fewmask(*command[3:])
     assert done.code == 0, done.err

@@ -72,6 +72,11 @@ def barrier() -> None:
         dist.barrier()
 
 
+def any_of(one: bool) -> bool:
+    """Whether it is so in any of the processes."""
+    return bool(total(torch.tensor(int(one))))
+
+
 def agreed(number: int) -> int:
     """The first process's number, where the others may have counted differently."""
     return int(first(torch.tensor(number)))

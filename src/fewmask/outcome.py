@@ -13,7 +13,10 @@ import yaml
 # Settings that may differ between a run and its continuation, or its seeds: they say where to compute, or what to tell,
 # and not what comes out.
 MOVABLE = (
-    *(f"train.{key}" for key in ("device", "workers", "tensorboard", "log_every")),
+    *(
+        f"train.{key}"
+        for key in ("device", "workers", "tensorboard", "log_every", "checkpoint_every", "checkpoint_minutes")
+    ),
     "campaign.pool.batch_size",
     "campaign.target",
 )

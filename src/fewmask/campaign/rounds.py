@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from fewmask import card, distributed
+from fewmask import card, distributed, stopping
 from fewmask.acquisition.select import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
@@ -34,13 +33,14 @@ from fewmask.campaign.asking import bare, questions, why_nothing
 from fewmask.campaign.folder import Campaign
 from fewmask.campaign.history import Entry, cost_model, cost_of_image, forecast, needs, unit_of
 from fewmask.campaign.networks import committee
-from fewmask.campaign.settings import check
+from fewmask.campaign.settings import check, config_of_round, seed_of_round
+from fewmask.campaign.telling import looking
 from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.data.parts import in_part, known_pixels
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import possible
-from fewmask.engine.device import choose_device, memory_mib
+from fewmask.engine.device import choose_device
 from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
 from fewmask.engine.pool import Asked, Found, look, look_seconds, looked_at
@@ -51,9 +51,7 @@ from fewmask.methods import METHODS
 from fewmask.paths import below
 from fewmask.randomness import generator
 
-# Each round trains with a seed of its own; the first with the run's, so that one round is plain training, bit for bit.
-SEEDS_APART = 2**20
-# So does each domain's look at its pool: its draws are numbered by its own images.
+# Each domain's look at its pool has a seed of its own, as each round has: its draws are numbered by its own images.
 DOMAINS_APART = 2**40
 
 
@@ -65,9 +63,10 @@ def campaign(
     Its `state` is "done", or "waiting" when people have questions to answer; then call again. With `enough` the answers
     there are to the questions of now suffice: the training begins, and what is still open may be answered later.
 
-    Raises ValueError for wrong settings, data or folder.
+    Raises ValueError for wrong settings, data or folder, and `stopping.Stopped` after Ctrl-C or SIGTERM, where what is
+    done of a training or of a look at the pool is saved.
     """
-    with distributed.processes():
+    with stopping.heeded(), distributed.processes():
         rounds = _Rounds(config, folder, observe, enough)
         with begin(rounds.run, config):
             return rounds.run_through()
@@ -100,13 +99,21 @@ class _Rounds:
         distributed.barrier()
         for number in range(self.settings.rounds):
             if not self.files.round(number).summary.exists():
-                self._prepare(number)
-                if waiting := self._wait_for_answers(number):
-                    return waiting
-                self._learn(number)
+                try:
+                    self._prepare(number)
+                    if waiting := self._wait_for_answers(number):
+                        return waiting
+                    self._learn(number)
+                except stopping.Stopped as end:
+                    raise stopping.Stopped(f"round {number + 1} of {self.settings.rounds}: {end}") from None
             if self._published() < number:
                 self._publish(number)
             self._remember(number)
+            if number + 1 < self.settings.rounds and distributed.any_of(stopping.asked()):
+                raise stopping.Stopped(
+                    f"{self.run.folder}: stopped after round {number + 1} of {self.settings.rounds}, which is saved; "
+                    "the same command goes on with the next"
+                )
         self._answered(FOREVER)  # the view of all answers, also of those that came too late to be learnt from
         return self._tell("done")
 
@@ -151,7 +158,7 @@ class _Rounds:
                 cache=self.files.superpixels,
                 ask=None if ask is None else Asked(ask, number, [q for q in before if q.domain == name]),
                 pseudo=self._pseudo(number, name) if self._teaches(number) else None,
-                seed=self._seed(number) + k * DOMAINS_APART,
+                seed=seed_of_round(self.config, number) + k * DOMAINS_APART,
                 batch_size=self.settings.pool.batch_size,
                 workers=self.config.train.workers,
                 progress=self._looking(number, name, ask),
@@ -182,7 +189,7 @@ class _Rounds:
         found: Mapping[str, Found],
         before: list[Question],
     ) -> None:
-        rng = generator(self._seed(number), "ask", number)
+        rng = generator(seed_of_round(self.config, number), "ask", number)
         cost = self.cost.times(self.settings.answers.each)
         candidates = {name: one.candidates for name, one in found.items()}
         need = self._need(ask, {name: part for name, part in candidates.items() if len(part)})
@@ -266,7 +273,8 @@ class _Rounds:
         warm = self.settings.start == "warm" and number > 0
         start = self.files.round(number - 1).weights if warm else None
         run = self.files.round(number)
-        train(self._config(number), run.folder, lambda moment: self._hear(number, moment), domains, start)
+        config = config_of_round(self.config, number)
+        train(config, run.folder, lambda moment: self._hear(number, moment), domains, start)
 
     def _begin(self, number: int) -> int:
         """The last answer that the round's training knows of. Written down, so that it begins again with the same."""
@@ -281,19 +289,6 @@ class _Rounds:
             write_json(record, {"up_to": up_to, "start": self._start})
         distributed.barrier()
         return up_to
-
-    def _config(self, number: int) -> Config:
-        """The round's own: only the last round looks at the test split."""
-        settings, own = self.config.train, self.settings
-        first = {"steps": own.first_steps, "batch_size": own.first_batch_size} if number == 0 else {}
-        last = number == self.settings.rounds - 1
-        changes = {key: value for key, value in first.items() if value} | {"score": settings.score if last else "val"}
-        return self.config.model_copy(
-            update={"seed": self._seed(number), "train": settings.model_copy(update=changes), "campaign": None}
-        )
-
-    def _seed(self, number: int) -> int:
-        return self.config.seed + number * SEEDS_APART
 
     def _published(self) -> int:
         """The round whose model is the campaign's; −1 while there is none."""
@@ -318,19 +313,9 @@ class _Rounds:
     # ── Tell ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _looking(self, number: int, name: str, ask: AskSettings | None) -> Progress:
-        """Tells how far the look at a domain's pool is, and by which score, if it is not the one that was set. The pace
-        is that since the first images: what is done then may have been done before a stop."""
-        first: tuple[int, float] | None = None
+        """Tells how far the look at a domain's pool is, and by which score, if it is not the one that was set."""
         stage = f"look by {ask.score}" if ask not in (None, self.settings.first, self.settings.ask) else "look"
-
-        def progress(done: int, total: int) -> None:
-            nonlocal first
-            now = time.monotonic()
-            first = first or (done, now)
-            rate = (done - first[0]) / (now - first[1]) if done > first[0] else 0.0
-            self._hear(number, Moment(name, stage, done, total, {}, rate, memory_mib(self.device)))
-
-        return progress
+        return looking(lambda moment: self._hear(number, moment), name, stage, self.device)
 
     def _hear(self, number: int, moment: Moment) -> None:
         """Pass on what a training or a pass tells, with the round that it belongs to."""

@@ -12,11 +12,14 @@ from fewmask.acquisition.select import SLACK
 from fewmask.campaign.history import cost_model
 from fewmask.config import AskSettings, CampaignSettings, Config
 from fewmask.data.domain import Domain
+from fewmask.engine import preflight
 from fewmask.engine.committee import dropout_layers
 from fewmask.engine.committee import faults as faults_of_questions
-from fewmask.methods import METHODS, build
+from fewmask.methods import METHODS
 from fewmask.models.universal import UniversalSegmenter
-from fewmask.randomness import torch_generator
+
+# Each round trains with a seed of its own; the first with the run's, so that one round is plain training, bit for bit.
+SEEDS_APART = 2**20
 
 
 def check(config: Config, domains: Mapping[str, Domain]) -> CampaignSettings:
@@ -81,25 +84,55 @@ def _faults_of_budget(key: str, asked: AskSettings, settings: CampaignSettings) 
 
 
 def _faults_of_method(config: Config, settings: CampaignSettings, domains: Mapping[str, Domain]) -> Iterator[str]:
-    """What the method cannot give; the network is made only where a setting asks for a part of it."""
-    method = build(config.method, domains)
+    """What the network and the method cannot give."""
+    trainings = [config_of_round(config, number) for number in range(min(settings.rounds, 2))]
+    network, method = preflight.check(trainings, domains)
     trained = {name for phase in method.phases(config.train.steps) for name in phase.labelled}
     looks = settings.ask or METHODS[config.method.name].self_training
     if looks and (idle := [name for name in domains if name not in trained]):
         yield f"method: {config.method.name} does not train on {', '.join(idle)}; take out of `domains` what it ignores"
+    if looks and settings.rounds > 1:
+        yield from _faults_of_scales(settings, network, domains)
     pool = settings.pool
-    scorer = SCORES.get(settings.ask.score) if settings.ask else None
-    difficult = scorer is not None and scorer.reads == "difficulty"
-    others = [name for name in pool.networks if name != "model"]
-    if not (pool.dropout or difficult or others):
-        return
-    network = UniversalSegmenter(config.model, {name: domain.space for name, domain in domains.items()}, config.seed)
-    method.prepare(network, torch_generator(config.seed, "method"))
     kept = method.kept(network)
-    if difficult and settings.ask and "difficulty" not in kept:
+    scorer = SCORES.get(settings.ask.score) if settings.ask else None
+    if scorer is not None and scorer.reads == "difficulty" and settings.ask and "difficulty" not in kept:
         yield f"campaign.ask.score: {settings.ask.score} reads a branch that the method does not train; set method=deal"
     there = ["model", *(name for name, part in kept.items() if isinstance(part, UniversalSegmenter))]
-    for name in (name for name in others if name not in there):
+    for name in (name for name in pool.networks if name not in there):
         yield f"campaign.pool.network: {config.method.name} keeps no {name!r}; there are {', '.join(there)}"
     if pool.dropout and not dropout_layers(network):
         yield "campaign.pool.dropout: the network has no dropout to draw; set 0, or a decoder with dropout"
+
+
+def _faults_of_scales(
+    settings: CampaignSettings, network: UniversalSegmenter, domains: Mapping[str, Domain]
+) -> Iterator[str]:
+    """Whether the network takes the smallest view of each domain's first image."""
+    scale = min(settings.pool.scales)
+    for name, domain in domains.items():
+        image = domain.image(domain.splits["train"][0])
+        height, width = (max(1, round(n * scale)) for n in image.shape[:2])
+        if min(height, width) < network.stride:
+            yield (
+                f"campaign.pool.scales: {scale:g} leaves {height}×{width} pixels of an image of {name}, less than a "
+                f"cell of the network's features ({network.stride}); take larger ones"
+            )
+        else:
+            preflight.check_size((height, width), network, "campaign.pool.scales", "take others")
+
+
+def seed_of_round(config: Config, number: int) -> int:
+    return config.seed + number * SEEDS_APART
+
+
+def config_of_round(config: Config, number: int) -> Config:
+    """The training's own: only the last round looks at the test split."""
+    assert config.campaign is not None
+    train, own = config.train, config.campaign
+    first = {"steps": own.first_steps, "batch_size": own.first_batch_size} if number == 0 else {}
+    last = number == own.rounds - 1
+    changes = {key: value for key, value in first.items() if value} | {"score": train.score if last else "val"}
+    return config.model_copy(
+        update={"seed": seed_of_round(config, number), "train": train.model_copy(update=changes), "campaign": None}
+    )

@@ -57,9 +57,9 @@ def main() -> None:
         _fail(error, 2)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            _fail("stopped; the same command goes on from what is on the disk", 1)
+            _fail(_where_it_stopped(end) or "stopped; the same command goes on from what is on the disk", 1)
         raise
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.filename is not None and (mend := _PLACES.get(error.errno or 0)):
             _fail(f"{error.filename}: {error.strerror}; {mend}", 2)
         _fail(f"{type(error).__name__}: {error}", 1)
@@ -73,6 +73,12 @@ _PLACES |= dict.fromkeys(
 
 # What typer makes of Ctrl-C, which it does not let through.
 _INTERRUPTED = 130
+
+
+def _where_it_stopped(end: SystemExit) -> str:
+    """What a run that saved itself says; typer puts its own exits around that."""
+    cause = end.__context__.__cause__ if end.__context__ else None
+    return str(cause) if isinstance(cause, KeyboardInterrupt) else ""
 
 
 def _fail(message: object, code: int) -> None:

@@ -28,6 +28,7 @@ from fewmask.cli.terminal import (
 )
 from fewmask.outcome import finished
 from fewmask.paths import below, quoted
+from fewmask.stopping import command
 
 if TYPE_CHECKING:
     from fewmask.annotation.facts import Question
@@ -40,6 +41,7 @@ Enough = Annotated[
 ]
 
 
+@command()
 def campaign(
     config: ConfigFile,
     overrides: Overrides = None,

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from fewmask.stopping import command
+
 if TYPE_CHECKING:
     from fewmask.engine.fit import Moment, Observer
 
@@ -33,7 +35,7 @@ def training_progress(spent: Callable[[], str] = lambda: "") -> Iterator[Observe
     `spent` says in words what was spent of a budget; it is asked when a stage begins.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}")
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+    with command(), Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         tasks: dict[str, Any] = {}
         stage, so_far, part = "", "", 0
 

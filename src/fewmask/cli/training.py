@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +27,10 @@ from fewmask.cli.terminal import (
     training_progress,
 )
 from fewmask.paths import below
+from fewmask.stopping import command
 
 if TYPE_CHECKING:
+    from fewmask.config import Config
     from fewmask.data.doctor import Report
     from fewmask.data.layouts import Problem
 
@@ -58,7 +61,7 @@ def demo(
 
 
 def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Examine a configuration's data: every problem listed at once, each with file, value and mend."""
+    """Examine a configuration's data, network and method: every problem at once, each with file or key and the fix."""
     from fewmask.data.doctor import check as examine
     from fewmask.methods import read_config
 
@@ -67,7 +70,37 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
         report = examine(
             {**settings.domains, **settings.held_out}, settings.labelled.images, settings.seed, progress=progress
         )
-    print_report(report, as_json)
+    found = tuple(sorted((*_of_network(settings), *report.problems), key=lambda problem: problem.severity))
+    print_report(replace(report, problems=found), as_json)
+
+
+def _of_network(settings: Config) -> list[Problem]:
+    """What keeps the network and the method from being built and from taking the images."""
+    from fewmask.campaign import settings as of_campaigns
+    from fewmask.data.layouts import Problem
+    from fewmask.engine import preflight
+    from fewmask.engine.run import load_domains
+    from fewmask.models.universal import UniversalSegmenter
+
+    try:
+        domains = load_domains(settings)
+    except ValueError:  # the data's own faults are told with their files
+        domains = None
+    try:
+        if domains is None:
+            UniversalSegmenter(settings.model, {}, settings.seed)
+        elif settings.campaign is None:
+            preflight.check([settings], domains)
+        else:
+            of_campaigns.check(settings, domains)
+    except ValueError as error:
+        parted = [line.partition(": ") for line in str(error).splitlines()]
+        told = [(key, *rest.rpartition("; ")) for key, _, rest in parted]
+        return [
+            Problem(key, value, mend) if value else Problem(key, mend, "see docs/formats.md")
+            for key, value, _, mend in told
+        ]
+    return []
 
 
 def print_report(report: Report, as_json: bool) -> None:
@@ -107,6 +140,7 @@ def _many(problems: Sequence[Problem], noun: str) -> str:
     return f"{len(problems):,} {noun}{'' if len(problems) == 1 else 's'}"
 
 
+@command()
 def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = None, as_json: Json = False) -> None:
     """Train a model. The same command goes on where a run stopped."""
     from fewmask.engine.fit import train as fit

@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from fewmask.config.base import Fraction, Settings, Shrink
 
+Scale = Annotated[float, Field(gt=0, le=8)]
+
 
 class BudgetSettings(Settings):
     amount: NonNegativeFloat
@@ -37,7 +39,7 @@ class PoolSettings(Settings):
 
     network: str | Annotated[tuple[str, ...], Field(min_length=1)] = "model"
     """"model", or another network that the method keeps, such as "student"; or several, who form a committee."""
-    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     dropout: NonNegativeInt = 0
     """Draws with dropout left on; 0 is one look without."""
     generations: PositiveInt = 1

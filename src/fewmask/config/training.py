@@ -181,6 +181,9 @@ class TrainSettings(Settings):
     device: str = "auto"
     workers: NonNegativeInt = 2
     checkpoint_every: PositiveInt = 200
+    """Steps after which the state is saved, from which a killed run goes on."""
+    checkpoint_minutes: PositiveFloat | None = 5.0
+    """So is it, after any step, where the last save is so long ago."""
     evaluate_every: NonNegativeInt = 0
     """Validate every so many steps and keep the best weights; 0 validates at the end alone."""
     score: Literal["test", "val"] = "test"
@@ -197,3 +200,13 @@ class TrainSettings(Settings):
         if wrong:
             raise ValueError(f"{' and '.join(wrong)} cannot be divided by it; take a divisor")
         return parts
+
+    def check_division(self, processes: int) -> None:
+        """Raises ValueError where a step's images cannot be shared out over processes and micro-batches."""
+        parts = processes * self.accumulate
+        for key, rows in (("batch_size", self.batch_size), ("unlabelled_batch_size", self.unlabelled_batch_size)):
+            if rows is not None and rows % parts:
+                raise ValueError(
+                    f"train.{key} {rows} does not divide over {processes} processes × {self.accumulate} accumulated "
+                    f"micro-batches; take a multiple of {parts}"
+                )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fewmask import stopping
 from fewmask.config import TrainSettings
 from fewmask.data.batch import Batch, Phase, count_pixels
 from fewmask.data.domain import Domain
@@ -48,13 +49,7 @@ class Steps(Dataset[list[Batch]]):
         """Raises ValueError when a phase draws labelled images from a domain that has none, or rows do not divide."""
         self.domains, self.settings, self.phases = dict(domains), settings, tuple(phases)
         self.strides, self.multiple, self.seed, self.rank, self.world = strides, multiple, seed, rank, world
-        parts = world * settings.accumulate
-        for key, rows in (("batch_size", settings.batch_size), ("unlabelled_batch_size", self._unlabelled_rows())):
-            if rows % parts:
-                raise ValueError(
-                    f"train.{key} {rows} does not divide over {world} processes × {settings.accumulate} accumulated "
-                    f"micro-batches; take a multiple of {parts}"
-                )
+        settings.check_division(world)
         self.answered = {name: answered_share(domain) for name, domain in self.domains.items()}
         empty = sorted({d for p in phases for d in p.labelled if not self.domains[d].labelled})
         if empty:
@@ -171,12 +166,14 @@ def _channels_last(images: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
-def loader(steps: Steps, first: int, workers: int, **options: Any) -> Iterator[list[Batch]]:
+def loader(steps: Steps, first: int, workers: int, **options: Any) -> Generator[list[Batch], None, None]:
     """The micro-batches of the steps from `first` on, in order, prefetched by worker processes."""
     return read(steps, range(first, steps.phases[-1].stop), workers, **options)
 
 
-def read(items: Dataset[Item], order: Sequence[int], workers: int, ahead: int = 2, **options: Any) -> Iterator[Item]:
+def read(
+    items: Dataset[Item], order: Sequence[int], workers: int, ahead: int = 2, **options: Any
+) -> Generator[Item, None, None]:
     """`items[i] for i in order`, with `ahead` of them prefetched by each of the worker processes.
 
     A ValueError of an item is raised here as it is: DataLoader would make the worker's traceback its message.
@@ -184,7 +181,7 @@ def read(items: Dataset[Item], order: Sequence[int], workers: int, ahead: int = 
     told = _Told(items)
     prefetch = ahead if workers else None
     leave = partial(_leave_with, os.getpid(), multiprocessing.get_start_method())
-    for item in DataLoader(
+    loading = DataLoader(
         told,
         batch_size=None,
         sampler=order,
@@ -192,7 +189,10 @@ def read(items: Dataset[Item], order: Sequence[int], workers: int, ahead: int = 
         prefetch_factor=prefetch,
         worker_init_fn=leave,
         **options,
-    ):
+    )
+    with stopping.workers_spared():
+        started = iter(loading)
+    for item in started:
         if isinstance(item, ValueError):
             raise item
         yield item
@@ -208,6 +208,7 @@ def _leave_with(parent: int, method: str, worker: int) -> None:
     alive = run is not None and run.is_alive() if method == "forkserver" else os.getppid() == parent
     if not alive:
         os._exit(1)
+    stopping.outlive_parents_step()
 
 
 class _Told(Dataset[Any]):

@@ -11,10 +11,9 @@ every draw is a function of (seed, step, row), and the state between two steps i
 from __future__ import annotations
 
 import inspect
-import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fewmask import card, distributed
-from fewmask.config import Config
+from fewmask import card, distributed, stopping
+from fewmask.config import Config, TrainSettings
 from fewmask.data.batch import Batch, Phase, PixelCounts
 from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain
@@ -35,6 +34,7 @@ from fewmask.engine.checkpoint import load_state, load_weights, save_state, save
 from fewmask.engine.counts import ImageCounts, write_counts
 from fewmask.engine.device import autocast, choose_device, forget_peak, memory_mib
 from fewmask.engine.evaluate import evaluate
+from fewmask.engine.finite import finite
 from fewmask.engine.log import Log
 from fewmask.engine.metrics import mean
 from fewmask.engine.moments import Moment as Moment
@@ -58,6 +58,7 @@ from fewmask.files import write_json
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import synchronise
+from fewmask.models.memory import memory_for
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.outcome import LEDGER
 from fewmask.randomness import torch_generator, torch_seed
@@ -93,10 +94,10 @@ def train(
     """Train, or go on with the run in `folder`, and return its summary (also `summary.json`).
 
     `domains` replaces those of the configuration, for who knows more labels than it; `start` is the weights of a run of
-    the same network to start from. Raises ValueError for wrong settings, data or folder, and NonFiniteError when
-    training breaks down.
+    the same network to start from. Raises ValueError for wrong settings, data or folder, NonFiniteError when training
+    breaks down, and `stopping.Stopped` after Ctrl-C or SIGTERM, when the step is done and saved.
     """
-    with distributed.processes():
+    with stopping.heeded(), distributed.processes():
         known = load_domains(config) if domains is None else dict(domains)
         device = choose_device(config.train.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -153,6 +154,9 @@ class _Fit:
             self.training = DistributedDataParallel(self.training, find_unused_parameters=True, **keep)
         self.log: Log | None = None
         self.done, self.seconds = 0, 0.0
+        self.saved: tuple[int, int] | None = None
+        """The step of the state on the disk, and the validations that it knows."""
+        self.saved_at = time.monotonic()
         self.best: dict[str, float] | None = None
         self.history: list[dict[str, Any]] = []
 
@@ -161,26 +165,43 @@ class _Fit:
         if distributed.rank() == 0:
             self.log = Log(self.run.metrics, settings.tensorboard)
         self._resume()
+        if self.done:
+            self._validate()  # a stop may have come in between of it
+            self._checkpoint()
         self.training.train()
         began, first = time.monotonic() - self.seconds, self.done
         resumed = time.monotonic()
-        for batches in loader(self.steps, self.done, settings.workers, pin_memory=self.device.type == "cuda"):
-            phase = next(p for p in self.phases if p.start <= self.done < p.stop)
-            if phase.start == self.done:
-                self.method.begin(phase, self.model, self._rng(self.done, BEGIN))
-            terms = self._step(batches)
-            self.done += 1
-            now = time.monotonic()
-            self.seconds = now - began
-            self._log(terms, phase)
-            if self.done == phase.stop and phase is not self.phases[-1] and distributed.rank() == 0:
-                save_weights(self.run.phase(phase.name), network_of(next(iter(self.answering.values()))).state_dict())
-            if self._validates():
+        left = loader(self.steps, self.done, settings.workers, pin_memory=self.device.type == "cuda")
+        with closing(left):
+            for batches in left:
+                phase = next(p for p in self.phases if p.start <= self.done < p.stop)
+                if phase.start == self.done:
+                    self.method.begin(phase, self.model, self._rng(self.done, BEGIN))
+                with memory_for(*_size_of(settings, self.done + 1)):
+                    terms = self._step(batches)
+                self.done += 1
+                now = time.monotonic()
+                self.seconds = now - began
+                self._log(terms, phase)
+                if self.done == phase.stop and phase is not self.phases[-1] and distributed.rank() == 0:
+                    answers = network_of(next(iter(self.answering.values())))
+                    save_weights(self.run.phase(phase.name), answers.state_dict())
                 self._validate()
-            if self.done % settings.checkpoint_every == 0 or self.done == settings.steps:
-                self._checkpoint()
-            self._tell(phase.name, self.done, settings.steps, (self.done - first) / (now - resumed), terms)
+                if self._checkpoint_is_due():
+                    self._checkpoint()
+                self._tell(phase.name, self.done, settings.steps, (self.done - first) / (now - resumed), terms)
+                if self.done < settings.steps and distributed.any_of(stopping.asked()):
+                    self._checkpoint()
+                    distributed.barrier()  # a process that ends takes the others with it
+                    self._stop(f"step {self.done + 1}")
         return self._finish()
+
+    def _stop(self, onward: str) -> None:
+        done, steps = self.done, self.config.train.steps
+        raise stopping.Stopped(
+            f"{self.run.folder}: stopped after step {done} of {steps}, which is saved; the same command goes on with "
+            f"{onward}"
+        )
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         settings, step = self.config.train, self.done
@@ -199,40 +220,24 @@ class _Fit:
                     terms = self.training(whole.to(self.device), rng)
                 (torch.stack(list(terms.values())).sum() / len(batches)).backward()
             parts.append({name: term.detach() for name, term in terms.items()})
-        values = self._finite(parts, batches)
+        values = finite(step, parts, self.optimisers.clip(), batches)
         self.optimisers.step()
         self.method.after_step(self.model, self._rng(step, AFTER))
         if self.average is not None:
             self.average.follow(self.kept)
         return values
 
-    def _finite(self, parts: list[dict[str, Tensor]], batches: list[Batch]) -> dict[str, float]:
-        """The step's terms as numbers, clipped gradients; the one point of a step where the device is waited for."""
-        norms = self.optimisers.clip()
-        names = list(parts[0])
-        means = torch.stack([torch.stack([part[n] for part in parts]).mean() for n in names])
-        means = distributed.total(means) / distributed.world()
-        numbers = torch.cat([means, torch.stack(list(norms.values()))]).tolist()
-        values = dict(zip(names, numbers[: len(names)], strict=True))
-        broken = [f"the term {n!r} is {v}" for n, v in values.items() if not math.isfinite(v)]
-        if not broken:
-            found = zip(norms, numbers[len(names) :], strict=True)
-            broken = [f"the gradient's norm is {v} in {n!r}" for n, v in found if not math.isfinite(v)]
-        if broken:
-            files = "\n".join(f"  {name}" for batch in batches for name in batch.names)
-            raise NonFiniteError(
-                f"step {self.done}: {' and '.join(broken)}; nothing was updated. Lower the learning rate or the term's "
-                f"weight, or try train.precision=fp32. The step's images:\n{files}"
-            )
-        return values
-
     def _validates(self) -> bool:
         """At the end, where a new schedule begins, and every `evaluate_every` steps between."""
         every, steps = self.config.train.evaluate_every, self.config.train.steps
         ends = {p.start for p in self.phases if p.restart} | {steps}
-        return self.done in ends or bool(every and self.done % every == 0)
+        now = self.done in ends or bool(every and self.done % every == 0)
+        return now and self.done > 0 and not (self.history and self.history[-1]["step"] == self.done)
 
     def _validate(self) -> None:
+        """Validate this step, if it is one to be validated and is not yet."""
+        if not self._validates():
+            return
         found = {name: self._evaluate("val", network_of(kept)) for name, kept in self.answering.items()}
         if not any(result["domains"] for result in found.values()):
             return
@@ -258,6 +263,9 @@ class _Fit:
 
         def progress(done: int, total: int) -> None:
             self._tell("evaluate", done, total, done / (time.monotonic() - began))
+            if stopping.asked():  # every process hears of it by itself, and none waits here for another
+                self._checkpoint()
+                self._stop("its validation" if split == "val" else "its scores")
 
         return evaluate(
             network, only or self.trained, split, synonyms=self.config.synonyms,
@@ -269,25 +277,34 @@ class _Fit:
             memory = memory_mib(self.device)
             self.observe(Moment(self.config.method.name, stage, step, steps, terms or {}, rate, memory))
 
+    def _checkpoint_is_due(self) -> bool:
+        """By steps, and in the process that writes by time, whatever the others' clocks say."""
+        train, waited = self.config.train, time.monotonic() - self.saved_at
+        minutes = train.checkpoint_minutes
+        late = minutes is not None and waited >= 60 * minutes and distributed.rank() == 0
+        return late or self.done % train.checkpoint_every == 0 or self.done == train.steps
+
     def _checkpoint(self) -> None:
-        if distributed.rank() == 0:
-            state = {
-                "step": self.done,
-                "seconds": self.seconds,
-                "best": self.best,
-                "history": self.history,
-                "model": self.model.state_dict(),
-                "method": self.method.state_dict(),
-                "optimisers": self.optimisers.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
-                "class_weights": self.class_weights,
-            }
-            save_state(self.run.state, state)
-            chosen = self.run.best(int(self.best["step"])) if self.best else None
-            for file in self.run.state.parent.glob("best-*.safetensors"):
-                if file != chosen:
-                    file.unlink()
-        distributed.barrier()
+        """Save this step, if it is not yet; in the first process alone, and without waiting for others."""
+        if distributed.rank() > 0 or self.saved == (self.done, len(self.history)):
+            return
+        state = {
+            "step": self.done,
+            "seconds": self.seconds,
+            "best": self.best,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "method": self.method.state_dict(),
+            "optimisers": self.optimisers.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "class_weights": self.class_weights,
+        }
+        save_state(self.run.state, state)
+        chosen = self.run.best(int(self.best["step"])) if self.best else None
+        for file in self.run.state.parent.glob("best-*.safetensors"):
+            if file != chosen:
+                file.unlink()
+        self.saved, self.saved_at = (self.done, len(self.history)), time.monotonic()
 
     def _resume(self) -> None:
         if self.run.state.exists():
@@ -300,11 +317,13 @@ class _Fit:
             self.class_weights = state["class_weights"]
             self.done, self.seconds = state["step"], state["seconds"]
             self.best, self.history = state["best"], state["history"]
+            self.saved = (self.done, len(self.history))
         if self.log is not None:
-            self.log.keep(self.done)
+            self.log.begin(self.done, validated=bool(self.history) and self.history[-1]["step"] == self.done)
 
     def _finish(self) -> dict[str, Any]:
         """Take the weights that validation chose, score them once, and write model and summary."""
+        distributed.barrier()  # the first process has written them
         if self.best:
             self.kept.load_state_dict(load_weights(self.run.best(int(self.best["step"]))))
         elif self.average is not None:
@@ -373,3 +392,9 @@ def _mean_counts(batches: list[Batch]) -> dict[int, PixelCounts]:
     parts = len(batches) * distributed.world()
     tables = {s: torch.stack([batch.counts[s].table() for batch in batches]).sum(0) for s in batches[0].counts}
     return {s: PixelCounts(*(distributed.total(table) / parts)) for s, table in tables.items()}
+
+
+def _size_of(train: TrainSettings, step: int) -> tuple[str, str]:
+    """For which step memory may not suffice, and what to lower then."""
+    rows, (height, width) = train.batch_size // (train.accumulate * distributed.world()), train.crop
+    return f"in step {step}, with micro-batches of {rows} images of {height}×{width}", "lower one of them"

@@ -17,13 +17,18 @@ class Log:
         """Raises ValueError when TensorBoard is wanted and not installed."""
         self.path = path
         self._writer: Any = None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                mend = 'pip install "fewmask[tensorboard]", or leave it out'
-                raise ValueError(f"train.tensorboard: it is not installed; {mend}") from None
-            self._writer = SummaryWriter(str(path.parent / "tensorboard"))
+        self._board: Any = board_writer() if tensorboard else None
+
+    def begin(self, step: int, validated: bool = True) -> None:
+        """Go on after a step: cut what a killed run had logged after it, so that no step is logged or shown twice.
+        Unless that step is `validated`, its validation is cut too."""
+        if self.path.exists():
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            if not validated:
+                lines = [line for line in lines if _step_of(line) < step or "validation" not in json.loads(line)]
+            write_text(self.path, "".join(line + "\n" for line in lines))
+        if self._board is not None:
+            self._writer = self._board(str(self.path.parent / "tensorboard"), purge_step=step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
@@ -34,15 +39,19 @@ class Log:
                     self._writer.add_scalar(name, value, line["step"])
             self._writer.flush()
 
-    def keep(self, step: int) -> None:
-        """Cut what a killed run had logged after the step that it resumes from, so that no step is logged twice."""
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
-
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def board_writer() -> Any:
+    """TensorBoard's writer. Raises ValueError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        mend = 'pip install "fewmask[tensorboard]", or leave it out'
+        raise ValueError(f"train.tensorboard: it is not installed; {mend}") from None
+    return SummaryWriter
 
 
 def _step_of(line: str) -> float:

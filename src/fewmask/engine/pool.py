@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fewmask import distributed
+from fewmask import distributed, stopping
 from fewmask.acquisition.regions import Regions, Spec, aggregate, dominant_class, embed, parse, preselect
 from fewmask.acquisition.scores import SCORES, OfMean, probabilities
 from fewmask.acquisition.select import Candidates, concatenate
@@ -170,7 +170,8 @@ def look(
     where the pool is empty.
 
     `folder` keeps the pieces that are done. Raises ValueError for a score that the committee cannot give, and with the
-    image's name for logits that are not finite; RuntimeError that says what to lower where memory runs out.
+    image's name for logits that are not finite; RuntimeError that says what to lower where memory runs out; and
+    `stopping.Stopped` after Ctrl-C or SIGTERM, when a piece is done.
     """
     if ask is not None:
         branches = all(member.difficulty for member in committee.members)
@@ -203,6 +204,11 @@ def look(
             ended = time.monotonic()
             _save(_piece(folder, index), pieces.stems(index), found, ended - began)
             began = ended
+            if stopping.asked() and index != left[-1]:
+                raise stopping.Stopped(
+                    f"{folder}: stopped after image {done} of {total} of {domain.name}, up to which the look is saved; "
+                    "the same command goes on with the next"
+                )
     distributed.barrier()
     if ask is None or not len(pieces):
         return None

@@ -1,16 +1,69 @@
-"""What can be known of a training before its first step."""
+"""What can be known of a training before its first step: that its network and method can be built, that the network
+takes the crops, and that batch normalisation has enough values.
+
+A campaign asks this before it asks people, and the doctor with the data: what would fail only after a round of answers
+is told at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
-from fewmask.config import TrainSettings
+from fewmask import distributed
+from fewmask.config import Config, TrainSettings
 from fewmask.data.batch import Phase
+from fewmask.data.domain import Domain
+from fewmask.engine.device import choose_device
+from fewmask.engine.log import board_writer
+from fewmask.engine.optimiser import Optimisers
+from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import lonely
+from fewmask.models.memory import memory_for, ran_out
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.randomness import torch_generator
+
+Found = TypeVar("Found")
+
+
+def check(configs: Sequence[Config], domains: Mapping[str, Domain]) -> tuple[UniversalSegmenter, Method]:
+    """The network and the method of trainings that differ in `train` alone, on their device.
+
+    Raises one ValueError that lists what is wrong with their settings, `key: what; the fix` a line.
+    """
+    problems: list[str] = []
+
+    def tried(attempt: Callable[[], Found]) -> Found | None:
+        try:
+            return attempt()
+        except ValueError as error:
+            problems.extend(line for line in str(error).splitlines() if line not in problems)
+            return None
+
+    config, spaces = configs[0], {name: domain.space for name, domain in domains.items()}
+    device = tried(lambda: choose_device(config.train.device)) or torch.device("cpu")
+    for train in (one.train for one in configs):
+        tried(lambda train=train: train.check_division(distributed.world()))  # type: ignore[misc]
+        if train.tensorboard:
+            tried(board_writer)
+    model = tried(lambda: UniversalSegmenter(config.model, spaces, config.seed))
+    method = tried(lambda: build(config.method, domains))
+    if model is not None and method is not None:
+        model.to(device), method.to(device)
+        tried(lambda: method.prepare(model, torch_generator(config.seed, "method", device=str(device))))
+        for one in configs if not problems else ():
+            tried(lambda one=one: Optimisers(one.train.optimiser, model, method))  # type: ignore[misc]
+            phases = [p for p in method.phases(one.train.steps) if p.stop > p.start]
+            tried(lambda one=one, phases=phases: check_rows(one.train, phases, model, method))  # type: ignore[misc]
+            tried(lambda one=one: check_crop(one.train, model))  # type: ignore[misc]
+    if problems:
+        raise ValueError("\n".join(problems))
+    assert model is not None
+    assert method is not None
+    return model, method
 
 
 def check_rows(train: TrainSettings, phases: Sequence[Phase], model: UniversalSegmenter, method: Method) -> None:
@@ -25,3 +78,31 @@ def check_rows(train: TrainSettings, phases: Sequence[Phase], model: UniversalSe
             f"train.{key}: with one image of {train.crop[0]}×{train.crop[1]} a micro-batch, batch normalisation "
             f"sees a single value per channel ({', '.join(names)}); take at least two images"
         )
+
+
+def check_crop(train: TrainSettings, model: UniversalSegmenter) -> None:
+    """Raises ValueError where the network does not take images as large as the crops."""
+    height, width = train.crop
+    check_size((height, width), model, "train.crop", "take another crop, or an encoder that works at any size")
+
+
+@torch.no_grad()
+def check_size(size: tuple[int, int], model: UniversalSegmenter, key: str, mend: str) -> None:
+    """Raises ValueError, `key: … mend`, where the network does not take one image of this size, and RuntimeError where
+    the memory does not suffice for it."""
+    height, width = size
+    was_training = model.training
+    model.eval()
+    try:
+        with memory_for(f"on one image of {height}×{width} ({key})", "take a smaller one, or a machine with more"):
+            image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=model.mean.device)
+            model.upsample(model.decode(model.encode(image), model.domains[0]), size)
+    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+        if ran_out(error):
+            raise
+        raise ValueError(
+            f"{key}: {model.settings.encoder} with {model.settings.decoder} does not take images of {height}×{width} "
+            f"({' '.join(str(error).split())[:200]}); {mend}"
+        ) from None
+    finally:
+        model.train(was_training)

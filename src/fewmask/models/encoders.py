@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from fewmask.config import ModelSettings
 from fewmask.models import vit
 from fewmask.models.depthwise import keep_fast
+from fewmask.models.memory import ran_out
 
 TIMM = "tu-"  # segmentation-models-pytorch's mark for "any timm encoder"
 # What a classification checkpoint holds beside its encoder, in the packages' own naming.
 CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "norm_head.", "norm.")
+_LFS = b"version https://git-lfs"
 WRAPPED = ("state_dict", "model", "teacher")  # under which a file of torch's may hold its tensors
 
 
@@ -58,13 +60,19 @@ def build(settings: ModelSettings) -> nn.Module:
             f"model.weights: imagenet weights of {settings.encoder} cannot be fetched "
             f"({' '.join(str(error).split())[:200]}); give the path of a file with them"
         ) from None
-    except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # whatever options of a user's make of the packages' constructors
+        if ran_out(error):
+            raise RuntimeError(f"out of memory while {settings.encoder} was built ({error}); free some") from error
         raise ValueError(
             f"model: {settings.encoder} with {settings.decoder} at output stride {settings.output_stride} and options "
-            f"{options} cannot be built: {error}"
+            f"{options} cannot be built: {' '.join(str(error).split()) or type(error).__name__}; change what it names, "
+            "or leave `encoder_options` and `decoder_options` out"
         ) from None
     if isinstance(settings.weights, Path):
-        load_weights(encoder_of(model), settings.encoder, settings.weights)
+        try:
+            load_weights(encoder_of(model), settings.encoder, settings.weights)
+        except ValueError as error:
+            raise ValueError(f"model.weights: {error}") from None
     return keep_fast(cast(nn.Module, model))
 
 
@@ -106,13 +114,24 @@ def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
     flat = {k: re.sub(r"^(\w+?)\.(\d+)", r"\1_\2", k) for k in stored}
     stored = {flat[k] if k not in own and flat[k] in own else k: v for k, v in stored.items()}
     problems = _mismatch(own, stored)
+    if problems and (prefix := _prefix(own, stored)):
+        raise ValueError(f"{path}: every name in it begins with {prefix!r}; save it again without that prefix")
     if problems:
         raise ValueError(f"{path}: not the weights of {name}: " + "; ".join(problems))
+    broken = [k for k, v in stored.items() if k in own and v.is_floating_point() and not bool(v.isfinite().all())]
+    if broken:
+        raise ValueError(
+            f"{path}: {len(broken)} of its tensors hold NaN or infinite values, such as {', '.join(broken[:3])}; take "
+            "an undamaged file"
+        )
     target.load_state_dict({k: v.to(own[k].dtype) for k, v in stored.items() if k in own}, strict=False)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file. One of torch's is read without running anything in it."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise ValueError(f"{path}: a pointer of Git LFS and not the file itself; fetch it with `git lfs pull`")
     try:
         if path.suffix not in (".pth", ".pt", ".bin"):
             return load_file(path)
@@ -145,6 +164,14 @@ def _in_timms_naming(stored: dict[str, Tensor], target: nn.Module, name: str, pa
             return dict(convert(dict(stored), target)) if convert else stored
     except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
         raise ValueError(f"{path}: not the weights of {name} ({type(error).__name__}: {error})") from None
+
+
+def _prefix(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> str:
+    """What stands before every weight's name, as training wrappers leave it there; empty where that is not so."""
+    some = next(iter(stored), "")
+    ends = [i + 1 for i, letter in enumerate(some) if letter == "."]
+    fits = (some[:i] for i in ends if all(k.startswith(some[:i]) for k in stored) and some[i:] in own)
+    return next(fits, "")
 
 
 def _mismatch(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fewmask.config import ModelSettings
 from fewmask.labels import VOID, LabelSpace
 from fewmask.models import encoders
+from fewmask.models.memory import memory_for, ran_out
 from fewmask.models.norms import set_norms
 from fewmask.models.tuning import tune
 from fewmask.randomness import torch_seed
@@ -65,12 +66,16 @@ class UniversalSegmenter(nn.Module):
         side = 8 * encoders.stride_multiple(self.features)
         self.features.eval()
         try:
-            with torch.no_grad():
+            enough = memory_for(f"on one image of {side}×{side}", "free some, or take a smaller model.encoder")
+            with enough, torch.no_grad():
                 out = self.features(torch.zeros(1, 3, side, side))
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except (AssertionError, RuntimeError, ValueError, IndexError, TypeError) as error:
+            if ran_out(error):
+                raise
             raise ValueError(
-                f"model.encoder: {self.settings.encoder} does not take images of {side}×{side} ({error}); take one "
-                "that works at any size, or see its `encoder_options`"
+                f"model.encoder: {self.settings.encoder} with {self.settings.decoder} does not take RGB images of "
+                f"{side}×{side} ({' '.join(str(error).split())[:300]}); take one that works at any size, or see its "
+                "`encoder_options` and `decoder_options`"
             ) from None
         self.features.train()
         return out.shape[1], side // out.shape[-1]

@@ -48,7 +48,13 @@ class Encoder(nn.Module):
     def __init__(self, name: str, pretrained: bool, options: Mapping[str, Any]) -> None:
         super().__init__()
         wanted = {"dynamic_img_size": True, "num_classes": 0, **options}
-        self.model = cast(Any, timm.create_model(name, pretrained=pretrained, **wanted))
+        try:
+            self.model = cast(Any, timm.create_model(name, pretrained=pretrained, **wanted))
+        except TypeError as error:
+            raise ValueError(
+                f"{name} is no ViT, or has no such options ({error}); take one such as vit_base_patch14_dinov2, or "
+                "another decoder"
+            ) from None
         if not all(hasattr(self.model, part) for part in ("patch_embed", "blocks", "norm", "forward_intermediates")):
             raise ValueError(f"{name} is no ViT; take one such as vit_base_patch14_dinov2, or another decoder")
         self.output_stride = int(self.model.patch_embed.patch_size[0])
