@@ -33,6 +33,7 @@ from fewmask.campaign import Campaign, campaign, rounds, telling
 from fewmask.campaign.asking import bare, questions, ranked_together
 from fewmask.campaign.history import Entry, cost_model, cost_of_image, forecast, needs
 from fewmask.campaign.networks import committee
+from fewmask.campaign.settings import SEEDS_APART
 from fewmask.config import AskSettings, CampaignSettings, Config
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.pictures import write_mask
@@ -219,7 +220,7 @@ def test_only_the_last_round_looks_at_test_and_once(done: Watched) -> None:
 def test_every_round_begins_with_a_fresh_network(done: Watched) -> None:
     spaces = {name: domain.space for name, domain in load_domains(done.config).items()}
     for number, first in enumerate(done.first):
-        seed = done.config.seed + number * rounds.SEEDS_APART
+        seed = done.config.seed + number * SEEDS_APART
         fresh = UniversalSegmenter(done.config.model, spaces, seed).state_dict()
         assert first.keys() == fresh.keys()
         assert all(torch.equal(first[name], fresh[name]) for name in fresh)
@@ -304,7 +305,7 @@ def test_without_questions_a_campaign_is_self_training_in_generations(data: Path
     committee = Committee([Member(load_model(tmp_path / "teacher"))], config.campaign.pool, config.train.precision)
     pseudo = PseudoFolder(tmp_path / "pseudo")
     look(committee, domains["a"], tmp_path / "seen", cache=tmp_path, pseudo=pseudo, workers=0)
-    student = plain.model_copy(update={"seed": config.seed + rounds.SEEDS_APART})
+    student = plain.model_copy(update={"seed": config.seed + SEEDS_APART})
     train(student, tmp_path / "student", domains={"a": replace(domains["a"], pseudo=pseudo)})
     expected, got = weights_of(tmp_path / "student"), weights_of(tmp_path / "run")
     assert all(torch.equal(expected[name], got[name]) for name in expected)
