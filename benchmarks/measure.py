@@ -145,7 +145,7 @@ def settings(root: Path, sizes: Sizes, steps: int) -> configuration.Config:
         "method": "joint",
         "train": {
             "steps": steps, "batch_size": sizes.batch, "crop": sizes.crop, "workers": sizes.workers,
-            "checkpoint_every": steps,
+            "checkpoint_every": steps, "evaluate_every": 0,
         },
     }  # fmt: skip
     return configuration.parse(data, methods=SETTINGS)

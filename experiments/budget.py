@@ -134,7 +134,12 @@ def settings(arguments: argparse.Namespace, train: Train, row: str, seed: int) -
             "weights": "weights/mobilenetv2_100.imagenet.safetensors",
         },
         "method": {"name": method},
-        "train": {"steps": STEPS[dataset], "batch_size": 8, "crop": [round(scale * n) for n in CROPS[dataset]]},
+        "train": {
+            "steps": STEPS[dataset],
+            "batch_size": 8,
+            "crop": [round(scale * n) for n in CROPS[dataset]],
+            "evaluate_every": 0,
+        },
         "campaign": {"annotator": "oracle", **rounds},
     }
     if method == "s4al-plus":  # the cheaper representation head

@@ -80,6 +80,7 @@ def plain(root: Path, method: str | Mapping[str, Any] = "joint", **train: Any) -
         "device": "cpu",
         "workers": 0,
         "log_every": 1,
+        "evaluate_every": 0,
     }
     return {
         "name": "tiny",

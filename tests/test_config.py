@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ondisk import plain, two_domains, write_config
 
 from fewmask import config as configuration
-from fewmask.config import Config
+from fewmask.config import Config, TrainSettings
 from fewmask.engine.checkpoint import save_weights
 from fewmask.engine.device import choose_device
 from fewmask.engine.fit import train
@@ -433,3 +433,37 @@ def test_the_device_is_chosen_by_itself_or_refused() -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     with pytest.raises(ValueError, match=r"train.device"):
         choose_device(f"cuda:{count}")
+
+
+@pytest.mark.parametrize(
+    ("train", "images", "every"),
+    [
+        ({"steps": 2000, "batch_size": 8}, 100, 200),  # ten times
+        ({"steps": 2000, "batch_size": 8}, 1000, 500),  # 4 × 1,000 images, a quarter of 16,000
+        ({"steps": 60, "batch_size": 8}, 500, 0),  # at the end alone
+        ({"steps": 60, "batch_size": 8}, 0, 0),
+        ({"steps": 25, "batch_size": 8}, 2, 3),
+        ({"steps": 60, "evaluate_every": 0}, 1, 0),
+        ({"steps": 60, "evaluate_every": 7}, 10_000, 7),
+    ],
+)
+def test_how_often_a_training_validates(train: dict[str, int], images: int, every: int) -> None:
+    assert TrainSettings.model_validate(train).validation_interval(images) == every
+
+
+@given(st.integers(1, 10**5), st.integers(1, 64), st.integers(1, 10**5))
+def test_validation_costs_a_quarter_of_the_training_at_most_beside_that_at_the_end(
+    steps: int, batch: int, images: int
+) -> None:
+    every = TrainSettings(steps=steps, batch_size=batch).validation_interval(images)
+    times = (steps - 1) // every if every else 0
+    assert times <= 9
+    assert times * images <= steps * batch / 4
+
+
+@pytest.mark.parametrize("size", [[0, 5], "large", [1], 0, [1, 2, 3]])
+def test_a_message_names_keys_and_no_types_of_pythons(size: object) -> None:
+    with pytest.raises(ValueError, match=r"domains\.a\.size") as raised:
+        parse_config(changed(domains={"a": {"layout": "folder", "root": "x", "size": size}}))
+    assert "constrained" not in str(raised.value)
+    assert "tuple[" not in str(raised.value)

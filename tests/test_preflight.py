@@ -14,10 +14,11 @@ from command import Fewmask
 from ondisk import two_domains, write_config
 from safetensors.torch import save_file
 
+from fewmask.config import ModelSettings
 from fewmask.engine import preflight
 from fewmask.engine.run import load_domains
 from fewmask.methods import parse_config
-from fewmask.models import encoders
+from fewmask.models import encoders, fetching
 from fewmask.models.memory import memory_for, ran_out
 
 VIT = {"encoder": "tu-vit_tiny_patch16_224", "decoder": "linear"}
@@ -184,6 +185,35 @@ def test_weights_with_a_prefix_are_refused_with_it(
 def test_a_pointer_of_git_lfs_is_no_file_of_weights(data: Path, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
     assert "git lfs pull" in refused(data, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("encoder", ["tu-test_efficientnet", "resnet18"])
+def test_weights_that_nobody_can_fetch_are_told_at_once(
+    encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No request is tried: it would be tried again for a minute."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(fetching, "answers", lambda address: False)
+    fetching._say.cache_clear()
+    settings = ModelSettings(encoder=encoder, weights="imagenet")
+    with pytest.raises(ValueError, match=rf"model\.weights: imagenet weights of {encoder} cannot be .*; give the path"):
+        encoders.build(settings)
+    assert f"imagenet weights of {encoder} come from {constants.ENDPOINT}" in caplog.text
+    assert "does not answer" in caplog.text
+    assert "Retry" not in caplog.text
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_nobody_answers_where_nobody_listens() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert fetching.answers.__wrapped__(f"http://127.0.0.1:{port}")
+    assert not fetching.answers.__wrapped__(f"http://127.0.0.1:{port}")
 
 
 # ── Memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────

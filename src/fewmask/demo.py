@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
         "augment": {"scale": [0.75, 1.5]},
         "optimiser": {"lr": 2.0e-3, "head_lr": 4.0e-3},
         "checkpoint_every": 60,
+        "evaluate_every": 0,
     },
 }
 # Random weights, so that nothing is downloaded.

@@ -16,6 +16,12 @@ Unit = Literal["pixels", "regions", "clicks", "seconds"]
 Per = Literal["pool", "image"]
 
 
+def counted(amount: float, unit: str) -> str:
+    """`200 regions`, and `1 region`."""
+    told = f"{amount:,.0f}"
+    return f"{told} {unit.removesuffix('s') if told == '1' else unit}"
+
+
 @dataclass(frozen=True)
 class Budget:
     """`amount` of `unit` for one round: once for the whole pool, or for every image of it. 0 asks for nothing."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewmask.acquisition.budget import counted
 from fewmask.acquisition.forecast import forecast_words
 from fewmask.cli.label_studio import fetch, is_address, send
 from fewmask.cli.page import open_page
@@ -201,7 +202,7 @@ def run_campaign(config: Config, folder: Path, enough: bool) -> dict[str, Any]:
         with ledger_of(folder) as ledger:
             now = ledger.progress()
         of = f"{now.answered:,} of {now.asked:,} questions answered"
-        return f"asked for {now.cost:,.0f} {unit_of(config.campaign)}, {of}" if now.asked else ""
+        return f"asked for {counted(now.cost, unit_of(config.campaign))}, {of}" if now.asked else ""
 
     with training_progress(spent) as observe:
         return go_on(config, folder, observe, enough)
@@ -217,7 +218,7 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
     done = summary["state"] == "done"
     if summary["budget"]:
         so_far = "" if done else " so far"
-        say(f"Asked for {summary['spent']:,.0f} {summary['unit']} of a budget of {summary['budget']:,.0f}{so_far}.")
+        say(f"Asked for {counted(summary['spent'], summary['unit'])} of a budget of {summary['budget']:,.0f}{so_far}.")
     if done and summary["open"]:
         say(f"{summary['open']:,} questions stay open; no training is left that would learn from their answers.")
     if summary["state"] == "waiting":

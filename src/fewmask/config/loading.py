@@ -144,7 +144,8 @@ def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Setting
         loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
     # What stands behind a key of a union is the alternative, not a key.
     words = [str(part) for part in loc]
-    place = [word for word in words if not word.startswith(("function-after[", "literal[", "dict[", "[key]"))]
+    alternative = ("function-after[", "literal[", "dict[", "[key]", "tuple[", "list[", "constrained-")
+    place = [word for word in words if not word.startswith(alternative)]
     key = ".".join(word if word.isprintable() else ascii(word) for word in place)
     if message.startswith("Extra inputs"):
         return f"{key}: unknown key; {mend_key(method, place[1:]) if method else mend_key(Config, place)}"

@@ -184,8 +184,9 @@ class TrainSettings(Settings):
     """Steps after which the state is saved, from which a killed run goes on."""
     checkpoint_minutes: PositiveFloat | None = 5.0
     """So is it, after any step, where the last save is so long ago."""
-    evaluate_every: NonNegativeInt = 0
-    """Validate every so many steps and keep the best weights; 0 validates at the end alone."""
+    evaluate_every: NonNegativeInt | None = None
+    """Validate every so many steps, and at the end, and keep the best weights; 0 validates at the end alone. By default
+    ten times, or so often that a quarter as many images are validated on as are trained on, where that is seldomer."""
     score: Literal["test", "val"] = "test"
     """The split that is scored once, with the selected weights, at the end; val where a domain has no test split."""
     log_every: PositiveInt = 10
@@ -200,6 +201,13 @@ class TrainSettings(Settings):
         if wrong:
             raise ValueError(f"{' and '.join(wrong)} cannot be divided by it; take a divisor")
         return parts
+
+    def validation_interval(self, images: int) -> int:
+        """Steps from one validation, which looks at so many images, to the next; 0 for one at the end alone."""
+        if self.evaluate_every is not None or not images:
+            return self.evaluate_every or 0
+        times = min(10, self.steps * self.batch_size // (4 * images))
+        return -(-self.steps // times) if times > 1 else 0
 
     def check_division(self, processes: int) -> None:
         """Raises ValueError where a step's images cannot be shared out over processes and micro-batches."""

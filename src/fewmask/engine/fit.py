@@ -228,8 +228,9 @@ class _Fit:
         return values
 
     def _validates(self) -> bool:
-        """At the end, where a new schedule begins, and every `evaluate_every` steps between."""
-        every, steps = self.config.train.evaluate_every, self.config.train.steps
+        """At the end, where a new schedule begins, and every so many steps between."""
+        images = sum(len(domain.splits.get("val", ())) for domain in self.trained.values()) * len(self.answering)
+        every, steps = self.config.train.validation_interval(images), self.config.train.steps
         ends = {p.start for p in self.phases if p.restart} | {steps}
         now = self.done in ends or bool(every and self.done % every == 0)
         return now and self.done > 0 and not (self.history and self.history[-1]["step"] == self.done)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from fewmask.config import ModelSettings
 from fewmask.models import vit
 from fewmask.models.depthwise import keep_fast
+from fewmask.models.fetching import fetching
 from fewmask.models.memory import ran_out
 
 TIMM = "tu-"  # segmentation-models-pytorch's mark for "any timm encoder"
@@ -43,18 +44,11 @@ def build(settings: ModelSettings) -> nn.Module:
     # Of a timm encoder smp wants to hear yes or no: which weights is part of the name.
     known = True if settings.encoder.startswith(TIMM) else "imagenet"
     pretrained = known if settings.weights == "imagenet" else None
+    from_hub = fetching(f"imagenet weights of {settings.encoder}") if pretrained else contextlib.nullcontext()
     model: Any
     try:
-        if settings.decoder in vit.DECODERS:
-            name = settings.encoder.removeprefix(TIMM)
-            model = vit.ViT(
-                name, settings.decoder, bool(pretrained), settings.encoder_options, settings.decoder_options
-            )
-        else:
-            model = smp.create_model(
-                settings.decoder, settings.encoder, encoder_weights=pretrained, classes=1, **options
-            )
-            model.segmentation_head = nn.Identity()
+        with from_hub:
+            model = _constructed(settings, pretrained, options)
     except OSError as error:
         raise ValueError(
             f"model.weights: imagenet weights of {settings.encoder} cannot be fetched "
@@ -74,6 +68,15 @@ def build(settings: ModelSettings) -> nn.Module:
         except ValueError as error:
             raise ValueError(f"model.weights: {error}") from None
     return keep_fast(cast(nn.Module, model))
+
+
+def _constructed(settings: ModelSettings, pretrained: str | bool | None, options: Mapping[str, Any]) -> Any:
+    if settings.decoder in vit.DECODERS:
+        name = settings.encoder.removeprefix(TIMM)
+        return vit.ViT(name, settings.decoder, bool(pretrained), settings.encoder_options, settings.decoder_options)
+    model: Any = smp.create_model(settings.decoder, settings.encoder, encoder_weights=pretrained, classes=1, **options)
+    model.segmentation_head = nn.Identity()
+    return model
 
 
 def encoder_of(model: nn.Module) -> nn.Module:

@@ -133,7 +133,7 @@ export function showProgress({ answered, skipped, open, others, cost, words, uni
   $("progress").setAttribute("aria-valuenow", answered + skipped);
   const each = words ? seconds / words : 0;
   const parts = [`${number.format(answered + skipped)} of ${number.format(all)}`];
-  if (open) parts.push(`${number.format(cost)} ${unit} left${each ? `, about ${time(each * open)}` : ""}`);
+  if (open) parts.push(`${number.format(cost)} ${cost === 1 ? unit.slice(0, -1) : unit} left${each ? `, about ${time(each * open)}` : ""}`);
   $("counts").textContent = parts.join(" · ");
   $("counts").title = `${answered} answered, ${skipped} skipped, ${open} open${others ? `, ${others} waiting for others` : ""}; ${time(seconds)} of work and ${number.format(clicks)} clicks so far`;
 }
