@@ -197,11 +197,8 @@ class _Fit:
         return self._finish()
 
     def _stop(self, onward: str) -> None:
-        done, steps = self.done, self.config.train.steps
-        raise stopping.Stopped(
-            f"{self.run.folder}: stopped after step {done} of {steps}, which is saved; the same command goes on with "
-            f"{onward}"
-        )
+        where = f"{self.run.folder}: stopped after step {self.done} of {self.config.train.steps}, which is saved"
+        raise stopping.Stopped(f"{where}; the same command goes on with {onward}")
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         settings, step = self.config.train, self.done
