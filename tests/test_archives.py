@@ -19,10 +19,11 @@ import pytest
 from annotating import SIZE, asked, domain, refused, three
 from PIL import Image
 
-from fewmask.annotation import archive as limits
-from fewmask.annotation import coco, cvat, label_studio
-from fewmask.annotation.archive import Archive, field, json_items, read_json, xml_elements
+from fewmask.annotation import archive as zips
+from fewmask.annotation import coco, cvat, label_studio, texts
+from fewmask.annotation.archive import Archive
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.texts import field, json_items, read_json, xml_elements
 from fewmask.data.domain import Domain
 
 ANNOTATIONS = '<annotations><image id="0" name="a-0.png" width="24" height="20"></image></annotations>'
@@ -48,10 +49,10 @@ def entry(name: str, **changes: int) -> zipfile.ZipInfo:
 
 
 def packed(path: Path, *files: tuple[zipfile.ZipInfo | str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("annotations.xml", ANNOTATIONS)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("annotations.xml", ANNOTATIONS)
         for name, data in files:
-            archive.writestr(name, data)
+            file.writestr(name, data)
     return path
 
 
@@ -118,7 +119,7 @@ def test_archives_that_are_too_large(
     path = packed(tmp_path / "e.zip", ("a.png", b"x" * 40), ("b.png", b"y" * 40))
     with Archive(path) as archive:
         assert archive.names == ["annotations.xml", "a.png", "b.png"]
-    monkeypatch.setattr(limits, name, value)
+    monkeypatch.setattr(zips, name, value)
     with pytest.raises(ValueError, match=said):
         Archive(path)
 
@@ -218,10 +219,15 @@ def test_xml_that_no_tool_writes(ledger: Ledger, of: dict[str, Domain], tmp_path
 
 
 def test_elements_come_one_at_a_time_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CHUNK", 7)
+    monkeypatch.setattr(texts, "CHUNK", 7)
     text = '<x><meta><name>é</name></meta><i n="0"><m a="1"/><p><q/></p></i><o/><i n="1"/></x>'
-    found = list(xml_elements(text.encode(), Path("x"), "i"))
-    assert found == [(("i", {"n": "0"}), [("m", {"a": "1"}), ("p", {}), ("q", {})]), (("i", {"n": "1"}), [])]
+    found = list(xml_elements(text.encode(), Path("x")))
+    assert found == [
+        (("meta", {}), [("name", {})]),
+        (("i", {"n": "0"}), [("m", {"a": "1"}), ("p", {})]),
+        (("o", {}), []),
+        (("i", {"n": "1"}), []),
+    ]
 
 
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -229,7 +235,7 @@ def test_elements_come_one_at_a_time_across_chunks(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 17, 1 << 20])
 def test_a_list_is_read_item_by_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(limits, "CHUNK", chunk)
+    monkeypatch.setattr(texts, "CHUNK", chunk)
     items = [{"a": [1, {"b": "]},{ é"}], "n": i} for i in range(5)]
     path = tmp_path / "e.json"
     for text in (json.dumps(items), json.dumps(items, indent=3), "\ufeff " + json.dumps(items) + "\n\n"):
@@ -261,7 +267,7 @@ NOT_LISTS = [
 @pytest.mark.parametrize("text", NOT_LISTS)
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
 def test_what_is_no_list_of_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int) -> None:
-    monkeypatch.setattr(limits, "CHUNK", chunk)
+    monkeypatch.setattr(texts, "CHUNK", chunk)
     path = tmp_path / "e.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"e\.json: not a list of JSON objects that is whole"):
@@ -297,10 +303,10 @@ def test_json_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "e.json"
     path.write_text('{"a": "' + "x" * 2000 + '"}')
     assert len(read_json(path)["a"]) == 2000
-    monkeypatch.setattr(limits, "MAX_TEXT", 1000)
+    monkeypatch.setattr(texts, "MAX_TEXT", 1000)
     with pytest.raises(ValueError, match=r"e\.json: more than 1000 bytes; export fewer images"):
         read_json(path)
-    monkeypatch.setattr(limits, "CHUNK", 100)
+    monkeypatch.setattr(texts, "CHUNK", 100)
     path.write_text('[{"a": 1}, {"a": "' + "x" * 5000 + '"}]')
     with pytest.raises(ValueError, match="each of at most 1000 characters"):
         list(json_items(path))

@@ -388,7 +388,17 @@ def test_agreement_of_nobody_of_one_and_of_two(waiting: Path, tmp_path: Path, fe
     assert alone.code == 0 and "Only ada has answered: there is nothing to compare" in alone.out
     assert "campaign.answers.each=2" in alone.out
     paint(folder, 2)
-    assert fewmask("answer", waiting, "--from", folder, "--annotator", "bob").code == 0
+    bob = "answer", waiting, "--from", folder, "--annotator", "bob"
+    closed = fewmask(*bob).out
+    assert "0 answered" in closed and "3 not open, answered or skipped before by ada: " in closed
+    assert f"fewmask answer {waiting} --from {folder} --annotator bob --corrections" in closed
+    again = fewmask(*bob, "--corrections").out
+    assert "TAKE THE PLACE of answers by others: 3 by ada" in again and "--annotator bob --take-back" in again
+    assert "3 taken back" in fewmask(*bob, "--take-back").out
+    assert fewmask(*bob, "--corrections").code == 0
+    is_refused(
+        fewmask(*bob, "--corrections", "--take-back"), "--corrections, --take-back: one of them, and with --from"
+    )
     told = fewmask("agreement", waiting)
     assert told.code == 0, told.err
     for part in ("ada", "bob", "They agree on 0.0 %", "one says", f"fewmask answer {waiting} --question "):

@@ -69,8 +69,9 @@ def test_what_people_get_and_confirm(ledger: Ledger, of: dict[str, Domain], tmp_
     written = {str(p.relative_to(tmp_path / "a")) for p in tmp_path.rglob("*") if p.is_file()}
     pictures = {f"{kind}/{stem}.png" for kind in ("images", "asked", "panoptic") for stem in ("a-0", "a-2")}
     assert written == {"instances.json", "panoptic.json", *pictures}
-    for file, who in (("instances.json", "ann"), ("panoptic.json", "bob")):
-        assert read_answers(ledger, of, tmp_path / "a" / file, who) == Import(2, 0, 1, 0)
+    for file, who, beside in (("instances.json", "ann", {}), ("panoptic.json", "bob", {"ann": 2})):
+        taken = read_answers(ledger, of, tmp_path / "a" / file, who, "corrections")
+        assert taken == Import(2, 0, 1, 0, beside=beside)
     expected = np.full(SIZE, NOT_LABELLED, np.uint8)
     expected[2:7, 3:9] = 1
     expected[10:14, 10:16][SHAPE] = 2
@@ -166,16 +167,9 @@ def change(at: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 SHAPE_OF = "annotations.0.segmentation"
 WRONG = {
-    "another image": (
-        change("images.0.file_name", "../../a-0.png"),
-        "nothing was asked about an image '../../a-0.png'",
-    ),
     "another size": (change("images.0.width", 25), "25×20 pixels, its image is 24×20"),
     "no size": (change("images.0", {"id": 12, "file_name": "a-0.png"}), "height is missing, not a whole number"),
     "an image twice": (change("images", export()["images"] * 2), "images: the id 12 twice"),
-    "no image": (change("annotations.0.image_id", 13), "an annotation of image 13, which is none of its images"),
-    "an unknown category": (change("annotations.0.category_id", 5), "category 5, which is not among its categories"),
-    "another class": (change("annotations.0.category_id", 1), "category 1, 'unused': there are road & <path>"),
     "no category": (change("annotations.0.category_id", True), "category_id is True, not a whole number"),
     "a category twice": (change("categories.0.id", 3), "categories: the id 3 twice"),
     "no categories": (change("categories", None), "categories is null, not a list"),
@@ -188,10 +182,17 @@ WRONG = {
     "no runs": (change(f"{SHAPE_OF}.counts", None), "counts is null, not a list"),
     "a broken string": (change(f"{SHAPE_OF}.counts", "n"), "the compressed run-length code is cut short"),
     "a string too short": (change(f"{SHAPE_OF}.counts", "1"), "runs of 1 pixels together"),
-    "no shape": (change(SHAPE_OF, None), "segmentation is null, not an object"),
+    "no shape": (change(SHAPE_OF, 7), "segmentation is a whole number, not an object"),
+    "an empty shape with an area": (change(SHAPE_OF, []), "its segmentation is empty, and it has an area"),
+    "an empty code with an area": (change(f"{SHAPE_OF}.counts", [480]), "its segmentation is empty, and it has"),
     "two points": (change(SHAPE_OF, [[1, 1, 2, 2]]), "a polygon of 2 points"),
-    "half a point": (change(SHAPE_OF, [[1, 1, 2, 2, 3]]), "cannot reshape"),
-    "no points": (change(SHAPE_OF, ["abc"]), "could not convert"),
+    "half a point": (change(SHAPE_OF, [[1, 1, 2, 2, 3]]), "a polygon of 5 numbers, the last x without a y"),
+    "no points": (change(SHAPE_OF, ["abc"]), "a polygon that is no list of numbers"),
+    "points of text": (change(SHAPE_OF, [["1", "1", "5", "1", "5", "5"]]), "a polygon that is no list of numbers"),
+    "points of truth": (change(SHAPE_OF, [[True, False, 5, 1, 5, 5]]), "a polygon that is no list of numbers"),
+    "points in points": (change(SHAPE_OF, [[[1, 1], [5, 1], [5, 5]]]), "a polygon that is no list of numbers"),
+    "points far away": (change(SHAPE_OF, [[1, 1, 1e300, 1, 5, 5]]), "keep points near the image"),
+    "points without end": (change(SHAPE_OF, [[1, 1, 10**400, 1, 5, 5]]), "too large to convert"),
     "an annotation": (change("annotations.0", 3), "one of them is no object"),
 }
 
@@ -202,7 +203,7 @@ def test_what_is_wrong_is_refused_with_all_that_came_with_it(
 ) -> None:
     put, said = WRONG[wrong]
     bad = export()
-    bad["images"].append({"id": 13 if wrong != "no image" else 14, "file_name": "a-2.png", "height": 20, "width": 24})
+    bad["images"].append({"id": 13, "file_name": "a-2.png", "height": 20, "width": 24})
     put(bad)
     path = saved(tmp_path, bad)
     refused(ledger, lambda: read_answers(ledger, of, path, "ann"), str(path), said)
@@ -247,7 +248,7 @@ def test_two_panoptic_annotations_of_an_image(ledger: Ledger, of: dict[str, Doma
     data = json.loads(path.read_text())
     data["annotations"] *= 2
     saved(tmp_path, data)
-    refused(ledger, lambda: read_answers(ledger, of, path, "ann"), "image 12 has two panoptic annotations")
+    refused(ledger, lambda: read_answers(ledger, of, path, "ann"), "image 12 has a panoptic annotation and another one")
 
 
 # ── All tools ────────────────────────────────────────────────────────────────────────────────────────────────────────

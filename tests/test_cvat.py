@@ -82,7 +82,8 @@ def test_what_people_get_and_confirm(ledger: Ledger, of: dict[str, Domain], tmp_
     assert [label["name"] for label in editor] == [*ODD_NAMES, "void"]
     assert {label["color"] for label in editor} == {"#f25555", "#1d4cbf", "#b1f255", "#5a5a5a"}
     for file, who in (("annotations.xml", "ann"), ("masks.zip", "bob")):  # the guesses, taken as they are
-        assert read_answers(ledger, of, tmp_path / "a" / file, who) == Import(2, 0, 1, 0)
+        taken = read_answers(ledger, of, tmp_path / "a" / file, who, "corrections")
+        assert taken == Import(2, 0, 1, 0, beside={"ann": 2} if who == "bob" else {})
     expected = np.full(SIZE, NOT_LABELLED, np.uint8)
     expected[2:7, 3:9] = 1
     expected[10:14, 10:16][SHAPE] = 2
@@ -220,13 +221,13 @@ SHAPES = {
     "before the image": (mask("0, 30", (-1, 2, 6, 5)), "at column -1, row 2: not in its image"),
     "no width": (mask("0", (3, 2, 0, 5)), "0×5 pixels"),
     "a fraction": (mask("0, 30", ("3.5", 2, 6, 5)), "left '3.5' is no whole number"),
-    "an unknown label": (mask("0, 30", label="car"), "mask 'car': no such label, there are road & <path>"),
     "two points": (polygon("1,1;2,2"), "a polygon of 2 points"),
     "half a point": (polygon("1,1;2,2;3"), "not enough values"),
     "a point nowhere": (polygon("1,1;2,nan;3,3"), "each two finite numbers"),
     "no points": ('<polygon label="void" z_order="0"/>', "polygon without points"),
-    "a box": (f'<box label="{SKY}" xtl="1" ytl="1" xbr="4" ybr="5"/>', "only masks and polygons are read"),
-    "a tag": ('<tag label="void" source="manual"></tag>', "only masks and polygons are read"),
+    "too many runs": (mask(", ".join(["0"] * 33)), "33 runs where there are 30 pixels"),
+    "a long number": (mask("0, 30", ("0" * 30, 2, 6, 5)), "is no whole number"),
+    "an image inside": ('<image name="a-0.png"/>', "another image inside of it"),
     "no label": ("<mask/>", "mask without label"),
 }
 
@@ -252,8 +253,6 @@ def test_every_problem_of_every_image_is_listed(ledger: Ledger, of: dict[str, Do
         ledger,
         lambda: read_answers(ledger, of, path, "ann"),
         "image 'a/a-0.jpg': ann answers about a/a-0 twice; keep one of the two",
-        "image 'b-7.png': nothing was asked about an image 'b-7.png'; remove it, or mend its name",
-        "image 'a-1.png': nothing was asked about an image 'a-1.png'",
         "image 'a-2.png': 20×24 pixels, its image is 24×20",
         'an image: image without name; export it again as "CVAT for images 1.1"',
     )
@@ -268,7 +267,7 @@ def test_images_of_several_domains_are_told_apart(tmp_path: Path) -> None:
         refused(
             ledger,
             lambda: read_answers(ledger, of, path, "ann"),
-            "a, b each have an image 'a-0.png'; call it <domain>/",
+            "the name 'a-0.png' may be a/a-0, b/a-0; call it <domain>/<stem>",
         )
         xml(path, image(mask("0, 30"), name="b/a-0.png"))
         read_answers(ledger, of, path, "ann")
@@ -281,9 +280,8 @@ LISTED = "background:0,0,0::\nvoid:1,2,3::\n"
 @pytest.mark.parametrize(
     ("listed", "picture", "said"),
     [
-        (LISTED, np.full((*SIZE, 3), 7, np.uint8), "#070707 stands for no label of the domain"),
-        (LISTED, np.full(SIZE, 2, np.uint8), "2 stands for no label of the domain"),
-        (LISTED + "car:7,7,7::", np.full((*SIZE, 3), 7, np.uint8), "#070707 stands for no label of the domain"),
+        (LISTED, np.full((*SIZE, 3), 7, np.uint8), "#070707 stands for no label of labelmap.txt"),
+        (LISTED, np.full(SIZE, 2, np.uint8), "2 stands for no label of labelmap.txt"),
         (LISTED, np.zeros((24, 20, 3), np.uint8), "20×24 pixels, its image is 24×20"),
         (LISTED, np.zeros((*SIZE, 4), np.uint8), "it holds colours (RGB and alpha); save three channels"),
         (LISTED, np.zeros(SIZE, np.uint16), "16 bits a pixel"),
@@ -308,11 +306,12 @@ def test_masks_that_are_wrong_are_refused(
 
 def test_archives_of_something_else(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
     png = {"SegmentationClass/a-0.txt": b"", "labelmap.txt": LISTED}
-    for files, said in (({"a.txt": b""}, "neither annotations.xml nor labelmap.txt"), (png, "not a PNG by its name")):
+    left = "left aside: 1 × a file that is no part of the export (SegmentationClass/a-0.txt)"
+    for files, said in (({"a.txt": b""}, "neither annotations.xml nor labelmap.txt"), (png, left)):
         path = packed(tmp_path / "e.zip", files)
         refused(ledger, lambda path=path: read_answers(ledger, of, path, "ann"), said)  # type: ignore[misc]
     video = xml(tmp_path / "e.xml", '<track id="0" label="void"></track>')
-    refused(ledger, lambda: read_answers(ledger, of, video, "ann"), "holds a <track>, which is not read")
+    refused(ledger, lambda: read_answers(ledger, of, video, "ann"), "no images in it", "1 × a <track>; only shapes")
     empty = xml(tmp_path / "e.xml")
     refused(ledger, lambda: read_answers(ledger, of, empty, "ann"), "no images in it")
 

@@ -1,23 +1,17 @@
-"""Files from strangers: zip archives, JSON and XML, read within limits and never unpacked to the disk.
+"""Zip archives from strangers, read within limits and never unpacked to the disk.
 
 Whatever is refused is a ValueError that names the file, what was found there, and what mends it.
 """
 
 from __future__ import annotations
 
-import json
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
-from xml.parsers import expat
 
-MIB = 1 << 20
-MAX_TEXT = 256 * MIB
-"""A JSON or XML file that is read as a whole, or one task of Label Studio's."""
-MAX_FILE = 4096 * MIB
+from fewmask.annotation.texts import MAX_FILE, MIB
+
 MAX_MEMBERS = 50_000
 MAX_MEMBER = 256 * MIB
 MAX_UNPACKED = 8192 * MIB
@@ -25,10 +19,14 @@ MAX_UNPACKED = 8192 * MIB
 MAX_RATIO, RATIO_FROM = 200, 4 * MIB
 """Pictures and text pack 2 to 50 times, deflate's most is 1,000; files up to so many bytes may pack better."""
 MAX_DIRECTORY = 64 * MIB
-MAX_DEPTH = 64
-CHUNK = MIB
 
-T = TypeVar("T")
+STRAYS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+
+
+def is_stray(path: str) -> bool:
+    """Whether a path with slashes is something that a system leaves in folders and archives, and hides from people."""
+    parts = path.split("/")
+    return any(part.casefold() in STRAYS or (part.startswith(".") and part.strip(".")) for part in parts)
 
 
 class Archive:
@@ -58,8 +56,23 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """The files in it, in its own order, without folders."""
-        return list(self._members)
+        """The files in it, in its own order, without folders and without what a system left there."""
+        return [name for name in self._members if not is_stray(name)]
+
+    @property
+    def strays(self) -> list[str]:
+        """What a system left in it: these files are never read."""
+        return [name for name in self._members if is_stray(name)]
+
+    def called(self, name: str) -> str | None:
+        """The one file of this name, whatever the folder that it lies in and the case of its letters; None for none.
+
+        Raises ValueError where there are several.
+        """
+        found = [there for there in self.names if there.rpartition("/")[2].casefold() == name.casefold()]
+        if len(found) > 1:
+            raise ValueError(f"{self.path}: {', '.join(found[:5])}: several of that name; give one export at a time")
+        return found[0] if found else None
 
     def where(self, name: str) -> Path:
         """What errors call one of its files."""
@@ -108,7 +121,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, zipf
     faults, found = [], dict[str, zipfile.ZipInfo]()
     for member in members:
         fault = _fault(member) or ("there twice" if member.filename in found else "")
-        if fault:
+        if fault and not (is_stray(member.filename) and ".." not in member.filename):
             faults.append(f"{member.filename!r}: {fault}")
         found[member.filename] = member
     if faults:
@@ -137,194 +150,3 @@ def _fault(member: zipfile.ZipInfo) -> str:
     if member.file_size > max(RATIO_FROM, MAX_RATIO * member.compress_size):
         return f"{member.file_size} bytes packed into {member.compress_size}, more than {MAX_RATIO} times"
     return ""
-
-
-# ── JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object. Raises ValueError when it is none, is too large, or says a key twice."""
-    found = parse_json(_text(path), path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds {_kind(found)}, not an object; give what the tool exported")
-    return found
-
-
-def parse_json(text: str, where: object) -> Any:
-    """What JSON says. Raises ValueError, which names `where`, when it is none, too deep, or says a key twice."""
-    return _parse(where, _DECODER.decode, text)
-
-
-def json_items(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON file that is a list of them, one at a time: the memory is that of the largest.
-
-    Raises ValueError as `read_json` does.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            yield from stream_items(path, file.read)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); export it again") from None
-
-
-def stream_items(where: object, read: Callable[[int], str]) -> Iterator[dict[str, Any]]:
-    """The same of text that `read` hands out: about so many characters, none at the end. `where` is what errors say."""
-    text, at, wanted, expected = "", 0, CHUNK, "["
-    while True:
-        at = _after_space(text, at)
-        lead = text[at : at + 1]
-        if lead == "]" and lead in expected and not text[at + 1 :].strip() and _blank(read):
-            return
-        whole = _whole(where, text, at) if lead == "{" and lead in expected else None
-        if whole is not None:
-            item, at = whole
-            wanted, expected = CHUNK, ",]"
-            yield item
-        elif lead in ("[", ",") and lead in expected:
-            at, expected = at + 1, "{]" if lead == "[" else "{"
-        elif lead in ("", "{") and len(text) - at <= MAX_TEXT and (more := read(wanted)):
-            # Twice as much each time, so that an entry is read in linear time.
-            text, at, wanted = text[at:] + more, 0, wanted * 2
-        else:
-            raise ValueError(
-                f"{where}: not a list of JSON objects that is whole, each of at most {MAX_TEXT} characters; export it "
-                "again as JSON, or fewer images"
-            )
-
-
-def _blank(read: Callable[[int], str]) -> bool:
-    """Whether nothing but space is left to read."""
-    return not any(part.strip() for part in iter(lambda: read(CHUNK), ""))
-
-
-def _whole(where: object, text: str, at: int) -> tuple[dict[str, Any], int] | None:
-    """The object that begins there and the place after it; None where the text ends before it does."""
-    try:
-        return _parse(where, lambda part: _DECODER.raw_decode(part, at), text)
-    except _NotJson:
-        return None
-
-
-class _NotJson(ValueError):
-    """The text is no JSON, or not all of it."""
-
-
-def _parse(where: object, parse: Callable[[str], T], text: str) -> T:
-    try:
-        return parse(text)
-    except RecursionError:
-        raise ValueError(f"{where}: nested too deeply; give what the tool exported") from None
-    except json.JSONDecodeError as error:
-        raise _NotJson(f"{where}: not JSON ({error}); export it again") from None
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}; export it again") from None
-
-
-def _after_space(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\n", "\r", "\t"):
-        at += 1
-    return at
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"a key twice among {', '.join(sorted(found))[:200]}")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-
-
-def field(record: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
-    """A value of a JSON object. Raises ValueError when it is not there or of another kind; true is no number."""
-    value = record.get(key)
-    if isinstance(value, bool) and kind is not bool:
-        raise ValueError(f"{where}: {key} is {value}, not {_NAMES[kind]}; export it again")
-    if not isinstance(value, kind):
-        said = f"is {_kind(value)}" if key in record else "is missing"
-        raise ValueError(f"{where}: {key} {said}, not {_NAMES[kind]}; export it again")
-    return value
-
-
-_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "text", int: "a whole number", bool: "true or false"}
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else _NAMES.get(type(value), f"{value!r}"[:60])
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_bytes(path, MAX_TEXT).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); export it again") from None
-
-
-def read_bytes(path: Path, limit: int) -> bytes:
-    """A file's bytes. Raises ValueError when they are more than the limit, or cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
-    if len(data) > limit:
-        raise ValueError(f"{path}: more than {limit} bytes; export fewer images")
-    return data
-
-
-# ── XML ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-Element = tuple[str, dict[str, str]]
-"""A tag and its attributes."""
-
-
-def xml_elements(
-    data: bytes, where: Path, parent: str, refused: tuple[str, ...] = ()
-) -> Iterator[tuple[Element, list[Element]]]:
-    """Every element `parent` of an XML document with the elements inside of it, one at a time; text is left out.
-
-    Raises ValueError for XML that is not whole, for `refused` elements, and for a document type: with it goes every
-    entity that could expand or name a file.
-    """
-    parser = expat.ParserCreate()
-    depth, whole = 0, list[tuple[Element, list[Element]]]()
-    current: tuple[Element, list[Element]] | None = None
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal depth, current
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"{where}: nested more than {MAX_DEPTH} deep; give what the tool exported")
-        if tag in refused:
-            raise ValueError(f"{where}: holds a <{tag}>, which is not read; export single images")
-        if tag == parent:
-            current = (tag, attributes), []
-        elif current is not None:
-            current[1].append((tag, attributes))
-
-    def end(tag: str) -> None:
-        nonlocal depth, current
-        depth -= 1
-        if tag == parent and current is not None:
-            whole.append(current)
-            current = None
-
-    def doctype(*_: object) -> None:
-        raise ValueError(f"{where}: declares a document type, which no export needs; remove it, or export again")
-
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.StartDoctypeDeclHandler = doctype
-    try:
-        for at in range(0, len(data) + 1, CHUNK):
-            parser.Parse(data[at : at + CHUNK], at + CHUNK > len(data))
-            yield from whole
-            whole.clear()
-    except expat.ExpatError as error:
-        raise ValueError(f"{where}: not XML ({error}); export it again") from None

@@ -6,20 +6,21 @@ Shapes: H×W pixels of an image.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from fewmask.annotation.archive import MAX_MEMBER, field, read_bytes, read_json
+from fewmask.annotation.archive import MAX_MEMBER
 from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import, Inbox
+from fewmask.annotation.inbox import Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.pixels import fill_polygon, recode
 from fewmask.annotation.rle import counts, pack, positions, unpack
 from fewmask.annotation.tasks import guesses, label_colours, labels, parts, tasks
+from fewmask.annotation.texts import field, read_bytes, read_json
 from fewmask.data.domain import Domain
 from fewmask.data.reading import decode_colours, png_size
 from fewmask.files import write_bytes, write_json
@@ -118,31 +119,45 @@ def _segment(category: int, box: tuple[int, int, int, int], area: int) -> dict[s
 # ── In ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_answers(ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str) -> Import:
-    """Take a COCO JSON file, of instances or panoptic, as this annotator's answers, all or none.
+def read_answers(
+    ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
+) -> Import:
+    """Take the annotations of a COCO file as this annotator's answers, all or, where something is wrong, none.
 
-    Where annotations overlap the later in the list wins. Panoptic PNGs lie beside the file in a folder of its name.
-    Raises one ValueError that lists every problem.
+    Run-length codes, compressed or not, polygons, and panoptic PNGs. Where annotations overlap the later in the list
+    wins. What is no answer is left aside. Raises one ValueError that lists every problem.
     """
-    inbox = Inbox(ledger, domains, "coco")
+    inbox = Inbox(ledger, domains, "coco", mode)
     with inbox.problems():
         data = read_json(path)
-        named = _by_id(data, "categories", path)
-        names = {number: field(category, "name", str, f"{path}: category {number}") for number, category in named}
+        names = {number: field(c, "name", str, f"{path}: a category") for number, c in _by_id(data, "categories", path)}
         images = dict(_by_id(data, "images", path))
-        for number, annotations in _of_images(data, images, path).items():
+        for number, annotations in _of_images(inbox, data, images, path).items():
             with inbox.problems():
-                where = f"{path}: image {number}"
-                domain, stem = inbox.find(field(images[number], "file_name", str, where), where)
-                found = field(images[number], "height", int, where), field(images[number], "width", int, where)
-                mask = np.full(inbox.size(domain, stem, where, found), NOT_LABELLED, dtype=np.uint8)
-                for annotation in annotations:
-                    if "segments_info" in annotation:
-                        _paint_segments(annotation, mask, names, domain.space, path, where)
-                    else:
-                        _paint(annotation, mask, names, domain.space, where)
-                inbox.take(domain, stem, mask, annotator, where)
-    return inbox.save(f"{path}: no images in it; give the JSON file of a COCO export")
+                _take_image(inbox, images[number], annotations, names, annotator, path)
+    return inbox.save(f"{path}: no images in it that were asked about; give the JSON file of a COCO export")
+
+
+def _take_image(
+    inbox: Inbox,
+    image: Mapping[str, Any],
+    annotations: Sequence[dict[str, Any]],
+    names: Mapping[int, str],
+    annotator: str,
+    path: Path,
+) -> None:
+    where = f"{path}: image {str(image['id'])[:40]}"
+    if (known := inbox.find(field(image, "file_name", str, where), where)) is None:
+        return
+    domain, stem = known
+    inbox.size(domain, stem, where, (field(image, "height", int, where), field(image, "width", int, where)))
+    mask = inbox.canvas(domain, stem, where)
+    for annotation in annotations:
+        if "segments_info" in annotation:
+            _paint_segments(inbox, annotation, mask, names, domain.space, path, where)
+        else:
+            _paint(inbox, annotation, mask, names, domain.space, where)
+    inbox.take(domain, stem, mask, annotator, where)
 
 
 def _by_id(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -157,7 +172,9 @@ def _by_id(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[int,
         yield number, entry
 
 
-def _of_images(data: Mapping[str, Any], images: Mapping[int, Any], path: Path) -> dict[int, list[dict[str, Any]]]:
+def _of_images(
+    inbox: Inbox, data: Mapping[str, Any], images: Mapping[int, Any], path: Path
+) -> dict[int, list[dict[str, Any]]]:
     """The annotations of each image, in their order; an image without any has none."""
     found: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
     for annotation in field(data, "annotations", list, str(path)):
@@ -165,40 +182,92 @@ def _of_images(data: Mapping[str, Any], images: Mapping[int, Any], path: Path) -
             raise ValueError(f"{path}: annotations: one of them is no object; export it again")
         number = field(annotation, "image_id", int, f"{path}: annotations")
         if number not in found:
-            raise ValueError(f"{path}: an annotation of image {number}, which is none of its images; export it again")
-        if found[number] and "segments_info" in annotation:
-            raise ValueError(f"{path}: image {number} has two panoptic annotations; export it again")
+            inbox.leave("of an image that is not in the file", f"{_called(annotation)} (image {str(number)[:40]})")
+            continue
+        if found[number] and ("segments_info" in annotation or "segments_info" in found[number][0]):
+            raise ValueError(f"{path}: image {number} has a panoptic annotation and another one; keep one of the two")
         found[number].append(annotation)
     return found
 
 
-def _value(record: Mapping[str, Any], names: Mapping[int, str], space: LabelSpace, where: str) -> int:
+def _called(annotation: Mapping[str, Any]) -> str:
+    return f"annotation {str(annotation.get('id', '?'))[:40]}"
+
+
+def _value(
+    inbox: Inbox, record: Mapping[str, Any], names: Mapping[int, str], space: LabelSpace, where: str, called: str
+) -> int | None:
+    """The mask value of a category; None, and left aside, where no label has its name."""
     number, values = field(record, "category_id", int, where), labels(space)
-    if names.get(number) not in values:
+    if (value := values.get(names.get(number, ""))) is None or number not in names:
         said = repr(names[number])[:60] if number in names else "which is not among its categories"
-        raise ValueError(f"{where}: category {number}, {said}: there are {', '.join(values)}; give it one of these")
-    return values[names[number]]
+        inbox.leave("of a category that is no label here", f"{called} (category {str(number)[:40]}, {said})")
+        return None
+    return value
 
 
-def _paint(annotation: Mapping[str, Any], mask: Mask, names: Mapping[int, str], space: LabelSpace, where: str) -> None:
-    where = f"{where}, annotation {str(annotation.get('id', '?'))[:40]}"
-    value, shape = _value(annotation, names, space, where), annotation.get("segmentation")
+def _paint(
+    inbox: Inbox,
+    annotation: Mapping[str, Any],
+    mask: Mask,
+    names: Mapping[int, str],
+    space: LabelSpace,
+    where: str,
+) -> None:
+    called, where = _called(annotation), f"{where}, {_called(annotation)}"
+    value, shape = _value(inbox, annotation, names, space, where, called), annotation.get("segmentation")
+    if value is None:
+        return
+    if shape is None:
+        inbox.leave("a box or a caption, without a segmentation", called)
+        return
     if not isinstance(shape, list):
         code = field(annotation, "segmentation", dict, where)
         size = field(code, "size", list, where)
         packed = isinstance(code.get("counts"), str)
         runs: Any = field(code, "counts", str if packed else list, where)
     try:
+        painted = 0
         if isinstance(shape, list):
-            for points in shape:
-                fill_polygon(np.array(points, dtype=np.float64).reshape(-1, 2), mask, value)
+            for points in filter(None, shape):
+                done = fill_polygon(_points(points), mask, value)
+                inbox.spend(done.work, where)
+                painted += done.pixels
         elif size != list(mask.shape):
             raise ValueError(f"a run-length code of size {str(size)[:60]}, its image has {list(mask.shape)}")
         else:
-            x, y = np.divmod(positions(unpack(runs) if packed else _integers(runs), mask.size), mask.shape[0])
+            inbox.spend(len(runs), where)
+            ones = positions(unpack(runs) if packed else _integers(runs), mask.size)
+            x, y = np.divmod(ones, mask.shape[0])
             mask[y, x] = value
-    except (ValueError, TypeError, OverflowError) as error:
+            painted = ones.size
+            inbox.spend(painted, where)
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {error}; export it again") from None
+    empty = not painted and not (isinstance(shape, list) and any(shape))
+    if empty and (says := _says_more(annotation)):
+        raise ValueError(f"{where}: its segmentation is empty, and it has {says}; draw it as a mask, or delete it")
+    if not painted:
+        inbox.leave("a segmentation that covers no pixel", called)
+
+
+def _says_more(annotation: Mapping[str, Any]) -> str:
+    """In words, that an annotation without pixels claims to have some; empty where it does not."""
+    area, box = annotation.get("area"), annotation.get("bbox")
+    if isinstance(area, int | float) and area > 0:
+        return f"an area of {str(area)[:20]}"
+    sides = box[2:] if isinstance(box, list) and len(box) == 4 else []
+    wide = bool(sides) and all(isinstance(side, int | float) and side > 0 for side in sides)
+    return f"a box, {str(box)[:60]}" if wide else ""
+
+
+def _points(values: object) -> np.ndarray:
+    """A polygon's points (P,2), from a list of x, y, x, y …"""
+    if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+        raise ValueError("a polygon that is no list of numbers")
+    if len(values) % 2:
+        raise ValueError(f"a polygon of {len(values)} numbers, the last x without a y")
+    return np.array(values, dtype=np.float64).reshape(-1, 2)
 
 
 def _integers(values: list[Any]) -> np.ndarray:
@@ -208,7 +277,13 @@ def _integers(values: list[Any]) -> np.ndarray:
 
 
 def _paint_segments(
-    annotation: Mapping[str, Any], mask: Mask, names: Mapping[int, str], space: LabelSpace, path: Path, where: str
+    inbox: Inbox,
+    annotation: Mapping[str, Any],
+    mask: Mask,
+    names: Mapping[int, str],
+    space: LabelSpace,
+    path: Path,
+    where: str,
 ) -> None:
     folder, file = path.with_suffix(""), field(annotation, "file_name", str, where)
     png = folder / file
@@ -225,10 +300,15 @@ def _paint_segments(
     for segment in field(annotation, "segments_info", list, where):
         number = field(segment, "id", int, where) if isinstance(segment, dict) else UNPAINTED
         if number in values or not 0 < number < 1 << 24:
-            raise ValueError(f"{where}: a segment of id {number}, which is another's or no colour; export it again")
-        values[number] = _value(segment, names, space, f"{where}, segment {number}")
-    painted, unknown = recode(picture, values)
-    if unknown:
+            raise ValueError(
+                f"{where}: a segment of id {str(number)[:40]}, which is another's or no colour; export it again"
+            )
+        value = _value(inbox, segment, names, space, f"{where}, segment {number}", f"segment {number} of {png.name}")
+        values[number] = NOT_LABELLED if value is None else value
+    painted, codes = recode(picture, values)
+    if unknown := [code for code in codes if code not in values]:
         ids = ", ".join(map(str, unknown[:20]))
         raise ValueError(f"{png}: ids {ids} are no segments of its image; export it again")
+    for number in sorted(values.keys() - {UNPAINTED, *codes}):
+        inbox.leave("a segment that covers no pixel", f"segment {number} of {png.name}")
     np.copyto(mask, painted)

@@ -6,8 +6,9 @@ Shapes: H×W pixels of an image · h×w pixels of a box.
 from __future__ import annotations
 
 import io
+import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.sax.saxutils import escape, quoteattr
@@ -15,13 +16,14 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from PIL import Image
 
-from fewmask.annotation.archive import MAX_TEXT, Archive, Element, read_bytes, xml_elements
+from fewmask.annotation.archive import Archive
 from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import, Inbox
+from fewmask.annotation.inbox import SYSTEM, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.pixels import fill_polygon, recode
 from fewmask.annotation.rle import counts, positions
 from fewmask.annotation.tasks import Part, guesses, label_colours, labels, parts, tasks
+from fewmask.annotation.texts import MAX_TEXT, Element, read_bytes, xml_elements
 from fewmask.data.domain import Domain
 from fewmask.data.reading import decode_colours, png_size
 from fewmask.files import write_atomically, write_json
@@ -32,6 +34,7 @@ ANNOTATIONS, LABELMAP = "annotations.xml", "labelmap.txt"
 CLASSES, LIST = "SegmentationClass", "ImageSets/Segmentation/default.txt"
 BACKGROUND = "background"
 """What "Segmentation mask 1.1" calls pixels on which nobody painted."""
+OTHER_LABEL = "of a label that is none here"
 
 
 def write_questions(
@@ -144,66 +147,111 @@ _BACKGROUND_CLASS = (
 # ── In ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_answers(ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str) -> Import:
+def read_answers(
+    ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
+) -> Import:
     """Take the masks and polygons of an export of CVAT, XML or zip, as this annotator's answers, all or none.
 
-    Where shapes overlap, that of the higher z_order wins, and of the same the later. Raises one ValueError that lists
-    every problem.
+    Where shapes overlap, that of the higher z_order wins, and of the same the later. What is no answer is left aside.
+    Raises one ValueError that lists every problem.
     """
-    inbox = Inbox(ledger, domains, "cvat")
+    inbox = Inbox(ledger, domains, "cvat", mode)
     with inbox.problems():
         if path.suffix.lower() == ".xml":
             _read_xml(inbox, read_bytes(path, MAX_TEXT), path, annotator)
         else:
             with Archive(path) as archive:
-                if ANNOTATIONS in archive.names:
-                    _read_xml(inbox, archive.read(ANNOTATIONS), archive.where(ANNOTATIONS), annotator)
-                elif LABELMAP in archive.names:
-                    _read_masks(inbox, archive, annotator)
-                else:
-                    raise ValueError(
-                        f'{path}: neither {ANNOTATIONS} nor {LABELMAP} in it; export as "CVAT for images 1.1" or as '
-                        '"Segmentation mask 1.1"'
-                    )
+                _read_archive(inbox, archive, annotator)
     return inbox.save(f'{path}: no images in it; export as "CVAT for images 1.1" or "Segmentation mask 1.1"')
 
 
+def _read_archive(inbox: Inbox, archive: Archive, annotator: str) -> None:
+    """Either export, in a folder of the archive or not: what is packed again has one more."""
+    for name in archive.strays:
+        inbox.leave(SYSTEM, name)
+    xml, listed = archive.called(ANNOTATIONS), archive.called(LABELMAP)
+    main = xml if xml is not None else listed
+    if main is None:
+        raise ValueError(
+            f'{archive.path}: neither {ANNOTATIONS} nor {LABELMAP} in it; export as "CVAT for images 1.1" or as '
+            '"Segmentation mask 1.1"'
+        )
+    root = main.rpartition("/")[0]
+    masks, known = list[tuple[str, str]](), ("images/",) if xml is not None else ("segmentationobject/", "imagesets/")
+    for name in archive.names:
+        inner = name.removeprefix(f"{root}/") if root else name
+        if xml is None and _under(inner, CLASSES) and inner.lower().endswith(".png") and name.startswith(root):
+            masks.append((name, inner.partition("/")[2]))
+        elif name != main and not (name.startswith(root) and inner.casefold().startswith(known)):
+            inbox.leave("a file that is no part of the export", name)
+    if xml is not None:
+        _read_xml(inbox, archive.read(xml, MAX_TEXT), archive.where(xml), annotator)
+    else:
+        _read_masks(inbox, archive, main, masks, annotator)
+
+
+def _under(name: str, folder: str) -> bool:
+    return name.casefold().startswith(f"{folder.casefold()}/")
+
+
 def _read_xml(inbox: Inbox, data: bytes, where: Path, annotator: str) -> None:
-    for element, inside in xml_elements(data, where, "image", refused=("track",)):
+    for element, shapes in xml_elements(data, where):
         with inbox.problems():
-            name = _attribute(element, "name", f"{where}: an image")
-            said = f"{where}: image {name[:200]!r}"
-            domain, stem = inbox.find(name, said)
-            size = inbox.size(domain, stem, said, (_number(element, "height", said), _number(element, "width", said)))
-            shapes = [shape for shape in inside if shape[0] != "attribute"]
-            shapes.sort(key=lambda shape: _number(shape, "z_order", said, 0))
-            mask = np.full(size, NOT_LABELLED, dtype=np.uint8)
-            for shape in shapes:
-                _paint(shape, mask, domain.space, said)
-            inbox.take(domain, stem, mask, annotator, said)
+            if element[0] == "image":
+                _take_image(inbox, element, shapes, annotator, where)
+            elif element[0] not in ("version", "meta"):
+                label = element[1].get("label", "without a label")
+                inbox.leave(f"a <{element[0][:40]}>; only shapes of single images are read", label)
 
 
-def _paint(shape: Element, mask: Mask, space: LabelSpace, where: str) -> None:
+def _take_image(inbox: Inbox, element: Element, shapes: list[Element], annotator: str, where: Path) -> None:
+    name = _attribute(element, "name", f"{where}: an image")
+    said = f"{where}: image {name[:200]!r}"
+    if any(tag == "image" for tag, _ in shapes):
+        raise ValueError(f'{said}: another image inside of it; export it again as "CVAT for images 1.1"')
+    if (known := inbox.find(name, said)) is None:
+        return
+    domain, stem = known
+    inbox.size(domain, stem, said, (_number(element, "height", said), _number(element, "width", said)))
+    mask = inbox.canvas(domain, stem, said)
+    shapes = [shape for shape in shapes if shape[0] != "attribute"]
+    shapes.sort(key=lambda shape: _number(shape, "z_order", said, 0))
+    for shape in shapes:
+        _paint(inbox, shape, mask, domain.space, said, name)
+    inbox.take(domain, stem, mask, annotator, said)
+
+
+def _paint(inbox: Inbox, shape: Element, mask: Mask, space: LabelSpace, where: str, image: str) -> None:
     tag, values = shape[0], labels(space)
-    label = _attribute(shape, "label", where)
-    said = f"{where}, {tag} {label[:60]!r}"
     if tag not in ("mask", "polygon"):
-        raise ValueError(f"{said}: only masks and polygons are read; draw it as one of them, or remove it")
+        inbox.leave(f"a <{tag[:40]}>; only masks and polygons are read", f"{shape[1].get('label', tag)} of {image}")
+        return
+    label = _attribute(shape, "label", where)
+    said, called = f"{where}, {tag} {label[:60]!r}", f"{tag} {label[:60]!r} of {image}"
     if label not in values:
-        raise ValueError(f"{said}: no such label, there are {', '.join(values)}; label it anew")
+        inbox.leave(OTHER_LABEL, called)
+        return
     try:
         if tag == "polygon":
             points = [pair.split(",") for pair in _attribute(shape, "points", said).split(";")]
-            fill_polygon(np.array([(float(x), float(y)) for x, y in points]), mask, values[label])
+            done = fill_polygon(np.array([(float(x), float(y)) for x, y in points]), mask, values[label])
+            inbox.spend(done.work, said)
+            painted = done.pixels
         else:
             left, top, w, h = (_number(shape, key, said) for key in ("left", "top", "width", "height"))
             if not (0 <= left < left + w <= mask.shape[1] and 0 <= top < top + h <= mask.shape[0]):
                 raise ValueError(f"{w}×{h} pixels at column {left}, row {top}: not in its image")
-            runs = np.array(_attribute(shape, "rle", said).split(","), dtype=np.int64)
-            y, x = np.divmod(positions(runs, w * h), w)
+            code = _attribute(shape, "rle", said)
+            if (count := code.count(",") + 1) > w * h + 1:
+                raise ValueError(f"{count} runs where there are {w * h} pixels")
+            y, x = np.divmod(positions(np.array(code.split(","), dtype=np.int64), w * h), w)
             mask[top + y, left + x] = values[label]
+            painted = y.size
+            inbox.spend(count + painted, said)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{said}: {error}; export it again") from None
+    if not painted:
+        inbox.leave("a shape that covers no pixel", called)
 
 
 def _attribute(element: Element, key: str, where: str) -> str:
@@ -214,35 +262,41 @@ def _attribute(element: Element, key: str, where: str) -> str:
 
 def _number(element: Element, key: str, where: str, default: int | None = None) -> int:
     text = str(default) if default is not None and key not in element[1] else _attribute(element, key, where)
-    try:
-        return int(text[:20])
-    except ValueError:
-        raise ValueError(f"{where}: {key} {text[:20]!r} is no whole number; export it again") from None
+    if not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
+        raise ValueError(f"{where}: {key} {text[:20]!r} is no whole number; export it again")
+    return int(text)
 
 
-def _read_masks(inbox: Inbox, archive: Archive, annotator: str) -> None:
-    known, tables = _label_map(archive), dict[tuple[str, bool], dict[int, int]]()
-    for name in archive.names:
-        if not name.startswith(f"{CLASSES}/"):
-            continue
+def _read_masks(inbox: Inbox, archive: Archive, listed: str, masks: Sequence[tuple[str, str]], annotator: str) -> None:
+    """Take PNGs of the archive, each with the name of its image."""
+    known, tables = _label_map(archive, listed), dict[tuple[str, bool], _Table]()
+    for name, image in masks:
         with inbox.problems():
             said = archive.where(name)
-            if not name.endswith(".png"):
-                raise ValueError(f"{said}: not a PNG by its name; export the archive again")
-            domain, stem = inbox.find(name.removeprefix(f"{CLASSES}/").removesuffix(".png"), said)
+            if (found := inbox.find(image, said)) is None:
+                continue
+            domain, stem = found
             data = archive.read(name)
-            inbox.size(domain, stem, said, png_size(data, said))
+            height, width = inbox.size(domain, stem, said, png_size(data, said))
+            inbox.spend(height * width, said)
             picture = decode_colours(data, said)
             kind = domain.name, picture.ndim == 2
             if kind not in tables:
                 tables[kind] = _table(known, domain.space, kind[1], said)
-            inbox.take(domain, stem, _values(picture, tables[kind], said), annotator, said)
+            values, others = tables[kind]
+            mask, codes = recode(picture, values)
+            if unknown := [code for code in codes if code not in values]:
+                there = ", ".join(str(c) if kind[1] else f"#{c.to_bytes(3, 'little').hex()}" for c in unknown[:20])
+                raise ValueError(f"{said}: {there} stands for no label of {LABELMAP}; paint with those that it has")
+            for code in others.keys() & set(codes):
+                inbox.leave(OTHER_LABEL, f"{others[code]} in {name}")
+            inbox.take(domain, stem, mask, annotator, said)
 
 
-def _label_map(archive: Archive) -> list[tuple[str, int]]:
+def _label_map(archive: Archive, listed: str) -> list[tuple[str, int]]:
     """The labels with their colours (R + 256·G + 65536·B), in the order of the file; background is one of them."""
-    where, found = archive.where(LABELMAP), list[tuple[str, int]]()
-    text = archive.read(LABELMAP, 1 << 20).decode("utf-8-sig", errors="replace")
+    where, found = archive.where(listed), list[tuple[str, int]]()
+    text = archive.read(listed, 1 << 20).decode("utf-8-sig", errors="replace")
     for line in filter(None, (line.strip() for line in text.splitlines())):
         if line.startswith("#"):
             continue
@@ -260,8 +314,12 @@ def _label_map(archive: Archive) -> list[tuple[str, int]]:
     return found
 
 
-def _table(known: list[tuple[str, int]], space: LabelSpace, listed: bool, where: Path) -> dict[int, int]:
-    """Contract values by colour or, where a picture has one channel, by place in the list.
+_Table = tuple[dict[int, int], dict[int, str]]
+"""Contract values by code, and the names of those labels by code that the domain does not have."""
+
+
+def _table(known: list[tuple[str, int]], space: LabelSpace, listed: bool, where: Path) -> _Table:
+    """By colour or, where a picture has one channel, by place in the list.
 
     Black is what nobody painted, whether the list says so or not.
     """
@@ -270,16 +328,6 @@ def _table(known: list[tuple[str, int]], space: LabelSpace, listed: bool, where:
     if listed and (not known or known[0][0] != BACKGROUND):
         raise ValueError(f"{where}: one channel, and {LABELMAP} does not begin with {BACKGROUND}; export in colours")
     values = labels(space) | {BACKGROUND: NOT_LABELLED}
-    codes = ((place if listed else colour, name) for place, (name, colour) in enumerate(known))
-    return {0: NOT_LABELLED} | {code: values[name] for code, name in codes if name in values}
-
-
-def _values(picture: np.ndarray, table: Mapping[int, int], where: Path) -> Mask:
-    """The contract values (H,W) of a picture (H,W) or (H,W,3)."""
-    values, lost = recode(picture, table)
-    if lost:
-        unknown = ", ".join(
-            f"#{code.to_bytes(3, 'little').hex()}" if picture.ndim == 3 else str(code) for code in lost[:20]
-        )
-        raise ValueError(f"{where}: {unknown} stands for no label of the domain; see {LABELMAP}, and paint with these")
-    return values
+    codes = [(place if listed else colour, name) for place, (name, colour) in enumerate(known)]
+    table = {0: NOT_LABELLED} | {code: values.get(name, NOT_LABELLED) for code, name in codes}
+    return table, {code: name for code, name in codes if name not in values}

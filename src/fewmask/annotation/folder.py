@@ -5,15 +5,18 @@ Shapes: H×W pixels of an image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from fewmask.annotation.archive import is_stray
 from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import, Inbox
+from fewmask.annotation.inbox import FOREIGN, SYSTEM, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.tasks import ASKED, by_image, png, tasks
+from fewmask.annotation.pixels import by_palette
+from fewmask.annotation.tasks import ASKED, IMAGES, by_image, png, tasks
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_mask
 from fewmask.data.reading import read_mask
@@ -21,7 +24,7 @@ from fewmask.files import write_json, write_text
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.paths import below
 
-LABELS, QUESTIONS, ANNOTATOR = "labels", "questions.json", "annotator.txt"
+LABELS, QUESTIONS, ANNOTATOR, CLASSES = "labels", "questions.json", "annotator.txt", "classes.yaml"
 
 
 def write_questions(
@@ -39,9 +42,12 @@ def write_questions(
     questions = ledger.questions(number, open_only=True, annotator=annotator)
     for name, stem in by_image(ledger.questions()).keys() - by_image(questions).keys():
         png(below(folder, name) / ASKED, stem).unlink(missing_ok=True)
+    for name in {question.domain for question in ledger.questions(number)}:
+        # Who has painted already finds where to put it.
+        (below(folder, name) / LABELS).mkdir(parents=True, exist_ok=True)
     for domain, asked in tasks(ledger, domains, questions):
         root = below(folder, domain.name)
-        domain.space.write_yaml(root / "classes.yaml")
+        domain.space.write_yaml(root / CLASSES)
         for task in asked:
             task.write_pictures(root)
             path = png(root / LABELS, task.stem)
@@ -53,21 +59,26 @@ def write_questions(
     return questions
 
 
-def read_answers(ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str) -> Import:
+def read_answers(
+    ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
+) -> Import:
     """Take the painted masks of a folder as this annotator's answers, all or, where something is wrong, none.
 
     Only pixels of regions that were asked about count, and 254 stays not labelled. What the ledger has already is not
-    added again; where a mask was painted over since, the new answer counts. Raises one ValueError that lists every
-    problem of every file.
+    added again. What is no answer is left aside. Raises one ValueError that lists every problem of every file.
     """
-    inbox = Inbox(ledger, domains, "folder")
-    for root in _folders(inbox, path):
-        with inbox.problems():
-            domain = inbox.domain(root.name, root)
-            for file, stem in _masks(inbox, root / LABELS):
-                with inbox.problems():
-                    inbox.size(domain, stem, file)
-                    inbox.take(domain, stem, _painted(domain, file), annotator, file)
+    inbox = Inbox(ledger, domains, "folder", mode)
+    with inbox.problems():
+        if not path.is_dir():
+            raise ValueError(f"{path}: no such folder; give the one that was painted in")
+        for file, name, inner in _masks(inbox, path):
+            with inbox.problems():
+                if (known := inbox.asked(name, inner)) is None:
+                    inbox.leave(FOREIGN, file.relative_to(path).as_posix())
+                    continue
+                domain, stem = known
+                inbox.spend(math.prod(inbox.size(domain, stem, file)), file)
+                inbox.take(domain, stem, _painted(domain, file), annotator, file)
     return inbox.save(f"{path}: no masks in <domain>/{LABELS}/<stem>.png; give the folder that was painted in")
 
 
@@ -80,6 +91,12 @@ def written_for(folder: Path) -> str | None:
 def _painted(domain: Domain, file: Path) -> Mask:
     """What a mask (H,W) says, in contract values. Raises ValueError for ids that are not to be painted."""
     raw = read_mask(file)
+    try:
+        painted = by_palette(raw, file.read_bytes(), domain.space)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    if painted is not None:
+        return painted
     if raw.dtype == np.uint8 and raw.ndim == 2 and (unknown := domain.space.unknown_ids(raw)):
         ids = ", ".join(f"{i} ({n} pixels)" for i, n in unknown.items())
         known = ", ".join(f"{i} {domain.space.names[k]}" for i, k in sorted(domain.space.raw_ids.items()))
@@ -87,26 +104,30 @@ def _painted(domain: Domain, file: Path) -> Mask:
     return domain.space.encode(raw, file)
 
 
-def _folders(inbox: Inbox, path: Path) -> list[Path]:
-    with inbox.problems():
-        if not path.is_dir():
-            raise ValueError(f"{path}: no such folder; give the one that was painted in")
-        return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return []
+def _masks(inbox: Inbox, root: Path) -> Iterator[tuple[Path, str, str]]:
+    """Every mask below a folder with its domain's name and its image's stem.
 
-
-def _masks(inbox: Inbox, labels: Path) -> Iterator[tuple[Path, str]]:
-    """Every mask in a folder and its subfolders with its image's stem; what is called otherwise is a problem."""
-    for file in sorted(labels.rglob("*")):
-        inner = file.relative_to(labels)
-        if (file.is_dir() and not file.is_symlink()) or any(part.startswith(".") for part in inner.parts):
+    Masks lie in `<domain>/labels`, wherever that lies. What `write_questions` wrote beside them is passed over; all
+    else is left aside.
+    """
+    for file in sorted(root.rglob("*")):
+        inner = file.relative_to(root)
+        if file.is_dir() and not file.is_symlink():
             continue
-        with inbox.problems():
-            if file.is_dir():
-                raise ValueError(f"{file}: a link to a folder, which is not followed; put the folder itself there")
-            if file.suffix != ".png":
-                raise ValueError(f"{file}: not a PNG by its name; save masks as 8-bit PNG, or move it away")
-            yield file, inner.as_posix().removesuffix(".png")
+        name, parts = inner.as_posix(), inner.parts
+        place = next((n for n, part in enumerate(parts[:-1]) if part in inbox.domains), None)
+        inside = "" if place is None else parts[place + 1].casefold()
+        if is_stray(name):
+            inbox.leave(SYSTEM, name)
+        elif file.is_dir():
+            inbox.leave("a link to a folder, which is not followed", name)
+        elif place is not None and inside == LABELS and len(parts) > place + 2:
+            if file.suffix.lower() == ".png":
+                yield file, parts[place], "/".join(parts[place + 2 :])[: -len(file.suffix)]
+            else:
+                inbox.leave("not a PNG by its name", name)
+        elif parts[-1] not in (QUESTIONS, ANNOTATOR, CLASSES) and inside not in (IMAGES, ASKED):
+            inbox.leave(f"not in <domain>/{LABELS} of a domain that was asked about", name)
 
 
 def _plain(question: Question, domain: Domain) -> dict[str, object]:

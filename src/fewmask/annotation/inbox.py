@@ -1,16 +1,22 @@
 """Answers in: what was painted becomes answers to what was asked, all of it or, where anything is wrong, nothing.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
+
+The rule of every format: what is no answer to what was asked is left aside, counted and named; an answer that is there
+and cannot be read for certain refuses the import, with file, value and mend; nothing else keeps the rest out.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 
@@ -21,7 +27,30 @@ from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, Mask
 
 MAX_PROBLEMS = 100
+NAMED = 5
+"""Of what was left aside for one reason."""
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+MAX_WORK, SHAPE = 8_000_000_000, 10_000
+"""Pixels that one import paints or looks at; what one shape takes besides its pixels."""
+MAX_TAKEN = 1 << 30
+"""Pixels of new answers, which are held until all of the import is known to be right."""
+
+Mode = Literal["open", "corrections", "take-back"]
+"""Which questions an import answers: those that are open; also those that were answered; or none, and the answers that
+the same import brought are taken back."""
+
+FOREIGN = "nothing was asked about it"
+SYSTEM = "a file that a system left there"
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What was left aside for one reason."""
+
+    why: str
+    count: int
+    names: tuple[str, ...]
+    """The first of them."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +72,48 @@ class Import:
     changed_since: int = 0
     """Questions whose answer came by this tool before, and which the annotator has answered otherwise by another since:
     the later answer stands."""
+    closed: int = 0
+    """Questions that were not open: their answers were left aside, and are among `aside`."""
+    corrected: int = 0
+    """Of those that got a new answer, how many had another by the same annotator."""
+    beside: Mapping[str, int] = field(default_factory=dict)
+    """Other annotators, and how many of those that got a new answer they had answered: by the rule `latest` the new
+    answers take the place of theirs, otherwise both are votes."""
+    taken_back: int = 0
+    """Questions whose answer was taken back."""
+    aside: tuple[Aside, ...] = ()
+    """What was left aside."""
 
 
 class Inbox:
     """Takes what was painted and remembers what is wrong; `save` gives it to the ledger, or raises."""
 
-    def __init__(self, ledger: Ledger, domains: Mapping[str, Domain], tool: str) -> None:
-        self._ledger, self._domains, self._tool = ledger, domains, tool
+    def __init__(self, ledger: Ledger, domains: Mapping[str, Domain], tool: str, mode: Mode = "open") -> None:
+        self._ledger, self._domains, self._tool, self._mode = ledger, domains, tool, mode
+        self._until = ledger.last_answer_id()
         self._asked = by_image(ledger.questions())
+        self._open = {question.id for question in ledger.questions(open_only=True)}
         self._named: dict[str, list[tuple[str, str]]] = {}
-        for owner, stem in self._asked:
-            self._named.setdefault(stem, []).append((owner, stem))
-        self._named |= {"/".join(image): [image] for image in self._asked}
+        for image in self._asked:
+            for name in {image[1], "/".join(image)}:
+                self._named.setdefault(normalize("NFC", name), []).append(image)
         self._sizes = {name: ledger.sizes(name) for name in ledger.classes()}
-        self._last = {(word.question, word.annotator): word for word in ledger.last_words()}
+        self._last = {(word.question, word.annotator): word for word in ledger.last_words(up_to=self._until)}
+        self._answered: dict[int, set[str]] = {}
+        self._seen_by: dict[int, set[str]] = {}
+        for word in self._last.values():
+            self._seen_by.setdefault(word.question, set()).add(word.annotator)
+            if word.kind == "answer":
+                self._answered.setdefault(word.question, set()).add(word.annotator)
         self._newest: dict[int, int] = {}
         self._brought: dict[tuple[int, str], str] = {}  # what this tool brought last, as its token tells
         self._worked: dict[tuple[int, str], float] = {}
-        for answer in ledger.answers():
+        given = ledger.answers(self._until)
+        gone = {answer.retracts for answer in given}
+        for answer in given:
             self._newest[answer.question] = answer.id
             key = (answer.question, answer.annotator)
-            if answer.token.startswith(f"{tool} {answer.question} {answer.annotator} "):
+            if self._is_ours(answer) and answer.id not in gone:
                 self._brought[key] = answer.token.rpartition(" ")[2]
             self._worked[key] = self._worked.get(key, 0.0) + (answer.seconds or 0.0)
         self._expected: set[str] = set()
@@ -71,7 +121,10 @@ class Inbox:
         self._seen: set[tuple[str, str, str, tuple[int, ...]]] = set()
         self._told: set[tuple[int, str]] = set()
         self._counts = Import(0, 0, 0, 0)
+        self._beside = Counter[str]()
+        self._aside: dict[str, tuple[int, list[str]]] = {}
         self._problems: list[str] = []
+        self._faults, self._work, self._taken = 0, 0, 0
 
     @contextmanager
     def problems(self) -> Iterator[None]:
@@ -79,37 +132,83 @@ class Inbox:
         try:
             yield
         except ValueError as error:
-            self._problems.append(str(error))
+            self._faults += 1
+            if len(self._problems) < MAX_PROBLEMS:
+                self._problems.append(str(error))
 
-    def domain(self, name: str, where: object) -> Domain:
-        """A domain that was asked about. Raises ValueError that names `where` when there is none, or it has changed."""
-        if name not in self._sizes or name not in self._domains:
-            known = ", ".join(self._sizes) or "none"
-            raise ValueError(f"{where}: nothing was asked about a domain of that name; there are {known}")
-        if name not in self._expected:
-            self._ledger.expect(self._domains[name])
-            self._expected.add(name)
-        return self._domains[name]
+    def leave(self, why: str, name: object) -> None:
+        """Leave aside what is no answer, for a reason that many may have, and remember it by its name."""
+        count, names = self._aside.setdefault(why, (0, []))
+        if len(names) < NAMED:
+            names.append("".join(c if c.isprintable() else "?" for c in str(name)[:200]))
+        self._aside[why] = count + 1, names
 
-    def find(self, name: str, where: object) -> tuple[Domain, str]:
-        """The image that a tool calls `name`: <stem>, <domain>/<stem> or either with a picture's ending.
+    def spend(self, pixels: int, where: object) -> None:
+        """Count what a shape takes, in pixels. Raises ValueError where the import takes more than its limit."""
+        self._work += SHAPE + pixels
+        if self._work > MAX_WORK:
+            raise ValueError(f"{where}: more than {MAX_WORK} pixels to paint in one import; export fewer images")
 
-        Raises ValueError when nothing was asked about one of that name, or about several.
+    def canvas(self, domain: Domain, stem: str, where: object) -> Mask:
+        """A mask of an image (H,W) on which nobody has painted. Raises ValueError as `spend` does."""
+        size = self._sizes[domain.name][stem]
+        self.spend(size[0] * size[1], where)
+        return np.full(size, NOT_LABELLED, dtype=np.uint8)
+
+    def asked(self, domain: str, stem: str) -> tuple[Domain, str] | None:
+        """The image of a domain, whose name may be spelt in another Unicode form; None when nothing was asked about it.
+
+        Raises ValueError when the domain's classes have changed.
         """
-        path = PurePosixPath(name)
-        names = [name, str(path.with_suffix(""))] if path.suffix.lower() in ENDINGS else [name]
-        found = next((self._named[known] for known in names if known in self._named), [])
-        if not found:
-            raise ValueError(f"{where}: nothing was asked about an image {name!r}; remove it, or mend its name")
-        if len(found) > 1:
-            owners = ", ".join(owner for owner, _ in found)
-            raise ValueError(f"{where}: {owners} each have an image {name!r}; call it <domain>/{name}")
-        return self.domain(found[0][0], where), found[0][1]
+        if (domain, stem) not in self._asked:
+            alike = [own for own in self._named.get(normalize("NFC", f"{domain}/{stem}"), []) if own[0] == domain]
+            if len(alike) != 1:
+                return None
+            stem = alike[0][1]
+        if domain not in self._expected:
+            if domain not in self._domains:
+                return None
+            self._ledger.expect(self._domains[domain])
+            self._expected.add(domain)
+        return self._domains[domain], stem
+
+    @property
+    def domains(self) -> frozenset[str]:
+        """The names of those that were asked about."""
+        return frozenset(self._sizes)
+
+    def find(self, name: str, where: object) -> tuple[Domain, str] | None:
+        """The image that a tool calls `name`: <stem> or <domain>/<stem>, with or without a picture's ending, in
+        folders that are the tool's or not.
+
+        None, and left aside, when nothing was asked about one of that name; the name of another image of a domain is
+        never cut down to fit. Raises ValueError for what may be several.
+        """
+        path = PurePosixPath(name.replace("\\", "/"))
+        cut = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
+        for place in range(len(path.parts) if ".." not in path.parts else 1):
+            ends = {normalize("NFC", str(PurePosixPath(*parts.parts[place:]))) for parts in (path, cut)}
+            found = sorted({image for end in ends for image in self._named.get(end, [])})
+            if len(found) > 1 and len(owned := [own for own in found if own[0] in path.parts[:place]]) == 1:
+                found = owned
+            if len(found) > 1:
+                owners = ", ".join("/".join(image) for image in found)
+                raise ValueError(f"{where}: the name {name[:200]!r} may be {owners}; call it <domain>/<stem>")
+            if found:
+                return self.asked(*found[0])
+            if ends & self._stems:
+                break
+        self.leave(FOREIGN, name)
+        return None
+
+    @cached_property
+    def _stems(self) -> frozenset[str]:
+        """All images of the domains, asked about or not."""
+        of = self._domains.values()
+        return frozenset(normalize("NFC", s) for domain in of for stems in domain.splits.values() for s in stems)
 
     def size(self, domain: Domain, stem: str, where: object, found: tuple[int, int] | None = None) -> tuple[int, int]:
-        """(H, W) of an image. Raises ValueError when nothing was asked about it, or when another size was found."""
-        if (domain.name, stem) not in self._asked:
-            raise ValueError(f"{where}: nothing was asked about an image of that name in {domain.name}; move it away")
+        """(H, W) of an image that was asked about. Raises ValueError when another size was found."""
         height, width = self._sizes[domain.name][stem]
         if found is not None and found != (height, width):
             (h, w) = found
@@ -141,11 +240,7 @@ class Inbox:
             known = self._last.get((question.id, annotator))
             if not pixels:
                 self._count(undecided=1)
-            elif known is not None and known.values is not None and np.array_equal(known.values, crop):
-                self._count(unchanged=1)
-            elif known is not None and self._brought.get((question.id, annotator)) == _said(crop):
-                self._count(changed_since=1)
-            else:
+            elif self._is_new(question, known, annotator, crop):
                 share = None if seconds is None else seconds * pixels / sum(decided)
                 self._add(question, annotator, where, crop, share)
                 self._count(answered=1, in_part=int(pixels < question.inside.sum()))
@@ -163,12 +258,7 @@ class Inbox:
         """The annotator passed the task's questions about an image over, in `seconds` together."""
         questions = self._questions(domain, stem, annotator, where, task)
         for question in questions:
-            known = self._last.get((question.id, annotator))
-            if known is not None and known.kind == "skip":
-                self._count(unchanged=1)
-            elif known is not None and self._brought.get((question.id, annotator)) == _said(None):
-                self._count(changed_since=1)
-            else:
+            if self._is_new(question, self._last.get((question.id, annotator)), annotator, None):
                 self._add(question, annotator, where, None, None if seconds is None else seconds / len(questions))
                 self._count(skipped=1)
 
@@ -177,14 +267,50 @@ class Inbox:
 
         That nothing was taken is one too where `empty` says so.
         """
+        aside = tuple(Aside(why, count, tuple(names)) for why, (count, names) in self._aside.items())
         if empty and not self._seen and not self._problems:
-            self._problems.append(empty)
+            left = "; ".join(f"left aside: {one.count} × {one.why} ({', '.join(one.names)})" for one in aside)
+            raise ValueError(f"nothing was imported:\n  {empty}{left and f'. {left[:2000]}'}")
+        new = {answer.question for answer in self._new}
+        if late := sorted({a.question for a in self._ledger.answers(after=self._until)} & new):
+            self._problems.append(
+                f"questions {late[:20]} were answered while this was read; give the same command again"
+            )
         if self._problems:
-            more = len(self._problems) - MAX_PROBLEMS
-            listed = self._problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+            more = self._faults - MAX_PROBLEMS
+            listed = self._problems + ([f"and {more} more"] if more > 0 else [])
             raise ValueError("\n".join(["nothing was imported:", *(f"  {problem}" for problem in listed)]))
         self._ledger.answer(self._new)
-        return self._counts
+        return replace(self._counts, beside=dict(sorted(self._beside.items())), aside=aside)
+
+    def _is_new(self, question: Question, known: Answer | None, annotator: str, values: Mask | None) -> bool:
+        """Whether what was said of a question is to be added; counts what is not."""
+        same = known is not None and (
+            known.kind == "skip"
+            if values is None
+            else known.values is not None and np.array_equal(known.values, values)
+        )
+        if self._mode == "take-back":
+            if known is not None and same and self._is_ours(known):
+                token = f"{self._tool} back {known.id}"
+                self._new.append(Answer(question.id, annotator, token, kind="retract", retracts=known.id))
+                self._count(taken_back=1)
+            else:
+                self.leave("no answer that came this way and stands, so nothing to take back", question)
+        elif same:
+            self._count(unchanged=1)
+        elif known is not None and self._brought.get((question.id, annotator)) == _said(values):
+            self._count(changed_since=1)
+        elif self._mode == "open" and (known is not None or question.id not in self._open):
+            who = ", ".join(sorted(self._seen_by[question.id]))
+            self.leave(f"not open, answered or skipped before by {who[:200]}", question)
+            self._count(closed=1)
+        else:
+            return True
+        return False
+
+    def _is_ours(self, answer: Answer) -> bool:
+        return answer.token.startswith(f"{self._tool} {answer.question} {answer.annotator} ")
 
     def _questions(
         self,
@@ -200,7 +326,9 @@ class Inbox:
         asked = {question.id: question for question in self._asked[domain.name, stem]}
         ids = sorted(asked) if task is None else list(task)
         if not set(ids) <= set(asked):
-            raise ValueError(f"{where}: a task of questions {ids} about {stem}, which has {sorted(asked)}; ask anew")
+            raise ValueError(
+                f"{where}: a task of questions {str(ids)[:200]} about {stem}, which has {sorted(asked)}; ask anew"
+            )
         entry = domain.name, stem, annotator, tuple(ids)
         if entry in self._seen:
             raise ValueError(f"{where}: {annotator} answers about {domain.name}/{stem} twice; keep one of the two")
@@ -213,6 +341,14 @@ class Inbox:
         if (question.id, annotator) in self._told:
             raise ValueError(f"{where}: {annotator} answers {question} twice, in two tasks; keep one of the two")
         self._told.add((question.id, annotator))
+        if values is not None:
+            self._taken += values.size
+            if self._taken > MAX_TAKEN:
+                raise ValueError(f"{where}: more than {MAX_TAKEN} pixels of answers in one import; export fewer images")
+            said = self._answered.setdefault(question.id, set())
+            self._beside.update(said - {annotator})
+            self._count(corrected=int(annotator in said))
+            said.add(annotator)
         if seconds is not None:
             seconds = max(seconds - self._worked.get((question.id, annotator), 0.0), 0.0)
         # Two imports of one file at once send the same token.

@@ -6,7 +6,6 @@ Shapes: H×W pixels of an image · h×w pixels of a region's box.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,20 +14,22 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from fewmask.annotation.archive import field, json_items
-from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import, Inbox
+from fewmask.annotation.facts import A_YEAR, Question
+from fewmask.annotation.inbox import FOREIGN, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.rle import decode_brush, encode_brush
 from fewmask.annotation.tasks import ASKED, IMAGES, Task, label_colours, labels, tasks
+from fewmask.annotation.texts import field, json_items
 from fewmask.data.domain import Domain
 from fewmask.files import write_atomically, write_text
-from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
+from fewmask.labels import LabelSpace, Mask
 from fewmask.paths import below
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files below its LOCAL_FILES_DOCUMENT_ROOT."""
 BRUSH, IMAGE = "label", "image"
+BYTE = 32
+"""Pixels that are painted in the time that a byte of a run-length code takes."""
 MODEL = "fewmask"
 """The same in every round: Label Studio shows the predictions of one model version, the first that a project got."""
 
@@ -140,27 +141,31 @@ def _guesses(task: Task) -> Iterator[tuple[str, str, np.ndarray]]:
 # ── In ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_answers(ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str) -> Import:
+def read_answers(
+    ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
+) -> Import:
     """Take the annotations of Label Studio's JSON export, all or, where something is wrong, none.
 
     Each annotation counts for the person who completed it, `label-studio:<id>`, or for `annotator` where none is
     named, with its lead time; one that was cancelled passes its task's questions over. Predictions and drafts are
-    nobody's answers. Where results overlap the later in the list wins. Raises one ValueError that lists every problem.
+    nobody's answers. Where results overlap the later in the list wins. What is no answer is left aside. Raises one
+    ValueError that lists every problem.
     """
-    inbox = Inbox(ledger, domains, "label-studio")
+    inbox = Inbox(ledger, domains, "label-studio", mode)
     take_tasks(inbox, json_items(path), annotator, path)
-    return inbox.save(f"{path}: no annotations in it; export them from Label Studio as JSON")
+    return inbox.save(f"{path}: no annotations in it of what was asked; export them from Label Studio as JSON")
 
 
 def take_tasks(inbox: Inbox, tasks: Iterable[Mapping[str, Any]], annotator: str, where: object) -> None:
     """Give the inbox the annotations of exported tasks, and the problems; `where` is what those say of the export."""
     with inbox.problems():
         for place, task in enumerate(tasks):
-            said = f"{where}: task {str(task.get('id', f'number {place + 1}'))[:40]}"
+            called = f"task {str(task.get('id', f'number {place + 1}'))[:40]}"
             with inbox.problems():
-                for annotation in _annotations(task, said):
+                for annotation in _annotations(task, f"{where}: {called}"):
                     with inbox.problems():
-                        _take(inbox, task, annotation, annotator, said)
+                        name = f"{called}, annotation {str(annotation.get('id', '?'))[:40]}"
+                        _take(inbox, task, annotation, annotator, f"{where}: {name}", name)
 
 
 def _annotations(task: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
@@ -172,48 +177,66 @@ def _annotations(task: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     return found
 
 
-def _take(inbox: Inbox, task: Mapping[str, Any], annotation: Mapping[str, Any], annotator: str, where: str) -> None:
-    where = f"{where}, annotation {str(annotation.get('id', '?'))[:40]}"
+def _take(
+    inbox: Inbox, task: Mapping[str, Any], annotation: Mapping[str, Any], annotator: str, where: str, called: str
+) -> None:
     data = field(task, "data", dict, where)
     if "domain" not in data or "stem" not in data:
-        raise ValueError(f"{where}: its data names no domain and stem; import tasks that `fewmask query` wrote")
-    domain, stem = inbox.domain(field(data, "domain", str, where), where), field(data, "stem", str, where)
-    size, asked = inbox.size(domain, stem, where), field(data, "questions", list, where)
+        inbox.leave("of a task that `fewmask query` did not write", called)
+        return
+    name, stem = field(data, "domain", str, where), field(data, "stem", str, where)
+    if (known := inbox.asked(name, stem)) is None:
+        inbox.leave(FOREIGN, f"{called} ({name}/{stem})")
+        return
+    (domain, stem), asked = known, field(data, "questions", list, where)
     if not all(type(number) is int for number in asked):
         raise ValueError(f"{where}: questions {str(asked)[:200]} are no ids; import tasks that `fewmask query` wrote")
     who, seconds = _annotator(annotation, where) or annotator, _seconds(annotation, where)
     if annotation.get("was_cancelled"):
         inbox.skip(domain, stem, who, where, seconds, asked)
-    else:
-        mask = _mask(field(annotation, "result", list, where), domain.space, size, where)
-        inbox.take(domain, stem, mask, who, where, seconds, asked)
+        return
+    mask = inbox.canvas(domain, stem, where)
+    for place, result in enumerate(field(annotation, "result", list, where)):
+        said = f", result {place + 1}"
+        if not isinstance(result, dict):
+            raise ValueError(f"{where}{said}: no object; export it again")
+        _paint(inbox, result, mask, domain.space, f"{where}{said}", f"{called}{said}")
+    inbox.take(domain, stem, mask, who, where, seconds, asked)
 
 
-def _mask(results: list[Any], space: LabelSpace, size: tuple[int, int], where: str) -> Mask:
-    """What brush results paint on an image, the later over the earlier: (H,W) in contract values."""
-    mask, values = np.full(size, NOT_LABELLED, dtype=np.uint8), labels(space)
-    for place, result in enumerate(results):
-        said = f"{where}, result {place + 1}"
-        if not isinstance(result, dict) or result.get("type") != "brushlabels":
-            kind = result.get("type") if isinstance(result, dict) else result
-            raise ValueError(f"{said}: of type {str(kind)[:60]!r}, only brushlabels are read; paint it with the brush")
-        value = field(result, "value", dict, said)
-        h, w = field(result, "original_height", int, said), field(result, "original_width", int, said)
-        if (h, w) != size:
-            raise ValueError(f"{said}: {w}×{h} pixels, its image is {size[1]}×{size[0]}; paint that one")
-        if result.get("image_rotation"):
-            raise ValueError(f"{said}: painted on an image that was turned; turn it back and paint again")
-        names, code = field(value, "brushlabels", list, said), field(value, "rle", list, said)
-        if len(names) != 1 or not isinstance(names[0], str) or names[0] not in values:
-            raise ValueError(f"{said}: labels {str(names)[:200]}, not one of {', '.join(values)}; label it anew")
-        try:
-            painted = decode_brush(bytes(code), mask.size)
-        except TypeError:
-            raise ValueError(f"{said}: a run-length code that is no list of bytes; export it again") from None
-        except ValueError as error:
-            raise ValueError(f"{said}: {error}; export it again") from None
-        mask.reshape(-1)[painted] = values[names[0]]
-    return mask
+def _paint(inbox: Inbox, result: Mapping[str, Any], mask: Mask, space: LabelSpace, where: str, called: str) -> None:
+    """Paint a brush result over a mask (H,W); others, such as the prompts of an assistant, are no answers."""
+    kind, values = str(result.get("type"))[:60], labels(space)
+    if kind not in ("brushlabels", "brush"):
+        inbox.leave(f"of type {kind}; only what the brush painted is read", called)
+        return
+    value = field(result, "value", dict, where)
+    names, code = value.get("brushlabels", []), field(value, "rle", list, where)
+    if not isinstance(names, list) or len(names) > 1 or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where}: labels {str(names)[:200]}, not one of {', '.join(values)}; label it anew")
+    if not names or names[0] not in values:
+        inbox.leave("of a label that is none here", f"{called} ({names[0][:60] if names else 'no label'})")
+        return
+    if not code:
+        inbox.leave("a brush region that covers no pixel", called)
+        return
+    size = field(result, "original_height", int, where), field(result, "original_width", int, where)
+    if size != mask.shape:
+        h, w = size
+        raise ValueError(f"{where}: {w}×{h} pixels, its image is {mask.shape[1]}×{mask.shape[0]}; paint that one")
+    if result.get("image_rotation"):
+        raise ValueError(f"{where}: painted on an image that was turned; turn it back and paint again")
+    inbox.spend(BYTE * len(code), where)
+    if any(type(byte) is not int for byte in code):
+        raise ValueError(f"{where}: a run-length code that is no list of bytes; export it again")
+    try:
+        painted = decode_brush(bytes(code), mask.size)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{where}: {error}; export it again") from None
+    inbox.spend(painted.size, where)
+    mask.reshape(-1)[painted] = values[names[0]]
+    if not painted.size:
+        inbox.leave("a brush region that covers no pixel", called)
 
 
 def _annotator(annotation: Mapping[str, Any], where: str) -> str | None:
@@ -229,6 +252,6 @@ def _seconds(annotation: Mapping[str, Any], where: str) -> float | None:
     seconds = annotation.get("lead_time")
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= A_YEAR:
         raise ValueError(f"{where}: lead_time is {str(seconds)[:60]}, not a number of seconds; export it again")
     return float(seconds)

@@ -15,8 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fewmask.annotation import archive
-from fewmask.annotation.inbox import Import, Inbox
+from fewmask.annotation import texts
+from fewmask.annotation.inbox import Import, Inbox, Mode
 from fewmask.annotation.label_studio import config, take_tasks, task_record
 from fewmask.annotation.label_studio_http import LabelStudio, as_object, as_objects
 from fewmask.annotation.ledger import Ledger
@@ -26,7 +26,7 @@ from fewmask.files import hold
 
 PROJECTS, TASKS = 100, 500
 """On a page of a list."""
-BATCH = 16 * archive.MIB
+BATCH = 16 * texts.MIB
 """Pictures that are sent together; their tasks follow before the next are."""
 TITLE = 50
 """Characters of a project's name."""
@@ -86,7 +86,9 @@ def send_questions(
     return Sent(len(missing), len(asked) - len(missing), addresses)
 
 
-def fetch_answers(server: LabelStudio, ledger: Ledger, domains: Mapping[str, Domain], annotator: str) -> Import:
+def fetch_answers(
+    server: LabelStudio, ledger: Ledger, domains: Mapping[str, Domain], annotator: str, mode: Mode = "open"
+) -> Import:
     """Take the annotations of a run's projects, all or none, as `label_studio.read_answers` takes an export's.
 
     While nobody has answered there is nothing to take, which is no mistake. Raises ValueError that lists every problem,
@@ -99,7 +101,7 @@ def fetch_answers(server: LabelStudio, ledger: Ledger, domains: Mapping[str, Dom
             f"{server.address}: no project of this run that the token's user may see; send the questions first: "
             "fewmask query RUN --to URL"
         )
-    inbox = Inbox(ledger, domains, "label-studio")
+    inbox = Inbox(ledger, domains, "label-studio", mode)
     for place in places:
         exported = server.items(f"/api/projects/{place}/export", exportType="JSON")
         take_tasks(inbox, exported, annotator, f"{server.address}/projects/{place}")
@@ -114,7 +116,7 @@ class _Projects:
         self._found: dict[str, list[int]] = {}
         for project in _pages(server, "/api/projects/", PROJECTS, "results", "count", include="id,description"):
             said = str(project.get("description") or "").split("\n")[0].strip()
-            self._found.setdefault(said, []).append(archive.field(project, "id", int, server.address))
+            self._found.setdefault(said, []).append(texts.field(project, "id", int, server.address))
 
     def find(self, domain: str) -> int | None:
         found = self._found.get(self._sign(domain), [])
@@ -132,7 +134,7 @@ class _Projects:
             "maximum_annotations": each,
         }
         made = self._server.post("/api/projects/", project)
-        return archive.field(as_object(made, self._server.address), "id", int, self._server.address)
+        return texts.field(as_object(made, self._server.address), "id", int, self._server.address)
 
     def _sign(self, domain: str) -> str:
         return f"fewmask run {self._run}, domain {domain}"
@@ -151,13 +153,13 @@ class _Pictures:
         files = {name: data for _, pictures in batch for name, data in pictures if name not in self._there}
         if files:
             sent = self._server.upload(f"{self._place}/import", files, commit_to_project="false")
-            ids = archive.field(as_object(sent, self._place), "file_upload_ids", list, self._place)
+            ids = texts.field(as_object(sent, self._place), "file_upload_ids", list, self._place)
             self._remember({"ids": json.dumps(ids)})
         return [task_record(task, *(self._address(name) for name, _ in pictures)) for task, pictures in batch]
 
     def _remember(self, which: Mapping[str, str]) -> None:
         for upload in as_objects(self._server.get(f"{self._place}/file-uploads", **which), self._place):
-            path = archive.field(upload, "file", str, self._place)
+            path = texts.field(upload, "file", str, self._place)
             self._there[path.rsplit("/", 1)[-1].partition("-")[2]] = path
 
     def _address(self, name: str) -> str:
@@ -196,7 +198,7 @@ def _held(server: LabelStudio, place: int) -> dict[int, int]:
     """The questions that a project's tasks ask, with the ids of those. Raises ValueError when two ask the same."""
     held, twice = dict[int, int](), list[str]()
     for task in _pages(server, "/api/tasks/", TASKS, "tasks", "total", project=place, resolve_uri="false"):
-        data, number = task.get("data"), archive.field(task, "id", int, server.address)
+        data, number = task.get("data"), texts.field(task, "id", int, server.address)
         for question in data.get("questions") or [] if isinstance(data, dict) else []:
             if isinstance(question, int) and held.setdefault(question, number) != number:
                 twice.append(f"{held[question]} and {number}")
@@ -216,8 +218,8 @@ def _pages(
     while True:
         number += 1
         page = as_object(server.get(path, page=number, page_size=size, **query), server.address)
-        found = as_objects(archive.field(page, items, list, server.address), server.address)
+        found = as_objects(texts.field(page, items, list, server.address), server.address)
         yield from found
         seen += len(found)
-        if not found or seen >= archive.field(page, count, int, server.address):
+        if not found or seen >= texts.field(page, count, int, server.address):
             return

@@ -21,6 +21,8 @@ WIDTHS = np.array([3, 4, 8, 16])
 HEADER = 32 + 5 + 4 * 4
 OPAQUE = 128
 """A pixel is painted where the brush covers half of it or more: edges of brush strokes fade out."""
+MAX_RUNS, MAX_CODE = 4_000_000, 8_000_000
+"""Runs of one code, and characters of COCO's string."""
 BLOCK = 1 << 16
 SPARE = 3
 """Bytes after the last token that a code may not have: label-studio-converter adds up to one."""
@@ -39,6 +41,8 @@ def positions(runs: np.ndarray, size: int) -> np.ndarray:
 
     Raises ValueError when the runs are not N pixels together.
     """
+    if runs.size > MAX_RUNS:
+        raise ValueError(f"{runs.size} runs, more than {MAX_RUNS}; smooth the mask")
     total = _sum(runs)
     if runs.size and runs.min() < 0:
         raise ValueError(f"a run of {int(runs.min())} pixels; runs are 0 or more")
@@ -68,6 +72,8 @@ def pack(runs: np.ndarray) -> str:
 
 def unpack(text: str) -> np.ndarray:
     """The runs (R,) of COCO's string. Raises ValueError when it is none."""
+    if len(text) > MAX_CODE:
+        raise ValueError(f"a run-length code of {len(text)} characters, more than {MAX_CODE}; smooth the mask")
     try:
         codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError:

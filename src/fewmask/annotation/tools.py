@@ -8,8 +8,9 @@ from typing import Protocol
 
 from fewmask.annotation import coco, cvat, folder, label_studio
 from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import
+from fewmask.annotation.inbox import Import, Mode
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.texts import CHUNK
 from fewmask.data.domain import Domain
 
 
@@ -40,11 +41,14 @@ class WriteQuestions(Protocol):
 
 
 class ReadAnswers(Protocol):
-    def __call__(self, ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str) -> Import:
+    def __call__(
+        self, ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
+    ) -> Import:
         """Take what people painted, all or, where something is wrong, none.
 
-        `annotator` gave the answers of which the tool does not say who did. What the ledger has already is not added
-        again. Raises one ValueError that lists every problem.
+        `annotator` gave the answers of which the tool does not say who did; `mode` says which questions are answered.
+        What the ledger has already is not added again. What is no answer is left aside, counted and named. Raises one
+        ValueError that lists every problem.
         """
         ...
 
@@ -64,7 +68,8 @@ def recognise(path: Path) -> str:
     if ending == ".json":
         try:
             with open(path, encoding="utf-8-sig", errors="replace") as file:
-                return "label-studio" if file.read(1000).lstrip().startswith("[") else "coco"
+                first = next((part for part in iter(lambda: file.read(CHUNK), "") if part.strip()), "")
+                return "label-studio" if first.lstrip().startswith("[") else "coco"
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
     raise ValueError(

@@ -12,6 +12,7 @@ import typer
 
 from fewmask.acquisition.budget import counted
 from fewmask.acquisition.forecast import forecast_words
+from fewmask.cli.imports import print_import
 from fewmask.cli.label_studio import fetch, is_address, send
 from fewmask.cli.page import open_page
 from fewmask.cli.tables import print_scores, rounds_table
@@ -33,6 +34,7 @@ from fewmask.stopping import command
 
 if TYPE_CHECKING:
     from fewmask.annotation.facts import Question
+    from fewmask.annotation.inbox import Mode
     from fewmask.annotation.ledger import Ledger
     from fewmask.config import Config
     from fewmask.data.domain import Domain
@@ -142,6 +144,13 @@ def answer(
         list[int] | None,
         typer.Option("--question", help="Ask this one (again), by its id, and no others; may be repeated."),
     ] = None,
+    corrections: Annotated[
+        bool,
+        typer.Option("--corrections", help="With --from: answer also questions that are answered already."),
+    ] = False,
+    take_back: Annotated[
+        bool, typer.Option("--take-back", help="With --from: take back the answers that came from there.")
+    ] = False,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The page's port; any free one by default.")
     ] = None,
@@ -150,13 +159,16 @@ def answer(
 ) -> None:
     """Open the labelling page; or, with --from, take answers from painted masks, a tool's export or Label Studio.
 
-    Of these all answers are taken or, where something is wrong with one, none.
+    Of these all answers to open questions are taken or, where something is wrong with one, none. What is no answer is
+    left aside, counted and named.
     """
     from fewmask.annotation.tools import TOOLS, recognise
 
     annotator = _name(annotator)
     if only and answers is not None:
         raise ValueError("--question: chooses what the page asks, and --from opens none; leave one of the two out")
+    if ((corrections or take_back) and answers is None) or (corrections and take_back):
+        raise ValueError("--corrections, --take-back: one of them, and with --from, which says what is meant")
     domains = opened(run)
     if answers is None:
         open_page(run, domains, annotator, only or (), port, device, as_json)
@@ -164,32 +176,21 @@ def answer(
             with ledger_of(run) as ledger:
                 _still_open(run, ledger.questions(open_only=True))
         return
+    mode: Mode = "corrections" if corrections else "take-back" if take_back else "open"
     with ledger_of(run) as ledger:
         if is_address(answers):
-            counts = fetch(answers, ledger, domains, annotator or "person")
+            counts = fetch(answers, ledger, domains, annotator or "person", mode)
         else:
             file = Path(answers)
             tool = recognise(file)
             who = _who(file, tool, annotator, ledger.rule.each)
-            counts = TOOLS[tool].read_answers(ledger, domains, file, who)
-        still = ledger.questions(open_only=True)
+            counts = TOOLS[tool].read_answers(ledger, domains, file, who, mode)
+        still, rule = ledger.questions(open_only=True), ledger.rule.decide
     if as_json:
         print_json(asdict(counts) | {"open": len(still), "images": _images(still)})
-        return
-    say(f"{counts.answered} answered, {counts.unchanged} answered before, {counts.undecided} not painted.")
-    if counts.changed_since:
-        say(
-            f"{counts.changed_since} came this way before, and were answered otherwise in another way since: those "
-            "answers stand."
-        )
-    if counts.in_part:
-        say(
-            f"{counts.in_part} of these in part: what is left of them is not asked again. Paint it and run this once "
-            "more to add it."
-        )
-    if counts.outside:
-        say(f"{counts.outside:,} painted pixels lie outside of what was asked about; they were not taken.")
-    _still_open(run, still)
+    else:
+        print_import(counts, rule, shlex.join(["fewmask", "answer", str(run), "--from", answers, *_by(annotator)]))
+        _still_open(run, still)
 
 
 def run_campaign(config: Config, folder: Path, enough: bool) -> dict[str, Any]:

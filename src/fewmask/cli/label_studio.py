@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewmask.cli.terminal import counting
 
 if TYPE_CHECKING:
-    from fewmask.annotation.inbox import Import
+    from fewmask.annotation.inbox import Import, Mode
     from fewmask.annotation.ledger import Ledger
     from fewmask.data.domain import Domain
 
@@ -28,9 +28,9 @@ def send(address: str, run: Path, ledger: Ledger, domains: Mapping[str, Domain])
     return {"sent": sent.new, "sent_before": sent.before, "projects": dict(sent.projects)}
 
 
-def fetch(address: str, ledger: Ledger, domains: Mapping[str, Domain], annotator: str) -> Import:
+def fetch(address: str, ledger: Ledger, domains: Mapping[str, Domain], annotator: str, mode: Mode) -> Import:
     from fewmask.annotation.label_studio_http import LabelStudio
     from fewmask.annotation.label_studio_server import fetch_answers
 
     with LabelStudio(address) as server:
-        return fetch_answers(server, ledger, domains, annotator)
+        return fetch_answers(server, ledger, domains, annotator, mode)

@@ -41,13 +41,18 @@ def write_mask(path: Path, mask: Mask, space: LabelSpace) -> None:
         raw = space.decode(mask)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    image = Image.fromarray(np.ascontiguousarray(raw))
+    image.putpalette(mask_palette(space).tobytes())
+    _write(path, image, "PNG")
+
+
+def mask_palette(space: LabelSpace) -> np.ndarray:
+    """The palette (256,3) uint8 of the masks that `write_mask` writes, by the dataset's own ids."""
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[NOT_LABELLED] = space.palette()[NOT_LABELLED]
     for raw_id, index in space.raw_ids.items():
         palette[raw_id] = space.colours[index]
-    image = Image.fromarray(np.ascontiguousarray(raw))
-    image.putpalette(palette.tobytes())
-    _write(path, image, "PNG")
+    return palette
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

@@ -1,0 +1,66 @@
+"""What `answer --from` says: every count and name of an import, and the commands that go on from there."""
+
+from __future__ import annotations
+
+import pytest
+
+from fewmask.annotation.inbox import Aside, Import
+from fewmask.cli.imports import print_import
+
+COMMAND = "fewmask answer runs/x --from e.json"
+ASIDE = (
+    Aside("a box or a caption, without a segmentation", 1200, ("annotation 1", "annotation 2")),
+    Aside("not open, answered or skipped before by ada", 2, ("a/x squares #1", "a/x squares #2")),
+)
+
+
+def said(capsys: pytest.CaptureFixture[str], counts: Import, rule: str = "latest") -> list[str]:
+    print_import(counts, rule, COMMAND)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_nothing_more_than_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, Import(1, 2, 3, 0)) == ["1 answered, 2 answered before, 3 not painted."]
+
+
+def test_what_was_left_aside_is_counted_by_reason_with_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, Import(0, 0, 0, 0, closed=2, aside=ASIDE))[1:] == [
+        "1,202 left aside:",
+        "  1,200 a box or a caption, without a segmentation: annotation 1, annotation 2 and 1,198 more",
+        "  2 not open, answered or skipped before by ada: a/x squares #1, a/x squares #2",
+        "  To answer the 2 that are not open all the same:",
+        f"  {COMMAND} --corrections",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("latest", "TAKE THE PLACE of answers by others: 9 by ada, 1 by cyd."),
+        ("majority", "Stand beside answers by others, as votes (answers.decide: majority): 9 by ada, 1 by cyd."),
+        ("trust", "Stand beside answers by others, as votes (answers.decide: trust): 9 by ada, 1 by cyd."),
+    ],
+)
+def test_whose_answers_are_touched_and_how_to_take_that_back(
+    rule: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = said(capsys, Import(10, 0, 0, 0, corrected=1, beside={"ada": 9, "cyd": 1}), rule)
+    assert told[1].startswith(words)
+    assert told[2:] == [
+        "1 of these take the place of another answer by the same annotator.",
+        "  To take back what came from there:",
+        f"  {COMMAND} --take-back",
+    ]
+
+
+def test_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    told = said(capsys, Import(3, 0, 0, 1234, skipped=1, in_part=2, changed_since=4, taken_back=5))
+    for words in (
+        "1 skipped.",
+        "5 taken back:",
+        "4 came this way before",
+        "2 of these in part",
+        "--corrections to add",
+    ):
+        assert any(words in line for line in told), words
+    assert told[-1].startswith("1,234 painted pixels lie outside")

@@ -1,0 +1,186 @@
+"""One template that each format's import passes: what it takes, what it leaves aside, what it refuses, whom it touches.
+
+Shapes: H×W pixels of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from annotating import asked, refused
+from exports import FIRST, FORMATS, OF, QUESTIONS, THIRD, both, whole, write_with
+
+from fewmask.annotation import coco
+from fewmask.annotation.facts import Answer
+from fewmask.annotation.inbox import Import
+from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.tools import TOOLS
+from fewmask.config import AnswerSettings
+
+CASES = {
+    what: [
+        pytest.param(name, case, id=f"{name}-{case}") for name, kit in FORMATS.items() for case in getattr(kit, what)
+    ]
+    for what in ("aside", "same", "wrong")
+}
+
+
+def test_every_tool_goes_through_the_template() -> None:
+    assert set(TOOLS) | {"label-studio-server"} == {name.replace("-xml", "") for name in FORMATS} - {
+        "cvat-masks",
+        "coco-panoptic",
+    }
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    """Asked are the whole of two images of three."""
+    with asked(OF["a"], *QUESTIONS) as opened:
+        yield opened
+
+
+def said(ledger: Ledger) -> bytes:
+    return ledger.labels("a", FIRST).tobytes() + ledger.labels("a", THIRD).tobytes()
+
+
+PAINTED = b"".join(mask.tobytes() for _, mask in both())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_was_painted_is_taken(name: str, ledger: Ledger, tmp_path: Path) -> None:
+    kit = FORMATS[name]
+    path = kit.write(tmp_path, both())
+    assert kit.read(ledger, OF, path, "ann") == Import(2, 0, 0, 0, in_part=2)
+    assert said(ledger) == PAINTED
+    assert kit.read(ledger, OF, path, "ann") == Import(0, 2, 0, 0)
+
+
+@pytest.mark.parametrize(("name", "case"), CASES["aside"])
+def test_what_is_no_answer_is_left_aside_counted_and_named(
+    name: str, case: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    kit = FORMATS[name]
+    change, why, what = kit.aside[case]
+    path = kit.write(tmp_path, both())
+    change(path)
+    taken = kit.read(ledger, OF, path, "ann")
+    assert said(ledger) == PAINTED and taken.answered == 2
+    (aside,) = taken.aside
+    assert why in aside.why and any(what in one for one in aside.names) and 1 <= aside.count == len(aside.names) <= 2
+
+
+@pytest.mark.parametrize(("name", "case"), CASES["same"])
+def test_the_same_said_otherwise_is_the_same(name: str, case: str, ledger: Ledger, tmp_path: Path) -> None:
+    kit = FORMATS[name]
+    path = kit.write(tmp_path, both())
+    kit.same[case](path)
+    taken = kit.read(ledger, OF, path, "ann")
+    assert said(ledger) == PAINTED
+    assert all(one.why == "a file that a system left there" for one in taken.aside)
+
+
+@pytest.mark.parametrize(("name", "case"), CASES["wrong"])
+def test_what_cannot_be_read_for_certain_refuses_all(name: str, case: str, ledger: Ledger, tmp_path: Path) -> None:
+    kit = FORMATS[name]
+    change, why = kit.wrong[case]
+    path = kit.write(tmp_path, both())
+    change(path)
+    refused(ledger, lambda: kit.read(ledger, OF, path, "ann"), why)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_many_of_a_kind_are_counted_and_the_first_are_named(name: str, ledger: Ledger, tmp_path: Path) -> None:
+    """Of images that nothing was asked about; and an import of nothing else says what it left aside."""
+    kit = FORMATS[name]
+    foreign = [(f"b-{number}", whole()) for number in range(9)]
+    taken = kit.read(ledger, OF, kit.write(tmp_path, [*foreign, *both()]), "ann")
+    (aside,) = taken.aside
+    assert (aside.why, aside.count, len(aside.names), taken.answered) == ("nothing was asked about it", 9, 5, 2)
+    (tmp_path / "other").mkdir()
+    path = kit.write(tmp_path / "other", foreign)
+    if name == "label-studio-server":
+        assert kit.read(ledger, OF, path, "ann").aside[0].count == 9
+        return
+    with pytest.raises(ValueError, match="left aside: 9 × nothing was asked about it") as error:
+        kit.read(ledger, OF, path, "ann")
+    assert "b-0" in str(error.value)
+
+
+RULES = {
+    "latest": AnswerSettings(),
+    "majority": AnswerSettings(decide="majority"),
+    "trust": AnswerSettings(decide="trust", trust={"ben": 3.0}),
+    "estimated": AnswerSettings(decide="trust"),
+    "each two": AnswerSettings(each=2),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_answers_of_others_are_touched_only_on_demand_and_come_back(
+    name: str, rule: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    kit, ledger.rule = FORMATS[name], RULES[rule]
+    one = ledger.questions()[0]
+    word = Answer(1, "ada", "page 1", one.crop(whole(0)))
+    ledger.answer([word])
+    before = said(ledger)
+    path = kit.write(tmp_path, both())
+    taken = kit.read(ledger, OF, path, "ben")
+    if rule == "each two":  # the question waits for one more, so ben's answer is wanted, and it is said beside whose
+        assert (taken.answered, taken.closed, taken.beside) == (2, 0, {"ada": 1})
+    else:
+        assert (taken.answered, taken.closed, taken.beside) == (1, 1, {})
+        (aside,) = taken.aside
+        assert aside.why == "not open, answered or skipped before by ada" and aside.names == (str(one),)
+        assert ledger.labels("a", FIRST).tobytes() == before[: len(before) // 2]
+        corrected = kit.read(ledger, OF, path, "ben", "corrections")
+        assert (corrected.answered, corrected.closed, corrected.beside) == (1, 0, {"ada": 1})
+    if rule in ("latest", "each two", "trust"):
+        assert said(ledger) == PAINTED
+    back = kit.read(ledger, OF, path, "ben", "take-back")
+    assert (back.taken_back, back.answered) == (2, 0)
+    assert said(ledger) == before
+    assert kit.read(ledger, OF, path, "ben", "take-back").taken_back == 0
+    assert kit.read(ledger, OF, path, "ben", "corrections").answered == 2  # and once more
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_ones_own_answer_is_corrected_only_on_demand(name: str, ledger: Ledger, tmp_path: Path) -> None:
+    kit = FORMATS[name]
+    kit.read(ledger, OF, kit.write(tmp_path, both()), "ann")
+    changed = kit.write(tmp_path, [(FIRST, whole(0))])
+    left = kit.read(ledger, OF, changed, "ann")
+    assert (left.answered, left.closed, said(ledger)) == (0, 1, PAINTED)
+    taken = kit.read(ledger, OF, changed, "ann", "corrections")
+    assert (taken.answered, taken.corrected, taken.beside) == (1, 1, {})
+    assert ledger.labels("a", FIRST)[19, 0] == 0
+    if name == "folder":
+        return  # the folder says of both images what to take back
+    kit.read(ledger, OF, changed, "ann", "take-back")
+    assert said(ledger) == PAINTED
+
+
+def test_an_answer_that_arrives_meanwhile_is_not_overridden(ledger: Ledger, tmp_path: Path) -> None:
+    path = write_with(coco.write_instances, "e.json")(tmp_path, both())
+    of = {"a": replace(OF["a"], splits=Meanwhile(OF["a"].splits, ledger))}
+    with pytest.raises(ValueError, match=r"questions \[1\] were answered while this was read; give"):
+        coco.read_answers(ledger, of, path, "ben")
+    assert [answer.annotator for answer in ledger.answers()] == ["ada"]
+
+
+class Meanwhile(dict[str, tuple[str, ...]]):
+    """Splits; while they are looked at, somebody answers on the page."""
+
+    def __init__(self, splits: Mapping[str, tuple[str, ...]], ledger: Ledger) -> None:
+        super().__init__(splits)
+        self._ledger = ledger
+
+    def __getitem__(self, key: str) -> tuple[str, ...]:
+        if not self._ledger.answers():
+            question = self._ledger.questions()[0]
+            self._ledger.answer([Answer(1, "ada", "page 1", question.crop(whole(0)))])
+        return super().__getitem__(key)
