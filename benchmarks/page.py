@@ -40,9 +40,9 @@ from fewmask.data import scenes
 from fewmask.data.domain import Domain, FileSource
 from fewmask.data.pictures import write_image
 from fewmask.engine.guess import predictor
-from fewmask.engine.run import Run as Trained
 from fewmask.engine.run import save_model
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import RunFolder
 
 SIZE = 1024, 2048
 REGIONS = "squares:128"
@@ -136,7 +136,7 @@ def main() -> None:
         domain = data(folder / "data", given.questions)
         ask(folder / "ledger.sqlite", domain)
         settings = ModelSettings(encoder="tu-mobilenetv2_050")
-        save_model(Trained(folder), UniversalSegmenter(settings, {domain.name: domain.space}))
+        save_model(RunFolder(folder), UniversalSegmenter(settings, {domain.name: domain.space}))
         browser = driver.chromium.launch(executable_path=browser_path, args=[] if os.geteuid() else ["--no-sandbox"])
         first: dict[str, list[float]] = {"shown": [], "guessed": []}
         for number in range(given.opens):

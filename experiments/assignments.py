@@ -35,7 +35,7 @@ from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.device import autocast, choose_device
 from fewmask.engine.evaluate import LabelledBatches
-from fewmask.engine.run import Run, load_config, load_domains, versions
+from fewmask.engine.run import load_config, load_domains, versions
 from fewmask.files import write_json
 from fewmask.labels import NOT_LABELLED, LabelUnion
 from fewmask.losses.alignment import cosine_similarity
@@ -45,6 +45,7 @@ from fewmask.methods.common.prototypes import LivePrototypes
 from fewmask.methods.univ import Univ
 from fewmask.models.saved import load_model
 from fewmask.models.universal import UniversalSegmenter, at_stride
+from fewmask.runs import RunFolder
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def look(folder: Path, split: str) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: a run of {config.method.name}; give one of univ-full or univ-cross, mode: anchored"
         )
-    state = load_state(Run(folder).state)
+    state = load_state(RunFolder(folder).state)
     method.prepare(model, torch.Generator())
     model.load_state_dict(state["model"])
     method.load_state_dict(state["method"])

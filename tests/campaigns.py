@@ -13,13 +13,13 @@ from ondisk import plain, weights_of
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import Campaign
 from fewmask.config import Config
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.pictures import write_mask
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED
 from fewmask.methods import parse_config
+from fewmask.runs import RunFolder
 
 SQUARES = {"regions": "squares:16", "budget": {"amount": 700, "unit": "pixels"}}
 BY_CHANCE = {**SQUARES, "score": "random"}
@@ -47,7 +47,7 @@ def settings(data: Path, *arguments: Any, **options: Any) -> Config:
 
 
 def asked(folder: Path, number: int | None = None, open_only: bool = False) -> list[Question]:
-    with Ledger(Campaign(folder).ledger) as ledger:
+    with Ledger(RunFolder(folder).ledger) as ledger:
         return ledger.questions(number, open_only)
 
 
@@ -60,7 +60,7 @@ def identities(questions: Sequence[Question]) -> list[tuple[Any, ...]]:
 
 
 def answers(folder: Path) -> list[tuple[Any, ...]]:
-    with Ledger(Campaign(folder).ledger) as ledger:
+    with Ledger(RunFolder(folder).ledger) as ledger:
         return [(a.question, a.kind, a.values is not None and a.values.tobytes()) for a in ledger.answers()]
 
 
@@ -95,7 +95,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def paint(config: Config, run: Path, out: Path, only: slice = slice(None), who: str = "ann") -> None:
     """Answer some of the open questions from the masks, by way of a folder of PNGs."""
     domains = load_domains(config)
-    with Ledger(Campaign(run).ledger) as ledger:
+    with Ledger(RunFolder(run).ledger) as ledger:
         for question in write_questions(ledger, domains, out)[only]:
             domain = domains[question.domain]
             path = out / question.domain / "labels" / f"{question.stem}.png"
@@ -107,7 +107,7 @@ def paint(config: Config, run: Path, out: Path, only: slice = slice(None), who: 
 
 
 def skip(run: Path, questions: Sequence[Question]) -> None:
-    with Ledger(Campaign(run).ledger) as ledger:
+    with Ledger(RunFolder(run).ledger) as ledger:
         ledger.answer([Answer(q.id, "ann", f"skip {q.id}", kind="skip") for q in questions])
 
 

@@ -21,10 +21,11 @@ from fewmask.data.batches import Steps
 from fewmask.data.domain import Domain
 from fewmask.engine.fit import _mean_counts
 from fewmask.engine.optimiser import Optimisers
-from fewmask.engine.run import Run, save_model
+from fewmask.engine.run import save_model
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, distinct_colour
 from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter, at_stride
+from fewmask.runs import RunFolder
 
 ENCODER = "tu-test_efficientnet"  # timm's smallest network: 0.4 million parameters
 
@@ -102,7 +103,7 @@ def model(of: Mapping[str, Domain], seed: int = 0, dim: int = 16) -> UniversalSe
 def saved(network: UniversalSegmenter, folder: Path | None = None) -> Path:
     """The folder of a run that ended with this network; one of its own by default."""
     folder = folder or Path(tempfile.mkdtemp(dir=_SAVED.name))
-    save_model(Run(folder), network)
+    save_model(RunFolder(folder), network)
     return folder
 
 

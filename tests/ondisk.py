@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewmask.config import Config
-from fewmask.engine.run import Run, load_domains, save_model
+from fewmask.engine.run import load_domains, save_model
 from fewmask.labels import VOID, distinct_colour
 from fewmask.methods import parse_config
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import RunFolder
 
 ENCODER = "tu-mobilenetv2_050"
 
@@ -106,7 +107,7 @@ def teacher(root: Path) -> Path:
     if not folder.exists():
         known = config(root)
         spaces = {name: d.space for name, d in load_domains(known).items()}
-        save_model(Run(folder), UniversalSegmenter(known.model, spaces, seed=7))
+        save_model(RunFolder(folder), UniversalSegmenter(known.model, spaces, seed=7))
     return folder
 
 

@@ -22,7 +22,6 @@ from source import FILES, ROOT, SOURCE, dotted, place, tree_of
 FLOORS = {
     "paths": -2,  # the cellar: names of users as paths
     "files": -1,  # how anything is put on a disk
-    "outcome": -1,
     "stopping": -1,
     "labels": 0,
     "randomness": 0,
@@ -30,23 +29,24 @@ FLOORS = {
     "distributed": 1,
     "losses": 1,
     "acquisition": 1,
-    "models": 2,
-    "views": 2,
-    "data": 3,
-    "methods": 4,
-    "annotation": 4,
-    "card": 4,
-    "engine": 5,
-    "document": 5,
-    "campaign": 6,
-    "comparison": 6,
-    "export": 6,
-    "report": 7,  # reads what all rooms below have written
-    "recipes": 7,
-    "demo": 8,
-    "cli": 9,
-    "fewmask": 10,  # the package itself: what `import fewmask` offers
-    "__main__": 10,  # what `python -m fewmask` runs
+    "runs": 2,  # what a run's folder holds: everybody above reads and writes it through this room
+    "models": 3,
+    "views": 3,
+    "data": 4,
+    "methods": 5,
+    "annotation": 5,
+    "card": 5,
+    "engine": 6,
+    "document": 6,
+    "campaign": 7,
+    "comparison": 7,
+    "export": 7,
+    "report": 8,  # reads what all rooms below have written
+    "recipes": 8,
+    "demo": 9,
+    "cli": 10,
+    "fewmask": 11,  # the package itself: what `import fewmask` offers
+    "__main__": 11,  # what `python -m fewmask` runs
 }
 LONGEST_FILE = 400
 

@@ -29,9 +29,9 @@ from fewmask.acquisition.select import Candidates
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import Campaign, campaign, rounds, telling
+from fewmask.campaign import campaign, rounds, telling
 from fewmask.campaign.asking import bare, questions, ranked_together
-from fewmask.campaign.history import Entry, cost_model, cost_of_image, forecast, needs
+from fewmask.campaign.history import cost_model, cost_of_image, forecast, needs
 from fewmask.campaign.networks import committee
 from fewmask.campaign.settings import SEEDS_APART
 from fewmask.config import AskSettings, CampaignSettings, Config
@@ -48,6 +48,7 @@ from fewmask.engine.run import load_domains, load_model
 from fewmask.labels import NOT_LABELLED
 from fewmask.methods import METHODS, parse_config
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import Entry, RunFolder
 
 STUDENT = {"name": "s4al-plus", "confidence": 0.0, "contrast": {"weight": 0}}
 
@@ -104,8 +105,8 @@ def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch
 
 
 def test_a_campaign_runs_through_and_says_what_it_did(done: Watched) -> None:
-    summary, files = done.summary, Campaign(done.folder)
-    assert summary == json.loads(files.summary.read_text())
+    summary, files = done.summary, RunFolder(done.folder)
+    assert summary == json.loads(files.campaign.read_text())
     assert (summary["state"], summary["round"], summary["rounds"], summary["open"]) == ("done", 2, 3, 0)
     assert [entry["round"] for entry in summary["history"]] == [0, 1, 2]
     asked_now = asked(done.folder)
@@ -136,7 +137,7 @@ def test_a_look_tells_its_pace_since_its_first_images(monkeypatch: pytest.Monkey
 
 
 def test_the_folder_holds_the_last_rounds_model_and_no_state(done: Watched) -> None:
-    files = Campaign(done.folder)
+    files = RunFolder(done.folder)
     assert all(torch.equal(v, weights_of(files.round(2).folder)[n]) for n, v in weights_of(done.folder).items())
     assert load_model(done.folder).domains == ("a", "b")
     assert not list(done.folder.rglob("state"))
@@ -182,7 +183,7 @@ def test_answers_are_trained_on_at_once(done: Watched) -> None:
 
 
 def test_the_labels_view_is_the_ledgers(done: Watched) -> None:
-    domains, files = load_domains(done.config), Campaign(done.folder)
+    domains, files = load_domains(done.config), RunFolder(done.folder)
     with Ledger(files.ledger) as ledger:
         seen = 0
         for name, domain in domains.items():
@@ -201,7 +202,7 @@ def test_the_history_counts_what_was_labelled(done: Watched) -> None:
         assert entry["total_cost"] == sum(pixels.values())
         assert entry["avg_miou"] == pytest.approx(np.mean(list(entry["miou"].values())))
     for number, entry in enumerate(done.summary["history"]):
-        lines = [line for line in metrics_of(Campaign(done.folder).round(number).folder) if "validation" in line]
+        lines = [line for line in metrics_of(RunFolder(done.folder).round(number).folder) if "validation" in line]
         assert entry["miou"] == lines[-1]["validation"]
     looks = [entry["look_seconds"] for entry in done.summary["history"]]
     assert looks[0] == 0  # nothing is asked for first
@@ -211,7 +212,7 @@ def test_the_history_counts_what_was_labelled(done: Watched) -> None:
 def test_only_the_last_round_looks_at_test_and_once(done: Watched) -> None:
     assert done.splits == [["val", "val"], ["val", "val"], ["val", "test"]]
     splits = [
-        {d["split"] for d in campaigns.read(Campaign(done.folder).round(n).summary)["domains"].values()}
+        {d["split"] for d in campaigns.read(RunFolder(done.folder).round(n).summary)["domains"].values()}
         for n in range(3)
     ]
     assert splits == [{"val"}, {"val"}, {"test"}]
@@ -269,7 +270,7 @@ def test_a_warm_start_goes_on_with_the_last_rounds_weights(
 ) -> None:
     config = settings(data, domains=["a"], rounds=2, ask=SQUARES, start="warm", first_steps=1)
     watched = Watched(config, tmp_path / "run", monkeypatch)
-    files = Campaign(tmp_path / "run")
+    files = RunFolder(tmp_path / "run")
     last = weights_of(files.round(0).folder)
     assert all(torch.equal(watched.first[1][name], last[name]) for name in last)
     assert [campaigns.read(files.round(n).summary)["steps"] for n in (0, 1)] == [1, 2]
@@ -279,7 +280,7 @@ def test_one_round_without_questions_is_plain_training(data: Path, tmp_path: Pat
     config = settings(data, rounds=1, train={"evaluate_every": 1})
     result = campaign(config, tmp_path / "campaign")
     train(config.model_copy(update={"campaign": None}), tmp_path / "train")
-    assert_same_run(tmp_path / "train", Campaign(tmp_path / "campaign").round(0).folder)
+    assert_same_run(tmp_path / "train", RunFolder(tmp_path / "campaign").round(0).folder)
     summary = campaigns.read(tmp_path / "campaign" / "summary.json")
     assert campaigns.timeless(summary) == {
         **campaigns.timeless(campaigns.read(tmp_path / "train" / "summary.json")),
@@ -367,11 +368,11 @@ def test_a_campaign_stopped_at_every_boundary_is_bit_for_bit_the_one_that_was_no
     stops.at(Ledger, "ask", lambda self, number, questions: str(number), before=True)
     stops.at(Ledger, "answer", lambda self, answers: str(answers[0].question), before=True)
     stops.at(rounds, "write_labels", lambda ledger, domains, folder, up_to: str(up_to))
-    stops.at(rounds, "write_json", lambda path, data: str(path.relative_to(folder)), before=True)
+    stops.at(RunFolder, "write_record", lambda self, path, record: str(path.relative_to(folder)), before=True)
     stops.at(rounds, "train", lambda config, *_: str(config.seed), before=True)
     stops.at(fit, "save_state", lambda path, state: f"{path.relative_to(folder)} {state['step']}")
     stops.at(fit, "save_model", lambda run, network: str(run.folder.relative_to(folder)))
-    stops.at(rounds, "_copy", lambda source, target: f"{source.relative_to(folder)}")
+    stops.at(rounds, "write_bytes", lambda path, data: str(path.relative_to(folder)))
     stops.at(shutil, "rmtree", lambda path, **_: str(path.relative_to(folder)))
     stopped = []
     while True:
@@ -506,7 +507,7 @@ def test_an_answer_that_is_taken_back_after_the_look_leaves_an_image_without_pse
         campaigns.paint(config, run, tmp_path / "painted")
     waiting = campaign(config, run, enough=True)
     assert (waiting["state"], waiting["round"]) == ("waiting", 2)
-    with Ledger(Campaign(run).ledger) as ledger:
+    with Ledger(RunFolder(run).ledger) as ledger:
         given = [a for a in ledger.answers() if a.kind == "answer"]
         assert given
         ledger.answer([Answer(a.question, a.annotator, f"back {a.id}", kind="retract", retracts=a.id) for a in given])
@@ -535,7 +536,7 @@ def test_what_was_asked_in_another_cut_is_not_asked_again(data: Path, tmp_path: 
     assert all((count == 1).all() for count in counts.values())
     assert kinds.count("points") == 30
     assert set(kinds) == {"points", "superpixels:12:10"}
-    with Ledger(Campaign(tmp_path / "run").ledger) as ledger:
+    with Ledger(RunFolder(tmp_path / "run").ledger) as ledger:
         assert ledger.rounds()[2] == 0
     guesses = {q.guess for q in asked(tmp_path / "run", 0)}
     assert guesses == {None}  # nobody knew anything
@@ -583,7 +584,7 @@ def test_a_budget_that_buys_nothing_is_refused_before_test_is_looked_at(
     with pytest.raises(ValueError, match=rf"^campaign\.{message}.*, and give another --out$"):
         campaign(config, tmp_path / "run")
     assert asked(tmp_path / "run") == []
-    assert not Campaign(tmp_path / "run").round(1).folder.exists()
+    assert not RunFolder(tmp_path / "run").round(1).folder.exists()
 
 
 def test_nothing_is_said_of_a_budget_of_nothing_and_of_a_pool_that_is_empty(data: Path, tmp_path: Path) -> None:
@@ -781,7 +782,7 @@ def test_domains_look_at_their_pools_with_draws_of_their_own(
 
 
 def entry(number: int, cost: dict[str, float], miou: dict[str, float | None]) -> Entry:
-    return Entry(number, cost, {name: int(c) for name, c in cost.items()}, miou, 1.0)
+    return Entry.of(number, cost, {name: int(c) for name, c in cost.items()}, miou, 1.0, 0.0)
 
 
 def history(**curves: tuple[float | None, ...]) -> list[Entry]:
@@ -805,7 +806,7 @@ def test_needs() -> None:
     assert needs(history(a=(1.0,), b=(1.0,)), ["a", "b"], 1000) == {"a": 1, "b": 1}
     assert needs([], [], 1000) == {}
     # A domain with nothing left to ask has no say: its curve stands still.
-    stuck = [replace(e, cost={**e.cost, "c": 500.0}, miou={**e.miou, "c": 0.3}) for e in history(a=steep, b=flat)]
+    stuck = [entry(e.round, {**e.cost, "c": 500.0}, {**e.miou, "c": 0.3}) for e in history(a=steep, b=flat)]
     assert needs(stuck, ["a", "b"], 1000) == by_curve
 
 
@@ -855,23 +856,26 @@ def test_the_forecast_needs_three_rounds_with_different_labels() -> None:
     assert forecast(history(a=(None, None, None)), 0.6) is None
     told = forecast(rising, 0.55)
     assert told is not None
-    low, median, high = told["needed"]
+    assert told.needed is not None
+    low, median, high = told.needed
+    assert low is not None and median is not None
     assert 0 < low < median and (high is None or high > median)
-    assert told["target"] == 0.55
+    assert told.target == 0.55
     reached = forecast(rising, 0.3)
-    assert reached is not None and reached["needed"][1] == 0
+    assert reached is not None and reached.needed is not None and reached.needed[1] == 0
     beyond = forecast(history(a=(0.4, 0.41, 0.41, 0.41)), 0.99)
-    assert beyond is not None and beyond["needed"][2] is None
-    assert "needed" not in (forecast(rising, None) or {"needed": 0})
-    json.dumps([told, reached, beyond], allow_nan=False)
+    assert beyond is not None and beyond.needed is not None and beyond.needed[2] is None
+    without = forecast(rising, None)
+    assert without is not None and "needed" not in without.to_dict()
+    json.dumps([one.to_dict() for one in (told, reached, beyond)], allow_nan=False)
 
 
 def test_the_forecast_is_in_the_budgets_unit_beyond_what_there_is() -> None:
     in_pixels = history(a=(0.2, 0.35, 0.45, 0.5))
-    in_clicks = [replace(e, cost={"a": e.cost["a"] / 100}) for e in in_pixels]
+    in_clicks = [entry(e.round, {"a": e.cost["a"] / 100}, e.miou) for e in in_pixels]
     one, other = forecast(in_pixels, 0.55), forecast(in_clicks, 0.55)
-    assert one is not None and other is not None
-    assert [n and n / 100 for n in one["needed"]] == pytest.approx(other["needed"], rel=1e-6)
+    assert one is not None and other is not None and one.needed is not None and other.needed is not None
+    assert [n and n / 100 for n in one.needed] == pytest.approx(other.needed, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -985,7 +989,7 @@ def test_the_difficulty_branch_is_the_networks_own(data: Path, tmp_path: Path, m
     config = settings(data, "deal", ["a"], ask=ask, pool={"scales": [1.0], "generations": 2})
     campaign(config, tmp_path / "run")
     assert [len(committee.members) for committee in seen] == [1, 2]
-    files = Campaign(tmp_path / "run")
+    files = RunFolder(tmp_path / "run")
     for member, number in zip(seen[-1].members, (1, 0), strict=True):
         stored = weights_of(files.round(number).folder)
         assert all(torch.equal(v.cpu(), stored[n]) for n, v in member.network.state_dict().items())
@@ -1009,7 +1013,7 @@ def test_generations_vote_as_soon_as_there_are_two(data: Path, tmp_path: Path) -
     assert not any(m.later for m in looks)
 
     (seen,) = load_domains(config).values()
-    by_entropy = committee(config, {"a": seen}, [Campaign(tmp_path / "run").round(0)], torch.device("cpu"))
+    by_entropy = committee(config, {"a": seen}, [RunFolder(tmp_path / "run").round(0)], torch.device("cpu"))
     for question in asked(tmp_path / "run", 1):
         logits = by_entropy(torch.from_numpy(seen.image(question.stem)).permute(2, 0, 1)[None], "a", 0).logits
         score = SCORES["entropy"](logits)[0].numpy()
@@ -1040,7 +1044,7 @@ def test_the_student_may_look_in_the_teachers_place(
     seen = lookers(monkeypatch)
     config = settings(data, "s4al", ["a"], rounds=2, ask=SQUARES, pool={"scales": [1.0], "network": "student"})
     campaign(config, tmp_path / "run")
-    run = Campaign(tmp_path / "run").round(0)
+    run = RunFolder(tmp_path / "run").round(0)
     student = load_weights(run.kept("student"))
     looked = seen[0].members[0].network.state_dict()
     assert all(torch.equal(looked[n], student[n]) for n in student)
@@ -1056,7 +1060,7 @@ def test_several_networks_of_one_training_form_a_committee(
     ask = {**SQUARES, "score": "disagreement"}
     heard: list[Moment] = []
     campaign(settings(data, "co-training", ["a"], rounds=2, ask=ask, pool=both), tmp_path / "run", heard.append)
-    run = Campaign(tmp_path / "run").round(0)
+    run = RunFolder(tmp_path / "run").round(0)
     expected = (weights_of(run.folder), load_weights(run.kept("second")))
     for member, weights in zip(seen[0].members, expected, strict=True):
         own_weights = member.network.state_dict()
@@ -1073,7 +1077,7 @@ def test_regions_of_the_cache_are_those_that_were_asked(data: Path, tmp_path: Pa
     ask = {"regions": "superpixels:12", "score": "entropy", "budget": {"amount": 5, "unit": "clicks"}}
     config = settings(data, domains=["a"], ask=ask, rounds=2)
     campaign(config, tmp_path / "run")
-    files = Campaign(tmp_path / "run")
+    files = RunFolder(tmp_path / "run")
     for question in asked(tmp_path / "run"):
         path = files.superpixels / "a" / f"{question.stem}.superpixels-12-10.npz"
         stored = Regions.from_bytes(path.read_bytes())
@@ -1087,7 +1091,7 @@ def test_people_may_begin_with_images_alone(tmp_path: Path) -> None:
     config = settings(tmp_path, domains=["a"], labelled=0, rounds=1, annotator="people", first=BY_CHANCE)
     assert campaign(config, tmp_path / "run")["state"] == "waiting"
     domains, out = load_domains(config), tmp_path / "painted"
-    with Ledger(Campaign(tmp_path / "run").ledger) as ledger:
+    with Ledger(RunFolder(tmp_path / "run").ledger) as ledger:
         for question in write_questions(ledger, domains, out):
             path = out / "a" / "labels" / f"{question.stem}.png"
             painted = domains["a"].space.encode(read_mask(path), path)

@@ -13,7 +13,7 @@ from ondisk import two_domains
 
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import Campaign, campaign
+from fewmask.campaign import campaign
 from fewmask.campaign.history import cost_model
 from fewmask.data.domain import read_mask
 from fewmask.document.model import Gallery, Table
@@ -21,6 +21,7 @@ from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.report.asking import asked_regions, budget
 from fewmask.report.facts import read
+from fewmask.runs import RunFolder
 
 SQUARES = {"regions": "squares:16", "budget": {"amount": 60, "unit": "clicks"}}
 
@@ -34,7 +35,7 @@ def answer(run: Path, questions: list[Question], who: str, value: int) -> None:
     """As the page does it, one answer at a time."""
     for question in questions:
         values = np.where(question.inside, np.uint8(value), np.uint8(NOT_LABELLED))
-        with Ledger(Campaign(run).ledger) as ledger:
+        with Ledger(RunFolder(run).ledger) as ledger:
             ledger.answer([Answer(question.id, who, f"{who} {question.id} {value}", values, seconds=2.0)])
 
 
@@ -76,7 +77,7 @@ def test_a_round_waits_for_both_and_learns_what_they_agree_on(data: Path, tmp_pa
         np.testing.assert_array_equal(space.encode(read_mask(path), path), expected[path.stem])
 
     # The report reads the answers by the same rule.
-    with Ledger(Campaign(run).ledger, config.campaign.answers) as ledger:
+    with Ledger(RunFolder(run).ledger, config.campaign.answers) as ledger:
         decided = ledger.progress(0).pixels
     (by_round,) = (b for b in budget(read([run])[0]).blocks if isinstance(b, Table) and b.caption == "By round")
     row = dict(zip(by_round.head, by_round.rows[0], strict=True))

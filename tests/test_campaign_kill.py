@@ -17,8 +17,9 @@ from campaigns import BY_CHANCE, SQUARES, assert_same_campaign, settings_of
 from ondisk import environment, run_python, two_domains, weights_of, write_config
 
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import Campaign, campaign
+from fewmask.campaign import campaign
 from fewmask.methods import parse_config
+from fewmask.runs import RunFolder
 
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
@@ -32,16 +33,16 @@ KILLED = """
 import os, random, signal, sys, threading, time
 from pathlib import Path
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import Campaign, campaign
+from fewmask.campaign import campaign
 from fewmask.methods import read_config
 
 settings, reference, folder = read_config(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
 kills = int(sys.argv[4])
 
 def saved():
-    if not Campaign(folder).ledger.exists():
+    if not RunFolder(folder).ledger.exists():
         return [], []
-    with Ledger(Campaign(folder).ledger) as ledger:
+    with Ledger(RunFolder(folder).ledger) as ledger:
         return ([(q.id, q.round, q.domain, q.stem, q.kind, q.region) for q in ledger.questions()],
                 [(a.id, a.question, a.token) for a in ledger.answers()])
 
@@ -104,7 +105,7 @@ def test_a_campaign_killed_at_random_moments_is_the_one_that_was_not(workers: in
     assert len(set(moments)) >= 3, f"all kills fell in one stage\n{done.stdout}"
     assert_same_campaign(tmp_path / "reference", tmp_path / "run")
     assert not list((tmp_path / "run").rglob(".*.tmp"))
-    with Ledger(Campaign(tmp_path / "run").ledger) as ledger:
+    with Ledger(RunFolder(tmp_path / "run").ledger) as ledger:
         regions = [(q.domain, q.stem, q.kind, q.region) for q in ledger.questions()]
         answered = [a.question for a in ledger.answers()]
     assert len(regions) == len(set(regions)) == len(answered) == len(set(answered)) > 0

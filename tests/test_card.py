@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ondisk import config, two_domains
 from fewmask import card
 from fewmask.campaign import campaign
 from fewmask.engine.fit import train
+from fewmask.runs import Description, Summary
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +91,14 @@ def test_a_hub_reads_the_head(trained: Path) -> None:
 
 def test_names_are_not_read_as_markup(record: card.Record) -> None:
     name, domain = "<b>|`road*_[x](y)\n# h", "a: {b}|\n---"
-    spaces, scores = record.model["domains"], record.summary["domains"]
-    for of in (spaces, scores, record.summary["labelled"], record.summary["unlabelled"], record.config["domains"]):
+    model, summary, config = record.model.to_dict(), record.summary.to_dict(), {**record.config}
+    every = (model["domains"], summary["domains"], summary["labelled"], summary["unlabelled"], config["domains"])
+    for of in every:
         of[domain] = of.pop("a")
-    spaces[domain]["names"][0] = name
-    scores[domain]["iou"] = {name: 0.1, "c1": 0.6, "c2": None}
-    text = card.render(record)
+    model["domains"][domain]["names"][0] = name
+    summary["domains"][domain]["iou"] = {name: 0.1, "c1": 0.6, "c2": None}
+    summary["trained"] = ["b", domain]
+    text = card.render(card.Record(Summary(**summary), Description(**model), config))
     assert head_of(text)["model-index"][0]["results"][-1]["dataset"]["name"] == domain
     row = next(row for row in rows_of(text) if row[-1] == "10.0")
     assert row == ["0", r"&lt;b&gt;\|\`road\*\_\[x\]\(y\) \# h", "0", "10.0"]
@@ -123,7 +127,7 @@ def test_other_seeds_give_the_spread(trained: Path, tmp_path: Path) -> None:
         assert f"mIoU **{100 * scores['miou'] + 10:.1f} ± 10.0**" in text
     assert f"Mean mIoU over domains: **{100 * summary['avg_miou'] + 10:.1f} ± 10.0**" in text
     assert ["seed", "0, 1, 2"] in rows_of(text)
-    summary["steps"] = 7
+    summary["steps"] = summary["selected_step"] = 7
     (folders[0] / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     with pytest.raises(ValueError, match=r"1: not .*run with another seed: steps 7, there 1"):
         card.read(trained, folders)
@@ -148,8 +152,8 @@ def test_other_settings_are_not_another_seed(trained: Path, tmp_path: Path) -> N
 
 
 def test_a_head_that_was_not_trained_is_told_as_such(record: card.Record) -> None:
-    summary = {**record.summary, "trained": ["a"], "domains": {"a": record.summary["domains"]["a"]}}
-    text = card.render(card.Record(summary, record.model, record.config))
+    only = {"trained": ["a"], "domains": {"a": record.summary.domains["a"]}}
+    text = card.render(card.Record(record.summary.model_copy(update=only), record.model, record.config))
     assert "### b\n\nIts head was not trained" in text
     assert ["b", "4", "2"] not in rows_of(text)
 
@@ -157,7 +161,7 @@ def test_a_head_that_was_not_trained_is_told_as_such(record: card.Record) -> Non
 def test_a_card_that_somebody_changed_is_left_alone(record: card.Record, tmp_path: Path) -> None:
     path = tmp_path / "model-card.md"
     assert card.write(path, record)
-    record.summary["seed"] = 9  # type: ignore[index]
+    record = replace(record, summary=record.summary.model_copy(update={"seed": 9}))
     assert card.write(path, record)
     assert "| seed | 9 |" in path.read_text(encoding="utf-8")
     changed = path.read_text(encoding="utf-8").replace("# license: yours", "license: mit  # yours")

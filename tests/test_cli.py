@@ -24,9 +24,9 @@ from PIL import Image
 from fewmask import cli
 from fewmask.cli.terminal import _told
 from fewmask.engine.checkpoint import load_state
-from fewmask.engine.counts import read_counts
 from fewmask.engine.device import forget_peak, memory_mib
 from fewmask.engine.fit import Moment
+from fewmask.runs import read_counts
 
 VERBS = ["demo", "check", "train", "campaign", "query", "answer", "agreement", "evaluate", "predict", "export"]
 VERBS += ["report", "compare"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import runfolders
 import yaml
 from command import Fewmask, is_refused
 from hypothesis import given
@@ -21,11 +22,11 @@ from scipy.special import stdtr
 
 from fewmask.comparison import compare, words
 from fewmask.comparison.statistics import estimate, holm, iou, means, redrawn
-from fewmask.engine.counts import ImageCounts, write_counts
 from fewmask.engine.fit import train
 from fewmask.labels import LabelSpace
 from fewmask.methods import parse_config
 from fewmask.randomness import generator
+from fewmask.runs import ImageCounts, write_counts
 
 CLASSES = {"streets": ["road", "sky", "[bold]|`car"], "rooms": ["wall", "sky"]}
 IMAGES = 12
@@ -167,23 +168,12 @@ def write_run(
         known = [v for v in iou.values() if v is not None]
         shared = [v for c, v in iou.items() if c == "sky" and v is not None]
         private = [v for c, v in iou.items() if c != "sky" and v is not None]
-        domains[name] = {
-            "miou": statistics.mean(known),
-            "miou_shared": statistics.mean(shared),
-            "miou_private": statistics.mean(private),
-            "iou": iou,
-            "split": "test",
-            "images": IMAGES,
-        }
-    summary = {
-        "method": method,
-        "seed": seed,
-        "steps": steps,
-        "seconds": 60.0,
-        "labelled": {n: changes.get("labelled", 3) for n in classes},
-        "avg_miou": statistics.mean(d["miou"] for d in domains.values()),
-        "domains": domains,
-    }
+        means = {"miou": statistics.mean(known), "miou_shared": statistics.mean(shared)}
+        domains[name] = runfolders.scores(iou, **means, miou_private=statistics.mean(private), images=IMAGES)
+    labelled = {n: changes.get("labelled", 3) for n in classes}
+    average = statistics.mean(d["miou"] for d in domains.values())
+    told = {"method": method, "seed": seed, "steps": steps, "selected_step": steps, "avg_miou": average}
+    summary = runfolders.summary(domains, **told, labelled=labelled)
     config = {
         "name": f"{method}-{seed}",
         "seed": seed,
@@ -196,9 +186,7 @@ def write_run(
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    (folder / "model.json").write_text(
-        json.dumps({"domains": {n: s.to_dict() for n, s in spaces.items()}}), encoding="utf-8"
-    )
+    runfolders.write(folder / "model.json", runfolders.description({n: s.to_dict() for n, s in spaces.items()}))
     if counts:
         write_counts(folder / "scores.npz", kept)
     return folder
@@ -334,8 +322,8 @@ def campaign_of(folder: Path, **pixels: int) -> None:
     for number in range(2):
         (folder / "rounds" / f"{number:02d}").mkdir(parents=True)
         (folder / "rounds" / f"{number:02d}" / "summary.json").write_text(summary, encoding="utf-8")
-    history = [{"round": 0}, {"round": 1, "pixels": pixels}]
-    (folder / "campaign.json").write_text(json.dumps({"state": "done", "history": history}), encoding="utf-8")
+    history = [runfolders.entry(number, pixels) for number in range(2)]
+    runfolders.write(folder / "campaign.json", runfolders.campaign(history))
     with_settings(folder, campaign={"rounds": 2})
 
 
@@ -402,7 +390,7 @@ def test_what_cannot_be_compared_is_refused(runs: Path, tmp_path: Path) -> None:
     (runs / "joint-1" / "scores.npz").write_bytes(other)
     refused(runs, match=r"joint-1/scores.npz: not what .*summary.json says of streets; remove it")
     (runs / "joint-1" / "summary.json").write_text("{")
-    refused(runs, match="joint-1: damaged")
+    refused(runs, match=r"joint-1/summary\.json: damaged")
 
 
 def test_an_unfinished_run_is_named_and_a_campaigns_rounds_are_no_runs(runs: Path) -> None:
@@ -420,11 +408,11 @@ def test_a_campaign_that_goes_on_is_not_finished(runs: Path, state: str | None) 
     folder = runs / "joint-0"
     (folder / "ledger.sqlite").touch()
     if state:
-        (folder / "campaign.json").write_text(json.dumps({"state": state, "history": []}), encoding="utf-8")
+        runfolders.write(folder / "campaign.json", runfolders.campaign([], state=state))
     result = compare([runs])
     assert result["warnings"] == [f"{folder}: not finished, left out"]
     assert list(result["methods"][0]["runs"]) == ["1", "2"]
-    (folder / "campaign.json").write_text(json.dumps({"state": "done", "history": []}), encoding="utf-8")
+    runfolders.write(folder / "campaign.json", runfolders.campaign([]))
     assert compare([runs])["warnings"] == []
 
 
@@ -432,12 +420,11 @@ def test_what_a_campaign_took_is_of_all_its_rounds(runs: Path) -> None:
     folder = runs / "joint-0"
     for number in range(3):
         write_run(folder / "rounds" / f"{number:02d}", "joint", 0)  # of 60 s each
-    # The look before round 1 took 6 s; an older version did not write it down.
-    history = [{"round": 0, "look_seconds": None}, {"round": 1, "look_seconds": 6.0}, {"round": 2}]
-    (folder / "campaign.json").write_text(json.dumps({"state": "done", "history": history}), encoding="utf-8")
+    history = [runfolders.entry(number, {"streets": 7}, look) for number, look in enumerate((0.0, 6.0, 0.0))]
+    runfolders.write(folder / "campaign.json", runfolders.campaign(history))
     assert compare([runs])["methods"][0]["seconds"]["mean"] == pytest.approx((180 + 6 + 60 + 60) / 3)
     (folder / "rounds" / "01" / "summary.json").unlink()
-    with pytest.raises(ValueError, match=r"01/summary.json: gone"):
+    with pytest.raises(ValueError, match=r"01/summary.json: missing"):
         compare([runs])
 
 

@@ -25,7 +25,7 @@ from fewmask.config import TranslatorSettings
 from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.engine.fit import _mean_counts, train
-from fewmask.engine.run import Run, load_model
+from fewmask.engine.run import load_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.translation import image_distance, least_squares, semantic_consistency
 from fewmask.methods import METHODS, parse_config
@@ -33,6 +33,7 @@ from fewmask.methods.common.adaptation import begin_as_sources
 from fewmask.methods.cycada import Cycada
 from fewmask.models.translation import History, PatchDiscriminator, Translation, Translator
 from fewmask.models.universal import UniversalSegmenter, at_stride
+from fewmask.runs import RunFolder
 
 SMALL = {"channels": 4, "blocks": 1, "patch": 16, "discriminator_channels": 4, "history": 3}
 WEIGHTS = {"adversarial": 0.5, "cycle": 3.0, "identity": 2.0, "semantic": 0.7, "features": 0.2}
@@ -566,7 +567,7 @@ def test_a_target_without_masks_to_score_it_on(tmp_path: Path) -> None:
     assert list(summary["domains"]) == ["a"]
     assert (summary["labelled"], summary["unlabelled"]) == ({"a": 4, "b": 1}, {"a": 2, "b": 5})
     assert load_model(tmp_path / "run").domains == ("a", "b")
-    assert Run(tmp_path / "run").kept("translator").exists()
+    assert RunFolder(tmp_path / "run").kept("translator").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,13 @@ from fewmask.data.batch import Batch, count_pixels
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.fit import train
-from fewmask.engine.run import Run, load_domains, load_model
+from fewmask.engine.run import load_domains, load_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.difficulty import difficulty_loss
 from fewmask.methods import SETTINGS, build, parse_config
 from fewmask.methods.deal import Deal
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import RunFolder
 
 
 def deal(of: dict[str, Domain], network: UniversalSegmenter | None = None, **options: object) -> Deal:
@@ -181,7 +182,7 @@ def test_the_branch_is_kept_and_scores_as_it_did(tmp_path: Path) -> None:
     made = build(config.method, load_domains(config))
     assert isinstance(made, Deal)
     made.prepare(network, torch.Generator().manual_seed(9))
-    stored = load_weights(Run(tmp_path / "run").kept("difficulty"))
+    stored = load_weights(RunFolder(tmp_path / "run").kept("difficulty"))
     assert not same(made.branch.state_dict(), stored)
     made.branch.load_state_dict(stored)
     assert same(made.branch.state_dict(), stored)

@@ -37,11 +37,11 @@ from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.fit import Moment, train
-from fewmask.engine.run import Run
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods import METHODS, parse_config, read_config
 from fewmask.methods.distill import Distill
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import RunFolder
 
 
 def method(of: dict[str, Domain], **options: Any) -> Distill:
@@ -249,7 +249,7 @@ def test_a_teacher_that_changed_is_refused_and_one_that_came_back_is_not(data: P
 
     with pytest.raises(KeyboardInterrupt):
         train(student, tmp_path / "run", stop)
-    state = load_state(Run(tmp_path / "run").state)
+    state = load_state(RunFolder(tmp_path / "run").state)
     assert [tuple(v.shape) for v in state["method"].values()] == [(1, 32)]
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))

@@ -35,11 +35,12 @@ from fewmask.engine import fit
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.fit import Moment, NonFiniteError, train
 from fewmask.engine.optimiser import Optimisers, build_optimiser, rate_factor, set_rate
-from fewmask.engine.run import Run, load_domains, load_model
+from fewmask.engine.run import load_domains, load_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods import METHODS, SETTINGS, parse_config
 from fewmask.methods.common.base import Method, OwnOptimiser
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import RunFolder
 
 # Every method in every mode that has a state of its own; `pretrain` puts the change of phase inside of the run.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -233,12 +234,12 @@ def test_the_network_before_a_phase_is_kept_also_across_a_stop(
             train(settings, tmp_path / "run", stop_at(step))
     train(settings, tmp_path / "run")
     whole, stopped = (
-        Run(folder).phase("pretrain").read_bytes() for folder in (uninterrupted("univ-full"), tmp_path / "run")
+        RunFolder(folder).phase("pretrain").read_bytes() for folder in (uninterrupted("univ-full"), tmp_path / "run")
     )
-    assert whole == stopped != Run(tmp_path / "run").weights.read_bytes()
+    assert whole == stopped != RunFolder(tmp_path / "run").weights.read_bytes()
     assert [p.name for p in (tmp_path / "run" / "phases").iterdir()] == ["pretrain.safetensors"]
     assert not (uninterrupted("joint") / "phases").exists()
-    assert Run(tmp_path).phase("../a/b").parent == tmp_path / "phases"
+    assert RunFolder(tmp_path).phase("../a/b").parent == tmp_path / "phases"
 
 
 def test_loader_processes_change_nothing_also_across_a_stop(
@@ -395,7 +396,7 @@ def test_a_non_finite_step_names_itself_and_updates_nothing(
     assert before["optimiser"].keys() == optimiser_tensors(made[0].optimisers.main).keys()
     assert helpers.same(before["optimiser"], optimiser_tensors(made[0].optimisers.main))
 
-    state = load_state(Run(tmp_path / "run").state)
+    state = load_state(RunFolder(tmp_path / "run").state)
     assert state["step"] == broken_at
     on_disk = {f"model.{n}": v for n, v in state["model"].items()}
     parameters = {n: v for n, v in before["parameters"].items() if n.startswith("model.")}
@@ -670,7 +671,7 @@ def test_every_parameter_is_in_exactly_one_group(
     if name in OWNERS:
         of_class(OWNERS[name], monkeypatch)
     settings = small(data, "joint" if name in OWNERS else name)
-    made = fit._Fit(settings, Run(tmp_path / "run"), domains, torch.device("cpu"), lambda moment: None, None)
+    made = fit._Fit(settings, RunFolder(tmp_path / "run"), domains, torch.device("cpu"), lambda moment: None, None)
     encoder, rest = ([id(p) for p in g["params"]] for g in made.optimisers.main.param_groups)
     claimed = [id(p) for own in made.method.optimisers().values() for p in own.parameters]
     assert len({*encoder, *rest, *claimed}) == len(encoder) + len(rest) + len(claimed)
@@ -699,7 +700,7 @@ def test_a_network_of_the_method_is_trained_saved_and_resumed(
         train(settings, tmp_path / "run", stop_at(3))
     train(settings, tmp_path / "run")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
-    one, other = (load_state(Run(tmp_path / n).state)["method"] for n in ("whole", "run"))
+    one, other = (load_state(RunFolder(tmp_path / n).state)["method"] for n in ("whole", "run"))
     assert helpers.same(one, other)
     terms = [line["own"] for line in metrics_of(tmp_path / "run") if "own" in line]
     assert terms[-1] < terms[0]
@@ -730,7 +731,7 @@ def test_an_optimiser_of_the_methods_own_has_its_own_rate_schedule_and_clipping(
     # Adam's first step is its rate, however small the gradient; without a gradient there is none.
     assert torch.equal(values[0], values[1])
     torch.testing.assert_close((values[2] - values[1]).abs(), torch.full((2, 3), 0.1), rtol=1e-2, atol=0)
-    (own,) = load_state(Run(tmp_path / "run").state)["optimisers"]["own"]["param_groups"]
+    (own,) = load_state(RunFolder(tmp_path / "run").state)["optimisers"]["own"]["param_groups"]
     assert (own["lr"], own["betas"]) == (0.1, (0.5, 0.999))
     logged = [line["lr"] for line in metrics_of(tmp_path / "run") if "lr" in line]
     assert logged == pytest.approx([5e-4 * f for f in (1, 2 / 3, 1 / 3)])

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fewmask.data.domain import Domain
-from fewmask.engine.counts import ImageCounts, read_counts, write_counts
 from fewmask.engine.evaluate import count, evaluate, same_size_batches
 from fewmask.engine.metrics import confusion, mean, scores
 from fewmask.labels import NOT_LABELLED, VOID, ClassMapping
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import ImageCounts, read_counts, write_counts
 
 # ── The confusion matrix ─────────────────────────────────────────────────────────────────────────────────────────────
 

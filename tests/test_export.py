@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from fewmask.config import ModelSettings
-from fewmask.engine.run import Run, save_model
+from fewmask.engine.run import save_model
 from fewmask.export import compare, export, metadata, to_onnx
 from fewmask.labels import LabelSpace
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import RunFolder
 
 onnx = pytest.importorskip("onnx", reason="the extra fewmask[onnx] is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra fewmask[onnx] is not installed")
@@ -115,7 +116,7 @@ def test_a_file_that_is_not_the_network_is_noticed(exported):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    save_model(Run(folder), UniversalSegmenter(helpers.model_settings(), SPACES))
+    save_model(RunFolder(folder), UniversalSegmenter(helpers.model_settings(), SPACES))
     return folder
 
 
@@ -156,7 +157,7 @@ def test_what_the_exporter_fails_on_is_said_in_a_line(run, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_a_decoder_with_pooling_to_fixed_sizes_is_refused(tmp_path, capfd):
     settings = helpers.model_settings(decoder="upernet", output_stride=32)
-    save_model(Run(tmp_path / "run"), UniversalSegmenter(settings, {"a": helpers.space(2)}))
+    save_model(RunFolder(tmp_path / "run"), UniversalSegmenter(settings, {"a": helpers.space(2)}))
     with pytest.raises(ValueError, match="with upernet"):
         export(tmp_path / "run", tmp_path / "model.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]

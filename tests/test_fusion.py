@@ -11,6 +11,7 @@ from dataclasses import replace
 import helpers
 import numpy as np
 import pytest
+import runfolders
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from fewmask.models.fusion import (
     similarity,
 )
 from fewmask.models.universal import UniversalSegmenter, at_stride
+from fewmask.runs import RunFolder
 
 # ── The union of label spaces ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -291,19 +293,17 @@ def test_a_domain_without_labels_has_no_prototypes(of, network):
         make_prototypes(network, {"b": bare}, workers=0)
 
 
-def test_prototypes_are_kept_for_the_network_that_they_are_of(of, network, tmp_path):
-    found = make_prototypes(network, of, workers=0)
+def test_prototypes_are_those_that_the_run_wrote(of, network, tmp_path):
+    found, run = make_prototypes(network, of, workers=0), RunFolder(tmp_path)
     helpers.saved(network, tmp_path)
-    assert load_prototypes(tmp_path, network) is None
     save_prototypes(tmp_path, found)
+    runfolders.write(run.summary, runfolders.summary({}, weights=run.digests([run.weights, run.prototypes])))
     again = load_prototypes(tmp_path, network)
     assert helpers.same(again.vectors, found.vectors)
     assert all(torch.equal(getattr(again, n), getattr(found, n)) for n in VALUES)
-    other = helpers.model(of, seed=5)
-    helpers.saved(other, tmp_path)
-    assert load_prototypes(tmp_path, other) is None  # they would be of another network
-    with pytest.raises(ValueError, match="not the prototypes of this run's network"):
-        load_prototypes(tmp_path, helpers.model(helpers.domains(3, 5)))
+    save_prototypes(tmp_path, make_prototypes(helpers.model(of, seed=5), of, workers=0))
+    with pytest.raises(ValueError, match=r"prototypes\.safetensors: differs from what the run wrote"):
+        load_prototypes(tmp_path, network)
 
 
 # ── Fused and auto ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -408,9 +408,9 @@ def test_a_domain_may_not_be_called_as_all_together(of):
 def test_a_run_of_one_domain_has_nothing_to_fuse(of, tmp_path):
     from ondisk import config, two_domains
 
-    from fewmask.engine.run import Run, begin
+    from fewmask.engine.run import begin
 
-    with begin(Run(tmp_path / "run"), config(two_domains(tmp_path / "data"))):
+    with begin(RunFolder(tmp_path / "run"), config(two_domains(tmp_path / "data"))):
         pass
     helpers.saved(helpers.model({"a": of["a"]}), tmp_path / "run")
     with pytest.raises(ValueError, match="one domain, a; there is nothing to choose from"):

@@ -19,14 +19,15 @@ from ondisk import config, environment, metrics_of, plain, run_python, two_domai
 
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.door import door
-from fewmask.campaign import Campaign, campaign
+from fewmask.campaign import campaign
 from fewmask.config import Config
 from fewmask.engine.fit import Moment, train
-from fewmask.engine.run import Run, begin, load_config, open_run
+from fewmask.engine.run import begin, load_config, open_run
 from fewmask.files import hold
 from fewmask.methods import parse_config
 from fewmask.recipes import Rate, Recipe
 from fewmask.recipes.running import run as run_recipe
+from fewmask.runs import RunFolder
 
 ME = rf"is being written by process {os.getpid()} on .+; wait for its end, or give another --out"
 
@@ -199,7 +200,7 @@ def test_a_second_training_is_refused_while_the_first_goes_on(data: Path, tmp_pa
     train(settings, folder, meanwhile)
     assert len(refused) == 1
     assert [line["step"] for line in metrics_of(folder) if "loss" in line] == [1, 2]
-    with Run(folder).held():
+    with RunFolder(folder).held():
         assert train(settings, folder)["steps"] == 2  # a finished run is only read
 
 
@@ -214,7 +215,7 @@ def test_a_training_that_fails_lets_go(data: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_became_another_run_meanwhile_is_refused(data: Path, tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", config(data))
-    with begin(Run(run.folder), config(data, batch_size=2)):
+    with begin(RunFolder(run.folder), config(data, batch_size=2)):
         pass
     with pytest.raises(ValueError, match=r"train\.batch_size: 2 there, 4 here"), begin(run, config(data)):
         pytest.fail("it is another's")
@@ -240,12 +241,12 @@ def test_a_campaign_holds_its_folder_until_it_waits_and_people_answer_meanwhile(
         seen.append(moment.stage)
         with pytest.raises(ValueError, match=rf"^{folder}: {ME}"):
             campaign(settings, folder)
-        with Ledger(Campaign(folder).ledger) as ledger, door(folder / "page.json"):
+        with Ledger(RunFolder(folder).ledger) as ledger, door(folder / "page.json"):
             assert ledger.questions() == []
 
     assert campaign(settings, folder, meanwhile)["state"] == "waiting"
     assert seen
-    with Run(folder).held(), Ledger(Campaign(folder).ledger) as ledger:
+    with RunFolder(folder).held(), Ledger(RunFolder(folder).ledger) as ledger:
         assert ledger.questions(open_only=True)
         with pytest.raises(ValueError, match=ME):
             campaign(settings, folder, enough=True)
@@ -262,7 +263,7 @@ def test_recipes_share_a_folder_and_leave_the_row_that_another_runs(data: Path, 
         rows = run_recipe(recipe, lambda row, seed: small(data), tmp_path, ["one", "two"], [0], "command")
         return {row: summary for row, _, summary in rows}
 
-    with Run(tmp_path / "one-0").held():
+    with RunFolder(tmp_path / "one-0").held():
         first = go_on()
     assert first["one"]["state"] == "failed"
     assert "one-0: is being written by process" in str(first["one"]["error"])

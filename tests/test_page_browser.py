@@ -14,11 +14,12 @@ import torch
 from browsing import NAME, Person, Server
 
 from fewmask.annotation.facts import Question
-from fewmask.campaign import Campaign, campaign
+from fewmask.campaign import campaign
 from fewmask.engine.evaluate import as_array, predict_batch
 from fewmask.engine.run import load_domains, load_model
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 from fewmask.methods import parse_config
+from fewmask.runs import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 MODULES = (Path(__file__).parent / "page_modules.js").read_text(encoding="utf-8")
@@ -234,7 +235,7 @@ def test_a_campaign_asks_people_and_goes_on(tmp_path: Path, context: Any) -> Non
     assert (summary["state"], summary["answered"], summary["open"]) == ("done", 6, 0)
     assert summary["seconds"] > 0 and summary["clicks"] == 3 * 3 + 3
     domain = load_domains(config)["streets"]
-    network = load_model(Campaign(run).round(0).folder)
+    network = load_model(RunFolder(run).round(0).folder)
     words = server.words()
     for question in server.questions():
         image = torch.from_numpy(domain.image(question.stem))[None]

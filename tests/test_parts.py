@@ -17,7 +17,7 @@ from PIL import Image
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.view import answered_domain, write_labels
-from fewmask.campaign import Campaign, campaign
+from fewmask.campaign import campaign
 from fewmask.config import ScenesDomain
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.layouts import load_domain
@@ -25,6 +25,7 @@ from fewmask.data.parts import with_parts
 from fewmask.engine.fit import train
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED
+from fewmask.runs import RunFolder
 
 SIZE = (40, 48)
 ROWS, SQUARE = np.s_[:16], np.s_[8:24, 16:32]
@@ -79,7 +80,7 @@ def test_people_are_asked_for_what_masks_leave_open_and_for_nothing_else(data: P
     assert (times["train0"][ROWS] == 0).all() and (times["train0"][16:] == 1).all()
     assert (times["train1"][SQUARE] == 0).all() and times["train1"].sum() == 40 * 48 - 16 * 16
     assert (times["train2"] == 1).all() and (times["train3"] == 1).all()
-    with Ledger(Campaign(run).ledger) as ledger:
+    with Ledger(RunFolder(run).ledger) as ledger:
         answer_all(ledger)
     first, second = campaign(config, run)["history"]
     assert first["pixels"] == {"a": 16 * 48 + 16 * 16}
@@ -112,7 +113,7 @@ def test_training_and_a_campaign_without_questions_read_the_masks_alike(data: Pa
     config = settings(data, "fixmatch", domains=["a"], labelled=None, rounds=1)
     campaign(config, tmp_path / "campaign")
     summary = train(config.model_copy(update={"campaign": None}), tmp_path / "train")
-    assert_same_run(tmp_path / "train", Campaign(tmp_path / "campaign").round(0).folder)
+    assert_same_run(tmp_path / "train", RunFolder(tmp_path / "campaign").round(0).folder)
     assert (summary["labelled"], summary["unlabelled"]) == ({"a": 2}, {"a": 4})
 
 

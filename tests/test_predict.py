@@ -15,9 +15,10 @@ from PIL import Image
 
 from fewmask.data.domain import read_image, read_mask
 from fewmask.engine.predict import find_images, predict
-from fewmask.engine.run import Run, load_model, save_model
+from fewmask.engine.run import load_model, save_model
 from fewmask.labels import LabelSpace
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import RunFolder
 
 # Ids in another order than the classes, two ids for one class, and a void id of its own.
 ODD = LabelSpace(
@@ -110,7 +111,7 @@ def test_the_files_hold_the_datasets_ids_and_read_back_as_labels(network, folder
 
 
 def test_a_saved_model_predicts_the_same_files(network, folder, tmp_path):
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     save_model(run, network)
     again = load_model(run.folder)
     image = torch.from_numpy(picture((37, 50), 9)).permute(2, 0, 1)[None]

@@ -25,7 +25,7 @@ from fewmask.document.model import Charts, Figures, Note, Section
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.metrics import expected_calibration_error, reliability
-from fewmask.engine.run import load_config, load_domains, load_model, trained_domains
+from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
 from fewmask.report import report, space
 from fewmask.report.facts import Facts, groups, read
@@ -35,6 +35,7 @@ from fewmask.report.look import chosen, look, spread
 from fewmask.report.panels import hatched
 from fewmask.report.report import _once
 from fewmask.report.space import _draw, class_similarity, draw
+from fewmask.runs import RunFolder
 
 __all__ = ["fewmask"]
 
@@ -326,7 +327,7 @@ def test_domains_that_a_run_did_not_train_are_not_shown_as_if_it_had(data: Path,
     assert (facts.images("labelled"), facts.images("unlabelled")) == (4, 2)
     assert '<dd class="value">4</dd><dd>beside 2 without, or with a part</dd>' in text
     with pytest.raises(ValueError, match=r"no summary\.json"):
-        trained_domains(tmp_path)
+        RunFolder(tmp_path).read_summary()
 
 
 def test_images_without_masks_are_shown_and_where_scores_are_is_said(tmp_path: Path) -> None:

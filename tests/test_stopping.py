@@ -22,8 +22,8 @@ from fewmask.campaign import campaign
 from fewmask.engine import fit, pool
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.fit import Moment, train
-from fewmask.engine.run import Run
 from fewmask.methods import parse_config
+from fewmask.runs import RunFolder
 from fewmask.stopping import Stopped
 
 
@@ -105,7 +105,7 @@ def test_a_training_stopped_after_every_step_is_bit_for_bit_the_one_that_was_not
     for step in range(1, 6):
         with pytest.raises(Stopped, match=rf"stopped after step {step} of 6, which is saved; .* step {step + 1}$"):
             train(settings, tmp_path / "run", Sends(1, number=number))
-        assert load_state(Run(tmp_path / "run").state)["step"] == step
+        assert load_state(RunFolder(tmp_path / "run").state)["step"] == step
     train(settings, tmp_path / "run")
     train(settings, tmp_path / "reference")
     assert_same_run(tmp_path / "reference", tmp_path / "run")
@@ -123,7 +123,7 @@ def test_a_training_stopped_in_an_evaluation_goes_on_with_it(
     nth = 1 + (nth // 6) * each if onward == "validation" else 3 * each + 1
     with pytest.raises(Stopped, match=rf"stopped after step {step} of 6, which is saved; .* its {onward}$"):
         train(settings, tmp_path / "run", Sends(nth, evaluates=True))
-    assert load_state(Run(tmp_path / "run").state)["step"] == step
+    assert load_state(RunFolder(tmp_path / "run").state)["step"] == step
     assert [line["step"] for line in metrics_of(tmp_path / "run") if "loss" in line] == list(range(1, step + 1))
     train(settings, tmp_path / "run")
     assert_same_run(tmp_path / "reference", tmp_path / "run")
@@ -294,7 +294,7 @@ def test_two_processes_stop_after_the_same_step_and_go_on(number: int, data: Pat
         if (tmp_path / "run" / "summary.json").exists():
             break
         said = {int(step) for step in re.findall(r"stopped after step (\d+) of 60", err)}
-        assert said == {load_state(Run(tmp_path / "run").state)["step"]}, err
+        assert said == {load_state(RunFolder(tmp_path / "run").state)["step"]}, err
         stops += 1
     assert stops >= 2
     done = started("train", config, "--out", tmp_path / "run", torchrun=True)

@@ -150,18 +150,12 @@ def test_fused_masks_have_the_classes_and_colours_of_the_union(
         assert tuple(palette[raw]) == space.colours[index]
 
 
-def test_prediction_needs_no_training_data_and_older_runs_make_their_prototypes(
-    trained: Path, data: Path, tmp_path: Path
-) -> None:
+def test_prediction_needs_no_training_data(trained: Path, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace(str(data), str(tmp_path / "gone")))
-    kept = load_fused(run)
+    assert load_fused(run).vectors.shape == load_fused(trained).vectors.shape
     (run / "prototypes.safetensors").unlink()
-    with pytest.raises(ValueError, match="gone"):
+    with pytest.raises(ValueError, match=r"prototypes\.safetensors: not readable"):
         load_fused(run)
-    (run / "config.yaml").write_text(text)
-    made = load_fused(run)
-    assert (run / "prototypes.safetensors").exists()
-    np.testing.assert_allclose(made.vectors, kept.vectors, atol=1e-4)

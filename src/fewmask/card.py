@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from fewmask.files import write_text
-from fewmask.outcome import settings_of, took
+from fewmask.runs import CampaignSummary, Description, RunFolder, Spent, Summary
 
 # Below this IoU more than half of what is labelled or predicted as a class is wrong.
 LOW = 0.5
@@ -28,26 +28,24 @@ MARK = "<!-- written by fewmask {digest}; a card that you changed is left alone 
 
 @dataclass(frozen=True)
 class Record:
-    """What a card is made from: a run's `summary.json`, `model.json`, `config.yaml` and, of a campaign,
-    `campaign.json`; and the summaries of the same training with other seeds."""
+    """What a card is made from: what a run says of itself, and the summaries of the same training with other seeds."""
 
-    summary: Mapping[str, Any]
-    model: Mapping[str, Any]
+    summary: Summary
+    model: Description
     config: Mapping[str, Any]
-    campaign: Mapping[str, Any] | None = None
-    others: Sequence[Mapping[str, Any]] = ()
-    took: Mapping[str, Any] | None = None
-    """Of a campaign, `seconds` and `steps` of all its rounds."""
+    """The configuration as plain data."""
+    campaign: CampaignSummary | None = None
+    others: Sequence[Summary] = ()
+    spent: Spent | None = None
+    """Of a campaign, in all its rounds."""
 
-    @property
-    def trained(self) -> Sequence[str]:
-        """Domains whose heads were trained; older runs wrote down only those that they scored."""
-        return self.summary.get("trained", list(self.summary["domains"]))
+    def miou(self, domain: str) -> list[float | None]:
+        """Of a domain, of this run and of the other seeds."""
+        return [s.domains[domain].miou for s in (self.summary, *self.others)]
 
-    def scores(self, domain: str, key: str) -> list[float | None]:
-        """A figure of a domain, or the IoU of one of its classes, of this run and of the other seeds."""
-        every = [s["domains"][domain] for s in (self.summary, *self.others)]
-        return [s.get(key) if key == "miou" else s["iou"][key] for s in every]
+    def iou(self, domain: str, label: str) -> list[float | None]:
+        """Of a class likewise."""
+        return [s.domains[domain].iou[label] for s in (self.summary, *self.others)]
 
 
 def read(folder: Path, others: Sequence[Path] = ()) -> Record:
@@ -55,36 +53,36 @@ def read(folder: Path, others: Sequence[Path] = ()) -> Record:
 
     Raises ValueError for a run that is not finished and for others of another method, other steps or classes.
     """
-    summary = _summary(folder)
-    told = [(other, _summary(other)) for other in others]
-    own = settings_of(folder)
+    run = RunFolder(folder)
+    summary = _summary(run)
+    told = [(other, _summary(RunFolder(other))) for other in others]
+    own = run.settings()
     for other, its in told:
-        theirs = settings_of(other)
+        theirs = RunFolder(other).settings()
         different = [key for key in own | theirs if own.get(key) != theirs.get(key)]
         for what, one, another in (
-            ("method", summary["method"], its["method"]),
-            ("steps", summary["steps"], its["steps"]),
-            ("labelled images", summary["labelled"], its["labelled"]),
+            ("method", summary.method, its.method),
+            ("steps", summary.steps, its.steps),
+            ("labelled images", summary.labelled, its.labelled),
             ("classes", _classes(summary), _classes(its)),
         ):
             if one != another:
                 raise ValueError(f"{other}: not {folder} with another seed: {what} {another}, there {one}")
         if different:
             raise ValueError(f"{other}: not {folder} with another seed: other settings of {', '.join(different)}")
-    seeds: dict[int, Mapping[str, Any]] = {}
+    seeds: dict[int, Summary] = {}
     for other, its in told:
-        if seeds.setdefault(its["seed"], its) != its:
-            raise ValueError(f"{other}: another run has seed {its['seed']} too; name one of them")
-    if seeds.pop(summary["seed"], summary) != summary:
-        raise ValueError(f"{folder}: another run has its seed {summary['seed']} too; leave that out")
-    campaign = folder / "campaign.json"
+        if seeds.setdefault(its.seed, its) != its:
+            raise ValueError(f"{other}: another run has seed {its.seed} too; name one of them")
+    if seeds.pop(summary.seed, summary) != summary:
+        raise ValueError(f"{folder}: another run has its seed {summary.seed} too; leave that out")
     return Record(
         summary,
-        json.loads((folder / "model.json").read_text(encoding="utf-8")),
-        yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
-        json.loads(campaign.read_text(encoding="utf-8")) if campaign.exists() else None,
+        run.read_description(),
+        run.read_config(),
+        run.read_campaign() if run.campaign.exists() else None,
         [seeds[seed] for seed in sorted(seeds)],
-        took(folder),
+        run.spent(),
     )
 
 
@@ -126,38 +124,38 @@ def _head(record: Record) -> str:
     results = [
         {
             "task": {"type": "image-segmentation", "name": "Semantic segmentation"},
-            "dataset": {"type": name, "name": name, "split": scores["split"]},
+            "dataset": {"type": name, "name": name, "split": scores.split},
             "metrics": [
-                {"type": "mean_iou", "name": "mIoU", "value": scores["miou"]},
-                {"type": "pixel_accuracy", "name": "Pixel accuracy", "value": scores["pixel_accuracy"]},
+                {"type": "mean_iou", "name": "mIoU", "value": scores.miou},
+                {"type": "pixel_accuracy", "name": "Pixel accuracy", "value": scores.pixel_accuracy},
             ],
         }
-        for name, scores in summary["domains"].items()
-        if scores["miou"] is not None
+        for name, scores in summary.domains.items()
+        if scores.miou is not None
     ]
     data = {
         "library_name": "fewmask",
         "pipeline_tag": "image-segmentation",
-        "tags": ["semantic-segmentation", summary["method"], record.model["model"]["encoder"]],
-        "model-index": [{"name": summary["name"], "results": results}],
+        "tags": ["semantic-segmentation", summary.method, record.model.model.encoder],
+        "model-index": [{"name": summary.name, "results": results}],
     }
     licence = "# license: yours to fill in; the images, their masks and the pretrained weights may bind you\n"
     return f"---\n{licence}{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---\n"
 
 
 def _title(record: Record) -> str:
-    summary, model = record.summary, record.model["model"]
-    domains = ", ".join(f"{escape(n)} ({len(s['names'])} classes)" for n, s in record.model["domains"].items())
+    summary, model = record.summary, record.model.model
+    domains = ", ".join(f"{escape(n)} ({len(s.names)} classes)" for n, s in record.model.spaces.items())
     return (
-        f"# {escape(summary['name'])}\n\nSemantic segmentation: one network, a head for each of {domains}. "
-        f"Encoder `{model['encoder']}`, decoder `{model['decoder']}`, trained with fewmask's method "
-        f"`{summary['method']}`.\n"
+        f"# {escape(summary.name)}\n\nSemantic segmentation: one network, a head for each of {domains}. "
+        f"Encoder `{model.encoder}`, decoder `{model.decoder}`, trained with fewmask's method "
+        f"`{summary.method}`.\n"
     )
 
 
 def _use(record: Record) -> str:
-    first = next(iter(record.model["domains"]))
-    several = f" --domain {shlex.quote(' '.join(first.split()))}" if len(record.model["domains"]) > 1 else ""
+    first = next(iter(record.model.domains))
+    several = f" --domain {shlex.quote(' '.join(first.split()))}" if len(record.model.domains) > 1 else ""
     return f"""## Use
 
 ```
@@ -175,26 +173,26 @@ def _scores(record: Record) -> str:
     seeds = 1 + len(record.others)
     over = f", mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
     lines = [f"## Classes and scores\n\nIoU in %{over}; the class's value in a mask, and its ids in the data's masks."]
-    for name, space in record.model["domains"].items():
-        scores = record.summary["domains"].get(name)
+    for name, space in record.model.spaces.items():
+        scores = record.summary.domains.get(name)
         lines.append(f"\n### {escape(name)}\n")
-        if name not in record.trained:
+        if name not in record.summary.trained:
             lines.append("Its head was not trained: what it predicts is chance.\n")
         elif scores is None:
             lines.append("Not scored: it has neither the split that was to be scored nor validation images.\n")
         else:
             lines.append(
-                f"{scores['images']:,} images of `{scores['split']}`, {scores['pixels']:,} labelled pixels: "
-                f"mIoU **{percent(record.scores(name, 'miou'))}**, "
-                f"pixel accuracy {percent([scores['pixel_accuracy']])} (this run).\n"
+                f"{scores.images:,} images of `{scores.split}`, {scores.pixels:,} labelled pixels: "
+                f"mIoU **{percent(record.miou(name))}**, "
+                f"pixel accuracy {percent([scores.pixel_accuracy])} (this run).\n"
             )
         lines += ["| value | class | ids | IoU |", "|---|---|---|---|"]
-        for value, label in enumerate(space["names"]):
-            ids = ", ".join(str(raw) for raw, index in space["raw_ids"].items() if index == value)
-            iou = "–" if scores is None else percent(record.scores(name, label))
+        for value, label in enumerate(space.names):
+            ids = ", ".join(str(raw) for raw, index in sorted(space.raw_ids.items()) if index == value)
+            iou = "–" if scores is None else percent(record.iou(name, label))
             lines.append(f"| {value} | {escape(label)} | {ids} | {iou} |")
-    if len(record.summary["domains"]) > 1:
-        mean = percent([s["avg_miou"] for s in (record.summary, *record.others)])
+    if len(record.summary.domains) > 1:
+        mean = percent([s.avg_miou for s in (record.summary, *record.others)])
         lines.append(f"\nMean mIoU over domains: **{mean}**.")
     return "\n".join(lines) + "\n"
 
@@ -207,20 +205,20 @@ def _labels(record: Record) -> str:
         "|---|---|---|",
     ]
     lines += [
-        f"| {escape(n)} | {k:,} | {summary['unlabelled'][n]:,} |"
-        for n, k in summary["labelled"].items()
-        if n in record.trained
+        f"| {escape(n)} | {k:,} | {summary.unlabelled[n]:,} |"
+        for n, k in summary.labelled.items()
+        if n in summary.trained
     ]
     for name, settings in record.config["domains"].items():
         lines.append(f"\n{escape(name)}: layout `{settings['layout']}`.")
-    if campaign and campaign["history"]:
-        last, people = campaign["history"][-1], record.config["campaign"]["annotator"] == "people"
-        pixels = ", ".join(f"{escape(n)} {count:,}" for n, count in last["pixels"].items())
-        clicks, seconds = campaign["clicks"], campaign["seconds"]
+    if campaign and campaign.history:
+        last, people = campaign.history[-1], record.config["campaign"]["annotator"] == "people"
+        pixels = ", ".join(f"{escape(n)} {count:,}" for n, count in last.pixels.items())
+        clicks, seconds = campaign.clicks, campaign.seconds
         took = f", with {clicks:,} clicks in {seconds:,.0f} annotator seconds" if clicks or seconds else ""
         lines.append(
-            f"\nA campaign of {len(campaign['history'])} rounds. Labelled pixels in the last one: {pixels}. "
-            f"Regions asked: {campaign['asked']:,}, answered: {campaign['answered']:,}{took}, "
+            f"\nA campaign of {len(campaign.history)} rounds. Labelled pixels in the last one: {pixels}. "
+            f"Regions asked: {campaign.asked:,}, answered: {campaign.answered:,}{took}, "
             f"by {'people' if people else 'a simulated annotator'}{'' if took else ', whose time was not measured'}."
         )
     return "\n".join(lines) + "\n"
@@ -229,18 +227,19 @@ def _labels(record: Record) -> str:
 def _training(record: Record) -> str:
     summary, train = record.summary, record.config["train"]
     method = {key: value for key, value in record.config["method"].items() if key != "name"}
-    hardware, spent = summary["hardware"], record.took or summary
-    rounds = f", {spent['steps']:,} in all rounds" if spent["steps"] != summary["steps"] else ""
+    hardware, spent = summary.hardware, record.spent or summary
+    rounds = f", {spent.steps:,} in all rounds" if spent.steps != summary.steps else ""
     rows = {
-        "method": summary["method"] + (f" {json.dumps(method, ensure_ascii=False)}" if method else ""),
-        "steps": f"{summary['steps']:,}, weights of step {summary['selected_step']:,}{rounds}",
+        "method": summary.method + (f" {json.dumps(method, ensure_ascii=False)}" if method else ""),
+        "steps": f"{summary.steps:,}, weights of step {summary.selected_step:,}{rounds}",
         "batch": f"{train['batch_size']} crops of {train['crop'][0]}×{train['crop'][1]}",
         "optimiser": json.dumps(train["optimiser"]),
         "pretrained weights": Path(str(record.config["model"].get("weights") or "none")).name,
-        "seed": ", ".join(str(s["seed"]) for s in (summary, *record.others)),
-        "time": f"{spent['seconds']:,.0f} s{' in all rounds' * bool(rounds)}",
-        "hardware": f"{hardware['device']} ({hardware['name']}), {hardware['threads']} threads",
-        "versions": ", ".join(f"{name} {number}" for name, number in summary["versions"].items()),
+        "seed": ", ".join(str(s.seed) for s in (summary, *record.others)),
+        "time": f"{spent.seconds:,.0f} s{' in all rounds' * bool(rounds)}",
+        "hardware": f"{hardware.device} ({hardware.name}), {hardware.threads} threads",
+        "versions": ", ".join(f"{name} {number}" for name, number in summary.versions.items()),
+        "SHA-256 of model.safetensors": record.model.weights,
     }
     return (
         "\n".join(["## Training\n", "| | |", "|---|---|", *(f"| {k} | {escape(v)} |" for k, v in rows.items())]) + "\n"
@@ -254,14 +253,14 @@ def _limits(record: Record) -> str:
         "shows none. Images unlike those of the domain were not scored.",
         "- Void (255) and not labelled (254) pixels were neither learnt from nor scored; the network says neither.",
     ]
-    for name, scores in record.summary["domains"].items():
-        low = [escape(c) for c, v in scores["iou"].items() if v is not None and v < LOW]
-        unseen = [escape(c) for c, v in scores["iou"].items() if v is None]
+    for name, scores in record.summary.domains.items():
+        low = [escape(c) for c, v in scores.iou.items() if v is not None and v < LOW]
+        unseen = [escape(c) for c, v in scores.iou.items() if v is None]
         if low:
             lines.append(f"- {escape(name)}: IoU below {100 * LOW:.0f} % on {', '.join(low)}.")
         if unseen:
             lines.append(f"- {escape(name)}: no scored pixel of {', '.join(unseen)}; nothing is known of them.")
-        if scores["split"] == "val":
+        if scores.split == "val":
             lines.append(
                 f"- {escape(name)}: scored on validation, on which the weights were chosen; new images score lower."
             )
@@ -270,16 +269,16 @@ def _limits(record: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    path = folder / "summary.json"
-    if not path.exists():
-        raise ValueError(f"{folder}: no summary.json, and no card without one; let `fewmask train` finish first")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def _summary(run: RunFolder) -> Summary:
+    if not run.summary.exists():
+        raise ValueError(
+            f"{run.folder}: no {run.summary.name}, and no card without one; let `fewmask train` finish first"
+        )
+    return run.read_summary()
 
 
-def _classes(summary: Mapping[str, Any]) -> dict[str, list[str]]:
-    return {name: list(scores["iou"]) for name, scores in summary["domains"].items()}
+def _classes(summary: Summary) -> dict[str, list[str]]:
+    return {name: list(scores.iou) for name, scores in summary.domains.items()}
 
 
 def _digest(text: str) -> str:

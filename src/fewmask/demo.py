@@ -18,6 +18,7 @@ from fewmask.methods import parse_config
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.paths import below
 from fewmask.report import report
+from fewmask.runs import SUMMARY
 
 METHODS = ("joint", "univ-full")
 KINDS = ("streets", "rooms", "countryside")
@@ -63,7 +64,7 @@ def compare(folder: Path, observe: Observer = lambda moment: None) -> dict[str, 
     write_image(picture, sheet(rows, ["input", "ground truth", *METHODS], cell=192))
     page = report([below(folder, method) for method in METHODS], folder / "report.html")
     result = {"runs": runs, "picture": str(picture), "report": page["report"]}
-    write_json(folder / "summary.json", result)
+    write_json(folder / SUMMARY, result)
     return result
 
 

@@ -25,10 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewmask import card
-from fewmask.engine.run import Run, load_model, trained_domains, versions
+from fewmask.engine.run import load_model, versions
 from fewmask.files import write_atomically
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import generator
+from fewmask.runs import RunFolder
 
 OPSET = 18
 # What one protobuf file can hold.
@@ -57,11 +58,12 @@ def export(run: Path, out: Path, domain: str | None = None, seeds: Sequence[Path
     model = load_model(run)
     if domain is not None and domain not in model.domains:
         raise ValueError(f"no domain {domain!r} in {run}; it has {', '.join(model.domains)}")
-    trained = trained_domains(run) if Run(run).summary.exists() else model.domains
+    finished = RunFolder(run).summary.exists()
+    trained = RunFolder(run).read_summary().trained if finished else model.domains
     if domain is not None and domain not in trained:
         raise ValueError(f"the run did not train a head for {domain!r}; it trained {', '.join(trained)}")
     domains = trained if domain is None else (domain,)
-    record = card.read(run, seeds) if seeds or Run(run).summary.exists() else None
+    record = card.read(run, seeds) if seeds or finished else None
     data = to_onnx(model, domains).SerializeToString()
     difference = compare(model, data, domains)
     write_atomically(out, lambda file: file.write(data))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,35 +11,7 @@ from fewmask.acquisition.budget import CostModel, Rate, Unit
 from fewmask.acquisition.curve import Curve, fit
 from fewmask.acquisition.regions import parse
 from fewmask.config import CampaignSettings
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One round: the labels that it trained on, in all, and the scores on validation."""
-
-    round: int
-    cost: Mapping[str, float]
-    """By domain, in the budget's unit."""
-    pixels: Mapping[str, int]
-    """By domain, labelled pixels."""
-    miou: Mapping[str, float | None]
-    """By domain; None where there is nothing to validate on."""
-    seconds: float
-    """Of its training."""
-    look_seconds: float | None = None
-    """Of the look at the pool before it, added up over processes; 0 without one, None if an older version looked."""
-
-    @property
-    def total(self) -> float:
-        return sum(self.cost.values())
-
-    @property
-    def mean(self) -> float | None:
-        known = [value for value in self.miou.values() if value is not None]
-        return sum(known) / len(known) if known else None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"total_cost": self.total, "avg_miou": self.mean}
+from fewmask.runs import Entry, Forecast
 
 
 def unit_of(settings: CampaignSettings) -> Unit:
@@ -74,19 +44,18 @@ def curve(points: Sequence[tuple[float, float | None]]) -> Curve | None:
     return fit([cost for cost, _ in known], [miou for _, miou in known]) if known else None
 
 
-def forecast(history: Sequence[Entry], target: float | None) -> dict[str, Any] | None:
-    """The curve over all domains as plain data, with the labels that the target needs beyond those there are.
-
-    `needed` is (low, median, high), null where it is out of reach; None as long as nothing is known.
-    """
-    found = curve([(entry.total, entry.mean) for entry in history])
+def forecast(history: Sequence[Entry], target: float | None) -> Forecast | None:
+    """The curve over all domains, with the labels that the target needs beyond those there are; None as long as nothing
+    is known."""
+    found = curve([(entry.total_cost, entry.avg_miou) for entry in history])
     if found is None:
         return None
-    told: dict[str, Any] = {"a": found.a, "b": found.b, "c": found.c, "limit": list(found.limit()), "target": target}
-    if target is not None:
-        there = history[-1].total
-        told["needed"] = [max(n - there, 0.0) if math.isfinite(n) else None for n in found.needed(target)]
-    return told
+    known = {"a": found.a, "b": found.b, "c": found.c, "limit": found.limit(), "target": target}
+    if target is None:
+        return Forecast.model_validate(known)
+    there = history[-1].total_cost
+    needed = tuple(max(n - there, 0.0) if math.isfinite(n) else None for n in found.needed(target))
+    return Forecast.model_validate(known | {"needed": needed})
 
 
 def needs(history: Sequence[Entry], domains: Sequence[str], more: float) -> dict[str, float]:

@@ -11,13 +11,16 @@ from fewmask.config import Config
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.committee import Committee, Member
-from fewmask.engine.run import Run, load_model
+from fewmask.engine.run import load_model
 from fewmask.methods import build
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import torch_generator
+from fewmask.runs import RunFolder
 
 
-def committee(config: Config, domains: Mapping[str, Domain], rounds: Sequence[Run], device: torch.device) -> Committee:
+def committee(
+    config: Config, domains: Mapping[str, Domain], rounds: Sequence[RunFolder], device: torch.device
+) -> Committee:
     """The networks of these rounds, each with the difficulty branch that was trained with it, if any was."""
     assert config.campaign is not None
     pool = config.campaign.pool
@@ -25,23 +28,27 @@ def committee(config: Config, domains: Mapping[str, Domain], rounds: Sequence[Ru
     return Committee(members, pool, config.train.precision)
 
 
-def _member(config: Config, domains: Mapping[str, Domain], run: Run, name: str, device: torch.device) -> Member:
+def _member(config: Config, domains: Mapping[str, Domain], run: RunFolder, name: str, device: torch.device) -> Member:
     network = load_model(run.folder, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     branch = _branch(config, domains, run, network)
     if name != "model":
         if not run.kept(name).exists():
             raise ValueError(f"{run.kept(name)}: not there; the method keeps no network of that name")
-        network.load_state_dict(load_weights(run.kept(name)))
+        network.load_state_dict(_weights(run, name))
     return Member(network, branch)
 
 
 def _branch(
-    config: Config, domains: Mapping[str, Domain], run: Run, network: UniversalSegmenter
+    config: Config, domains: Mapping[str, Domain], run: RunFolder, network: UniversalSegmenter
 ) -> Callable[[Tensor], Tensor] | None:
     if not run.kept("difficulty").exists():
         return None
     method = build(config.method, domains)
     method.prepare(network, torch_generator(config.seed, "method", device=str(network.mean.device)))
     branch = method.kept(network)["difficulty"].eval()
-    branch.load_state_dict(load_weights(run.kept("difficulty")))
+    branch.load_state_dict(_weights(run, "difficulty"))
     return branch
+
+
+def _weights(run: RunFolder, name: str) -> dict[str, Tensor]:
+    return load_weights(run.kept(name), run.digest_of(run.kept(name)))

@@ -12,13 +12,12 @@ Everything that is done is on the disk: the ledger has the questions and answers
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,8 +29,7 @@ from fewmask.annotation.oracle import Oracle, answer_all
 from fewmask.annotation.record import FOREVER
 from fewmask.annotation.view import answered_domain, write_labels
 from fewmask.campaign.asking import bare, questions, why_nothing
-from fewmask.campaign.folder import Campaign
-from fewmask.campaign.history import Entry, cost_model, cost_of_image, forecast, needs, unit_of
+from fewmask.campaign.history import cost_model, cost_of_image, forecast, needs, unit_of
 from fewmask.campaign.networks import committee
 from fewmask.campaign.settings import check, config_of_round, seed_of_round
 from fewmask.campaign.telling import looking
@@ -45,11 +43,12 @@ from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
 from fewmask.engine.pool import Asked, Found, look, look_seconds, looked_at
 from fewmask.engine.run import begin, load_domains, open_run
-from fewmask.files import write_bytes, write_json
+from fewmask.files import write_bytes
 from fewmask.labels import NOT_LABELLED
 from fewmask.methods import METHODS
 from fewmask.paths import below
 from fewmask.randomness import generator
+from fewmask.runs import Budget, CampaignSummary, Entry, Round, RunFolder
 
 # Each domain's look at its pool has a seed of its own, as each round has: its draws are numbered by its own images.
 DOMAINS_APART = 2**40
@@ -79,13 +78,13 @@ class _Rounds:
         self.domains = {name: in_part(domain, self.known[name]) for name, domain in domains.items()}
         self.config, self.settings, self.observe, self.enough = config, check(config, self.domains), observe, enough
         self.device = choose_device(config.train.device)
-        self.files = Campaign(folder).check()
-        self.run = open_run(folder, config)
+        self.run = _no_training(RunFolder(folder))
+        open_run(folder, config)
         self.cost, self.unit = cost_model(self.settings), unit_of(self.settings)
         self.history: list[Entry] = []
 
     def _ledger(self) -> Ledger:
-        return Ledger(self.files.ledger, self.settings.answers)
+        return Ledger(self.run.ledger, self.settings.answers)
 
     def run_through(self) -> dict[str, Any]:
         if distributed.rank() == 0:
@@ -98,7 +97,7 @@ class _Rounds:
             self.enough_of = max(ledger.rounds(), default=None) if self.enough else None  # no later ones
         distributed.barrier()
         for number in range(self.settings.rounds):
-            if not self.files.round(number).summary.exists():
+            if not self.run.round(number).summary.exists():
                 try:
                     self._prepare(number)
                     if waiting := self._wait_for_answers(number):
@@ -147,15 +146,15 @@ class _Rounds:
         self, number: int, domains: Mapping[str, Domain], ask: AskSettings | None, before: list[Question]
     ) -> dict[str, Found]:
         first = max(number - self.settings.pool.generations, 0)
-        runs = [self.files.round(n) for n in reversed(range(first, number))]
+        runs = [self.run.round(n) for n in reversed(range(first, number))]
         networks = committee(self.config, self.domains, runs, self.device)
         found = {}
         for k, (name, domain) in enumerate(domains.items()):
             seen = look(
                 networks,
                 domain,
-                below(self.files.pool(number) / "seen", name),
-                cache=self.files.superpixels,
+                self.run.seen(number, name),
+                cache=self.run.superpixels,
                 ask=None if ask is None else Asked(ask, number, [q for q in before if q.domain == name]),
                 pseudo=self._pseudo(number, name) if self._teaches(number) else None,
                 seed=seed_of_round(self.config, number) + k * DOMAINS_APART,
@@ -193,7 +192,7 @@ class _Rounds:
         cost = self.cost.times(self.settings.answers.each)
         candidates = {name: one.candidates for name, one in found.items()}
         need = self._need(ask, {name: part for name, part in candidates.items() if len(part)})
-        asked = questions(found, domains, ask, before, cost, need, self.files.superpixels, rng)
+        asked = questions(found, domains, ask, before, cost, need, self.run.superpixels, rng)
         # Where a later round asks nothing, one before has asked by the same settings, and the pool is used up.
         if not asked and number < 2 and (why := why_nothing(candidates, domains, self._answerable, ask, before, cost)):
             raise ValueError(f"campaign.{'ask' if number else 'first'}.{why}, and give another --out")
@@ -204,7 +203,7 @@ class _Rounds:
             )
         images = sum(len(self._answerable[name] & {*domain.unlabelled}) for name, domain in domains.items())
         amount = ask.budget.amount * (images if ask.budget.per == "image" else 1)
-        write_json(self.files.budget(number), {"amount": amount})
+        self.run.write_record(self.run.budget(number), Budget(amount=amount))
         with self._ledger() as ledger:
             for name, domain in domains.items():
                 ledger.add_images(domain, sorted({q.stem for q in asked if q.domain == name}))
@@ -220,21 +219,13 @@ class _Rounds:
 
     def _pseudo(self, number: int, domain: str) -> PseudoFolder:
         """Of the images that were looked at; one that was wholly answered then has none, whatever is taken back."""
-        pool = self.files.pool(number)
-        return PseudoFolder(below(pool / "pseudo", domain), looked_at(below(pool / "seen", domain)))
-
-    def _budget(self, rounds: Iterable[int]) -> float | None:
-        """What these rounds had to spend; None where one was asked by a version that did not write it down."""
-        files = [self.files.budget(number) for number in rounds]
-        if not all(file.exists() for file in files):
-            return None
-        return sum(json.loads(file.read_text(encoding="utf-8"))["amount"] for file in files)
+        return PseudoFolder(self.run.pseudo(number, domain), looked_at(self.run.seen(number, domain)))
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _wait_for_answers(self, number: int) -> dict[str, Any] | None:
         """Let the oracle answer; the summary of a campaign that waits, where people still have questions."""
-        if self._asks(number) is None or self.files.record(number).exists():
+        if self._asks(number) is None or self.run.record(number).exists():
             return None
         if self.settings.annotator == "oracle" and distributed.rank() == 0:
             with self._ledger() as ledger:
@@ -247,19 +238,15 @@ class _Rounds:
 
     def _known_before(self, number: int) -> int:
         """The last answer that the round before knew of: a look that is begun again sees the same labels."""
-        return int(self._record(number - 1)["up_to"]) if number else 0
-
-    def _record(self, number: int) -> dict[str, Any]:
-        """What a round's training knew: answers `up_to`, and `start`, which an older version did not write down."""
-        return dict(json.loads(self.files.record(number).read_text(encoding="utf-8")))
+        return self.run.read_record(number - 1).up_to if number else 0
 
     def _answered(self, up_to: int) -> dict[str, Domain]:
         """The domains with what is answered up to that answer, as masks on the disk."""
         with self._ledger() as ledger:
             if distributed.rank() == 0:
-                write_labels(ledger, self.domains, self.files.labels, up_to)
+                write_labels(ledger, self.domains, self.run.labels, up_to)
             distributed.barrier()
-            return {n: answered_domain(d, ledger, self.files.labels, up_to) for n, d in self.domains.items()}
+            return {n: answered_domain(d, ledger, self.run.labels, up_to) for n, d in self.domains.items()}
 
     # ── Learn ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -271,43 +258,41 @@ class _Rounds:
                 for name, domain in domains.items()
             }
         warm = self.settings.start == "warm" and number > 0
-        start = self.files.round(number - 1).weights if warm else None
-        run = self.files.round(number)
+        start = self.run.round(number - 1).weights if warm else None
+        run = self.run.round(number)
         config = config_of_round(self.config, number)
         train(config, run.folder, lambda moment: self._hear(number, moment), domains, start)
 
     def _begin(self, number: int) -> int:
         """The last answer that the round's training knows of. Written down, so that it begins again with the same."""
-        record = self.files.record(number)
-        if record.exists():
-            return int(self._record(number)["up_to"])
+        if self.run.record(number).exists():
+            return self.run.read_record(number).up_to
         with self._ledger() as ledger:
             up_to = distributed.agreed(ledger.last_answer_id())
         if without := bare((), self._answered(up_to)):
             raise ValueError(f"{self.run.folder}: nothing is labelled in {', '.join(without)}; answer questions there")
         if distributed.rank() == 0:
-            write_json(record, {"up_to": up_to, "start": self._start})
+            self.run.write_record(self.run.record(number), Round(up_to=up_to, start=self._start))
         distributed.barrier()
         return up_to
 
     def _published(self) -> int:
         """The round whose model is the campaign's; −1 while there is none."""
-        if not self.run.summary.exists():
-            return -1
-        return int(json.loads(self.run.summary.read_text(encoding="utf-8"))["round"])
+        number = self.run.read_summary().round if self.run.summary.exists() else None
+        return -1 if number is None else number
 
     def _publish(self, number: int) -> None:
         """Make the round's model the campaign's, and clear away what only its training needed. The summary comes last
         and says that it is done."""
-        run = self.files.round(number)
+        run = self.run.round(number)
         distributed.barrier()  # all have seen that it is not done
         if distributed.rank() == 0:
             for file in (run.model, run.counts, *sorted(run.folder.glob("*.safetensors"))):
                 write_bytes(below(self.run.folder, file.name), file.read_bytes())
             shutil.rmtree(run.state.parent, ignore_errors=True)
-            shutil.rmtree(self.files.pool(number) / "pseudo", ignore_errors=True)
-            summary = json.loads(run.summary.read_text(encoding="utf-8"))
-            write_json(self.run.summary, summary | {"seed": self.config.seed, "round": number})
+            shutil.rmtree(self.run.all_pseudo(number), ignore_errors=True)
+            own = {"seed": self.config.seed, "round": number}
+            self.run.write_record(self.run.summary, run.read_summary().model_copy(update=own))
         distributed.barrier()
 
     # ── Tell ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -337,46 +322,52 @@ class _Rounds:
 
     def _remember(self, number: int) -> None:
         """Add a finished round to the history."""
-        summary = json.loads(self.files.round(number).summary.read_text(encoding="utf-8"))
-        record = self._record(number)
-        pixels, cost = ({n: own[k] for n, own in record.get("start", self._start).items()} for k in (0, 1))
+        summary, record = self.run.round(number).read_summary(), self.run.read_record(number)
+        pixels = {name: own[0] for name, own in record.start.items()}
+        cost = {name: own[1] for name, own in record.start.items()}
         with self._ledger() as ledger:
             for name in ledger.classes():
-                for question, values in ledger.decisions(name, up_to=record["up_to"]):
+                for question, values in ledger.decisions(name, up_to=record.up_to):
                     cost[name] += question.cost
                     pixels[name] += int((values != NOT_LABELLED).sum())
-        chosen = next((v for v in summary["validation"] if v["step"] == summary["selected_step"]), None)
-        miou = {name: chosen["miou"].get(name) if chosen else None for name in self.domains}
-        looks = [look_seconds(below(self.files.pool(number) / "seen", name)) for name in self.domains]
-        looked = None if None in looks else sum(seconds for seconds in looks if seconds is not None)
-        self.history.append(Entry(number, cost, pixels, miou, summary["seconds"], looked))
+        chosen = summary.selected
+        miou = {name: chosen.miou.get(name) if chosen else None for name in self.domains}
+        looked = sum(look_seconds(self.run.seen(number, name)) for name in self.domains)
+        self.history.append(Entry.of(number, cost, pixels, miou, summary.seconds, looked))
 
-    def _tell(self, state: str, number: int | None = None) -> dict[str, Any]:
+    def _tell(self, state: Literal["done", "waiting"], number: int | None = None) -> dict[str, Any]:
         """Write and return what the campaign has come to; `open` are the questions of the round that waits, or of all
         where none does."""
         last = self.run.summary
         with self._ledger() as ledger:
-            progress, budget = ledger.progress(), self._budget(ledger.rounds())
+            progress, asked = ledger.progress(), ledger.rounds()
             open_ = len(ledger.questions(number, open_only=True))
-        summary = {
-            "state": state,
-            "round": len(self.history) - 1 if number is None else number,
-            "rounds": self.settings.rounds,
-            "open": open_,
-            "unit": self.unit,
-            "asked": progress.asked,
-            "answered": progress.answered,
-            "spent": progress.cost,
-            "budget": budget,
-            "seconds": progress.seconds,
-            "clicks": progress.clicks,
-            "history": [entry.to_dict() for entry in self.history],
-            "forecast": forecast(self.history, self.settings.target),
-            "result": json.loads(last.read_text(encoding="utf-8")) if last.exists() else None,
-        }
+        summary = CampaignSummary(
+            state=state,
+            round=len(self.history) - 1 if number is None else number,
+            rounds=self.settings.rounds,
+            open=open_,
+            unit=self.unit,
+            asked=progress.asked,
+            answered=progress.answered,
+            spent=progress.cost,
+            budget=sum(self.run.read_budget(number).amount for number in asked),
+            seconds=progress.seconds,
+            clicks=progress.clicks,
+            history=self.history,
+            forecast=forecast(self.history, self.settings.target),
+            result=self.run.read_summary() if last.exists() else None,
+        )
         if distributed.rank() == 0:
-            write_json(self.files.summary, summary)
+            self.run.write_record(self.run.campaign, summary)
             if last.exists():
                 card.write(self.run.card, card.read(self.run.folder))
         distributed.barrier()
-        return summary
+        return summary.to_dict()
+
+
+def _no_training(run: RunFolder) -> RunFolder:
+    """The folder. Raises ValueError where it holds a training that is no campaign's."""
+    if not run.ledger.exists() and (run.summary.exists() or run.state.parent.exists()):
+        raise ValueError(f"{run.folder}: holds a run of `fewmask train`, which asks nothing; give another --out")
+    return run

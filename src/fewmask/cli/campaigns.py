@@ -28,7 +28,6 @@ from fewmask.cli.terminal import (
     say,
     training_progress,
 )
-from fewmask.outcome import finished
 from fewmask.paths import below, quoted
 from fewmask.stopping import command
 
@@ -116,7 +115,7 @@ def query(
         whom = "" if annotator is None else f" to {annotator}"
         say(f"No question is open{whom} in {run}. {_next(run)}")
     else:
-        if finished(run):
+        if _finished(run):
             say("The campaign is done: answers are kept, and no training follows that would learn from them.")
         say(f"{_questions(asked)} in {folder}:")
         if tool == "folder":
@@ -292,7 +291,7 @@ def _paint(folder: Path, run: Path, annotator: str | None = None) -> None:
 
 
 def _still_open(run: Path, questions: Sequence[Question]) -> None:
-    if finished(run):
+    if _finished(run):
         say("The campaign is done: answers are kept, `fewmask campaign` puts them into labels/, no training follows.")
     elif questions:
         say(f"{_questions(questions)}. The campaign waits for them, or goes on without them: --enough.")
@@ -300,9 +299,15 @@ def _still_open(run: Path, questions: Sequence[Question]) -> None:
         say("No question is open: the same `fewmask campaign` command goes on.")
 
 
+def _finished(run: Path) -> bool:
+    from fewmask.runs import RunFolder
+
+    return RunFolder(run).finished
+
+
 def _next(run: Path) -> str:
     goes_on = "Its `fewmask campaign` command goes on, and asks the next ones."
-    return "Its campaign is done." if finished(run) else goes_on
+    return "Its campaign is done." if _finished(run) else goes_on
 
 
 def _questions(asked: Sequence[Question]) -> str:
@@ -316,11 +321,11 @@ def _images(asked: Sequence[Question]) -> int:
 
 def opened(run: Path) -> dict[str, Domain]:
     """The domains of a campaign's run. Raises ValueError for any other folder."""
-    from fewmask.campaign import Campaign
     from fewmask.engine.run import load_config, load_domains
+    from fewmask.runs import RunFolder
 
     config = load_config(run)
-    if config.campaign is None or not Campaign(run).ledger.exists():
+    if config.campaign is None or not RunFolder(run).ledger.exists():
         raise ValueError(
             f"{run}: a run of `fewmask train`, which asks nothing; give the folder that `fewmask campaign` wrote"
         )
@@ -330,9 +335,9 @@ def opened(run: Path) -> dict[str, Domain]:
 def ledger_of(run: Path) -> Ledger:
     """The ledger of a campaign's run, to be read as its settings say."""
     from fewmask.annotation.ledger import Ledger
-    from fewmask.campaign import Campaign
     from fewmask.engine.run import load_config
+    from fewmask.runs import RunFolder
 
     settings = load_config(run).campaign
     assert settings is not None
-    return Ledger(Campaign(run).ledger, settings.answers)
+    return Ledger(RunFolder(run).ledger, settings.answers)

@@ -28,17 +28,17 @@ def open_page(
     network where one is trained."""
     from fewmask.annotation.page.desk import Run
     from fewmask.annotation.page.server import serve
-    from fewmask.campaign import Campaign
     from fewmask.campaign.history import unit_of
     from fewmask.engine.device import choose_device
     from fewmask.engine.guess import predictor
     from fewmask.engine.run import load_config
+    from fewmask.runs import RunFolder
 
     config = load_config(run)
     assert config.campaign is not None
     about = Run(
         run.resolve().name,
-        Campaign(run).ledger,
+        RunFolder(run).ledger,
         domains,
         unit_of(config.campaign),
         annotator,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from fewmask.config import Config
     from fewmask.data.domain import Domain
-    from fewmask.engine.counts import ImageCounts
     from fewmask.engine.evaluate import Progress
+    from fewmask.runs import ImageCounts
 
 
 def evaluate(
@@ -46,7 +46,8 @@ def evaluate(
     """Per-class IoU of a run on its own domains, or on another domain through class mappings or with a new head."""
     from fewmask.engine.device import choose_device
     from fewmask.engine.evaluate import evaluate as score
-    from fewmask.engine.run import load_config, load_domains, load_model, record_counts, record_evaluation
+    from fewmask.engine.run import load_config, load_domains, load_model
+    from fewmask.runs import RunFolder
 
     settings = load_config(run)
     counts: dict[str, ImageCounts] = {}
@@ -71,9 +72,9 @@ def evaluate(
             target = _target(settings, on, domain)
             place = choose_device(device)
             result = _transfer(run, place, settings, target, head, classes, new_head_steps, split, progress)
-    record_evaluation(run, split, result)
+    RunFolder(run).record_evaluation(split, result)
     if own:
-        record_counts(run, result, counts)
+        RunFolder(run).record_counts(result["domains"], counts)
     if as_json:
         print_json(result)
     elif "heads" in result:

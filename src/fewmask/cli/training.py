@@ -144,14 +144,14 @@ def _many(problems: Sequence[Problem], noun: str) -> str:
 def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = None, as_json: Json = False) -> None:
     """Train a model. The same command goes on where a run stopped."""
     from fewmask.engine.fit import train as fit
-    from fewmask.engine.run import Run
     from fewmask.methods import read_config
+    from fewmask.runs import RunFolder
 
     settings = read_config(config, overrides or [])
     folder = folder or below(Path("runs"), settings.name)
     if settings.campaign is not None:
         say("`campaign` is not read by `fewmask train`, which trains once; `fewmask campaign` asks", err)
-    finished = Run(folder).summary.exists()
+    finished = RunFolder(folder).summary.exists()
     with training_progress() as observe:
         summary = fit(settings, folder, observe)
     if finished:

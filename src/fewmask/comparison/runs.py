@@ -7,7 +7,6 @@ A run is a folder with `config.yaml` and `summary.json`; a result file is JSON w
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from fewmask.engine.counts import ImageCounts, read_counts
-from fewmask.engine.run import Run
-from fewmask.labels import LabelSpace, shared_classes
-from fewmask.outcome import finished, flat, labelled_pixels, settings_of, took
+from fewmask.labels import shared_classes
+from fewmask.runs import ImageCounts, RunFolder, flat, read_counts
+from fewmask.runs.reading import read_object
 
 LISTED = 6
 # Of a summary, what should be equal in runs that are compared.
@@ -36,7 +33,7 @@ class Scored:
     method: str
     seed: int
     settings: Mapping[str, Any]
-    """By dotted key, as `outcome.settings_of` has them."""
+    """By dotted key, as `RunFolder.settings` has them."""
     summary: Mapping[str, Any]
     folder: Path | None = None
 
@@ -57,15 +54,15 @@ class Scored:
     def counts(self) -> dict[str, ImageCounts]:
         """What was counted in each image; empty for a run without `scores.npz`. Raises ValueError when the file is not
         what the summary's scores come from."""
-        if self.folder is None or not Run(self.folder).counts.exists():
+        if self.folder is None or not RunFolder(self.folder).counts.exists():
             return {}
-        path = Run(self.folder).counts
+        path = RunFolder(self.folder).counts
         found = read_counts(path)
         for name, scores in self.summary["domains"].items():
             told = [np.nan if v is None else v for v in scores["iou"].values()]
             if name not in found or not np.allclose(found[name].iou, told, rtol=0, atol=1e-9, equal_nan=True):
                 raise ValueError(
-                    f"{path}: not what {self.folder / 'summary.json'} says of {name}; remove it, and "
+                    f"{path}: not what {RunFolder(self.folder).summary} says of {name}; remove it, and "
                     f"`fewmask evaluate {self.folder} --split {scores['split']}` counts again"
                 )
         return found
@@ -81,9 +78,7 @@ class Scored:
         the model's domains nor which names mean the same."""
         if self.folder is None:
             return {}
-        spaces = json.loads(Run(self.folder).model.read_text(encoding="utf-8"))["domains"]
-        synonyms = self.settings.get("synonyms") or ()
-        return shared_classes({name: LabelSpace.from_dict(space) for name, space in spaces.items()}, synonyms)
+        return shared_classes(RunFolder(self.folder).read_description().spaces, self.settings.get("synonyms") or ())
 
 
 @dataclass
@@ -151,9 +146,9 @@ def _runs_at(place: str, warnings: list[str]) -> list[Scored]:
             continue
         for folder, inside, files in os.walk(path):
             inside.sort()
-            if "config.yaml" in files:
+            if RunFolder(path).config.name in files:
                 inside.clear()  # a campaign's rounds are parts of it
-                if finished(Path(folder)):
+                if RunFolder(Path(folder)).finished:
                     found.append(_run(Path(folder)))
                 else:
                     warnings.append(f"{folder}: not finished, left out")
@@ -163,23 +158,17 @@ def _runs_at(place: str, warnings: list[str]) -> list[Scored]:
 
 
 def _run(folder: Path) -> Scored:
-    run = Run(folder)
-    try:
-        summary = json.loads(run.summary.read_text(encoding="utf-8"))
-        spent = took(folder)
-        summary["seconds"] = spent["seconds"]
-        if (pixels := labelled_pixels(folder)) is not None:
-            summary |= {"labelled_pixels": pixels, "steps_of_all_rounds": spent["steps"]}
-        return Scored(
-            str(folder), str(summary["method"]), int(summary["seed"]), settings_of(folder), _checked(summary), folder
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise ValueError(f"{folder}: damaged ({' '.join(str(error).split())}); train the run again") from None
+    run = RunFolder(folder)
+    summary, spent = run.read_summary(), run.spent()
+    told = summary.to_dict() | {"seconds": spent.seconds}
+    if (pixels := run.labelled_pixels()) is not None:
+        told |= {"labelled_pixels": pixels, "steps_of_all_rounds": spent.steps}
+    return Scored(str(folder), summary.method, summary.seed, run.settings(), told, folder)
 
 
 def _result_file(path: Path) -> list[Scored]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_object(path, "give a folder of runs or a result file")
         told = {key: data[key] for key in _TOLD if key in data}
         return [
             Scored(f"{path}: {key}", method, int(seed), {"method.name": method}, told | _checked(run))

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewmask.engine.counts import iou
+from fewmask.runs.counts import iou
 
 Array = NDArray[np.float64]
 LEVEL = 0.95

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ def load_state(path: Path) -> dict[str, Any]:
     raise ValueError(f"{path}: not a readable state ({reason}); remove the run's folder and start again")
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Save the weights of a network; what LoRA has learnt is merged into those that it adapts."""
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> str:
+    """Save the weights of a network, and return the file's SHA-256; what LoRA has learnt is merged into those that it
+    adapts."""
     # Copies, because safetensors refuses tensors that share their memory, as tied weights do.
     plain = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in merged(weights).items()}
     data = save(plain)
     write_atomically(path, lambda file: file.write(data))
+    return hashlib.sha256(data).hexdigest()

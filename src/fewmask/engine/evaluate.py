@@ -20,11 +20,11 @@ from fewmask import distributed
 from fewmask.config import Precision
 from fewmask.data.batches import read
 from fewmask.data.domain import Domain
-from fewmask.engine.counts import ImageCounts
 from fewmask.engine.device import autocast
 from fewmask.engine.metrics import confusion, mean, scores
 from fewmask.labels import ClassMapping, shared_classes
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.runs import ImageCounts
 
 Progress = Callable[[int, int], None]
 

@@ -31,7 +31,6 @@ from fewmask.data.frequency import class_weights
 from fewmask.data.parts import with_parts
 from fewmask.engine.average import answering, average_of, better, network_of
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
-from fewmask.engine.counts import ImageCounts, write_counts
 from fewmask.engine.device import autocast, choose_device, forget_peak, memory_mib
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.finite import finite
@@ -43,25 +42,14 @@ from fewmask.engine.moments import Observer as Observer
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.preflight import check_rows
 from fewmask.engine.prototypes import make_prototypes, save_prototypes
-from fewmask.engine.run import (
-    Run,
-    begin,
-    describe,
-    hardware,
-    load_domains,
-    load_summary,
-    open_run,
-    save_model,
-    versions,
-)
-from fewmask.files import write_json
+from fewmask.engine.run import begin, hardware, load_domains, open_run, save_model, versions
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import synchronise
 from fewmask.models.memory import memory_for
 from fewmask.models.universal import UniversalSegmenter
-from fewmask.outcome import LEDGER
 from fewmask.randomness import torch_generator, torch_seed
+from fewmask.runs import ImageCounts, RunFolder, StepLine, Summary, Validation, ValidationLine, write_counts
 
 # torch 2.13 has a new name for it and warns of the old one.
 _SYNC_BUFFERS = "forward_sync_buffers"
@@ -102,10 +90,10 @@ def train(
         device = choose_device(config.train.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             run = open_run(folder, config)
-            if domains is None and (folder / LEDGER).exists():
+            if domains is None and run.ledger.exists():
                 raise ValueError(f"{folder}: a campaign's; `fewmask campaign` goes on with it, or give another --out")
             if distributed.agreed(run.summary.exists()):
-                return load_summary(run)
+                return run.read_summary().to_dict()
             # Whoever gives domains knows which of their masks are labelled in part.
             known = with_parts(known) if domains is None else known
             fit = _Fit(config, run, known, device, observe, start)
@@ -117,7 +105,7 @@ class _Fit:
     def __init__(
         self,
         config: Config,
-        run: Run,
+        run: RunFolder,
         domains: dict[str, Domain],
         device: torch.device,
         observe: Observer,
@@ -158,7 +146,7 @@ class _Fit:
         """The step of the state on the disk, and the validations that it knows."""
         self.saved_at = time.monotonic()
         self.best: dict[str, float] | None = None
-        self.history: list[dict[str, Any]] = []
+        self.history: list[Validation] = []
 
     def run_through(self) -> dict[str, Any]:
         settings = self.config.train
@@ -230,7 +218,7 @@ class _Fit:
         every, steps = self.config.train.validation_interval(images), self.config.train.steps
         ends = {p.start for p in self.phases if p.restart} | {steps}
         now = self.done in ends or bool(every and self.done % every == 0)
-        return now and self.done > 0 and not (self.history and self.history[-1]["step"] == self.done)
+        return now and self.done > 0 and not (self.history and self.history[-1].step == self.done)
 
     def _validate(self) -> None:
         """Validate this step, if it is one to be validated and is not yet."""
@@ -241,8 +229,8 @@ class _Fit:
             return
         which, chosen, means = better(found, self.phases[-1].trained)
         short = {n: s["miou"] for n, s in found[which]["domains"].items()}
-        self.history.append({"step": self.done, "miou": short, **means})
-        self._write({"step": self.done, "validation": short, **means})
+        self.history.append(Validation(step=self.done, miou=short, **means))
+        self._write(ValidationLine(step=self.done, validation=short, **means).to_dict())
         last_start = max((p.start for p in self.phases if p.restart), default=0)
         if chosen is None or self.done <= last_start or (self.best and chosen <= self.best["score"]):
             return
@@ -290,7 +278,7 @@ class _Fit:
             "step": self.done,
             "seconds": self.seconds,
             "best": self.best,
-            "history": self.history,
+            "history": [validation.to_dict() for validation in self.history],
             "model": self.model.state_dict(),
             "method": self.method.state_dict(),
             "optimisers": self.optimisers.state_dict(),
@@ -314,10 +302,10 @@ class _Fit:
                 self.average.load_state_dict(state["average"])
             self.class_weights = state["class_weights"]
             self.done, self.seconds = state["step"], state["seconds"]
-            self.best, self.history = state["best"], state["history"]
+            self.best, self.history = state["best"], [Validation(**one) for one in state["history"]]
             self.saved = (self.done, len(self.history))
         if self.log is not None:
-            self.log.begin(self.done, validated=bool(self.history) and self.history[-1]["step"] == self.done)
+            self.log.begin(self.done, validated=bool(self.history) and self.history[-1].step == self.done)
 
     def _finish(self) -> dict[str, Any]:
         """Take the weights that validation chose, score them once, and write model and summary."""
@@ -333,7 +321,7 @@ class _Fit:
         domains = (self._evaluate(split, self.network, keep=counts.__setitem__)["domains"] if scored else {}) | (
             self._evaluate("val", self.network, others, counts.__setitem__)["domains"] if others else {}
         )
-        summary = {
+        told = {
             "name": self.config.name,
             "method": self.config.method.name,
             "seed": self.config.seed,
@@ -351,31 +339,40 @@ class _Fit:
             "versions": versions(),
         }
         if distributed.rank() == 0:
-            save_model(self.run, self.network)
-            for name in self.kept.keys() - {"model"}:
-                save_weights(self.run.kept(name), self.kept[name].state_dict())
-            if len(self.trained) > 1 and any(d.labelled for d in self.trained.values()):
-                train = self.config.train
-                found = make_prototypes(self.network, self.trained, workers=train.workers, precision=train.precision)
-                save_prototypes(self.run.folder, found)
-            write_counts(self.run.counts, counts)
-            settings = self.config.model_dump(mode="json", serialize_as_any=True)
-            card.write(self.run.card, card.Record(summary, describe(self.network), settings))
-            write_json(self.run.summary, summary)
+            self._save(told, counts)
         if self.log is not None:
             self.log.close()
         distributed.barrier()
-        return summary
+        return self.run.read_summary().to_dict()
+
+    def _save(self, told: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
+        """Write what the training came to; the summary, which says that it is done, comes last."""
+        run, train = self.run, self.config.train
+        description = save_model(run, self.network)
+        written = [run.weights, *(path for p in self.phases[:-1] if (path := run.phase(p.name)).exists())]
+        for name in sorted(self.kept.keys() - {"model"}):
+            save_weights(run.kept(name), self.kept[name].state_dict())
+            written.append(run.kept(name))
+        if len(self.trained) > 1 and any(d.labelled for d in self.trained.values()):
+            found = make_prototypes(self.network, self.trained, workers=train.workers, precision=train.precision)
+            save_prototypes(run.folder, found)
+            written.append(run.prototypes)
+        write_counts(run.counts, counts)
+        summary = Summary(**told, weights=run.digests(written))
+        settings = self.config.model_dump(mode="json", serialize_as_any=True)
+        card.write(run.card, card.Record(summary, description, settings))
+        run.write_record(run.summary, summary)
 
     def _log(self, terms: Mapping[str, float], phase: Phase) -> None:
         if self.done % self.config.train.log_every and self.done != self.config.train.steps:
             return
         watch = {name: value.item() for name, value in self.method.watch.items()}
         rate = self.optimisers.main.param_groups[0]["lr"]
-        self._write(
-            {"step": self.done, "phase": phase.name, "loss": sum(terms.values()), **terms, **watch, "lr": rate,
-             "seconds": round(self.seconds, 3)}
+        line = StepLine(
+            step=self.done, phase=phase.name, loss=sum(terms.values()), terms={**terms, **watch}, lr=rate,
+            seconds=round(self.seconds, 3),
         )  # fmt: skip
+        self._write(line.to_line())
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.log is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +17,17 @@ from fewmask.config import Precision
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import as_array
-from fewmask.engine.run import Run, load_config, load_model
+from fewmask.engine.run import load_config, load_model
 from fewmask.labels import Mask
+from fewmask.runs import RunFolder
 
 
 def predictor(folder: Path, device: torch.device | str = "cpu", precision: Precision = "auto") -> Predictor | None:
     """The trained network of a run as a predictor; None where nothing was trained yet."""
-    weights = Run(folder).weights
-    if not weights.exists():
+    run = RunFolder(folder)
+    if not run.weights.exists():
         return None
-    model = load_model(folder, device)
-    with open(weights, "rb") as file:
-        version = blake2b(file.read(), digest_size=8).hexdigest()
+    model, version = load_model(folder, device), run.read_description().weights[:16]
 
     @torch.inference_mode()
     def predict(domain: str, image: np.ndarray) -> tuple[Mask, np.ndarray]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fewmask.files import write_text
+from fewmask.runs import metrics
 
 
 class Log:
@@ -22,17 +21,12 @@ class Log:
     def begin(self, step: int, validated: bool = True) -> None:
         """Go on after a step: cut what a killed run had logged after it, so that no step is logged or shown twice.
         Unless that step is `validated`, its validation is cut too."""
-        if self.path.exists():
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            if not validated:
-                lines = [line for line in lines if _step_of(line) < step or "validation" not in json.loads(line)]
-            write_text(self.path, "".join(line + "\n" for line in lines))
+        metrics.cut_after(self.path, step, validated)
         if self._board is not None:
             self._writer = self._board(str(self.path.parent / "tensorboard"), purge_step=step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        metrics.append(self.path, line)
         if self._writer is not None:
             for name, value in line.items():
                 if isinstance(value, int | float) and name != "step":
@@ -52,10 +46,3 @@ def board_writer() -> Any:
         mend = 'pip install "fewmask[tensorboard]", or leave it out'
         raise ValueError(f"train.tensorboard: it is not installed; {mend}") from None
     return SummaryWriter
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # the half line of a kill in the middle of a write
-        return float("inf")

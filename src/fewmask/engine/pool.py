@@ -43,6 +43,7 @@ from fewmask.files import write_atomically
 from fewmask.labels import NOT_LABELLED
 from fewmask.paths import below
 from fewmask.randomness import generator, torch_generator, torch_seed
+from fewmask.runs.arrays import read_arrays, write_arrays
 
 PIECE = 16
 
@@ -215,19 +216,14 @@ def look(
     return _together([_load(_piece(folder, i)) for i in range(len(pieces))])
 
 
-def looked_at(folder: Path) -> frozenset[str] | None:
-    """The images that the pieces in `folder` are of; None where an older version's do not tell."""
-    told = [_stems(path) for path in folder.glob("*.npz")]
-    return None if None in told else frozenset(stem for stems in told if stems is not None for stem in stems)
+def looked_at(folder: Path) -> frozenset[str]:
+    """The images that the pieces in `folder` are of."""
+    return frozenset(stem for path in folder.glob("*.npz") for stem in _stems(path))
 
 
-def look_seconds(folder: Path) -> float | None:
-    """What the pieces in `folder` took, added up over processes; None where an older version's do not tell."""
-    told = []
-    for path in folder.glob("*.npz"):
-        with np.load(path, allow_pickle=False) as stored:
-            told.append(float(stored["seconds"]) if "seconds" in stored.files else None)
-    return None if None in told else sum(second for second in told if second is not None)
+def look_seconds(folder: Path) -> float:
+    """What the pieces in `folder` took, added up over processes."""
+    return sum(float(read_arrays(path, _FIX, _EVERY, others=False)["seconds"]) for path in folder.glob("*.npz"))
 
 
 def _opinions(
@@ -350,13 +346,19 @@ def _shut(seen: Seen, regions: Regions, ask: Asked, device: torch.device) -> Ten
 # ── Pieces on disk ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_FIX = "remove it and go on with the same `fewmask campaign` command, which looks again"
+# Of every piece, and of those of a pass that was to ask: the arrays, and their dimensions.
+_EVERY = {"stems": 1, "seconds": 0}
+_ASKED = {"image": 1, "region": 1, "score": 1, "cost": 1, "group": 1, "scores": 1}
+
+
 def _piece(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}.npz"
 
 
 def _is_done(path: Path, stems: Sequence[str]) -> bool:
     """Whether the piece is there. Raises ValueError when it is one of other images."""
-    if path.exists() and (there := _stems(path)) is not None and there != list(stems):
+    if path.exists() and _stems(path) != list(stems):
         raise ValueError(
             f"{path}: a look at other images than the pool has now, which were added or removed since it began; put "
             f"them back, or remove {path.parent} and look again"
@@ -364,10 +366,10 @@ def _is_done(path: Path, stems: Sequence[str]) -> bool:
     return path.exists()
 
 
-def _stems(path: Path) -> list[str] | None:
-    """The images of a piece; None where an older version did not write them down."""
-    with np.load(path, allow_pickle=False) as stored:
-        return stored["stems"].tolist() if "stems" in stored.files else None
+def _stems(path: Path) -> list[str]:
+    """The images of a piece."""
+    stems: list[str] = read_arrays(path, _FIX, _EVERY, others=False)["stems"].tolist()
+    return stems
 
 
 def _save(path: Path, stems: Sequence[str], found: Sequence[Found], seconds: float) -> None:
@@ -376,17 +378,15 @@ def _save(path: Path, stems: Sequence[str], found: Sequence[Found], seconds: flo
     if joined is not None:
         arrays |= {"covered": joined.covered, "scores": np.array([joined.score_sum, joined.score_count])}
     known = {name: values for name, values in arrays.items() if values is not None}
-    write_atomically(path, lambda file: np.savez(file, **known, stems=np.array(stems), seconds=np.float64(seconds)))
+    write_arrays(path, known | {"stems": np.array(stems), "seconds": np.array(seconds)})
 
 
 def _load(path: Path) -> Found:
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files if name not in ("stems", "seconds")}
-    covered, scores = arrays.pop("covered", None), arrays.pop("scores", None)
-    candidates = Candidates(**arrays)
-    if scores is None:  # of an older version, in which candidates stood for all
-        scores = candidates.score.sum(dtype=np.float64), len(candidates)
-    return Found(candidates, covered, float(scores[0]), int(scores[1]))
+    arrays = read_arrays(path, _FIX, {**_EVERY, **_ASKED})
+    known = {name: arrays[name] for f in fields(Candidates) if (name := f.name) in arrays}
+    if len({len(values) for values in known.values()}) != 1 or arrays["scores"].shape != (2,):
+        raise ValueError(f"{path}: damaged (its arrays are of different lengths); {_FIX}")
+    return Found(Candidates(**known), arrays.get("covered"), float(arrays["scores"][0]), int(arrays["scores"][1]))
 
 
 def _together(found: Sequence[Found]) -> Found:

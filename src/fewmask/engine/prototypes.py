@@ -5,7 +5,6 @@ Shapes: B images · C feature channels · C_k classes of domain k · N cells · 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -20,9 +19,10 @@ from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_weights, save_weights
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import LabelledBatches
-from fewmask.engine.run import Run, load_config, load_domains, load_model, trained_domains
+from fewmask.engine.run import load_config, load_model
 from fewmask.models.fusion import Fused, Prototypes, distance, shares, similarity
 from fewmask.models.universal import UniversalSegmenter, at_stride
+from fewmask.runs import RunFolder
 
 IMAGES = 200
 """Labelled images of a domain that are looked at, at most; of more, evenly spread ones."""
@@ -83,48 +83,25 @@ def _labelled(
 
 def save_prototypes(folder: Path, prototypes: Prototypes) -> None:
     """Write them beside the trained network that they belong to."""
-    run = Run(folder)
     tensors = {f"vectors.{name}": vectors for name, vectors in prototypes.vectors.items()}
-    values = {name: getattr(prototypes, name) for name in VALUES}
-    save_weights(run.kept("prototypes"), {**tensors, **values, "network": _fingerprint(run)})
+    save_weights(RunFolder(folder).prototypes, {**tensors, **{name: getattr(prototypes, name) for name in VALUES}})
 
 
-def load_prototypes(folder: Path, model: UniversalSegmenter) -> Prototypes | None:
-    """Those of the folder's network; None when there are none yet, or they are another network's."""
-    run = Run(folder)
-    if not (path := run.kept("prototypes")).exists():
-        return None
-    tensors = load_weights(path)
+def load_prototypes(folder: Path, model: UniversalSegmenter) -> Prototypes:
+    """Those of a finished run's network. Raises ValueError where there are none, or other ones than the run wrote."""
+    run = RunFolder(folder)
+    path = run.prototypes
+    tensors = load_weights(path, run.digest_of(path))
     names = [name for name in model.spaces if f"vectors.{name}" in tensors]
-    shapes = [tuple(tensors[f"vectors.{name}"].shape) for name in names]
-    if not {*VALUES, "network"} <= tensors.keys() or shapes != [
-        (model.spaces[name].num_classes, model.channels) for name in names
-    ]:
-        raise ValueError(f"{path}: not the prototypes of this run's network; remove the file, it is made again")
-    if not torch.equal(tensors["network"], _fingerprint(run)):
-        return None
-    vectors = {name: tensors[f"vectors.{name}"] for name in names}
-    return Prototypes(vectors, **{name: tensors[name] for name in VALUES})
+    return Prototypes({name: tensors[f"vectors.{name}"] for name in names}, **{name: tensors[name] for name in VALUES})
 
 
 def load_fused(folder: Path, device: torch.device | str = "cpu") -> Fused:
     """The trained network of a run, for `fused` and `auto` predictions, in eval mode.
 
-    A run without prototypes, from before a training kept them, gets them now: that takes its training images. Raises
-    ValueError for a run of one domain, which has nothing to fuse or to choose from.
+    Raises ValueError for a run of one domain, which has nothing to fuse or to choose from.
     """
     model, config = load_model(folder, device), load_config(folder)
     if len(model.domains) == 1:
         raise ValueError(f"{folder}: the run has one domain, {model.domains[0]}; there is nothing to choose from")
-    prototypes = load_prototypes(folder, model)
-    if prototypes is None:
-        trained = trained_domains(folder) if Run(folder).summary.exists() else model.domains
-        domains = {name: d for name, d in load_domains(config).items() if name in trained}
-        prototypes = make_prototypes(model, domains, workers=config.train.workers, precision=config.train.precision)
-        save_prototypes(folder, prototypes)
-    return Fused(model, prototypes, config.synonyms).eval()
-
-
-def _fingerprint(run: Run) -> Tensor:
-    """SHA-256 (32,) uint8 of the network's weights."""
-    return torch.tensor(list(hashlib.sha256(run.weights.read_bytes()).digest()), dtype=torch.uint8)
+    return Fused(model, load_prototypes(folder, model), config.synonyms).eval()

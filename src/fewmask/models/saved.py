@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -11,46 +10,52 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from fewmask.config import ModelSettings
-from fewmask.labels import LabelSpace
 from fewmask.models.ensemble import networks
 from fewmask.models.universal import UniversalSegmenter
-
-DESCRIPTION = "model.json"
-WEIGHTS = "model.safetensors"
+from fewmask.runs import Description, RunFolder
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSegmenter:
-    """The trained network of a run, in eval mode. Raises ValueError when the folder holds none or a damaged one."""
-    description, weights = _files(folder)
+    """The trained network of a run, in eval mode. Raises ValueError when the folder holds none, a damaged one, or
+    weights that differ from what the run wrote."""
+    run, found = RunFolder(folder), described(folder)
+    model = networks(found.model, found.spaces, found.members)
     try:
-        data = json.loads(description.read_text(encoding="utf-8"))
-        spaces = {name: LabelSpace.from_dict(space) for name, space in data["domains"].items()}
-        settings, members = ModelSettings.model_validate(data["model"]), int(data.get("members", 1))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{description}: damaged ({' '.join(str(error).split())}); train the run again") from None
-    model = networks(settings, spaces, members)
-    try:
-        model.load_state_dict(load_weights(weights))
+        model.load_state_dict(load_weights(run.weights, found.weights))
     except RuntimeError as error:
-        raise ValueError(f"{weights}: not the weights of {description} ({error}); train the run again") from None
+        raise ValueError(f"{run.weights}: not the weights of {run.model} ({error}); train the run again") from None
     return model.to(device).eval()
+
+
+def described(folder: Path) -> Description:
+    """What the trained network of a run is. Raises ValueError when the folder holds none."""
+    run = RunFolder(folder)
+    if not (run.model.exists() and run.weights.exists()):
+        raise ValueError(f"{folder}: no trained model in it; let `fewmask train` finish first")
+    found = run.read_description()
+    if run.summary.exists() and run.read_summary().weights.get(run.weights.name) != found.weights:
+        raise ValueError(
+            f"{run.model}: not the network of {run.summary.name} beside it; go on with the same command, or put back "
+            "the files that the run wrote"
+        )
+    return found
 
 
 def fingerprint(folder: Path) -> bytes:
     """SHA-256 of a run's trained network. Raises ValueError when the folder holds none."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in _files(folder))).digest()
+    described(folder)
+    run = RunFolder(folder)
+    return hashlib.sha256(run.model.read_bytes() + run.weights.read_bytes()).digest()
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(path: Path, digest: str | None = None) -> dict[str, Tensor]:
+    """The weights in a file. Raises ValueError where they are not those of that SHA-256, and for a damaged file."""
     try:
-        return load(path.read_bytes())
+        data = path.read_bytes()
+        if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+            raise ValueError(
+                f"{path}: differs from what the run wrote; put it back from a copy of the run, or train it again"
+            )
+        return load(data)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not readable as safetensors ({error}); train the run again") from None
-
-
-def _files(folder: Path) -> tuple[Path, Path]:
-    files = folder / DESCRIPTION, folder / WEIGHTS
-    if not all(file.exists() for file in files):
-        raise ValueError(f"{folder}: no trained model in it; let `fewmask train` finish first")
-    return files

@@ -7,26 +7,25 @@ one holds is passed over as failed, with the reason.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fewmask import distributed
-from fewmask.campaign import Campaign, campaign
+from fewmask.campaign import campaign
 from fewmask.campaign.settings import check
 from fewmask.config import Config
 from fewmask.engine.device import choose_device
 from fewmask.engine.fit import NonFiniteError, Observer, train
 from fewmask.engine.metrics import mean
-from fewmask.engine.run import Run, load_domains, load_model, open_run
+from fewmask.engine.run import load_domains, load_model, open_run
 from fewmask.engine.transfer import with_new_head
 from fewmask.files import hold, write_json, write_text
-from fewmask.outcome import took
 from fewmask.paths import below
 from fewmask.recipes import Recipe
 from fewmask.recipes.table import Results, as_json, markdown
+from fewmask.runs import Heads, RunFolder
 
 
 def run(
@@ -93,15 +92,16 @@ def _run(config: Config, folder: Path, observe: Observer, enough: bool) -> dict[
 
 def _score_others(config: Config, folder: Path) -> None:
     """Score the domains that the run has not trained, with a head of their own on its frozen network."""
-    trained = _summary(folder) or {"domains": {}}
-    others = [domain for domain in config.domains if domain not in trained["domains"]]
-    if others and distributed.rank() == 0 and not _heads(folder).exists():
-        with Run(folder).held():
-            _train_heads(config, folder, others)
+    run = RunFolder(folder)
+    scored = run.read_summary().domains if run.finished else {}
+    others = [domain for domain in config.domains if domain not in scored]
+    if others and distributed.rank() == 0 and not run.heads.exists():
+        with run.held():
+            _train_heads(config, run, others)
 
 
-def _train_heads(config: Config, folder: Path, others: Sequence[str]) -> None:
-    domains, network = load_domains(config), load_model(folder, choose_device(config.train.device))
+def _train_heads(config: Config, run: RunFolder, others: Sequence[str]) -> None:
+    domains, network = load_domains(config), load_model(run.folder, choose_device(config.train.device))
     schedule, seed = config.train, config.seed
     scored = {
         name: with_new_head(
@@ -109,38 +109,22 @@ def _train_heads(config: Config, folder: Path, others: Sequence[str]) -> None:
         )
         for name in others
     }
-    write_json(_heads(folder), {name: one["domains"][name] | {"way": one["way"]} for name, one in scored.items()})
-
-
-def _heads(folder: Path) -> Path:
-    return folder / "heads.json"
-
-
-def _summary(folder: Path) -> dict[str, Any] | None:
-    """What a run has come to; None while it is not done."""
-    whole = Campaign(folder).summary
-    file = whole if whole.exists() else Run(folder).summary
-    if not file.exists() or (Campaign(folder).ledger.exists() and file != whole):
-        return None
-    summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if "state" not in summary:
-        return summary
-    if summary["state"] != "done":
-        return None
-    spent = {key: summary[key] for key in ("unit", "asked", "spent", "clicks")}
-    return summary["result"] | spent | took(folder)
+    told = {name: one["domains"][name] | {"way": one["way"]} for name, one in scored.items()}
+    run.write_record(run.heads, Heads.model_validate({"domains": told}))
 
 
 def results(recipe: Recipe, folder: Path) -> Results:
     """The scores of all runs in the folder that are done."""
     found: Results = {}
     for row, seed, path in _runs(recipe, folder):
-        summary = _summary(path)
-        if summary is not None:
-            heads = json.loads(_heads(path).read_text(encoding="utf-8")) if _heads(path).exists() else {}
-            domains = summary["domains"] | heads
+        run = RunFolder(path)
+        if run.finished:
+            told = run.read_summary().to_dict() | asdict(run.spent())
+            if run.campaign.exists():
+                told |= run.read_campaign().model_dump(include={"unit", "asked", "spent", "clicks"})
+            domains = told["domains"] | (run.read_heads().to_dict()["domains"] if run.heads.exists() else {})
             average = mean([scores["miou"] for scores in domains.values()])
-            found.setdefault(row, {})[seed] = summary | {"domains": domains, "avg_miou": average}
+            found.setdefault(row, {})[seed] = told | {"domains": domains, "avg_miou": average}
     return found
 
 

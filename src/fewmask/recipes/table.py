@@ -13,7 +13,7 @@ Results = dict[str, dict[int, dict[str, Any]]]
 
 # Of a run's scores on a domain what the table's file keeps, and of its summary what it leaves to the run's folder.
 KEPT = ("miou", "miou_legacy", "pixel_accuracy", "miou_shared", "miou_private", "iou", "split", "images", "way")
-LEFT_OUT = ("domains", "validation", "hardware", "versions")
+LEFT_OUT = ("format", "domains", "validation", "hardware", "versions", "weights")
 
 # What a run of a row costs: its name in the file, its head in the table, and digits.
 COST = (("minutes", "minutes", 1), ("seconds_a_step", "s a step", 2), ("memory_mib", "MiB", 0))

@@ -13,7 +13,6 @@ import numpy as np
 
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import Campaign
 from fewmask.data.domain import Domain
 from fewmask.document.charts import columns
 from fewmask.document.html import picture
@@ -23,6 +22,7 @@ from fewmask.report.facts import Facts
 from fewmask.report.headline import simulated
 from fewmask.report.look import spread
 from fewmask.report.words import count, css, duration, percent, whole
+from fewmask.runs import RunFolder
 
 THUMBNAILS = 16  # regions of a round
 IN_ALL = 144
@@ -33,7 +33,7 @@ CONTEXT = 2.5  # times the region: how much of the image around it is shown
 def budget(facts: Facts) -> Section:
     """What the labels cost, by round and by annotator."""
     title, name = "Budget", "budget"
-    if not Campaign(facts.folder).ledger.exists():
+    if not RunFolder(facts.folder).ledger.exists():
         why = "Budget and annotators: this run asked nobody; campaigns do."
         return Section(name, title, [Note(why, "missing")])
     with _ledger(facts) as ledger:
@@ -65,7 +65,7 @@ def budget(facts: Facts) -> Section:
 def _ledger(facts: Facts) -> Ledger:
     """The ledger, read by the campaign's rule."""
     assert facts.config.campaign is not None
-    return Ledger(Campaign(facts.folder).ledger, facts.config.campaign.answers)
+    return Ledger(RunFolder(facts.folder).ledger, facts.config.campaign.answers)
 
 
 def _decided(ledger: Ledger) -> dict[int, Mask]:
@@ -119,10 +119,10 @@ def _time(asked: Sequence[Question], answers: Sequence[Answer]) -> Chart:
 
 def _classes(facts: Facts, asked: Sequence[Question], decided: Mapping[int, Mask]) -> Chart | None:
     """What the answers were, by round: the share of the decided pixels that each class has. For one domain."""
-    if len(facts.config.domains) != 1 or facts.campaign is None or facts.campaign["result"] is None:
+    if len(facts.config.domains) != 1 or facts.campaign is None or facts.campaign.result is None:
         return None
-    (scores,) = facts.campaign["result"]["domains"].values()
-    names = list(scores["iou"])
+    (scores,) = facts.campaign.result.domains.values()
+    names = list(scores.iou)
     round_of = {q.id: q.round for q in asked}
     numbers = sorted(set(round_of.values()))
     counts = np.zeros((len(numbers), 256))
@@ -149,7 +149,7 @@ def _classes(facts: Facts, asked: Sequence[Question], decided: Mapping[int, Mask
 def asked_regions(facts: Facts, domains: Mapping[str, Domain], without: Sequence[Note]) -> Section:
     """Some of the regions of each round, from the first to the last in the order of their scores."""
     title, name = "Asked regions", "asked"
-    if not Campaign(facts.folder).ledger.exists():
+    if not RunFolder(facts.folder).ledger.exists():
         return Section(name, title, [Note("Asked regions: this run asked nobody.", "missing")])
     with _ledger(facts) as ledger:
         asked, said = ledger.questions(), _decided(ledger)

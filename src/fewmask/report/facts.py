@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from fewmask.campaign import Campaign
 from fewmask.campaign.history import cost_of_image, unit_of
 from fewmask.config import Config
-from fewmask.engine.run import Run, essence, load_config, load_domains, trained_domains
+from fewmask.engine.run import load_config, load_domains
 from fewmask.report.words import count
+from fewmask.runs import CampaignSummary, Entry, RunFolder, StepLine, Summary, settings_of
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,15 @@ class Training:
     """One training: a plain run, or a round of a campaign."""
 
     number: int
-    run: Run
+    run: RunFolder
     config: Config
-    summary: dict[str, Any] | None
+    summary: Summary | None
     """None while it is not finished."""
-    lines: Sequence[dict[str, Any]]
-    """Of metrics.jsonl, those of steps."""
+    lines: Sequence[StepLine]
 
     @property
     def steps(self) -> int:
-        return int(self.lines[-1]["step"]) if self.lines else 0
+        return self.lines[-1].step if self.lines else 0
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Facts:
     name: str
     """What the page calls it: unique among its runs."""
     config: Config
-    summary: dict[str, Any] | None
-    campaign: dict[str, Any] | None
+    summary: Summary | None
+    campaign: CampaignSummary | None
     """campaign.json; None where there is none yet."""
     trainings: Sequence[Training]
     """The rounds of a campaign that began, or the run itself."""
@@ -53,8 +52,8 @@ class Facts:
         return self.config.campaign is not None
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        return self.campaign["history"] if self.campaign else []
+    def history(self) -> list[Entry]:
+        return self.campaign.history if self.campaign else []
 
     @property
     def unit(self) -> str:
@@ -64,21 +63,24 @@ class Facts:
     @property
     def trained(self) -> bool:
         """There is a network to look at."""
-        return Run(self.folder).weights.exists() and Run(self.folder).model.exists()
+        run = RunFolder(self.folder)
+        return run.weights.exists() and run.model.exists()
 
-    @cached_property
+    @property
     def domains(self) -> tuple[str, ...]:
-        """The domains that it trains; of an older run that could score nothing, all that it has."""
-        trained = trained_domains(self.folder) if self.summary is not None else ()
-        return trained or tuple(self.config.domains)
+        """The domains that it trained; while it is not finished, all that it has."""
+        return tuple(self.summary.trained if self.summary is not None else self.config.domains)
 
     def images(self, kind: Literal["labelled", "unlabelled"]) -> int | None:
         """How many images it trained on; None while it is not finished."""
-        return sum(self.summary[kind][name] for name in self.domains) if self.summary else None
+        if self.summary is None:
+            return None
+        images = self.summary.labelled if kind == "labelled" else self.summary.unlabelled
+        return sum(images[name] for name in self.domains)
 
     @property
     def finished(self) -> bool:
-        return self.campaign["state"] == "done" if self.rounds and self.campaign else self.summary is not None
+        return self.campaign.state == "done" if self.rounds and self.campaign else self.summary is not None
 
     @cached_property
     def pool(self) -> float | None:
@@ -99,8 +101,8 @@ class Facts:
         if self.rounds:
             assert self.config.campaign is not None
             done, rounds = sum(t.summary is not None for t in self.trainings), self.config.campaign.rounds
-            if self.campaign and self.campaign["state"] == "waiting":
-                return f"{done} of {rounds} rounds are done; waiting for answers to {self.campaign['open']:,} questions"
+            if self.campaign and self.campaign.state == "waiting":
+                return f"{done} of {rounds} rounds are done; waiting for answers to {self.campaign.open:,} questions"
             return "done" if self.finished else f"not finished: {done} of {rounds} rounds are done"
         step = self.trainings[0].steps
         return "done" if self.finished else f"not finished: step {step:,} of {self.config.train.steps:,} was logged"
@@ -108,8 +110,8 @@ class Facts:
     @cached_property
     def essence(self) -> str:
         """Equal for runs that differ in nothing but the seed, how many images were labelled, and where they are."""
-        data = {key: value for key, value in essence(self.config).items() if key not in ("seed", "name", "labelled")}
-        return json.dumps(data, sort_keys=True)
+        own = settings_of(self.config.model_dump(mode="json", serialize_as_any=True))
+        return json.dumps({k: v for k, v in own.items() if not k.startswith("labelled.")}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -170,37 +172,19 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _read(folder: Path, name: str) -> Facts:
-    config, files = load_config(folder), Campaign(folder)
-    trainings = [_training(0, Run(folder), config)]
+    config, run = load_config(folder), RunFolder(folder)
+    trainings = [_training(0, run, config)]
     if config.campaign is not None:
-        begun = [n for n in range(config.campaign.rounds) if files.round(n).config.exists()]
-        trainings = [_training(n, files.round(n), load_config(files.round(n).folder)) for n in begun]
-    return Facts(folder, name, config, _json(Run(folder).summary), _json(files.summary), trainings)
+        rounds = {number: run.round(number) for number in range(config.campaign.rounds)}
+        begun = {number: its for number, its in rounds.items() if its.config.exists()}
+        trainings = [_training(number, its, load_config(its.folder)) for number, its in begun.items()]
+    campaign = run.read_campaign() if run.campaign.exists() else None
+    return Facts(folder, name, config, _summary(run), campaign, trainings)
 
 
-def _training(number: int, run: Run, config: Config) -> Training:
-    return Training(number, run, config, _json(run.summary), [line for line in _lines(run.metrics) if "loss" in line])
+def _training(number: int, run: RunFolder, config: Config) -> Training:
+    return Training(number, run, config, _summary(run), run.read_steps())
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); train the run again") from None
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log. The last one may be cut off: a run may be writing it, or was killed in it."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    found = []
-    for i, line in enumerate(lines):
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            if i + 1 < len(lines):
-                raise ValueError(f"{path}: line {i + 1} is damaged; train the run again") from None
-    return found
+def _summary(run: RunFolder) -> Summary | None:
+    return run.read_summary() if run.summary.exists() else None

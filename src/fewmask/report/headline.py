@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from fewmask.document.model import Block, Figure, Figures, Note, Section, Table
 from fewmask.report.facts import Facts, Group, by_labels, groups
@@ -40,8 +39,8 @@ def _group(group: Group) -> Figure:
 
 def _certain(runs: Sequence[Facts]) -> list[Block]:
     """Domains whose figures say nothing of the network."""
-    own = {name: s for facts in runs if facts.summary for name, s in facts.summary["domains"].items()}
-    alone = {name: next(iter(s["iou"])) for name, s in own.items() if len(s["iou"]) == 1}
+    own = {name: s for facts in runs if facts.summary for name, s in facts.summary.domains.items()}
+    alone = {name: next(iter(s.iou)) for name, s in own.items() if len(s.iou) == 1}
     return [
         Note(
             f"{name} has the one class {only}, which every network finds everywhere: its mIoU is 100 % whatever was "
@@ -65,19 +64,19 @@ def _figures(facts: Facts) -> list[Figure]:
         again = "scored once, at the end" if split == "test" else "not on test; this is what selected the weights"
         found.append(Figure(f"mIoU on {split}", percent(miou), again))
     if validation is not None and (test is None or test[0] != "val"):
-        before = [e["avg_miou"] for e in facts.history[:-1] if e["avg_miou"] is not None]
+        before = [e.avg_miou for e in facts.history[:-1] if e.avg_miou is not None]
         change = f"{points(validation - before[-1])} points since the last round" if before else "selects the weights"
         found.append(Figure("mIoU on validation", percent(validation), change))
     found.append(_labels(facts))
-    if facts.campaign and facts.campaign["answered"]:
+    if facts.campaign and facts.campaign.answered:
         told = facts.campaign
-        who = "by the cost model: the annotator is simulated" if simulated(facts) else f"{whole(told['clicks'])} clicks"
-        if told["seconds"] or told["clicks"]:
-            found.append(Figure("Annotator's time", duration(told["seconds"]), who))
+        who = "by the cost model: the annotator is simulated" if simulated(facts) else f"{whole(told.clicks)} clicks"
+        if told.seconds or told.clicks:
+            found.append(Figure("Annotator's time", duration(told.seconds), who))
         else:
             found.append(Figure("Annotator's time", "–", "not measured: painting programs do not tell"))
     steps = sum(t.steps for t in facts.trainings)
-    seconds = sum(t.lines[-1]["seconds"] for t in facts.trainings if t.lines)
+    seconds = sum(t.lines[-1].seconds for t in facts.trainings if t.lines)
     found.append(Figure("Training", duration(seconds), f"{count(steps, 'step')}, {facts.config.method.name}"))
     return found
 
@@ -85,8 +84,8 @@ def _figures(facts: Facts) -> list[Figure]:
 def _labels(facts: Facts) -> Figure:
     if facts.history:
         last = facts.history[-1]
-        pixels = f"; {count(sum(last['pixels'].values()), 'pixel')} decided" if facts.unit != "pixels" else ""
-        return Figure("Labels", whole(last["total_cost"]), facts.unit + pixels)
+        pixels = f"; {count(sum(last.pixels.values()), 'pixel')} decided" if facts.unit != "pixels" else ""
+        return Figure("Labels", whole(last.total_cost), facts.unit + pixels)
     labelled, pool = facts.images("labelled"), facts.images("unlabelled")
     if labelled is not None and pool is not None:
         return Figure("Labelled images", whole(labelled), f"beside {whole(pool)} without, or with a part")
@@ -106,18 +105,18 @@ def _domains(facts: Facts) -> list[Block]:
     """A row for each domain, where the run has scored them."""
     if facts.summary is None:
         return []
-    own = facts.summary["domains"]
+    own = facts.summary.domains
     if not own:
         return [Note("Scores: no image of val or test had a mask when the run ended.", "missing")]
-    aligned = any("miou_private" in s for s in own.values())
+    aligned = any(s.divided for s in own.values())
     head = ["domain", "classes", "labelled", "unlabelled", "scored on", "images", "mIoU", "pixel accuracy"]
     head += ["shared classes", "private classes"] if aligned else []
     rows = []
     for name, s in own.items():
-        labelled, pool = facts.summary["labelled"][name], facts.summary["unlabelled"][name]
-        row = [name, str(len(s["iou"])), whole(labelled), whole(pool), s["split"], whole(s["images"])]
-        row += [percent(s["miou"]), percent(s["pixel_accuracy"])]
-        row += [percent(s.get("miou_shared")), percent(s.get("miou_private"))] if aligned else []
+        labelled, pool = facts.summary.labelled[name], facts.summary.unlabelled[name]
+        row = [name, str(len(s.iou)), whole(labelled), whole(pool), s.split, whole(s.images)]
+        row += [percent(s.miou), percent(s.pixel_accuracy)]
+        row += [percent(s.miou_shared), percent(s.miou_private)] if aligned else []
         rows.append(row)
     return [Table(head, rows, caption="The run's own scores, by domain")]
 
@@ -131,29 +130,27 @@ def _runs(runs: Sequence[Facts]) -> Table:
     for facts in runs:
         test = scored(facts)
         split, miou = test or ("–", None)
-        own: dict[str, Any] = facts.summary["domains"] if facts.summary else {}
+        own = facts.summary.domains if facts.summary else {}
         state = "done" if facts.finished else "not finished"
         row = [facts.name, facts.config.method.name, str(facts.config.seed), state]
         row += [f"{_labels(facts).value} {facts.unit}", percent(validated(facts)), split, percent(miou)]
-        row += [percent(own.get(name, {}).get("miou")) for name in names] if len(names) > 1 else []
+        row += [percent(own[name].miou if name in own else None) for name in names] if len(names) > 1 else []
         rows.append(row)
     return Table(head, rows, caption="Every run", text_columns=2)
 
 
 def scored(facts: Facts) -> tuple[str, float | None] | None:
     """The split that the run's summary was scored on, and the mean mIoU; None where there is no summary."""
-    if facts.summary is None or not facts.summary["domains"]:
+    if facts.summary is None or not facts.summary.domains:
         return None
-    splits = {s["split"] for s in facts.summary["domains"].values()}
-    return " and ".join(sorted(splits)), facts.summary["avg_miou"]
+    splits = {s.split for s in facts.summary.domains.values()}
+    return " and ".join(sorted(splits)), facts.summary.avg_miou
 
 
 def validated(facts: Facts) -> float | None:
     """The mean mIoU on validation of the weights that were kept."""
-    if facts.summary is None:
-        return None
-    step = facts.summary["selected_step"]
-    return next((v["avg_miou"] for v in facts.summary["validation"] if v["step"] == step), None)
+    chosen = facts.summary.selected if facts.summary else None
+    return chosen.avg_miou if chosen else None
 
 
 def simulated(facts: Facts) -> bool:

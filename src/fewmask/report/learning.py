@@ -10,16 +10,16 @@ import numpy as np
 
 from fewmask.acquisition.curve import Curve
 from fewmask.acquisition.forecast import forecast_words
-from fewmask.campaign.history import Entry, curve, forecast
+from fewmask.campaign.history import curve, forecast
 from fewmask.document.charts import Series, lines
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.document.svg import plain_number
 from fewmask.report.facts import Facts, Group, groups
 from fewmask.report.words import percent, points, whole
+from fewmask.runs import Entry, StepLine
 
 AHEAD = 1.6  # times the labels there are: how far the curve is drawn into the future
 LINE = 150  # points of a line of losses: more than that are no longer told apart
-NO_TERMS = {"step", "phase", "loss", "lr", "seconds"}
 
 Point = tuple[float, float]
 
@@ -55,10 +55,10 @@ def outlook(runs: Sequence[Facts], name: str = "") -> list[str]:
     settings = runs[0].config.campaign
     assert settings is not None
     told = forecast(known, settings.target)
-    words = [name + forecast_words(told, known[-1].total, runs[0].unit, runs[0].pool)]
-    found = curve([(entry.total, entry.mean) for entry in known])
+    words = [name + forecast_words(told.to_dict() if told else None, known[-1].total_cost, runs[0].unit, runs[0].pool)]
+    found = curve([(entry.total_cost, entry.avg_miou) for entry in known])
     if found is not None and settings.ask is not None and settings.ask.budget.per == "pool":
-        more, there = settings.ask.budget.amount, known[-1].total
+        more, there = settings.ask.budget.amount, known[-1].total_cost
         gain = found.gain(there, more)
         words[0] += f" Another {whole(more)} {runs[0].unit} are expected to bring {points(gain)} points."
     return words
@@ -66,9 +66,7 @@ def outlook(runs: Sequence[Facts], name: str = "") -> list[str]:
 
 def _entries(runs: Sequence[Facts]) -> list[Entry]:
     """The rounds of all runs, by their labels."""
-    keys = ("round", "cost", "pixels", "miou", "seconds")
-    entries = [Entry(**{key: entry[key] for key in keys}) for facts in runs for entry in facts.history]
-    return sorted(entries, key=lambda entry: entry.total)
+    return sorted((entry for facts in runs for entry in facts.history), key=lambda entry: entry.total_cost)
 
 
 def _charts(found: Sequence[Group], unit: str) -> list[Chart]:
@@ -109,11 +107,11 @@ def _charts(found: Sequence[Group], unit: str) -> list[Chart]:
 def _points(facts: Facts) -> list[Point]:
     """(labels, mIoU): of each round on validation; of a plain run the one of its summary."""
     if facts.rounds:
-        return [(e["total_cost"], e["avg_miou"]) for e in facts.history if e["avg_miou"] is not None]
+        return [(e.total_cost, e.avg_miou) for e in facts.history if e.avg_miou is not None]
     labelled = facts.images("labelled")
-    if facts.summary is None or labelled is None or facts.summary["avg_miou"] is None:
+    if facts.summary is None or labelled is None or facts.summary.avg_miou is None:
         return []
-    return [(float(labelled), facts.summary["avg_miou"])]
+    return [(float(labelled), facts.summary.avg_miou)]
 
 
 def _mean(parts: Sequence[Sequence[Point]], rounds: bool) -> tuple[list[Point], list[tuple[float, float, float]]]:
@@ -176,7 +174,7 @@ def _by_domain(group: Group, domains: Sequence[str], unit: str) -> Chart:
     series = []
     for place, name in enumerate(domains):
         parts = [
-            [(e["cost"][name], e["miou"][name]) for e in facts.history if e["miou"].get(name) is not None]
+            [(e.cost[name], miou) for e in facts.history if (miou := e.miou.get(name)) is not None]
             for facts in group.runs
         ]
         if any(parts):
@@ -196,8 +194,8 @@ def _over_steps(runs: Sequence[Facts]) -> list[Block]:
     series = []
     for place, group in enumerate(groups(runs)):
         for facts in group.runs:
-            told = facts.summary["validation"] if facts.summary else []
-            at = [(float(v["step"]), v["avg_miou"]) for v in told if v["avg_miou"] is not None]
+            told = facts.summary.validation if facts.summary else []
+            at = [(float(v.step), v.avg_miou) for v in told if v.avg_miou is not None]
             if len(at) > 1:
                 name = group.name if len(group.runs) == 1 else f"{group.name}, seed {facts.config.seed}"
                 series.append(Series(name, at, place, dots=True, legend=group.name))
@@ -216,9 +214,7 @@ def losses(runs: Sequence[Facts]) -> Section:
     if not any(t.lines for facts in runs for t in facts.trainings):
         return Section(name, title, [Note("Loss curves: nothing was logged yet (no metrics.jsonl).", "missing")])
     found = groups(runs)
-    terms = list(
-        dict.fromkeys(k for f in runs for t in f.trainings for line in t.lines for k in line if k not in NO_TERMS)
-    )
+    terms = list(dict.fromkeys(term for f in runs for t in f.trainings for line in t.lines for term in line.terms))
     charts = []
     for term in ["loss", *(terms if len(terms) > 1 else [])]:
         series = [
@@ -256,12 +252,17 @@ def _curve(facts: Facts, key: str) -> list[Point]:
     """Over the steps of all rounds, thinned to means of equal stretches."""
     points, before = [], 0
     for training in facts.trainings:
-        points += [(float(before + line["step"]), float(line[key])) for line in training.lines if key in line]
+        told = ((line.step, _value(line, key)) for line in training.lines)
+        points += [(float(before + step), value) for step, value in told if value is not None]
         before += training.config.train.steps
     if len(points) <= LINE:
         return points
     parts = np.array_split(np.array(points), LINE)
     return [(float(x), float(y)) for x, y in (part.mean(0) for part in parts)]
+
+
+def _value(line: StepLine, key: str) -> float | None:
+    return line.loss if key == "loss" else line.terms.get(key)
 
 
 def _marks(facts: Facts) -> list[tuple[float, str]]:
@@ -272,9 +273,9 @@ def _marks(facts: Facts) -> list[tuple[float, str]]:
             marks.append((float(before), f"round {training.number + 1}"))
         seen: Any = None
         for line in training.lines:
-            if line["phase"] != seen and (seen is not None or not facts.rounds):
-                marks.append((float(before + (line["step"] if seen is not None else 0)), line["phase"]))
-            seen = line["phase"]
+            if line.phase != seen and (seen is not None or not facts.rounds):
+                marks.append((float(before + (line.step if seen is not None else 0)), line.phase))
+            seen = line.phase
         before += training.config.train.steps
     phases = {word for _, word in marks}
     return marks if len(phases) > 1 else []

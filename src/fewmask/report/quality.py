@@ -32,7 +32,7 @@ def classes(facts: Facts, looks: Mapping[str, Look], without: Sequence[Note]) ->
 
 def _scores(facts: Facts, looks: Mapping[str, Look]) -> dict[str, dict[str, Any]]:
     """By domain, what was seen now; else what the run wrote down."""
-    own = facts.summary["domains"] if facts.summary else {}
+    own = {n: s.to_dict() for n, s in facts.summary.domains.items()} if facts.summary else {}
     seen = {name: seen.scores | {"split": seen.split, "images": len(seen.stems)} for name, seen in looks.items()}
     return own | seen
 
@@ -46,12 +46,12 @@ def _before(
         return {}, ""
     summary = done[-2].summary
     assert summary is not None
-    earlier = summary["domains"].get(name)
-    if earlier is None or earlier["split"] != own["split"] or (seen is not None and not seen.whole):
+    earlier = summary.domains.get(name)
+    if earlier is None or earlier.split != own["split"] or (seen is not None and not seen.whole):
         looked = f"{own['images']} images of {own['split']} were looked at now"
-        then = f"{earlier['images']} of {earlier['split']}" if earlier else "none"
+        then = f"{earlier.images} of {earlier.split}" if earlier else "none"
         return {}, f"The change since the last round in {name}: {looked}, {then} then. A larger --images shows it."
-    return earlier["iou"], ""
+    return earlier.iou, ""
 
 
 def _bars(facts: Facts, name: str, own: Mapping[str, Any], before: Mapping[str, float | None]) -> Chart:
@@ -59,17 +59,17 @@ def _bars(facts: Facts, name: str, own: Mapping[str, Any], before: Mapping[str, 
     given = [Bar(c, own["iou"][c], before.get(c)) for c in order]
     done = [t.number for t in facts.trainings if t.summary is not None]
     then = f"round {done[-2] + 1}" if len(done) > 1 else ""
-    test = facts.summary["domains"].get(name, {}) if facts.summary else {}
+    test = facts.summary.domains.get(name) if facts.summary else None
     head = ["class", own["split"], *([then, "change"] if before else [])]
-    also = test and test["split"] != own["split"]
-    head += [test["split"]] if also else []
+    scored_on = test if test and test.split != own["split"] else None
+    head += [scored_on.split] if scored_on else []
     rows = []
     for bar in given:
         row = [bar.name, percent(bar.value)]
         if before:
             both = bar.value is not None and bar.before is not None
             row += [percent(bar.before), points(bar.value - bar.before) if both else "–"]  # type: ignore[operator]
-        rows.append(row + ([percent(test["iou"].get(bar.name))] if also else []))
+        rows.append(row + ([percent(scored_on.iou.get(bar.name))] if scored_on else []))
     known = [bar for bar in given if bar.value is not None]
     words = (
         f"best {known[0].name} with {percent(known[0].value)}, worst {known[-1].name} with {percent(known[-1].value)}"

@@ -21,7 +21,7 @@ from fewmask.document.model import Block, Note, Page, Section
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.device import choose_device
 from fewmask.engine.evaluate import Progress
-from fewmask.engine.run import load_domains, load_model, record_evaluation, versions
+from fewmask.engine.run import load_domains, load_model, versions
 from fewmask.files import write_text
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
@@ -36,6 +36,7 @@ from fewmask.report.neighbours import Views, neighbours
 from fewmask.report.panels import panels
 from fewmask.report.quality import calibration, classes, confusions
 from fewmask.report.space import draw
+from fewmask.runs import RunFolder
 
 EMBEDDED = 40  # images of a domain that cells are drawn from
 UNFINISHED = (
@@ -141,7 +142,7 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
                 seen.without.append(Note(f"{name}: {error}", "missing"))
     if split == "test":
         own = {name: s.scores | {"split": split, "images": len(s.stems)} for name, s in seen.looks.items()}
-        record_evaluation(facts.folder, split, {"domains": own})
+        RunFolder(facts.folder).record_evaluation(split, {"domains": own})
     if seen.looks:
         seen.views = _views(facts, model, seen, step)
     return seen
@@ -200,9 +201,10 @@ def _before(facts: Facts, seen: _Seen, model: UniversalSegmenter) -> tuple[str, 
     phases = [p for p in method.phases(last.config.train.steps) if p.stop > p.start] if method else []
     if len(phases) > 1 and (weights := last.run.phase(phases[-2].name)).exists():
         name = "alignment" if phases[-1].name == "align" else f"phase {phases[-1].name}"
-        return f"before the {name}, after step {phases[-2].stop:,}", _twin(model, last.config.seed, weights)
+        return f"before the {name}, after step {phases[-2].stop:,}", _twin(model, last.config.seed, last.run, weights)
     if facts.rounds and last.number > 0:
-        return "after round 1", _twin(model, last.config.seed, facts.trainings[0].run.weights)
+        first = facts.trainings[0].run
+        return "after round 1", _twin(model, last.config.seed, first, first.weights)
     settings = facts.config.model
     if settings.weights == "imagenet":
         return "the first weights were fetched by name, and nothing is fetched for a report.", None
@@ -213,10 +215,10 @@ def _before(facts: Facts, seen: _Seen, model: UniversalSegmenter) -> tuple[str, 
     return "before the training", start.to(model.mean.device).eval()
 
 
-def _twin(model: UniversalSegmenter, seed: int, weights: Path) -> UniversalSegmenter:
-    """The network of the model's kind with these weights."""
+def _twin(model: UniversalSegmenter, seed: int, run: RunFolder, weights: Path) -> UniversalSegmenter:
+    """The network of the model's kind with these weights, which the run wrote."""
     twin = UniversalSegmenter(model.settings, model.spaces, seed)
-    twin.load_state_dict(load_weights(weights))
+    twin.load_state_dict(load_weights(weights, run.digest_of(weights)))
     return twin.to(model.mean.device).eval()
 
 
@@ -264,9 +266,9 @@ def _foot(runs: Sequence[Facts], first: Facts, seen: _Seen, split: str) -> list[
         what = "Classes, pictures, confusion, calibration and embeddings"
         lines.append(f"{what}{of} are from a pass over images of the split {split}: {images}.")
     if first.summary:
-        used = ", ".join(f"{k} {v}" for k, v in first.summary["versions"].items())
-        hardware = first.summary["hardware"]
-        lines.append(f"Trained with {used}, on {hardware['name']} ({hardware['device']}).")
+        used = ", ".join(f"{k} {v}" for k, v in first.summary.versions.items())
+        hardware = first.summary.hardware
+        lines.append(f"Trained with {used}, on {hardware.name} ({hardware.device}).")
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     lines.append(f"Made by fewmask {versions()['fewmask']}, {now}, from {', '.join(str(f.folder) for f in runs)}.")
     return lines

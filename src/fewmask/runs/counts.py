@@ -6,14 +6,16 @@ Shapes: N images · C classes · of each image and class three numbers: pixels r
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fewmask.files import write_atomically
+from fewmask.runs.arrays import read_arrays, write_arrays
+
+PARTS = ("stems", "counts", "confusion")
+FIX = "remove it, and `fewmask evaluate` counts again"
 
 
 @dataclass(frozen=True)
@@ -42,24 +44,23 @@ def iou(counts: np.ndarray) -> np.ndarray:
 
 def write_counts(path: Path, domains: Mapping[str, ImageCounts]) -> None:
     """One compressed file of arrays `<domain>/stems`, `<domain>/counts` and `<domain>/confusion`."""
-    arrays = {
-        f"{name}/{what}": getattr(found, what)
-        for name, found in domains.items()
-        for what in ("stems", "counts", "confusion")
-    }
-    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    arrays = {f"{name}/{what}": getattr(found, what) for name, found in domains.items() for what in PARTS}
+    write_arrays(path, arrays, compressed=True)
 
 
 def read_counts(path: Path) -> dict[str, ImageCounts]:
     """What `write_counts` wrote, by domain. Raises ValueError for a damaged file."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for key in arrays.files:
-                name, _, what = key.rpartition("/")
-                found.setdefault(name, {})[what] = arrays[key]
-        return {name: ImageCounts(**parts) for name, parts in found.items()}
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path}: damaged ({' '.join(str(error).split())}); remove it, and `fewmask evaluate` counts again"
-        ) from None
+    for key, array in read_arrays(path, FIX).items():
+        name, _, what = key.rpartition("/")
+        found.setdefault(name, {})[what] = array
+    for name, parts in found.items():
+        stems, counts, confusion = (parts.get(what, np.zeros(())) for what in PARTS)
+        classes = counts.shape[1] if counts.ndim == 3 else 0
+        if (
+            parts.keys() != set(PARTS)
+            or (counts.shape, confusion.shape) != ((*stems.shape, classes, 3), (classes, classes))
+            or counts.dtype.kind + confusion.dtype.kind != "ii"
+        ):
+            raise ValueError(f"{path}: damaged (its counts of {name} are not whole); {FIX}")
+    return {name: ImageCounts(**parts) for name, parts in found.items()}

@@ -1,0 +1,56 @@
+"""The run folder: the one room that knows the names, the paths and the keys of the files that a run writes.
+
+Whoever reads or writes a run goes through `RunFolder` and its typed records. Nothing here imports torch, so that runs
+are compared, listed and checked in a moment.
+"""
+
+from fewmask.runs.counts import ImageCounts, read_counts, write_counts
+from fewmask.runs.folder import LOCK, SUMMARY, RunFolder, Spent
+from fewmask.runs.metrics import StepLine, ValidationLine
+from fewmask.runs.reading import FORMAT
+from fewmask.runs.records import (
+    Budget,
+    CampaignSummary,
+    Description,
+    Entry,
+    Forecast,
+    Hardware,
+    Heads,
+    Normalisation,
+    Round,
+    Scores,
+    Summary,
+    Validation,
+)
+from fewmask.runs.settings import MOVABLE, differences, essence, flat, only_roots, settings_of
+
+__all__ = [
+    "FORMAT",
+    "LOCK",
+    "MOVABLE",
+    "SUMMARY",
+    "Budget",
+    "CampaignSummary",
+    "Description",
+    "Entry",
+    "Forecast",
+    "Hardware",
+    "Heads",
+    "ImageCounts",
+    "Normalisation",
+    "Round",
+    "RunFolder",
+    "Scores",
+    "Spent",
+    "StepLine",
+    "Summary",
+    "Validation",
+    "ValidationLine",
+    "differences",
+    "essence",
+    "flat",
+    "only_roots",
+    "read_counts",
+    "settings_of",
+    "write_counts",
+]

@@ -1,0 +1,293 @@
+"""The folder of a run: where each file lies, and what it says.
+
+    config.yaml            the resolved configuration, written first
+    metrics.jsonl          what happened, line by line
+    state/last.pt          what a killed run goes on from; state/best-<step>.safetensors, the weights chosen so far
+    phases/<name>.…        the network at the end of a phase that another one followed
+    model.json             the network, and its weights in model.safetensors; <name>.safetensors are further networks
+    scores.npz             what the scores were computed from, image by image
+    model-card.md
+    summary.json           what the training came to, written last
+    evaluations.jsonl      which splits were looked at later
+
+A campaign's folder is a run's folder too, with the last round's network, and holds
+
+    ledger.sqlite          questions and answers; labels/, the answers as masks
+    campaign.json          how far it is
+    rounds/<n>/            the training of a round, a run's folder; rounds/<n>.json, what it knew when it began
+    pool/<n>/              what the pass over the pool before a round has seen, and the round's budget
+    superpixels/           how images are cut
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from fewmask.files import hold, is_unfinished, write_json
+from fewmask.labels import UniqueKeys
+from fewmask.paths import below
+from fewmask.runs import settings
+from fewmask.runs.counts import ImageCounts, write_counts
+from fewmask.runs.metrics import StepLine, read_steps
+from fewmask.runs.reading import FileRecord
+from fewmask.runs.records import Budget, CampaignSummary, Description, Entry, Heads, Round, Summary
+
+SUMMARY = "summary.json"
+LOCK = ".run.lock"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What came before a run's network: in a campaign all its trainings, and the passes over the pool."""
+
+    seconds: float
+    steps: int
+    memory_mib: float | None
+    """The largest of its trainings; None where the system does not tell."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder, or a place for one."""
+
+    folder: Path
+
+    # ── Files of a training ──────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / SUMMARY
+
+    @property
+    def counts(self) -> Path:
+        return self.folder / "scores.npz"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.folder / "evaluations.jsonl"
+
+    @property
+    def card(self) -> Path:
+        return self.folder / "model-card.md"
+
+    @property
+    def heads(self) -> Path:
+        """Scores of domains that the run did not train, which a recipe may ask for."""
+        return self.folder / "heads.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.kept("model")
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.json"
+
+    @property
+    def prototypes(self) -> Path:
+        """Of the classes of all domains, for predictions by several heads."""
+        return self.kept("prototypes")
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state" / "last.pt"
+
+    def kept(self, name: str) -> Path:
+        """The weights of a further network of the method, see `Method.kept`."""
+        return below(self.folder, name, ending=".safetensors")
+
+    def phase(self, name: str) -> Path:
+        """The network at the end of a phase that another one followed: what it was before, say, its alignment."""
+        return below(self.folder / "phases", name, ending=".safetensors")
+
+    def best(self, step: int) -> Path:
+        """The weights of a step that validation found the best so far. The state says which step, and until it says
+        another, this one's file stays."""
+        return self.folder / "state" / f"best-{step:d}.safetensors"
+
+    # ── Files of a campaign ──────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def campaign(self) -> Path:
+        return self.folder / "campaign.json"
+
+    @property
+    def labels(self) -> Path:
+        """The answers as masks, by domain; a view of the ledger."""
+        return self.folder / "labels"
+
+    @property
+    def superpixels(self) -> Path:
+        return self.folder / "superpixels"
+
+    def round(self, number: int) -> RunFolder:
+        return RunFolder(self.folder / "rounds" / f"{number:02d}")
+
+    def record(self, number: int) -> Path:
+        """What a round knew when its training began."""
+        return self.folder / "rounds" / f"{number:02d}.json"
+
+    def pool(self, number: int) -> Path:
+        """What was seen of the pool before a round."""
+        return self.folder / "pool" / f"{number:02d}"
+
+    def seen(self, number: int, domain: str) -> Path:
+        """The pieces of the pass over a domain's pool before a round."""
+        return below(self.pool(number) / "seen", domain)
+
+    def all_pseudo(self, number: int) -> Path:
+        return self.pool(number) / "pseudo"
+
+    def pseudo(self, number: int, domain: str) -> Path:
+        """The pseudo-labels that a round learns from."""
+        return below(self.all_pseudo(number), domain)
+
+    def budget(self, number: int) -> Path:
+        """What a round might have asked for in all."""
+        return self.pool(number) / "budget.json"
+
+    # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def check(self) -> Self:
+        """Raises ValueError where the folder holds no run."""
+        if not self.config.exists():
+            raise ValueError(
+                f"{self.folder}: not a run (no {self.config.name}); give a folder of `fewmask train` or `campaign`"
+            )
+        return self
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration as plain data. Raises ValueError for a missing or damaged file."""
+        fix = "put it back from a copy, or train the run again"
+        try:
+            data = yaml.load(self.check().config.read_text(encoding="utf-8"), UniqueKeys)
+        except OSError as error:
+            raise ValueError(f"{self.config}: cannot be read ({error.strerror}); fix its permissions") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"{self.config}: damaged ({' '.join(str(error).split())}); {fix}") from None
+        if not isinstance(data, dict):
+            raise ValueError(f"{self.config}: damaged (not a mapping of keys); {fix}")
+        return data
+
+    def read_summary(self) -> Summary:
+        if not self.summary.exists():
+            raise ValueError(f"{self.folder}: not finished (no {SUMMARY}); train it to its end")
+        return Summary.read(self.summary)
+
+    def read_campaign(self) -> CampaignSummary:
+        return CampaignSummary.read(self.campaign)
+
+    def read_description(self) -> Description:
+        return Description.read(self.model)
+
+    def read_heads(self) -> Heads:
+        return Heads.read(self.heads)
+
+    def read_record(self, number: int) -> Round:
+        return Round.read(self.record(number))
+
+    def read_budget(self, number: int) -> Budget:
+        return Budget.read(self.budget(number))
+
+    def read_steps(self) -> list[StepLine]:
+        return read_steps(self.metrics)
+
+    # ── Writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def write_record(self, path: Path, record: FileRecord) -> None:
+        write_json(path, record.to_dict())
+
+    def digests(self, files: Iterable[Path]) -> dict[str, str]:
+        """SHA-256 of files of weights, by their place in the folder."""
+        return {
+            file.relative_to(self.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+        }
+
+    def digest_of(self, weights: Path) -> str:
+        """The SHA-256 that the finished training wrote down for a file of weights. Raises ValueError for a file that is
+        not one of its own."""
+        name = weights.relative_to(self.folder).as_posix()
+        written = self.read_summary().weights
+        if name not in written:
+            raise ValueError(f"{weights}: not written by the run; its weights are {', '.join(written)}")
+        return written[name]
+
+    def record_evaluation(self, split: str, result: Mapping[str, Any]) -> None:
+        """Note that a split was looked at and what was seen: how often test was, stays known."""
+        with open(self.evaluations, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"split": split, **result}) + "\n")
+
+    def record_counts(self, domains: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
+        """Give a run whose `scores.npz` was removed what an evaluation counted in each image, if its scores are those
+        of the summary."""
+        if self.summary.exists() and not self.counts.exists() and self.read_summary().to_dict()["domains"] == domains:
+            write_counts(self.counts, counts)
+
+    def held(self) -> AbstractContextManager[None]:
+        """While inside, no other process writes the run. Raises ValueError that says which one does; readers never
+        ask."""
+        return hold(self.folder / LOCK, "is being written", "wait for its end, or give another --out")
+
+    # ── What the files say ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether there is more in the folder than what a run leaves that is killed before it has begun."""
+        return any(path.name != LOCK and not is_unfinished(path) for path in self.folder.iterdir())
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end. A campaign that goes on has the summary of its latest round already."""
+        if not self.summary.exists():
+            return False
+        if not self.campaign.exists():
+            return not self.ledger.exists()
+        return self.read_campaign().state == "done"
+
+    @property
+    def history(self) -> list[Entry]:
+        """The rounds of a campaign; none of a run of `fewmask train`."""
+        return self.read_campaign().history if self.campaign.exists() else []
+
+    def trainings(self) -> list[Summary]:
+        """The summaries of the trainings behind the network: its own or, of a campaign, one for each round that there
+        was. Raises ValueError where a round's is missing."""
+        if not self.campaign.exists():
+            return [self.read_summary()]
+        return [Summary.read(self.round(entry.round).summary) for entry in self.history]
+
+    def spent(self) -> Spent:
+        found = self.trainings()
+        memory = [one.memory_mib for one in found if one.memory_mib is not None]
+        looks = sum(entry.look_seconds for entry in self.history)
+        return Spent(
+            sum(one.seconds for one in found) + looks, sum(one.steps for one in found), max(memory, default=None)
+        )
+
+    def labelled_pixels(self) -> dict[str, int] | None:
+        """By domain, the pixels that a campaign's network was trained on; None of a run that is none."""
+        return self.history[-1].pixels if self.history else None
+
+    def settings(self) -> dict[str, Any]:
+        """By dotted key, what the run has in common with its other seeds."""
+        return settings.settings_of(self.read_config())
