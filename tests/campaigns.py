@@ -89,7 +89,7 @@ def timeless(summary: Any) -> Any:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("[!.]*")) if p.is_file()}
 
 
 def paint(config: Config, run: Path, out: Path, only: slice = slice(None), who: str = "ann") -> None:

@@ -62,7 +62,7 @@ def test_what_people_get(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) 
     assert [q.id for q in write_questions(ledger, of, folder, 1)] == [1, 2, 3]
     written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     pictures = {f"a/{kind}/{stem}.png" for kind in ("images", "asked", "labels") for stem in ("a-0", "a-2")}
-    assert written == {"questions.json", "a/classes.yaml", *pictures}
+    assert written == {"questions.json", ".written.jsonl", "a/classes.yaml", *pictures}
     np.testing.assert_array_equal(read_image(folder / "a/images/a-0.png"), of["a"].image("a-0"))
     assert (template(folder, "a-0") == NOT_LABELLED).all()
     assert LabelSpace.from_yaml(folder / "a/classes.yaml") == of["a"].space

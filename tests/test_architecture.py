@@ -266,6 +266,41 @@ def test_the_rule_sees_raw_joins(tmp_path):
     assert not list(raw_joins(good))
 
 
+REMOVALS = {"unlink", "rmtree", "rmdir", "remove", "removedirs", "move", "rename", "replace", "truncate"}
+# `Written` removes what was written and nothing else; the page's memory takes the place of a file of its own.
+REMOVING = {"files.py", "annotation/page/door.py"}
+
+
+def removals(path: Path) -> Iterator[tuple[str, int]]:
+    """Calls that remove or replace files: methods of paths, and functions of `os` and `shutil`."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call) and (name := dotted(node.func)):
+            whose, _, called = name.rpartition(".")
+            if called in ("unlink", "rmtree", "rmdir") or (called in REMOVALS and whose in ("os", "shutil")):
+                yield name, node.lineno
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name in REMOVALS)
+
+
+def test_files_are_removed_in_one_place():
+    wrong = [
+        f"{place(p)}:{line} {what}: use fewmask.files.Written"
+        for p in FILES
+        if place(p) not in REMOVING
+        for what, line in removals(p)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rule_sees_removals(tmp_path):
+    bad = tmp_path / "bad.py"
+    bad.write_text(
+        "import os, shutil\nfrom shutil import rmtree\nx.unlink()\nshutil.rmtree(x)\nos.remove(x)\nos.replace(x, y)\n"
+        "a.b.rmdir()\nseen.remove(x)\ntext.replace('a', 'b')\n"
+    )
+    assert [line for _, line in removals(bad)] == [2, 3, 4, 5, 6, 7]
+
+
 def test_no_module_is_imported_by_a_computed_name():
     wrong = [
         f"{place(p)}:{line} {what}"

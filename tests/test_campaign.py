@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +44,7 @@ from fewmask.engine.evaluate import evaluate
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.pool import Found, look
 from fewmask.engine.run import load_domains, load_model
+from fewmask.files import Written
 from fewmask.labels import NOT_LABELLED
 from fewmask.methods import METHODS, parse_config
 from fewmask.models.universal import UniversalSegmenter
@@ -370,10 +370,10 @@ def test_a_campaign_stopped_at_every_boundary_is_bit_for_bit_the_one_that_was_no
     stops.at(rounds, "write_labels", lambda ledger, domains, folder, up_to: str(up_to))
     stops.at(RunFolder, "write_record", lambda self, path, record: str(path.relative_to(folder)), before=True)
     stops.at(rounds, "train", lambda config, *_: str(config.seed), before=True)
-    stops.at(fit, "save_state", lambda path, state: f"{path.relative_to(folder)} {state['step']}")
+    stops.at(fit, "save_state", lambda path, state, *_: f"{path.relative_to(folder)} {state['step']}")
     stops.at(fit, "save_model", lambda run, network: str(run.folder.relative_to(folder)))
     stops.at(rounds, "write_bytes", lambda path, data: str(path.relative_to(folder)))
-    stops.at(shutil, "rmtree", lambda path, **_: str(path.relative_to(folder)))
+    stops.at(Written, "clear", lambda self, keep=(): f"{self.folder.relative_to(folder)} {len(keep)}")
     stopped = []
     while True:
         try:

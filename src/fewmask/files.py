@@ -1,7 +1,8 @@
 """Files that survive: everything is written beside its place, flushed to the disk, and put there in one step.
 
 A kill or a full disk in the middle of a save leaves the old file as it was. What only one process may write at a time
-is held by a lock of the operating system, which ends with the process.
+is held by a lock of the operating system, which ends with the process. Nothing is ever removed that was not written
+here: `Written` notes what was, and no other module removes files.
 """
 
 from __future__ import annotations
@@ -13,33 +14,49 @@ import platform
 import re
 import secrets
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
+
+from fewmask.paths import below
 
 # What a file system without locks answers: Lustre mounted without them, NFS without its lock service.
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+FIXES = {
+    errno.ENAMETOOLONG: "Shorten the name or the path",
+    errno.EROFS: "Write to a disk that allows it",
+    errno.EACCES: "Make its folder writable",
+    errno.EPERM: "Make its folder writable",
+}
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call `write` with a file that takes the place of `path` when it is whole and on the disk, and not before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".fewmask-{secrets.randbits(64):016x}.tmp")  # of one length, whatever the name's is
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], written: Written | None = None) -> None:
+    """Call `write` with a file that takes the place of `path` when it is whole and on the disk, and not before.
+
+    `written` notes it; by default what `Written.guard` is at work, if any. It may refuse with a ValueError.
+    """
+    written = written or _guard.get()
     try:
-        with open(temporary, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _unfinished(path.parent) as (file, temporary):
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+            if written is not None:
+                written.note(path, temporary)
+            if os.name == "nt":  # where no open file is moved
+                file.close()
+            os.replace(temporary, path)
+    except Exception as error:
         # torch.save says nothing of the full disk behind its own error
         system = error if isinstance(error, OSError) else error.__context__
-        if isinstance(error, Exception) and isinstance(system, OSError):
+        if isinstance(system, OSError):
+            fix = FIXES.get(system.errno or 0, "Make room and go on")
             raise OSError(
-                f"{path}: cannot be written ({system.strerror}); what was there is as it was. Make room and go on"
+                f"{path}: cannot be written ({system.strerror}); what was there is as it was. {fix}"
             ) from error
         raise
     if os.name == "nt":  # Windows opens no folders, and has none to flush
@@ -59,15 +76,154 @@ def is_unfinished(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file of a name that no other has, held as long as it is written; gone afterwards if it is still there."""
+    while True:
+        temporary = folder / f".fewmask-{secrets.randbits(64):016x}.tmp"  # of one length, whatever the file's name is
+        file = open(temporary, "xb")  # noqa: SIM115
+        _take(file)
+        if os.name == "nt" or os.fstat(file.fileno()).st_nlink:
+            break
+        file.close()  # `remove_unfinished` was faster
+    try:
+        with file:
+            yield file, temporary
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
 def remove_unfinished(folder: Path) -> None:
-    """Remove what `write_atomically` had not put in its place when it was killed."""
-    for file in folder.rglob(".fewmask-*.tmp"):
-        if is_unfinished(file):
-            file.unlink()
+    """Remove what `write_atomically` had not put in its place when it was killed.
+
+    What a living process is writing, on this machine or another, is held by it and stays. Where the file system knows
+    no locks nobody can tell the two apart, and all of it stays.
+    """
+    for path in folder.rglob(".fewmask-*.tmp"):
+        if is_unfinished(path) and path.is_file() and not path.is_symlink():
+            with suppress(FileNotFoundError), open(path, "r+b") as file:
+                if _take(file):
+                    path.unlink()  # a name is never used again, so that it is still this file's
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    write_atomically(path, lambda file: file.write(data))
+def _take(file: BinaryIO) -> bool:
+    """Hold an open file alone until it is closed; False where another process holds it, or where that is not known."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which removes no open file
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+# ── What was written ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+NOTES = ".written.jsonl"
+WHOLE = 1 << 24
+"""Of a file that is larger, its size and as many bytes at its beginning and its end tell whether it is the same."""
+
+
+class Written:
+    """What we wrote below a folder. Only that is ever removed there, and only as long as it is as we wrote it.
+
+    `.written.jsonl` in the folder has a line for each file, with its size and a hash, written before the file takes its
+    place. `replaces` says what a file may take the place of: "any" file, one of a name that we "named" before, or one
+    that is "ours" as we wrote it. Several processes may note at once. A line that cannot be read makes nothing ours.
+    """
+
+    def __init__(self, folder: Path, replaces: Literal["any", "named", "ours"] = "any") -> None:
+        self.folder, self.replaces = folder, replaces
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """While inside, this thread's `write_atomically` below the folder notes here, and refuses what it may not."""
+        token = _guard.set(self)
+        try:
+            yield
+        finally:
+            _guard.reset(token)
+
+    def note(self, path: Path, temporary: Path) -> None:
+        """Note what is going to take the place of `path`. Raises ValueError where that is not ours to replace."""
+        if not path.is_relative_to(self.folder):
+            return
+        name, mark = path.relative_to(self.folder).as_posix(), _mark(temporary)
+        if self.replaces != "any" and os.path.lexists(path) and (path.is_symlink() or _mark(path) != mark):
+            known = self._notes().get(name, set())
+            if not known:
+                raise ValueError(f"{path}: there already, and not written by fewmask; move it away, or write elsewhere")
+            if path.is_symlink() or (self.replaces == "ours" and _mark(path) not in known):
+                raise ValueError(f"{path}: changed since it was written; move it away if it is to be written anew")
+        self._append({"name": name, "is": mark})
+
+    def names(self) -> list[str]:
+        """The files that were written and not removed since, by their paths from the folder."""
+        return list(self._notes())
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove those of these files that are as we wrote them, and folders that are empty then."""
+        notes = self._notes()
+        for name in names:
+            path = below(self.folder, name)
+            if path.is_file() and not path.is_symlink() and _mark(path) in notes.get(name, ()):
+                path.unlink()
+                self._append({"name": name, "is": None})
+                for folder in path.parents[: len(path.relative_to(self.folder).parents) - 1]:
+                    with suppress(OSError):  # it is not empty
+                        folder.rmdir()
+
+    def clear(self, keep: Collection[Path] = ()) -> None:
+        """Remove all that is as we wrote it but what is to be kept; and the folder, where nothing is left in it."""
+        kept = {path.relative_to(self.folder).as_posix() for path in keep}
+        self.remove(name for name in self.names() if name not in kept)
+        if self.folder.is_dir() and [path.name for path in self.folder.iterdir()] == [NOTES] and not self.names():
+            (self.folder / NOTES).unlink()
+            self.folder.rmdir()
+
+    def _notes(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        with suppress(FileNotFoundError), open(self.folder / NOTES, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                with suppress(ValueError, KeyError, TypeError):
+                    note = json.loads(line)
+                    if note["is"] is None:
+                        found.pop(note["name"], None)
+                    else:
+                        found.setdefault(note["name"], set()).add(note["is"])
+        return found
+
+    def _append(self, note: dict[str, str | None]) -> None:
+        line = f"\n{json.dumps(note)}\n"  # a line of its own even behind the half line of a kill
+        with open(self.folder / NOTES, "ab", buffering=0) as file:
+            file.write(line.encode())
+            if self.replaces != "any":  # elsewhere a lost note only leaves a file behind
+                os.fsync(file.fileno())
+
+
+_guard: ContextVar[Written | None] = ContextVar("guard", default=None)
+
+
+def _mark(path: Path) -> str:
+    """Tells a file's content from any other."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = blake2b(file.read(WHOLE), digest_size=16)
+        if size > WHOLE:
+            file.seek(max(WHOLE, size - WHOLE))
+            content.update(file.read())
+    return f"{size}-{content.hexdigest()}"
+
+
+def write_bytes(path: Path, data: bytes, written: Written | None = None) -> None:
+    write_atomically(path, lambda file: file.write(data), written)
 
 
 def write_text(path: Path, text: str) -> None:

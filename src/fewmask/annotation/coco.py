@@ -19,7 +19,7 @@ from fewmask.annotation.inbox import Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.pixels import fill_polygon, recode
 from fewmask.annotation.rle import counts, pack, positions, unpack
-from fewmask.annotation.tasks import guesses, label_colours, labels, parts, tasks
+from fewmask.annotation.tasks import guarded, guesses, label_colours, labels, parts, tasks
 from fewmask.annotation.texts import field, read_bytes, read_json
 from fewmask.data.domain import Domain
 from fewmask.data.reading import decode_colours, png_size
@@ -32,6 +32,7 @@ UNPAINTED = 0
 """COCO's id of a pixel that belongs to no segment."""
 
 
+@guarded
 def write_questions(
     ledger: Ledger,
     domains: Mapping[str, Domain],

@@ -22,7 +22,7 @@ from fewmask.annotation.inbox import SYSTEM, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.pixels import fill_polygon, recode
 from fewmask.annotation.rle import counts, positions
-from fewmask.annotation.tasks import Part, guesses, label_colours, labels, parts, tasks
+from fewmask.annotation.tasks import Part, guarded, guesses, label_colours, labels, parts, tasks
 from fewmask.annotation.texts import MAX_TEXT, Element, read_bytes, xml_elements
 from fewmask.data.domain import Domain
 from fewmask.data.reading import decode_colours, png_size
@@ -37,6 +37,7 @@ BACKGROUND = "background"
 OTHER_LABEL = "of a label that is none here"
 
 
+@guarded
 def write_questions(
     ledger: Ledger,
     domains: Mapping[str, Domain],

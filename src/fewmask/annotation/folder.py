@@ -16,17 +16,18 @@ from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import FOREIGN, SYSTEM, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.pixels import by_palette
-from fewmask.annotation.tasks import ASKED, IMAGES, by_image, png, tasks
+from fewmask.annotation.tasks import ASKED, IMAGES, by_image, guarded, png, tasks
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_mask
 from fewmask.data.reading import read_mask
-from fewmask.files import write_json, write_text
+from fewmask.files import Written, write_json, write_text
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.paths import below
 
 LABELS, QUESTIONS, ANNOTATOR, CLASSES = "labels", "questions.json", "annotator.txt", "classes.yaml"
 
 
+@guarded
 def write_questions(
     ledger: Ledger,
     domains: Mapping[str, Domain],
@@ -39,9 +40,9 @@ def write_questions(
     A mask that is there already is left as it is, since somebody may have begun to paint it: writing again is safe.
     Pictures of where to paint that an earlier writing left are taken away from images that have no open question now.
     """
-    questions = ledger.questions(number, open_only=True, annotator=annotator)
-    for name, stem in by_image(ledger.questions()).keys() - by_image(questions).keys():
-        png(below(folder, name) / ASKED, stem).unlink(missing_ok=True)
+    questions, own = ledger.questions(number, open_only=True, annotator=annotator), Written(folder, "ours")
+    shut = by_image(ledger.questions()).keys() - by_image(questions).keys()
+    own.remove(png(below(folder, name) / ASKED, stem).relative_to(folder).as_posix() for name, stem in shut)
     for name in {question.domain for question in ledger.questions(number)}:
         # Who has painted already finds where to put it.
         (below(folder, name) / LABELS).mkdir(parents=True, exist_ok=True)

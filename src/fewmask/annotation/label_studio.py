@@ -18,7 +18,7 @@ from fewmask.annotation.facts import A_YEAR, Question
 from fewmask.annotation.inbox import FOREIGN, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.rle import decode_brush, encode_brush
-from fewmask.annotation.tasks import ASKED, IMAGES, Task, label_colours, labels, tasks
+from fewmask.annotation.tasks import ASKED, IMAGES, Task, guarded, label_colours, labels, tasks
 from fewmask.annotation.texts import field, json_items
 from fewmask.data.domain import Domain
 from fewmask.files import write_atomically, write_text
@@ -34,6 +34,7 @@ MODEL = "fewmask"
 """The same in every round: Label Studio shows the predictions of one model version, the first that a project got."""
 
 
+@guarded
 def write_questions(
     ledger: Ledger,
     domains: Mapping[str, Domain],

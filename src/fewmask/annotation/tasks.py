@@ -5,10 +5,12 @@ Shapes: H×W pixels of an image · h×w pixels of a region's box.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from hashlib import blake2b
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import cv2
 import numpy as np
@@ -17,9 +19,12 @@ from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_image
+from fewmask.files import Written
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
 from fewmask.paths import below
 
+P = ParamSpec("P")
+T = TypeVar("T")
 IMAGES, ASKED = "images", "asked"
 OUTLINE = (255, 225, 0)
 DIM = 0.4
@@ -89,6 +94,20 @@ def tasks(
 def png(folder: Path, stem: str) -> Path:
     """The PNG of an image in a folder, whose subfolders are those of the stem. Raises ValueError as `below` does."""
     return below(folder, stem, ending=".png")
+
+
+def guarded(write: Callable[P, T]) -> Callable[P, T]:
+    """A tool's `write_questions` (ledger, domains, folder, …) that replaces nothing in the folder but what it wrote:
+    it may hold masks that people paint, or somebody's data. Raises ValueError where it would."""
+
+    @wraps(write)
+    def guarded_write(*given: P.args, **named: P.kwargs) -> T:
+        folder = given[2] if len(given) > 2 else named["folder"]
+        assert isinstance(folder, Path)
+        with Written(folder, "ours").guard():
+            return write(*given, **named)
+
+    return guarded_write
 
 
 def guesses(tasks: Sequence[Task]) -> Iterator[tuple[str, Mask]]:

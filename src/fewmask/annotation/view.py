@@ -15,8 +15,9 @@ import numpy as np
 from fewmask.annotation.ledger import Ledger
 from fewmask.data.domain import Domain, Source
 from fewmask.data.parts import known
-from fewmask.data.pictures import write_mask
+from fewmask.data.pictures import mask_png, write_mask
 from fewmask.data.reading import read_mask
+from fewmask.files import Written
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.paths import below
 
@@ -26,18 +27,24 @@ def write_labels(ledger: Ledger, domains: Mapping[str, Domain], folder: Path, up
 
     The masks hold the dataset's own ids, so that they can be put among its labels. Only files that say something else
     are written, and those of images without an answer are removed: a view of fewer answers can follow one of more.
-    Raises ValueError when a dataset has no id for 254 or 255 because it claims them, or has other classes than before.
+    Raises ValueError when a dataset has no id for 254 or 255 because it claims them, or has other classes than before,
+    and for a file in the place of a mask that was never written here.
+
+    What is changed in a mask is lost when its answers change; a file that was put in its place is never removed.
     """
+    view = Written(folder, "named")
+    noted, wanted = set(view.names()), set[str]()
     for name in ledger.classes():
         domain = domains[name]
         ledger.expect(domain)
-        stems = ledger.answered_stems(name, up_to)
-        for stem in stems:
+        for stem in ledger.answered_stems(name, up_to):
             path, mask = _path(folder, name, stem), ledger.labels(name, stem, up_to)
-            if not _says(path, mask, domain.space):
-                write_mask(path, mask, domain.space)
-        for path in set(below(folder, name).rglob("*.png")) - {_path(folder, name, stem) for stem in stems}:
-            path.unlink()
+            wanted.add(own := path.relative_to(folder).as_posix())
+            # What is there unnoted and bit for bit what we would write was written by an earlier version.
+            if not _says(path, mask, domain.space) or (own not in noted and _is(path, mask, domain.space)):
+                with view.guard():
+                    write_mask(path, mask, domain.space)
+    view.remove(noted - wanted)
 
 
 def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | None = None) -> Domain:
@@ -123,5 +130,12 @@ def _path(folder: Path, domain: str, stem: str) -> Path:
 
 
 def _says(path: Path, mask: Mask, space: LabelSpace) -> bool:
-    """Whether the file holds this mask already."""
-    return path.exists() and np.array_equal(space.encode(read_mask(path), path), mask)
+    """Whether the file holds this mask already; a damaged one does not."""
+    try:
+        return path.exists() and np.array_equal(space.encode(read_mask(path), path), mask)
+    except ValueError:
+        return False
+
+
+def _is(path: Path, mask: Mask, space: LabelSpace) -> bool:
+    return path.read_bytes() == mask_png(path, mask, space)

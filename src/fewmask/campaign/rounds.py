@@ -12,7 +12,6 @@ Everything that is done is on the disk: the ledger has the questions and answers
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -219,7 +218,8 @@ class _Rounds:
 
     def _pseudo(self, number: int, domain: str) -> PseudoFolder:
         """Of the images that were looked at; one that was wholly answered then has none, whatever is taken back."""
-        return PseudoFolder(self.run.pseudo(number, domain), looked_at(self.run.seen(number, domain)))
+        written = self.run.pseudo(number)
+        return PseudoFolder(below(written.folder, domain), looked_at(self.run.seen(number, domain)), written)
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -289,8 +289,8 @@ class _Rounds:
         if distributed.rank() == 0:
             for file in (run.model, run.counts, *sorted(run.folder.glob("*.safetensors"))):
                 write_bytes(below(self.run.folder, file.name), file.read_bytes())
-            shutil.rmtree(run.state.parent, ignore_errors=True)
-            shutil.rmtree(self.run.all_pseudo(number), ignore_errors=True)
+            for passing in (run.passing, self.run.pseudo(number)):
+                passing.clear()
             own = {"seed": self.config.seed, "round": number}
             self.run.write_record(self.run.summary, run.read_summary().model_copy(update=own))
         distributed.barrier()

@@ -5,6 +5,7 @@ Shapes: H×W pixels of a picture.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fewmask.files import write_atomically
+from fewmask.files import write_atomically, write_bytes
 from fewmask.labels import NOT_LABELLED, Colour, LabelSpace, Mask
 
 PAPER: Colour = (255, 255, 255)
@@ -37,13 +38,20 @@ def write_mask(path: Path, mask: Mask, space: LabelSpace) -> None:
 
     The file is complete or it is the old one. Raises ValueError when the dataset has no id for a value of the mask.
     """
+    write_bytes(path, mask_png(path, mask, space))
+
+
+def mask_png(path: Path, mask: Mask, space: LabelSpace) -> bytes:
+    """What `write_mask` writes; `path` is what errors call it."""
     try:
         raw = space.decode(mask)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     image = Image.fromarray(np.ascontiguousarray(raw))
     image.putpalette(mask_palette(space).tobytes())
-    _write(path, image, "PNG")
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def mask_palette(space: LabelSpace) -> np.ndarray:

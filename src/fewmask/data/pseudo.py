@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from fewmask.data.reading import read_mask
-from fewmask.files import write_atomically
+from fewmask.files import Written, write_bytes
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.paths import below
 
@@ -30,13 +30,15 @@ class PseudoFolder:
     root: Path
     seen: frozenset[str] | None = None
     """The images that were looked at; None: all that are asked for."""
+    written: Written | None = None
+    """Where it is noted what was written, so that it can be removed."""
 
     def write(self, stem: str, label: Mask, confidence: np.ndarray) -> None:
         """label (H,W) uint8 in 0 … C−1; confidence (H,W) of `quantise`."""
         for kind, values in (("label", label), ("confidence", confidence)):
             done, png = cv2.imencode(".png", values, [cv2.IMWRITE_PNG_COMPRESSION, 1])
             assert done
-            write_atomically(self._path(stem, kind), lambda file, data=png: file.write(data.tobytes()))  # type: ignore[misc]
+            write_bytes(self._path(stem, kind), png.tobytes(), self.written)
 
     def read(self, stem: str) -> tuple[Mask, np.ndarray] | None:
         """What `write` was given; None for an image that was not looked at. Raises ValueError with the file's name."""

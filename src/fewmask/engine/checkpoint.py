@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from fewmask.files import write_atomically
+from fewmask.files import Written, write_atomically, write_bytes
 from fewmask.models.lora import merged
 from fewmask.models.saved import load_weights as load_weights
 
 
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
+def save_state(path: Path, state: Mapping[str, Any], written: Written | None = None) -> None:
     """Save tensors and plain data for `load_state`."""
-    write_atomically(path, lambda file: torch.save(dict(state), file))
+    write_atomically(path, lambda file: torch.save(dict(state), file), written)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -33,11 +33,11 @@ def load_state(path: Path) -> dict[str, Any]:
     raise ValueError(f"{path}: not a readable state ({reason}); remove the run's folder and start again")
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor]) -> str:
+def save_weights(path: Path, weights: Mapping[str, Tensor], written: Written | None = None) -> str:
     """Save the weights of a network, and return the file's SHA-256; what LoRA has learnt is merged into those that it
     adapts."""
     # Copies, because safetensors refuses tensors that share their memory, as tied weights do.
     plain = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in merged(weights).items()}
     data = save(plain)
-    write_atomically(path, lambda file: file.write(data))
+    write_bytes(path, data, written)
     return hashlib.sha256(data).hexdigest()

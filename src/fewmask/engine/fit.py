@@ -236,7 +236,7 @@ class _Fit:
             return
         self.best = {"score": chosen, "step": self.done}
         if distributed.rank() == 0:
-            save_weights(self.run.best(self.done), self.answering[which].state_dict())
+            save_weights(self.run.best(self.done), self.answering[which].state_dict(), self.run.passing)
 
     def _evaluate(
         self,
@@ -285,11 +285,9 @@ class _Fit:
             "average": None if self.average is None else self.average.state_dict(),
             "class_weights": self.class_weights,
         }
-        save_state(self.run.state, state)
-        chosen = self.run.best(int(self.best["step"])) if self.best else None
-        for file in self.run.state.parent.glob("best-*.safetensors"):
-            if file != chosen:
-                file.unlink()
+        save_state(self.run.state, state, self.run.passing)
+        best = [self.run.best(int(self.best["step"]))] if self.best else []
+        self.run.passing.clear(keep=[self.run.state, *best])
         self.saved, self.saved_at = (self.done, len(self.history)), time.monotonic()
 
     def _resume(self) -> None:

@@ -31,7 +31,7 @@ from typing import Any, Self
 
 import yaml
 
-from fewmask.files import hold, is_unfinished, write_json
+from fewmask.files import Written, hold, is_unfinished, write_json
 from fewmask.labels import UniqueKeys
 from fewmask.paths import below
 from fewmask.runs import settings
@@ -108,6 +108,11 @@ class RunFolder:
     def state(self) -> Path:
         return self.folder / "state" / "last.pt"
 
+    @property
+    def passing(self) -> Written:
+        """What is needed as long as the training goes on."""
+        return Written(self.state.parent)
+
     def kept(self, name: str) -> Path:
         """The weights of a further network of the method, see `Method.kept`."""
         return below(self.folder, name, ending=".safetensors")
@@ -155,12 +160,9 @@ class RunFolder:
         """The pieces of the pass over a domain's pool before a round."""
         return below(self.pool(number) / "seen", domain)
 
-    def all_pseudo(self, number: int) -> Path:
-        return self.pool(number) / "pseudo"
-
-    def pseudo(self, number: int, domain: str) -> Path:
-        """The pseudo-labels that a round learns from."""
-        return below(self.all_pseudo(number), domain)
+    def pseudo(self, number: int) -> Written:
+        """The pseudo-labels that a round learns from, by domain; they are removed when it has."""
+        return Written(self.pool(number) / "pseudo")
 
     def budget(self, number: int) -> Path:
         """What a round might have asked for in all."""

@@ -5,7 +5,6 @@ Shapes: H×W pixels of an image.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
+from fewmask.files import Written
 from fewmask.labels import Mask
 from fewmask.paths import below
 
@@ -39,11 +39,9 @@ class Guesses:
     """Guesses by domain and stem. One image is computed at a time, in a thread of its own; each once a network."""
 
     def __init__(self, folder: Path, predictor: Predictor) -> None:
-        """What networks before this one expected is removed from the folder."""
-        self._root, self._predictor = below(folder, predictor.version), predictor
-        for old in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if old != self._root:
-                shutil.rmtree(old)
+        """What networks before this one expected, as it was written here, is removed from the folder."""
+        self._root, self._predictor, self._written = below(folder, predictor.version), predictor, Written(folder)
+        self._written.remove(n for n in self._written.names() if not n.startswith(f"{predictor.version}/"))
         self._worker = ThreadPoolExecutor(1, "guess")
         self._begun: dict[tuple[str, str], Future[None]] = {}
         self._lock = Lock()
@@ -53,7 +51,7 @@ class Guesses:
 
         Waits until it is computed; `read` gives the image where that has to be done. Raises what the network raises.
         """
-        files = PseudoFolder(below(self._root, domain))
+        files = PseudoFolder(below(self._root, domain), written=self._written)
         with self._lock:
             begun = self._begun.get((domain, stem))
             if begun is None or (begun.done() and begun.exception() is not None):
