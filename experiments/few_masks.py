@@ -1,0 +1,183 @@
+"""What few masks give: the runs of a recipe's folder as a table of validation, and the chosen ones on test.
+
+    python experiments/few_masks.py RUNS [--out results/base-recipe.json]
+    python experiments/few_masks.py RUNS --test ROW … [--few results/few-masks.json]
+
+The first command reads finished runs alone. It prints the mean validation mIoU of every row and, paired by seed, its
+difference from `--control`. The second also scores the rows on test, each run once: what its `evaluations.jsonl`
+holds is not scored again. Its file has one row for each role, method, domain, number of masks and seed, and a new one
+replaces an older one of the same.
+
+role        labels: one domain, its labels alone · joint: several domains, their labels alone · pool: one domain with
+            its unlabelled images · universal: several domains with theirs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from fewmask.config import Config
+from fewmask.engine.evaluate import evaluate
+from fewmask.engine.run import load_config, load_domains, load_model, record_evaluation
+from fewmask.files import write_json
+
+LABELS_ALONE = ("supervised", "joint", "fine-tune")
+MADE = ("hardware", "versions")
+KEY = ("role", "method", "domain", "masks", "seed")
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--control", default="control", help="the row that others are compared with")
+    parser.add_argument("--out", type=Path, default=Path("results/base-recipe.json"))
+    parser.add_argument("--test", nargs="*", default=[], metavar="ROW")
+    parser.add_argument("--few", type=Path, default=Path("results/few-masks.json"))
+    arguments = parser.parse_args()
+    runs = finished(arguments.runs)
+    said = command()
+    write_json(arguments.out, {"command": said, **common(runs), "runs": {n: validation(r) for n, r in runs.items()}})
+    print(table({name: validation(run) for name, run in runs.items()}, arguments.control))
+    if arguments.test:
+        chosen = {n: r for n, r in runs.items() if n.rpartition("/")[0] in arguments.test}
+        if missing := set(arguments.test) - {n.rpartition("/")[0] for n in chosen}:
+            raise SystemExit(f"no finished run of {', '.join(sorted(missing))} in {arguments.runs}")
+        rows = [row for run in chosen.values() for row in tested(run)]
+        settings = {n.rpartition("/")[0]: settings_of(load_config(run)) for n, run in chosen.items()}
+        write_json(arguments.few, with_rows(arguments.few, rows, {"settings": settings, **common(chosen)}))
+        for row in rows:
+            print(row)
+
+
+def with_rows(file: Path, rows: Sequence[Mapping[str, Any]], made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file holds, with these rows; `command` is the last that wrote it."""
+    older = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    known = {tuple(row[k] for k in KEY): row for row in [*older.get("rows", []), *rows]}
+    both = {key: older.get(key, []) + [one for one in made_with[key] if one not in older.get(key, [])] for key in MADE}
+    settings = {**older.get("settings", {}), **made_with["settings"]}
+    return {"rows": list(known.values()), "command": command(), "settings": settings, **both}
+
+
+def finished(folder: Path) -> dict[str, Path]:
+    """The finished runs `<row>-<seed>` of a recipe's folder, as row/seed."""
+    found = sorted(path.parent for path in folder.glob("*/summary.json"))
+    if not found:
+        raise SystemExit(f"{folder}: no finished run; give the folder of `fewmask recipes run … --out`")
+    return {"/".join(path.name.rsplit("-", 1)): path for path in found}
+
+
+def summary(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return found
+
+
+def common(runs: Mapping[str, Path]) -> dict[str, Any]:
+    """Hardware and versions of the runs: of each, all that there are."""
+    summaries = [summary(run) for run in runs.values()]
+    return {key: [dict(one) for one in {tuple(s[key].items()) for s in summaries}] for key in MADE}
+
+
+def validation(run: Path) -> dict[str, Any]:
+    """What validation said of a run, step by step; of a run with an average, of both networks."""
+    found, config = summary(run), load_config(run)
+    best = max(found["validation"], key=lambda one: one["avg_miou"])
+    return {
+        "domains": list(config.domains),
+        "masks": config.labelled.images,
+        "seed": config.seed,
+        "seconds": found["seconds"],
+        "miou": best["avg_miou"],
+        "step": best["step"],
+        "history": found["validation"],
+        "iou": {name: scores["iou"] for name, scores in found["domains"].items()},
+    }
+
+
+def tested(run: Path) -> list[dict[str, Any]]:
+    """A row for each domain of the run; scores the run on test if nobody has."""
+    config, file = load_config(run), run / "evaluations.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    result = next((line for line in lines if line["split"] == "test"), None)
+    if result is None:
+        train = config.train
+        domains, network = load_domains(config), load_model(run)
+        result = evaluate(
+            network, domains, "test", synonyms=config.synonyms, workers=train.workers, precision=train.precision
+        )
+        record_evaluation(run, "test", result)
+    return [
+        {
+            "role": role(config),
+            "method": config.method.name,
+            "domain": name,
+            "masks": config.labelled.images,
+            "seed": config.seed,
+            "miou": scores["miou"],
+            "seconds": summary(run)["seconds"],
+        }
+        for name, scores in result["domains"].items()
+    ]
+
+
+def role(config: Config) -> str:
+    alone, one = config.method.name in LABELS_ALONE, len(config.domains) == 1
+    return ("labels" if one else "joint") if alone else ("pool" if one else "universal")
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """What a row sets of network, method and training, without paths."""
+    found = config.model_dump(mode="json", serialize_as_any=True, include={"model", "method", "train"})
+    found["model"]["weights"] = config.model.weights and Path(str(config.model.weights)).name
+    return found
+
+
+def table(runs: Mapping[str, Mapping[str, Any]], control: str) -> str:
+    """Markdown: rows by domain, their validation, and the difference from the control over the seeds that both have."""
+    rows: dict[str, dict[int, float]] = {}
+    for name, run in runs.items():
+        rows.setdefault(name.rpartition("/")[0], {})[run["seed"]] = 100 * run["miou"]
+    lines = ["| row | seeds | validation | − control |", "|---|---|---|---|"]
+    for row, by_seed in rows.items():
+        beside = rows.get(f"{control}-{row.rpartition('-')[2]}", {})
+        differences = [by_seed[seed] - beside[seed] for seed in by_seed if seed in beside]
+        said = "" if row.startswith(f"{control}-") else interval(differences)
+        lines.append(f"| `{row}` | {len(by_seed)} | {spread(list(by_seed.values()))} | {said} |")
+    averaged = {n: r for n, r in runs.items() if "weights" in r["history"][-1]}
+    if averaged:
+        lines += ["", "| row | average − last weights, last step |", "|---|---|"]
+        for row in rows:
+            pairs = [r["history"][-1]["weights"] for n, r in averaged.items() if n.rpartition("/")[0] == row]
+            if pairs:
+                lines.append(f"| `{row}` | {interval([100 * (p['average'] - p['last']) for p in pairs])} |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def interval(differences: Sequence[float]) -> str:
+    """Mean ± sample standard deviation and the 95 % interval of the mean by Student's t."""
+    n = len(differences)
+    if n < 2:
+        return f"{differences[0]:+.1f}" if differences else "–"
+    middle, deviation = fmean(differences), stdev(differences)
+    half = QUANTILES[n - 2] * deviation / n**0.5
+    return f"{middle:+.1f} ± {deviation:.1f} ({middle - half:.1f} to {middle + half:.1f})"
+
+
+def command() -> str:
+    return "python experiments/few_masks.py " + shlex.join(["RUNS", *sys.argv[2:]])
+
+
+if __name__ == "__main__":
+    main()
