@@ -5,7 +5,7 @@ Shapes: H×W pixels of an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -120,13 +120,30 @@ class FileSource:
     masks: Mapping[str, Path]
     space: LabelSpace
     size: tuple[int, int] | float | None = None
+    kept: dict[tuple[str, str], np.ndarray] | None = field(default=None, compare=False, repr=False)
+    """What was read stays here, at its size, and is not read again; None keeps nothing."""
 
     def image(self, stem: str) -> np.ndarray:
+        return self._kept("image", stem, self._read_image)
+
+    def mask(self, stem: str) -> Mask:
+        return self._kept("mask", stem, self._read_mask)
+
+    def _kept(self, kind: str, stem: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        if self.kept is None:
+            return read(stem)
+        if (kind, stem) not in self.kept:
+            pixels = read(stem)
+            pixels.flags.writeable = False  # the next reader gets the same array
+            self.kept[kind, stem] = pixels
+        return self.kept[kind, stem]
+
+    def _read_image(self, stem: str) -> np.ndarray:
         if stem not in self.images:
             raise ValueError(f"{self.root}: there is no image {stem!r}; put it and its split back as they were")
         return self._sized(read_image(self.images[stem]), cv2.INTER_AREA)
 
-    def mask(self, stem: str) -> Mask:
+    def _read_mask(self, stem: str) -> Mask:
         if stem not in self.masks:
             raise ValueError(f"{self.images[stem]}: it has no mask; add one or take it out of the labelled images")
         mask = self.space.encode(read_mask(self.masks[stem]), self.masks[stem])

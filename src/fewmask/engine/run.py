@@ -78,10 +78,10 @@ def load_config(folder: Path) -> Config:
 
 def load_domains(config: Config) -> dict[str, Domain]:
     """The domains of a configuration with their labelled images chosen by its seed. All faults are raised at once."""
-    domains, problems = {}, []
+    domains, problems, keep = {}, [], config.train.cache == "memory"
     for name, settings in config.domains.items():
         try:
-            domains[name] = load_domain(name, settings).with_labelled(config.labelled.images, config.seed)
+            domains[name] = load_domain(name, settings, keep).with_labelled(config.labelled.images, config.seed)
         except ValueError as error:
             problems.append(str(error))
     if problems:

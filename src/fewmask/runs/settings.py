@@ -14,7 +14,7 @@ from fewmask.config import Config
 MOVABLE = (
     *(
         f"train.{key}"
-        for key in ("device", "workers", "tensorboard", "log_every", "checkpoint_every", "checkpoint_minutes")
+        for key in ("device", "workers", "cache", "tensorboard", "log_every", "checkpoint_every", "checkpoint_minutes")
     ),
     "campaign.pool.batch_size",
     "campaign.target",

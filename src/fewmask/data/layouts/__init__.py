@@ -37,10 +37,11 @@ def index(settings: DomainSettings) -> Index:
     raise AssertionError(f"{settings.layout} has no files")
 
 
-def load_domain(name: str, settings: DomainSettings) -> Domain:
+def load_domain(name: str, settings: DomainSettings, keep: bool = False) -> Domain:
     """The domain that the settings describe. Raises one ValueError that lists every error of its listing.
 
-    Every image of train that has a mask is labelled; `Domain.with_labelled` draws fewer.
+    Every image of train that has a mask is labelled; `Domain.with_labelled` draws fewer. `keep`: what is read of the
+    files stays in memory.
     """
     if isinstance(settings, ScenesDomain):
         from fewmask.data import scenes
@@ -50,5 +51,5 @@ def load_domain(name: str, settings: DomainSettings) -> Domain:
     if found.errors:
         raise ValueError(f"domain {name}:\n" + "\n".join(f"  {p}" for p in found.errors))
     assert found.space is not None
-    source = FileSource(found.root, found.images, found.masks, found.space, settings.size)
+    source = FileSource(found.root, found.images, found.masks, found.space, settings.size, {} if keep else None)
     return Domain(name, found.space, source, found.splits, found.labelled)
