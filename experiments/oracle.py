@@ -1,0 +1,65 @@
+"""True labels of the pool must not lose to labels alone: what a method makes of a pool that it cannot mislabel.
+
+    python experiments/oracle.py CONFIG --methods fixmatch unimatch --seeds 0 1 2 [--set key.sub=value …]
+
+Every image of the pool that has a mask is handed to the method as one that people answered wholly: its labels are the
+mask's, with a confidence of 1. A method that is below `supervised` or `joint` on the same seed loses by its views, its
+weights or its schedule, for its labels are right. `labels` is the row that never sees the pool, `<method>` the method
+as it is, and `<method>-oracle` with the pool's true labels. The runs are resumable and their weights are selected and
+scored on validation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fewmask.data.domain import Domain
+from fewmask.engine.fit import train
+from fewmask.engine.run import load_domains
+from fewmask.files import write_json
+from fewmask.methods import read_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--methods", nargs="+", required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, required=True)
+    parser.add_argument("--set", nargs="*", default=[], metavar="key.sub=value", dest="overrides")
+    parser.add_argument("--runs", type=Path, default=Path("runs/oracle"))
+    parser.add_argument("--out", type=Path, default=Path("results/oracle.json"))
+    arguments = parser.parse_args()
+    rows = ["labels", *(f"{m}{end}" for m in arguments.methods for end in ("", "-oracle"))]
+    found: dict[str, dict[str, Any]] = {}
+    for seed in arguments.seeds:
+        for row in rows:
+            method = "joint" if row == "labels" else row.removesuffix("-oracle")
+            overrides = [*arguments.overrides, f"method={{name: {method}}}", f"seed={seed}", "train.score=val"]
+            config = read_config(arguments.config, overrides)
+            domains = load_domains(config)
+            if row.endswith("-oracle"):
+                domains = {name: with_true_pool(domain) for name, domain in domains.items()}
+            summary = train(config, arguments.runs / f"{row}-{seed}", domains=domains)
+            kept = {key: summary[key] for key in ("avg_miou", "selected_step", "seconds", "validation")}
+            found[f"{row}/{seed}"] = kept | {"domains": {n: s["miou"] for n, s in summary["domains"].items()}}
+            print(row, seed, json.dumps(found[f"{row}/{seed}"]["domains"]), flush=True)
+            made = {key: summary[key] for key in ("hardware", "versions", "steps", "labelled", "unlabelled")}
+            command = "python experiments/oracle.py " + shlex.join(sys.argv[1:])
+            write_json(arguments.out, {"command": command, **made, "runs": found})
+
+
+def with_true_pool(domain: Domain) -> Domain:
+    """The domain with the masks of the pool as answers. Labelled rows show what they did."""
+    whole, there = frozenset(domain.whole), domain.splits["train"]
+    answered = {s: 1.0 for s in there if s not in whole and domain.source.has_mask(s)}
+    return replace(domain, labelled=tuple(s for s in there if s in whole or s in answered), partial=answered)
+
+
+if __name__ == "__main__":
+    main()
