@@ -59,7 +59,9 @@ def labels_alone(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["entropy-min", "pseudo-label", "fixmatch", "unimatch"])
+@pytest.mark.parametrize("method", ["entropy-min", "pseudo-label", "fixmatch", "unimatch", "s4al"])
 def test_the_pools_true_labels_help(method: str, labels_alone: float, tmp_path: Path) -> None:
-    given = [score(tmp_path / str(seed), {"name": method}, seed, oracle=True) for seed in (0, 1)]
+    # A teacher of momentum .99 is an average over most of so short a run; the run's own average lies 3 steps behind.
+    own = {"answers": "student"} if method == "s4al" else {}
+    given = [score(tmp_path / str(seed), {"name": method, **own}, seed, oracle=True) for seed in (0, 1)]
     assert sum(given) / 2 > labels_alone + 0.01
