@@ -230,9 +230,10 @@ def test_people_answer_correct_and_skip(
     bob.submit(first, painted(theirs, of["a"], tmp_path), 20.0)
     bob.submit(second, [], 3.0, skip=True)
     far = SIZE[0] * SIZE[1] - 30 - int(SHAPE.sum())
-    assert fetch_answers(api, ledger, of, "nobody") == Import(4, 0, 0, far, skipped=1, in_part=1)
-    words = {(word.question, word.annotator): word for word in ledger.last_words()}
     by_ada, by_bob = f"label-studio:{ada.id}", f"label-studio:{bob.id}"
+    taken = fetch_answers(api, ledger, of, "nobody")
+    assert taken == Import(4, 0, 0, far, skipped=1, in_part=1, beside={by_ada: 2})
+    words = {(word.question, word.annotator): word for word in ledger.last_words()}
     assert set(words) == {(1, by_ada), (2, by_ada), (1, by_bob), (2, by_bob), (3, by_bob)}
     square, superpixel, _ = three()
     for question, guess in ((square, 1), (superpixel, 2)):
@@ -245,7 +246,10 @@ def test_people_answer_correct_and_skip(
 
     again = np.full(SIZE, 0, np.uint8)
     ada.update(mine, painted(again, of["a"], tmp_path), 30.0)
-    assert fetch_answers(api, ledger, of, "nobody") == Import(2, 3, 0, 2 * far)
+    left = fetch_answers(api, ledger, of, "nobody")
+    assert (left.answered, left.unchanged, left.closed) == (0, 3, 2)
+    taken = fetch_answers(api, ledger, of, "nobody", "corrections")
+    assert taken == Import(2, 3, 0, 2 * far, corrected=2, beside={by_bob: 2})
     assert sum(a.seconds or 0 for a in ledger.answers() if a.annotator == by_ada) == pytest.approx(30.0)
     np.testing.assert_array_equal(ledger.labels("a", "a-0"), expected([square, superpixel], theirs, again))
     before = len(ledger.answers())

@@ -8,6 +8,7 @@ and cannot be read for certain refuses the import, with file, value and mend; no
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -280,7 +281,13 @@ class Inbox:
             more = self._faults - MAX_PROBLEMS
             listed = self._problems + ([f"and {more} more"] if more > 0 else [])
             raise ValueError("\n".join(["nothing was imported:", *(f"  {problem}" for problem in listed)]))
-        self._ledger.answer(self._new)
+        try:
+            self._ledger.answer(self._new)
+        except sqlite3.Error as error:  # in one transaction: nothing of it is kept
+            raise OSError(
+                f"{self._ledger.path}: nothing was imported ({error}); make room, or let it be written, and give the "
+                "same command again"
+            ) from None
         return replace(self._counts, beside=dict(sorted(self._beside.items())), aside=aside)
 
     def _is_new(self, question: Question, known: Answer | None, annotator: str, values: Mask | None) -> bool:

@@ -6,6 +6,7 @@ Whatever is refused is a ValueError that names the file, what was found there, a
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ MIB = 1 << 20
 MAX_TEXT = 128 * MIB
 """A JSON or XML file that is read as a whole, or one task of Label Studio's."""
 MAX_FILE = 4096 * MIB
-MAX_NUMBERS, MAX_LISTS, COUNTED_FROM = 10_000_000, 1_000_000, 8 * MIB
+MAX_NUMBERS, MAX_LISTS, COUNTED_FROM = 10_000_000, 1_000_000, 2 * MIB
 """Values, and lists and objects, in one JSON text: a list takes ten times the memory of what stands for it. Texts of
 fewer characters are not counted."""
 MAX_DEPTH = 64
@@ -128,11 +129,14 @@ def _check_count(text: str, where: object) -> None:
     """Refuse a long text of more values than the memory should hold, before any is made."""
     if len(text) < COUNTED_FROM or (_lists(text) <= MAX_LISTS and text.count(",") <= MAX_NUMBERS):
         return
-    plain = _STRING.sub("", text)  # what stands in texts is no list: run-length codes have brackets
-    if _lists(plain) > MAX_LISTS or plain.count(",") > MAX_NUMBERS:
+    lists, numbers = _lists(text), text.count(",")
+    for found in _STRING.finditer(text):  # what stands in texts is no list: run-length codes have brackets
+        part = found.group()
+        lists, numbers = lists - _lists(part), numbers - part.count(",")
+    if lists > MAX_LISTS or numbers > MAX_NUMBERS:
         raise ValueError(
-            f"{where}: {plain.count(',')} values in {_lists(plain)} lists and objects, more than {MAX_NUMBERS} in "
-            f"{MAX_LISTS}; export fewer images"
+            f"{where}: {numbers} values in {lists} lists and objects, more than {MAX_NUMBERS} in {MAX_LISTS}; export "
+            "fewer images"
         )
 
 
@@ -183,7 +187,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """A file's bytes. Raises ValueError when they are more than the limit, or cannot be read."""
     try:
         with open(path, "rb") as file:
-            data = file.read(limit + 1)
+            data = file.read(min(os.fstat(file.fileno()).st_size or limit, limit) + 1)  # of a pipe 0
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
     if len(data) > limit:
