@@ -12,6 +12,7 @@ from ondisk import plain
 
 import fewmask
 from fewmask import methods
+from fewmask.config import registry
 from fewmask.methods.joint import Joint
 
 
@@ -26,17 +27,20 @@ class Own(Joint):
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
-    monkeypatch.setattr(methods, "SETTINGS", dict(methods.SETTINGS))
-    methods._register_installed.cache_clear()
+def nothing_stays_registered() -> Iterator[None]:
+    tables = methods.METHODS, methods.SETTINGS
+    before = [dict(table) for table in tables]
+    registry.register_installed.cache_clear()
     yield
-    methods._register_installed.cache_clear()
+    for table, known in zip(tables, before, strict=True):
+        table.clear()
+        table.update(known)  # type: ignore[arg-type]
+    registry.register_installed.cache_clear()
 
 
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     points = [EntryPoint("own", value, "fewmask.methods")]
-    monkeypatch.setattr(methods, "entry_points", lambda group: [p for p in points if p.group == group])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [p for p in points if p.group == group])
 
 
 def own(**options: Any) -> dict[str, Any]:

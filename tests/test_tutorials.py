@@ -133,10 +133,13 @@ def assert_is_configuration(part: dict[str, object]) -> None:
 def reader(tmp_path: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
-    monkeypatch.setattr(methods, "SETTINGS", dict(methods.SETTINGS))
+    tables = methods.METHODS, methods.SETTINGS
+    before = [dict(table) for table in tables]
     modules = set(sys.modules)
     yield Reader(tmp_path, fewmask, monkeypatch)
+    for table, known in zip(tables, before, strict=True):
+        table.clear()
+        table.update(known)  # type: ignore[arg-type]
     for name in sys.modules.keys() - modules:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]

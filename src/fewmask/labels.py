@@ -354,7 +354,8 @@ def distinct_colour(index: int) -> Colour:
     return (round(255 * value * rgb[0]), round(255 * value * rgb[1]), round(255 * value * rgb[2]))
 
 
-class UniqueKeys(yaml.SafeLoader):
+# libyaml reads ten times as fast; PyYAML is built without it on some systems.
+class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML in which a key that is given twice is an error: of two classes with one id PyYAML would drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

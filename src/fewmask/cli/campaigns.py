@@ -52,7 +52,7 @@ def campaign(
     as_json: Json = False,
 ) -> None:
     """Rounds of train, score, ask, learn. It stops when people have questions; the same command goes on."""
-    from fewmask.methods import read_config
+    from fewmask.config import read_config
 
     settings = read_config(config, overrides or [])
     folder = folder or below(Path("runs"), settings.name)
@@ -88,11 +88,13 @@ def query(
     command again sends what is not there yet.
     """
     from fewmask.annotation.tools import TOOLS
+
+    annotator = _name(annotator)
+    domains = opened(run)
     from fewmask.engine.device import choose_device
     from fewmask.engine.guess import guessed
 
-    annotator = _name(annotator)
-    domains = guessed(run, opened(run), choose_device(device))
+    domains = guessed(run, domains, choose_device(device))
     if to is not None:
         if folder is not None or annotator is not None or tool not in (None, "label-studio"):
             raise ValueError(
@@ -321,10 +323,10 @@ def _images(asked: Sequence[Question]) -> int:
 
 def opened(run: Path) -> dict[str, Domain]:
     """The domains of a campaign's run. Raises ValueError for any other folder."""
-    from fewmask.engine.run import load_config, load_domains
+    from fewmask.data.domains import load_domains
     from fewmask.runs import RunFolder
 
-    config = load_config(run)
+    config = RunFolder(run).load_config()
     if config.campaign is None or not RunFolder(run).ledger.exists():
         raise ValueError(
             f"{run}: a run of `fewmask train`, which asks nothing; give the folder that `fewmask campaign` wrote"
@@ -335,9 +337,8 @@ def opened(run: Path) -> dict[str, Domain]:
 def ledger_of(run: Path) -> Ledger:
     """The ledger of a campaign's run, to be read as its settings say."""
     from fewmask.annotation.ledger import Ledger
-    from fewmask.engine.run import load_config
     from fewmask.runs import RunFolder
 
-    settings = load_config(run).campaign
+    settings = RunFolder(run).load_config().campaign
     assert settings is not None
     return Ledger(RunFolder(run).ledger, settings.answers)

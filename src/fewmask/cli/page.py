@@ -31,10 +31,9 @@ def open_page(
     from fewmask.campaign.history import unit_of
     from fewmask.engine.device import choose_device
     from fewmask.engine.guess import predictor
-    from fewmask.engine.run import load_config
     from fewmask.runs import RunFolder
 
-    config = load_config(run)
+    config = RunFolder(run).load_config()
     assert config.campaign is not None
     about = Run(
         run.resolve().name,

@@ -125,9 +125,6 @@ def run(
     """
     from fewmask.recipes import seconds
     from fewmask.recipes.data import look
-    from fewmask.recipes.running import results
-    from fewmask.recipes.running import run as go_on
-    from fewmask.recipes.table import as_json as plainly
 
     asked = _Asked(name, words or [], seeds)
     recipe, folder = asked.recipe, folder or below(Path("runs"), asked.name)
@@ -138,6 +135,10 @@ def run(
         should = " as published" if one.images == one.expected else ""
         say(f"{one.domain}: {counts} images{should} ({one.layout}, {one.folder})", err)
     estimate = sum(seconds(recipe, configs).values()) * len(asked.seeds)
+    from fewmask.recipes.running import results
+    from fewmask.recipes.running import run as go_on
+    from fewmask.recipes.table import as_json as plainly
+
     runs = _runs(asked.rows, asked.seeds)
     say(f"{runs}, about {duration(estimate)} on {recipe.rate.machine}; in {folder}", err)
     again = ["recipes", "run", name, *(words or []), *(["--seeds", seeds] if seeds else []), "--out", str(folder)]

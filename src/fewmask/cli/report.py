@@ -30,6 +30,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """One HTML page about runs: what labels bring, how good each class is, what was asked, and pictures."""
+    from fewmask.runs import RunFolder
+
+    for run in runs:
+        RunFolder(run).load_config()  # what is no run is told before torch is imported
     from fewmask.report import report as write
 
     with counting("images") as progress:

@@ -44,16 +44,18 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Per-class IoU of a run on its own domains, or on another domain through class mappings or with a new head."""
-    from fewmask.engine.device import choose_device
-    from fewmask.engine.evaluate import evaluate as score
-    from fewmask.engine.run import load_config, load_domains, load_model
     from fewmask.runs import RunFolder
 
-    settings = load_config(run)
+    settings = RunFolder(run).load_config()
     counts: dict[str, ImageCounts] = {}
     own = on is None and domain is None
     if own and (head or classes or new_head_steps):
         raise ValueError("--head, --classes and --new-head-steps are for another domain; say which by --on or --domain")
+    from fewmask.data.domains import load_domains
+    from fewmask.engine.device import choose_device
+    from fewmask.engine.evaluate import evaluate as score
+    from fewmask.models.saved import load_model
+
     with counting("images") as progress:
         if own:
             result = score(
@@ -99,13 +101,15 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Masks and coloured overlays for every image of a folder."""
+    from fewmask.runs import RunFolder
+
+    settings = RunFolder(run).load_config().train
     from fewmask.engine.device import choose_device
     from fewmask.engine.predict import predict as write
     from fewmask.engine.prototypes import load_fused
-    from fewmask.engine.run import load_config, load_model
     from fewmask.models.fusion import AUTO, FUSED
+    from fewmask.models.saved import load_model
 
-    settings = load_config(run).train
     model = (load_fused if domain in (AUTO, FUSED) else load_model)(run, choose_device(device))
     target = folder or run / "predictions"
     with counting("images") as progress:
@@ -133,6 +137,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the model as ONNX, for images of any size, with a model card beside it."""
+    from fewmask.runs import RunFolder
+
+    RunFolder(run).read_description()  # what is no trained run is told before torch is imported
     from fewmask.export import export as write
 
     result = write(run, file or run / "model.onnx", domain, seeds or ())
@@ -145,10 +152,9 @@ def export(
 
 def _target(settings: Config, on: Path | None, domain: str | None) -> Domain:
     """The domain to score on."""
-    from fewmask.config import FolderDomain
+    from fewmask.config import FolderDomain, read_config
+    from fewmask.data.domains import load_domains
     from fewmask.data.layouts import load_domain
-    from fewmask.engine.run import load_domains
-    from fewmask.methods import read_config
 
     if on is None:
         there = {**settings.domains, **settings.held_out}

@@ -62,8 +62,8 @@ def demo(
 
 def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Examine a configuration's data, network and method: every problem at once, each with file or key and the fix."""
+    from fewmask.config import read_config
     from fewmask.data.doctor import check as examine
-    from fewmask.methods import read_config
 
     settings = read_config(config, overrides or [])
     with counting("files") as progress:
@@ -77,9 +77,9 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
 def _of_network(settings: Config) -> list[Problem]:
     """What keeps the network and the method from being built and from taking the images."""
     from fewmask.campaign import settings as of_campaigns
+    from fewmask.data.domains import load_domains
     from fewmask.data.layouts import Problem
     from fewmask.engine import preflight
-    from fewmask.engine.run import load_domains
     from fewmask.models.universal import UniversalSegmenter
 
     try:
@@ -143,11 +143,12 @@ def _many(problems: Sequence[Problem], noun: str) -> str:
 @command()
 def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = None, as_json: Json = False) -> None:
     """Train a model. The same command goes on where a run stopped."""
-    from fewmask.engine.fit import train as fit
-    from fewmask.methods import read_config
+    from fewmask.config import read_config
     from fewmask.runs import RunFolder
 
     settings = read_config(config, overrides or [])
+    from fewmask.engine.fit import train as fit  # torch, which a wrong path or key need not wait for
+
     folder = folder or below(Path("runs"), settings.name)
     if settings.campaign is not None:
         say("`campaign` is not read by `fewmask train`, which trains once; `fewmask campaign` asks", err)

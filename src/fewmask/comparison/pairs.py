@@ -14,8 +14,8 @@ import numpy as np
 
 from fewmask.comparison.runs import Group, Scored, differing, groups
 from fewmask.comparison.statistics import LEVEL, Array, Estimate, estimate, holm, means, redrawn
-from fewmask.engine.metrics import mean
 from fewmask.randomness import generator
+from fewmask.runs.records import mean
 
 SCHEMA = 1
 DRAWS = 2000

@@ -16,6 +16,8 @@ from fewmask.config.domains import (
     VocDomain,
 )
 from fewmask.config.loading import Config, dump, load, parse
+from fewmask.config.methods import MethodSettings
+from fewmask.config.registry import METHODS, SETTINGS, parse_config, read_config, register_installed
 from fewmask.config.training import (
     AdamSettings,
     AverageSettings,
@@ -36,6 +38,8 @@ from fewmask.config.views import AugmentSettings, CutoutSettings, NoiseSettings,
 
 __all__ = [
     "LAYOUTS",
+    "METHODS",
+    "SETTINGS",
     "AdamSettings",
     "AnswerSettings",
     "AskSettings",
@@ -61,6 +65,7 @@ __all__ = [
     "LabelledSettings",
     "LastBlocks",
     "Lora",
+    "MethodSettings",
     "ModelSettings",
     "NetworkOptimiserSettings",
     "NoiseSettings",
@@ -81,4 +86,7 @@ __all__ = [
     "dump",
     "load",
     "parse",
+    "parse_config",
+    "read_config",
+    "register_installed",
 ]

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewmask.runs.records import mean as mean
+
 
 def confusion(prediction: Tensor, label: Tensor, classes: int, columns: int | None = None) -> Tensor:
     """Count (C,P) of labelled pixels: row = label, column = prediction. 254 and 255 in the label are left out.
@@ -44,12 +46,6 @@ def scores(matrix: Tensor, names: Sequence[str], reachable: Collection[int] | No
         "iou": {name: iou[i] if i in present else None for i, name in enumerate(names)},
         "pixels": int(labelled.sum()),
     }
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the values that exist; None of none."""
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
 
 
 def reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:

@@ -14,11 +14,9 @@ import torch
 from fewmask import config as configuration
 from fewmask import distributed
 from fewmask.config import Config, Full
-from fewmask.data.domain import Domain
-from fewmask.data.layouts import load_domain
+from fewmask.data.domains import load_domains as load_domains
 from fewmask.engine.checkpoint import save_weights
 from fewmask.files import remove_unfinished, write_text
-from fewmask.methods import read_config
 from fewmask.models.ensemble import Ensemble
 from fewmask.models.saved import load_model as load_model
 from fewmask.models.universal import UniversalSegmenter
@@ -35,7 +33,7 @@ def open_run(folder: Path, config: Config) -> RunFolder:
     """
     run = RunFolder(folder)
     if run.config.exists():
-        there = read_config(run.config)
+        there = run.load_config()
         different = differences(essence(there), essence(config))
         if different:
             data = f". Has the data moved? Then write its new `root` into {run.config}" if only_roots(different) else ""
@@ -69,24 +67,7 @@ def _begun(run: RunFolder, config: Config) -> Iterator[None]:
 
 def load_config(folder: Path) -> Config:
     """The resolved configuration of a run. Raises ValueError when the folder holds none."""
-    path = RunFolder(folder).check().config
-    try:
-        return read_config(path)
-    except ValueError as error:
-        raise ValueError(f"{error}\n  A run wrote this file; was it another version of fewmask, use that one") from None
-
-
-def load_domains(config: Config) -> dict[str, Domain]:
-    """The domains of a configuration with their labelled images chosen by its seed. All faults are raised at once."""
-    domains, problems, keep = {}, [], config.train.cache == "memory"
-    for name, settings in config.domains.items():
-        try:
-            domains[name] = load_domain(name, settings, keep).with_labelled(config.labelled.images, config.seed)
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("\n".join(problems))
-    return domains
+    return RunFolder(folder).load_config()
 
 
 def save_model(run: RunFolder, model: UniversalSegmenter) -> Description:

@@ -17,31 +17,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from fewmask.config.methods import AdversarialAlignSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.labels import VOID
 from fewmask.losses.adversarial import verdict_loss
 from fewmask.losses.entropy import masked_mean
 from fewmask.methods.common.adversary import reverse
-from fewmask.methods.common.base import Method, MethodSettings, supervised_loss, two_or_more
+from fewmask.methods.common.base import Method, supervised_loss, two_or_more
 from fewmask.models.discriminator import cell_classifier
 from fewmask.models.universal import UniversalSegmenter, at_stride
-
-
-class AdversarialAlignSettings(MethodSettings):
-    name: Literal["adversarial-align"] = "adversarial-align"
-    weight: NonNegativeFloat = 0.1
-    """λ at the end of the steps."""
-    gamma: PositiveFloat = 10.0
-    """How soon λ gets there."""
-    channels: PositiveInt = 128
-    """Of the classifiers' two hidden layers."""
 
 
 class AdversarialAlign(Method):

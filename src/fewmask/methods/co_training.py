@@ -16,18 +16,16 @@ Shapes: B rows of a batch, U of them of the pool · H×W pixels · C feature cha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from fewmask.config import Fraction
+from fewmask.config.methods import CoTrainingSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import VOID
 from fewmask.losses.divergence import js_divergence
 from fewmask.losses.entropy import masked_mean
-from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.base import Method, supervised_loss
 from fewmask.methods.common.consistency import CutMix
 from fewmask.methods.common.pool import Targets, pool_loss, pool_targets
 from fewmask.models.batch_norm import synchronise
@@ -37,21 +35,6 @@ from fewmask.views.mixing import box_masks, partners
 
 # Part of the image that a box covers. The source has three boxes that together do, where they do not overlap.
 BOX = (0.25, 0.5)
-
-
-class CoTrainingSettings(MethodSettings):
-    name: Literal["co-training"] = "co-training"
-    weight: NonNegativeFloat = 1.5
-    """λ: the paper's on VOC; on Cityscapes it has 6."""
-    cutmix: Fraction = 1.0
-    """Probability of a box in a row of the pool; 0 is the paper's method without CutMix, for which the networks see
-    the pool once instead of twice. The source takes the box from another batch of the pool."""
-    whole: bool = True
-    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
-    the pool alone. The source knows no such images."""
-    answers: Literal["first", "mean"] = "first"
-    """Who is validated, selected and saved as the run's model: the first network, as in the source, with the second
-    one beside it; or both, with the mean of their logits, at twice the cost."""
 
 
 class CoTraining(Method):

@@ -25,13 +25,11 @@ Shapes: B rows of a batch · C feature channels · H×W pixels · h×w feature c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from fewmask.config import AdamSettings, Fraction, TranslatorSettings
+from fewmask.config.methods import CycadaSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.labels import VOID
@@ -40,50 +38,11 @@ from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.translation import image_distance, least_squares, semantic_consistency
 from fewmask.methods.common.adaptation import begin_as_sources, class_mappings, target_of, target_values
 from fewmask.methods.common.adversary import frozen
-from fewmask.methods.common.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, OwnOptimiser, sum_over_domains, supervised_loss
 from fewmask.methods.common.teacher import Teacher
 from fewmask.models.discriminator import cell_classifier
 from fewmask.models.translation import Translation, Way
 from fewmask.models.universal import UniversalSegmenter, at_stride
-
-
-class CycadaSettings(MethodSettings):
-    name: Literal["cycada"] = "cycada"
-    target: str | None = None
-    """The domain to adapt to; all others are sources. May be left out where one domain alone has no label."""
-    classes: dict[str, dict[str, str | None]] = {}
-    """By source: which of the target's classes its classes are, null for none; those of equal name need no entry."""
-    pretrain: Fraction = 0.25
-    """Part of the steps that train f_S."""
-    translate: Fraction = 0.4
-    """Part of the steps that train the translators, which come next. 0: images stay as they are."""
-    adversarial: NonNegativeFloat = 1.0
-    """λ_gan."""
-    cycle: NonNegativeFloat = 10.0
-    identity: NonNegativeFloat = 5.0
-    semantic: NonNegativeFloat = 1.0
-    features: NonNegativeFloat = 0.1
-    """λ_feat. 0: no discriminator of features."""
-    channels: PositiveInt = 128
-    """Of the hidden layers of D_f."""
-    translator: TranslatorSettings = TranslatorSettings()
-    optimiser: AdamSettings = AdamSettings()
-    """Of the translators and of all discriminators."""
-
-    @field_validator("translate")
-    @classmethod
-    def _leaves_steps(cls, translate: float, info: ValidationInfo) -> float:
-        pretrain = info.data.get("pretrain", 0.0)
-        if pretrain + translate >= 1:
-            raise ValueError(f"beside pretrain {pretrain} it leaves no step to adapt in; their sum must be less than 1")
-        return translate
-
-    @field_validator("semantic")
-    @classmethod
-    def _has_learnt(cls, semantic: float, info: ValidationInfo) -> float:
-        if semantic and info.data.get("translate") and not info.data.get("pretrain", 1.0):
-            raise ValueError("with pretrain 0 there is no f_S to be consistent with; set it to 0 too")
-        return semantic
 
 
 class Cycada(Method):

@@ -13,28 +13,16 @@ Shapes: B rows · C feature channels · H×W pixels · h×w feature cells · K d
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from fewmask.config.methods import DealSettings
 from fewmask.data.batch import Batch, take
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.difficulty import difficulty_loss
-from fewmask.methods.common.base import Method, MethodSettings, sum_over_domains
+from fewmask.methods.common.base import Method, sum_over_domains
 from fewmask.models.branch import branch
 from fewmask.models.universal import UniversalSegmenter
-
-
-class DealSettings(MethodSettings):
-    name: Literal["deal"] = "deal"
-    weight: NonNegativeFloat = 1.0
-    reach: Literal["features", "branch"] = "features"
-    """How far the branch's gradient goes: into F, as published, or no further than the branch itself, so that the
-    network is that of joint training."""
-    channels: PositiveInt = 64
-    kernel: Literal[1, 3] = 3
 
 
 class Deal(Method):

@@ -14,32 +14,18 @@ Shapes: B rows of a batch, b of one domain · C_k classes of domain k · H×W pi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from fewmask.config import Fraction
-from fewmask.config.base import ConfigPath
+from fewmask.config.methods import DistillSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import VOID
 from fewmask.losses.divergence import kl_divergence, log_mean_softmax
 from fewmask.losses.entropy import masked_mean
-from fewmask.methods.common.base import Method, MethodSettings, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, sum_over_domains, supervised_loss
 from fewmask.models.saved import fingerprint, load_model
 from fewmask.models.universal import UniversalSegmenter
-
-
-class DistillSettings(MethodSettings):
-    name: Literal["distill"] = "distill"
-    teachers: Annotated[tuple[ConfigPath, ...], Field(min_length=1)]
-    """Folders of finished runs, of rounds of a campaign, say: the mean of their probabilities is taught. Each domain
-    needs a teacher that knows it."""
-    alpha: Fraction = 0.9
-    """Weight of the soft labels; 1 − α is that of the hard ones. Hinton et al.: the soft ones considerably more."""
-    temperature: PositiveFloat = 2.0
-    """T. Hinton et al. have 1 to 20, lower ones for small students."""
 
 
 class Distill(Method):

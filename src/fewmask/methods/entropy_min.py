@@ -12,22 +12,15 @@ Shapes: B rows · C_k classes of domain k · h×w cells at the feature stride.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from fewmask.config.methods import EntropyMinSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED
 from fewmask.losses.entropy import entropy, masked_mean
-from fewmask.methods.common.base import Method, MethodSettings, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, sum_over_domains, supervised_loss
 from fewmask.models.universal import UniversalSegmenter, at_stride
-
-
-class EntropyMinSettings(MethodSettings):
-    name: Literal["entropy-min"] = "entropy-min"
-    weight: NonNegativeFloat = 0.1
 
 
 class EntropyMin(Method):

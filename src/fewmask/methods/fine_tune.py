@@ -10,21 +10,15 @@ Shapes: see `methods.common.base`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fewmask.config.methods import FineTuneSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
-from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.base import Method, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
-
-
-class FineTuneSettings(MethodSettings):
-    name: Literal["fine-tune"] = "fine-tune"
-    order: tuple[str, ...] = ()
-    """Domains in the order of training; the order of the configuration by default. Steps are shared out evenly."""
 
 
 class FineTune(Method):

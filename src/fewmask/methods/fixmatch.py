@@ -14,20 +14,13 @@ Shapes: see `methods.common.consistency`.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from fewmask.config.methods import FixMatchSettings
 from fewmask.data.batch import Batch
-from fewmask.methods.common.consistency import Consistency, ConsistencySettings
+from fewmask.methods.common.consistency import Consistency
 from fewmask.models.universal import UniversalSegmenter
-
-
-class FixMatchSettings(ConsistencySettings):
-    name: Literal["fixmatch"] = "fixmatch"
-    strong_weight: NonNegativeFloat = 0.5
 
 
 class FixMatch(Consistency):

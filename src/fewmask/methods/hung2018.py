@@ -17,41 +17,18 @@ Shapes: B rows of a batch, U of them of the pool · C_k classes of domain k · C
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from fewmask.config import Fraction, HungAdamSettings
+from fewmask.config.methods import Hung2018Settings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import one_hot, verdict_loss
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.methods.common.adversary import frozen
-from fewmask.methods.common.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, OwnOptimiser, sum_over_domains, supervised_loss
 from fewmask.models.discriminator import Discriminator
 from fewmask.models.universal import UniversalSegmenter
-
-
-class Hung2018Settings(MethodSettings):
-    name: Literal["hung2018"] = "hung2018"
-    adversarial: NonNegativeFloat = 0.01
-    """λ_adv of labelled pixels."""
-    semi_adversarial: NonNegativeFloat = 0.001
-    """λ_adv of the pool's."""
-    semi: NonNegativeFloat = 0.1
-    """λ_semi."""
-    threshold: Fraction = 0.2
-    """T_semi: of the pool's pixels those are believed that the discriminator gives more than this."""
-    warmup: Fraction = 0.25
-    """Part of the steps without the pool."""
-    whole: bool = True
-    """After the warm-up labelled rows show wholly labelled images, where there are any; images with a few answered
-    regions then stand in the pool alone, with their answers. The source knows no such images."""
-    channels: PositiveInt = 64
-    """Of the discriminator's first layer."""
-    optimiser: HungAdamSettings = HungAdamSettings()
 
 
 class Hung2018(Method):

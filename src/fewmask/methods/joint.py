@@ -7,18 +7,13 @@ Shapes: see `methods.common.base`.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from fewmask.config.methods import JointSettings
 from fewmask.data.batch import Batch
-from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.base import Method, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
-
-
-class JointSettings(MethodSettings):
-    name: Literal["joint"] = "joint"
 
 
 class Joint(Method):

@@ -14,30 +14,17 @@ Shapes: B rows · K domains, G pairs of them in the batch · C feature channels 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from fewmask.config.methods import MmdSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.labels import VOID
-from fewmask.losses.mmd import MULTIPLES, draw, linear_mmd, quadratic_mmd
-from fewmask.methods.common.base import Method, MethodSettings, supervised_loss, two_or_more
+from fewmask.losses.mmd import draw, linear_mmd, quadratic_mmd
+from fewmask.methods.common.base import Method, supervised_loss, two_or_more
 from fewmask.models.universal import UniversalSegmenter, at_stride
-
-
-class MmdSettings(MethodSettings):
-    name: Literal["mmd"] = "mmd"
-    weight: NonNegativeFloat = 0.1
-    where: Literal["features", "embedding"] = "features"
-    """What is aligned: what the heads read, or E of it."""
-    estimator: Literal["linear", "quadratic"] = "linear"
-    cells: int = Field(512, ge=2)
-    """Drawn of each domain in a micro-batch."""
-    multiples: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = MULTIPLES
-    """Of the median squared distance: the widths of the kernels."""
 
 
 class Mmd(Method):

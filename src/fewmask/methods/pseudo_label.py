@@ -13,39 +13,16 @@ Shapes: see `methods.common.base`.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import NonNegativeFloat, ValidationInfo, field_validator
 from torch import Tensor
 
-from fewmask.config import Fraction
+from fewmask.config.methods import PseudoLabelSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.pseudo_label import pseudo_label, ramp
-from fewmask.methods.common.base import Method, MethodSettings, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, sum_over_domains, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
-
-
-class PseudoLabelSettings(MethodSettings):
-    name: Literal["pseudo-label"] = "pseudo-label"
-    alpha: NonNegativeFloat = 1.0
-    """α_f. The source has 3, on digits."""
-    begin: Fraction = 0.1
-    """T1, as a part of the steps; before it labelled rows alone are drawn. The source says 100, of how many it does not
-    say."""
-    end: Fraction = 0.6
-    """T2; the source says 600."""
-    threshold: Fraction = 0.0
-    """0, as the source: every pixel takes part."""
-
-    @field_validator("end")
-    @classmethod
-    def _follows(cls, end: float, info: ValidationInfo) -> float:
-        if end < info.data.get("begin", end):
-            raise ValueError(f"it lies before begin {info.data['begin']}; the ramp rises from begin to end")
-        return end
 
 
 class PseudoLabel(Method):

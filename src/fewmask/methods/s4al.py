@@ -18,62 +18,21 @@ Shapes: B rows of a batch, U of them of the pool · H×W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from fewmask.config import Fraction, StrongSettings
+from fewmask.config.methods import S4alSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.losses.pseudo_label import pseudo_weight
 from fewmask.methods.common.base import supervised_loss
 from fewmask.methods.common.pool import Targets, encode, pool_loss, pool_targets
 from fewmask.methods.common.replay import Replay
-from fewmask.methods.common.teacher import Taught, TaughtSettings
+from fewmask.methods.common.teacher import Taught
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import class_masks, partners, paste
-
-
-class S4alSettings(TaughtSettings):
-    name: Literal["s4al"] = "s4al"
-    ema: Fraction = 0.99
-    """Momentum of the teacher, which this method cannot do without."""
-    weight: NonNegativeFloat = 1.0
-    """Of L_u."""
-    replay_weight: NonNegativeFloat = 1.0
-    """Of L_r. The source has a third batch for it beside the labelled and the unlabelled one and does not say how the
-    three are weighed; `weight: 0` has adaptive ClassMix in the place of the plain one."""
-    cold: Fraction = 0.1
-    """Part of the steps that sees labels alone: 10 epochs in the source."""
-    cold_weight: NonNegativeFloat = 1.5
-    """Of the cross-entropy in it."""
-    threshold: Fraction = 0.97
-    fraction: Literal["mixed", "source"] = "mixed"
-    """Whose part of sure pixels weighs a pixel: of the mixed row that it is in (as in ReCo's code, which the source
-    resembles), or of the row that it comes from. The source does not say."""
-    mixing: Literal["classmix", "none"] = "classmix"
-    adaptive: Literal["auto", "always", "never"] = "auto"
-    """Whether classes are pasted from memory: the source begins with generation 1, which `auto` recognises by images
-    with answered regions in some domain."""
-    heads: NonNegativeInt = 2
-    """Frequent classes pasted into a row. The source has "2 head and 3 tail classes or so"."""
-    tails: NonNegativeInt = 3
-    """Rare ones."""
-    tail_share: Fraction = 0.1
-    """The rarest classes that have at most this part of all labelled pixels together are rare. The source lists them by
-    hand."""
-    places: PositiveInt = 32
-    """Rows remembered a domain, those with a rare class. The source does not say."""
-    forward: Literal["separate", "joint"] = "separate"
-    """`separate`, as the source: labelled, unlabelled and replayed rows each in a forward of their own. `joint`: all in
-    one, with common statistics of batch normalisation, as S4AL+ recommends."""
-    whole: bool = True
-    """Labelled rows show wholly labelled images, where there are any; images with answered regions then stand in the
-    pool alone, with their answers. The source does not say how it draws them."""
-    view: StrongSettings = StrongSettings(blur=0, brightness=0.25, contrast=0.25, saturation=0.25, hue=0, grey=0)
-    """Colour jitter 0.75–1.25 with probability .5; the source does not speak of hue."""
 
 
 class Stream(NamedTuple):

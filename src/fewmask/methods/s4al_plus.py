@@ -14,33 +14,17 @@ Shapes: see `methods.common.base`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from fewmask.config import Fraction, NoiseSettings
+from fewmask.config.methods import S4alPlusSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import STEPS
-from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
-from fewmask.methods.common.representation import ContrastSettings, Representation
+from fewmask.methods.common.base import Method, supervised_loss
+from fewmask.methods.common.representation import Representation
 from fewmask.models.universal import UniversalSegmenter
-
-
-class S4alPlusSettings(MethodSettings):
-    name: Literal["s4al-plus"] = "s4al-plus"
-    confidence: Fraction = 0.7
-    """Pseudo-labels less sure than this are none."""
-    weigh: bool = False
-    """Whether a pseudo-label counts as much as it is sure, instead of as much as a person's."""
-    gamma: NonNegativeFloat = 0.0
-    """Of the focal loss: lowers what pixels count that are right already, which those of rare classes seldom are."""
-    epsilon: float = Field(0.0, ge=-1)
-    """Of PolyLoss (Poly-1)."""
-    noise: NoiseSettings = NoiseSettings()
-    contrast: ContrastSettings = ContrastSettings()
 
 
 class S4alPlus(Method):

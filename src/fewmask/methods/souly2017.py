@@ -17,14 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 import yaml
-from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from fewmask.config import AdamSettings, ConfigPath
+from fewmask.config.methods import Souly2017Settings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.batches import batch_name
 from fewmask.data.domain import Domain
@@ -33,32 +31,10 @@ from fewmask.losses.adversarial import surprise_if_fake, surprise_if_real, with_
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.entropy import masked_mean
 from fewmask.methods.common.adversary import frozen, reverse
-from fewmask.methods.common.base import Method, MethodSettings, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, OwnOptimiser, sum_over_domains, supervised_loss
 from fewmask.models.batch_norm import statistics_kept
 from fewmask.models.generator import Generator
 from fewmask.models.universal import UniversalSegmenter
-
-
-class Souly2017Settings(MethodSettings):
-    name: Literal["souly2017"] = "souly2017"
-    supervised: NonNegativeFloat = 1.0
-    """γ."""
-    real: NonNegativeFloat = 1.0
-    """Of L_real; the source adds the terms."""
-    fake: NonNegativeFloat = 1.0
-    """Of L_fake; the source adds the terms. 0: no generator."""
-    generator_loss: Literal["minimax", "non-saturating"] = "minimax"
-    weak: dict[str, ConfigPath] = {}
-    """By domain, a YAML file of image-level labels: `image: [class, …]`. Images that are not in it may show any."""
-    whole: bool = True
-    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
-    the pool alone, with their answers. The source knows no such images."""
-    noise: PositiveInt = 100
-    side: Literal[8, 16, 32, 64, 128] = 64
-    """Pixels a side of what the generator makes; it is then brought to the size of the crops."""
-    channels: PositiveInt = 64
-    """Of the generator's last layer but one."""
-    optimiser: AdamSettings = AdamSettings()
 
 
 class Souly2017(Method):

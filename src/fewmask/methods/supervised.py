@@ -8,21 +8,15 @@ Shapes: see `methods.common.base`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fewmask.config.methods import SupervisedSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
-from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.base import Method, supervised_loss
 from fewmask.models.universal import UniversalSegmenter
-
-
-class SupervisedSettings(MethodSettings):
-    name: Literal["supervised"] = "supervised"
-    domain: str | None = None
-    """The domain to train on; may be left out where there is one."""
 
 
 class Supervised(Method):

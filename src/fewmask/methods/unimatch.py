@@ -15,29 +15,13 @@ Shapes: U rows of the pool · C feature channels · h×w feature cells; else see
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from fewmask.config.methods import UniMatchSettings
 from fewmask.data.batch import Batch
-from fewmask.methods.common.consistency import Consistency, ConsistencySettings
+from fewmask.methods.common.consistency import Consistency
 from fewmask.models.universal import UniversalSegmenter
-
-
-class UniMatchSettings(ConsistencySettings):
-    name: Literal["unimatch"] = "unimatch"
-    strong_weight: NonNegativeFloat = 0.25
-    """Of both strong views together."""
-    features_weight: NonNegativeFloat = 0.25
-    """Of the weak view with perturbed features. Ours are those that the heads read; the source drops channels of what
-    the encoder hands to the decoder, twice, at its first and its last stage. F here is any encoder with any decoder,
-    and only its output is the same thing in all of them. Before a 1×1 head it is the milder perturbation."""
-    complementary: bool = False
-    """The second version's dropout: the two strong views of a row see complementary halves of the channels, times two;
-    half of the rows, at random, see all in both. There it is of the encoder's features, here of those that the heads
-    read."""
 
 
 class UniMatch(Consistency):

@@ -16,45 +16,17 @@ Shapes: B rows · C feature channels · D embedding size · h×w cells of the em
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from fewmask.config import Fraction
+from fewmask.config.methods import UnivCrossSettings, UnivFullSettings, UnivSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
-from fewmask.methods.common.base import Method, MethodSettings, supervised_loss
+from fewmask.methods.common.base import Method, supervised_loss
 from fewmask.methods.common.pool import encode
 from fewmask.methods.common.prototypes import Cells, FixedPrototypes, LivePrototypes
 from fewmask.models.universal import UniversalSegmenter, at_stride
-
-
-class UnivSettings(MethodSettings):
-    alpha: NonNegativeFloat = 0.02
-    """α, the weight of L_cross."""
-    mode: Literal["anchored", "faithful"] = "anchored"
-    pretrain: Fraction = 0.25
-    """Part of the steps that sees labels alone: faithful prototypes come from the end of it, live ones settle in it."""
-    initial_embedding: Literal["random", "pca"] = "random"
-    """faithful: where E starts once the prototypes are fixed; "pca" is the projection that made them."""
-    absent: Literal["refused", "left-out"] = "refused"
-    """faithful: classes of which no pixel is labelled. Live prototypes leave them out until one is."""
-    forward: Literal["separate", "joint"] = "separate"
-    """Labelled rows and rows of the pool in a forward of F each, or all in one with common statistics of batch
-    normalisation."""
-    anchor: NonNegativeFloat = 0.1
-    """anchored: weight of the cross-entropy of labelled cells to their own domain's prototypes."""
-    anchor_trains: Literal["embedding", "encoder"] = "embedding"
-    """anchored: E alone, or F with it."""
-    temperature: PositiveFloat = 0.1
-    prototypes: PositiveInt = 3
-    momentum: Fraction = 0.99
-    drawn: PositiveInt = 64
-    """anchored: labelled cells of each class that move its prototypes in a step."""
-    private: Literal["unknown", "gate", "none"] = "unknown"
-    """anchored: the answer to classes that the other domain lacks."""
 
 
 class Univ(Method):
@@ -134,19 +106,9 @@ class Univ(Method):
             self.prototypes.follow(rng)
 
 
-class UnivCrossSettings(UnivSettings):
-    name: Literal["univ-cross"] = "univ-cross"
-
-
 class UnivCross(Univ):
     Settings = UnivCrossSettings
     name = "univ-cross"
-
-
-class UnivFullSettings(UnivSettings):
-    name: Literal["univ-full"] = "univ-full"
-    beta: NonNegativeFloat = 0.02
-    """β, the weight of L_within."""
 
 
 class UnivFull(Univ):

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from fewmask.models.ensemble import networks
 from fewmask.models.universal import UniversalSegmenter
-from fewmask.runs import Description, RunFolder
+from fewmask.runs import RunFolder
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSegmenter:
     """The trained network of a run, in eval mode. Raises ValueError when the folder holds none, a damaged one, or
     weights that differ from what the run wrote."""
-    run, found = RunFolder(folder), described(folder)
+    run = RunFolder(folder)
+    found = run.read_description()
     model = networks(found.model, found.spaces, found.members)
     try:
         model.load_state_dict(load_weights(run.weights, found.weights))
@@ -27,24 +28,10 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSeg
     return model.to(device).eval()
 
 
-def described(folder: Path) -> Description:
-    """What the trained network of a run is. Raises ValueError when the folder holds none."""
-    run = RunFolder(folder)
-    if not (run.model.exists() and run.weights.exists()):
-        raise ValueError(f"{folder}: no trained model in it; let `fewmask train` finish first")
-    found = run.read_description()
-    if run.summary.exists() and run.read_summary().weights.get(run.weights.name) != found.weights:
-        raise ValueError(
-            f"{run.model}: not the network of {run.summary.name} beside it; go on with the same command, or put back "
-            "the files that the run wrote"
-        )
-    return found
-
-
 def fingerprint(folder: Path) -> bytes:
     """SHA-256 of a run's trained network. Raises ValueError when the folder holds none."""
-    described(folder)
     run = RunFolder(folder)
+    run.read_description()
     return hashlib.sha256(run.model.read_bytes() + run.weights.read_bytes()).digest()
 
 

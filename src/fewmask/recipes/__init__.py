@@ -17,9 +17,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from fewmask.config import Config, Fraction, Settings, parse
+from fewmask.config import SETTINGS, Config, Fraction, Settings, parse
 from fewmask.labels import UniqueKeys
-from fewmask.methods import SETTINGS
 
 HERE = files(__name__)
 SOURCES = "sources.yaml"  # what recipes need, and where it is to be had

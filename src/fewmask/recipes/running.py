@@ -18,7 +18,6 @@ from fewmask.campaign.settings import check
 from fewmask.config import Config
 from fewmask.engine.device import choose_device
 from fewmask.engine.fit import NonFiniteError, Observer, train
-from fewmask.engine.metrics import mean
 from fewmask.engine.run import load_domains, load_model, open_run
 from fewmask.engine.transfer import with_new_head
 from fewmask.files import hold, write_json, write_text
@@ -26,6 +25,7 @@ from fewmask.paths import below
 from fewmask.recipes import Recipe
 from fewmask.recipes.table import Results, as_json, markdown
 from fewmask.runs import Heads, RunFolder
+from fewmask.runs.records import mean
 
 
 def run(

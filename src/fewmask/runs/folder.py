@@ -31,6 +31,7 @@ from typing import Any, Self
 
 import yaml
 
+from fewmask.config import Config, read_config
 from fewmask.files import Written, hold, is_unfinished, write_json
 from fewmask.labels import UniqueKeys
 from fewmask.paths import below
@@ -191,6 +192,17 @@ class RunFolder:
             raise ValueError(f"{self.config}: damaged (not a mapping of keys); {fix}")
         return data
 
+    def load_config(self) -> Config:
+        """The configuration. Raises ValueError where the folder holds none."""
+        try:
+            return read_config(self.check().config)
+        except ValueError as error:
+            if not self.config.exists():
+                raise
+            raise ValueError(
+                f"{error}\n  A run wrote this file; was it another version of fewmask, use that one"
+            ) from None
+
     def read_summary(self) -> Summary:
         if not self.summary.exists():
             raise ValueError(f"{self.folder}: not finished (no {SUMMARY}); train it to its end")
@@ -200,7 +212,16 @@ class RunFolder:
         return CampaignSummary.read(self.campaign)
 
     def read_description(self) -> Description:
-        return Description.read(self.model)
+        """What the trained network is. Raises ValueError where there is none, or another one than the summary's."""
+        if not (self.model.exists() and self.weights.exists()):
+            raise ValueError(f"{self.folder}: no trained model in it; let `fewmask train` finish first")
+        found = Description.read(self.model)
+        if self.summary.exists() and self.read_summary().weights.get(self.weights.name) != found.weights:
+            raise ValueError(
+                f"{self.model}: not the network of {self.summary.name} beside it; go on with the same command, or put "
+                "back the files that the run wrote"
+            )
+        return found
 
     def read_heads(self) -> Heads:
         return Heads.read(self.heads)

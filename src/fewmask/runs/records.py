@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
@@ -10,6 +10,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field
 from fewmask.config import Fraction, ModelSettings
 from fewmask.labels import LabelSpace
 from fewmask.runs.reading import FileRecord, Record
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that exist; None of none."""
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
 
 Digest = str
 Unit = Literal["pixels", "regions", "clicks", "seconds"]
@@ -124,7 +131,6 @@ class Entry(Record):
         look_seconds: float,
     ) -> Entry:
         """The entry with its sums."""
-        known = [value for value in miou.values() if value is not None]
         return cls(
             round=number,
             cost=dict(cost),
@@ -133,7 +139,7 @@ class Entry(Record):
             seconds=seconds,
             look_seconds=look_seconds,
             total_cost=sum(cost.values()),
-            avg_miou=sum(known) / len(known) if known else None,
+            avg_miou=mean(list(miou.values())),
         )
 
 

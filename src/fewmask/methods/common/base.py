@@ -11,15 +11,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewmask.config import NetworkOptimiserSettings, Settings
+from fewmask.config import NetworkOptimiserSettings
+from fewmask.config.methods import MethodSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.models.universal import UniversalSegmenter
-
-
-class MethodSettings(Settings):
-    name: str
 
 
 class OwnOptimiser(NamedTuple):

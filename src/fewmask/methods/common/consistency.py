@@ -10,39 +10,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from fewmask.config import Fraction, StrongSettings, UniMatchStrongSettings
+from fewmask.config.methods import ConsistencySettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.labels import VOID
 from fewmask.methods.common.base import supervised_loss
 from fewmask.methods.common.pool import Targets, encode, pool_loss, pool_targets
-from fewmask.methods.common.teacher import Taught, TaughtSettings
+from fewmask.methods.common.teacher import Taught
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import box_masks, partners, paste
-
-
-class ConsistencySettings(TaughtSettings):
-    supervised_weight: NonNegativeFloat = 0.5
-    """The source halves the sum of both losses."""
-    strong_weight: NonNegativeFloat
-    """Of the strong views, all together."""
-    threshold: Fraction = 0.95
-    """Pixels whose label is less sure take no part; answered ones always do."""
-    cutmix: Fraction = 0.5
-    """Probability of a box in a strong view. The source takes it from another batch of the pool (its second version
-    from the batch itself, as here), so that its one network labels the box in eval mode and the rest in train mode."""
-    forward: Literal["separate", "joint"] = "separate"
-    """`separate`, as the source: labelled and weak views in one forward, strong ones in another. `joint`: all in one,
-    with common statistics of batch normalisation."""
-    whole: bool = True
-    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
-    the pool alone. The source knows no such images."""
-    view: StrongSettings = UniMatchStrongSettings()
 
 
 class CutMix(NamedTuple):

@@ -8,46 +8,17 @@ Shapes: B rows of a batch · C feature channels · D size of the representation 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from fewmask.config import Fraction, Settings
+from fewmask.config.methods import ContrastSettings
 from fewmask.data.batch import Batch, take
 from fewmask.data.pseudo import STEPS
 from fewmask.labels import NOT_LABELLED
 from fewmask.losses.regional_contrast import regional_contrast
 from fewmask.models.branch import branch
 from fewmask.models.universal import UniversalSegmenter, at_stride
-
-
-class ContrastSettings(Settings):
-    weight: NonNegativeFloat = 1.0
-    """0: no representation head, no term."""
-    queries: PositiveInt = 128
-    """A class and step."""
-    negatives: PositiveInt = 256
-    sets: PositiveInt = 8
-    """Draws of negatives that the queries of a class share; as many as queries is ReCo's own."""
-    hard: Fraction = 0.95
-    """δ_s: queries are pixels whose class the network gives less than this."""
-    sure: Fraction = 0.7
-    """δ_w: pseudo-labels less sure than this take no part."""
-    temperature: PositiveFloat = 0.5
-    dim: PositiveInt = 256
-    kernel: Literal[1, 3] = 3
-    stride: Literal[4, 8] = 4
-    """Pixels a cell; coarser than F's features they are averaged first."""
-
-    @field_validator("sets")
-    @classmethod
-    def _divides(cls, sets: int, info: ValidationInfo) -> int:
-        queries = info.data.get("queries", sets)
-        if queries % sets:
-            raise ValueError(f"queries {queries} cannot be divided by it; take a divisor")
-        return sets
 
 
 class Representation(nn.Module):

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Generic, Literal, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fewmask.config import Fraction
+from fewmask.config.methods import TaughtSettings
 from fewmask.data.domain import Domain
-from fewmask.methods.common.base import Method, MethodSettings
+from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -56,13 +56,6 @@ class Teacher(nn.Module, Generic[Network]):
 def _values(model: nn.Module) -> Iterator[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
-
-
-class TaughtSettings(MethodSettings):
-    ema: Fraction | None = None
-    """Momentum of the teacher; none: the student labels the pool itself."""
-    answers: Literal["teacher", "student"] = "teacher"
-    """Which of the two is validated, selected and saved as the run's model; the other one is kept beside it."""
 
 
 class Taught(Method):

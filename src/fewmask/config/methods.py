@@ -1,0 +1,388 @@
+"""The settings of every method. They need no network, so that a configuration is read without one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
+
+from fewmask.config.base import ConfigPath, Fraction, Settings
+from fewmask.config.training import AdamSettings, HungAdamSettings, TranslatorSettings
+from fewmask.config.views import NoiseSettings, StrongSettings, UniMatchStrongSettings
+
+
+class MethodSettings(Settings):
+    name: str
+
+
+class SupervisedSettings(MethodSettings):
+    name: Literal["supervised"] = "supervised"
+    domain: str | None = None
+    """The domain to train on; may be left out where there is one."""
+
+
+class JointSettings(MethodSettings):
+    name: Literal["joint"] = "joint"
+
+
+class FineTuneSettings(MethodSettings):
+    name: Literal["fine-tune"] = "fine-tune"
+    order: tuple[str, ...] = ()
+    """Domains in the order of training; the order of the configuration by default. Steps are shared out evenly."""
+
+
+class EntropyMinSettings(MethodSettings):
+    name: Literal["entropy-min"] = "entropy-min"
+    weight: NonNegativeFloat = 0.1
+
+
+class PseudoLabelSettings(MethodSettings):
+    name: Literal["pseudo-label"] = "pseudo-label"
+    alpha: NonNegativeFloat = 1.0
+    """α_f. The source has 3, on digits."""
+    begin: Fraction = 0.1
+    """T1, as a part of the steps; before it labelled rows alone are drawn. The source says 100, of how many it does not
+    say."""
+    end: Fraction = 0.6
+    """T2; the source says 600."""
+    threshold: Fraction = 0.0
+    """0, as the source: every pixel takes part."""
+
+    @field_validator("end")
+    @classmethod
+    def _follows(cls, end: float, info: ValidationInfo) -> float:
+        if end < info.data.get("begin", end):
+            raise ValueError(f"it lies before begin {info.data['begin']}; the ramp rises from begin to end")
+        return end
+
+
+class TaughtSettings(MethodSettings):
+    ema: Fraction | None = None
+    """Momentum of the teacher; none: the student labels the pool itself."""
+    answers: Literal["teacher", "student"] = "teacher"
+    """Which of the two is validated, selected and saved as the run's model; the other one is kept beside it."""
+
+
+class ConsistencySettings(TaughtSettings):
+    supervised_weight: NonNegativeFloat = 0.5
+    """The source halves the sum of both losses."""
+    strong_weight: NonNegativeFloat
+    """Of the strong views, all together."""
+    threshold: Fraction = 0.95
+    """Pixels whose label is less sure take no part; answered ones always do."""
+    cutmix: Fraction = 0.5
+    """Probability of a box in a strong view. The source takes it from another batch of the pool (its second version
+    from the batch itself, as here), so that its one network labels the box in eval mode and the rest in train mode."""
+    forward: Literal["separate", "joint"] = "separate"
+    """`separate`, as the source: labelled and weak views in one forward, strong ones in another. `joint`: all in one,
+    with common statistics of batch normalisation."""
+    whole: bool = True
+    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
+    the pool alone. The source knows no such images."""
+    view: StrongSettings = UniMatchStrongSettings()
+
+
+class FixMatchSettings(ConsistencySettings):
+    name: Literal["fixmatch"] = "fixmatch"
+    strong_weight: NonNegativeFloat = 0.5
+
+
+class UniMatchSettings(ConsistencySettings):
+    name: Literal["unimatch"] = "unimatch"
+    strong_weight: NonNegativeFloat = 0.25
+    """Of both strong views together."""
+    features_weight: NonNegativeFloat = 0.25
+    """Of the weak view with perturbed features. Ours are those that the heads read; the source drops channels of what
+    the encoder hands to the decoder, twice, at its first and its last stage. F here is any encoder with any decoder,
+    and only its output is the same thing in all of them. Before a 1×1 head it is the milder perturbation."""
+    complementary: bool = False
+    """The second version's dropout: the two strong views of a row see complementary halves of the channels, times two;
+    half of the rows, at random, see all in both. There it is of the encoder's features, here of those that the heads
+    read."""
+
+
+class S4alSettings(TaughtSettings):
+    name: Literal["s4al"] = "s4al"
+    ema: Fraction = 0.99
+    """Momentum of the teacher, which this method cannot do without."""
+    weight: NonNegativeFloat = 1.0
+    """Of L_u."""
+    replay_weight: NonNegativeFloat = 1.0
+    """Of L_r. The source has a third batch for it beside the labelled and the unlabelled one and does not say how the
+    three are weighed; `weight: 0` has adaptive ClassMix in the place of the plain one."""
+    cold: Fraction = 0.1
+    """Part of the steps that sees labels alone: 10 epochs in the source."""
+    cold_weight: NonNegativeFloat = 1.5
+    """Of the cross-entropy in it."""
+    threshold: Fraction = 0.97
+    fraction: Literal["mixed", "source"] = "mixed"
+    """Whose part of sure pixels weighs a pixel: of the mixed row that it is in (as in ReCo's code, which the source
+    resembles), or of the row that it comes from. The source does not say."""
+    mixing: Literal["classmix", "none"] = "classmix"
+    adaptive: Literal["auto", "always", "never"] = "auto"
+    """Whether classes are pasted from memory: the source begins with generation 1, which `auto` recognises by images
+    with answered regions in some domain."""
+    heads: NonNegativeInt = 2
+    """Frequent classes pasted into a row. The source has "2 head and 3 tail classes or so"."""
+    tails: NonNegativeInt = 3
+    """Rare ones."""
+    tail_share: Fraction = 0.1
+    """The rarest classes that have at most this part of all labelled pixels together are rare. The source lists them by
+    hand."""
+    places: PositiveInt = 32
+    """Rows remembered a domain, those with a rare class. The source does not say."""
+    forward: Literal["separate", "joint"] = "separate"
+    """`separate`, as the source: labelled, unlabelled and replayed rows each in a forward of their own. `joint`: all in
+    one, with common statistics of batch normalisation, as S4AL+ recommends."""
+    whole: bool = True
+    """Labelled rows show wholly labelled images, where there are any; images with answered regions then stand in the
+    pool alone, with their answers. The source does not say how it draws them."""
+    view: StrongSettings = StrongSettings(blur=0, brightness=0.25, contrast=0.25, saturation=0.25, hue=0, grey=0)
+    """Colour jitter 0.75–1.25 with probability .5; the source does not speak of hue."""
+
+
+class ContrastSettings(Settings):
+    weight: NonNegativeFloat = 1.0
+    """0: no representation head, no term."""
+    queries: PositiveInt = 128
+    """A class and step."""
+    negatives: PositiveInt = 256
+    sets: PositiveInt = 8
+    """Draws of negatives that the queries of a class share; as many as queries is ReCo's own."""
+    hard: Fraction = 0.95
+    """δ_s: queries are pixels whose class the network gives less than this."""
+    sure: Fraction = 0.7
+    """δ_w: pseudo-labels less sure than this take no part."""
+    temperature: PositiveFloat = 0.5
+    dim: PositiveInt = 256
+    kernel: Literal[1, 3] = 3
+    stride: Literal[4, 8] = 4
+    """Pixels a cell; coarser than F's features they are averaged first."""
+
+    @field_validator("sets")
+    @classmethod
+    def _divides(cls, sets: int, info: ValidationInfo) -> int:
+        queries = info.data.get("queries", sets)
+        if queries % sets:
+            raise ValueError(f"queries {queries} cannot be divided by it; take a divisor")
+        return sets
+
+
+class S4alPlusSettings(MethodSettings):
+    name: Literal["s4al-plus"] = "s4al-plus"
+    confidence: Fraction = 0.7
+    """Pseudo-labels less sure than this are none."""
+    weigh: bool = False
+    """Whether a pseudo-label counts as much as it is sure, instead of as much as a person's."""
+    gamma: NonNegativeFloat = 0.0
+    """Of the focal loss: lowers what pixels count that are right already, which those of rare classes seldom are."""
+    epsilon: float = Field(0.0, ge=-1)
+    """Of PolyLoss (Poly-1)."""
+    noise: NoiseSettings = NoiseSettings()
+    contrast: ContrastSettings = ContrastSettings()
+
+
+class DealSettings(MethodSettings):
+    name: Literal["deal"] = "deal"
+    weight: NonNegativeFloat = 1.0
+    reach: Literal["features", "branch"] = "features"
+    """How far the branch's gradient goes: into F, as published, or no further than the branch itself, so that the
+    network is that of joint training."""
+    channels: PositiveInt = 64
+    kernel: Literal[1, 3] = 3
+
+
+class DistillSettings(MethodSettings):
+    name: Literal["distill"] = "distill"
+    teachers: Annotated[tuple[ConfigPath, ...], Field(min_length=1)]
+    """Folders of finished runs, of rounds of a campaign, say: the mean of their probabilities is taught. Each domain
+    needs a teacher that knows it."""
+    alpha: Fraction = 0.9
+    """Weight of the soft labels; 1 − α is that of the hard ones. Hinton et al.: the soft ones considerably more."""
+    temperature: PositiveFloat = 2.0
+    """T. Hinton et al. have 1 to 20, lower ones for small students."""
+
+
+class Hung2018Settings(MethodSettings):
+    name: Literal["hung2018"] = "hung2018"
+    adversarial: NonNegativeFloat = 0.01
+    """λ_adv of labelled pixels."""
+    semi_adversarial: NonNegativeFloat = 0.001
+    """λ_adv of the pool's."""
+    semi: NonNegativeFloat = 0.1
+    """λ_semi."""
+    threshold: Fraction = 0.2
+    """T_semi: of the pool's pixels those are believed that the discriminator gives more than this."""
+    warmup: Fraction = 0.25
+    """Part of the steps without the pool."""
+    whole: bool = True
+    """After the warm-up labelled rows show wholly labelled images, where there are any; images with a few answered
+    regions then stand in the pool alone, with their answers. The source knows no such images."""
+    channels: PositiveInt = 64
+    """Of the discriminator's first layer."""
+    optimiser: HungAdamSettings = HungAdamSettings()
+
+
+class Souly2017Settings(MethodSettings):
+    name: Literal["souly2017"] = "souly2017"
+    supervised: NonNegativeFloat = 1.0
+    """γ."""
+    real: NonNegativeFloat = 1.0
+    """Of L_real; the source adds the terms."""
+    fake: NonNegativeFloat = 1.0
+    """Of L_fake; the source adds the terms. 0: no generator."""
+    generator_loss: Literal["minimax", "non-saturating"] = "minimax"
+    weak: dict[str, ConfigPath] = {}
+    """By domain, a YAML file of image-level labels: `image: [class, …]`. Images that are not in it may show any."""
+    whole: bool = True
+    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
+    the pool alone, with their answers. The source knows no such images."""
+    noise: PositiveInt = 100
+    side: Literal[8, 16, 32, 64, 128] = 64
+    """Pixels a side of what the generator makes; it is then brought to the size of the crops."""
+    channels: PositiveInt = 64
+    """Of the generator's last layer but one."""
+    optimiser: AdamSettings = AdamSettings()
+
+
+class CoTrainingSettings(MethodSettings):
+    name: Literal["co-training"] = "co-training"
+    weight: NonNegativeFloat = 1.5
+    """λ: the paper's on VOC; on Cityscapes it has 6."""
+    cutmix: Fraction = 1.0
+    """Probability of a box in a row of the pool; 0 is the paper's method without CutMix, for which the networks see
+    the pool once instead of twice. The source takes the box from another batch of the pool."""
+    whole: bool = True
+    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
+    the pool alone. The source knows no such images."""
+    answers: Literal["first", "mean"] = "first"
+    """Who is validated, selected and saved as the run's model: the first network, as in the source, with the second
+    one beside it; or both, with the mean of their logits, at twice the cost."""
+
+
+class CycadaSettings(MethodSettings):
+    name: Literal["cycada"] = "cycada"
+    target: str | None = None
+    """The domain to adapt to; all others are sources. May be left out where one domain alone has no label."""
+    classes: dict[str, dict[str, str | None]] = {}
+    """By source: which of the target's classes its classes are, null for none; those of equal name need no entry."""
+    pretrain: Fraction = 0.25
+    """Part of the steps that train f_S."""
+    translate: Fraction = 0.4
+    """Part of the steps that train the translators, which come next. 0: images stay as they are."""
+    adversarial: NonNegativeFloat = 1.0
+    """λ_gan."""
+    cycle: NonNegativeFloat = 10.0
+    identity: NonNegativeFloat = 5.0
+    semantic: NonNegativeFloat = 1.0
+    features: NonNegativeFloat = 0.1
+    """λ_feat. 0: no discriminator of features."""
+    channels: PositiveInt = 128
+    """Of the hidden layers of D_f."""
+    translator: TranslatorSettings = TranslatorSettings()
+    optimiser: AdamSettings = AdamSettings()
+    """Of the translators and of all discriminators."""
+
+    @field_validator("translate")
+    @classmethod
+    def _leaves_steps(cls, translate: float, info: ValidationInfo) -> float:
+        pretrain = info.data.get("pretrain", 0.0)
+        if pretrain + translate >= 1:
+            raise ValueError(f"beside pretrain {pretrain} it leaves no step to adapt in; their sum must be less than 1")
+        return translate
+
+    @field_validator("semantic")
+    @classmethod
+    def _has_learnt(cls, semantic: float, info: ValidationInfo) -> float:
+        if semantic and info.data.get("translate") and not info.data.get("pretrain", 1.0):
+            raise ValueError("with pretrain 0 there is no f_S to be consistent with; set it to 0 too")
+        return semantic
+
+
+class MmdSettings(MethodSettings):
+    name: Literal["mmd"] = "mmd"
+    weight: NonNegativeFloat = 0.1
+    where: Literal["features", "embedding"] = "features"
+    """What is aligned: what the heads read, or E of it."""
+    estimator: Literal["linear", "quadratic"] = "linear"
+    cells: int = Field(512, ge=2)
+    """Drawn of each domain in a micro-batch."""
+    multiples: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """Of the median squared distance: the widths of the kernels."""
+
+
+class AdversarialAlignSettings(MethodSettings):
+    name: Literal["adversarial-align"] = "adversarial-align"
+    weight: NonNegativeFloat = 0.1
+    """λ at the end of the steps."""
+    gamma: PositiveFloat = 10.0
+    """How soon λ gets there."""
+    channels: PositiveInt = 128
+    """Of the classifiers' two hidden layers."""
+
+
+class UnivSettings(MethodSettings):
+    alpha: NonNegativeFloat = 0.02
+    """α, the weight of L_cross."""
+    mode: Literal["anchored", "faithful"] = "anchored"
+    pretrain: Fraction = 0.25
+    """Part of the steps that sees labels alone: faithful prototypes come from the end of it, live ones settle in it."""
+    initial_embedding: Literal["random", "pca"] = "random"
+    """faithful: where E starts once the prototypes are fixed; "pca" is the projection that made them."""
+    absent: Literal["refused", "left-out"] = "refused"
+    """faithful: classes of which no pixel is labelled. Live prototypes leave them out until one is."""
+    forward: Literal["separate", "joint"] = "separate"
+    """Labelled rows and rows of the pool in a forward of F each, or all in one with common statistics of batch
+    normalisation."""
+    anchor: NonNegativeFloat = 0.1
+    """anchored: weight of the cross-entropy of labelled cells to their own domain's prototypes."""
+    anchor_trains: Literal["embedding", "encoder"] = "embedding"
+    """anchored: E alone, or F with it."""
+    temperature: PositiveFloat = 0.1
+    prototypes: PositiveInt = 3
+    momentum: Fraction = 0.99
+    drawn: PositiveInt = 64
+    """anchored: labelled cells of each class that move its prototypes in a step."""
+    private: Literal["unknown", "gate", "none"] = "unknown"
+    """anchored: the answer to classes that the other domain lacks."""
+
+
+class UnivCrossSettings(UnivSettings):
+    name: Literal["univ-cross"] = "univ-cross"
+
+
+class UnivFullSettings(UnivSettings):
+    name: Literal["univ-full"] = "univ-full"
+    beta: NonNegativeFloat = 0.02
+    """β, the weight of L_within."""
+
+
+EVERY: tuple[type[MethodSettings], ...] = (
+    SupervisedSettings,
+    JointSettings,
+    FineTuneSettings,
+    EntropyMinSettings,
+    PseudoLabelSettings,
+    FixMatchSettings,
+    UniMatchSettings,
+    S4alSettings,
+    S4alPlusSettings,
+    DealSettings,
+    DistillSettings,
+    Hung2018Settings,
+    Souly2017Settings,
+    CoTrainingSettings,
+    CycadaSettings,
+    MmdSettings,
+    AdversarialAlignSettings,
+    UnivCrossSettings,
+    UnivFullSettings,
+)

@@ -1,0 +1,58 @@
+"""Which methods there are, and configurations that name one of them.
+
+The settings of fewmask's own methods are known at once; their classes, which need torch, when `fewmask.methods` is
+imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from fewmask.config import loading, methods
+from fewmask.config.base import Settings
+from fewmask.config.loading import Config
+
+SETTINGS: dict[str, type[Settings]] = {kind.model_fields["name"].default: kind for kind in methods.EVERY}
+METHODS: dict[str, Any] = {}
+"""By name, the classes of the methods that were imported."""
+
+
+def register(method: Any) -> None:
+    """Make the class of a method known. Raises ValueError for a name that another method has."""
+    there = METHODS.get(method.name, method)
+    if (there.__module__, there.__qualname__) != (method.__module__, method.__qualname__):
+        raise ValueError(f"{method.__qualname__}.name: {method.name!r} is {there.__qualname__}; take another name")
+    METHODS[method.name], SETTINGS[method.name] = method, method.Settings
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, and `key.sub=value` on top of it, as a configuration. Relative paths are relative to the file.
+
+    Raises ValueError that lists every unknown, missing and conflicting key at once.
+    """
+    register_installed()
+    return loading.load(path, overrides, SETTINGS)
+
+
+def parse_config(data: Mapping[str, Any], folder: Path = Path()) -> Config:
+    """Check plain data as a configuration. Relative paths are relative to `folder`. Errors as in `read_config`."""
+    register_installed()
+    return loading.parse(data, folder, SETTINGS)
+
+
+@cache
+def register_installed() -> None:
+    """Register the methods of installed packages. Raises ValueError for one that cannot be used."""
+    # Not when this module is imported: a package with a method imports it before its own class is there.
+    for entry in entry_points(group="fewmask.methods"):
+        try:
+            register(entry.load())
+        except Exception as error:
+            raise ValueError(
+                f"{entry.dist.name if entry.dist else entry.value}: an installed package whose method {entry.name!r} "
+                f"cannot be used ({type(error).__name__}: {error}); mend or uninstall it"
+            ) from error
