@@ -301,6 +301,47 @@ def test_the_rule_sees_removals(tmp_path):
     assert [line for _, line in removals(bad)] == [2, 3, 4, 5, 6, 7]
 
 
+# Names of a run's files, which `fewmask.runs` alone knows; of its folders, where they are joined to a path.
+RUN_FILES = {"config.yaml", "metrics.jsonl", "summary.json", "campaign.json", "model.json", "model.safetensors"}
+RUN_FILES |= {"scores.npz", "evaluations.jsonl", "heads.json", "budget.json", "model-card.md", "last.pt"}
+RUN_FILES |= {"prototypes.safetensors", "ledger.sqlite", ".run.lock"}
+RUN_FOLDERS = {"rounds", "pool", "seen", "pseudo", "state", "phases", "superpixels"}
+# What reads JSON that is no run's: a column of the ledger, what tools wrote, the page's own memory.
+OTHER_JSON = {"annotation/archive.py", "annotation/record.py", "annotation/page/door.py", "files.py"}
+
+
+def names_of_runs(path: Path) -> Iterator[tuple[int, str]]:
+    """Where a file reads JSON, or names a file or a folder of a run: (line, what)."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Constant) and node.value in RUN_FILES:
+            yield node.lineno, node.value
+        joined = node.right if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) else None
+        if isinstance(joined, ast.Constant) and joined.value in RUN_FOLDERS:
+            yield joined.lineno, f"/ {joined.value}"
+        if isinstance(node, ast.Call) and dotted(node.func) in ("json.loads", "json.load"):
+            yield node.lineno, dotted(node.func)
+
+
+def test_one_room_knows_the_files_of_a_run():
+    wrong = [
+        f"{place(path)}:{line} {what}: use fewmask.runs"
+        for path in FILES
+        if room_of(module_of(path)) != "runs"
+        for line, what in names_of_runs(path)
+        if not (place(path) in OTHER_JSON and what.startswith("json"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rule_sees_names_of_runs(tmp_path):
+    bad = tmp_path / "bad.py"
+    bad.write_text("folder / 'summary.json'\nname = 'scores.npz'\nfolder / 'rounds' / x\njson.loads(text)\n")
+    assert sorted(line for line, _ in names_of_runs(bad)) == [1, 2, 3, 4]
+    good = tmp_path / "good.py"
+    good.write_text("told['rounds']\nfolder / 'labels'\njson.dumps(told)\nf'{run}: no summary.json'\n")
+    assert not list(names_of_runs(good))
+
+
 def test_no_module_is_imported_by_a_computed_name():
     wrong = [
         f"{place(p)}:{line} {what}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewmask.campaign import campaign
     from fewmask.comparison import compare
-    from fewmask.config import Config
+    from fewmask.config import Config, MethodSettings
     from fewmask.data.domain import Domain
     from fewmask.data.layouts import load_domain
     from fewmask.engine.evaluate import evaluate
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fewmask.export import export
     from fewmask.labels import ClassMapping, LabelSpace
     from fewmask.methods import parse_config, read_config, register
-    from fewmask.methods.common.base import Method, MethodSettings
+    from fewmask.methods.common.base import Method
     from fewmask.models.universal import UniversalSegmenter
     from fewmask.report import report  # type: ignore[no-redef]  # as `campaign`: the room and its one function
 
@@ -35,7 +35,7 @@ _HOME = {
     "Domain": "fewmask.data.domain",
     "LabelSpace": "fewmask.labels",
     "Method": "fewmask.methods.common.base",
-    "MethodSettings": "fewmask.methods.common.base",
+    "MethodSettings": "fewmask.config",
     "UniversalSegmenter": "fewmask.models.universal",
     "campaign": "fewmask.campaign",
     "compare": "fewmask.comparison",

@@ -78,7 +78,7 @@ def read(folder: Path, others: Sequence[Path] = ()) -> Record:
         raise ValueError(f"{folder}: another run has its seed {summary.seed} too; leave that out")
     return Record(
         summary,
-        run.read_description(),
+        run.read_network(),
         run.read_config(),
         run.read_campaign() if run.campaign.exists() else None,
         [seeds[seed] for seed in sorted(seeds)],

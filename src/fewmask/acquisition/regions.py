@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
@@ -22,6 +23,10 @@ from torch import Tensor
 from fewmask.acquisition.scores import By
 
 BINS = 10  # of the histogram of difficulties
+
+
+# What numpy raises for a file of arrays that is damaged, beside the errors of its archive.
+_DAMAGED = (ValueError, KeyError, TypeError, EOFError, OSError, OverflowError, MemoryError, RuntimeError, SyntaxError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +108,7 @@ class Regions:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 made = cls(str(stored["spec"]), stored["map"].astype(np.int32), int(stored["count"]))
                 cut = str(stored["content"])
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"not a stored region map ({error}); remove it, and it is computed again") from None
         if content not in (None, cut):
             raise ValueError(

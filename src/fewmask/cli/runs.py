@@ -139,7 +139,7 @@ def export(
     """Write the model as ONNX, for images of any size, with a model card beside it."""
     from fewmask.runs import RunFolder
 
-    RunFolder(run).read_description()  # what is no trained run is told before torch is imported
+    RunFolder(run).read_network()  # what is no trained run is told before torch is imported
     from fewmask.export import export as write
 
     result = write(run, file or run / "model.onnx", domain, seeds or ())

@@ -59,7 +59,7 @@ def load(path: Path, overrides: Sequence[str] = (), methods: Mapping[str, type[S
         data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; give the path of a configuration, see configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # of a date that there is not, ValueError
         raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: a configuration is a mapping of keys, see configs/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,28 @@ from torch import Tensor
 from fewmask.files import Written, write_atomically, write_bytes
 from fewmask.models.lora import merged
 from fewmask.models.saved import load_weights as load_weights
+from fewmask.runs.reading import FORMAT, check_format
 
 
 def save_state(path: Path, state: Mapping[str, Any], written: Written | None = None) -> None:
     """Save tensors and plain data for `load_state`."""
-    write_atomically(path, lambda file: torch.save(dict(state), file), written)
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file), written)
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Tensors and plain data of a state file; nothing else in it is ever executed or imported."""
+    fix = "remove the run's folder and start again"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not compare the check values
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged file, some with dangerous advice
         state = error
     if isinstance(state, dict):
+        check_format(state.pop("format", None), path, fix)
         return state
     reason = state.strerror if isinstance(state, OSError) else "damaged, or not written by fewmask"
-    raise ValueError(f"{path}: not a readable state ({reason}); remove the run's folder and start again")
+    raise ValueError(f"{path}: not a readable state ({reason}); {fix}")
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], written: Written | None = None) -> str:

@@ -19,7 +19,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSeg
     """The trained network of a run, in eval mode. Raises ValueError when the folder holds none, a damaged one, or
     weights that differ from what the run wrote."""
     run = RunFolder(folder)
-    found = run.read_description()
+    found = run.read_network()
     model = networks(found.model, found.spaces, found.members)
     try:
         model.load_state_dict(load_weights(run.weights, found.weights))
@@ -31,7 +31,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSeg
 def fingerprint(folder: Path) -> bytes:
     """SHA-256 of a run's trained network. Raises ValueError when the folder holds none."""
     run = RunFolder(folder)
-    run.read_description()
+    run.read_network()
     return hashlib.sha256(run.model.read_bytes() + run.weights.read_bytes()).digest()
 
 

@@ -188,8 +188,8 @@ class RunFolder:
             raise ValueError(f"{self.config}: cannot be read ({error.strerror}); fix its permissions") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.config}: damaged ({' '.join(str(error).split())}); {fix}") from None
-        if not isinstance(data, dict):
-            raise ValueError(f"{self.config}: damaged (not a mapping of keys); {fix}")
+        if not isinstance(data, dict) or not {"name", "seed", "domains", "method"} <= data.keys():
+            raise ValueError(f"{self.config}: damaged (not the configuration of a run); {fix}")
         return data
 
     def load_config(self) -> Config:
@@ -212,10 +212,13 @@ class RunFolder:
         return CampaignSummary.read(self.campaign)
 
     def read_description(self) -> Description:
+        return Description.read(self.model)
+
+    def read_network(self) -> Description:
         """What the trained network is. Raises ValueError where there is none, or another one than the summary's."""
         if not (self.model.exists() and self.weights.exists()):
             raise ValueError(f"{self.folder}: no trained model in it; let `fewmask train` finish first")
-        found = Description.read(self.model)
+        found = self.read_description()
         if self.summary.exists() and self.read_summary().weights.get(self.weights.name) != found.weights:
             raise ValueError(
                 f"{self.model}: not the network of {self.summary.name} beside it; go on with the same command, or put "

@@ -208,7 +208,7 @@ class Description(FileRecord):
     domains: dict[str, dict[str, Any]]
     """By domain, its label space as plain data."""
     model: ModelSettings
-    members: PositiveInt = 1
+    members: int = Field(1, ge=1, le=16, strict=True)
     """Networks in it whose logits are averaged."""
     normalisation: Normalisation
     versions: dict[str, str]
