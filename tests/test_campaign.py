@@ -30,7 +30,7 @@ from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
 from fewmask.campaign import campaign, rounds, telling
 from fewmask.campaign.asking import bare, questions, ranked_together
-from fewmask.campaign.history import cost_model, cost_of_image, forecast, needs
+from fewmask.campaign.history import cost_model, cost_of_image, needs
 from fewmask.campaign.networks import committee
 from fewmask.campaign.settings import SEEDS_APART
 from fewmask.config import AskSettings, CampaignSettings, Config
@@ -846,36 +846,6 @@ def test_a_universal_campaign_with_an_empty_pool_and_one_that_runs_dry(tmp_path:
 
 
 # ── The learning curve ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_the_forecast_needs_three_rounds_with_different_labels() -> None:
-    rising = history(a=(0.2, 0.35, 0.45, 0.5))
-    assert forecast(rising[:2], 0.6) is None
-    assert forecast([], 0.6) is None
-    assert forecast([rising[0], rising[0], rising[0], rising[1]], 0.6) is None
-    assert forecast(history(a=(None, None, None)), 0.6) is None
-    told = forecast(rising, 0.55)
-    assert told is not None
-    assert told.needed is not None
-    low, median, high = told.needed
-    assert low is not None and median is not None
-    assert 0 < low < median and (high is None or high > median)
-    assert told.target == 0.55
-    reached = forecast(rising, 0.3)
-    assert reached is not None and reached.needed is not None and reached.needed[1] == 0
-    beyond = forecast(history(a=(0.4, 0.41, 0.41, 0.41)), 0.99)
-    assert beyond is not None and beyond.needed is not None and beyond.needed[2] is None
-    without = forecast(rising, None)
-    assert without is not None and "needed" not in without.to_dict()
-    json.dumps([one.to_dict() for one in (told, reached, beyond)], allow_nan=False)
-
-
-def test_the_forecast_is_in_the_budgets_unit_beyond_what_there_is() -> None:
-    in_pixels = history(a=(0.2, 0.35, 0.45, 0.5))
-    in_clicks = [entry(e.round, {"a": e.cost["a"] / 100}, e.miou) for e in in_pixels]
-    one, other = forecast(in_pixels, 0.55), forecast(in_clicks, 0.55)
-    assert one is not None and other is not None and one.needed is not None and other.needed is not None
-    assert [n and n / 100 for n in one.needed] == pytest.approx(other.needed, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from command import Fewmask, is_refused
 from ondisk import plain, two_domains, write_config
 from PIL import Image
 
-from fewmask.acquisition.forecast import forecast_words
 from fewmask.annotation.coco import write_instances
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import server
@@ -327,52 +326,6 @@ def test_answers_from_what_a_tool_wrote(waiting: Path, tmp_path: Path, fewmask: 
         taken += json.loads(answered.out)["answered"]
     assert taken == 3
     is_refused(fewmask("answer", waiting, "--from", tmp_path / "a.txt"), "by its name no answers that are read")
-
-
-# ── The forecast in words ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("needed", "words"),
-    [
-        ([10_400, 123_456, 2_000_000], "About 120,000 more pixels for 60 % (80 % sure: 10,000 … 2,000,000)."),
-        ([3, 17.6, 234], "About 18 more pixels for 60 % (80 % sure: 3 … 230)."),
-        ([0, 17.6, None], "About 18 more pixels for 60 % (80 % sure: 0 … out of reach)."),
-        ([900, None, None], "60 %: probably out of reach; one likely curve in ten needs 900 more pixels or fewer."),
-        ([900, 1e22, None], "60 %: probably out of reach; one likely curve in ten needs 900 more pixels or fewer."),
-        ([None, None, None], "60 %: out of reach, by the curve (90 % sure)."),
-        ([0, 0, 44], "60 %: reached, by the curve."),
-    ],
-)
-def test_how_many_labels_a_target_needs(needed: list[float | None], words: str) -> None:
-    curve = {"a": 0.7, "b": 1.0, "c": 0.5}
-    assert forecast_words(curve | {"target": 0.6, "needed": needed}, 100_000, "pixels") == words
-
-
-@pytest.mark.parametrize(
-    ("needed", "words"),
-    [
-        (
-            [9, 52_000, None],
-            "60 %: probably more than the whole pool; one likely curve in ten needs 9 more regions or fewer.",
-        ),
-        ([1_400, None, None], "60 %: more than the whole pool, by the curve (90 % sure)."),
-        ([900, 1_200, 2_000], "About 1,200 more regions for 60 % (80 % sure: 900 … more than the whole pool)."),
-        ([900, 1_200, 1_300], "About 1,200 more regions for 60 % (80 % sure: 900 … 1,300)."),
-        ([0, 0, None], "60 %: reached, by the curve."),
-    ],
-)
-def test_nobody_labels_more_than_the_pool(needed: list[float | None], words: str) -> None:
-    curve = {"a": 0.5, "b": 1.0, "c": 0.5, "target": 0.6, "needed": needed}  # the likeliest curve does not decide
-    assert forecast_words(curve, 261, "regions", pool=1_600) == words
-
-
-def test_without_a_target_the_curve_says_where_it_ends() -> None:
-    told = {"a": 1.0, "b": 1.0, "c": 0.5, "limit": [0.61, 0.713, 0.9], "target": None}
-    words = forecast_words(told, 10, "clicks")
-    assert "With ever more labels: about 71 % (80 % sure: 61 … 90)." in words
-    assert "campaign.target" in words
-    assert "three rounds" in forecast_words(None, 10, "clicks")
 
 
 # ── agreement ────────────────────────────────────────────────────────────────────────────────────────────────────────

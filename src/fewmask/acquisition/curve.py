@@ -60,6 +60,15 @@ class Curve:
         """The mIoU that `more` labels are expected to add to n."""
         return float(self._curves[3] @ (self._heights(n + more) - self._heights(n)))
 
+    def gain_interval(self, n: float, more: float, level: float = 0.8) -> tuple[float, float, float]:
+        """(low, median, high) of the mIoU that `more` labels add to n."""
+        return _quantiles(self._heights(n + more) - self._heights(n), self._curves[3], level)
+
+    @property
+    def flat(self) -> bool:
+        """The best curve does not rise: the points show no effect of the labels, and a, b, c describe nothing."""
+        return self.b == 0
+
     def _heights(self, n: float) -> np.ndarray:
         a, b, c, _ = self._curves
         heights: np.ndarray = a - b * (n / self._unit) ** -c
@@ -90,6 +99,26 @@ def fit(
     unit = float(n.min())
     a, b, c = _least_squares(n / unit, y, w)
     return Curve(a, b * unit**c, c, unit, _posterior(n / unit, y, w, noise))
+
+
+def unexplained_change(
+    costs: Sequence[float], scores: Sequence[float], weights: Sequence[float] | None = None, noise: float = 0.01
+) -> float | None:
+    """The change of the last score, if labels do not explain it; None if they do, and for a first score.
+
+    `costs` do not fall. Labels alone never lower a learning curve. From the fourth different cost on, the curve through
+    the points before says how far they raise it (95 % interval). The scatter of the two runs, √2·`noise` for single
+    runs, is allowed for twice. The numbers are those of `fit`.
+    """
+    if len(scores) < 2:
+        return None
+    w = [1.0] * len(scores) if weights is None else list(weights)
+    before = fit(costs[:-1], scores[:-1], w[:-1], noise)
+    low, high = scores[-2], 1.0
+    if before is not None:
+        low, _, high = before.interval(costs[-1], 0.95)
+    allowed = 2 * noise * math.sqrt(1 / w[-1] + 1 / w[-2])
+    return None if low - allowed <= scores[-1] <= high + allowed else scores[-1] - scores[-2]
 
 
 def _least_squares(u: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float, float]:

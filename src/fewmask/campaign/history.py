@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,7 +10,8 @@ from fewmask.acquisition.budget import CostModel, Rate, Unit
 from fewmask.acquisition.curve import Curve, fit
 from fewmask.acquisition.regions import parse
 from fewmask.config import CampaignSettings
-from fewmask.runs import Entry, Forecast
+from fewmask.data.domain import Domain
+from fewmask.runs import Entry
 
 
 def unit_of(settings: CampaignSettings) -> Unit:
@@ -44,18 +44,13 @@ def curve(points: Sequence[tuple[float, float | None]]) -> Curve | None:
     return fit([cost for cost, _ in known], [miou for _, miou in known]) if known else None
 
 
-def forecast(history: Sequence[Entry], target: float | None) -> Forecast | None:
-    """The curve over all domains, with the labels that the target needs beyond those there are; None as long as nothing
-    is known."""
-    found = curve([(entry.total_cost, entry.avg_miou) for entry in history])
-    if found is None:
+def pool_cost(settings: CampaignSettings, domains: Iterable[Domain]) -> float | None:
+    """About how many labels there can be in train, from the size of each domain's first image; None in a unit that
+    counts no area."""
+    if unit_of(settings) not in ("pixels", "regions"):
         return None
-    known = {"a": found.a, "b": found.b, "c": found.c, "limit": found.limit(), "target": target}
-    if target is None:
-        return Forecast.model_validate(known)
-    there = history[-1].total_cost
-    needed = tuple(max(n - there, 0.0) if math.isfinite(n) else None for n in found.needed(target))
-    return Forecast.model_validate(known | {"needed": needed})
+    sizes = [(len(d.splits["train"]), d.image(d.splits["train"][0])[..., 0].size) for d in domains]
+    return sum(images * cost_of_image(settings, size, size) for images, size in sizes)
 
 
 def needs(history: Sequence[Entry], domains: Sequence[str], more: float) -> dict[str, float]:

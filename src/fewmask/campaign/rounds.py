@@ -28,7 +28,8 @@ from fewmask.annotation.oracle import Oracle, answer_all
 from fewmask.annotation.record import FOREVER
 from fewmask.annotation.view import answered_domain, write_labels
 from fewmask.campaign.asking import bare, questions, why_nothing
-from fewmask.campaign.history import cost_model, cost_of_image, forecast, needs, unit_of
+from fewmask.campaign.forecast import Scored, forecast
+from fewmask.campaign.history import cost_model, cost_of_image, needs, pool_cost, unit_of
 from fewmask.campaign.networks import committee
 from fewmask.campaign.settings import check, config_of_round, seed_of_round
 from fewmask.campaign.telling import looking
@@ -342,6 +343,7 @@ class _Rounds:
         with self._ledger() as ledger:
             progress, asked = ledger.progress(), ledger.rounds()
             open_ = len(ledger.questions(number, open_only=True))
+        scored = [Scored(entry.total_cost, entry.avg_miou) for entry in self.history]
         summary = CampaignSummary(
             state=state,
             round=len(self.history) - 1 if number is None else number,
@@ -355,7 +357,7 @@ class _Rounds:
             seconds=progress.seconds,
             clicks=progress.clicks,
             history=self.history,
-            forecast=forecast(self.history, self.settings.target),
+            forecast=forecast(scored, self.settings, pool_cost(self.settings, self.domains.values())),
             result=self.run.read_summary() if last.exists() else None,
         )
         if distributed.rank() == 0:

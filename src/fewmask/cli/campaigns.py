@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewmask.acquisition.budget import counted
-from fewmask.acquisition.forecast import forecast_words
 from fewmask.cli.imports import print_import
 from fewmask.cli.label_studio import fetch, is_address, send
 from fewmask.cli.page import open_page
@@ -215,8 +214,11 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
     if summary["state"] == "done" and summary["result"]:
         print_scores(summary["result"], f"{summary['result']['method']}: {folder}")
     if summary["history"]:
+        from fewmask.campaign.forecast import forecast_words
+        from fewmask.runs import Forecast
+
         out.print(rounds_table(summary["history"], summary["unit"]))
-        say(forecast_words(summary["forecast"], summary["history"][-1]["total_cost"], summary["unit"]))
+        say(forecast_words(Forecast.model_validate(summary["forecast"]) if summary["forecast"] else None))
     done = summary["state"] == "done"
     if summary["budget"]:
         so_far = "" if done else " so far"

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from fewmask.campaign.history import cost_of_image, unit_of
+from fewmask.campaign.history import pool_cost, unit_of
 from fewmask.config import Config
 from fewmask.engine.run import load_config, load_domains
 from fewmask.report.words import count
@@ -86,14 +86,12 @@ class Facts:
     def pool(self) -> float | None:
         """About how much there is to label in train, in its unit; None where that is no area, or the data is gone."""
         settings = self.config.campaign
-        if settings is None or self.unit not in ("pixels", "regions"):
+        if settings is None:
             return None
         try:
-            domains = load_domains(self.config).values()
-            sizes = [(len(d.splits["train"]), d.image(d.splits["train"][0])[..., 0].size) for d in domains]
+            return pool_cost(settings, load_domains(self.config).values())
         except ValueError:
             return None
-        return sum(images * cost_of_image(settings, size, size) for images, size in sizes)
 
     @property
     def state(self) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from fewmask.acquisition.curve import Curve
-from fewmask.acquisition.forecast import forecast_words
-from fewmask.campaign.history import curve, forecast
+from fewmask.campaign.forecast import Scored, forecast, forecast_words
+from fewmask.campaign.history import curve
 from fewmask.document.charts import Series, lines
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.document.svg import plain_number
 from fewmask.report.facts import Facts, Group, groups
-from fewmask.report.words import percent, points, whole
-from fewmask.runs import Entry, StepLine
+from fewmask.report.words import percent, whole
+from fewmask.runs import StepLine
 
 AHEAD = 1.6  # times the labels there are: how far the curve is drawn into the future
 LINE = 150  # points of a line of losses: more than that are no longer told apart
@@ -48,25 +48,23 @@ def _why(runs: Sequence[Facts]) -> str:
 
 
 def outlook(runs: Sequence[Facts], name: str = "") -> list[str]:
-    """Whether to label more, by the curve through all rounds of runs of one configuration."""
-    known = _entries(runs)
-    if not runs[0].rounds or not known:
+    """Whether to label more, by the curve through the rounds of all runs of one configuration."""
+    settings, rounds = runs[0].config.campaign, _rounds(runs)
+    if settings is None or not rounds:
         return []
-    settings = runs[0].config.campaign
-    assert settings is not None
-    told = forecast(known, settings.target)
-    words = [name + forecast_words(told.to_dict() if told else None, known[-1].total_cost, runs[0].unit, runs[0].pool)]
-    found = curve([(entry.total_cost, entry.avg_miou) for entry in known])
-    if found is not None and settings.ask is not None and settings.ask.budget.per == "pool":
-        more, there = settings.ask.budget.amount, known[-1].total_cost
-        gain = found.gain(there, more)
-        words[0] += f" Another {whole(more)} {runs[0].unit} are expected to bring {points(gain)} points."
-    return words
+    return [name + forecast_words(forecast(rounds, settings, runs[0].pool))]
 
 
-def _entries(runs: Sequence[Facts]) -> list[Entry]:
-    """The rounds of all runs, by their labels."""
-    return sorted((entry for facts in runs for entry in facts.history), key=lambda entry: entry.total_cost)
+def _rounds(runs: Sequence[Facts]) -> list[Scored]:
+    """The mean of each round over the runs that have scored it."""
+    found = []
+    for number in range(max(len(facts.history) for facts in runs)):
+        entries = [facts.history[number] for facts in runs if number < len(facts.history)]
+        known = [(e.total_cost, e.avg_miou) for e in entries if e.avg_miou is not None]
+        if known:
+            labels, score = np.mean(known, 0).tolist()
+            found.append(Scored(labels, score, len(known)))
+    return found
 
 
 def _charts(found: Sequence[Group], unit: str) -> list[Chart]:
@@ -141,7 +139,7 @@ def _caption(fits: Sequence[Curve], several: bool) -> str:
     if several:
         parts.append("Lines are means over the seeds, small markers single runs, the band behind them their range.")
     if fits:
-        law = "; ".join(f"{f.a:.3f} − {f.b:.3g}·n^(−{f.c:.2f})" for f in fits)
+        law = "; ".join("flat" if f.flat else f"{f.a:.3f} − {f.b:.3g}·n^(−{f.c:.2f})" for f in fits)
         parts.append(
             f"Dashed: the power law a − b·n^(−c) through all points ({law}), with the 80 % interval of the mean ahead."
         )

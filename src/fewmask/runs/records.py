@@ -20,6 +20,7 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 Digest = str
 Unit = Literal["pixels", "regions", "clicks", "seconds"]
+Interval = tuple[float, float, float]
 
 
 class Scores(Record):
@@ -144,16 +145,32 @@ class Entry(Record):
 
 
 class Forecast(Record):
-    """The learning curve a − b·n^(−c) over all domains, and what it promises."""
+    """The learning curve a − b·n^(−c) through a campaign's rounds, and what follows from it.
+
+    An interval is (low, median, high) at 80 %.
+    """
 
     a: float
     b: float
     c: float
-    limit: tuple[float, float, float]
-    """The mIoU with ever more labels: low, median, high."""
+    labels: NonNegativeFloat
+    """Labels in all after the last round."""
+    unit: Unit
+    pool: NonNegativeFloat | None
+    """About how many labels there can be in all; None where that is not known."""
+    limit: Interval
+    """The mIoU that ever more labels lead to."""
     target: Fraction | None
-    needed: tuple[float | None, float | None, float | None] | None = None
-    """Labels that are missing for the target, likewise; None where it is out of reach."""
+    needed: tuple[float | None, float | None, float | None] | None
+    """Labels beyond `labels` that the target needs; None where it is out of reach."""
+    budget: NonNegativeFloat | None
+    """Labels of the next round, where that is one number for all domains."""
+    gain: Interval | None
+    """The mIoU that the next round's labels add."""
+    change: float | None
+    """How the last round changed the mIoU, if its labels do not explain that."""
+    flat: bool
+    """The rounds show no effect of the labels; a, b and c describe nothing then."""
 
 
 class CampaignSummary(FileRecord):
