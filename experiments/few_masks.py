@@ -5,8 +5,8 @@
 
 The first command reads finished runs alone. It prints the mean validation mIoU of every row and, paired by seed, its
 difference from `--control`. The second also scores the rows on test, each run once: what its `evaluations.jsonl`
-holds is not scored again. Its file has one row for each role, method, domain, number of masks and seed, and a new one
-replaces an older one of the same.
+holds is not scored again. Its file has one row for each role, method, domain, number of masks and seed. Both files keep
+what they hold of other runs, and a new entry replaces an older one of the same.
 
 role        labels: one domain, its labels alone · joint: several domains, their labels alone · pool: one domain with
             its unlabelled images · universal: several domains with theirs
@@ -25,8 +25,9 @@ from typing import Any
 
 from fewmask.config import Config
 from fewmask.engine.evaluate import evaluate
-from fewmask.engine.run import load_config, load_domains, load_model, record_evaluation
+from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.files import write_json
+from fewmask.runs import RunFolder
 
 LABELS_ALONE = ("supervised", "joint", "fine-tune")
 MADE = ("hardware", "versions")
@@ -44,27 +45,31 @@ def main() -> None:
     parser.add_argument("--few", type=Path, default=Path("results/few-masks.json"))
     arguments = parser.parse_args()
     runs = finished(arguments.runs)
-    said = command()
-    write_json(arguments.out, {"command": said, **common(runs), "runs": {n: validation(r) for n, r in runs.items()}})
-    print(table({name: validation(run) for name, run in runs.items()}, arguments.control))
+    found = with_older(arguments.out, "runs", {name: validation(run) for name, run in runs.items()}, common(runs))
+    write_json(arguments.out, found)
+    print(table(found["runs"], arguments.control))
     if arguments.test:
         chosen = {n: r for n, r in runs.items() if n.rpartition("/")[0] in arguments.test}
         if missing := set(arguments.test) - {n.rpartition("/")[0] for n in chosen}:
             raise SystemExit(f"no finished run of {', '.join(sorted(missing))} in {arguments.runs}")
-        rows = [row for run in chosen.values() for row in tested(run)]
+        rows = {"/".join(str(row[k]) for k in KEY): row for run in chosen.values() for row in tested(run)}
         settings = {n.rpartition("/")[0]: settings_of(load_config(run)) for n, run in chosen.items()}
-        write_json(arguments.few, with_rows(arguments.few, rows, {"settings": settings, **common(chosen)}))
-        for row in rows:
+        few = with_older(arguments.few, "rows", rows, {"settings": settings, **common(chosen)})
+        write_json(arguments.few, few | {"rows": list(few["rows"].values())})
+        for row in rows.values():
             print(row)
 
 
-def with_rows(file: Path, rows: Sequence[Mapping[str, Any]], made_with: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file holds, with these rows; `command` is the last that wrote it."""
+def with_older(file: Path, part: str, new: Mapping[str, Any], made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file holds with new entries of its part, which take the place of older ones of the same name, and what
+    all of them were made with; `command` is the last that wrote it."""
     older = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    known = {tuple(row[k] for k in KEY): row for row in [*older.get("rows", []), *rows]}
+    entries = older.get(part, {})
+    if isinstance(entries, list):
+        entries = {"/".join(str(entry[k]) for k in KEY): entry for entry in entries}
     both = {key: older.get(key, []) + [one for one in made_with[key] if one not in older.get(key, [])] for key in MADE}
-    settings = {**older.get("settings", {}), **made_with["settings"]}
-    return {"rows": list(known.values()), "command": command(), "settings": settings, **both}
+    settings = older.get("settings", {}) | made_with.get("settings", {})
+    return {part: dict(sorted((entries | dict(new)).items())), "command": command(), "settings": settings, **both}
 
 
 def finished(folder: Path) -> dict[str, Path]:
@@ -103,17 +108,19 @@ def validation(run: Path) -> dict[str, Any]:
 
 
 def tested(run: Path) -> list[dict[str, Any]]:
-    """A row for each domain of the run; scores the run on test if nobody has."""
+    """A row for each domain of the run; scores the run on test if neither its end nor anybody since has."""
     config, file = load_config(run), run / "evaluations.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     result = next((line for line in lines if line["split"] == "test"), None)
-    if result is None:
+    if config.train.score == "test":
+        result = summary(run)
+    elif result is None:
         train = config.train
         domains, network = load_domains(config), load_model(run)
         result = evaluate(
             network, domains, "test", synonyms=config.synonyms, workers=train.workers, precision=train.precision
         )
-        record_evaluation(run, "test", result)
+        RunFolder(run).record_evaluation("test", result)
     return [
         {
             "role": role(config),
@@ -147,7 +154,7 @@ def table(runs: Mapping[str, Mapping[str, Any]], control: str) -> str:
         rows.setdefault(name.rpartition("/")[0], {})[run["seed"]] = 100 * run["miou"]
     lines = ["| row | seeds | validation | − control |", "|---|---|---|---|"]
     for row, by_seed in rows.items():
-        beside = rows.get(f"{control}-{row.rpartition('-')[2]}", {})
+        beside = rows.get(f"{control}-{row.partition('-')[2]}", {})
         differences = [by_seed[seed] - beside[seed] for seed in by_seed if seed in beside]
         said = "" if row.startswith(f"{control}-") else interval(differences)
         lines.append(f"| `{row}` | {len(by_seed)} | {spread(list(by_seed.values()))} | {said} |")
