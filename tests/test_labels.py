@@ -94,8 +94,8 @@ def test_claimed_255_is_a_class_and_void_takes_a_void_id() -> None:
 
 def test_decode_refuses_a_value_without_an_id() -> None:
     binary = LabelSpace(("back", "front"), ((0, 0, 0), (9, 9, 9)), {0: 0, 255: 1})
-    with pytest.raises(ValueError, match=r"\[255\]"):
-        binary.decode(np.array([[VOID]], dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"\[2\]"):
+        binary.decode(np.array([[2]], dtype=np.uint8))
     with pytest.raises(ValueError, match=r"\[2, 200\]"):
         road_sky().decode(np.array([[0, 2, 200]], dtype=np.uint8))
 
@@ -200,3 +200,54 @@ def test_shared_classes() -> None:
     with_synonyms = shared_classes(domains, [["sky", "air"]])
     assert with_synonyms == {"a": {"road", "sky"}, "b": {"road", "air", "cow"}, "c": {"cow"}}
     assert shared_classes({"a": space("road")}) == {"a": frozenset()}
+
+
+# ── Ids that void and not labelled move to ───────────────────────────────────────────────────────────────────────────
+
+
+@given(
+    st.dictionaries(st.integers(0, 255), st.integers(0, 3), min_size=1, max_size=120),
+    st.frozensets(st.integers(0, 255), max_size=120),
+)
+def test_void_and_not_labelled_have_a_place_in_every_space(ids: dict[int, int], void: frozenset[int]) -> None:
+    classes = sorted(set(ids.values()))
+    raw_ids = {raw: classes.index(c) for raw, c in ids.items()}
+    colours = tuple(distinct_colour(i) for i in range(len(classes)))
+    space = LabelSpace(tuple(f"c{i}" for i in classes), colours, raw_ids, void - set(raw_ids))
+    values = np.array([[*range(len(classes)), NOT_LABELLED, VOID]], dtype=np.uint8)
+    raw = space.decode(values)
+    np.testing.assert_array_equal(space.encode(raw), values)
+    assert len(set(raw[0].tolist())) == len(values[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "not_labelled", "void"),
+    [
+        ("classes: {0: a, 1: b}", 254, 255),
+        ("classes: {0: a, 255: b}", 254, 253),
+        ("ignore: [7, 3]\nclasses: {0: a, 255: b}", 254, 3),
+        ("classes: {0: a, 254: b}", 253, 255),
+        ("ignore: [254]\nclasses: {0: a}", 253, 255),
+        ("classes: {253: a, 254: b, 255: c}", 252, 251),
+    ],
+)
+def test_where_void_and_not_labelled_go(text: str, not_labelled: int, void: int, tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text(text, encoding="utf-8")
+    space = LabelSpace.from_yaml(path)
+    assert (space.not_labelled_id, space.void_id) == (not_labelled, void)
+    space.write_yaml(path)  # who paints finds void there, unless it is 255
+    again = LabelSpace.from_yaml(path)
+    assert (again.not_labelled_id, again.void_id) == (not_labelled, void)
+
+
+def test_more_classes_than_a_byte_holds_are_refused_before_anything_else(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes: {" + ", ".join(f"{i}: c{i}" for i in range(300)) + "}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"300 classes; masks are 8-bit and hold at most 254"):
+        LabelSpace.from_yaml(path)
+
+
+def test_a_space_that_claims_every_id_is_refused() -> None:
+    with pytest.raises(ValueError, match="all 256 ids are claimed, and none is left for void or not labelled"):
+        LabelSpace(("a",), ((0, 0, 0),), dict.fromkeys(range(256), 0))

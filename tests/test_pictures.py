@@ -60,12 +60,12 @@ def test_a_mask_with_values_outside_of_the_space_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_void_that_the_dataset_cannot_say_is_refused(tmp_path):
+def test_void_has_an_id_where_a_class_has_255(tmp_path):
     taken = LabelSpace(("a", "b"), ((1, 2, 3), (4, 5, 6)), {0: 0, 255: 1})
     write_mask(tmp_path / "fine.png", np.array([[0, 1]], dtype=np.uint8), taken)
     assert read_mask(tmp_path / "fine.png").tolist() == [[0, 255]]
-    with pytest.raises(ValueError, match=r"void\.png: mask values \[255\] have no raw id"):
-        write_mask(tmp_path / "void.png", np.array([[0, VOID]], dtype=np.uint8), taken)
+    write_mask(tmp_path / "void.png", np.array([[0, VOID]], dtype=np.uint8), taken)
+    assert read_mask(tmp_path / "void.png").tolist() == [[0, 253]]
 
 
 def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):

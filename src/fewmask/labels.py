@@ -9,7 +9,7 @@ in one place, `LabelSpace.encode`, and an id that the space does not know is an 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -35,7 +35,8 @@ class LabelSpace:
     """Ordered classes of one domain, with their colours and the raw ids that stand for them in the dataset's files.
 
     `raw_ids` maps a raw id to a class index; several raw ids may mean one class. `void_ids` are raw ids that mean "no
-    class". Raw 254 and 255 mean "not labelled yet" and "void" unless the dataset claims them for something else.
+    class". Raw 254 means "not labelled yet" and 255 "void". Where the dataset claims one of them for something else,
+    that meaning has the id `not_labelled_id` or `void_id`.
     """
 
     names: tuple[str, ...]
@@ -81,11 +82,32 @@ class LabelSpace:
         unused = [n for i, n in enumerate(self.names) if i not in set(self.raw_ids.values())]
         if unused:
             found.append(f"no raw id stands for {', '.join(unused)}; give each class an id")
+        if not found and (self.not_labelled_id == UNKNOWN or self.void_id == UNKNOWN):
+            found.append("all 256 ids are claimed, and none is left for void or not labelled; free two of them")
         return found
+
+    @property
+    def not_labelled_id(self) -> int:
+        """The raw id of what nobody has looked at: 254, or the highest free id below where the dataset claims that."""
+        return self._free(NOT_LABELLED, {*self.raw_ids, *self.void_ids})
+
+    @property
+    def void_id(self) -> int:
+        """The raw id that void is written as: 255, or where a class has that the smallest void id, or where there is
+        none the highest free id."""
+        if VOID in self.raw_ids and self.void_ids:
+            return min(self.void_ids)
+        return self._free(VOID, {*self.raw_ids, self.not_labelled_id})
+
+    @staticmethod
+    def _free(wanted: int, taken: Set[int]) -> int:
+        if wanted not in taken:
+            return wanted
+        return next((i for i in range(NOT_LABELLED - 1, -1, -1) if i not in taken), UNKNOWN)
 
     def _lookup(self) -> np.ndarray:
         table = np.full(256, UNKNOWN, dtype=np.int16)
-        table[NOT_LABELLED], table[VOID] = NOT_LABELLED, VOID
+        table[self.not_labelled_id], table[self.void_id] = NOT_LABELLED, VOID
         for raw, index in self.raw_ids.items():
             table[raw] = index
         for raw in self.void_ids:
@@ -126,20 +148,18 @@ class LabelSpace:
         return encoded.astype(np.uint8)
 
     def decode(self, mask: Mask) -> Mask:
-        """The inverse of `encode`: each class as the smallest raw id that stands for it, 254 and 255 as themselves.
+        """The inverse of `encode`: each class as the smallest raw id that stands for it.
 
-        Where the dataset claims 255 for something else, void becomes its smallest void id. Raises ValueError for a
-        value that no raw id stands for.
+        Raises ValueError for a value that is no class of the space.
         """
         table = np.full(256, UNKNOWN, dtype=np.int16)
-        for value in (*range(self.num_classes), NOT_LABELLED, VOID):
-            raw = np.flatnonzero(self._table == value)
-            if raw.size:
-                table[value] = value if value >= NOT_LABELLED and value in raw else raw[0]
+        table[NOT_LABELLED], table[VOID] = self.not_labelled_id, self.void_id
+        for value in range(self.num_classes):
+            table[value] = np.flatnonzero(self._table == value)[0]
         decoded = table[mask]
         if (decoded == UNKNOWN).any():
             lost = sorted({int(v) for v in np.unique(mask[decoded == UNKNOWN])})
-            raise ValueError(f"mask values {lost} have no raw id in this label space; give it one, e.g. among void ids")
+            raise ValueError(f"mask values {lost} have no raw id in this label space of {self.num_classes} classes")
         return decoded.astype(np.uint8)
 
     def palette(self) -> np.ndarray:
@@ -193,12 +213,17 @@ class LabelSpace:
         ignore = data.get("ignore") or []
         if not isinstance(ignore, list) or not all(_is_id(i) for i in ignore):
             raise ValueError(f"{path}: `ignore` is a list of ids, this is {ignore!r}")
+        if len(data["classes"]) > MAX_CLASSES:
+            raise ValueError(
+                f"{path}: {len(data['classes'])} classes; masks are 8-bit and hold at most {MAX_CLASSES} "
+                "(docs/decisions/0012-eight-bit-labels.md): merge some, or split them into domains"
+            )
         names, colours = [], []
         for position, (raw, entry) in enumerate(
             sorted(data["classes"].items(), key=lambda item: str(item[0]).zfill(4))
         ):
             if not _is_id(raw):
-                raise ValueError(f"{path}: the id {raw!r} is not a number from 0 to 255")
+                raise ValueError(f"{path}: the id {raw!r} is not a number from 0 to 255; masks are 8-bit, renumber it")
             entry = {"name": entry} if isinstance(entry, str) else entry
             if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or set(entry) - {"name", "color"}:
                 raise ValueError(f"{path}: class {raw}: write `{{name: …, color: [r, g, b]}}`, not {entry!r}")
@@ -217,9 +242,8 @@ class LabelSpace:
         """Write a `classes.yaml` that `from_yaml` reads; of several raw ids of a class the smallest is kept."""
         smallest = {c: min(r for r, i in self.raw_ids.items() if i == c) for c in range(self.num_classes)}
         classes = {smallest[i]: {"name": n, "color": list(self.colours[i])} for i, n in enumerate(self.names)}
-        text = yaml.safe_dump(
-            {"ignore": sorted(self.void_ids), "classes": classes}, sort_keys=False, default_flow_style=None
-        )
+        ignore = self.void_ids if self.void_id == VOID else self.void_ids | {self.void_id}  # who paints has to know it
+        text = yaml.safe_dump({"ignore": sorted(ignore), "classes": classes}, sort_keys=False, default_flow_style=None)
         write_text(path, text)
 
 

@@ -29,6 +29,10 @@ def print_scores(result: Mapping[str, Any], title: str) -> None:
         if s.get("unreachable"):
             everywhere = f"with them as 0 the mIoU is {percent(s['miou_present'])}"
             say(f"no source class means {', '.join(s['unreachable'])}; {everywhere}")
+        if nowhere := [label for label, iou in s["iou"].items() if iou is None]:
+            say(f"no pixel of {', '.join(nowhere)} in these masks: the mIoU is that of the other classes")
+        if unseen := result.get("unseen", {}).get(name):
+            say(f"none of the labelled masks has a pixel of {', '.join(unseen)}: nothing could be learnt of that")
     say(f"mean mIoU over domains: {percent(result['avg_miou'])}")
 
 

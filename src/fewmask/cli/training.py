@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     from fewmask.data.doctor import Report
     from fewmask.data.layouts import Problem
 
-ALIKE = 10
-"""Problems that say the same: so many are listed."""
+ALIKE = 3
+"""So many problems of one kind are listed in full."""
 
 
 def demo(
@@ -68,7 +67,11 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
     settings = read_config(config, overrides or [])
     with counting("files") as progress:
         report = examine(
-            {**settings.domains, **settings.held_out}, settings.labelled.images, settings.seed, progress=progress
+            {**settings.domains, **settings.held_out},
+            settings.labelled.images,
+            settings.seed,
+            progress=progress,
+            asks=settings.campaign is not None,
         )
     found = tuple(sorted((*_of_network(settings), *report.problems), key=lambda problem: problem.severity))
     print_report(replace(report, problems=found), as_json)
@@ -124,16 +127,19 @@ def print_report(report: Report, as_json: bool) -> None:
         raise typer.Exit(2)
 
 
-def _list(kind: str, problems: Sequence[Problem]) -> None:
-    """A line each; of those that say the same of many files only the first."""
-    alike = Counter((problem.value, problem.mend) for problem in problems)
-    told: Counter[tuple[str, str]] = Counter()
+def _list(severity: str, problems: Sequence[Problem]) -> None:
+    """A line each, but one for those of one kind where they are more than a few: how many, and the first of them."""
+    kinds: dict[tuple[int, str], list[Problem]] = {}
     for problem in problems:
-        told[what := (problem.value, problem.mend)] += 1
-        if told[what] <= ALIKE:
-            out.print(f"{kind} {plain(problem)}", soft_wrap=True)
-        if told[what] == ALIKE < alike[what]:
-            out.print(f"{kind} {plain(problem.value)}: {alike[what] - ALIKE:,} more; --json lists them", soft_wrap=True)
+        kinds.setdefault((problem.reach, problem.kind), []).append(problem)
+    for (reach, _), alike in sorted(kinds.items(), key=lambda item: (item[0][0], -len(item[1]))):
+        if reach == 0 or len(alike) <= ALIKE:
+            for problem in alike:
+                out.print(f"{severity} {plain(problem)}", soft_wrap=True)
+        else:
+            names = ", ".join(problem.where for problem in alike[:ALIKE])
+            told = f"{len(alike):,} × {alike[0].value}: {names} and {len(alike) - ALIKE:,} more (--json lists them)"
+            out.print(f"{severity} {plain(told)}; {plain(alike[0].mend)}", soft_wrap=True)
 
 
 def _many(problems: Sequence[Problem], noun: str) -> str:

@@ -16,6 +16,8 @@ class FilesDomain(Settings):
     size: Size | Shrink | None = None
     """What every image and mask is brought to as it is read: height and width, or a part of its own, which keeps its
     shape. As large as they are by default."""
+    absent: tuple[str, ...] = ()
+    """Classes that no mask shows, which is meant. Of any other one `fewmask check` makes an error."""
 
 
 class FolderDomain(FilesDomain):

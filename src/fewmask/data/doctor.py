@@ -56,7 +56,8 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor found. `problems` are the errors first, then the warnings, each in the order of the domains."""
+    """What the doctor found. `problems` are the errors first, then the warnings; of each what spoils a whole dataset
+    first, then lines of its lists, then files, in the order of the domains."""
 
     problems: tuple[Problem, ...]
     statistics: Mapping[str, Statistics]
@@ -92,6 +93,12 @@ class _Patient:
     space: LabelSpace | None
     splits: Mapping[str, tuple[str, ...]]
 
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """What is opened: the images of the splits, and masks without an image, whose pixels may be wrong too."""
+        strays = () if self.listing is None else sorted(self.listing.masks.keys() - self.listing.images.keys())
+        return tuple(dict.fromkeys(chain(*self.splits.values(), strays)))
+
     def where(self, stem: str) -> str:
         if self.listing is not None:
             return str(self.listing.images[stem])
@@ -112,6 +119,8 @@ class _Look:
     """Hash of the decoded pixels: a copy is found whatever its name and file format."""
     thumbnail: np.ndarray | None = None
     """(768,) uint8, the image at 16×16: a copy that was compressed anew is found by it."""
+    ids: np.ndarray | None = None
+    """(256,) pixels of the mask by its raw id."""
     counts: np.ndarray | None = None
     """(256,) pixels of the mask by its value in 0 … C−1, 254, 255; ids outside the space are left out."""
 
@@ -121,14 +130,16 @@ def check(
     labelled: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    asks: bool = False,
 ) -> Report:
     """Examine every domain and list everything at once. It never raises for a fault of the data and changes no file.
 
-    `labelled` and `seed` are those of the run: the classes that its labelled images lack are named. `progress` is
-    called with images done and images in all. Images in no split are not opened.
+    `labelled` and `seed` are those of the run: the classes that its labelled images lack are named, and a class that no
+    mask has is an error unless people will be asked (`asks`) or the domain's `absent` names it. `progress` is called
+    with images done and images in all. Images in no split are not opened.
     """
     patients = {name: _patient(name, settings) for name, settings in domains.items()}
-    work = [(p, stem) for p in patients.values() for stem in dict.fromkeys(chain.from_iterable(p.splits.values()))]
+    work = [(p, stem) for p in patients.values() for stem in p.stems]
     looks: dict[str, dict[str, _Look]] = {name: {} for name in patients}
     # Decoding and hashing leave the interpreter's lock, so threads use all cores.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -147,11 +158,11 @@ def check(
         problems += chain.from_iterable(look.problems for look in ordered)
         drawn, drawn_problems = _draw(patient, labelled, seed)
         problems += drawn_problems
-        problems += _missing_classes(patient, looks[name], drawn)
+        problems += _missing_classes(patient, looks[name], drawn, asks)
         problems += _near_copies(patient, looks[name])
         statistics[name] = _statistics(patient, ordered, drawn)
     problems += _copies(patients, looks)
-    problems.sort(key=lambda p: p.severity)  # stable: "error" before "warning"
+    problems.sort(key=lambda p: (p.severity, p.reach))  # stable: "error" before "warning", the whole before its parts
     return Report(tuple(problems), statistics)
 
 
@@ -174,15 +185,17 @@ def _look(patient: _Patient, stem: str) -> _Look:
         scene, mask = patient.domain.image(stem), patient.domain.mask(stem)
         size = (scene.shape[1], scene.shape[0])
         by_value = np.bincount(mask.reshape(-1), minlength=256)
-        return _Look(patient.name, stem, (), size, _digest(scene), _thumbnail(scene), by_value)
+        return _Look(patient.name, stem, (), size, _digest(scene), _thumbnail(scene), counts=by_value)
     problems: list[Problem] = []
+    ids: np.ndarray | None = None
     picture: Picture | None = None
     raw: Mask | None = None
     counts: np.ndarray | None = None
-    image_path, mask_path = patient.listing.images[stem], patient.listing.masks.get(stem)
+    image_path, mask_path = patient.listing.images.get(stem), patient.listing.masks.get(stem)
     try:
-        picture = read_picture(image_path)
+        picture = read_picture(image_path) if image_path else None
     except ValueError as error:
+        assert image_path is not None
         problems.append(Problem.of(error, image_path))
     image, tag = (picture.pixels, picture.kind.orientation) if picture else (None, 1)
     try:
@@ -201,19 +214,19 @@ def _look(patient: _Patient, stem: str) -> _Look:
         if cell.fix:
             problems.append(Problem(str(image_path), cell.how, cell.fix, "warning"))
     if raw is not None and patient.space is not None:
-        by_id = np.bincount(raw.reshape(-1), minlength=256)
-        counts, unknown = _by_value(by_id, patient.space)
+        ids = np.bincount(raw.reshape(-1), minlength=256)
+        counts, unknown = _by_value(ids, patient.space)
         if unknown:
-            ids = ", ".join(f"{i} ({n} pixels)" for i, n in unknown.items())
+            named = ", ".join(f"{i} ({n} pixels)" for i, n in unknown.items())
             mend = "add them to the classes or to the void ids, or mend the mask"
-            problems.append(Problem(str(mask_path), f"ids outside the label space: {ids}", mend))
+            problems.append(Problem(str(mask_path), f"ids outside the label space: {named}", mend))
         elif not counts[: patient.space.num_classes].any():
             mend = "label some of it, or remove the mask so that the image counts as unlabelled"
             problems.append(Problem(str(mask_path), "the mask has no pixel of any class", mend, "warning"))
     if image is None:
-        return _Look(patient.name, stem, tuple(problems), counts=counts)
+        return _Look(patient.name, stem, tuple(problems), ids=ids, counts=counts)
     size = (image.shape[1], image.shape[0])
-    return _Look(patient.name, stem, tuple(problems), size, _digest(image), _thumbnail(image), counts)
+    return _Look(patient.name, stem, tuple(problems), size, _digest(image), _thumbnail(image), ids, counts)
 
 
 def _digest(image: np.ndarray) -> bytes:
@@ -251,21 +264,36 @@ def _draw(patient: _Patient, labelled: int | None, seed: int) -> tuple[tuple[str
     return patient.domain.with_labelled(labelled, seed).labelled, []
 
 
-def _missing_classes(patient: _Patient, looks: Mapping[str, _Look], drawn: tuple[str, ...]) -> Iterator[Problem]:
+def _missing_classes(
+    patient: _Patient, looks: Mapping[str, _Look], drawn: tuple[str, ...], asks: bool
+) -> Iterator[Problem]:
     """Classes without a pixel in the labelled images: no head can learn them, and their IoU will be 0."""
-    counts = _sum(looks[stem] for stem in drawn)
+    where, meant = f"domain {patient.name}", frozenset(getattr(patient.settings, "absent", ()))
     if patient.space is None or not drawn:
         return
-    everywhere = _sum(looks.values())
+    if unknown := sorted(meant - set(patient.space.names)):
+        yield Problem(where, f"`absent` names {', '.join(unknown)}, no classes of it", "write names of its classes")
+    counts, everywhere = _sum(looks[stem] for stem in drawn), _sum(looks.values())
+    nowhere = [name for i, name in enumerate(patient.space.names) if not everywhere[i] and name not in meant]
+    white = _white(looks.values())
     for position, name in enumerate(patient.space.names):
-        if counts[position]:
-            continue
-        if everywhere[position]:
+        value = f"class {name!r} is in none of the {len(drawn)} labelled images"
+        if everywhere[position] and not counts[position]:
             mend = "it cannot be learnt: raise labelled.images, take another seed, or label images that show it"
-        else:
-            mend = "no mask of the domain has it: take it out of the classes, or label images that show it"
-        where = f"domain {patient.name}"
-        yield Problem(where, f"class {name!r} is in none of the {len(drawn)} labelled images", mend, "warning")
+            yield Problem(where, value, mend, "warning")
+        elif name in nowhere and len(nowhere) == 1 and white and VOID not in patient.space.raw_ids:
+            value += f" and in no other mask, and 255 fills {100 * white:.1f} % of the pixels"
+            again = " and take 255 out of `ignore`" if VOID in patient.space.void_ids else ""
+            yield Problem(where, value, f"are these 0/255 masks? Write `255: {name}` in classes.yaml{again}")
+        elif name in nowhere:
+            mend = f"take it out of the classes, label images that show it, or write `absent: [{name}]` if it is meant"
+            yield Problem(where, f"{value} and in no other mask", mend, "warning" if asks else "error")
+
+
+def _white(looks: Iterable[_Look]) -> float:
+    """The part of all pixels of the masks whose raw id is 255."""
+    ids = sum((look.ids for look in looks if look.ids is not None), np.zeros(256, dtype=np.int64))
+    return float(ids[VOID] / max(1, ids.sum()))
 
 
 def _copies(patients: Mapping[str, _Patient], looks: Mapping[str, Mapping[str, _Look]]) -> Iterator[Problem]:

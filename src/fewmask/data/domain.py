@@ -63,6 +63,8 @@ class Domain:
     labelled: tuple[str, ...]
     partial: Mapping[str, float] = field(default_factory=dict)
     pseudo: PseudoLabels | None = None
+    unseen: tuple[str, ...] = ()
+    """Classes of which no labelled mask has a pixel, where all masks were read: no head can learn them."""
 
     @property
     def whole(self) -> tuple[str, ...]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from fewmask.data.domain import Domain, FileSource
 from fewmask.labels import NOT_LABELLED, Mask
+
+Value = TypeVar("Value")
 
 
 class Known(NamedTuple):
@@ -29,10 +33,14 @@ def known(mask: Mask) -> Known:
 
 def known_pixels(domain: Domain) -> dict[str, Known]:
     """How much of each labelled image is; every mask is read. Raises ValueError with the file that cannot be."""
+    return dict(zip(domain.labelled, _of_masks(domain, known), strict=True))
+
+
+def _of_masks(domain: Domain, look: Callable[[Mask], Value]) -> list[Value]:
+    """What a function says of each labelled image's mask."""
     # Decoding leaves the interpreter's lock, so threads use all cores.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda stem: known(domain.mask(stem)), domain.labelled)
-        return dict(zip(domain.labelled, found, strict=True))
+        return list(pool.map(lambda stem: look(domain.mask(stem)), domain.labelled))
 
 
 def in_part(domain: Domain, found: Mapping[str, Known]) -> Domain:
@@ -50,4 +58,12 @@ def with_parts(domains: Mapping[str, Domain]) -> dict[str, Domain]:
 
     Raises ValueError like `known_pixels`.
     """
-    return {n: in_part(d, known_pixels(d)) if isinstance(d.source, FileSource) else d for n, d in domains.items()}
+    return {n: _as_read(d) if isinstance(d.source, FileSource) else d for n, d in domains.items()}
+
+
+def _as_read(domain: Domain) -> Domain:
+    looks = _of_masks(domain, lambda mask: (known(mask), np.bincount(mask.ravel(), minlength=256) > 0))
+    shown = np.any([classes for _, classes in looks], axis=0) if looks else np.ones(256, bool)
+    unseen = tuple(name for i, name in enumerate(domain.space.names) if not shown[i])
+    found = dict(zip(domain.labelled, (part for part, _ in looks), strict=True))
+    return replace(in_part(domain, found), unseen=unseen)

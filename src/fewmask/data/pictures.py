@@ -57,7 +57,7 @@ def mask_png(path: Path, mask: Mask, space: LabelSpace) -> bytes:
 def mask_palette(space: LabelSpace) -> np.ndarray:
     """The palette (256,3) uint8 of the masks that `write_mask` writes, by the dataset's own ids."""
     palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[NOT_LABELLED] = space.palette()[NOT_LABELLED]
+    palette[space.not_labelled_id] = space.palette()[NOT_LABELLED]
     for raw_id, index in space.raw_ids.items():
         palette[raw_id] = space.colours[index]
     return palette

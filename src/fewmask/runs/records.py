@@ -95,6 +95,8 @@ class Summary(FileRecord):
     versions: dict[str, str]
     weights: dict[str, Digest]
     """SHA-256 of each file of weights that the training wrote, by the file's name."""
+    unseen: dict[str, list[str]] = {}
+    """By domain the classes of which no labelled mask had a pixel."""
     round: NonNegativeInt | None = None
     """Of a campaign: the round that the network comes from."""
 

@@ -57,7 +57,7 @@ def index(settings: CityscapesDomain) -> Index:
         for folder in listing.folders(f"gtFine/{split}", required=split == "val"):
             for path in listing.files(folder):
                 if path.name.endswith("_gtFine_labelIds.png"):
-                    listing.masks[path.name.removesuffix("_gtFine_labelIds.png")] = path
+                    listing.add_mask(path.name.removesuffix("_gtFine_labelIds.png"), path)
     if settings.val_from_train:
         listing.move("val", "test")
         listing.hold_out(settings.val_from_train, group=lambda stem: stem.split("_")[0])

@@ -24,7 +24,7 @@ def index(settings: FolderDomain) -> Index:
             listing.warn(path, "not an image by its name", f"images end in {', '.join(IMAGE_SUFFIXES)}; move it away")
     for path in listing.files("labels"):
         if path.suffix.lower() == ".png":
-            listing.masks[path.stem] = path
+            listing.add_mask(path.stem, path)
         else:
             listing.error(path, "not a PNG by its name", "save masks as 8-bit PNG, which keeps every id")
     for folder in (*listing.folders("images", required=False), *listing.folders("labels", required=False)):

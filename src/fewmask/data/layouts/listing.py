@@ -6,15 +6,21 @@ A `Listing` collects; it never raises at the first fault and never opens an imag
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from fewmask.data.domain import SPLITS
 from fewmask.labels import LabelSpace
+from fewmask.paths import alike, fault_of_stem
 from fewmask.randomness import generator
 
+WHOLE = frozenset({"classes.yaml", *(f"{split}.txt" for split in SPLITS)})
+"""Files that say something of all images."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -35,6 +41,19 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.value}; {self.mend}"
+
+    @property
+    def kind(self) -> str:
+        """What it is, without the names and numbers that differ from file to file."""
+        return re.sub(r"'[^']*'|\S*/\S*|\d+(?:[.,×]\d+)*", "…", self.value)
+
+    @property
+    def reach(self) -> int:
+        """What it spoils: 0 the dataset, 1 a line of a list, 2 a file."""
+        path = Path(self.where)
+        if not path.suffix or path.name in WHOLE:
+            return 0
+        return 1 if re.search(r":\d+$", self.where) else 2
 
 
 @dataclass(frozen=True)
@@ -88,13 +107,20 @@ class Listing:
             return []
         if not self._inside(path):
             return []
-        found = []
+        found: list[Path] = []
+        pictures: dict[str, Path] = {}
         for entry in sorted(os.scandir(path), key=lambda e: e.name):
             file = Path(entry.path)
             if entry.name.startswith(".") or (entry.is_symlink() and not self._inside(file)) or entry.is_dir():
                 continue
             if not entry.is_file():
                 self.error(file, "a link to nothing", "restore the file that it points to, or remove it")
+                continue
+            if wrong := _fault(file.stem):
+                self.error(str(file).encode(errors="backslashreplace").decode(), *wrong)
+                continue
+            if file.suffix.lower() in IMAGE_SUFFIXES and (first := pictures.setdefault(file.stem, file)) is not file:
+                self.error(file, f"same stem as {first}", "rename one, so that each has its own stem, or remove it")
                 continue
             found.append(file)
         return found
@@ -135,6 +161,12 @@ class Listing:
             self.error(path, f"same stem as {self.images[stem]}", "rename one, so that each image has its own stem")
         else:
             self.images[stem] = path
+
+    def add_mask(self, stem: str, path: Path) -> None:
+        if stem in self.masks:
+            self.error(path, f"same stem as {self.masks[stem]}", "remove one, or rename it: an image has one mask")
+        else:
+            self.masks[stem] = path
 
     def put(self, split: str, stem: str, where: str | Path) -> None:
         """Make an image part of a split; `where` is the line or the file that says so."""
@@ -182,8 +214,10 @@ class Listing:
         used = {stem for stems in splits.values() for stem in stems}
         for stem in self.images.keys() - used if unlisted else ():
             self.warn(self.images[stem], "in no split", "list it in one if it is to be used")
-        for stem in self.masks.keys() - self.images.keys():
-            self.error(self.masks[stem], f"a mask without an image {stem!r}", "rename it like its image, or remove it")
+        for stem in sorted(self.masks.keys() - self.images.keys()):
+            value = f"a mask without an image {stem!r}{self._near(stem)}"
+            self.error(self.masks[stem], value, "rename it like its image, or remove it")
+        self._tell_alike()
         if not splits["train"]:
             self.error(self.root, "the split train has no images", f"list some, or set `root` to {self.hint}")
         elif not any(stem in self.masks for stem in splits["train"]):
@@ -209,7 +243,7 @@ class Listing:
             if stem in seen:
                 self.error(where, f"{stem!r} is listed twice", "keep one line")
             elif stem not in self.images:
-                self.error(where, f"{stem!r} has no image", self._mend_stem(stem))
+                self.error(where, f"{stem!r} has no image{self._near(stem)}", self._mend_stem(stem))
             else:
                 if stem in elsewhere:
                     mend = "keep it in one split, or the score is of images the network has seen"
@@ -219,7 +253,51 @@ class Listing:
                 seen[stem] = None
         return tuple(seen)
 
+    @cached_property
+    def _lookalikes(self) -> dict[str, str]:
+        return {_plain(stem): stem for stem in self.images}
+
+    def _near(self, stem: str) -> str:
+        """Which image differs from a stem in its Unicode form or its case alone; empty where none does."""
+        other = self._lookalikes.get(_plain(stem))
+        return "" if other is None else f": {self.images[other].name!r} {_difference(other, stem)}"
+
+    def _tell_alike(self) -> None:
+        """Images whose stems are one name on other systems."""
+        for first, other in alike(self.images):
+            value, mend = f"beside {self.images[first]}, whose name {_difference(first, other)}", "rename one"
+            if _nfc(first) == _nfc(other):
+                self.error(self.images[other], value, f"{mend}: nobody can tell them apart")
+            else:
+                self.warn(self.images[other], value, f"{mend}: on macOS and Windows one replaces the other")
+
     def _mend_stem(self, stem: str) -> str:
+        if self._near(stem):
+            return "rename the file or write the line anew, so that they are the same to the byte"
         if Path(stem).suffix.lower() in IMAGE_SUFFIXES and Path(stem).stem in self.images:
             return f"write it without its ending: {Path(stem).stem}"
         return "add the image, or take the line out"
+
+
+def _fault(stem: str) -> tuple[str, str] | None:
+    """Why a file's name cannot be used, and what to do about it."""
+    if wrong := fault_of_stem(stem):
+        value, _, mend = wrong.rpartition("; ")
+        return f"its name cannot be used: {value}", mend
+    return ("a blank begins or ends its name", "rename it: lists leave blanks out") if stem != stem.strip() else None
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _plain(name: str) -> str:
+    """A name where neither case nor Unicode's form counts."""
+    return _nfc(unicodedata.normalize("NFD", name).casefold())
+
+
+def _difference(there: str, wanted: str) -> str:
+    if _nfc(there) != _nfc(wanted):
+        return "is equal but for its case"
+    form = "decomposed, as macOS writes it" if there != _nfc(there) else "composed"
+    return f"looks equal, but is in another Unicode form ({form})"

@@ -110,7 +110,7 @@ def index(settings: SunrgbdDomain) -> Index:
                 listing.put(split, stem, path)
     for path in listing.files("sunrgbd_train_test_labels"):
         if re.fullmatch(r"img-\d{6}\.png", path.name):
-            listing.masks[path.stem] = path
+            listing.add_mask(path.stem, path)
     if settings.val_from_train:
         listing.hold_out(settings.val_from_train)
     return listing.finish(SPACES[settings.classes])
