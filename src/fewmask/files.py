@@ -124,6 +124,30 @@ def _take(file: BinaryIO) -> bool:
     return True
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file where there is none, whole or not at all. Where another process is faster, its file stays."""
+    with _unfinished(path.parent) as (file, temporary):
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not path.exists():
+                os.replace(temporary, path)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file or a folder another name beside it, and return that."""
+    number = 1
+    while os.path.lexists(aside := below(path.parent, f"before-{number}-{path.name}")):
+        number += 1
+    os.rename(path, aside)
+    return aside
+
+
 # ── What was written ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 NOTES = ".written.jsonl"

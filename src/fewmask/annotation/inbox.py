@@ -277,6 +277,10 @@ class Inbox:
             self._problems.append(
                 f"questions {late[:20]} were answered while this was read; give the same command again"
             )
+        images = {image for image, asked in self._asked.items() if any(question.id in new for question in asked)}
+        for name in {name for name, _ in images}:
+            with self.problems():
+                self._ledger.expect_images(self._domains[name], {stem for owner, stem in images if owner == name})
         if self._problems:
             more = self._faults - MAX_PROBLEMS
             listed = self._problems + ([f"and {more} more"] if more > 0 else [])

@@ -10,7 +10,7 @@ it, and is not carried into a forked process.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -22,9 +22,7 @@ import numpy as np
 from fewmask.annotation.facts import Answer, Question, check, digest, fault
 from fewmask.annotation.store import (
     ANSWER,
-    ANSWER_COLUMNS,
     QUESTION,
-    QUESTION_COLUMNS,
     Store,
     answer_row,
     as_answer,
@@ -32,6 +30,7 @@ from fewmask.annotation.store import (
     keys_of,
     one_of,
     question_row,
+    sound,
     words,
 )
 from fewmask.config import AnswerSettings
@@ -73,14 +72,15 @@ class Record:
         found = [(stem, content_hash(image), *image.shape[:2]) for stem, image in images]
         classes = json.dumps(domain.space.names)
         with self._store.write():
-            self._store.insert("domains", "name, classes", [(domain.name, classes)], known=True)
+            if domain.name not in self.classes():
+                self._store.insert("domains", [(domain.name, classes)])
             self.expect(domain)
             ((number,),) = self._store.rows("SELECT id FROM domains WHERE name = :name", name=domain.name)
-            rows = [(number, *row) for row in found]
-            self._store.insert("images", "domain, stem, content, height, width", rows, known=True)
             known = dict(self._store.rows("SELECT stem, content FROM images WHERE domain = :number", number=number))
-            if changed := [stem for stem, content, *_ in found if known[stem] != content]:
+            if changed := [stem for stem, content, *_ in found if known.get(stem, content) != content]:
                 raise self._changed(domain, changed)
+            new = {stem: (number, stem, *rest) for stem, *rest in found if stem not in known}
+            self._store.insert("images", new.values())
 
     def expect(self, domain: Domain) -> None:
         """Raise ValueError when the ledger's answers for this domain are about other classes, or it has none, and when
@@ -105,17 +105,25 @@ class Record:
 
     def classes(self) -> dict[str, tuple[str, ...]]:
         """The class names of each domain that was asked about."""
-        return {name: tuple(json.loads(text)) for name, text in self._store.rows("SELECT name, classes FROM domains")}
+        rows = self._store.rows(f"SELECT d.name, d.classes, {sound('domains', 'd')} FROM domains d")
+        return {name: tuple(json.loads(text)) for name, text, _ in self._as_written("domain", rows)}
 
     def sizes(self, domain: str, stem: str | None = None) -> dict[str, tuple[int, int]]:
         """(H, W) of the domain's images, or of one of them, by stem."""
         rows = self._store.rows(
-            "SELECT stem, height, width FROM images i JOIN domains d ON d.id = i.domain "
+            f"SELECT i.stem, i.height, i.width, {sound('images', 'i')} FROM images i JOIN domains d ON d.id = i.domain "
             "WHERE d.name = :domain AND (:stem IS NULL OR stem = :stem)",
             domain=domain,
             stem=stem,
         )
-        return {name: (height, width) for name, height, width in rows}
+        return {name: (height, width) for name, height, width, _ in self._as_written("image", rows)}
+
+    def _as_written(self, what: str, rows: Sequence[Any]) -> Sequence[Any]:
+        """Rows whose last column says whether they are as they were written. Raises ValueError where one is not."""
+        for row in rows:
+            if not row[-1]:
+                raise self._store.damaged(f"{what} {row[0]} is not as it was written")
+        return rows
 
     def expect_image(self, domain: Domain, stem: str, image: np.ndarray) -> None:
         """Raise ValueError when an image (H,W,3) has other pixels than when it was asked about."""
@@ -173,8 +181,8 @@ class Record:
                     )
                 before[key] = number
                 rows.append((image, *question_row(question), number, at))
-            self._store.insert("rounds", "number, asked, digest", [(number, len(rows), what)])
-            self._store.insert("questions", QUESTION_COLUMNS, rows)
+            self._store.insert("rounds", [(len(rows), what)], first=number)
+            self._store.insert("questions", rows)
 
     def rounds(self) -> dict[int, int]:
         """The rounds that were asked, in order, with their numbers of questions."""
@@ -197,7 +205,8 @@ class Record:
         return self._questions(where, number=number, up_to=FOREVER, each=self.rule.each, annotator=annotator)
 
     def _questions(self, where: str, **values: Any) -> list[Question]:
-        return [as_question(row) for row in self._store.rows(f"{QUESTION} WHERE {where} ORDER BY q.id", **values)]
+        rows = self._store.rows(f"{QUESTION} WHERE {where} ORDER BY q.id", **values)
+        return [as_question(row) for row in self._as_written("question", rows)]
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -232,8 +241,7 @@ class Record:
         return ids
 
     def _append(self, answer: Answer, at: str) -> int:
-        self._store.insert("answers", ANSWER_COLUMNS, [(*answer_row(answer), at)])
-        return int(self._store.rows("SELECT last_insert_rowid()")[0][0])
+        return self._store.insert("answers", [(*answer_row(answer), at)])[0]
 
     def _stale(self, answer: Answer) -> str:
         """Why there is nothing that the answer takes back, in words; empty where there is, or where it is another."""
@@ -268,11 +276,32 @@ class Record:
         )
 
     def _answers(self, where: str, **values: Any) -> list[Answer]:
-        return [as_answer(row) for row in self._store.rows(f"{ANSWER} WHERE {where} ORDER BY a.id", **values)]
+        rows = self._store.rows(f"{ANSWER} WHERE {where} ORDER BY a.id", **values)
+        return [as_answer(row) for row in self._as_written("answer", rows)]
 
     def last_answer_id(self) -> int:
         """The newest answer's id, 0 where there is none. Labels "up to" it never change, whatever arrives later."""
         return int(self._store.rows("SELECT coalesce(max(id), 0) FROM answers")[0][0])
+
+    def fingerprint(self, up_to: int) -> str:
+        """Tells the answers up to one from any others: of a ledger that lost some, or of another one."""
+        rows = self._store.rows("SELECT checksum FROM answers WHERE id <= :up_to ORDER BY id", up_to=up_to)
+        return blake2b(repr(rows).encode(), digest_size=16).hexdigest()
+
+    def examine(self) -> None:
+        """Read all of the file. Raises ValueError where anything in it is not as it was written."""
+        self._store.examine()
+
+    def expect_images(self, domain: Domain, only: Collection[str] | None = None) -> None:
+        """Raise ValueError that lists every image, or of some, that has other pixels than when it was asked about."""
+        rows = self._store.rows(
+            "SELECT DISTINCT i.stem, i.content FROM questions q JOIN images i ON i.id = q.image "
+            "JOIN domains d ON d.id = i.domain WHERE d.name = :domain ORDER BY i.stem",
+            domain=domain.name,
+        )
+        these = [(stem, content) for stem, content in rows if only is None or stem in only]
+        if changed := [stem for stem, content in these if content_hash(domain.image(stem)) != content]:
+            raise self._changed(domain, changed)
 
     def given(
         self, domain: str, stem: str | None = None, up_to: int | None = None

@@ -2,7 +2,7 @@
 
 Every change is one transaction that is on the disk when `write` ends, so that a kill loses nothing that was reported as
 saved. SQLite's rollback journal is kept, not its write-ahead log: at rest the ledger is a single file that can be
-copied, and it works on network disks.
+copied, and it works on network disks. Every row has a check value of its own, so that a flipped bit is noticed.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fewmask.annotation.facts import Answer, Question
+from fewmask.files import write_new
 from fewmask.labels import NOT_LABELLED
 
-VERSION = 1
+VERSION = 2
 TABLES = {
     "domains": "id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, classes TEXT NOT NULL",
     "images": "id INTEGER PRIMARY KEY, domain INTEGER NOT NULL REFERENCES domains, stem TEXT NOT NULL, "
@@ -35,18 +37,54 @@ TABLES = {
     "seconds REAL, clicks REAL, at TEXT NOT NULL, content BLOB, pixels INTEGER NOT NULL, "
     "token TEXT NOT NULL UNIQUE",
 }
+CHECKSUM = "checksum TEXT NOT NULL DEFAULT ''"
+"""The last column of each table: the check value of the others. Version 1 had none."""
 INDICES = ("questions (round)", "answers (question)")
-QUESTION_COLUMNS = "image, kind, region, y0, x0, y1, x1, shape, guess, score, cost, round, asked_at"
-ANSWER_COLUMNS = "question, annotator, kind, retracts, seconds, clicks, content, pixels, token, at"
+COLUMNS = {
+    "domains": "name, classes",
+    "images": "domain, stem, content, height, width",
+    "rounds": "asked, digest",
+    "questions": "image, kind, region, y0, x0, y1, x1, shape, guess, score, cost, round, asked_at",
+    "answers": "question, annotator, kind, retracts, seconds, clicks, content, pixels, token, at",
+}
+"""What a row has beside its number and its check value."""
+KEYS = {table: "number" if table == "rounds" else "id" for table in TABLES}
+
+
+def sound(table: str, alias: str) -> str:
+    """SQL: the row is as it was written."""
+    columns = ", ".join(f"{alias}.{c}" for c in (KEYS[table], *COLUMNS[table].split(", ")))
+    return f"({alias}.checksum = checksum_of('{table}', {columns}))"
+
 
 QUESTION = (
     "SELECT q.id, q.round, d.name, i.stem, q.kind, q.region, q.y0, q.x0, q.y1, q.x1, q.shape, q.guess, q.score, "
-    "q.cost, q.asked_at FROM questions q JOIN images i ON i.id = q.image JOIN domains d ON d.id = i.domain"
+    f"q.cost, q.asked_at, {sound('questions', 'q')} "
+    "FROM questions q JOIN images i ON i.id = q.image JOIN domains d ON d.id = i.domain"
 )
 ANSWER = (
     "SELECT a.id, a.question, a.annotator, a.token, a.kind, a.retracts, a.seconds, a.clicks, a.at, a.content, "
-    "q.y1 - q.y0, q.x1 - q.x0 FROM answers a JOIN questions q ON q.id = a.question"
+    f"q.y1 - q.y0, q.x1 - q.x0, {sound('answers', 'a')} FROM answers a JOIN questions q ON q.id = a.question"
 )
+
+
+UNAVAILABLE = {
+    sqlite3.SQLITE_BUSY: "another program has held it for a minute; end that one, or wait, and do the same again",
+    sqlite3.SQLITE_LOCKED: "another program has held it for a minute; end that one, or wait, and do the same again",
+    sqlite3.SQLITE_FULL: "nothing was saved; make room on its disk, and do the same again",
+    sqlite3.SQLITE_READONLY: "nothing was saved; make it and its folder writable, and do the same again",
+    sqlite3.SQLITE_PERM: "make it and its folder writable, and do the same again",
+    sqlite3.SQLITE_IOERR: "its disk failed or is full; nothing was saved: see to the disk, and do the same again",
+}
+
+
+MEMORY = Path(":memory:")
+SHORTEST = 512
+"""Bytes of the smallest file that SQLite writes."""
+
+
+class Unavailable(ValueError):
+    """The ledger cannot be read or written now; nothing is wrong with what was asked of it."""
 
 
 class Store:
@@ -55,22 +93,28 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Raises ValueError when the file is not a ledger, or one of another version of fewmask."""
         self.path = path
-        try:
+        if path.is_file() and (size := path.stat().st_size) < SHORTEST:  # which SQLite takes for a new file
+            raise ValueError(f"{path}: {size} bytes: its content is lost; put the last copy of it there")
+        if path.parent.is_dir() and not path.exists() and path != MEMORY:
+            with closing(Store(MEMORY)) as new:  # so that a kill leaves no half of it
+                write_new(path, new._db.serialize())
+        with self._told():
             # Transactions are begun by hand: the module would begin them after the first read, too late to be safe.
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._db: sqlite3.Connection = sqlite3.connect(path, timeout=60, isolation_level=None)
             try:
                 self._prepare()
             except BaseException:
                 self.close()
                 raise
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path}: cannot be opened as a ledger ({error}); give a run's ledger.sqlite") from None
 
     def _prepare(self) -> None:
+        self._db.create_function("checksum_of", -1, checksum, deterministic=True)
         self._db.execute("PRAGMA foreign_keys = ON")
         self._db.execute("PRAGMA synchronous = EXTRA")  # the journal's removal is on the disk too
         if self._version() == 0:
             self._create()
+        if self._version() == 1:
+            self._add_checksums()
         if self._version() != VERSION:
             raise ValueError(
                 f"{self.path}: a ledger of version {self._version()}, this fewmask reads {VERSION}; use the fewmask "
@@ -85,45 +129,117 @@ class Store:
             if self._version():
                 return  # another process was first
             if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise sqlite3.DatabaseError("it holds tables that are not a ledger's")
+                raise self._foreign("it holds tables that are not a ledger's")
             for table, columns in TABLES.items():
-                self._db.execute(f"CREATE TABLE {table} ({columns})")
-                for change in ("UPDATE", "DELETE"):
-                    self._db.execute(
-                        f"CREATE TRIGGER no_{change.lower()}_of_{table} BEFORE {change} ON {table} "
-                        f"BEGIN SELECT RAISE(ABORT, 'the ledger only grows: no {change} of {table}'); END"
-                    )
+                inner, _, unique = columns.partition(", UNIQUE (")
+                unique = f", UNIQUE ({unique}" if unique else ""
+                self._db.execute(f"CREATE TABLE {table} ({inner}, {CHECKSUM}{unique})")
+                self._forbid_changes(table)
             for number, index in enumerate(INDICES):
                 self._db.execute(f"CREATE INDEX index_{number} ON {index}")
             self._db.execute(f"PRAGMA user_version = {VERSION}")
 
+    def _forbid_changes(self, table: str) -> None:
+        for change in ("UPDATE", "DELETE"):
+            self._db.execute(
+                f"CREATE TRIGGER no_{change.lower()}_of_{table} BEFORE {change} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, 'the ledger only grows: no {change} of {table}'); END"
+            )
+
+    def _add_checksums(self) -> None:
+        """From version 1 to 2, in one transaction: all rows as they are, with their check values."""
+        with self.write():
+            if self._version() != 1:
+                return  # another process was first
+            self.examine(checksums=False)
+            for table in TABLES:
+                for change in ("update", "delete"):
+                    self._db.execute(f"DROP TRIGGER no_{change}_of_{table}")
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {CHECKSUM}")
+                columns = f"{KEYS[table]}, {COLUMNS[table]}"
+                self._db.execute(f"UPDATE {table} SET checksum = checksum_of('{table}', {columns})")
+                self._forbid_changes(table)
+            self._db.execute("PRAGMA user_version = 2")
+
+    def examine(self, checksums: bool = True) -> None:
+        """Read all of the file. Raises ValueError where anything in it is not as it was written."""
+        with self._told():
+            said = [row[0] for row in self._db.execute("PRAGMA integrity_check(3)")]
+            faults = [] if said == ["ok"] else said
+            if self._db.execute("PRAGMA foreign_key_check").fetchone():
+                faults.append("rows refer to others that are not there")
+            if self._db.execute(
+                "SELECT 1 FROM rounds WHERE asked <> (SELECT count(*) FROM questions WHERE round = number)"
+            ).fetchone():
+                faults.append("a round has lost questions")
+            for table in TABLES if checksums else ():
+                key = KEYS[table]
+                wrong = self.rows(f"SELECT {key} FROM {table} t WHERE NOT {sound(table, 't')} ORDER BY {key}")
+                faults += [f"{table}: row {number} is not as it was written" for (number,) in wrong[:3]]
+        if faults:
+            raise self.damaged("; ".join(faults))
+
+    def damaged(self, how: str) -> ValueError:
+        return ValueError(
+            f"{self.path}: damaged ({how}), and nothing of it is used; put the last copy of it there, or recover what "
+            "can be with `sqlite3 FILE .recover`"
+        )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What SQLite says, in a user's words."""
+        try:
+            yield
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second where damage is in an error's own words
+            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what SQLite says beyond it
+            if kind == sqlite3.SQLITE_CANTOPEN and self.path.exists():
+                kind = sqlite3.SQLITE_PERM
+            if fix := UNAVAILABLE.get(kind):
+                raise Unavailable(f"{self.path}: {error}; {fix}") from error
+            if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB):
+                raise self._foreign(str(error)) from error
+            raise self.damaged(str(error)) from error
+
+    def _foreign(self, why: str) -> ValueError:
+        return ValueError(f"{self.path}: cannot be opened as a ledger ({why}); give a run's ledger.sqlite")
+
     @contextmanager
     def write(self) -> Iterator[None]:
         """One transaction: all of it is on the disk at the end, or nothing is. Other writers wait from its start."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+        with self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def rows(self, query: str, **values: Any) -> list[Any]:
-        return self._db.execute(query, values).fetchall()  # at once: an open cursor would keep writers waiting
+        with self._told():
+            return self._db.execute(query, values).fetchall()  # at once: an open cursor would keep writers waiting
 
-    def insert(self, table: str, columns: str, rows: Iterable[Sequence[Any]], known: bool = False) -> None:
-        """Append rows, inside of `write`; those that break a uniqueness are left out if they may be `known`."""
-        places = ", ".join("?" * (columns.count(",") + 1))
-        ending = " ON CONFLICT DO NOTHING" if known else ""
-        self._db.executemany(f"INSERT INTO {table} ({columns}) VALUES ({places}){ending}", rows)
+    def insert(self, table: str, rows: Iterable[Sequence[Any]], first: int | None = None) -> list[int]:
+        """Append rows of `COLUMNS`, inside of `write`; returns their numbers, which ascend from `first`."""
+        key = KEYS[table]
+        if first is None:
+            first = 1 + int(self.rows(f"SELECT coalesce(max({key}), 0) FROM {table}")[0][0])
+        numbered = [(number, *row) for number, row in enumerate(rows, first)]
+        places = ", ".join("?" * (COLUMNS[table].count(",") + 3))
+        with self._told():
+            self._db.executemany(
+                f"INSERT INTO {table} ({key}, {COLUMNS[table]}, checksum) VALUES ({places})",
+                ((*row, checksum(table, *row)) for row in numbered),
+            )
+        return [row[0] for row in numbered]
 
     def close(self) -> None:
         self._db.close()
 
 
 def question_row(question: Question) -> tuple[Any, ...]:
-    """The columns of `QUESTION_COLUMNS` after the image."""
+    """The columns of `COLUMNS` after the image and before the round."""
     shape = question.shape
     packed = None if shape is None or shape.all() else zlib.compress(np.packbits(shape).tobytes())
     guess = None if question.guess is None else int(question.guess)
@@ -132,7 +248,7 @@ def question_row(question: Question) -> tuple[Any, ...]:
 
 
 def answer_row(answer: Answer) -> tuple[Any, ...]:
-    """The columns of `ANSWER_COLUMNS` before the time."""
+    """The columns of `COLUMNS` before the time."""
     values = answer.values
     packed = None if values is None else zlib.compress(values.tobytes())
     decided = 0 if values is None else int((values != NOT_LABELLED).sum())
@@ -141,7 +257,7 @@ def answer_row(answer: Answer) -> tuple[Any, ...]:
 
 
 def as_question(row: Sequence[Any]) -> Question:
-    number, asked_in, domain, stem, kind, region, y0, x0, y1, x1, packed, guess, score, cost, at = row
+    number, asked_in, domain, stem, kind, region, y0, x0, y1, x1, packed, guess, score, cost, at, _ = row
     shape = None
     if packed is not None:
         h, w = y1 - y0, x1 - x0
@@ -151,10 +267,22 @@ def as_question(row: Sequence[Any]) -> Question:
 
 
 def as_answer(row: Sequence[Any]) -> Answer:
-    *plain, packed, h, w = row
+    *plain, packed, h, w, _ = row
     values = None if packed is None else np.frombuffer(zlib.decompress(packed), np.uint8).reshape(h, w)
     number, question, annotator, token, kind, retracts, seconds, clicks, at = plain
     return Answer(question, annotator, token, values, kind, retracts, seconds, clicks, number, at)
+
+
+def checksum(table: str, *row: Any) -> str:
+    """A row's check value: of its number and its columns in the order of `COLUMNS`."""
+    return blake2b(repr((table, *map(_plainly, row))).encode(), digest_size=8).hexdigest()
+
+
+def _plainly(value: Any) -> Any:
+    """A value as it comes back: a whole number of a column of real ones as a real one, −0 as 0, NaN as nothing."""
+    if isinstance(value, int | float):
+        return None if value != value else (float(value) + 0.0).hex()
+    return blake2b(value, digest_size=16).hexdigest() if isinstance(value, bytes) else value
 
 
 def words(domain: str | None = None, stem: str | None = None) -> str:

@@ -27,6 +27,7 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.oracle import Oracle, answer_all
 from fewmask.annotation.record import FOREVER
 from fewmask.annotation.view import answered_domain, write_labels
+from fewmask.campaign import remembered
 from fewmask.campaign.asking import bare, questions, why_nothing
 from fewmask.campaign.forecast import Scored, forecast
 from fewmask.campaign.history import cost_model, cost_of_image, needs, pool_cost, unit_of
@@ -55,29 +56,36 @@ DOMAINS_APART = 2**40
 
 
 def campaign(
-    config: Config, folder: Path, observe: Observer = lambda moment: None, enough: bool = False
+    config: Config,
+    folder: Path,
+    observe: Observer = lambda moment: None,
+    enough: bool = False,
+    accept_older_ledger: bool = False,
 ) -> dict[str, Any]:
     """Run a campaign, or go on with the one in `folder`; returns its summary (also `campaign.json`).
 
     Its `state` is "done", or "waiting" when people have questions to answer; then call again. With `enough` the answers
     there are to the questions of now suffice: the training begins, and what is still open may be answered later.
+    `accept_older_ledger` goes on with a ledger that lacks answers which rounds have learnt from.
 
     Raises ValueError for wrong settings, data or folder, and `stopping.Stopped` after Ctrl-C or SIGTERM, where what is
     done of a training or of a look at the pool is saved.
     """
     with stopping.heeded(), distributed.processes():
-        rounds = _Rounds(config, folder, observe, enough)
+        rounds = _Rounds(config, folder, observe, enough, accept_older_ledger)
         with begin(rounds.run, config):
             return rounds.run_through()
 
 
 class _Rounds:
-    def __init__(self, config: Config, folder: Path, observe: Observer, enough: bool) -> None:
+    def __init__(
+        self, config: Config, folder: Path, observe: Observer, enough: bool, accept_older: bool = False
+    ) -> None:
         domains = load_domains(config)
         self.known = {name: known_pixels(domain) for name, domain in domains.items()}
         self.domains = {name: in_part(domain, self.known[name]) for name, domain in domains.items()}
         self.config, self.settings, self.observe, self.enough = config, check(config, self.domains), observe, enough
-        self.device = choose_device(config.train.device)
+        self.accept_older, self.device = accept_older, choose_device(config.train.device)
         self.run = _no_training(RunFolder(folder))
         open_run(folder, config)
         self.cost, self.unit = cost_model(self.settings), unit_of(self.settings)
@@ -88,8 +96,7 @@ class _Rounds:
 
     def run_through(self) -> dict[str, Any]:
         if distributed.rank() == 0:
-            with self._ledger():
-                pass
+            self._open_ledger()
         distributed.barrier()
         with self._ledger() as ledger:
             for name in ledger.classes():
@@ -115,6 +122,17 @@ class _Rounds:
                 )
         self._answered(FOREVER)  # the view of all answers, also of those that came too late to be learnt from
         return self._tell("done")
+
+    def _open_ledger(self) -> None:
+        """Make the ledger where nothing was asked yet, or see that it is whole and has all that rounds learnt from."""
+        remembered.expect_ledger(self.run)
+        with self._ledger() as ledger:
+            ledger.examine()
+            if self.accept_older:
+                remembered.accept(self.run, ledger)
+            remembered.expect_answers(self.run, ledger)
+            if (up_to := remembered.of_masks_unnoted(self.run)) is not None:
+                write_labels(ledger, self.domains, self.run.labels, up_to)
 
     # ── Look and ask ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -252,6 +270,9 @@ class _Rounds:
     # ── Learn ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _learn(self, number: int) -> None:
+        with self._ledger() as ledger:
+            for name in ledger.classes():
+                ledger.expect_images(self.domains[name])
         domains = self._answered(self._begin(number))
         if self._teaches(number):
             domains = {
@@ -270,10 +291,11 @@ class _Rounds:
             return self.run.read_record(number).up_to
         with self._ledger() as ledger:
             up_to = distributed.agreed(ledger.last_answer_id())
+            answers = ledger.fingerprint(up_to)
         if without := bare((), self._answered(up_to)):
             raise ValueError(f"{self.run.folder}: nothing is labelled in {', '.join(without)}; answer questions there")
         if distributed.rank() == 0:
-            self.run.write_record(self.run.record(number), Round(up_to=up_to, start=self._start))
+            self.run.write_record(self.run.record(number), Round(up_to=up_to, answers=answers, start=self._start))
         distributed.barrier()
         return up_to
 
@@ -370,6 +392,6 @@ class _Rounds:
 
 def _no_training(run: RunFolder) -> RunFolder:
     """The folder. Raises ValueError where it holds a training that is no campaign's."""
-    if not run.ledger.exists() and (run.summary.exists() or run.state.parent.exists()):
+    if not run.ledger.exists() and not run.campaign.exists() and (run.summary.exists() or run.state.parent.exists()):
         raise ValueError(f"{run.folder}: holds a run of `fewmask train`, which asks nothing; give another --out")
     return run

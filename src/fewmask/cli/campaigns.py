@@ -48,6 +48,10 @@ def campaign(
     overrides: Overrides = None,
     folder: OutFolder = None,
     enough: Enough = False,
+    accept_older_ledger: Annotated[
+        bool,
+        typer.Option("--accept-older-ledger", help="Go on though the ledger lacks answers that were learnt from."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Rounds of train, score, ask, learn. It stops when people have questions; the same command goes on."""
@@ -55,7 +59,7 @@ def campaign(
 
     settings = read_config(config, overrides or [])
     folder = folder or below(Path("runs"), settings.name)
-    summary = run_campaign(settings, folder, enough)
+    summary = run_campaign(settings, folder, enough, accept_older_ledger)
     if as_json:
         print_json(summary)
     else:
@@ -193,7 +197,7 @@ def answer(
         _still_open(run, still)
 
 
-def run_campaign(config: Config, folder: Path, enough: bool) -> dict[str, Any]:
+def run_campaign(config: Config, folder: Path, enough: bool, accept_older_ledger: bool = False) -> dict[str, Any]:
     """Run a campaign, or go on with it, and tell how far it is."""
     from fewmask.campaign import campaign as go_on
     from fewmask.campaign.history import unit_of
@@ -206,7 +210,7 @@ def run_campaign(config: Config, folder: Path, enough: bool) -> dict[str, Any]:
         return f"asked for {counted(now.cost, unit_of(config.campaign))}, {of}" if now.asked else ""
 
     with training_progress(spent) as observe:
-        return go_on(config, folder, observe, enough)
+        return go_on(config, folder, observe, enough, accept_older_ledger)
 
 
 def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str]) -> None:

@@ -203,6 +203,8 @@ class Round(FileRecord):
 
     up_to: NonNegativeInt
     """The last answer in the ledger that the training knew of."""
+    answers: str | None = None
+    """A hash of all answers up to that one; an earlier version did not write it down."""
     start: dict[str, tuple[NonNegativeInt, NonNegativeFloat]]
     """By domain, what was labelled before anything was asked: pixels, and their cost in the budget's unit."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
@@ -18,6 +17,7 @@ from fewmask.annotation.page.desk import Desk, Run, Sent, Unknown
 from fewmask.annotation.page.door import door, link
 from fewmask.annotation.page.guard import Guard
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
+from fewmask.annotation.store import Unavailable
 
 Number = Annotated[int, Path(ge=0, lt=1 << 63)]
 """Of a question or an answer, as SQLite can hold it."""
@@ -29,7 +29,7 @@ STATUS: dict[type[Exception], int] = {
     ValueError: 409,
     RequestValidationError: 422,
     RecursionError: 422,
-    sqlite3.Error: 503,
+    Unavailable: 503,
     OSError: 503,
 }
 
