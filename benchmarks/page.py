@@ -1,4 +1,5 @@
-"""How long the labelling page takes in a real browser: to its first question, and from one question to the next.
+"""How long the labelling page takes in a real browser: to its first question, from one question to the next, and for a
+move of the brush.
 
     python benchmarks/page.py [--questions 30] [--think 2]
 
@@ -6,6 +7,9 @@ Images of 2048×1024 as JPEG, one question in each, so that every next question 
 Between two answers the person thinks; meanwhile the page fetches what comes next, and a network of random weights
 computes its guesses beside it, on the same cores. Times are taken in the page: from the key's event, or from the start
 of the navigation, to the frame after the one in which image, outline and guess were drawn.
+
+A brush is then moved over a region as large as its image. A move takes from the first event of a frame to the end of
+that frame's work in the page: painting, drawing, and handing it to the browser.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import cv2
 import numpy as np
 import torch
 import uvicorn
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from fewmask.acquisition.regions import parse
 from fewmask.annotation.facts import Question
@@ -73,12 +77,11 @@ def data(root: Path, images: int) -> Domain:
     return Domain("streets", space, FileSource(root, files, {}, space), {"train": tuple(files)}, ())
 
 
-def ask(path: Path, domain: Domain) -> None:
-    region = 70
-    box = parse(REGIONS).tile(np.zeros((*SIZE, 3), np.uint8)).box(region)
+def ask(path: Path, domain: Domain, kind: str = REGIONS, region: int = 70) -> None:
+    box = parse(kind).tile(np.zeros((*SIZE, 3), np.uint8)).box(region)
     with Ledger(path) as ledger:
         ledger.add_images(domain, domain.splits["train"])
-        ledger.ask(0, [Question(domain.name, stem, REGIONS, region, box) for stem in domain.splits["train"]])
+        ledger.ask(0, [Question(domain.name, stem, kind, region, box) for stem in domain.splits["train"]])
 
 
 @contextmanager
@@ -112,19 +115,81 @@ def answered(page: Page, questions: int, think: float) -> dict[str, list[float]]
     page.evaluate("window.times = { shown: [], guessed: [] }")
     for done in range(1, questions):
         time.sleep(think)
+        page.wait_for_selector("#canvas[data-open]")
         page.keyboard.press("Enter")
         page.wait_for_function(f"() => window.times.guessed.length >= {done} && window.times.shown.length >= {done}")
     return page.evaluate("window.times")
+
+
+# How long each frame with a move of the pointer keeps the page busy, in milliseconds.
+FRAMES = """() => {
+  window.moves = [];
+  let begun = 0;
+  const channel = new MessageChannel();
+  channel.port1.onmessage = ({ data }) => window.moves.push(performance.now() - data);
+  addEventListener("pointermove", () => {
+    if (begun) return;
+    begun = performance.now();
+    requestAnimationFrame(() => {
+      channel.port2.postMessage(begun);
+      begun = 0;
+    });
+  }, true);
+}"""
+
+
+def stroked(page: Page, moves: int) -> dict[str, Any]:
+    """Move a brush across the whole region; how long a move takes, and the stroke."""
+    page.wait_for_selector("#canvas[data-open]")
+    page.keyboard.press("b")
+    page.locator("#size").fill("40")
+    page.keyboard.press("2")
+    page.evaluate(FRAMES)
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    across = np.linspace(0.05, 0.95, moves)
+    places = [(box["x"] + a * box["width"], box["y"] + (0.5 + 0.3 * np.sin(25 * a)) * box["height"]) for a in across]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.evaluate("window.moves = []")
+    begun = time.perf_counter()
+    for place in places:
+        page.mouse.move(*place)
+    taken = time.perf_counter() - begun
+    page.mouse.up()
+    return summary(page.evaluate("window.moves")) | {"moves": moves, "stroke_s": round(taken, 2)}
 
 
 def summary(times: list[float]) -> dict[str, float]:
     return {name: round(float(np.percentile(times, q)), 1) for name, q in (("median", 50), ("p95", 95), ("most", 100))}
 
 
+def questions(browser: Browser, folder: Path, domain: Domain, given: argparse.Namespace) -> dict[str, Any]:
+    """How long the first question takes, and each following one."""
+    first: dict[str, list[float]] = {"shown": [], "guessed": []}
+    for number in range(given.opens):
+        with served(folder, domain, folder / f"guesses-{number}") as address:
+            page = browser.new_page(viewport={"width": 1280, "height": 720})
+            for what, taken in opened(page, address).items():
+                first[what].append(taken)
+            if number + 1 == given.opens:
+                following = answered(page, given.questions, given.think)
+            page.close()
+    return {
+        "first_question_ms": summary(first["shown"]),
+        "first_guess_ms": summary(first["guessed"]),
+        "next_question_ms": summary(following["shown"]),
+        "next_guess_ms": summary(following["guessed"]),
+        "within_target": bool(np.percentile(following["shown"], 95) <= TARGET),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=30)
     parser.add_argument("--opens", type=int, default=5)
+    parser.add_argument("--moves", type=int, default=200, help="of the brush")
+    parser.add_argument("--only-stroke", action="store_true", help="measure the brush alone")
     parser.add_argument("--think", type=float, default=2.0, help="seconds between two answers")
     given = parser.parse_args()
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
@@ -133,30 +198,22 @@ def main() -> None:
     torch.set_num_threads(max(torch.get_num_threads() - 1, 1))
     with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
         folder = Path(place)
-        domain = data(folder / "data", given.questions)
-        ask(folder / "ledger.sqlite", domain)
+        domain = data(folder / "data", 1 if given.only_stroke else given.questions)
         settings = ModelSettings(encoder="tu-mobilenetv2_050")
-        save_model(RunFolder(folder), UniversalSegmenter(settings, {domain.name: domain.space}))
+        model = UniversalSegmenter(settings, {domain.name: domain.space})
+        for name in ("asked", "large"):
+            (folder / name).mkdir()
+            save_model(RunFolder(folder / name), model)
+        ask(folder / "asked" / "ledger.sqlite", domain)
+        ask(folder / "large" / "ledger.sqlite", domain, f"squares:{max(SIZE)}", 0)
         browser = driver.chromium.launch(executable_path=browser_path, args=[] if os.geteuid() else ["--no-sandbox"])
-        first: dict[str, list[float]] = {"shown": [], "guessed": []}
-        for number in range(given.opens):
-            with served(folder, domain, folder / f"guesses-{number}") as address:
-                page = browser.new_page(viewport={"width": 1280, "height": 720})
-                for what, taken in opened(page, address).items():
-                    first[what].append(taken)
-                if number + 1 == given.opens:
-                    following = answered(page, given.questions, given.think)
-                page.close()
+        result: dict[str, Any] = {} if given.only_stroke else questions(browser, folder / "asked", domain, given)
+        with served(folder / "large", domain, folder / "guesses-large") as address:
+            page = browser.new_page(viewport={"width": 1280, "height": 720})
+            opened(page, address)
+            result["brush_move_ms"] = stroked(page, given.moves)
         browser.close()
-    result: dict[str, Any] = {
-        "first_question_ms": summary(first["shown"]),
-        "first_guess_ms": summary(first["guessed"]),
-        "next_question_ms": summary(following["shown"]),
-        "next_guess_ms": summary(following["guessed"]),
-        "within_target": bool(np.percentile(following["shown"], 95) <= TARGET),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-    }
+    result |= {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     print(json.dumps(result, indent=2))
 
 

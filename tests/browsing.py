@@ -127,8 +127,9 @@ class Person:
         return int(self.page.get_attribute("#canvas", "data-shown") or 0)
 
     def ready(self, number: int | None = None) -> None:
-        """Wait until a question is shown with its guess: this one, or any other than now."""
-        at = "[data-guessed]" if number is None else f'[data-shown="{number}"][data-guessed="{number}"]'
+        """Wait until a question is shown with its guess, long enough to be answered: this one, or any."""
+        is_it = "" if number is None else f'="{number}"'
+        at = f"[data-shown{is_it}][data-guessed{is_it}][data-open{is_it}]"
         self.page.wait_for_selector(f"#canvas{at}")
 
     def saved(self) -> None:
@@ -147,8 +148,8 @@ class Person:
     def away_from(self, question: int) -> None:
         """Wait until another question is shown with its guess, or the end."""
         self.page.wait_for_function(
-            "n => { const { shown, guessed } = document.querySelector('#canvas').dataset;"
-            "return !document.querySelector('#end').hidden || (shown !== n && shown === guessed); }",
+            "n => { const { shown, guessed, open } = document.querySelector('#canvas').dataset;"
+            "return !document.querySelector('#end').hidden || (shown !== n && shown === guessed && shown === open); }",
             arg=str(question),
         )
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
 from browsing import browser, context
 from command import fewmask
 from hypothesis import settings
@@ -13,3 +17,19 @@ __all__ = ["browser", "context", "fewmask"]
 # No test asserts a time: a slow or busy machine is not a failure. In CI every run draws the same examples.
 settings.register_profile("fewmask", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("fewmask")
+
+
+@pytest.fixture
+def nearby(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts servers of kinds of regions."""
+    from nearby import Nearby
+
+    servers: list[Nearby] = []
+
+    def start(kind: str, each: int = 1, classes: int | None = None) -> Any:
+        servers.append(Nearby(tmp_path / "run", kind, each, classes))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()

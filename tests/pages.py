@@ -25,12 +25,18 @@ from fewmask.labels import LabelSpace, Mask
 PER_IMAGE = 3
 
 
-def streets(images: int = 3) -> Domain:
-    """Procedural streets whose first class has a name that is markup."""
+def streets(images: int = 3, classes: int | None = None) -> Domain:
+    """Procedural streets whose first class has a name that is markup; with as many classes as that, nearly all of which
+    are nowhere."""
     domain = scenes.domain("streets", ScenesDomain(layout="scenes", kind="streets", train=images, val=1, test=1))
     space = domain.space
     names = ("<img src=x onerror=alert(1)>", *space.names[1:])
-    return replace(domain, space=LabelSpace(names, space.colours, space.raw_ids, space.void_ids), labelled=())
+    colours = space.colours
+    if classes is not None:
+        names += tuple(f"thing {i}" for i in range(len(names), classes))
+        colours = tuple((i % 7 * 40, i % 5 * 60, i % 3 * 120) for i in range(classes))
+    ids = space.raw_ids if classes is None else {i: i for i in range(classes)}
+    return replace(domain, space=LabelSpace(names, colours, ids, space.void_ids), labelled=())
 
 
 def ask(folder: Path, domain: Domain, kind: str, per_image: int = PER_IMAGE) -> Run:
@@ -49,7 +55,7 @@ def ask(folder: Path, domain: Domain, kind: str, per_image: int = PER_IMAGE) -> 
     with Ledger(folder / "ledger.sqlite") as ledger:
         ledger.add_images(domain, domain.splits["train"])
         ledger.ask(0, questions)
-    return Run("streets <b>bold</b>", folder / "ledger.sqlite", {domain.name: domain}, "clicks")
+    return Run("streets <b>bold</b>", folder / "ledger.sqlite", {domain.name: domain}, "clicks", command="go on")
 
 
 def expected(image: np.ndarray, classes: int) -> tuple[Mask, np.ndarray]:
@@ -64,6 +70,6 @@ def predictor(domain: Domain) -> Predictor:
 
 if __name__ == "__main__":
     place, what, each = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 1
-    asked_of = streets()
+    asked_of = streets(classes=int(sys.argv[4]) if len(sys.argv) > 4 else None)
     about = replace(ask(place, asked_of, what), rule=AnswerSettings(each=each, decide="majority"))
     serve(place, about, predictor(asked_of), tell=lambda text: print(text, flush=True))

@@ -77,7 +77,7 @@ def test_whoever_sits_down_next_paints_his_own(tmp_path: Path, browser: Any) -> 
         person.page.fill("#name", "bob")
         person.page.click("#options-form button")
         person.page.wait_for_function("() => !document.querySelector('#state').textContent")
-        assert person.shown == first
+        person.ready(first)
         person.then("Enter")
         person.saved()
         (fact,) = server.facts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ def open_page(
         unit_of(config.campaign),
         annotator,
         config.campaign.answers,
+        shlex.join(["fewmask", "campaign", str(run / "config.yaml"), "--out", str(run)]),
         frozenset(only) or None,
     )
 

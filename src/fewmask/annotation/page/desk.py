@@ -22,10 +22,12 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import segments, wire
 from fewmask.annotation.page.board import Board, Word
 from fewmask.annotation.page.guesses import Guesses
+from fewmask.annotation.page.leases import Leases
 from fewmask.annotation.tasks import identity
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import STEPS
+from fewmask.labels import NOT_LABELLED
 
 AT_ONCE = 256
 """Answers that are read into the memory together."""
@@ -58,6 +60,17 @@ class Sent(BaseModel):
     clicks: int = Field(ge=0, le=1_000_000)
 
 
+class Lease(BaseModel):
+    """What a window of the page tells of the question that it shows."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    window: str = Field(min_length=8, max_length=64, pattern=r"^[\w-]+$")
+    annotator: str = Field(min_length=1, max_length=80)
+    question: int | None
+    """None: none any more."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What the page is about."""
@@ -71,6 +84,8 @@ class Run:
     """The name that the page proposes; the user's of this machine by default."""
     rule: AnswerSettings = field(default_factory=AnswerSettings)
     """How many annotators a question waits for, and what their answers come to."""
+    command: str = ""
+    """What goes on when people have answered."""
     only: frozenset[int] | None = None
     """The ids of the questions to ask again, of everybody who has not answered them yet, instead of the open ones."""
 
@@ -81,6 +96,7 @@ class Desk:
         asked one of the questions that are to be asked alone."""
         self.run, self._guesses = run, guesses
         self._lock = Lock()
+        self._leases = Leases()
         self._rounds: dict[int, int] = {}
         self._board = Board(())
         if run.annotator is not None and (wrong := name_fault(run.annotator)):
@@ -144,7 +160,8 @@ class Desk:
             "run": self.run.name,
             "annotator": self.run.annotator or _user(),
             "unit": self.run.unit,
-            "each": self.run.rule.each if self.run.only is None else None,
+            "each": self._each,
+            "command": self.run.command,
             "decide": self.run.rule.decide,
             "guesses": self._guesses is not None,
             "domains": {
@@ -176,8 +193,24 @@ class Desk:
         only = self.run.only
         return [q for q in board.questions.values() if only is None or q.id in only]
 
+    @property
+    def _each(self) -> int | None:
+        """How many annotators a question waits for; None where some are asked again."""
+        return self.run.rule.each if self.run.only is None else None
+
     def _state(self, board: Board) -> dict[str, Any]:
-        return {"last": board.last, "asked": len(self._shown(board)), "seconds": board.seconds, "clicks": board.clicks}
+        spent = {"seconds": board.seconds, "clicks": board.clicks}
+        return {"last": board.last, "asked": len(self._shown(board)), "held": self._leases.held(), **spent}
+
+    def lease(self, told: Lease) -> dict[str, Any]:
+        """A window shows a question, or none any more. Whether it is its alone, and who holds which."""
+        granted = True
+        if told.question is None:
+            self._leases.give_back(told.window)
+        else:
+            said = {word.annotator for word in self.board.words(self._question(told.question).id)}
+            granted = self._leases.take(told.window, told.annotator, told.question, said, self._each)
+        return {"granted": granted, "held": self._leases.held()}
 
     def question(self, number: int) -> dict[str, Any]:
         """All that is needed to show a question, without its image."""
@@ -213,6 +246,14 @@ class Desk:
         """Superpixels of the region's box, for one of the tools."""
         question = self._question(number)
         return {"values": wire.encode(segments.cut(question.window(self._image(question.domain, question.stem))))}
+
+    def known(self, number: int) -> dict[str, Any]:
+        """What was answered last of the question's image beside its region: the image's values, 254 elsewhere."""
+        question = self._question(number)
+        with self._ledger() as ledger:
+            mask = ledger.labels(question.domain, question.stem)
+        question.window(mask)[question.inside] = NOT_LABELLED
+        return {"values": wire.encode(mask)}
 
     # ── Images ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

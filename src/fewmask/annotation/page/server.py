@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
 from fewmask.annotation.page.connections import Server
-from fewmask.annotation.page.desk import Desk, Run, Sent, Unknown
+from fewmask.annotation.page.desk import Desk, Lease, Run, Sent, Unknown
 from fewmask.annotation.page.door import door, link
 from fewmask.annotation.page.guard import Guard
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
@@ -69,6 +69,10 @@ def create_app(desk: Desk, token: str) -> Guard:
     def segments(number: Number) -> dict[str, Any]:
         return desk.segments(number)
 
+    @app.get("/api/known/{number}")
+    def known(number: Number) -> dict[str, Any]:
+        return desk.known(number)
+
     @app.get("/api/images/{number}")
     def image(number: Number) -> Response:
         return Response(desk.picture(number), media_type="image/bmp")
@@ -76,6 +80,10 @@ def create_app(desk: Desk, token: str) -> Guard:
     @app.post("/api/answers")
     def answers(sent: Sent) -> dict[str, Any]:
         return desk.take(sent)
+
+    @app.post("/api/leases")
+    def leases(told: Lease) -> dict[str, Any]:
+        return desk.lease(told)
 
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _telling(status))

@@ -1,23 +1,29 @@
 // One question after the other: showing it, answering it, taking it back.
 
 import { Clock } from "./clock.js";
-import { Looks, classOf } from "./looks.js";
+import { Looks, classOf, tooMany } from "./looks.js";
 import { Outbox } from "./outbox.js";
 import { Painter } from "./paint.js";
 import * as panel from "./panel.js";
 import { Region, UNDECIDED } from "./region.js";
 import { decode, encode } from "./runs.js";
+import { Seen } from "./seen.js";
 import { post } from "./session.js";
 
 const $ = panel.$;
 const AHEAD = 3;
 const KEPT = 60; // regions of this visit whose history is kept
+const ABSENT = 300_000; // milliseconds without a move, after which a question is given back to others
 
 export class Annotator {
   constructor(session, view, settings) {
     Object.assign(this, { session, view, settings });
     this.clock = new Clock();
     this.clicks = 0;
+    this.pressed = undefined; // when the key or button was that is being acted upon
+    this.seen = new Seen((open) => this.#mayAnswer(open));
+    this.lost = new Set(); // questions that others were given since the last news
+    this.skipping = null; // the question whose skip was asked about
     this.order = session.questions.map((q) => q.id);
     this.id = null;
     this.value = undefined;
@@ -26,6 +32,8 @@ export class Annotator {
     this.regions = new Map(); // by question, with their history
     this.sent = new Set(); // tokens of this tab
     this.takenBack = []; // what redo would answer again
+    this.recent = []; // classes, the last one used first
+    this.locks = new Map(); // by domain: 1 for each class that is locked
     this.painter = new Painter(view, this);
     this.outbox = new Outbox({ ledger: session.about.ledger, send: post, told: (...news) => this.#told(...news) });
     this.outbox.flush();
@@ -71,6 +79,17 @@ export class Annotator {
     return !words.some((w) => w.annotator === this.me) && (this.settings.every || words.length < this.each);
   }
 
+  // The others who have a question before them and said nothing of it yet.
+  holders(question, words = this.words(question)) {
+    return this.session.holders(question.id).filter((name) => name !== this.me && !words.some((w) => w.annotator === name));
+  }
+
+  // As many others are at a question as it waits for.
+  isHeld(question, words = this.words(question)) {
+    if (this.settings.every || this.each === Infinity) return false;
+    return this.lost.has(question.id) || words.length + this.holders(question, words).length >= this.each;
+  }
+
   // The open questions after this one, in the order of asking, and then from the beginning.
   open() {
     const at = this.order.indexOf(this.id) + 1;
@@ -78,7 +97,8 @@ export class Annotator {
     const round = [...this.order.slice(at), ...this.order.slice(0, Math.max(at - 1, 0))];
     return round.filter((id) => {
       const question = this.session.byId.get(id);
-      return this.isOpen(question, waiting.has(id) ? this.words(question) : question.words);
+      const words = waiting.has(id) ? this.words(question) : question.words;
+      return this.isOpen(question, words) && !this.isHeld(question, words);
     });
   }
 
@@ -87,14 +107,18 @@ export class Annotator {
   async start() {
     const [first] = this.open();
     if (first === undefined) this.#end();
-    else await this.show(first);
+    else await this.show(first, true);
   }
 
-  async show(id) {
+  // `turn`: because it is this question's turn, and not another's where somebody else is at it.
+  async show(id, turn = false) {
     const token = (this.showing = {});
-    let detail, bitmap;
+    this.painter.leave();
+    this.seen.forget();
+    this.skipping = null;
+    let detail, bitmap, granted;
     try {
-      [detail, bitmap] = await Promise.all([this.session.detail(id), this.session.image(id)]);
+      [detail, bitmap, granted] = await Promise.all([this.session.detail(id), this.session.image(id), this.session.lease(this.me, id)]);
     } catch (error) {
       if (token !== this.showing) return;
       this.id = id;
@@ -104,18 +128,23 @@ export class Annotator {
       return;
     }
     if (token !== this.showing) return;
+    if (!granted) this.lost.add(id);
+    if (turn && this.isHeld(this.session.byId.get(id))) {
+      this.next();
+      return;
+    }
     this.clock.take();
     this.clicks = 0;
     Object.assign(this, { id, detail, guess: undefined, segmentation: null });
-    this.painter.drop();
     this.#done(false);
     document.body.classList.toggle("point", this.point);
     const same = this.looks?.domain === this.question.domain;
     if (!same) this.dress();
-    else panel.showClasses(this.looks, this.point, this.value, (value) => this.choose(value));
+    else this.#classes();
     this.region = this.#region(detail);
     panel.notice(this.#elsewhere(detail.words));
     this.view.show(bitmap, detail, this.region, this.looks, this.point);
+    this.seen.renew();
     this.#describe();
     this.#expect(id, token);
     if (this.painter.tool === "segment") this.#cut(id, token);
@@ -126,10 +155,42 @@ export class Annotator {
   // The looks of the question's classes, after another domain's or other colours.
   dress() {
     const { domain } = this.question;
-    this.looks = new Looks(this.session.about.domains[domain], this.settings.safe);
-    if (this.looksOf !== domain) this.value = undefined;
+    this.looks = new Looks(this.session.about.domains[domain], this.settings);
+    if (this.looksOf !== domain) {
+      this.value = undefined;
+      this.recent = [];
+    }
     this.looks.domain = this.looksOf = domain;
-    panel.showClasses(this.looks, this.point, this.value, (value) => this.choose(value));
+    this.#classes();
+  }
+
+  // The classes' buttons. Where there are more of them than keys, those that the guess holds come first, and then those
+  // that were used last.
+  #classes() {
+    this.likely = null;
+    if (tooMany(this.looks.names.length)) {
+      const guessed = this.guess?.values ? panel.share(this.guess.values).map(([value]) => value) : [];
+      this.likely = [...new Set([...guessed, ...this.recent])].filter((value) => value < this.looks.names.length).slice(0, 9);
+    }
+    panel.showClasses(this.looks, this.point, this.value, this.likely, this.#locks, (value, event) => this.act(() => this.choose(value), event));
+    panel.markLock(this.value !== undefined && this.#locks[this.value]);
+  }
+
+  get #locks() {
+    const { domain } = this.question;
+    if (!this.locks.has(domain)) this.locks.set(domain, new Uint8Array(256));
+    return this.locks.get(domain);
+  }
+
+  // No tool changes the chosen class any more where it shows; or they do again.
+  lock() {
+    if (!this.region || this.point) return;
+    if (this.value === undefined || this.value === UNDECIDED) {
+      panel.notice("Choose the class to be locked first.");
+      return;
+    }
+    this.#locks[this.value] ^= 1;
+    this.#classes();
   }
 
   redress() {
@@ -157,6 +218,7 @@ export class Annotator {
       region = new Region({ width, height, inside, values: values && decode(values, width * height) });
       region.answered = own !== undefined; // then nothing is guessed: what is shown is what was answered
     }
+    region.locked = this.#locks;
     this.regions.delete(id);
     this.regions.set(id, region);
     if (this.regions.size > KEPT) this.regions.delete(this.regions.keys().next().value);
@@ -175,11 +237,27 @@ export class Annotator {
     if (token !== this.showing) return;
     this.guess = guess;
     if (guess && !(guess instanceof Error) && !this.region.answered) this.region.guess = guess.values;
+    if (guess) this.seen.renew(); // what a confirmation saves has changed
     this.view.paint();
     panel.showGuess(guess, this.region, this.looks);
+    if (this.likely) this.#classes();
     this.#painted();
     this.view.canvas.dataset.guessed = id;
+    if (this.settings.neighbours && !this.point) this.#around(id, token);
     $("spoken").textContent = `${$("where").textContent}. ${panel.guessInWords(guess, this.looks)}`;
+  }
+
+  // What was answered beside the region, as a picture of the image's size.
+  async #around(id, token) {
+    const known = await this.session.known(id, this.detail.size).catch(() => null);
+    if (token !== this.showing || !known) return;
+    const [height, width] = this.detail.size, colours = this.looks.pixels(1);
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    const pen = canvas.getContext("2d"), data = pen.createImageData(width, height), pixels = new Uint32Array(data.data.buffer);
+    for (let i = 0; i < pixels.length; i++) pixels[i] = colours[known[i]];
+    pen.putImageData(data, 0, 0);
+    this.view.beside = canvas;
+    this.view.ask();
   }
 
   async #cut(id, token) {
@@ -204,6 +282,8 @@ export class Annotator {
 
   #elsewhere(words) {
     const others = words.filter((w) => w.annotator !== this.me && !this.sent.has(w.token));
+    const holders = this.isHeld(this.question) ? this.holders(this.question) : [];
+    if (holders.length) return `${holders.join(", ")} ${holders.length > 1 ? "are" : "is"} at this question now. If you answer too, your answer counts ${this.#beside}.`;
     if (this.settings.every || !others.length || words.length < this.each) return null;
     return `${others.map((w) => w.annotator).join(", ")} ${others.at(-1).kind === "skip" ? "skipped" : "answered"} this. Your answer would count ${this.#beside}.`;
   }
@@ -217,14 +297,34 @@ export class Annotator {
     document.body.classList.toggle("done", done);
   }
 
+  // Of the moment from which what is on the screen may be answered.
+  #mayAnswer(open) {
+    if (open) this.view.canvas.dataset.open = this.id;
+    else delete this.view.canvas.dataset.open;
+  }
+
+  // Does what a key or button asks for, with the time at which it was pressed.
+  act(what, event) {
+    this.pressed = event?.timeStamp;
+    try {
+      return what();
+    } finally {
+      this.pressed = undefined;
+    }
+  }
+
   #end() {
+    this.painter.leave();
+    this.seen.forget();
     this.id = null;
     this.region = null;
     this.showing = {};
     this.view.clear();
     panel.notice(null);
     this.#done(true);
-    panel.showEnd(this.others);
+    const held = this.session.questions.filter((q) => this.isOpen(q) && this.isHeld(q)).length;
+    panel.showEnd(this.others, held, this.session.about.command);
+    this.session.lease(this.me, null);
     $("where").textContent = "";
     $("state").textContent = "";
     $("expected").replaceChildren();
@@ -240,14 +340,35 @@ export class Annotator {
     if (!chosen) panel.notice("Choose a class first: press its key, or its button.");
   }
 
-  changed(done) {
+  changed(done, box = null) {
     if (done) {
       this.takenBack.length = 0;
+      this.skipping = null;
       this.#keepDraft();
       panel.notice(null);
     }
-    this.view.paint();
+    this.view.paint(box);
     if (done) this.#painted();
+  }
+
+  // A polygon was closed by the pointer: it is looked at before it is saved.
+  closed() {
+    this.seen.renew();
+  }
+
+  // Of the painter: the class that shows somewhere.
+  pick(value) {
+    this.clicks++;
+    this.#use(value);
+  }
+
+  #use(value) {
+    this.value = value;
+    this.chosenHere = this.id;
+    panel.notice(null);
+    panel.markClass(value);
+    panel.markLock(this.#locks[value]);
+    this.#used(value);
   }
 
   #draft(id) {
@@ -256,38 +377,54 @@ export class Annotator {
 
   #keepDraft() {
     try {
-      sessionStorage.setItem(this.#draft(this.id), encode(this.region.values));
+      if (this.region.values.every((value) => value === UNDECIDED)) sessionStorage.removeItem(this.#draft(this.id));
+      else sessionStorage.setItem(this.#draft(this.id), encode(this.region.values));
     } catch {
       // Without storage a draft lives as long as the page.
     }
   }
 
+  #forgetDraft() {
+    sessionStorage.removeItem(this.#draft(this.id));
+  }
+
+  // Whether something is painted that is not saved anywhere but in this window.
+  get unsaved() {
+    if (this.region && !this.region.answered && this.region.worked) return true;
+    const prefix = `fewmask/${this.session.about.ledger}/draft/`;
+    return Object.keys(sessionStorage).some((key) => key.startsWith(prefix));
+  }
+
   choose(value) {
-    if (!this.region) return;
+    if (!this.region || this.painter.stroking) return;
     if (this.point && value !== UNDECIDED) {
+      if (!this.seen.before(this.pressed)) return;
+      this.#used(value);
       this.#whole(value);
       this.answer(false);
     } else if (!this.point) {
       this.clicks++;
       if (this.value === value && this.chosenHere === this.id) this.#whole(value);
-      this.value = value;
-      this.chosenHere = this.id;
-      panel.notice(null);
-      panel.markClass(value);
+      this.#use(value);
     }
   }
 
   key(key) {
-    const value = this.looks && classOf(key, this.looks.names.length);
+    const value = this.looks && this.region ? classOf(key, this.looks.names.length, this.likely) : undefined;
+    // Keys that have just got other classes are not pressed for these.
+    if (value !== undefined && this.likely && !this.seen.before(this.pressed)) return true;
     if (value !== undefined) this.choose(value);
     return value !== undefined;
+  }
+
+  #used(value) {
+    if (value < this.looks.names.length) this.recent = [value, ...this.recent.filter((other) => other !== value)].slice(0, 9);
   }
 
   #whole(value) {
     this.region.begin();
     this.region.whole(value);
-    this.region.end();
-    this.changed(true);
+    this.changed(this.region.end());
   }
 
   tool(name) {
@@ -301,7 +438,7 @@ export class Annotator {
 
   // Saves what is painted, with the guess for the rest or without; then comes the next question.
   answer(withGuess) {
-    if (!this.region || this.painter.close()) return;
+    if (!this.region || this.painter.close() || !this.seen.before(this.pressed)) return;
     if (withGuess) {
       this.region.begin();
       this.region.accept();
@@ -319,26 +456,40 @@ export class Annotator {
     this.next();
   }
 
+  // Skips the question; where something is painted, when it is pressed again.
   skip() {
-    if (!this.region) return;
+    if (!this.region || this.painter.stroking || !this.seen.before(this.pressed)) return;
+    const answered = this.mine()?.kind === "answer";
+    if ((this.region.worked || answered) && this.skipping !== this.id) {
+      this.skipping = this.id;
+      this.seen.renew(); // what is asked has to be read
+      const what = answered ? "You have answered this question; skipping takes the answer's place." : "What you painted here is not saved by skipping; it stays here as a draft.";
+      panel.notice(`${what} Press x again to skip.`, ["Skip", (event) => this.act(() => this.skip(), event)], ["Do not skip", () => this.#stay()]);
+      return;
+    }
     this.clicks++;
-    this.#send({ kind: "skip" });
+    this.#send({ kind: "skip" }, true);
     this.next();
   }
 
-  #send(what) {
+  #stay() {
+    this.skipping = null;
+    panel.notice(null);
+  }
+
+  #send(what, draft = false) {
     const token = crypto.randomUUID();
     this.sent.add(token);
     const entry = { ledger: this.session.about.ledger, token, question: this.id, annotator: this.me, values: null, takes_back: null, seconds: this.clock.take(), clicks: this.clicks, ...what };
     this.clicks = 0;
-    sessionStorage.removeItem(this.#draft(this.id));
+    if (!draft) this.#forgetDraft();
     this.outbox.put(entry);
   }
 
   next() {
     const [id] = this.open();
     if (id === undefined) this.#end();
-    else this.show(id);
+    else this.show(id, true);
   }
 
   back() {
@@ -354,14 +505,19 @@ export class Annotator {
 
   async undo() {
     this.clicks++;
-    if (this.painter.shorten()) return;
+    if (this.painter.stroking || this.painter.shorten()) return;
     if (this.region?.undo()) {
-      this.#keepDraft();
-      this.view.paint();
-      this.#painted();
+      this.#stepped();
       return;
     }
     await this.takeBack();
+  }
+
+  #stepped() {
+    this.skipping = null;
+    this.#keepDraft();
+    this.view.paint(this.region.touched);
+    this.#painted();
   }
 
   // Takes the newest answer or skip back that stands, whenever and in whichever tab it was given.
@@ -401,10 +557,9 @@ export class Annotator {
 
   redo() {
     this.clicks++;
+    if (this.painter.stroking) return;
     if (this.region?.redo()) {
-      this.#keepDraft();
-      this.view.paint();
-      this.#painted();
+      this.#stepped();
       return;
     }
     const again = this.takenBack.at(-1);
@@ -430,8 +585,11 @@ export class Annotator {
   // What was done in another tab, or by others, or asked since.
   async poll() {
     this.outbox.adopt();
+    this.lost.clear();
     let touched;
     try {
+      const there = this.id !== null && performance.now() - this.clock.last < ABSENT;
+      if (there) await this.session.lease(this.me, this.id);
       touched = await this.session.changes();
     } catch {
       return; // the next time

@@ -23,19 +23,24 @@ const LETTERS = [..."acdgijklmnoqtuwyz"];
 const CLASS_KEYS = [..."1234567890", ...LETTERS, ...LETTERS.map((c) => c.toUpperCase())];
 
 export class Looks {
-  constructor({ classes, colours }, safe) {
+  // `safe`: colours that the colour-blind can tell apart; `bright`: the dataset's, but light enough for dark images.
+  constructor({ classes, colours }, { safe, bright }) {
     this.names = classes;
-    this.colours = colours.map(([r, g, b], i) => (safe ? SAFE[i % SAFE.length] : `rgb(${r} ${g} ${b})`));
+    this.colours = colours.map((colour, i) => (safe ? SAFE[i % SAFE.length] : `rgb(${(bright ? lit(colour) : colour).join(" ")})`));
     this.bank = (value) => {
       if (value === VOID) return PATTERNS.length - 1;
       return safe ? Math.floor(value / SAFE.length) % (PATTERNS.length - 1) : 0;
     };
-    this.rgb = new Map([...this.#values()].map((value) => [value, parse(this.colour(value))]));
   }
 
-  *#values() {
-    yield* this.names.keys();
-    yield VOID;
+  // The classes' colours as pixels, by value, of an opacity from 0 to 1.
+  pixels(opacity) {
+    const found = new Uint32Array(256), alpha = Math.round(255 * opacity);
+    for (const value of [...this.names.keys(), VOID]) {
+      const [r, g, b] = parse(this.colour(value));
+      found[value] = ((alpha << 24) | (b << 16) | (g << 8) | r) >>> 0;
+    }
+    return found;
   }
 
   name(value) {
@@ -61,16 +66,46 @@ export class Looks {
   }
 }
 
-export function keyOf(value) {
-  return value === VOID ? "v" : value === UNDECIDED ? "e" : (CLASS_KEYS[value] ?? "");
+// More classes than keys: then 1 to 9 are the likeliest ones.
+export const tooMany = (count) => count > CLASS_KEYS.length;
+
+// The key of a class; `likely` are those that have the keys 1 to 9, or null where each class has its own.
+export function keyOf(value, likely = null) {
+  if (value === VOID) return "v";
+  if (value === UNDECIDED) return "e";
+  if (!likely) return CLASS_KEYS[value] ?? "";
+  const at = likely.indexOf(value);
+  return at >= 0 && at < 9 ? String(at + 1) : "";
 }
 
 // The class of a key, of so many; undefined where it has none.
-export function classOf(key, count) {
+export function classOf(key, count, likely = null) {
   if (key === "v") return VOID;
   if (key === "e") return UNDECIDED;
+  if (likely) return key >= "1" && key <= "9" && key.length === 1 ? likely[Number(key) - 1] : undefined;
   const found = CLASS_KEYS.indexOf(key);
   return found >= 0 && found < count ? found : undefined;
+}
+
+// A colour that can be told from a dark image, by its lightness in OKLab (Ottosson, 2020): what is below LIGHT comes to
+// lie between DARKEST and it in the same order, so that none becomes another's.
+const [DARKEST, LIGHT] = [0.48, 0.66];
+
+function lit(rgb) {
+  const [r, g, b] = rgb.map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+  const l = Math.cbrt(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b);
+  const m = Math.cbrt(0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b);
+  const s = Math.cbrt(0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b);
+  const L = 0.2104542553 * l + 0.793617785 * m - 0.0040720468 * s;
+  const A = 1.9779984951 * l - 2.428592205 * m + 0.4505937099 * s;
+  const B = 0.0259040371 * l + 0.7827717662 * m - 0.808675766 * s;
+  if (L >= LIGHT) return rgb;
+  const light = DARKEST + ((LIGHT - DARKEST) * L) / LIGHT;
+  const [x, y, z] = [light + 0.3963377774 * A + 0.2158037573 * B, light - 0.1055613458 * A - 0.0638541728 * B, light - 0.0894841775 * A - 1.291485548 * B].map((v) => v ** 3);
+  return [4.0767416621 * x - 3.3077115913 * y + 0.2309699292 * z, -1.2684380046 * x + 2.6097574011 * y - 0.3413193965 * z, -0.0041960863 * x - 0.7034186147 * y + 1.707614701 * z].map((v) => {
+    const part = Math.min(Math.max(v, 0), 1);
+    return Math.round(255 * (part <= 0.0031308 ? 12.92 * part : 1.055 * part ** (1 / 2.4) - 0.055));
+  });
 }
 
 const tiles = new Map();

@@ -8,15 +8,19 @@ import { View } from "./view.js";
 
 const $ = panel.$;
 const POLL = 3000;
+const DIM = 0.48;
 const TAP = 400; // milliseconds: a shorter space is a confirmation
 export const view = new View($("canvas"));
 
-const settings = {
-  name: localStorage.getItem("fewmask/name") ?? "",
-  safe: localStorage.getItem("fewmask/safe") === "true",
-  names: localStorage.getItem("fewmask/names") !== "false",
-  every: localStorage.getItem("fewmask/every") === "true",
-};
+const stored = (name, otherwise) => (localStorage.getItem(`fewmask/${name}`) ?? String(otherwise)) === "true";
+const CHOICES = { safe: false, bright: true, neighbours: true, names: true, every: false };
+const settings = { name: localStorage.getItem("fewmask/name") ?? "" };
+for (const [name, otherwise] of Object.entries(CHOICES)) settings[name] = stored(name, otherwise);
+
+// How one looks and paints, kept over a reload: values of controls, by their ids, and the tool.
+const LIGHT = ["brightness", "contrast", "gamma"];
+const KEPT = { opacity: 55, size: 8, brightness: 0, contrast: 0, gamma: 0 };
+const CHECKS = { dimmed: true, outlines: false, smooth: false };
 
 export let annotator = null;
 
@@ -32,7 +36,9 @@ async function start() {
   $("run").textContent = document.title = session.about.run;
   view.named = settings.names;
   annotator = new Annotator(session, view, settings);
-  panel.showTools("whole", (name) => annotator.tool(name));
+  const tool = TOOLS.find((t) => t.name === localStorage.getItem("fewmask/tool"))?.name ?? "whole";
+  annotator.painter.choose(tool);
+  panel.showTools(tool, (name) => useTool(name));
   if (!settings.name) {
     settings.name = session.about.annotator;
     openSettings();
@@ -55,12 +61,44 @@ const ACTIONS = {
   fit: () => view.bitmap && view.fit(),
   "zoom-in": () => view.zoom(1.4),
   "zoom-out": () => view.zoom(1 / 1.4),
+  lock: () => annotator.lock(),
+  plain: () => {
+    for (const id of LIGHT) $(id).value = KEPT[id];
+    for (const [id, checked] of Object.entries(CHECKS)) $(id).checked = checked;
+    look();
+  },
 };
+
+function useTool(name) {
+  annotator.tool(name);
+  keep("tool", name);
+}
+
+function keep(name, value) {
+  try {
+    localStorage.setItem(`fewmask/${name}`, value);
+  } catch {
+    // Full, or forbidden: it lasts as long as the page.
+  }
+}
+
+// Takes over what the controls say of the image.
+function look() {
+  for (const id of LIGHT) keep(id, (view.light[id] = Number($(id).value)));
+  for (const id of Object.keys(CHECKS)) keep(id, $(id).checked);
+  view.dim = $("dimmed").checked ? DIM : 0;
+  view.smooth = $("smooth").checked;
+  view.layer.outlines = $("outlines").checked;
+  view.relight();
+  view.paint();
+}
 
 function opacity(value) {
   $("opacity").value = value;
   view.opacity = $("opacity").value / 100;
+  view.dim = $("dimmed").checked ? DIM : 0;
   view.ask();
+  keep("opacity", $("opacity").value);
 }
 
 function width(value) {
@@ -68,21 +106,20 @@ function width(value) {
   annotator.painter.width = Number($("size").value);
   $("width").textContent = `${$("size").value} px`;
   view.ask();
+  keep("size", $("size").value);
 }
 
 function openSettings() {
   $("name").value = settings.name;
-  $("safe").checked = settings.safe;
-  $("names").checked = settings.names;
-  $("every").checked = settings.every;
+  for (const id of Object.keys(CHOICES)) $(id).checked = settings[id];
   $("options").showModal();
 }
 
 function closeSettings() {
   const before = settings.name;
-  settings.name = $("name").value.trim() || settings.name;
-  for (const id of ["safe", "names", "every"]) settings[id] = $(id).checked;
-  for (const [key, value] of Object.entries(settings)) localStorage.setItem(`fewmask/${key}`, value);
+  settings.name = $("name").value.normalize("NFC").trim() || settings.name;
+  for (const id of Object.keys(CHOICES)) settings[id] = $(id).checked;
+  for (const [key, value] of Object.entries(settings)) keep(key, value);
   view.named = settings.names;
   if (settings.name === before) annotator.redress();
   else annotator.renamed();
@@ -100,9 +137,13 @@ function keyDown(event) {
   if (control && key.toLowerCase() === "z") return done(event, event.shiftKey ? ACTIONS.redo : ACTIONS.undo);
   if (control && key.toLowerCase() === "y") return done(event, ACTIONS.redo);
   if (control || event.altKey) return;
-  // Whoever walks through the controls by Tab uses them by Enter, Space and arrows.
-  const onControl = target.closest?.("button, input");
-  if (onControl && ["Enter", " ", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"].includes(key)) return;
+  if (target.matches?.('input:not([type="range"], [type="checkbox"])')) return; // somebody writes
+  // Whoever walks through the controls by Tab uses them by Enter, Space and arrows; a key that is held down acts once.
+  const onControl = target.closest?.("button, input, select");
+  if (onControl && ["Enter", " ", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"].includes(key)) {
+    if (event.repeat && ["Enter", " "].includes(key)) event.preventDefault();
+    return;
+  }
   if (key === " ") {
     event.preventDefault();
     if (!event.repeat) {
@@ -114,7 +155,7 @@ function keyDown(event) {
     return;
   }
   if (key === "h") {
-    view.opacity = 0;
+    view.opacity = view.dim = 0;
     view.ask();
     return;
   }
@@ -124,6 +165,7 @@ function keyDown(event) {
     ArrowLeft: ACTIONS.back,
     ArrowRight: ACTIONS.next,
     Escape: () => annotator.painter.drop(),
+    ";": () => annotator.painter.pick(),
     Backspace: () => annotator.painter.shorten(),
     Home: ACTIONS.fit,
     "+": ACTIONS["zoom-in"],
@@ -134,12 +176,13 @@ function keyDown(event) {
     ",": () => opacity(Number($("opacity").value) - 10),
     ".": () => opacity(Number($("opacity").value) + 10),
     "?": () => $("keys").showModal(),
+    "/": () => $("search").hidden || $("find").focus(),
   }[key];
   const tool = TOOLS.find((t) => t.key === key);
   if (event.repeat && !["[", "]", "+", "-", "=", ",", ".", "Backspace"].includes(key)) return;
   if (action) done(event, action);
-  else if (tool && annotator.region && !annotator.point) done(event, () => annotator.tool(tool.name));
-  else if (annotator.key(key)) event.preventDefault();
+  else if (tool && annotator.region && !annotator.point) done(event, () => useTool(tool.name));
+  else if (annotator.act(() => annotator.key(key), event)) event.preventDefault();
 }
 
 function keyUp(event) {
@@ -147,12 +190,12 @@ function keyUp(event) {
   if (event.key !== " " || !annotator.painter.space) return;
   annotator.painter.space = false;
   view.canvas.classList.remove("moving");
-  if (!annotator.painter.moved && event.timeStamp - spaceSince < TAP) ACTIONS.confirm();
+  if (!annotator.painter.moved && event.timeStamp - spaceSince < TAP) done(event, ACTIONS.confirm);
 }
 
 function done(event, action) {
   event.preventDefault();
-  action();
+  annotator.act(action, event);
 }
 
 function listen() {
@@ -168,7 +211,7 @@ function listen() {
     annotator.clock.hide(document.hidden);
     if (!document.hidden) annotator.poll();
   });
-  for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", ACTIONS[button.dataset.do]);
+  for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", (e) => annotator.act(ACTIONS[button.dataset.do], e));
   // A pointer leaves the keys to the image; who came by Tab stays on the control.
   addEventListener("click", (e) => e.detail > 0 && !document.querySelector("dialog[open]") && e.target.closest("button") && view.canvas.focus());
   $("opacity").addEventListener("input", () => opacity($("opacity").value));
@@ -180,9 +223,26 @@ function listen() {
   $("options").addEventListener("close", closeSettings);
   addEventListener("storage", (e) => e.key?.startsWith(annotator.outbox.prefix) && annotator.poll());
   addEventListener("online", () => annotator.outbox.flush());
-  addEventListener("beforeunload", (e) => annotator.outbox.waiting.size && e.preventDefault());
-  width(8);
-  opacity(55);
+  addEventListener("beforeunload", (e) => (annotator.outbox.waiting.size || annotator.unsaved) && e.preventDefault());
+  addEventListener("pagehide", () => annotator.session.lease(annotator.me, null, true));
+  addEventListener("pageshow", (e) => e.persisted && annotator.poll());
+  for (const id of [...LIGHT, ...Object.keys(CHECKS)]) $(id).addEventListener("input", look);
+  $("find").addEventListener("input", panel.findClass);
+  $("find").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    const found = event.key === "Enter" ? panel.findClass() : undefined;
+    $("find").value = "";
+    panel.findClass();
+    view.canvas.focus();
+    if (found) annotator.act(() => annotator.choose(Number(found.dataset.value)), event);
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  for (const id of Object.keys(KEPT)) $(id).value = localStorage.getItem(`fewmask/${id}`) ?? KEPT[id];
+  for (const [id, checked] of Object.entries(CHECKS)) $(id).checked = stored(id, checked);
+  width($("size").value);
+  opacity($("opacity").value);
+  look();
 }
 
 start();

@@ -22,30 +22,51 @@ function shortcut(key) {
 
 // ── Classes and tools ──
 
-export function showClasses(looks, point, chosen, choose) {
-  const values = [...looks.names.keys(), VOID, ...(point ? [] : [UNDECIDED])];
+const FIND = 12; // more classes than that can be searched
+
+// `likely`: the classes that have the keys 1 to 9 and come first, or null where each class has its own key and place.
+export function showClasses(looks, point, chosen, likely, locks, choose) {
+  const names = [...looks.names.keys()], order = likely ? [...likely, ...names.filter((value) => !likely.includes(value))] : names;
+  const button = (value) => {
+    const key = keyOf(value, likely), swatch = looks.swatch(value);
+    const text = make("span", { class: "name" }, value === UNDECIDED ? "erase" : looks.name(value));
+    const made = make("button", { type: "button", "data-value": value, title: looks.name(value) }, swatch, text);
+    if (locks[value]) made.append(make("span", { class: "locked", title: "locked" }, drawn(LOCK), make("span", { class: "unseen" }, "locked")));
+    if (key) {
+      made.append(make("kbd", { "aria-hidden": "true" }, key));
+      made.setAttribute("aria-keyshortcuts", shortcut(key));
+    }
+    if (!point) made.setAttribute("aria-pressed", String(value === chosen));
+    made.addEventListener("click", (event) => choose(value, event));
+    return made;
+  };
   $("ask").textContent = point ? "Which class is the marked pixel?" : "Class";
-  $("classes").classList.toggle("many", values.length > 10);
-  $("classes").replaceChildren(
-    ...values.map((value) => {
-      const key = keyOf(value), swatch = looks.swatch(value);
-      const text = make("span", { class: "name" }, value === UNDECIDED ? "erase" : looks.name(value));
-      const button = make("button", { type: "button", "data-value": value, title: looks.name(value) }, swatch, text);
-      if (key) {
-        button.append(make("kbd", { "aria-hidden": "true" }, key));
-        button.setAttribute("aria-keyshortcuts", shortcut(key));
-      }
-      if (!point) button.setAttribute("aria-pressed", String(value === chosen));
-      button.addEventListener("click", () => choose(value));
-      return button;
-    }),
-  );
+  $("list").classList.toggle("many", names.length > 9);
+  $("list").replaceChildren(...order.map(button));
+  $("always").replaceChildren(...[VOID, ...(point ? [] : [UNDECIDED])].map(button));
+  $("search").hidden = names.length <= FIND;
+  if ($("search").hidden) $("find").value = "";
+  findClass();
+}
+
+// Shows the classes whose names hold what is searched for; the first of them, or undefined.
+export function findClass() {
+  const sought = $("find").value.trim().toLowerCase();
+  const buttons = [...$("list").children];
+  for (const button of buttons) button.hidden = !button.title.toLowerCase().includes(sought);
+  const found = buttons.filter((button) => !button.hidden);
+  $("none").hidden = found.length > 0;
+  return sought ? (found.find((button) => button.title.toLowerCase() === sought) ?? found[0]) : undefined;
 }
 
 export function markClass(value) {
-  for (const button of $("classes").children) {
+  for (const button of document.querySelectorAll("#classes button")) {
     if (button.hasAttribute("aria-pressed")) button.setAttribute("aria-pressed", String(Number(button.dataset.value) === value));
   }
+}
+
+export function markLock(locked) {
+  $("lock").setAttribute("aria-pressed", String(Boolean(locked)));
 }
 
 export function showTools(chosen, choose) {
@@ -59,6 +80,8 @@ export function showTools(chosen, choose) {
   );
   markTool(chosen);
 }
+
+const LOCK = "M4 7h8v7H4zM5.500 7V5a2.500 2.500 0 0 1 5 0v2";
 
 function drawn(outline) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -96,7 +119,7 @@ export function showGuess(guess, region, looks) {
 }
 
 // What the guess says, most first: [[value, part], …].
-function share(values) {
+export function share(values) {
   const counts = new Map();
   for (const value of values) if (value !== UNDECIDED) counts.set(value, (counts.get(value) ?? 0) + 1);
   const all = [...counts.values()].reduce((a, b) => a + b, 0);
@@ -143,10 +166,22 @@ function time(seconds) {
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
-export function showEnd(others) {
-  $("waiting").hidden = !others;
-  $("finished").hidden = Boolean(others);
-  $("waiting").textContent = `You have answered all that is asked of you. ${others === 1 ? "1 question waits" : `${number.format(others)} questions wait`} for other annotators; the answers are in the run's ledger.`;
+// `others` questions wait for other annotators' answers, and `held` are before others now; `command` goes on with it all.
+export function showEnd(others, held, command) {
+  const left = [
+    ["You have answered all that is asked of you."],
+    others && [`${questions(others, "waits", "wait")} for other annotators.`],
+    held && [`${questions(held, "is", "are")} before other annotators now; whatever they leave comes here by itself.`],
+    ["The answers are in the run's ledger."],
+  ];
+  $("waiting").hidden = !others && !held;
+  $("finished").hidden = Boolean(others || held);
+  $("waiting").textContent = left.filter(Boolean).flat().join(" ");
+  $("command").textContent = command;
+}
+
+function questions(count, one, more) {
+  return count === 1 ? `1 question ${one}` : `${number.format(count)} questions ${more}`;
 }
 
 export function showSaved(waiting, failing) {
@@ -159,7 +194,7 @@ export function notice(text, ...buttons) {
   $("notice").hidden = !text;
   $("notice").replaceChildren(text ?? "", ...buttons.map(([label, act]) => {
     const button = make("button", { type: "button" }, label);
-    button.addEventListener("click", act);
+    button.addEventListener("click", (event) => act(event));
     return button;
   }));
 }
@@ -172,22 +207,25 @@ const KEYS = [
     ["⇧ ↵", "save only what is painted; the rest stays not labelled"],
     ["1 … 9, 0, letters", "choose a class, as on its button; of a marked pixel it is the answer"],
     ["the same key again", "give the whole region that class"],
+    ["/", "search a class; Enter chooses the first one found"],
     ["v", "void: none of the classes"],
     ["e", "erase: the guess shows again"],
-    ["x", "skip"],
+    ["x", "skip; where something is painted it asks first"],
     ["← →", "back, next, without an answer"],
   ]],
   ["Paint", [
     ["r s b p f", "whole region, superpixel, brush, polygon, fill what hangs together"],
     ["[ ]", "width of the brush"],
-    ["↵ or double click", "close the polygon; Backspace takes a corner back, Esc gives it up"],
+    ["↵, double click, or the ring", "close the polygon, and save nothing; Backspace takes a corner back, Esc gives it up"],
+    ["⇧ and a click", "brush: a straight line from where the last stroke ended"],
+    ["; or Alt and a click", "choose the class below the pointer"],
     ["Ctrl+Z, Ctrl+⇧+Z", "undo, redo without end; undo with nothing painted takes the last answer back, also after a restart"],
   ]],
   ["Look", [
     ["wheel, pinch, + −", "zoom"],
     ["Space or right button, and drag", "move the image; on a tablet with two fingers"],
     ["Home", "the region, or the whole image"],
-    ["h", "hide the overlay while the key is held"],
+    ["h", "hide the overlay, and light what is dimmed, while the key is held"],
     [", .", "overlay weaker, stronger"],
     ["?", "this list"],
   ]],

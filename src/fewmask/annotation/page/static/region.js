@@ -14,6 +14,9 @@ export class Region {
     this.past = [];
     this.future = [];
     this.before = null;
+    this.touched = null; // since `begin`: [x0, y0, x1, y1], the ends excluded
+    this.corners = []; // of a polygon that is not closed yet
+    this.locked = new Uint8Array(256); // 1 for the values that no tool changes where they show
   }
 
   get size() {
@@ -32,13 +35,17 @@ export class Region {
 
   // How many of the region's pixels show each value, by value; `own`: of those that are painted.
   counts(own = false) {
-    const found = new Map();
-    for (let i = 0; i < this.size; i++) {
-      if (!this.has(i)) continue;
-      const value = own ? this.values[i] : this.shown(i);
-      found.set(value, (found.get(value) ?? 0) + 1);
+    const { values, guess, inside } = this, found = new Float64Array(256);
+    for (let i = 0; i < values.length; i++) {
+      if (inside !== null && inside[i] === 0) continue;
+      found[own || guess === null || values[i] !== UNDECIDED ? values[i] : guess[i]]++;
     }
-    return found;
+    return new Map([...found.entries()].filter(([, pixels]) => pixels));
+  }
+
+  // Whether anything is painted, or begun.
+  get worked() {
+    return this.corners.length > 0 || this.values.some((value) => value !== UNDECIDED);
   }
 
   // Everything as it would be answered: with the guess wherever nothing is painted, or without.
@@ -49,7 +56,9 @@ export class Region {
   // ── History ──
 
   begin() {
-    this.before ??= this.values.slice();
+    if (this.before) return;
+    this.before = this.values.slice();
+    this.touched = null;
   }
 
   cancel() {
@@ -59,18 +68,18 @@ export class Region {
 
   // Ends what `begin` began as one step that can be undone; whether it changed anything.
   end() {
-    const before = this.before;
+    const { before, touched, width, values } = this;
     this.before = null;
-    if (!before) return false;
-    const { width, values } = this;
+    if (!before || !touched) return false;
     let [x0, y0, x1, y1] = [width, this.height, -1, -1];
-    for (let i = 0; i < values.length; i++) {
-      if (values[i] === before[i]) continue;
-      const x = i % width, y = (i - x) / width;
-      if (x < x0) x0 = x;
-      if (x > x1) x1 = x;
-      if (y < y0) y0 = y;
-      y1 = y;
+    for (let y = touched[1]; y < touched[3]; y++) {
+      for (let x = touched[0], i = y * width + x; x < touched[2]; x++, i++) {
+        if (values[i] === before[i]) continue;
+        if (x < x0) x0 = x;
+        if (x > x1) x1 = x;
+        if (y < y0) y0 = y;
+        y1 = y;
+      }
     }
     if (x1 < 0) return false;
     const rows = (from) => {
@@ -96,6 +105,7 @@ export class Region {
     const step = from.pop();
     if (!step) return false;
     const { x0, y0, x1, y1 } = step, wide = x1 - x0 + 1;
+    this.touched = [x0, y0, x1 + 1, y1 + 1];
     for (let y = y0; y <= y1; y++) this.values.set(step[which].subarray((y - y0) * wide, (y - y0 + 1) * wide), y * this.width + x0);
     to.push(step);
     return true;
@@ -104,44 +114,68 @@ export class Region {
   // ── Tools: each paints a value, UNDECIDED to take the label away again. ──
 
   #put(i, value) {
-    if (this.has(i)) this.values[i] = value;
+    if (this.has(i) && !this.locked[this.shown(i)]) this.values[i] = value;
+  }
+
+  // What a tool is about to change, as a box; it is cut to the region's.
+  #touch(x0 = 0, y0 = 0, x1 = this.width, y1 = this.height) {
+    const box = [Math.max(x0, 0), Math.max(y0, 0), Math.min(x1, this.width), Math.min(y1, this.height)];
+    const all = this.touched;
+    this.touched = all ? [Math.min(all[0], box[0]), Math.min(all[1], box[1]), Math.max(all[2], box[2]), Math.max(all[3], box[3])] : box;
+    return box;
   }
 
   whole(value) {
+    this.#touch();
     for (let i = 0; i < this.size; i++) this.#put(i, value);
   }
 
   // All pixels of which `map` says what it says of pixel i.
   segment(map, i, value) {
+    this.#touch();
     for (let j = 0; j < this.size; j++) if (map[j] === map[i]) this.#put(j, value);
   }
 
   // The guess, as if it was painted, wherever nothing is.
   accept() {
     if (this.guess === null) return;
+    this.#touch();
     for (let i = 0; i < this.size; i++) if (this.has(i)) this.values[i] = this.shown(i);
   }
 
-  // A stroke between two points: pixels whose centre is at most a radius away from the line.
+  // A stroke between two points: pixels whose centre is at most a radius away from the line. The box that it touched.
   stroke([ax, ay], [bx, by], radius, value) {
-    const dx = bx - ax, dy = by - ay, long = dx * dx + dy * dy;
-    const [left, right] = [Math.min(ax, bx) - radius, Math.max(ax, bx) + radius];
-    const [top, bottom] = [Math.min(ay, by) - radius, Math.max(ay, by) + radius];
-    for (let y = Math.max(Math.floor(top), 0); y < Math.min(Math.ceil(bottom), this.height); y++) {
-      for (let x = Math.max(Math.floor(left), 0); x < Math.min(Math.ceil(right), this.width); x++) {
-        const px = x + 0.5 - ax, py = y + 0.5 - ay;
-        const t = long ? Math.min(Math.max((px * dx + py * dy) / long, 0), 1) : 0;
-        const ex = px - t * dx, ey = py - t * dy;
-        if (ex * ex + ey * ey <= radius * radius) this.#put(y * this.width + x, value);
+    const dx = bx - ax, dy = by - ay, long = Math.hypot(dx, dy);
+    const touched = this.#touch(
+      Math.floor(Math.min(ax, bx) - radius), Math.floor(Math.min(ay, by) - radius),
+      Math.ceil(Math.max(ax, bx) + radius) + 1, Math.ceil(Math.max(ay, by) + radius) + 1,
+    );
+    for (let y = touched[1]; y < touched[3]; y++) {
+      // Where the row cuts the discs at both ends, and the band between them: together one piece.
+      const row = y + 0.5;
+      let [from, to] = [Infinity, -Infinity];
+      for (const [cx, cy] of [[ax, ay], [bx, by]]) {
+        const half = Math.sqrt(radius * radius - (row - cy) ** 2);
+        if (half >= 0) [from, to] = [Math.min(from, cx - half), Math.max(to, cx + half)];
       }
+      if (long > 0) {
+        const py = row - ay;
+        const along = between(dx, py * dy, 0, long * long), across = between(-dy, py * dx, -radius * long, radius * long);
+        const [left, right] = [Math.max(along[0], across[0]) + ax, Math.min(along[1], across[1]) + ax];
+        if (left <= right) [from, to] = [Math.min(from, left), Math.max(to, right)];
+      }
+      const last = Math.min(Math.floor(to - 0.5), this.width - 1);
+      for (let x = Math.max(Math.ceil(from - 0.5), 0); x <= last; x++) this.#put(y * this.width + x, value);
     }
     // A brush that is finer than a pixel still paints the one below it.
     const [x, y] = [Math.floor(bx), Math.floor(by)];
     if (x >= 0 && y >= 0 && x < this.width && y < this.height) this.#put(y * this.width + x, value);
+    return touched;
   }
 
   // Pixels whose centre lies in a polygon, by the even-odd rule.
   polygon(points, value) {
+    this.#touch();
     for (let y = 0; y < this.height; y++) {
       const cuts = [];
       points.forEach(([ax, ay], k) => {
@@ -171,6 +205,14 @@ export class Region {
         }
       }
     }
+    this.#touch();
     for (const j of area) this.#put(j, value);
   }
+}
+
+// The x for which low ≤ slope · x + offset ≤ high, as [from, to].
+function between(slope, offset, low, high) {
+  if (slope === 0) return offset >= low && offset <= high ? [-Infinity, Infinity] : [Infinity, -Infinity];
+  const [a, b] = [(low - offset) / slope, (high - offset) / slope];
+  return [Math.min(a, b), Math.max(a, b)];
 }

@@ -21,6 +21,15 @@ export async function post(entry) {
   return { status: response.status, body: await response.json().catch(() => null) };
 }
 
+// This window, also after a reload.
+function thisWindow() {
+  try {
+    return (sessionStorage["fewmask/window"] ??= crypto.randomUUID());
+  } catch {
+    return crypto.randomUUID();
+  }
+}
+
 export class Session {
   static async open() {
     return new Session(await (await get("session")).json());
@@ -28,6 +37,7 @@ export class Session {
 
   constructor(told) {
     this.about = told;
+    this.window = thisWindow();
     this.last = 0;
     this.#take(told);
     this.details = new Map();
@@ -41,6 +51,7 @@ export class Session {
     this.byId = new Map(told.questions.map((q) => [q.id, q]));
     this.#spent(told);
     this.last = told.last;
+    this.held = told.held;
   }
 
   #spent({ seconds, clicks }) {
@@ -55,6 +66,20 @@ export class Session {
     this.#spent(totals);
   }
 
+  // Who has a question before them.
+  holders(id) {
+    return this.held[id] ?? [];
+  }
+
+  // Tells that this window is at a question, or at none with null; whether nobody else is to be asked it meanwhile.
+  async lease(annotator, question, leaving = false) {
+    const body = JSON.stringify({ window: this.window, annotator, question });
+    const request = fetch("api/leases", { method: "POST", body, headers: { "Content-Type": "application/json" }, keepalive: leaving });
+    const told = await request.then((response) => (response.ok ? response.json() : null), () => null);
+    if (told) this.held = told.held;
+    return told?.granted ?? true; // without a server work goes on
+  }
+
   // What others did since; the ids of the questions that it is about.
   async changes() {
     const told = await (await get(`changes/${this.last}`)).json();
@@ -62,6 +87,7 @@ export class Session {
     if (told.asked !== this.questions.length) this.#take(await (await get("session")).json());
     for (const id of touched) this.heard(id, told.words[id], told);
     this.last = told.last;
+    this.held = told.held;
     return touched;
   }
 
@@ -107,6 +133,11 @@ export class Session {
       detail.inside?.forEach((there, i) => there || (values[i] = UNDECIDED));
       return { values, confidence: null };
     });
+  }
+
+  // What was answered of the image beside a question's region, of [H, W] pixels.
+  async known(id, [height, width]) {
+    return decode((await (await get(`known/${id}`)).json()).values, height * width);
   }
 
   segmentation(id) {

@@ -1,17 +1,25 @@
 // The canvas: an image, the asked region in it, what is painted there, and where the person looks at.
 //
-// A place is (x, y) in pixels of the image; on the screen it is (x · scale + left, y · scale + top).
+// A place is (x, y) in pixels of the image; on the screen it is (x · scale + left, y · scale + top). What does not change
+// while somebody paints, the image with its dimmed surroundings, is kept as a picture of the screen; of the rest only the
+// part that changed is drawn again.
 
-import { UNDECIDED } from "./region.js";
+import { adjusted } from "./light.js";
 import { tile } from "./looks.js";
+import { UNDECIDED } from "./region.js";
+import { Layer } from "./layer.js";
 
 const CLOSEST = 48;
-const DIM = "rgb(0 0 0 / 48%)";
-const GUESSED = 0.62; // how much of the overlay's opacity a guess has beside what is painted
 const POINT = 60; // the pixels around a point that are shown
 // Pixels of the screen that are kept free beyond the image's edges: buttons and notices lie above and below.
 const BESIDE = 12;
 const ABOVE = 60;
+const NAMES_AFTER = 150; // milliseconds without a change, after which the names on the image find their places again
+
+// Boxes are [x0, y0, x1, y1], the ends excluded.
+export const union = (a, b) => a && b && [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])];
+
+const canvasOf = (width = 1, height = 1) => Object.assign(document.createElement("canvas"), { width, height });
 
 export class View {
   constructor(canvas) {
@@ -20,10 +28,15 @@ export class View {
     this.bitmap = null;
     this.opacity = 0.55;
     this.named = true;
+    this.dim = 0.48; // how dark what surrounds the region is
+    this.light = { brightness: 0, contrast: 0, gamma: 0 };
+    this.smooth = false; // the image's pixels run into each other also where they are large
     this.above = null; // draws over everything, in pixels of the screen
-    this.labels = document.createElement("canvas");
-    this.mask = document.createElement("canvas");
-    this.scratch = document.createElement("canvas");
+    this.layer = new Layer();
+    this.mask = canvasOf();
+    this.scratch = canvasOf();
+    this.backdrop = canvasOf();
+    this.beside = null; // what is known of the image beside the region: a canvas of the image's size
     this.whole = this.moved = false;
     this.ratio = 1;
     new ResizeObserver(() => this.#resize()).observe(canvas);
@@ -31,8 +44,9 @@ export class View {
 
   // `place` is {x0, y0, width, height, inside, size: [H, W]}.
   show(bitmap, place, region, looks, point) {
-    Object.assign(this, { bitmap, place, region, looks, point });
+    Object.assign(this, { bitmap, place, region, looks, point, beside: null });
     this.outline = point ? null : outline(place);
+    this.relight();
     this.#cut();
     this.#resize();
     this.fit(false);
@@ -44,13 +58,19 @@ export class View {
     this.ask();
   }
 
+  // The image in another light, after `light` was changed.
+  relight() {
+    if (this.bitmap) this.picture = adjusted(this.bitmap, this.light);
+    this.ask();
+  }
+
   #resize() {
     const { canvas } = this, ratio = devicePixelRatio || 1;
     const { width, height } = canvas.getBoundingClientRect();
     const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
     if (canvas.width === w && canvas.height === h) return;
     if (this.bitmap && this.moved) this.pan((w - canvas.width) / 2, (h - canvas.height) / 2);
-    Object.assign(canvas, { width: w, height: h });
+    for (const each of [canvas, this.scratch, this.backdrop]) Object.assign(each, { width: w, height: h });
     this.ratio = ratio;
     if (this.bitmap && !this.moved) this.fit(this.whole);
     this.ask();
@@ -113,7 +133,36 @@ export class View {
 
   // ── Drawing ──
 
+  // Draws everything anew with the next frame.
   ask() {
+    this.stillStale = true;
+    this.#ask(null);
+  }
+
+  // The same of a box of the screen's pixels where something above the image has moved; null stands for all of it.
+  askPart(box) {
+    this.#ask(box);
+  }
+
+  // After a change of what is painted, in a box of the region's pixels; or of all of it, the guess or the colours.
+  paint(box = null) {
+    this.painted = this.painted === undefined ? box : union(this.painted, box);
+    clearTimeout(this.naming);
+    if (box === null) {
+      this.areas = null;
+      this.#ask(null);
+      return;
+    }
+    this.naming = setTimeout(() => {
+      this.areas = null;
+      this.#ask(null);
+    }, NAMES_AFTER);
+    const [x0, y0] = this.onScreen([box[0] - 2, box[1] - 2]), [x1, y1] = this.onScreen([box[2] + 2, box[3] + 2]);
+    this.#ask([x0 - 2, y0 - 2, x1 + 2, y1 + 2]);
+  }
+
+  #ask(box) {
+    this.part = this.part === undefined ? box : union(this.part, box);
     this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
       this.draw();
@@ -121,28 +170,37 @@ export class View {
   }
 
   draw() {
-    const { canvas, pen, bitmap, scale, left, top } = this;
+    const { canvas, pen, bitmap, scale, left, top } = this, { part, painted } = this;
+    this.part = this.painted = undefined;
     pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, canvas.width, canvas.height);
-    if (!bitmap) return;
-    if (this.stale) this.#paint();
-    const { x0, y0 } = this.place;
-    const inImage = () => pen.setTransform(scale, 0, 0, scale, left, top);
-    inImage();
-    pen.imageSmoothingEnabled = scale < 2;
-    pen.drawImage(bitmap, 0, 0);
-    pen.imageSmoothingEnabled = false;
-    if (!this.point) this.#stamp(this.mask, DIM, "source-out");
-    inImage();
+    if (!bitmap) {
+      pen.clearRect(0, 0, canvas.width, canvas.height);
+      return;
+    }
+    if (painted !== undefined) this.layer.draw(this.region, this.looks, painted, scale / this.ratio);
+    if (this.stillStale) this.#still();
+    const [x0, y0, x1, y1] = part ?? [0, 0, canvas.width, canvas.height];
+    const clip = [Math.max(Math.floor(x0), 0), Math.max(Math.floor(y0), 0), Math.min(Math.ceil(x1), canvas.width), Math.min(Math.ceil(y1), canvas.height)];
+    const [wide, high] = [clip[2] - clip[0], clip[3] - clip[1]];
+    if (wide <= 0 || high <= 0) return;
+    pen.save();
+    pen.beginPath();
+    pen.rect(clip[0], clip[1], wide, high);
+    pen.clip();
+    pen.clearRect(clip[0], clip[1], wide, high);
+    pen.drawImage(this.backdrop, clip[0], clip[1], wide, high, clip[0], clip[1], wide, high);
     pen.globalAlpha = this.opacity;
-    pen.drawImage(this.labels, x0, y0);
-    this.#patterns();
+    pen.imageSmoothingEnabled = false;
+    pen.setTransform(scale, 0, 0, scale, left, top);
+    pen.drawImage(this.layer.canvas, this.place.x0, this.place.y0);
+    // Patterns have the same fineness at any zoom: they are cut out on the screen.
+    for (const [bank, mask] of this.layer.masks) this.#stamp(pen, mask, tile(bank), "source-in", clip);
     pen.globalAlpha = 1;
     if (this.outline) {
-      inImage();
-      for (const [colour, wide] of [["black", 5], ["white", 2]]) {
+      pen.setTransform(scale, 0, 0, scale, left, top);
+      for (const [colour, thick] of [["black", 5], ["white", 2]]) {
         pen.strokeStyle = colour;
-        pen.lineWidth = (wide * this.ratio) / scale;
+        pen.lineWidth = (thick * this.ratio) / scale;
         pen.stroke(this.outline);
       }
     }
@@ -150,29 +208,46 @@ export class View {
     if (this.point) this.#ring();
     else if (this.named && this.opacity > 0) this.#nameAreas();
     this.above?.(pen);
+    pen.restore();
   }
 
-  // Patterns have the same fineness at any zoom: they are cut out on the screen.
-  #patterns() {
-    for (const [bank, mask] of this.patterned) this.#stamp(mask, tile(bank), "source-in");
+  // The image, what surrounds the region dimmed, and what is known of it.
+  #still() {
+    this.stillStale = false;
+    const { backdrop, scale, left, top } = this, pen = backdrop.getContext("2d");
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, backdrop.width, backdrop.height);
+    pen.setTransform(scale, 0, 0, scale, left, top);
+    pen.imageSmoothingEnabled = this.smooth || scale < 2;
+    pen.drawImage(this.picture, 0, 0);
+    if (this.point) return;
+    if (this.dim) this.#stamp(pen, this.mask, `rgb(0 0 0 / ${100 * this.dim}%)`, "source-out");
+    if (!this.beside || !this.opacity) return;
+    pen.setTransform(scale, 0, 0, scale, left, top);
+    pen.imageSmoothingEnabled = false;
+    pen.globalAlpha = 0.6 * this.opacity;
+    pen.drawImage(this.beside, 0, 0);
+    pen.globalAlpha = 1;
   }
 
   // Fills the screen's pixels of a mask of the box, or all others, by way of a canvas of its own:
   // rectangles that meet at parts of pixels would leave seams.
-  #stamp(mask, fill, how) {
-    const { canvas, scratch, pen, scale, place } = this;
-    if (scratch.width !== canvas.width || scratch.height !== canvas.height) {
-      Object.assign(scratch, { width: canvas.width, height: canvas.height });
-    }
+  #stamp(pen, mask, fill, how, [x0, y0, x1, y1] = [0, 0, this.canvas.width, this.canvas.height]) {
+    const { scratch, scale, place } = this;
     const cut = scratch.getContext("2d"), [left, top] = this.onScreen([0, 0]);
+    cut.save();
+    cut.beginPath();
+    cut.rect(x0, y0, x1 - x0, y1 - y0);
+    cut.clip();
     cut.globalCompositeOperation = "copy";
     cut.imageSmoothingEnabled = false;
     cut.drawImage(mask, left, top, place.width * scale, place.height * scale);
     cut.globalCompositeOperation = how;
     cut.fillStyle = typeof fill === "string" ? fill : cut.createPattern(fill, "repeat");
-    cut.fillRect(0, 0, scratch.width, scratch.height);
+    cut.fillRect(x0, y0, x1 - x0, y1 - y0);
+    cut.restore();
     pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.drawImage(scratch, 0, 0);
+    pen.drawImage(scratch, x0, y0, x1 - x0, y1 - y0, x0, y0, x1 - x0, y1 - y0);
   }
 
   #ring() {
@@ -199,6 +274,7 @@ export class View {
 
   #nameAreas() {
     const { pen, ratio, scale, looks } = this;
+    this.areas ??= areas(this.region);
     pen.font = `600 ${12 * ratio}px system-ui, sans-serif`;
     pen.textBaseline = "middle";
     pen.textAlign = "center";
@@ -222,65 +298,41 @@ export class View {
   #cut() {
     const { width, height, inside } = this.place;
     Object.assign(this.mask, { width, height });
-    const pen = this.mask.getContext("2d"), data = pen.createImageData(width, height);
-    for (let i = 0; i < width * height; i++) data.data[4 * i + 3] = inside === null || inside[i] ? 255 : 0;
-    pen.putImageData(data, 0, 0);
-  }
-
-  // Draws the labels anew, with the next frame: after every change of what is painted, or of the guess or the colours.
-  paint() {
-    this.stale = true;
-    this.ask();
-  }
-
-  #paint() {
-    this.stale = false;
-    const { region, looks, labels } = this, { width, height } = region;
-    if (labels.width !== width || labels.height !== height) Object.assign(labels, { width, height });
-    const pen = labels.getContext("2d"), data = pen.createImageData(width, height), pixels = data.data;
-    const banks = new Map(), sums = new Map();
-    for (let i = 0; i < region.size; i++) {
-      if (!region.has(i)) continue;
-      const value = region.shown(i);
-      if (value === UNDECIDED) continue;
-      const [r, g, b] = looks.rgb.get(value), alpha = region.values[i] === UNDECIDED ? 255 * GUESSED : 255, at = 4 * i;
-      pixels[at] = r;
-      pixels[at + 1] = g;
-      pixels[at + 2] = b;
-      pixels[at + 3] = alpha;
-      const bank = looks.bank(value);
-      if (bank) {
-        if (!banks.has(bank)) banks.set(bank, pen.createImageData(width, height));
-        banks.get(bank).data[at + 3] = alpha;
-      }
-      const sum = sums.get(value) ?? [0, 0, 0];
-      sums.set(value, sum);
-      sum[0] += i % width;
-      sum[1] += Math.floor(i / width);
-      sum[2]++;
+    const pen = this.mask.getContext("2d");
+    if (inside === null) {
+      pen.fillRect(0, 0, width, height);
+      return;
     }
+    const data = pen.createImageData(width, height);
+    for (let i = 0; i < width * height; i++) data.data[4 * i + 3] = inside[i] ? 255 : 0;
     pen.putImageData(data, 0, 0);
-    this.patterned = [...banks].map(([bank, mask]) => {
-      const cut = Object.assign(document.createElement("canvas"), { width, height });
-      cut.getContext("2d").putImageData(mask, 0, 0);
-      return [bank, cut];
-    });
-    this.areas = areas(region, sums);
   }
 }
 
-// For each value, largest first, the pixel of its own that is nearest to its middle: where its name stands.
-function areas(region, sums) {
-  const found = new Map();
-  for (const [value, [x, y, pixels]] of sums) found.set(value, { value, mx: x / pixels, my: y / pixels, pixels, best: Infinity });
-  for (let i = 0; i < region.size; i++) {
-    if (!region.has(i)) continue;
-    const area = found.get(region.shown(i));
-    if (!area) continue;
-    const x = i % region.width, y = (i - x) / region.width, away = (x - area.mx) ** 2 + (y - area.my) ** 2;
-    if (away < area.best) Object.assign(area, { best: away, x: x + 0.5, y: y + 0.5 });
-  }
-  return [...found.values()].sort((a, b) => b.pixels - a.pixels);
+// For each value that is shown, largest first, the pixel of its own that is nearest to its middle: where its name stands.
+function areas(region) {
+  const { width, height } = region, pixels = new Float64Array(256), xs = new Float64Array(256), ys = new Float64Array(256);
+  const each = (visit) => {
+    for (let y = 0, i = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, i++) {
+        const value = region.has(i) ? region.shown(i) : UNDECIDED;
+        if (value !== UNDECIDED) visit(value, x, y);
+      }
+    }
+  };
+  each((value, x, y) => {
+    pixels[value]++;
+    xs[value] += x;
+    ys[value] += y;
+  });
+  const best = new Float64Array(256).fill(Infinity), at = new Map();
+  each((value, x, y) => {
+    const away = (x - xs[value] / pixels[value]) ** 2 + (y - ys[value] / pixels[value]) ** 2;
+    if (away >= best[value]) return;
+    best[value] = away;
+    at.set(value, { value, x: x + 0.5, y: y + 0.5, pixels: pixels[value] });
+  });
+  return [...at.values()].sort((a, b) => b.pixels - a.pixels);
 }
 
 // The edges between pixels that are asked about and those that are not, as a path in the image.

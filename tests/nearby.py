@@ -1,0 +1,47 @@
+"""A labelling page's server in a thread of this process: it starts at once."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pages
+from browsing import Server
+
+from fewmask.annotation.page import connections
+from fewmask.annotation.page.desk import Desk
+from fewmask.annotation.page.door import door, link
+from fewmask.annotation.page.guesses import Guesses
+from fewmask.annotation.page.server import create_app
+from fewmask.config import AnswerSettings
+
+
+class Nearby(Server):
+    """A server in a thread of this process, which starts at once."""
+
+    def __init__(self, folder: Path, kind: str, each: int = 1, classes: int | None = None) -> None:
+        self.folder, self._domain = folder, pages.streets(classes=classes)
+        self._run = replace(pages.ask(folder, self._domain, kind), rule=AnswerSettings(each=each, decide="majority"))
+        self.start()
+
+    def start(self) -> None:
+        opened = threading.Event()
+
+        def serve() -> None:
+            guesses = Guesses(self.folder / "guesses", pages.predictor(self._domain))
+            with door(self.folder / "page.json") as (listener, token):
+                desk = Desk(self._run, guesses)
+                self._server = connections.Server(create_app(desk, token))
+                self.link = link(listener.getsockname()[1], token)
+                opened.set()
+                self._server.run(sockets=[listener])
+                desk.close()
+
+        self._thread = threading.Thread(target=serve)
+        self._thread.start()
+        assert opened.wait(60)
+
+    def kill(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
