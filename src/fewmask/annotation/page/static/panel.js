@@ -41,7 +41,7 @@ export function showClasses(looks, point, chosen, likely, locks, choose) {
     return made;
   };
   $("ask").textContent = point ? "Which class is the marked pixel?" : "Class";
-  $("list").classList.toggle("many", names.length > 9);
+  $("list").classList.toggle("many", names.length > 7);
   $("list").replaceChildren(...order.map(button));
   $("always").replaceChildren(...[VOID, ...(point ? [] : [UNDECIDED])].map(button));
   $("search").hidden = names.length <= FIND;
