@@ -43,7 +43,7 @@ def open_page(
         unit_of(config.campaign),
         annotator,
         config.campaign.answers,
-        shlex.join(["fewmask", "campaign", str(run / "config.yaml"), "--out", str(run)]),
+        shlex.join(["fewmask", "campaign", str(RunFolder(run).config), "--out", str(run)]),
         frozenset(only) or None,
     )
 
