@@ -155,7 +155,7 @@ def run_python(code: str, *arguments: object, timeout: float = 240) -> subproces
     return _run([sys.executable, "-c", code, *map(str, arguments)], timeout)
 
 
-def run_file(script: Path, *arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run_file(script: Path, *arguments: object, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     """Run a script, which processes that are spawned import again, as they cannot do with `-c`."""
     return _run([sys.executable, str(script), *map(str, arguments)], timeout)
 
