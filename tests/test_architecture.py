@@ -398,7 +398,18 @@ def test_no_file_is_longer_than_one_idea():
 @pytest.mark.parametrize("glance", ["import fewmask", "import fewmask.cli", "fewmask --help"])
 def test_a_glance_costs_no_heavy_import(glance):
     """`fewmask --help` answers at once because nothing heavy is imported before a command runs."""
-    heavy = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "sklearn", "scipy", "cv2", "jinja2", "onnx")
+    heavy = (
+        "numpy",
+        "torch",
+        "torchvision",
+        "timm",
+        "segmentation_models_pytorch",
+        "sklearn",
+        "scipy",
+        "cv2",
+        "jinja2",
+        "onnx",
+    )
     run = "from fewmask.cli import main; sys.argv = ['fewmask', '--help']; main()"
     code = f"""
 import sys

@@ -343,3 +343,20 @@ def test_predict_writes_a_mask_for_every_image(trained: Path, tmp_path: Path, fe
 
 def test_export_refuses_what_is_no_run(tmp_path: Path, fewmask: Fewmask) -> None:
     is_refused(fewmask("export", tmp_path), str(tmp_path))
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "export", "report"])
+def test_weights_that_the_run_did_not_write_are_refused(
+    verb: str, trained: Path, tmp_path: Path, fewmask: Fewmask
+) -> None:
+    """One bit of one weight is enough."""
+    shutil.copytree(trained, tmp_path / "run")
+    weights = tmp_path / "run" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    images = [trained] if verb == "predict" else []
+    done = fewmask(verb, tmp_path / "run", *images)
+    if verb == "export" and "needs the package" in done.err:
+        pytest.skip("the extra fewmask[onnx] is not installed")
+    is_refused(done, f"{weights}: differs from what the run wrote")

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewmask.campaign import campaign
     from fewmask.comparison import compare
-    from fewmask.config import Config, MethodSettings
+    from fewmask.config import Config, MethodSettings, parse_config, read_config
     from fewmask.data.domain import Domain
+    from fewmask.data.domains import load_domains
     from fewmask.data.layouts import load_domain
     from fewmask.engine.evaluate import evaluate
     from fewmask.engine.fit import train
     from fewmask.engine.predict import predict
     from fewmask.engine.prototypes import load_fused
-    from fewmask.engine.run import load_config, load_domains, load_model
+    from fewmask.engine.run import load_config, load_model
     from fewmask.export import export
     from fewmask.labels import ClassMapping, LabelSpace
-    from fewmask.methods import parse_config, read_config, register
+    from fewmask.methods import register
     from fewmask.methods.common.base import Method
     from fewmask.models.universal import UniversalSegmenter
     from fewmask.report import report  # type: ignore[no-redef]  # as `campaign`: the room and its one function
@@ -43,12 +44,12 @@ _HOME = {
     "export": "fewmask.export",
     "load_config": "fewmask.engine.run",
     "load_domain": "fewmask.data.layouts",
-    "load_domains": "fewmask.engine.run",
+    "load_domains": "fewmask.data.domains",
     "load_fused": "fewmask.engine.prototypes",
     "load_model": "fewmask.engine.run",
-    "parse_config": "fewmask.methods",
+    "parse_config": "fewmask.config",
     "predict": "fewmask.engine.predict",
-    "read_config": "fewmask.methods",
+    "read_config": "fewmask.config",
     "register": "fewmask.methods",
     "report": "fewmask.report",
     "train": "fewmask.engine.fit",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewmask.acquisition.budget import counted
 from fewmask.cli.imports import print_import
 from fewmask.cli.label_studio import fetch, is_address, send
 from fewmask.cli.page import open_page
@@ -199,6 +198,7 @@ def answer(
 
 def run_campaign(config: Config, folder: Path, enough: bool, accept_older_ledger: bool = False) -> dict[str, Any]:
     """Run a campaign, or go on with it, and tell how far it is."""
+    from fewmask.acquisition.budget import counted
     from fewmask.campaign import campaign as go_on
     from fewmask.campaign.history import unit_of
 
@@ -215,6 +215,8 @@ def run_campaign(config: Config, folder: Path, enough: bool, accept_older_ledger
 
 def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str]) -> None:
     """What a campaign has come to. `again` are the arguments that go on with it."""
+    from fewmask.acquisition.budget import counted
+
     if summary["state"] == "done" and summary["result"]:
         print_scores(summary["result"], f"{summary['result']['method']}: {folder}")
     if summary["history"]:
