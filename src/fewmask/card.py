@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from fewmask.config.scale import in_words
 from fewmask.files import write_text
 from fewmask.runs import CampaignSummary, Description, RunFolder, Spent, Summary
 
@@ -166,6 +167,19 @@ fewmask export RUN                      # the same network as model.onnx
 The ONNX file takes `image`, float32 (B,3,H,W), RGB in 0–255, of any B, H and W. Normalisation and padding are inside.
 It gives `logits_<domain>`, float32 (B,C,H,W), for each head; the largest along C is the class, by the values below. The
 file's metadata hold the label spaces.
+{_scale(record)}"""
+
+
+def _scale(record: Record) -> str:
+    """At which size images were seen in training, which is the size that the network knows objects at."""
+    sizes = record.model.sizes
+    if not any(sizes.values()):
+        return ""
+    seen = "; ".join(f"{escape(name)} {in_words(size)}" for name, size in sizes.items())
+    return f"""
+**Image size.** The network was trained and scored on images that were read {seen}, as the mean of their pixels.
+`fewmask predict` brings images to that size and enlarges the masks to the images' own. Before the ONNX file, resize
+images in the same way: on larger or smaller ones the scores below do not hold.
 """
 
 

@@ -117,12 +117,14 @@ def to_onnx(model: UniversalSegmenter, domains: Sequence[str]) -> Any:
 
 def metadata(model: UniversalSegmenter, domains: Sequence[str]) -> dict[str, str]:
     """What a reader of the file needs to know, as text: `fewmask.version`, `fewmask.stride` (what sizes are padded to),
-    `fewmask.input`, and as JSON `fewmask.domains`: of each its output, and names, colours, raw and void ids."""
-    spaces = {d: {"output": f"logits_{d}", **model.spaces[d].to_dict()} for d in domains}
+    `fewmask.input`, and as JSON `fewmask.domains`: of each its output, names, colours, raw and void ids, and `size`,
+    what its images were brought to in training (a part of their own, `[height, width]`, or null). The graph does not
+    resize: who runs it does, by the mean of the pixels."""
+    spaces = {d: {"output": f"logits_{d}", "size": model.sizes[d], **model.spaces[d].to_dict()} for d in domains}
     return {
         "fewmask.version": versions()["fewmask"],
         "fewmask.stride": str(model.multiple),
-        "fewmask.input": "RGB, 0 to 255, any height and width",
+        "fewmask.input": "RGB, 0 to 255, any height and width, resized as `size` in fewmask.domains says",
         "fewmask.domains": json.dumps(spaces, ensure_ascii=False),
     }
 

@@ -79,10 +79,15 @@ def evaluate(
         RunFolder(run).record_counts(result["domains"], counts)
     if as_json:
         print_json(result)
-    elif "heads" in result:
+        return
+    if "heads" in result:
         print_heads(result, f"{run}, {split}")
     else:
         print_scores(result, str(run))
+    if not own and target.size is None and result["size"] is not None:
+        from fewmask.config.scale import in_words
+
+        say(f"{target.name}: images were read {in_words(result['size'])}, as in training.")
 
 
 def predict(
@@ -100,7 +105,9 @@ def predict(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Masks and coloured overlays for every image of a folder."""
+    """Masks and coloured overlays for every image of a folder. The same command goes on where it was stopped.
+
+    Images are seen at the size that the network was trained at (`size`), and masks have the images' own size."""
     from fewmask.runs import RunFolder
 
     settings = RunFolder(run).load_config().train
@@ -125,6 +132,24 @@ def predict(
         say(f"{chosen}; {result['ambiguous']} of {result['images']} ambiguous")
     else:
         say(f"{target}: masks/, overlays/ and classes.yaml")
+    if not as_json:
+        _say_what_is_special(result)
+
+
+def _say_what_is_special(result: Mapping[str, Any]) -> None:
+    """What somebody who looks at the masks of `predict` has to know."""
+    from fewmask.config.scale import in_words
+    from fewmask.engine.image_files import some
+
+    if result["before"]:
+        say(f"{result['before']:,} of {result['images']:,} images had been predicted before.")
+    for name, size in result["sizes"].items():
+        if size is not None:
+            say(f"{name}: images were seen {in_words(size)}, as in training; masks have the images' own size.")
+    if result["aside"]:
+        say(f"Left aside, no images by their names: {len(result['aside']):,} ({some(result['aside'])}).")
+    for remark, images in result["remarks"].items():
+        say(f"{len(images):,} images ({some(images)}): {remark}.")
 
 
 def export(

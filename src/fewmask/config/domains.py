@@ -6,14 +6,15 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from fewmask.config.base import ConfigPath, Fraction, Settings, Shrink, Size
+from fewmask.config.base import ConfigPath, Fraction, Settings, Size
+from fewmask.config.scale import Scale
 
 
 class FilesDomain(Settings):
     """A dataset on disk."""
 
     root: ConfigPath
-    size: Size | Shrink | None = None
+    size: Scale = None
     """What every image and mask is brought to as it is read: height and width, or a part of its own, which keeps its
     shape. As large as they are by default."""
     absent: tuple[str, ...] = ()

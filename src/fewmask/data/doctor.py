@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from fewmask.config import DomainSettings, ScenesDomain
+from fewmask.config.scale import SMALL, scaled
 from fewmask.data.domain import SPLITS, Domain, FileSource
 from fewmask.data.kinds import TURN_PIXELS, judge
 from fewmask.data.layouts import Index, Problem, index, load_domain
@@ -160,6 +161,7 @@ def check(
         problems += drawn_problems
         problems += _missing_classes(patient, looks[name], drawn, asks)
         problems += _near_copies(patient, looks[name])
+        problems += _scale(patient, ordered)
         statistics[name] = _statistics(patient, ordered, drawn)
     problems += _copies(patients, looks)
     problems.sort(key=lambda p: (p.severity, p.reach))  # stable: "error" before "warning", the whole before its parts
@@ -294,6 +296,26 @@ def _white(looks: Iterable[_Look]) -> float:
     """The part of all pixels of the masks whose raw id is 255."""
     ids = sum((look.ids for look in looks if look.ids is not None), np.zeros(256, dtype=np.int64))
     return float(ids[VOID] / max(1, ids.sum()))
+
+
+def _scale(patient: _Patient, looks: Sequence[_Look]) -> Iterator[Problem]:
+    """A `size` that leaves too little of the images, or next to too little."""
+    size = None if isinstance(patient.settings, ScenesDomain) else patient.settings.size
+    small = []
+    for width, height in [look.size for look in looks if look.size and size is not None]:
+        try:
+            left = scaled((height, width), size)
+        except ValueError as error:
+            value, _, mend = str(error).rpartition("; ")
+            yield Problem(f"domain {patient.name}", value, mend)
+            return
+        if min(left) < min(SMALL, height, width):
+            small.append(left)
+    if small:
+        height, width = min(small)
+        value = f"`size: {size}` leaves less than {SMALL} a side of {len(small)} images, down to {width}×{height}"
+        mend = "few objects are still seen, and scores at that size say little; write a larger `size`"
+        yield Problem(f"domain {patient.name}", value, mend, "warning")
 
 
 def _copies(patients: Mapping[str, _Patient], looks: Mapping[str, Mapping[str, _Look]]) -> Iterator[Problem]:

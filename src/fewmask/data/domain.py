@@ -13,6 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from fewmask.config.scale import Scale, scaled
 from fewmask.data.reading import image_kind, read_image, read_mask
 from fewmask.labels import LabelSpace, Mask
 from fewmask.randomness import generator
@@ -65,6 +66,8 @@ class Domain:
     pseudo: PseudoLabels | None = None
     unseen: tuple[str, ...] = ()
     """Classes of which no labelled mask has a pixel, where all masks were read: no head can learn them."""
+    size: Scale = None
+    """What its images and masks are brought to as they are read."""
 
     @property
     def whole(self) -> tuple[str, ...]:
@@ -90,6 +93,11 @@ class Domain:
     def mask(self, stem: str) -> Mask:
         return self.source.mask(stem)
 
+    def at(self, size: Scale) -> Domain:
+        """The same files, brought to another size as they are read."""
+        assert isinstance(self.source, FileSource), f"{self.name}: scenes are drawn at the size of their settings"
+        return replace(self, source=replace(self.source, size=size, kept=None), size=size)
+
     def with_labelled(self, count: int | None, seed: int) -> Domain:
         """Keep `count` labelled images, drawn without replacement by (seed, name of the domain); None keeps all.
 
@@ -114,14 +122,14 @@ class Domain:
 class FileSource:
     """Images and masks in files. `masks` has no entry for an image without a mask.
 
-    `size` is H, W of all, or a part of each one's own.
+    `size` is what all are brought to.
     """
 
     root: Path
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
     space: LabelSpace
-    size: tuple[int, int] | float | None = None
+    size: Scale = None
     kept: dict[tuple[str, str], np.ndarray] | None = field(default=None, compare=False, repr=False)
     """What was read stays here, at its size, and is not read again; None keeps nothing."""
 
@@ -143,7 +151,7 @@ class FileSource:
     def _read_image(self, stem: str) -> np.ndarray:
         if stem not in self.images:
             raise ValueError(f"{self.root}: there is no image {stem!r}; put it and its split back as they were")
-        return self._sized(read_image(self.images[stem]), cv2.INTER_AREA)
+        return self._sized(self.images[stem], read_image(self.images[stem]), cv2.INTER_AREA)
 
     def _read_mask(self, stem: str) -> Mask:
         if stem not in self.masks:
@@ -156,15 +164,13 @@ class FileSource:
                     f"{self.masks[stem]}: the mask is {mask.shape[1]}×{mask.shape[0]} pixels, its image "
                     f"{image.width}×{image.height}; export the mask again at the image's size"
                 )
-        return self._sized(mask, cv2.INTER_NEAREST)
+        return self._sized(self.masks[stem], mask, cv2.INTER_NEAREST)
 
-    def _sized(self, pixels: np.ndarray, interpolation: int) -> np.ndarray:
-        """At `size`: the mean of an image's pixels, one of a mask's."""
-        if self.size is None:
-            return pixels
-        own = pixels.shape[:2]
-        height, width = (max(1, round(side * self.size)) for side in own) if isinstance(self.size, float) else self.size
-        return pixels if own == (height, width) else cv2.resize(pixels, (width, height), interpolation=interpolation)
+    def _sized(self, path: Path, pixels: np.ndarray, interpolation: int) -> np.ndarray:
+        try:
+            return resized(pixels, self.size, interpolation)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def has_mask(self, stem: str) -> bool:
         return stem in self.masks
@@ -172,3 +178,11 @@ class FileSource:
     def where(self, stem: str) -> str:
         path = self.images[stem]
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+
+def resized(pixels: np.ndarray, size: Scale, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+    """An image or mask at a size: by default the mean of the pixels. Raises ValueError where too little is left."""
+    height, width = scaled((pixels.shape[0], pixels.shape[1]), size)
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return cv2.resize(pixels, (width, height), interpolation=interpolation)

@@ -50,6 +50,14 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return nullcontext()
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory cannot be had: torch has a type for GPUs alone, OpenCV has none."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in ("can't allocate memory", "out of memory", "insufficient memory"))
+
+
 def forget_peak(device: torch.device) -> None:
     """Let `memory_mib` begin anew, where the system can: on a GPU, and for a process of Linux."""
     if device.type == "cuda":

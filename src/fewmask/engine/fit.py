@@ -115,6 +115,7 @@ class _Fit:
         settings, seed = config.train, config.seed
         forget_peak(device)
         model = UniversalSegmenter(config.model, {n: d.space for n, d in domains.items()}, seed)
+        model.sizes = {n: d.size for n, d in domains.items()}
         if start is not None:
             model.load_state_dict(load_weights(start))
         method = build(config.method, domains)

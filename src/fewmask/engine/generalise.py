@@ -19,7 +19,7 @@ from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import LabelledBatches, Progress
 from fewmask.engine.metrics import confusion, mean
-from fewmask.engine.transfer import mapped_scores
+from fewmask.engine.transfer import as_trained, mapped_scores
 from fewmask.labels import ClassMapping
 from fewmask.models.fusion import AUTO, FUSED, Fused
 
@@ -41,15 +41,14 @@ class Choice:
         return self.margin < AMBIGUOUS
 
 
-def choices(model: Fused, features: Tensor) -> list[Choice]:
-    """The domain that fits each image best: features (B,C,h,w) → B choices."""
-    found = []
-    for excess in model.excess(model.similarity(features)).tolist():
-        named = dict(zip(model.fused, excess, strict=True))
-        best, *others = sorted(named, key=named.__getitem__)
-        margin = named[others[0]] - named[best] if others else float("inf")
-        found.append(Choice(best, named, margin))
-    return found
+def choices(model: Fused, excess: Tensor) -> list[Choice]:
+    """The domain that fits each image best: `Fused.excess` (B,K) → B choices."""
+    return [clearest(dict(zip(model.fused, row, strict=True))) for row in excess.tolist()]
+
+
+def clearest(excess: Mapping[str, float]) -> Choice:
+    best, *others = sorted(excess, key=excess.__getitem__)
+    return Choice(best, excess, excess[others[0]] - excess[best] if others else float("inf"))
 
 
 def every_head(
@@ -74,6 +73,7 @@ def every_head(
     "chosen": {head: images}, "ambiguous": images, "excess": {head: mean}}`. Raises ValueError as `LabelUnion.onto`, for
     a target that no class means, and for a split that is absent or empty.
     """
+    target = as_trained(model, target, model.fused)
     stems = target.stems(split)
     mappings = _mappings(model, target, names)
     device, columns = model.mean.device, target.space.num_classes + 1
@@ -90,7 +90,7 @@ def every_head(
         there = label.to(device)
         with torch.inference_mode(), autocast(device, precision):
             features = model.encode(image.to(device).permute(0, 3, 1, 2))
-            chosen += choices(model, features)
+            chosen += choices(model, model.excess(model.similarity(features)))
             for name, table in tables.items():
                 logits = model.logits(features, name, (label.shape[1], label.shape[2]))
                 matrices[name] += confusion(table[logits.argmax(1)], there, columns - 1, columns)
@@ -108,6 +108,7 @@ def every_head(
         "way": "every head",
         "domains": {target.name: heads[FUSED]},
         "avg_miou": heads[FUSED]["miou"],
+        "size": target.size,
         "heads": heads,
         "chosen": {n: sum(c.domain == n for c in chosen) for n in model.fused},
         "ambiguous": sum(c.ambiguous for c in chosen),

@@ -9,54 +9,69 @@ import csv
 import io
 import os
 import time
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from fewmask.config import Precision
-from fewmask.data.headers import MAX_PIXELS
-from fewmask.data.layouts.listing import IMAGE_SUFFIXES
+from fewmask.config.scale import Scale, scaled
+from fewmask.data.domain import resized
+from fewmask.data.kinds import judge
 from fewmask.data.pictures import overlay, write_image, write_mask
-from fewmask.data.reading import read_image
-from fewmask.engine.device import autocast
-from fewmask.engine.evaluate import Progress, as_array, predict_batch, same_size_batches
-from fewmask.engine.generalise import Choice, choices
+from fewmask.data.reading import read_picture
+from fewmask.engine import predicted
+from fewmask.engine.device import autocast, out_of_memory
+from fewmask.engine.evaluate import Progress, as_array, same_size_batches
+from fewmask.engine.generalise import Choice, choices, clearest
+from fewmask.engine.image_files import Item, find_images
+from fewmask.engine.predicted import Predicted, Prediction
+from fewmask.engine.transfer import common_size
 from fewmask.files import write_text
 from fewmask.labels import LabelSpace, Mask
-from fewmask.models.fusion import AUTO, Fused
+from fewmask.models.fusion import AUTO, FUSED, Fused
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.paths import below
 
+BATCH_PIXELS = 2**22
+"""Of the images that the network sees together: four times a batch of photographs is four times the memory."""
+
 
 @dataclass(frozen=True)
-class Item:
-    """An image to predict. `name` is its path below the images' folder, without its ending."""
+class Decoded:
+    item: Item
+    image: np.ndarray
+    """(H,W,3) uint8."""
+    digest: str
+    remarks: tuple[str, ...] = ()
+    """What has to be known of its pixels, such as an orientation tag, and what to do about it: what `check` says."""
 
-    path: Path
-    name: Path
-    size: tuple[int, int] = (0, 0)
-    """Width and height, by the file's header."""
+
+@dataclass(frozen=True)
+class Answer:
+    of: Decoded
+    domain: str
+    mask: Mask
+    """(H,W) uint8 in 0 … C_k−1, at the image's own size."""
+    choice: Choice | None = None
 
 
-Batches = Iterator[list[tuple[Item, np.ndarray]]]
-"""Images (H,W,3) uint8 of one size."""
-Masks = Iterator[tuple[Item, np.ndarray, Mask, str]]
-"""Each image (H,W,3) with its mask (H,W) uint8 in 0 … C_k−1, and whose classes these are."""
+Batches = Iterator[list[Decoded]]
+"""Images of one size."""
 
 
 def predict(
     model: UniversalSegmenter,
-    images: Path | Sequence[Path],
-    out: Path,
+    images: Path | str | Sequence[Path | str],
+    out: Path | str,
     domain: str | None = None,
     *,
     batch_size: int = 4,
@@ -66,80 +81,195 @@ def predict(
     opacity: float = 0.5,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Predict every image of a folder (with those inside it) or of a list, each at its own size.
+    """Predict every image of a folder (with those inside it) or of a list.
 
     Writes `out/masks/<name>.png` with the dataset's raw ids, `out/overlays/<name>.jpg` and `out/classes.yaml`, which
-    says what the ids mean. Names that begin with a dot are not looked at. Threads decode and write beside the network,
-    which sees images of one size in one batch. No image is cut into tiles: the largest one sets the memory it takes.
+    says what the ids mean. Threads decode and write beside the network, which sees images of one size in one batch.
+
+    The network sees each image at the size that it was trained at (`model.sizes`); its answer is enlarged (nearest) to
+    the image's own. No image is cut into tiles: the largest one sets the memory it takes.
 
     With the model of `load_fused`, the domain "fused" writes classes of the union of all domains, and "auto" chooses a
     domain for each image: its files go to `out/<domain>/`, and `out/domains.csv` says of each image which domain was
     chosen and how clearly, see `Choice`.
 
-    Returns what was done, with the fraction of all pixels that each class got (of each domain, with "auto"). Raises
-    ValueError, before anything is written, that lists everything that is no image, unreadable or of an equal name; for
-    a domain that the model does not have; and for a folder `out` that is not empty. A file that turns out to be damaged
-    when it is decoded stops the work with its name: what was written before stays, and no file is ever written in part.
+    Returns what was done, with the fraction of all pixels that each class got (of each domain, with "auto"), what was
+    left aside in the folder, and remarks on images, such as on an orientation tag. Raises ValueError, before anything
+    is written, that lists everything that is unreadable or of an equal name; for a domain that the model does not have;
+    and for a folder `out` that holds anything but this prediction. The same call goes on with a prediction that was
+    stopped or that a damaged file ended. No file is ever written in part.
     """
+    began = time.monotonic()
+    files = Path(images) if isinstance(images, str | os.PathLike) else [Path(image) for image in images]
+    out = Path(out)
     name = _domain(model, domain)
     fused = model if name == AUTO and isinstance(model, Fused) else None
+    sizes = _sizes(model, name, fused)
+    given = find_images(files)
     places = {n: below(out, n) for n in fused.fused} if fused else {name: out}
-    items = find_images(images)
-    _check_out(out, images)
-    began = time.monotonic()
+    if isinstance(files, Path) and files.is_dir() and out.resolve().is_relative_to(files.resolve()):
+        raise ValueError(f"{out}: lies inside the images' folder {files}; give a folder beside it")
     writers = {n: _Writer(folder, model.spaces[n], overlays, opacity) for n, folder in places.items()}
-    for writer in writers.values():
-        writer.space.write_yaml(writer.out / "classes.yaml")
-    chosen: dict[str, Choice] = {}
-
-    def masks(batches: Batches) -> Masks:
-        return _chosen(fused, batches, precision, chosen) if fused else _predicted(model, batches, name, precision)
-
+    where = str(files.resolve()) if isinstance(files, Path) else tuple(str(file.resolve()) for file in files)
+    prediction = Prediction(
+        network=predicted.fingerprint(model), domain=name, sizes=sizes, precision=precision,
+        overlays=overlays, opacity=opacity, images=where,
+    )  # fmt: skip
+    answering = _Answering(model, name, fused, sizes, precision)
+    lines: dict[str, Predicted] = {}
     was_training = model.training
     model.eval()
     try:
-        pixels = _write_all(items, masks, writers, batch_size, max(workers, 1), progress)
-    except ValueError as error:
+        with predicted.held(out, prediction):
+            lines |= {n: line for n, line in predicted.read(out, given.items).items() if writers[line.domain].has(n)}
+            before = len(lines)
+            for writer in writers.values():
+                writer.space.write_yaml(writer.out / "classes.yaml")
+            left = [item for item in given.items if item.name.as_posix() not in lines]
+            # Closed at once when anything stops the loop, so that no thread writes after the folder was let go.
+            with closing(_write_all(left, answering, writers, batch_size, max(workers, 1))) as written:
+                for line in written:
+                    predicted.append(out, line)
+                    lines[line.image] = line
+                    if progress:
+                        progress(len(lines), len(given.items))
+            ordered = [lines[item.name.as_posix()] for item in given.items]
+            if fused:
+                _write_choices(out / "domains.csv", ordered)
+    except ImageError as error:
         raise ValueError(
-            f"{error}\n{sum(map(_count_masks, places.values()))} of {len(items)} images were predicted before that and "
-            f"stay in {out}; when it is mended, predict into another folder"
+            f"{error}\n{len(lines)} of {len(given.items)} images were predicted before that and stay in {out}; when it "
+            "is fixed, the same command goes on"
         ) from error
     finally:
         model.train(was_training)
-    shares = {n: _shares(model.spaces[n], counts) for n, counts in pixels.items()}
-    found: dict[str, Any] = {"out": str(out), "domain": name, "images": len(items)}
-    if fused:
-        chosen = {i.name.as_posix(): chosen[i.name.as_posix()] for i in items}
-        _write_choices(out / "domains.csv", chosen)
-        found |= _told(chosen, fused.fused)
-    return found | {"pixels": shares if fused else shares[name], "seconds": round(time.monotonic() - began, 3)}
+    shares = {n: _shares(writer.space, [line for line in ordered if line.domain == n]) for n, writer in writers.items()}
+    return {
+        "out": str(out),
+        "domain": name,
+        "images": len(ordered),
+        "before": before,
+        "sizes": sizes,
+        "aside": list(given.aside),
+        "remarks": _remarks(ordered),
+        **(_told(ordered, fused.fused) if fused else {}),
+        "pixels": shares if fused else shares[name],
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+class ImageError(ValueError):
+    """An image cannot be decoded, or takes more memory than there is."""
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """A network at work: images of one size in, their masks out."""
+
+    model: UniversalSegmenter
+    domain: str
+    fused: Fused | None
+    """With the domain "auto"."""
+    sizes: Mapping[str, Scale]
+    """Of the domains that may answer."""
+    precision: Precision
+
+    def batches(self, images: Iterator[Decoded], batch_size: int) -> Batches:
+        for batch in same_size_batches(images, batch_size, size=lambda one: one.image.shape):
+            height, width = batch[0].image.shape[:2]
+            largest = max(h * w for h, w in (scaled((height, width), size) for size in self.sizes.values()))
+            together = max(1, BATCH_PIXELS // largest)
+            yield from (batch[i : i + together] for i in range(0, len(batch), together))
+
+    @torch.inference_mode()
+    def __call__(self, batch: list[Decoded]) -> list[Answer]:
+        """Raises ImageError where there is not enough memory."""
+        try:
+            with autocast(self.model.mean.device, self.precision):
+                return self._chosen(self.fused, batch) if self.fused else self._predicted(batch)
+        except (RuntimeError, MemoryError, cv2.error) as error:
+            if not out_of_memory(error):
+                raise
+            raise ImageError(_too_large(batch, self.sizes, error)) from error
+
+    def _predicted(self, batch: list[Decoded]) -> list[Answer]:
+        features, size = self._encode(batch, self.sizes[self.domain])
+        masks = as_array(self.model.classes(features, self.domain, size))
+        return [Answer(one, self.domain, _enlarged(mask, one)) for one, mask in zip(batch, masks, strict=True)]
+
+    def _chosen(self, model: Fused, batch: list[Decoded]) -> list[Answer]:
+        """Each image by the head that fits it best; every domain looks at it at its own size."""
+        encoded = {size: self._encode(batch, size) for size in set(self.sizes.values())}
+        excess = {size: model.excess(model.similarity(features)) for size, (features, _) in encoded.items()}
+        own = torch.stack([excess[self.sizes[n]][:, k] for k, n in enumerate(model.fused)], 1)
+        found = []
+        for i, (one, choice) in enumerate(zip(batch, choices(model, own), strict=True)):
+            features, size = encoded[self.sizes[choice.domain]]
+            mask = as_array(model.classes(features[i : i + 1], choice.domain, size)[0])
+            found.append(Answer(one, choice.domain, _enlarged(mask, one), choice))
+        return found
+
+    def _encode(self, batch: list[Decoded], scale: Scale) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Features (B,C,h,w) of the images at a scale, and their H, W there."""
+        images = torch.from_numpy(np.stack([resized(one.image, scale) for one in batch]))
+        image = images.to(self.model.mean.device).permute(0, 3, 1, 2)
+        return self.model.encode(image), (image.shape[2], image.shape[3])
+
+
+def _enlarged(mask: Mask, of: Decoded) -> Mask:
+    height, width = of.image.shape[:2]
+    return mask if mask.shape == (height, width) else cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def _too_large(batch: Sequence[Decoded], sizes: Mapping[str, Scale], error: BaseException) -> str:
+    height, width = batch[0].image.shape[:2]
+    fix = (
+        "take a smaller --batch-size"
+        if len(batch) > 1
+        else "cut it into tiles, reduce it, or predict it where there is more memory"
+    )
+    names = ", ".join(str(one.item.path) for one in batch)
+    what = f"each of {width}×{height} pixels" if len(batch) > 1 else f"{width}×{height} pixels"
+    return f"{names}: {what}, for which there is not enough memory ({' '.join(str(error).split())[:200]}); {fix}"
 
 
 def _write_all(
-    items: Sequence[Item],
-    masks: Callable[[Batches], Masks],
-    writers: Mapping[str, _Writer],
-    batch_size: int,
-    threads: int,
-    progress: Progress | None,
-) -> dict[str, np.ndarray]:
-    """Decode every image, predict it and write what was predicted; by domain the pixels (C_k,) of each class."""
-    pixels = {n: np.zeros(writer.space.num_classes, np.int64) for n, writer in writers.items()}
+    items: Sequence[Item], answering: _Answering, writers: Mapping[str, _Writer], batch_size: int, threads: int
+) -> Generator[Predicted, None, None]:
+    """Decode every image, predict it and write what was predicted; in the order of their sizes."""
     ahead = batch_size + threads
     with ThreadPoolExecutor(threads) as reading, ThreadPoolExecutor(threads) as writing:
         # By size, so that as few batches as possible are cut short where the size changes.
-        decoded = _ahead(reading, lambda i: (i, read_image(i.path)), sorted(items, key=lambda i: i.size), ahead)
-        batches = same_size_batches(decoded, batch_size, size=lambda pair: pair[1].shape)
-        written = _ahead(writing, lambda job: (job[3], writers[job[3]](*job[:3])), masks(batches), ahead)
-        for done, (domain, counts) in enumerate(written, 1):
-            pixels[domain] += counts
-            if progress:
-                progress(done, len(items))
-    return pixels
+        decoded = _ahead(reading, _decode, sorted(items, key=lambda i: i.size), ahead)
+        answers = chain.from_iterable(map(answering, answering.batches(decoded, batch_size)))
+        yield from _ahead(writing, lambda answer: writers[answer.domain](answer), answers, ahead)
 
 
-def _told(chosen: Mapping[str, Choice], domains: Sequence[str]) -> dict[str, Any]:
+def _decode(item: Item) -> Decoded:
+    try:
+        pixels, kind = read_picture(item.path)
+        remarks = tuple(f"{cell.how}; {cell.fix}" for cell in judge(kind) if cell.fix)
+        return Decoded(item, pixels, predicted.digest_of(item.path), remarks)
+    except ValueError as error:
+        raise ImageError(str(error)) from None
+    except (MemoryError, cv2.error) as error:
+        if not out_of_memory(error):
+            raise
+        raise ImageError(f"{item.path}: not enough memory to decode it; predict it where there is more") from error
+
+
+def _remarks(lines: Sequence[Predicted]) -> dict[str, list[str]]:
+    """The images of each remark."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        for remark in line.remarks:
+            found.setdefault(remark, []).append(line.image)
+    return found
+
+
+def _told(lines: Sequence[Predicted], domains: Sequence[str]) -> dict[str, Any]:
     """Which domain was chosen for each image, and how clearly."""
+    chosen = {line.image: clearest(line.excess or {}) for line in lines}
     return {
         "chosen": {n: sum(c.domain == n for c in chosen.values()) for n in domains},
         "ambiguous": sum(c.ambiguous for c in chosen.values()),
@@ -150,94 +280,22 @@ def _told(chosen: Mapping[str, Choice], domains: Sequence[str]) -> dict[str, Any
     }
 
 
-def _shares(space: LabelSpace, pixels: np.ndarray) -> dict[str, float]:
+def _shares(space: LabelSpace, lines: Sequence[Predicted]) -> dict[str, float]:
+    pixels = np.array([line.pixels for line in lines], np.int64).reshape(-1, space.num_classes).sum(0)
     return {n: float(share) for n, share in zip(space.names, pixels / max(pixels.sum(), 1), strict=True)}
 
 
-def _write_choices(path: Path, chosen: Mapping[str, Choice]) -> None:
+def _write_choices(path: Path, lines: Sequence[Predicted]) -> None:
     """A line for each image: its domain, the margin to the next, whether that is ambiguous, the excess of each."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    names = list(next(iter(chosen.values())).excess)
+    names = list(lines[0].excess or {})
     table.writerow(["image", "domain", "margin", "ambiguous", *(f"excess of {n}" for n in names)])
-    for image, c in chosen.items():
+    for line in lines:
+        c = clearest(line.excess or {})
         numbers = [f"{c.excess[n]:.3f}" for n in names]
-        table.writerow([image, c.domain, f"{c.margin:.3f}", "yes" if c.ambiguous else "no", *numbers])
+        table.writerow([line.image, c.domain, f"{c.margin:.3f}", "yes" if c.ambiguous else "no", *numbers])
     write_text(path, text.getvalue())
-
-
-def find_images(images: Path | Sequence[Path]) -> list[Item]:
-    """The images of a folder and of the folders inside it, of one file, or of a list of files; in order of name.
-
-    Raises one ValueError that lists every file that is no image or cannot be read, and all names that are not unique.
-    """
-    problems: list[str] = []
-    if isinstance(images, Path) and images.is_dir():
-        items = [Item(p, p.relative_to(images).with_suffix("")) for p in _walk(images, (), problems)]
-        if not items and not problems:
-            raise ValueError(f"{images}: no images in it; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
-    else:
-        paths = [images] if isinstance(images, Path) else list(images)
-        items = [Item(p, Path(p.stem)) for p in paths]
-        if not items:
-            raise ValueError("no images are given; give a folder or some files")
-    by_name: dict[Path, list[Path]] = {}
-    for item in items:
-        by_name.setdefault(item.name, []).append(item.path)
-    for name, paths in by_name.items():
-        if len(paths) > 1:
-            problems.append(f"{', '.join(map(str, paths))}: all would be written as {name}.png; rename all but one")
-    found = []
-    with warnings.catch_warnings():
-        # Pillow warns of large images; the limit that counts is ours.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for item in items:
-            try:
-                found.append(Item(item.path, item.name, _size(item.path)))
-            except ValueError as error:
-                problems.append(str(error))
-    if problems:
-        raise ValueError("images that cannot be predicted:\n" + "\n".join(f"  {p}" for p in problems))
-    return found
-
-
-def _walk(folder: Path, above: tuple[Path, ...], problems: list[str]) -> Iterator[Path]:
-    real = folder.resolve()
-    if real in above:
-        problems.append(f"{folder}: a link back to {real}, which it lies in; remove the link")
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda e: e.name)
-    except OSError as error:
-        problems.append(f"{folder}: cannot be read ({error.strerror}); mend its permissions")
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), (*above, real), problems)
-        else:
-            yield Path(entry.path)
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height of an image by its header. Raises ValueError that names the file."""
-    if path.is_dir():
-        raise ValueError(f"{path}: a folder; give it alone, or list its files")
-    try:
-        with Image.open(path, formats=("JPEG", "PNG", "BMP", "TIFF", "WEBP")) as image:
-            width, height = image.size
-    except UnidentifiedImageError:
-        raise ValueError(f"{path}: not an image; give JPEG, PNG, BMP, TIFF or WebP, or move it away") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"{path}: it claims more than {MAX_PIXELS} pixels; cut it into tiles") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error}); mend the path or the file") from None
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error}); copy or export it again") from None
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{path}: it claims {width}×{height} pixels, more than {MAX_PIXELS}; cut it into tiles")
-    return width, height
 
 
 def _domain(model: UniversalSegmenter, domain: str | None) -> str:
@@ -253,39 +311,13 @@ def _domain(model: UniversalSegmenter, domain: str | None) -> str:
     return domain
 
 
-def _check_out(out: Path, images: Path | Sequence[Path]) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: there already, and not an empty folder; give another one, or remove it")
-    if isinstance(images, Path) and images.is_dir() and out.resolve().is_relative_to(images.resolve()):
-        raise ValueError(f"{out}: lies inside the images' folder {images}; give a folder beside it")
-
-
-def _predicted(model: UniversalSegmenter, batches: Batches, domain: str, precision: Precision) -> Masks:
-    for batch in batches:
-        masks = as_array(predict_batch(model, _stacked(batch), domain, precision))
-        for (item, image), mask in zip(batch, masks, strict=True):
-            yield item, image, mask, domain
-
-
-def _chosen(model: Fused, batches: Batches, precision: Precision, chosen: dict[str, Choice]) -> Masks:
-    """Each image by the head that fits it best, which is noted in `chosen` by the image's name."""
-    device = model.mean.device
-    for batch in batches:
-        size = batch[0][1].shape[:2]
-        with torch.inference_mode(), autocast(device, precision):
-            features = model.encode(_stacked(batch).to(device).permute(0, 3, 1, 2))
-            found = choices(model, features)
-            masks = [
-                as_array(model.logits(features[i : i + 1], c.domain, (size[0], size[1])).argmax(1)[0])
-                for i, c in enumerate(found)
-            ]
-        for (item, image), mask, choice in zip(batch, masks, found, strict=True):
-            chosen[item.name.as_posix()] = choice
-            yield item, image, mask, choice.domain
-
-
-def _stacked(batch: list[tuple[Item, np.ndarray]]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([image for _, image in batch]))
+def _sizes(model: UniversalSegmenter, domain: str, fused: Fused | None) -> dict[str, Scale]:
+    """The size at which each domain that may answer sees an image."""
+    if fused is not None:
+        return {n: model.sizes[n] for n in fused.fused}
+    return {
+        domain: common_size(model, model.fused) if isinstance(model, Fused) and domain == FUSED else model.sizes[domain]
+    }
 
 
 @dataclass(frozen=True)
@@ -295,35 +327,51 @@ class _Writer:
     overlays: bool
     opacity: float
 
-    def __call__(self, item: Item, image: np.ndarray, mask: Mask) -> np.ndarray:
-        """Write what was predicted for one image; returns its pixels by class (C_k,). The mask comes last."""
+    def __call__(self, answer: Answer) -> Predicted:
+        """Write what was predicted for one image. The mask comes last."""
+        name, image, mask = answer.of.item.name.as_posix(), answer.of.image, answer.mask
         if self.overlays:
-            picture = overlay(image, mask, self.space, self.opacity)
-            write_image(self._place("overlays", item, ".jpg"), picture)
-        write_mask(self._place("masks", item, ".png"), mask, self.space)
-        return np.bincount(mask.ravel(), minlength=self.space.num_classes)
+            write_image(self._place("overlays", name), overlay(image, mask, self.space, self.opacity))
+        write_mask(self._place("masks", name), mask, self.space)
+        pixels = np.bincount(mask.ravel(), minlength=self.space.num_classes)
+        excess = dict(answer.choice.excess) if answer.choice else None
+        return Predicted(
+            image=name, digest=answer.of.digest, domain=answer.domain, pixels=tuple(pixels.tolist()), excess=excess,
+            remarks=answer.of.remarks,
+        )  # fmt: skip
 
-    def _place(self, folder: str, item: Item, ending: str) -> Path:
-        path = below(self.out, folder, item.name.as_posix(), ending=ending)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+    def has(self, name: str) -> bool:
+        return all(self._place(f, name).exists() for f in ("masks", *["overlays"] * self.overlays))
+
+    def _place(self, folder: str, name: str) -> Path:
+        return below(self.out, folder, name, ending=".png" if folder == "masks" else ".jpg")
 
 
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Any, count: int) -> Iterator[Any]:
-    """`map(work, items)` in the pool's threads, in order, with at most `count` results waiting."""
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], count: int) -> Iterator[Any]:
+    """`map(work, items)` in the pool's threads, in order, with at most `count` results waiting.
+
+    What `items` raises is raised when the results of all items before it were handed out.
+    """
     waiting: deque[Future] = deque()
     source = iter(items)
+    failure: Exception | None = None
+
+    def submit(more: int) -> None:
+        nonlocal failure
+        try:
+            for item in islice(source, more):
+                waiting.append(pool.submit(work, item))
+        except Exception as error:
+            failure = error
+
     try:
-        for item in islice(source, count):
-            waiting.append(pool.submit(work, item))
+        submit(count)
         while waiting:
             yield waiting.popleft().result()
-            for item in islice(source, 1):
-                waiting.append(pool.submit(work, item))
+            if failure is None:
+                submit(1)
+        if failure is not None:
+            raise failure
     finally:
         for future in waiting:
             future.cancel()
-
-
-def _count_masks(out: Path) -> int:
-    return sum(1 for _ in (out / "masks").rglob("[!.]*.png"))

@@ -81,6 +81,7 @@ def describe(model: UniversalSegmenter, digest: str) -> Description:
     """Label spaces, architecture, normalisation, and the SHA-256 of the weights."""
     return Description(
         domains={name: space.to_dict() for name, space in model.spaces.items()},
+        sizes=dict(model.sizes),
         # The run's own weights replace the pretrained ones, and LoRA is merged into them.
         model=model.settings.model_copy(update={"weights": None, "tuning": Full()}),
         **({"members": model.members} if isinstance(model, Ensemble) else {}),

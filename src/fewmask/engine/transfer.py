@@ -8,16 +8,17 @@ Shapes: B rows of a batch · C feature channels · C_y classes of Y · H×W pixe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fewmask.config import Precision, TrainSettings
+from fewmask.config.scale import Scale, in_words
 from fewmask.data.batch import Phase
 from fewmask.data.batches import Steps, loader
-from fewmask.data.domain import Domain
+from fewmask.data.domain import Domain, FileSource
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluate import Progress, count
 from fewmask.engine.fit import NonFiniteError
@@ -27,6 +28,26 @@ from fewmask.labels import ClassMapping
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.models.ensemble import Ensemble, networks
 from fewmask.models.universal import UniversalSegmenter
+
+
+def common_size(model: UniversalSegmenter, heads: Sequence[str]) -> Scale:
+    """The one size that these heads were trained at. Raises ValueError where they differ."""
+    sizes = {head: model.sizes[head] for head in heads}
+    if len(set(sizes.values())) > 1:
+        each = ", ".join(f"{head} {in_words(size)}" for head, size in sizes.items())
+        raise ValueError(
+            f"the heads were trained at different sizes ({each}) and cannot look at one image together; choose one of "
+            "them (--head, or --domain of `predict`)"
+        )
+    return next(iter(sizes.values()))
+
+
+def as_trained(model: UniversalSegmenter, target: Domain, heads: Sequence[str]) -> Domain:
+    """The target at the size that these heads were trained at, unless its settings say another. Scenes are drawn at the
+    size of their settings."""
+    if target.size is not None or not isinstance(target.source, FileSource):
+        return target
+    return target.at(common_size(model, heads))
 
 
 def through_mapping(
@@ -54,6 +75,7 @@ def through_mapping(
     """
     if source not in model.spaces:
         raise ValueError(f"no domain {source!r} in the model; its heads are {', '.join(model.domains)}")
+    target = as_trained(model, target, [source])
     mapping = ClassMapping.by_name(model.spaces[source], target.space, names)
     if not mapping.reachable:
         raise ValueError(
@@ -68,7 +90,7 @@ def through_mapping(
         "split": split,
         "images": len(target.splits[split]),
     }
-    return {"way": "mapping", "domains": {target.name: found}, "avg_miou": found["miou"]}
+    return {"way": "mapping", "domains": {target.name: found}, "avg_miou": found["miou"], "size": target.size}
 
 
 def mapped_scores(confusion: Tensor, mapping: ClassMapping) -> dict[str, Any]:
@@ -108,6 +130,7 @@ def with_new_head(
     Returns `{"domains": {target: scores}, "avg_miou": …, "loss": [first, last]}`. Raises ValueError for a target
     without labelled images or without the split, and NonFiniteError when training breaks down.
     """
+    target = as_trained(model, target, model.domains)
     images = len(target.stems(split))
     settings = settings or TrainSettings()
     # Loaders draw a number for their processes from the global generator, which is the caller's.
@@ -126,6 +149,7 @@ def with_new_head(
         "way": "new head",
         "domains": {target.name: found},
         "avg_miou": found["miou"],
+        "size": target.size,
         "loss": [losses[0].item(), losses[-1].item()],
     }
 

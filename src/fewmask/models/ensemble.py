@@ -26,6 +26,7 @@ class Ensemble(UniversalSegmenter):
         first = members[0]
         assert all((m.settings, m.spaces) == (first.settings, first.spaces) for m in members), "of one architecture"
         self.settings, self.spaces, self.members = first.settings, first.spaces, len(members)
+        self.sizes = first.sizes
         self.channels, self.stride = self.members * first.channels, first.stride
         self.embedding_stride, self.multiple = first.embedding_stride, first.multiple
         self.register_buffer("mean", first.mean, persistent=False)

@@ -111,6 +111,7 @@ class Fused(UniversalSegmenter):
         self.fused = tuple(prototypes.vectors)
         self.union = LabelUnion.of({n: model.spaces[n] for n in self.fused}, synonyms)
         self.settings, self.spaces = model.settings, {**model.spaces, FUSED: self.union.space, AUTO: self.union.space}
+        self.sizes = model.sizes
         self.channels, self.stride = model.channels, model.stride
         self.embedding_stride, self.multiple = model.embedding_stride, model.multiple
         self.features, self.heads, self.embedding = model.features, model.heads, model.embedding

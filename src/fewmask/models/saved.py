@@ -25,6 +25,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSeg
         model.load_state_dict(load_weights(run.weights, found.weights))
     except RuntimeError as error:
         raise ValueError(f"{run.weights}: not the weights of {run.model} ({error}); train the run again") from None
+    model.sizes = {name: found.sizes.get(name) for name in found.spaces}
     return model.to(device).eval()
 
 

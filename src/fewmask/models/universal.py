@@ -13,12 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewmask.config import ModelSettings
+from fewmask.config.scale import Scale
 from fewmask.labels import VOID, LabelSpace
 from fewmask.models import encoders
 from fewmask.models.memory import memory_for, ran_out
 from fewmask.models.norms import set_norms
 from fewmask.models.tuning import tune
 from fewmask.randomness import torch_seed
+
+STRIP = 2**24
+"""Logits at the image's size that `classes` holds at a time."""
 
 
 class UniversalSegmenter(nn.Module):
@@ -32,6 +36,8 @@ class UniversalSegmenter(nn.Module):
         super().__init__()
         self.settings = settings
         self.spaces = dict(spaces)
+        self.sizes: Mapping[str, Scale] = dict.fromkeys(spaces)
+        """What the images of each domain were brought to when its head was trained."""
         mean, std = encoders.normalisation(settings)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -116,6 +122,23 @@ class UniversalSegmenter(nn.Module):
     def logits(self, features: Tensor, domain: str, size: tuple[int, int]) -> Tensor:
         """G_k at the size of the image: features (B,C,h,w) → logits (B,C_k,H,W)."""
         return self.upsample(self.decode(features, domain), size)
+
+    def classes(self, features: Tensor, domain: str, size: tuple[int, int]) -> Tensor:
+        """The most likely class of each pixel: features (B,C,h,w) → (B,H,W) uint8.
+
+        It is the argmax of `logits`, taken in strips of rows, so that the logits of a large image never exist at once.
+        """
+        logits, (height, width) = self.decode(features, domain), size
+        found = torch.empty(len(logits), height, width, dtype=torch.uint8, device=logits.device)
+        cells = max(1, STRIP // (logits[:, :, 0].numel() * self.stride**2))
+        for first in range(0, -(-height // self.stride), cells):
+            # Bilinear upsampling looks one cell beyond the strip.
+            above, top = max(first - 1, 0), first * self.stride
+            part = logits[:, :, above : first + cells + 1]
+            rows = slice(top - above * self.stride, min(top + cells * self.stride, height) - above * self.stride)
+            whole = self.upsample(part, (part.shape[2] * self.stride, width))
+            found[:, top : top + rows.stop - rows.start] = whole[:, :, rows].argmax(1)
+        return found
 
     def forward(self, image: Tensor, domain: str) -> Tensor:
         """Logits (B,C_k,H,W) of `domain`'s classes at the size of the image."""

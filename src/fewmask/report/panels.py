@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from fewmask.config import Precision
+from fewmask.config.scale import in_words
 from fewmask.data.domain import Domain
 from fewmask.document.html import picture
 from fewmask.document.model import Block, Gallery, Key, Note, Picture, Section
@@ -48,7 +49,8 @@ def panels(
             pictures += _row(place, seen, show(model, seen.domain, stem, miou, precision))
         extra = [Key("not labelled or void", shape="hatch"), Key("error: wrong", colour=css(WRONG))]
         keys = [*legend(seen.domain.space), *extra, *_scale()]
-        title = f"{name}: of {len(seen.ranked)} images of {seen.split}"
+        scale = f", {in_words(seen.domain.size)}" if seen.domain.size is not None else ""
+        title = f"{name}: of {len(seen.ranked)} images of {seen.split}{scale}"
         blocks.append(Gallery(title, pictures, len(HEADS), HEADS, keys, ENTROPY))
     if model is not None:
         blocks += [_of_pool(model, domain, precision) for domain in unlabelled.values()]

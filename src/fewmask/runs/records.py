@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from fewmask.config import Fraction, ModelSettings
+from fewmask.config.scale import Scale
 from fewmask.labels import LabelSpace
 from fewmask.runs.reading import FileRecord, Record
 
@@ -228,6 +229,8 @@ class Description(FileRecord):
 
     domains: dict[str, dict[str, Any]]
     """By domain, its label space as plain data."""
+    sizes: dict[str, Scale] = {}
+    """By domain, what its images were brought to in training; as they are by default."""
     model: ModelSettings
     members: int = Field(1, ge=1, le=16, strict=True)
     """Networks in it whose logits are averaged."""

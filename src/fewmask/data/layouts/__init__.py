@@ -52,4 +52,4 @@ def load_domain(name: str, settings: DomainSettings, keep: bool = False) -> Doma
         raise ValueError(f"domain {name}:\n" + "\n".join(f"  {p}" for p in found.errors))
     assert found.space is not None
     source = FileSource(found.root, found.images, found.masks, found.space, settings.size, {} if keep else None)
-    return Domain(name, found.space, source, found.splits, found.labelled)
+    return Domain(name, found.space, source, found.splits, found.labelled, size=settings.size)

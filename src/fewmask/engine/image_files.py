@@ -1,0 +1,121 @@
+"""The images that are to be predicted, by their names and headers, before any of them is decoded."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from fewmask.data.headers import MAX_PIXELS
+from fewmask.data.layouts.listing import IMAGE_SUFFIXES
+from fewmask.paths import fault_of_stem
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to predict. `name` is its path below the images' folder, without its ending."""
+
+    path: Path
+    name: Path
+    size: tuple[int, int] = (0, 0)
+    """Width and height, by the file's header."""
+
+
+@dataclass(frozen=True)
+class Images:
+    items: Sequence[Item]
+    aside: Sequence[str]
+    """What else lies in the folder, by its path below it: files that are no images by their names, and everything whose
+    name begins with a dot. A folder ends in `/`; what is in it was not looked at."""
+
+
+def find_images(images: Path | Sequence[Path]) -> Images:
+    """The images of a folder and of the folders inside it, of one file, or of a list of files; in order of name.
+
+    In a folder an image is what ends as one; everything else is left aside. Raises one ValueError that lists every
+    image that cannot be read, every listed file that is no image, and all names that are not unique.
+    """
+    problems: list[str] = []
+    aside: list[str] = []
+    if isinstance(images, Path) and images.is_dir():
+        walked = _walk(images, (), problems, aside)
+        items = [Item(p, p.relative_to(images).with_suffix("")) for p in walked]
+        aside = [Path(p).relative_to(images).as_posix() + "/" * p.endswith("/") for p in aside]
+        if not items and not problems:
+            there = f", but {some(aside)}" if aside else ""
+            raise ValueError(f"{images}: no images in it{there}; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
+    else:
+        paths = [images] if isinstance(images, Path) else list(images)
+        items = [Item(p, Path(p.stem)) for p in paths]
+        if not items:
+            raise ValueError("no images are given; give a folder or some files")
+    by_name: dict[Path, list[Path]] = {}
+    for item in items:
+        by_name.setdefault(item.name, []).append(item.path)
+    for name, paths in by_name.items():
+        if len(paths) > 1:
+            problems.append(f"{', '.join(map(str, paths))}: all would be written as {name}.png; rename all but one")
+    found = []
+    with warnings.catch_warnings():
+        # Pillow warns of large images; the limit that counts is ours.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for item in items:
+            if wrong := fault_of_stem(item.name.as_posix()):
+                problems.append(f"{item.path}: its name becomes that of a mask: {wrong}")
+            try:
+                found.append(Item(item.path, item.name, _size(item.path)))
+            except ValueError as error:
+                problems.append(str(error))
+    if problems:
+        raise ValueError("images that cannot be predicted:\n" + "\n".join(f"  {p}" for p in problems))
+    return Images(found, aside)
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """A few of the names, and how many there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _walk(folder: Path, above: tuple[Path, ...], problems: list[str], aside: list[str]) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:
+        problems.append(f"{folder}: a link back to {real}, which it lies in; remove the link")
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError as error:
+        problems.append(f"{folder}: cannot be read ({error.strerror}); fix its permissions")
+        return
+    for entry in entries:
+        path, is_folder = Path(entry.path), entry.is_dir()
+        if entry.name.startswith(".") or not (is_folder or path.suffix.lower() in IMAGE_SUFFIXES):
+            aside.append(f"{path}/" if is_folder else str(path))
+        elif is_folder:
+            yield from _walk(path, (*above, real), problems, aside)
+        else:
+            yield path
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of an image by its header. Raises ValueError that names the file."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; give it alone, or list its files")
+    try:
+        with Image.open(path, formats=("JPEG", "PNG", "BMP", "TIFF", "WEBP")) as image:
+            width, height = image.size
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not an image; give JPEG, PNG, BMP, TIFF or WebP, or move it away") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path}: it claims more than {MAX_PIXELS} pixels; cut it into tiles") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error}); fix the path or the file") from None
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({error}); copy or export it again") from None
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{path}: it claims {width}×{height} pixels, more than {MAX_PIXELS}; cut it into tiles")
+    return width, height

@@ -1,0 +1,131 @@
+"""The folder of a prediction: which network and settings its files are of, and which images are done.
+
+`prediction.json` says whose the folder is. `predicted.jsonl` gets a line for each image when its files are whole, so
+that a prediction which was stopped goes on with the others and still counts all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fewmask.config.scale import Scale
+from fewmask.engine.image_files import Item
+from fewmask.files import hold, write_atomically, write_text
+from fewmask.models.universal import UniversalSegmenter
+
+RECORD, LINES, LOCK = "prediction.json", "predicted.jsonl", ".prediction.lock"
+
+
+class Prediction(BaseModel):
+    """What decides what the files of a prediction hold, and which there are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: str
+    """SHA-256 of the network, see `fingerprint`."""
+    domain: str
+    sizes: dict[str, Scale]
+    precision: str
+    overlays: bool
+    opacity: float
+    images: str | tuple[str, ...]
+    """The folder, or the files, that were given."""
+
+
+class Predicted(BaseModel):
+    """An image whose files are whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str
+    digest: str
+    """BLAKE2b of the image's file."""
+    domain: str
+    """Whose classes its mask holds."""
+    pixels: tuple[int, ...]
+    """Of each class."""
+    remarks: tuple[str, ...] = ()
+    """What has to be known of its pixels."""
+    excess: dict[str, float] | None = None
+    """With the domain "auto", see `generalise.Choice`."""
+
+
+def fingerprint(model: UniversalSegmenter) -> str:
+    """SHA-256 of a network's weights, statistics and label spaces."""
+    digest = hashlib.sha256(repr([(n, s.to_dict()) for n, s in model.spaces.items()]).encode())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().float().numpy().data)
+    return digest.hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); fix the path or its permissions") from None
+
+
+def check(out: Path, prediction: Prediction) -> None:
+    """Raises ValueError for a folder that holds anything but this prediction."""
+    record = out / RECORD
+    if not record.exists():
+        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
+            raise ValueError(f"{out}: there already, and neither a prediction nor an empty folder; give another --out")
+        return
+    try:
+        there = Prediction.model_validate_json(record.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{record}: damaged ({error.error_count()} faults); give another --out") from None
+    different = [name for name in Prediction.model_fields if getattr(there, name) != getattr(prediction, name)]
+    if different:
+        told = {"network": "another network", "images": f"other images ({_short(there.images)})"}
+        what = ", ".join(told.get(name, f"{name} {getattr(there, name)!r}") for name in different)
+        raise ValueError(f"{out}: holds another prediction: {what}; give another --out, or remove the folder")
+
+
+@contextmanager
+def held(out: Path, prediction: Prediction) -> Iterator[None]:
+    """While inside, the folder is this prediction's, and this process alone writes it. Raises ValueError as `check`."""
+    check(out, prediction)
+    with hold(out / LOCK, "is being written", "wait for its end, or give another --out"):
+        check(out, prediction)
+        if not (out / RECORD).exists():
+            write_text(out / RECORD, prediction.model_dump_json(indent=2) + "\n")
+        yield
+
+
+def read(out: Path, items: Sequence[Item]) -> dict[str, Predicted]:
+    """The images that are done, by name. Raises ValueError for a damaged file, and for an image that has changed."""
+    path = out / LINES
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    if lines.pop():  # a kill in the middle of a line
+        whole = b"".join(line + b"\n" for line in lines)
+        write_atomically(path, lambda file: file.write(whole))
+    try:
+        found = [Predicted.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        raise ValueError(f"{path}: damaged ({error.error_count()} faults); predict into another --out") from None
+    done = {line.image: line for line in found}
+    changed = [i for i in items if (line := done.get(i.name.as_posix())) and line.digest != digest_of(i.path)]
+    if changed:
+        raise ValueError(
+            f"{changed[0].path}: not the image any more that {out} holds a prediction of "
+            f"({len(changed)} of {len(items)} images have changed); give another --out"
+        )
+    return done
+
+
+def append(out: Path, line: Predicted) -> None:
+    with open(out / LINES, "a", encoding="utf-8") as file:
+        file.write(line.model_dump_json(exclude_none=True) + "\n")
+
+
+def _short(images: str | Sequence[str]) -> str:
+    return images if isinstance(images, str) else f"{len(images)} files"
