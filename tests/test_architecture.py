@@ -23,6 +23,7 @@ FLOORS = {
     "paths": -2,  # the cellar: names of users as paths
     "files": -1,  # how anything is put on a disk
     "stopping": -1,
+    "strict_yaml": -1,
     "labels": 0,
     "randomness": 0,
     "config": 1,

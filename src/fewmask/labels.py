@@ -17,9 +17,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import yaml
 
+from fewmask import strict_yaml
 from fewmask.files import write_text
+from fewmask.strict_yaml import short
 
 NOT_LABELLED = 254
 VOID = 255
@@ -198,13 +199,11 @@ class LabelSpace:
         Classes are ordered by id. Raises ValueError that names the file, the entry and the mend.
         """
         try:
-            data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
+            data, text = strict_yaml.read(path)
         except FileNotFoundError:
             raise ValueError(
                 f"{path}: not found; write one: `classes: {{0: {{name: road}}, 1: {{name: sky}}}}`"
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict) or not isinstance(data.get("classes"), dict):
             raise ValueError(f"{path}: needs a mapping `classes:` from id to name; see docs/formats.md")
         unknown = sorted(str(key) for key in set(data) - {"classes", "ignore"})
@@ -212,7 +211,7 @@ class LabelSpace:
             raise ValueError(f"{path}: unknown keys {', '.join(unknown)}; only `classes` and `ignore` are read")
         ignore = data.get("ignore") or []
         if not isinstance(ignore, list) or not all(_is_id(i) for i in ignore):
-            raise ValueError(f"{path}: `ignore` is a list of ids, this is {ignore!r}")
+            raise ValueError(f"{path}: `ignore` is a list of ids, this is {short(ignore)}")
         if len(data["classes"]) > MAX_CLASSES:
             raise ValueError(
                 f"{path}: {len(data['classes'])} classes; masks are 8-bit and hold at most {MAX_CLASSES} "
@@ -223,13 +222,18 @@ class LabelSpace:
             sorted(data["classes"].items(), key=lambda item: str(item[0]).zfill(4))
         ):
             if not _is_id(raw):
-                raise ValueError(f"{path}: the id {raw!r} is not a number from 0 to 255; masks are 8-bit, renumber it")
+                what = f"the id {short(raw)} is not a number from 0 to 255"
+                raise ValueError(f"{path}: {what}; masks are 8-bit, renumber it")
             entry = {"name": entry} if isinstance(entry, str) else entry
+            name = entry.get("name", "") if isinstance(entry, dict) else entry
+            if name is None or isinstance(name, bool | int | float):
+                place = ["classes", raw, *(["name"] if isinstance(entry, dict) else [])]
+                raise ValueError(f"{path}: class {raw}: {strict_yaml.unquoted(text, place, name)}")
             if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or set(entry) - {"name", "color"}:
-                raise ValueError(f"{path}: class {raw}: write `{{name: …, color: [r, g, b]}}`, not {entry!r}")
+                raise ValueError(f"{path}: class {raw}: write `{{name: …, color: [r, g, b]}}`, not {short(entry)}")
             colour = entry.get("color", distinct_colour(position))
             if not isinstance(colour, list | tuple) or len(colour) != 3 or not all(_is_id(v) for v in colour):
-                raise ValueError(f"{path}: class {raw}: a color is three numbers from 0 to 255, not {colour!r}")
+                raise ValueError(f"{path}: class {raw}: a color is three numbers from 0 to 255, not {short(colour)}")
             names.append(entry["name"])
             colours.append((int(colour[0]), int(colour[1]), int(colour[2])))
         raw_ids = {int(raw): i for i, raw in enumerate(sorted(data["classes"]))}
@@ -243,8 +247,7 @@ class LabelSpace:
         smallest = {c: min(r for r, i in self.raw_ids.items() if i == c) for c in range(self.num_classes)}
         classes = {smallest[i]: {"name": n, "color": list(self.colours[i])} for i, n in enumerate(self.names)}
         ignore = self.void_ids if self.void_id == VOID else self.void_ids | {self.void_id}  # who paints has to know it
-        text = yaml.safe_dump({"ignore": sorted(ignore), "classes": classes}, sort_keys=False, default_flow_style=None)
-        write_text(path, text)
+        write_text(path, strict_yaml.dump({"ignore": sorted(ignore), "classes": classes}))
 
 
 @dataclass(frozen=True)
@@ -376,18 +379,6 @@ def distinct_colour(index: int) -> Colour:
     low, fall, rise = 1 - saturation, 1 - saturation * rest, 1 - saturation * (1 - rest)
     rgb = [(1, rise, low), (fall, 1, low), (low, 1, rise), (low, fall, 1), (rise, low, 1), (1, low, fall)][sector % 6]
     return (round(255 * value * rgb[0]), round(255 * value * rgb[1]), round(255 * value * rgb[2]))
-
-
-# libyaml reads ten times as fast; PyYAML is built without it on some systems.
-class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML in which a key that is given twice is an error: of two classes with one id PyYAML would drop the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(k) for k in keys if keys.count(k) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _position(space: LabelSpace, name: str) -> int:

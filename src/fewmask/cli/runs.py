@@ -232,14 +232,17 @@ def _transfer(
 
 
 def _class_names(path: Path) -> dict[str, str | None]:
-    import yaml
-
-    from fewmask.labels import UniqueKeys
+    from fewmask import strict_yaml
 
     try:
-        names = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        names, text = strict_yaml.read(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not found; write a file of `source: target` lines") from None
+    for source, target in names.items() if isinstance(names, dict) else ():
+        if not isinstance(source, str):
+            raise ValueError(f"{path}: {strict_yaml.unquoted(text, [source], source, key=True)}")
+        if isinstance(target, bool | int | float):
+            raise ValueError(f"{path}: {source}: {strict_yaml.unquoted(text, [source], target)}")
     if not isinstance(names, dict) or not all(isinstance(v, str | None) for pair in names.items() for v in pair):
         raise ValueError(f"{path}: a class mapping is `source: target` lines, `source: null` where there is none")
     return names

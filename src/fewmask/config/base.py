@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+)
+from pydantic_core import CoreSchema
 
 from fewmask.paths import fault
 
@@ -18,7 +28,10 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 def _from_here(path: Path, info: ValidationInfo) -> Path:
     """Relative paths are relative to the file that names them, handed over as validation context."""
-    return Path(os.path.abspath((info.context or {}).get("folder", Path()) / path.expanduser()))
+    try:
+        return Path(os.path.abspath((info.context or {}).get("folder", Path()) / path.expanduser()))
+    except RuntimeError:  # `~somebody`
+        raise ValueError(f"there is no home folder {path.parts[0]}; write the whole path") from None
 
 
 ConfigPath = Annotated[Path, AfterValidator(_from_here)]
@@ -43,5 +56,25 @@ def _ascends(ends: tuple[float, float]) -> tuple[float, float]:
 Interval = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascends)]
 
 
+def _make_strict(schema: Any) -> None:
+    """Every number and truth value in a schema; a strict model would also refuse a list for a tuple."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("int", "float", "bool"):
+            schema["strict"] = True
+        for part in schema.values():
+            _make_strict(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _make_strict(part)
+
+
 class Settings(BaseModel):
+    """Numbers and truth values are what they are written as: `steps: true` is no number, nor is `steps: "80"`."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _make_strict(schema)
+        return schema

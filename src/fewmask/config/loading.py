@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 
+from fewmask import strict_yaml
 from fewmask.config.base import Name, Settings
 from fewmask.config.campaign import CampaignSettings
 from fewmask.config.domains import LAYOUTS, DomainSettings, LabelledSettings
 from fewmask.config.spelling import meant, mend_key
 from fewmask.config.training import ModelSettings, TrainSettings
-from fewmask.labels import UniqueKeys
 from fewmask.paths import alike
+
+MOST_PROBLEMS = 50
 
 
 class Config(Settings):
@@ -56,14 +57,12 @@ def load(path: Path, overrides: Sequence[str] = (), methods: Mapping[str, type[S
     `methods` gives the settings' type of each method by its name; without it, the method's settings stay plain data.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
+        data, text = strict_yaml.read(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; give the path of a configuration, see configs/") from None
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # of a date that there is not, ValueError
-        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: a configuration is a mapping of keys, see configs/")
-    return parse(data, path.parent, methods, str(path), overrides)
+    return parse(data, path.parent, methods, str(path), overrides, text)
 
 
 def parse(
@@ -72,48 +71,60 @@ def parse(
     methods: Mapping[str, type[Settings]] | None = None,
     source: str = "configuration",
     overrides: Sequence[str] = (),
+    text: str | None = None,
 ) -> Config:
     """Check plain data as a configuration; relative paths in it are relative to `folder`. Errors as in `load`, of
-    which `source` names the place."""
-    given = deepcopy(dict(data))
+    which `source` names the place. `text` is the YAML of the data, for messages about how a value is written.
+
+    Keys of the outermost mapping that begin with `x-` are left for anchors: nothing else reads them.
+    """
+    given: dict[str, Any] = {
+        key: _copied(value) for key, value in data.items() if not (isinstance(key, str) and key.startswith("x-"))
+    }
     problems = [problem for override in overrides if (problem := _override(given, override))]
     data = {key: value for key, value in given.items() if key != "method" or value is not None}
-    method, method_problems = _method(data.get("method"), methods or {}, folder)
+    method, method_problems = _method(data.get("method"), methods or {}, folder, text)
     if "method" in data:
         data["method"] = method
     config = None
     try:
         config = Config.model_validate(data, context={"folder": folder})
     except ValidationError as error:
-        problems += [_sentence(e["loc"], e["msg"], e.get("input")) for e in error.errors()]
+        problems += _sentences(error, text)
     problems += method_problems
     if problems:
-        raise ValueError(f"{source}:\n" + "\n".join(f"  {p}" for p in problems))
+        more = [f"… and {len(problems) - MOST_PROBLEMS:,} more"] if len(problems) > MOST_PROBLEMS else []
+        raise ValueError(f"{source}:\n" + "\n".join(f"  {p}" for p in [*problems[:MOST_PROBLEMS], *more]))
     assert config is not None
     return config
 
 
 def dump(config: Config) -> str:
     """The fully resolved configuration as YAML that `load` reads back to an equal one (paths absolute)."""
-    return yaml.safe_dump(
-        config.model_dump(mode="json", serialize_as_any=True), sort_keys=False, default_flow_style=None
-    )
+    return strict_yaml.dump(config.model_dump(mode="json", serialize_as_any=True))
 
 
-def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path) -> tuple[Any, list[str]]:
+def _copied(value: Any) -> Any:
+    """Plain data of which no two parts are one object, as where YAML has an alias: an override changes one of them."""
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path, text: str | None) -> tuple[Any, list[str]]:
     if not methods or data is None:
         return data, []
     data = {"name": data} if isinstance(data, str) else data
     given = data.get("name") if isinstance(data, dict) else data
     if not isinstance(data, dict) or not isinstance(given, str) or given not in methods:
-        like = meant(str(given), methods)
+        like = meant(given, methods) if isinstance(given, str) else None
         mend = f"did you mean {like}? There are" if like else "there are"
-        return data, [f"method.name: no method {given!r}; {mend} {', '.join(sorted(methods))}"]
+        return data, [f"method.name: no method {strict_yaml.short(given)}; {mend} {', '.join(sorted(methods))}"]
     kind = methods[given]
     try:
         return kind.model_validate(data, context={"folder": folder}), []
     except ValidationError as error:
-        return data, [_sentence(("method", *e["loc"]), e["msg"], e.get("input"), kind) for e in error.errors()]
+        return data, _sentences(error, text, kind)
 
 
 def _override(data: dict[str, Any], override: str) -> str | None:
@@ -123,23 +134,31 @@ def _override(data: dict[str, Any], override: str) -> str | None:
     if not equals or not all(parts):
         return f"override {override!r}: write key.sub=value"
     try:
-        parsed = yaml.load(value, UniqueKeys)
-    except yaml.YAMLError as error:
-        return f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}"
+        parsed = strict_yaml.parse(value)
+    except ValueError as error:
+        return f"override {strict_yaml.short(override)}: the value is not YAML: {error}"
     place = data
     for part in parts[:-1]:
         inner = place.setdefault(part, {})
         if isinstance(inner, str) and part == "method":
             inner = place[part] = {"name": inner}
         if not isinstance(inner, dict):
-            return f"override {override!r}: {part} is {inner!r}, which has no keys inside"
+            return f"override {override!r}: {part} is {strict_yaml.short(inner)}, which has no keys inside"
         place = inner
     place[parts[-1]] = parsed
     return None
 
 
-def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Settings] | None = None) -> str:
-    """What pydantic found at a place of the configuration, in a user's words; `method` where it is in its settings."""
+def _sentences(error: ValidationError, text: str | None, method: type[Settings] | None = None) -> list[str]:
+    """What pydantic found, in a user's words, as far as it is shown; `method` where it is in a method's settings."""
+    found = error.errors()
+    place = ("method",) if method else ()
+    shown = [_sentence((*place, *e["loc"]), e, text, method) for e in found[:MOST_PROBLEMS]]
+    return shown + [e["msg"] for e in found[MOST_PROBLEMS:]]
+
+
+def _sentence(loc: Sequence[Any], error: ErrorDetails, text: str | None, method: type[Settings] | None) -> str:
+    message, value = error["msg"], error.get("input")
     if loc[0] in ("domains", "held_out"):
         loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
     # What stands behind a key of a union is the alternative, not a key.
@@ -147,6 +166,11 @@ def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Setting
     alternative = ("function-after[", "literal[", "dict[", "[key]", "tuple[", "list[", "constrained-")
     place = [word for word in words if not word.startswith(alternative)]
     key = ".".join(word if word.isprintable() else ascii(word) for word in place)
+    if error["type"] in ("string_type", "invalid_key") and (value is None or isinstance(value, bool | int | float)):
+        is_key = error["type"] == "invalid_key" or error["loc"][-1] == "[key]"
+        steps = [part for part in loc if part != "[key]"]
+        where = ".".join(map(str, steps[:-1])) or "a key" if is_key else key
+        return f"{where}: {strict_yaml.unquoted(text, steps, value, is_key)}"
     if message.startswith("Extra inputs"):
         return f"{key}: unknown key; {mend_key(method, place[1:]) if method else mend_key(Config, place)}"
     if message == "Field required":
@@ -154,7 +178,8 @@ def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Setting
     if message.startswith("Unable to extract tag"):
         return f"{key}.layout: missing; add one of {', '.join(LAYOUTS)}"
     if message.startswith("Input tag"):
-        return f"{key}.layout: there is no such layout; take one of {', '.join(LAYOUTS)} (given: {value['layout']!r})"
+        given = strict_yaml.short(value["layout"])
+        return f"{key}.layout: there is no such layout; take one of {', '.join(LAYOUTS)} (given: {given})"
     if message.startswith("Input should be a valid dictionary"):
         message = "Input should be a mapping of keys"
     if message == "Input should be a valid tuple":
@@ -162,5 +187,5 @@ def _sentence(loc: Sequence[Any], message: str, value: Any, method: type[Setting
     if key == "name" and message.startswith("String should match"):
         message = "It names a folder: write letters, digits, dots, dashes and underscores, without spaces"
     message = message.removeprefix("Value error, ")
-    given = "" if isinstance(value, dict) else f" (given: {value!r})"  # a mapping's keys are in the message
+    given = "" if isinstance(value, dict) else f" (given: {strict_yaml.short(value)})"  # a mapping's keys are told
     return f"{key}: {message[0].lower()}{message[1:]}{given}"

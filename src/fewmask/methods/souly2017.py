@@ -19,14 +19,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor, nn
 
+from fewmask import strict_yaml
 from fewmask.config.methods import Souly2017Settings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.batches import batch_name
 from fewmask.data.domain import Domain
-from fewmask.labels import NOT_LABELLED, VOID, UniqueKeys
+from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import surprise_if_fake, surprise_if_real, with_fake
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.entropy import masked_mean
@@ -35,6 +35,7 @@ from fewmask.methods.common.base import Method, OwnOptimiser, sum_over_domains, 
 from fewmask.models.batch_norm import statistics_kept
 from fewmask.models.generator import Generator
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.strict_yaml import short
 
 
 class Souly2017(Method):
@@ -159,8 +160,8 @@ def image_labels(path: Path, domain: Domain) -> dict[str, Tensor]:
     Raises ValueError that names the file and all that is wrong in it.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        data, text = strict_yaml.read(path, times=16)  # it may be written by a program, for a whole dataset
+    except (OSError, ValueError) as error:
         raise ValueError(f"method.weak.{domain.name}: {path} cannot be read ({error})") from None
     if not isinstance(data, dict):
         raise ValueError(f"method.weak.{domain.name}: {path} holds no mapping; write `image: [class, …]` in each line")
@@ -169,8 +170,10 @@ def image_labels(path: Path, domain: Domain) -> dict[str, Tensor]:
     for stem, names in data.items():
         if str(stem) not in train:
             problems.append(f"{stem}: no image of train")
-        elif not isinstance(names, list) or not names or not set(names) <= set(classes):
-            problems.append(f"{stem}: {names!r} is no list of classes; there are {', '.join(classes)}")
+        elif not isinstance(names, list) or not names or not all(name in classes for name in names):
+            wrong = next((i for i, n in enumerate(names) if not isinstance(n, str)), None) if names else None
+            fix = "" if wrong is None else f" ({strict_yaml.unquoted(text, [stem, wrong], names[wrong])})"
+            problems.append(f"{stem}: {short(names)} is no list of classes{fix}; there are {', '.join(classes)}")
         else:
             found[batch_name(domain, str(stem))] = torch.tensor([name in names for name in classes])
     if problems:

@@ -14,11 +14,10 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
+from fewmask import strict_yaml
 from fewmask.config import SETTINGS, Config, Fraction, Settings, parse
-from fewmask.labels import UniqueKeys
 
 HERE = files(__name__)
 SOURCES = "sources.yaml"  # what recipes need, and where it is to be had
@@ -138,8 +137,8 @@ def text(name: str) -> str:
 def read(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError as `text`, and for a file that is none, with all that is wrong."""
     try:
-        return Recipe.model_validate(yaml.load(text(name), UniqueKeys))
-    except yaml.YAMLError as error:
+        return Recipe.model_validate(strict_yaml.parse(text(name)))
+    except ValueError as error:
         raise ValueError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
@@ -148,7 +147,7 @@ def read(name: str) -> Recipe:
 
 def sources() -> dict[str, Source]:
     """What recipes need, by path under the data's folder."""
-    found = yaml.load((HERE / SOURCES).read_text(encoding="utf-8"), UniqueKeys)
+    found = strict_yaml.parse((HERE / SOURCES).read_text(encoding="utf-8"))
     return {path: Source.model_validate(source) for path, source in found.items()}
 
 

@@ -29,11 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
+from fewmask import strict_yaml
 from fewmask.config import Config, read_config
 from fewmask.files import Written, hold, is_unfinished, write_json
-from fewmask.labels import UniqueKeys
 from fewmask.paths import below
 from fewmask.runs import settings
 from fewmask.runs.counts import ImageCounts, write_counts
@@ -183,11 +181,11 @@ class RunFolder:
         """The configuration as plain data. Raises ValueError for a missing or damaged file."""
         fix = "put it back from a copy, or train the run again"
         try:
-            data = yaml.load(self.check().config.read_text(encoding="utf-8"), UniqueKeys)
+            data, _ = strict_yaml.read(self.check().config)
         except OSError as error:
             raise ValueError(f"{self.config}: cannot be read ({error.strerror}); fix its permissions") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError(f"{self.config}: damaged ({' '.join(str(error).split())}); {fix}") from None
+        except ValueError as error:
+            raise ValueError(f"{self.config}: damaged ({str(error).removeprefix(f'{self.config}: ')}); {fix}") from None
         if not isinstance(data, dict) or not {"name", "seed", "domains", "method"} <= data.keys():
             raise ValueError(f"{self.config}: damaged (not the configuration of a run); {fix}")
         return data
