@@ -16,7 +16,6 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
 )
-from pydantic_core import CoreSchema
 
 from fewmask.paths import fault
 
@@ -74,7 +73,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
         schema = handler(source)
         _make_strict(schema)
         return schema

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails
 
 from fewmask import strict_yaml
 from fewmask.config.base import Name, Settings
@@ -157,7 +156,7 @@ def _sentences(error: ValidationError, text: str | None, method: type[Settings] 
     return shown + [e["msg"] for e in found[MOST_PROBLEMS:]]
 
 
-def _sentence(loc: Sequence[Any], error: ErrorDetails, text: str | None, method: type[Settings] | None) -> str:
+def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Settings] | None) -> str:
     message, value = error["msg"], error.get("input")
     if loc[0] in ("domains", "held_out"):
         loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
