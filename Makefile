@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-slow test-browser test-label-studio lint format bench docs clean
+.PHONY: help env demo test test-slow test-browser test-label-studio lint audit format bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,15 @@ lint: env ## style, format and types
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
+# It has an environment of its own, so that what it needs is not audited with what it audits.
+audit: env ## ask the advisory database about the installed packages; needs a network
+	$(BASE_PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit || { \
+	  echo "make audit: pip-audit cannot be installed; the network does not allow it. Nothing was audited." >&2; exit 1; }
+	@$(PYTHON) -m pip freeze --exclude-editable | grep -v '@' | sed 's/+[a-z0-9.]*$$//' > .venv-audit/installed.txt
+	@.venv-audit/bin/pip-audit --disable-pip --no-deps --progress-spinner off -r .venv-audit/installed.txt || { \
+	  echo "make audit: advisories as listed above or, where a connection failed, nothing was audited." >&2; exit 1; }
+
 format: env ## rewrite the code in the project's format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
@@ -71,5 +80,5 @@ docs: env ## build the documentation's site into site/; to read it: python3 -m h
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 clean: ## remove the environments and the caches; runs are left alone
-	rm -rf $(VENV) $(LABEL_STUDIO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site docs/reference/cli.md src/fewmask.egg-info
+	rm -rf $(VENV) $(LABEL_STUDIO) .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site docs/reference/cli.md src/fewmask.egg-info
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -28,6 +28,7 @@ from fewmask import card
 from fewmask.engine.run import load_model, versions
 from fewmask.files import write_atomically
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.paths import AnyPath
 from fewmask.randomness import generator
 from fewmask.runs import RunFolder
 
@@ -38,7 +39,7 @@ LARGEST = 2**31 - 2**20
 TOLERANCE = 1e-3
 
 
-def export(run: Path, out: Path, domain: str | None = None, seeds: Sequence[Path] = ()) -> dict[str, Any]:
+def export(run: AnyPath, out: AnyPath, domain: str | None = None, seeds: Sequence[AnyPath] = ()) -> dict[str, Any]:
     """Write the trained network of a run as ONNX: all its heads, or that of `domain` alone.
 
     Input `image`, float32 (B,3,H,W), RGB in 0–255, any B, H and W; one output `logits_<domain>`, float32 (B,C_k,H,W),
@@ -53,6 +54,7 @@ def export(run: Path, out: Path, domain: str | None = None, seeds: Sequence[Path
     file that exists, a missing package, and a network that cannot be exported.
     """
     _check_packages()
+    run, out = Path(run), Path(out)
     if out.exists():
         raise ValueError(f"{out}: there already; give another name, or remove it")
     model = load_model(run)
@@ -63,7 +65,7 @@ def export(run: Path, out: Path, domain: str | None = None, seeds: Sequence[Path
     if domain is not None and domain not in trained:
         raise ValueError(f"the run did not train a head for {domain!r}; it trained {', '.join(trained)}")
     domains = trained if domain is None else (domain,)
-    record = card.read(run, seeds) if seeds or finished else None
+    record = card.read(run, [Path(seed) for seed in seeds]) if seeds or finished else None
     data = to_onnx(model, domains).SerializeToString()
     difference = compare(model, data, domains)
     write_atomically(out, lambda file: file.write(data))

@@ -20,6 +20,7 @@ import numpy as np
 
 from fewmask import strict_yaml
 from fewmask.files import write_text
+from fewmask.paths import AnyPath
 from fewmask.strict_yaml import short
 
 NOT_LABELLED = 254
@@ -193,11 +194,12 @@ class LabelSpace:
         )
 
     @classmethod
-    def from_yaml(cls, path: Path) -> LabelSpace:
+    def from_yaml(cls, path: AnyPath) -> LabelSpace:
         """Read a `classes.yaml`: `classes: {id: {name, color}}` (or `{id: name}`) and `ignore: [ids]`.
 
         Classes are ordered by id. Raises ValueError that names the file, the entry and the mend.
         """
+        path = Path(path)
         try:
             data, text = strict_yaml.read(path)
         except FileNotFoundError:
@@ -242,12 +244,12 @@ class LabelSpace:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def write_yaml(self, path: Path) -> None:
+    def write_yaml(self, path: AnyPath) -> None:
         """Write a `classes.yaml` that `from_yaml` reads; of several raw ids of a class the smallest is kept."""
         smallest = {c: min(r for r, i in self.raw_ids.items() if i == c) for c in range(self.num_classes)}
         classes = {smallest[i]: {"name": n, "color": list(self.colours[i])} for i, n in enumerate(self.names)}
         ignore = self.void_ids if self.void_id == VOID else self.void_ids | {self.void_id}  # who paints has to know it
-        write_text(path, strict_yaml.dump({"ignore": sorted(ignore), "classes": classes}))
+        write_text(Path(path), strict_yaml.dump({"ignore": sorted(ignore), "classes": classes}))
 
 
 @dataclass(frozen=True)

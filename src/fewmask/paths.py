@@ -13,6 +13,9 @@ from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote
 
+AnyPath = str | os.PathLike[str]
+"""What functions for users take where they need a path: they make a `Path` of it first."""
+
 LONGEST = 255
 """Bytes of a file's or folder's name, on all common file systems."""
 LONGEST_NAME = 100

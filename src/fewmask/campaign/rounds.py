@@ -47,7 +47,7 @@ from fewmask.engine.run import begin, load_domains, open_run
 from fewmask.files import write_bytes
 from fewmask.labels import NOT_LABELLED
 from fewmask.methods import METHODS
-from fewmask.paths import below
+from fewmask.paths import AnyPath, below
 from fewmask.randomness import generator
 from fewmask.runs import Budget, CampaignSummary, Entry, Round, RunFolder
 
@@ -57,7 +57,7 @@ DOMAINS_APART = 2**40
 
 def campaign(
     config: Config,
-    folder: Path,
+    folder: AnyPath,
     observe: Observer = lambda moment: None,
     enough: bool = False,
     accept_older_ledger: bool = False,
@@ -72,7 +72,7 @@ def campaign(
     done of a training or of a look at the pool is saved.
     """
     with stopping.heeded(), distributed.processes():
-        rounds = _Rounds(config, folder, observe, enough, accept_older_ledger)
+        rounds = _Rounds(config, Path(folder), observe, enough, accept_older_ledger)
         with begin(rounds.run, config):
             return rounds.run_through()
 

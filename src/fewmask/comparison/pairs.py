@@ -5,6 +5,7 @@ Shapes: S seeds · N images · R draws · F figures of a domain: mIoU, mIoU of s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from fewmask.comparison.runs import Group, Scored, differing, groups
 from fewmask.comparison.statistics import LEVEL, Array, Estimate, estimate, holm, means, redrawn
+from fewmask.paths import AnyPath
 from fewmask.randomness import generator
 from fewmask.runs.records import mean
 
@@ -23,7 +25,7 @@ MEANS = ("miou", "miou_shared", "miou_private")
 CLASS = "iou/"  # before a class's name, which may be any
 
 
-def compare(places: Sequence[str | Path], draws: int = DRAWS) -> dict[str, Any]:
+def compare(places: AnyPath | Sequence[AnyPath], draws: int = DRAWS) -> dict[str, Any]:
     """Compare the methods among the runs at `places` (see `runs.groups`) with the first of them, paired by seed.
 
     Returns `{"schema", "level", "draws", "methods": [{"name", "runs", "seconds", "avg_miou": {"mean", "sd"}, "domains":
@@ -39,10 +41,11 @@ def compare(places: Sequence[str | Path], draws: int = DRAWS) -> dict[str, Any]:
     are the same for both: a network of other domains shares other classes. Raises ValueError for fewer than two
     methods, no domain or no seed in common, and classes that differ.
     """
-    found, warnings = groups(places)
+    named = [Path(place) for place in ([places] if isinstance(places, str | os.PathLike) else places)]
+    found, warnings = groups(named)
     if len(found) < 2:
         raise ValueError(
-            f"{', '.join(map(str, places))}: runs of one method only ({found[0].name}); name at least two methods"
+            f"{', '.join(map(str, named))}: runs of one method only ({found[0].name}); name at least two methods"
         )
     if len(found) > 2:
         warnings.append(

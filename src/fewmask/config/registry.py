@@ -15,6 +15,7 @@ from typing import Any
 from fewmask.config import loading, methods
 from fewmask.config.base import Settings
 from fewmask.config.loading import Config
+from fewmask.paths import AnyPath
 
 SETTINGS: dict[str, type[Settings]] = {kind.model_fields["name"].default: kind for kind in methods.EVERY}
 METHODS: dict[str, Any] = {}
@@ -29,19 +30,19 @@ def register(method: Any) -> None:
     METHODS[method.name], SETTINGS[method.name] = method, method.Settings
 
 
-def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def read_config(path: AnyPath, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, and `key.sub=value` on top of it, as a configuration. Relative paths are relative to the file.
 
     Raises ValueError that lists every unknown, missing and conflicting key at once.
     """
     register_installed()
-    return loading.load(path, overrides, SETTINGS)
+    return loading.load(Path(path), overrides, SETTINGS)
 
 
-def parse_config(data: Mapping[str, Any], folder: Path = Path()) -> Config:
+def parse_config(data: Mapping[str, Any], folder: AnyPath = ".") -> Config:
     """Check plain data as a configuration. Relative paths are relative to `folder`. Errors as in `read_config`."""
     register_installed()
-    return loading.parse(data, folder, SETTINGS)
+    return loading.parse(data, Path(folder), SETTINGS)
 
 
 @cache

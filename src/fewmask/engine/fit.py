@@ -48,6 +48,7 @@ from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import synchronise
 from fewmask.models.memory import memory_for
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.paths import AnyPath
 from fewmask.randomness import torch_generator, torch_seed
 from fewmask.runs import ImageCounts, RunFolder, StepLine, Summary, Validation, ValidationLine, write_counts
 
@@ -74,10 +75,10 @@ class Training(nn.Module):
 
 def train(
     config: Config,
-    folder: Path,
+    folder: AnyPath,
     observe: Observer = lambda moment: None,
     domains: Mapping[str, Domain] | None = None,
-    start: Path | None = None,
+    start: AnyPath | None = None,
 ) -> dict[str, Any]:
     """Train, or go on with the run in `folder`, and return its summary (also `summary.json`).
 
@@ -85,6 +86,7 @@ def train(
     the same network to start from. Raises ValueError for wrong settings, data or folder, NonFiniteError when training
     breaks down, and `stopping.Stopped` after Ctrl-C or SIGTERM, when the step is done and saved.
     """
+    folder = Path(folder)
     with stopping.heeded(), distributed.processes():
         known = load_domains(config) if domains is None else dict(domains)
         device = choose_device(config.train.device)
@@ -96,7 +98,7 @@ def train(
                 return run.read_summary().to_dict()
             # Whoever gives domains knows which of their masks are labelled in part.
             known = with_parts(known) if domains is None else known
-            fit = _Fit(config, run, known, device, observe, start)
+            fit = _Fit(config, run, known, device, observe, Path(start) if start is not None else None)
             with begin(run, config):
                 return fit.run_through()
 

@@ -39,7 +39,7 @@ from fewmask.files import write_text
 from fewmask.labels import LabelSpace, Mask
 from fewmask.models.fusion import AUTO, FUSED, Fused
 from fewmask.models.universal import UniversalSegmenter
-from fewmask.paths import below
+from fewmask.paths import AnyPath, below
 
 BATCH_PIXELS = 2**22
 """Of the images that the network sees together: four times a batch of photographs is four times the memory."""
@@ -70,8 +70,8 @@ Batches = Iterator[list[Decoded]]
 
 def predict(
     model: UniversalSegmenter,
-    images: Path | str | Sequence[Path | str],
-    out: Path | str,
+    images: AnyPath | Sequence[AnyPath],
+    out: AnyPath,
     domain: str | None = None,
     *,
     batch_size: int = 4,

@@ -22,6 +22,7 @@ from fewmask.engine.evaluate import LabelledBatches
 from fewmask.engine.run import load_config, load_model
 from fewmask.models.fusion import Fused, Prototypes, distance, shares, similarity
 from fewmask.models.universal import UniversalSegmenter, at_stride
+from fewmask.paths import AnyPath
 from fewmask.runs import RunFolder
 
 IMAGES = 200
@@ -96,11 +97,12 @@ def load_prototypes(folder: Path, model: UniversalSegmenter) -> Prototypes:
     return Prototypes({name: tensors[f"vectors.{name}"] for name in names}, **{name: tensors[name] for name in VALUES})
 
 
-def load_fused(folder: Path, device: torch.device | str = "cpu") -> Fused:
+def load_fused(folder: AnyPath, device: torch.device | str = "cpu") -> Fused:
     """The trained network of a run, for `fused` and `auto` predictions, in eval mode.
 
     Raises ValueError for a run of one domain, which has nothing to fuse or to choose from.
     """
+    folder = Path(folder)
     model, config = load_model(folder, device), load_config(folder)
     if len(model.domains) == 1:
         raise ValueError(f"{folder}: the run has one domain, {model.domains[0]}; there is nothing to choose from")

@@ -20,6 +20,7 @@ from fewmask.files import remove_unfinished, write_text
 from fewmask.models.ensemble import Ensemble
 from fewmask.models.saved import load_model as load_model
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.paths import AnyPath
 from fewmask.runs import Description, Normalisation, RunFolder, differences, essence, only_roots
 
 PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-python-headless", "numpy")
@@ -65,9 +66,9 @@ def _begun(run: RunFolder, config: Config) -> Iterator[None]:
         yield
 
 
-def load_config(folder: Path) -> Config:
+def load_config(folder: AnyPath) -> Config:
     """The resolved configuration of a run. Raises ValueError when the folder holds none."""
-    return RunFolder(folder).load_config()
+    return RunFolder(Path(folder)).load_config()
 
 
 def save_model(run: RunFolder, model: UniversalSegmenter) -> Description:

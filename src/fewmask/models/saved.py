@@ -12,13 +12,14 @@ from torch import Tensor
 
 from fewmask.models.ensemble import networks
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.paths import AnyPath
 from fewmask.runs import RunFolder
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> UniversalSegmenter:
+def load_model(folder: AnyPath, device: torch.device | str = "cpu") -> UniversalSegmenter:
     """The trained network of a run, in eval mode. Raises ValueError when the folder holds none, a damaged one, or
     weights that differ from what the run wrote."""
-    run = RunFolder(folder)
+    run = RunFolder(Path(folder))
     found = run.read_network()
     model = networks(found.model, found.spaces, found.members)
     try:

@@ -6,6 +6,7 @@ first run of the method named last, which the others before it are there to be c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from fewmask.files import write_text
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.paths import AnyPath
 from fewmask.report.asking import asked_regions, budget
 from fewmask.report.differences import differences, several
 from fewmask.report.facts import Facts, groups, read
@@ -46,8 +48,8 @@ UNFINISHED = (
 
 
 def report(
-    folders: Sequence[Path],
-    out: Path | None = None,
+    folders: AnyPath | Sequence[AnyPath],
+    out: AnyPath | None = None,
     *,
     images: int = 200,
     split: str = "val",
@@ -62,8 +64,8 @@ def report(
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"--split {split}: there are train, val and test")
-    runs = read(folders)
-    out = out or runs[0].folder / "report.html"
+    runs = read([Path(f) for f in ([folders] if isinstance(folders, str | os.PathLike) else folders)])
+    out = Path(out) if out is not None else runs[0].folder / "report.html"
     first = groups(runs)[-1].runs[0]
     seen = _look_into(first, images, split, choose_device(device), progress)
     sections = [
