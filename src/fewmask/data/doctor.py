@@ -306,8 +306,7 @@ def _scale(patient: _Patient, looks: Sequence[_Look]) -> Iterator[Problem]:
         try:
             left = scaled((height, width), size)
         except ValueError as error:
-            value, _, mend = str(error).rpartition("; ")
-            yield Problem(f"domain {patient.name}", value, mend)
+            yield Problem(f"domain {patient.name}", *str(error).rpartition("; ")[::2])
             return
         if min(left) < min(SMALL, height, width):
             small.append(left)
