@@ -280,6 +280,19 @@ def test_answers_come_from_a_folder(waiting: Path, tmp_path: Path, fewmask: Fewm
     is_refused(fewmask("answer", waiting, "--from", tmp_path / "no"), f"{tmp_path / 'no'}: no such folder")
 
 
+def test_what_is_wrong_with_the_ledger_is_said_with_its_file(waiting: Path, fewmask: Fewmask) -> None:
+    assert fewmask("query", waiting).code == 0
+    paint(waiting / "questions")
+    path = waiting / "ledger.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + bytes(len(whole) - 4096))
+    for command in (["answer", waiting, "--from", waiting / "questions"], ["agreement", waiting]):
+        failed = fewmask(*command)
+        assert failed.code in (1, 2) and f"{path}: " in failed.err and "Traceback" not in failed.err, failed.err
+    path.write_bytes(whole)
+    assert "3 answered" in fewmask("answer", waiting, "--from", waiting / "questions").out
+
+
 @pytest.mark.parametrize("tool", ["label-studio", "cvat", "coco"])
 def test_questions_for_a_tool(tool: str, waiting: Path, tmp_path: Path, fewmask: Fewmask) -> None:
     asked = fewmask("query", waiting, "--for", tool, "--out", tmp_path / "tasks")

@@ -5,13 +5,19 @@ Shapes: H×W pixels of an image.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from annotating import asked, refused
+from annotating import SIZE, asked, refused
 from exports import FIRST, FORMATS, OF, QUESTIONS, THIRD, both, whole, write_with
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from fewmask.annotation import coco
 from fewmask.annotation.facts import Answer
@@ -19,6 +25,8 @@ from fewmask.annotation.inbox import Import
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tools import TOOLS
 from fewmask.config import AnswerSettings
+from fewmask.data.pictures import mask_palette
+from fewmask.labels import NOT_LABELLED, VOID
 
 CASES = {
     what: [
@@ -162,6 +170,34 @@ def test_ones_own_answer_is_corrected_only_on_demand(name: str, ledger: Ledger, 
         return  # the folder says of both images what to take back
     kit.read(ledger, OF, changed, "ann", "take-back")
     assert said(ledger) == PAINTED
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_palette_numbered_anew_says_the_same_or_is_refused(data: st.DataObject) -> None:
+    """Whatever entries a program keeps, in whatever order, with whatever others between: pixels that nobody painted
+    never become labels, and a class never becomes another."""
+    values = data.draw(arrays(np.uint8, SIZE, elements=st.sampled_from([0, 1, 2, NOT_LABELLED, VOID])))
+    ids = OF["a"].space.decode(values)
+    ours = mask_palette(OF["a"].space)
+    others = st.lists(st.sampled_from([5, 9, 200, 0, NOT_LABELLED, VOID, 77]), max_size=40)
+    kept = data.draw(st.permutations([*np.unique(ids).tolist(), *data.draw(others)]))
+    index = np.array([kept.index(number) if number in kept else 0 for number in range(256)], np.uint8)
+    picture = Image.fromarray(index[ids]).convert("P")
+    entries = [ours[number].tolist() for number in kept]
+    if data.draw(st.booleans()):
+        entries[0] = data.draw(st.lists(st.integers(0, 255), min_size=3, max_size=3))
+    picture.putpalette([channel for entry in entries for channel in entry])
+    with tempfile.TemporaryDirectory() as place, asked(OF["a"], *QUESTIONS) as ledger:
+        path = FORMATS["folder"].write(Path(place), [])
+        (path / "a/labels").mkdir(parents=True)
+        picture.save(path / "a/labels/a-0.png")
+        colours = [tuple(ours[number].tolist()) for number in kept]
+        if tuple(entries[0]) != colours[0] and 0 in index[ids] and tuple(entries[0]) not in map(tuple, ours.tolist()):
+            refused(ledger, lambda: FORMATS["folder"].read(ledger, OF, path, "ann"), "its palette is not the one")
+        elif tuple(entries[0]) == colours[0]:
+            FORMATS["folder"].read(ledger, OF, path, "ann")
+            np.testing.assert_array_equal(ledger.labels("a", "a-0"), values)
 
 
 def test_an_answer_that_arrives_meanwhile_is_not_overridden(ledger: Ledger, tmp_path: Path) -> None:

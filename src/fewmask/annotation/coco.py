@@ -288,7 +288,7 @@ def _paint_segments(
 ) -> None:
     folder, file = path.with_suffix(""), field(annotation, "file_name", str, where)
     png = folder / file
-    if "\0" in file or not png.resolve().is_relative_to(folder.resolve()):
+    if not file.isprintable() or not png.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{where}: file_name {file[:200]!r} leads out of {folder}; put the PNG there")
     data = read_bytes(png, MAX_MEMBER)
     (h, w), (height, width) = png_size(data, png), mask.shape

@@ -175,7 +175,7 @@ def _read_archive(inbox: Inbox, archive: Archive, annotator: str) -> None:
     if main is None:
         raise ValueError(
             f'{archive.path}: neither {ANNOTATIONS} nor {LABELMAP} in it; export as "CVAT for images 1.1" or as '
-            '"Segmentation mask 1.1"'
+            '"Segmentation mask 1.1", or unpack a folder that was painted in'
         )
     root = main.rpartition("/")[0]
     masks, known = list[tuple[str, str]](), ("images/",) if xml is not None else ("segmentationobject/", "imagesets/")

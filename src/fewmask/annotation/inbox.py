@@ -28,6 +28,8 @@ from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, Mask
 
 MAX_PROBLEMS = 100
+LONGEST_NAME = 4096
+"""Characters of an image's name, its folders included."""
 NAMED = 5
 """Of what was left aside for one reason."""
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -187,7 +189,7 @@ class Inbox:
         """
         path = PurePosixPath(name.replace("\\", "/"))
         cut = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
-        for place in range(len(path.parts) if ".." not in path.parts else 1):
+        for place in range(len(path.parts) if ".." not in path.parts and len(name) <= LONGEST_NAME else 0):
             ends = {normalize("NFC", str(PurePosixPath(*parts.parts[place:]))) for parts in (path, cut)}
             found = sorted({image for end in ends for image in self._named.get(end, [])})
             if len(found) > 1 and len(owned := [own for own in found if own[0] in path.parts[:place]]) == 1:

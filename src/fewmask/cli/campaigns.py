@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -342,11 +343,21 @@ def opened(run: Path) -> dict[str, Domain]:
     return load_domains(config)
 
 
-def ledger_of(run: Path) -> Ledger:
-    """The ledger of a campaign's run, to be read as its settings say."""
+@contextmanager
+def ledger_of(run: Path) -> Iterator[Ledger]:
+    """The ledger of a campaign's run, to be read as its settings say. What SQLite says of it is an OSError, with its
+    file: what was being written is not kept."""
+    import sqlite3
+
     from fewmask.annotation.ledger import Ledger
     from fewmask.runs import RunFolder
 
-    settings = RunFolder(run).load_config().campaign
+    settings, path = RunFolder(run).load_config().campaign, RunFolder(run).ledger
     assert settings is not None
-    return Ledger(RunFolder(run).ledger, settings.answers)
+    try:
+        with Ledger(path, settings.answers) as ledger:
+            yield ledger
+    except sqlite3.Error as error:
+        raise OSError(
+            f"{path}: {error}; make room, let it be written, or put a whole copy back, and give the same command again"
+        ) from None
