@@ -1,6 +1,6 @@
 """True labels of the pool must not lose to labels alone: what a method makes of a pool that it cannot mislabel.
 
-    python experiments/oracle.py CONFIG --methods fixmatch unimatch --seeds 0 1 2 [--set key.sub=value …]
+    python experiments/oracle.py CONFIG --methods fixmatch s4al:answers=student --seeds 0 1 2 [--set key.sub=value …]
 
 Every image of the pool that has a mask is handed to the method as one that people answered wholly: its labels are the
 mask's, with a confidence of 1. A method that is below `supervised` or `joint` on the same seed loses by its views, its
@@ -18,6 +18,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from compare import method_overrides
 
 from fewmask.data.domain import Domain
 from fewmask.engine.fit import train
@@ -39,13 +41,14 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for seed in arguments.seeds:
         for row in rows:
-            method = "joint" if row == "labels" else row.removesuffix("-oracle")
-            overrides = [*arguments.overrides, f"method={{name: {method}}}", f"seed={seed}", "train.score=val"]
+            method = method_overrides("joint" if row == "labels" else row.removesuffix("-oracle"))
+            overrides = [*arguments.overrides, *method, f"seed={seed}", "train.score=val"]
             config = read_config(arguments.config, overrides)
             domains = load_domains(config)
             if row.endswith("-oracle"):
                 domains = {name: with_true_pool(domain) for name, domain in domains.items()}
-            summary = train(config, arguments.runs / f"{row}-{seed}", domains=domains)
+            folder = arguments.runs / f"{row.replace(':', '-').replace(',', '-')}-{seed}"
+            summary = train(config, folder, domains=domains)
             kept = {key: summary[key] for key in ("avg_miou", "selected_step", "seconds", "validation")}
             found[f"{row}/{seed}"] = kept | {"domains": {n: s["miou"] for n, s in summary["domains"].items()}}
             print(row, seed, json.dumps(found[f"{row}/{seed}"]["domains"]), flush=True)
