@@ -246,6 +246,11 @@ def _mark(path: Path) -> str:
     return f"{size}-{content.hexdigest()}"
 
 
+def set_aside(path: Path, name: Path) -> None:
+    """Give a file of ours another name beside it."""
+    os.replace(path, name)
+
+
 def write_bytes(path: Path, data: bytes, written: Written | None = None) -> None:
     write_atomically(path, lambda file: file.write(data), written)
 

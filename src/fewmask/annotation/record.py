@@ -88,6 +88,11 @@ class Record:
         classes = self.classes().get(domain.name)
         if classes != domain.space.names:
             known = "no domain of that name" if classes is None else ", ".join(classes)
+            if classes is not None and classes == domain.space.names[: len(classes)]:
+                raise ValueError(
+                    f"{self.path}: {domain.name}: {', '.join(domain.space.names[len(classes) :])} was added to its "
+                    "classes; give the `fewmask campaign` command once, which takes it in, and answer then"
+                )
             raise ValueError(
                 f"{self.path}: {domain.name}: its classes are {', '.join(domain.space.names)}, in the ledger {known}; "
                 "a run keeps its classes: put them back, or begin a new run"
@@ -102,6 +107,14 @@ class Record:
                 f"{self.path}: {domain.name}: it asked about {', '.join(lost)}, which train does not have; put the "
                 "images and the split back as they were, or begin a new run"
             )
+
+    def grow_classes(self, domain: Domain) -> None:
+        """Let answers name classes that were added behind the ones there were. Raises ValueError for any others."""
+        with self._store.write():
+            known, names = self.classes()[domain.name], domain.space.names
+            if known != names and known == names[: len(known)]:
+                self._store.grow_classes(domain.name, json.dumps(names))
+            self.expect(domain)
 
     def classes(self) -> dict[str, tuple[str, ...]]:
         """The class names of each domain that was asked about."""

@@ -13,7 +13,7 @@ from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.run import load_model
 from fewmask.methods import build
-from fewmask.models.universal import UniversalSegmenter
+from fewmask.models.universal import UniversalSegmenter, know_classes
 from fewmask.randomness import torch_generator
 from fewmask.runs import RunFolder
 
@@ -35,6 +35,7 @@ def _member(config: Config, domains: Mapping[str, Domain], run: RunFolder, name:
         if not run.kept(name).exists():
             raise ValueError(f"{run.kept(name)}: not there; the method keeps no network of that name")
         network.load_state_dict(_weights(run, name))
+    know_classes(network, {name: domain.space for name, domain in domains.items()})
     return Member(network, branch)
 
 

@@ -29,6 +29,7 @@ from fewmask.annotation.record import FOREVER
 from fewmask.annotation.view import answered_domain, write_labels
 from fewmask.campaign import remembered
 from fewmask.campaign.asking import bare, questions, why_nothing
+from fewmask.campaign.changes import changes, write_changes
 from fewmask.campaign.forecast import Scored, forecast
 from fewmask.campaign.history import cost_model, cost_of_image, needs, pool_cost, unit_of
 from fewmask.campaign.networks import committee
@@ -73,7 +74,10 @@ def campaign(
     """
     with stopping.heeded(), distributed.processes():
         rounds = _Rounds(config, Path(folder), observe, enough, accept_older_ledger)
-        with begin(rounds.run, config):
+        with begin(rounds.run, config, other=bool(rounds.changes)):
+            if distributed.rank() == 0:
+                write_changes(rounds.run, config, rounds.changes, rounds.domains)
+            distributed.barrier()
             return rounds.run_through()
 
 
@@ -87,7 +91,8 @@ class _Rounds:
         self.config, self.settings, self.observe, self.enough = config, check(config, self.domains), observe, enough
         self.accept_older, self.device = accept_older, choose_device(config.train.device)
         self.run = _no_training(RunFolder(folder))
-        open_run(folder, config)
+        self.changes = changes(self.run, config, self.domains, enough)
+        open_run(folder, config, other=bool(self.changes))
         self.cost, self.unit = cost_model(self.settings), unit_of(self.settings)
         self.history: list[Entry] = []
 
@@ -380,6 +385,7 @@ class _Rounds:
             clicks=progress.clicks,
             history=self.history,
             forecast=forecast(scored, self.settings, pool_cost(self.settings, self.domains.values())),
+            changes=self.run.read_changes(),
             result=self.run.read_summary() if last.exists() else None,
         )
         if distributed.rank() == 0:

@@ -226,6 +226,8 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
 
         out.print(rounds_table(summary["history"], summary["unit"]))
         say(forecast_words(Forecast.model_validate(summary["forecast"]) if summary["forecast"] else None))
+    for change in summary["changes"]:
+        say(f"Since round {change['round']}: {change['key']} {change['now']}, before {change['before']}.")
     done = summary["state"] == "done"
     if summary["budget"]:
         so_far = "" if done else " so far"

@@ -154,11 +154,12 @@ def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = N
 
     settings = read_config(config, overrides or [])
     from fewmask.engine.fit import train as fit  # torch, which a wrong path or key need not wait for
+    from fewmask.engine.longer import former_steps
 
     folder = folder or below(Path("runs"), settings.name)
     if settings.campaign is not None:
         say("`campaign` is not read by `fewmask train`, which trains once; `fewmask campaign` asks", err)
-    finished = RunFolder(folder).summary.exists()
+    finished = RunFolder(folder).summary.exists() and former_steps(RunFolder(folder), settings) is None
     with training_progress() as observe:
         summary = fit(settings, folder, observe)
     if finished:

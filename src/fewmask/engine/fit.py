@@ -35,6 +35,7 @@ from fewmask.engine.device import autocast, choose_device, forget_peak, memory_m
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.finite import finite
 from fewmask.engine.log import Log
+from fewmask.engine.longer import begun, former_steps
 from fewmask.engine.metrics import mean
 from fewmask.engine.moments import Moment as Moment
 from fewmask.engine.moments import NonFiniteError as NonFiniteError
@@ -42,12 +43,12 @@ from fewmask.engine.moments import Observer as Observer
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.preflight import check_rows
 from fewmask.engine.prototypes import make_prototypes, save_prototypes
-from fewmask.engine.run import begin, hardware, load_domains, open_run, save_model, versions
+from fewmask.engine.run import hardware, load_domains, open_run, save_model, versions
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import synchronise
 from fewmask.models.memory import memory_for
-from fewmask.models.universal import UniversalSegmenter
+from fewmask.models.universal import UniversalSegmenter, with_new_classes
 from fewmask.paths import AnyPath
 from fewmask.randomness import torch_generator, torch_seed
 from fewmask.runs import ImageCounts, RunFolder, StepLine, Summary, Validation, ValidationLine, write_counts
@@ -91,15 +92,16 @@ def train(
         known = load_domains(config) if domains is None else dict(domains)
         device = choose_device(config.train.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            run = open_run(folder, config)
+            before = former_steps(RunFolder(folder), config)
+            run = open_run(folder, config, other=before is not None)
             if domains is None and run.ledger.exists():
                 raise ValueError(f"{folder}: a campaign's; `fewmask campaign` goes on with it, or give another --out")
-            if distributed.agreed(run.summary.exists()):
+            if before is None and distributed.agreed(run.summary.exists()):
                 return run.read_summary().to_dict()
             # Whoever gives domains knows which of their masks are labelled in part.
             known = with_parts(known) if domains is None else known
             fit = _Fit(config, run, known, device, observe, Path(start) if start is not None else None)
-            with begin(run, config):
+            with begun(run, config, before, fit.method):
                 return fit.run_through()
 
 
@@ -119,7 +121,7 @@ class _Fit:
         model = UniversalSegmenter(config.model, {n: d.space for n, d in domains.items()}, seed)
         model.sizes = {n: d.size for n, d in domains.items()}
         if start is not None:
-            model.load_state_dict(load_weights(start))
+            model.load_state_dict(with_new_classes(model.state_dict(), load_weights(start)))
         method = build(config.method, domains)
         self.model = synchronise(model.to(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.method = method.to(device)

@@ -26,15 +26,16 @@ from fewmask.runs import Description, Normalisation, RunFolder, differences, ess
 PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-python-headless", "numpy")
 
 
-def open_run(folder: Path, config: Config) -> RunFolder:
-    """A folder for this configuration: a new one, or the same run's, which goes on where it stopped.
+def open_run(folder: Path, config: Config, other: bool = False) -> RunFolder:
+    """A folder for this configuration: a new one, or the same run's, which goes on where it stopped. Where `other` is
+    true somebody else has judged that it may go on with other settings.
 
     Raises ValueError for a folder that holds anything else, or a run of another configuration. A new one is first
     written to by `begin`, so that settings which turn out not to fit leave no folder behind.
     """
     run = RunFolder(folder)
     if run.config.exists():
-        there = run.load_config()
+        there = config if other else run.load_config()
         different = differences(essence(there), essence(config))
         if different:
             data = f". Has the data moved? Then write its new `root` into {run.config}" if only_roots(different) else ""
@@ -47,19 +48,19 @@ def open_run(folder: Path, config: Config) -> RunFolder:
     return run
 
 
-def begin(run: RunFolder, config: Config) -> AbstractContextManager[None]:
+def begin(run: RunFolder, config: Config, other: bool = False) -> AbstractContextManager[None]:
     """While inside, the folder is a run of this configuration that these processes alone write: without what a kill
     left unfinished in it, and held by the first of them.
 
     Raises ValueError where another process holds it, or has made something else of it since `open_run`.
     """
-    return distributed.entered_by_first(_begun(run, config))
+    return distributed.entered_by_first(_begun(run, config, other))
 
 
 @contextmanager
-def _begun(run: RunFolder, config: Config) -> Iterator[None]:
+def _begun(run: RunFolder, config: Config, other: bool) -> Iterator[None]:
     with run.held():
-        open_run(run.folder, config)
+        open_run(run.folder, config, other)
         remove_unfinished(run.folder)
         if not run.config.exists():
             write_text(run.config, configuration.dump(config))

@@ -149,6 +149,35 @@ class UniversalSegmenter(nn.Module):
         return list(self.encoder.parameters())
 
 
+def with_new_classes(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`stored`, of a network whose heads had fewer classes, with the last classes of `own` behind them."""
+    return {
+        name: torch.cat([values, own[name][len(values) :].to(values)])
+        if name.startswith("heads.") and len(values) < len(own[name])
+        else values
+        for name, values in stored.items()
+    }
+
+
+NEVER = -1e4
+"""A logit whose probability is 0 in every precision, and which is finite in bf16 and fp16."""
+
+
+@torch.no_grad()
+def know_classes(model: UniversalSegmenter, spaces: Mapping[str, LabelSpace]) -> None:
+    """Let a trained network speak of classes that were added behind its own, which it never takes anything for."""
+    for name, space in spaces.items():
+        head = model.head(name)
+        assert isinstance(head, nn.Conv2d)
+        assert head.bias is not None
+        if new := space.num_classes - head.out_channels:
+            wider = nn.Conv2d(head.in_channels, space.num_classes, 1).to(head.weight)
+            wider.weight.copy_(torch.cat([head.weight, head.weight.new_zeros(new, *head.weight.shape[1:])]))
+            wider.bias.copy_(torch.cat([head.bias, head.bias.new_full((new,), NEVER)]))  # type: ignore[union-attr]
+            model.heads[_key(name)] = wider
+            model.spaces[name] = space
+
+
 def at_stride(label: Tensor, stride: int, multiple: int) -> Tensor:
     """Labels (B,H,W) of the cells of a feature map: the pixel at each cell's centre, of the image padded with void.
 

@@ -55,6 +55,10 @@ def budget(facts: Facts) -> Section:
         blocks.append(_people(answers))
         table = _classes(facts, asked, decided)
         blocks.append(Charts([_time(asked, answers), *([table] if table else [])]))
+    if facts.campaign and facts.campaign.changes:
+        lines = [[f"{c.round}", c.key, f"{c.before}", f"{c.now}", c.time] for c in facts.campaign.changes]
+        head = ["from round", "setting", "before", "now", "when"]
+        blocks.append(Table(head, lines, caption="Settings that changed between rounds"))
     if simulated(facts):
         blocks.append(
             Note("The annotator is simulated: seconds and clicks are what the cost model states, nobody worked them.")

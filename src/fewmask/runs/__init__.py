@@ -11,6 +11,8 @@ from fewmask.runs.reading import FORMAT
 from fewmask.runs.records import (
     Budget,
     CampaignSummary,
+    Change,
+    Changes,
     Description,
     Entry,
     Forecast,
@@ -22,7 +24,7 @@ from fewmask.runs.records import (
     Summary,
     Validation,
 )
-from fewmask.runs.settings import MOVABLE, differences, essence, flat, only_roots, settings_of
+from fewmask.runs.settings import MOVABLE, changed_settings, differences, essence, flat, only_roots, settings_of
 
 __all__ = [
     "FORMAT",
@@ -31,6 +33,8 @@ __all__ = [
     "SUMMARY",
     "Budget",
     "CampaignSummary",
+    "Change",
+    "Changes",
     "Description",
     "Entry",
     "Forecast",
@@ -46,6 +50,7 @@ __all__ = [
     "Summary",
     "Validation",
     "ValidationLine",
+    "changed_settings",
     "differences",
     "essence",
     "flat",

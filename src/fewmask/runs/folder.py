@@ -7,13 +7,13 @@
     model.json             the network, and its weights in model.safetensors; <name>.safetensors are further networks
     scores.npz             what the scores were computed from, image by image
     model-card.md
-    summary.json           what the training came to, written last
+    summary.json           what the training came to, written last; summary-<steps>.json before it had more steps
     evaluations.jsonl      which splits were looked at later
 
 A campaign's folder is a run's folder too, with the last round's network, and holds
 
     ledger.sqlite          questions and answers; labels/, the answers as masks
-    campaign.json          how far it is
+    campaign.json          how far it is; changes.json, which settings changed between rounds
     rounds/<n>/            the training of a round, a run's folder; rounds/<n>.json, what it knew when it began
     pool/<n>/              what the pass over the pool before a round has seen, and the round's budget
     superpixels/           how images are cut
@@ -37,7 +37,7 @@ from fewmask.runs import settings
 from fewmask.runs.counts import ImageCounts, write_counts
 from fewmask.runs.metrics import StepLine, read_steps
 from fewmask.runs.reading import FileRecord
-from fewmask.runs.records import Budget, CampaignSummary, Description, Entry, Heads, Round, Summary
+from fewmask.runs.records import Budget, CampaignSummary, Change, Changes, Description, Entry, Heads, Round, Summary
 
 SUMMARY = "summary.json"
 LOCK = ".run.lock"
@@ -136,6 +136,15 @@ class RunFolder:
         return self.folder / "campaign.json"
 
     @property
+    def changes(self) -> Path:
+        """Which settings changed between rounds, and when."""
+        return self.folder / "changes.json"
+
+    def former_summary(self, steps: int) -> Path:
+        """That of a training before it was given more steps."""
+        return self.folder / f"summary-{steps:d}.json"
+
+    @property
     def labels(self) -> Path:
         """The answers as masks, by domain; a view of the ledger."""
         return self.folder / "labels"
@@ -226,6 +235,9 @@ class RunFolder:
 
     def read_heads(self) -> Heads:
         return Heads.read(self.heads)
+
+    def read_changes(self) -> list[Change]:
+        return Changes.read(self.changes).changes if self.changes.exists() else []
 
     def read_record(self, number: int) -> Round:
         return Round.read(self.record(number))

@@ -176,6 +176,25 @@ class Forecast(Record):
     """The rounds show no effect of the labels; a, b and c describe nothing then."""
 
 
+class Change(Record):
+    """A setting of a campaign that changed between two rounds, or the classes of a domain."""
+
+    round: PositiveInt
+    """The first round that was trained with it, counted from 1."""
+    time: str
+    key: str
+    before: Any
+    now: Any
+
+
+class Changes(FileRecord):
+    """`changes.json`: all of them, in order."""
+
+    fix: ClassVar[str] = "put it back from a copy of the run, or remove it and what it tells"
+
+    changes: list[Change] = []
+
+
 class CampaignSummary(FileRecord):
     """`campaign.json`: how far a campaign is."""
 
@@ -194,6 +213,8 @@ class CampaignSummary(FileRecord):
     clicks: NonNegativeFloat
     history: list[Entry]
     forecast: Forecast | None
+    changes: list[Change] = []
+    """Of the settings, between rounds."""
     result: Summary | None
 
 

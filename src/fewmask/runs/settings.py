@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,22 @@ def essence(config: Config) -> dict[str, Any]:
         if at:
             del at[name]
     return data
+
+
+def changed_settings(before: Config, now: Config) -> list[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ, with both; None where there is none. Of what may differ between a run and its
+    continuation nothing is told."""
+    one, other = (dict(_whole(essence(config))) for config in (before, now))
+    keys = dict.fromkeys((*one, *other))
+    return [(key, one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)]
+
+
+def _whole(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _whole(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
 
 
 def settings_of(data: Mapping[str, Any]) -> dict[str, Any]:
