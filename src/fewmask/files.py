@@ -246,7 +246,7 @@ def _mark(path: Path) -> str:
     return f"{size}-{content.hexdigest()}"
 
 
-def set_aside(path: Path, name: Path) -> None:
+def renamed(path: Path, name: Path) -> None:
     """Give a file of ours another name beside it."""
     os.replace(path, name)
 

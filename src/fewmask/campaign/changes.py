@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from fewmask import distributed
 from fewmask.annotation.ledger import Ledger
 from fewmask.campaign.settings import config_of_round
 from fewmask.config import Config, dump
@@ -49,8 +50,12 @@ def changes(files: RunFolder, config: Config, domains: Mapping[str, Domain], eno
 
 def write_changes(files: RunFolder, config: Config, found: list[Change], domains: Mapping[str, Domain]) -> None:
     """Write down what `changes` found, and that the campaign has these settings from now on."""
-    if not found:
-        return
+    if distributed.rank() == 0 and found:
+        _write(files, config, found, domains)
+    distributed.barrier()
+
+
+def _write(files: RunFolder, config: Config, found: list[Change], domains: Mapping[str, Domain]) -> None:
     there = files.read_changes()
     known = {(c.round, c.key, json.dumps(c.now)) for c in there}  # a kill may have come in between of the two files
     new = [change for change in found if (change.round, change.key, json.dumps(change.now)) not in known]

@@ -75,9 +75,7 @@ def campaign(
     with stopping.heeded(), distributed.processes():
         rounds = _Rounds(config, Path(folder), observe, enough, accept_older_ledger)
         with begin(rounds.run, config, other=bool(rounds.changes)):
-            if distributed.rank() == 0:
-                write_changes(rounds.run, config, rounds.changes, rounds.domains)
-            distributed.barrier()
+            write_changes(rounds.run, config, rounds.changes, rounds.domains)
             return rounds.run_through()
 
 
@@ -121,10 +119,8 @@ class _Rounds:
                 self._publish(number)
             self._remember(number)
             if number + 1 < self.settings.rounds and distributed.any_of(stopping.asked()):
-                raise stopping.Stopped(
-                    f"{self.run.folder}: stopped after round {number + 1} of {self.settings.rounds}, which is saved; "
-                    "the same command goes on with the next"
-                )
+                which = f"round {number + 1} of {self.settings.rounds}"
+                raise stopping.Stopped(f"{self.run.folder}: stopped after {which}; the same command goes on")
         self._answered(FOREVER)  # the view of all answers, also of those that came too late to be learnt from
         return self._tell("done")
 

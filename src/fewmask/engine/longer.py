@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fewmask import distributed
 from fewmask.config import Config, dump
 from fewmask.engine.run import begin, load_config
-from fewmask.files import set_aside, write_text
+from fewmask.files import renamed, write_text
 from fewmask.methods.common.base import Method
 from fewmask.runs import RunFolder, changed_settings
 
@@ -49,6 +49,6 @@ def begun(run: RunFolder, config: Config, before: int | None, method: Method) ->
     with begin(run, config, other=before is not None):
         if before is not None and distributed.rank() == 0:
             if run.summary.exists():
-                set_aside(run.summary, run.former_summary(before))
+                renamed(run.summary, run.former_summary(before))
             write_text(run.config, dump(config))
         yield
