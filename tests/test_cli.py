@@ -316,14 +316,14 @@ def test_evaluate_on_another_domain_asks_for_what_is_missing(trained: Path, conf
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("c0: c0\nc0: c1\n", "c0 given twice"), ("- c0", "a class mapping is"), ("c0: 1", "a class mapping is")],
+    [("c0: c0\nc0: c1\n", "c0 given twice"), ("- c0", "a class mapping is"), ("c0: 1", "write it in quotes: '1'")],
 )
 def test_a_wrong_class_mapping_is_named(
     text: str, message: str, trained: Path, config: Path, tmp_path: Path, fewmask: Fewmask
 ) -> None:
     classes = tmp_path / "classes.yaml"
     options = ["--on", config, "--domain", "a", "--head", "b", "--classes", classes]
-    is_refused(fewmask("evaluate", trained, *options), str(classes), "not readable")
+    is_refused(fewmask("evaluate", trained, *options), str(classes), "not found; write a file")
     classes.write_text(text)
     is_refused(fewmask("evaluate", trained, *options), str(classes), message)
 

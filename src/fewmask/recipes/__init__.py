@@ -136,12 +136,18 @@ def text(name: str) -> str:
 
 def read(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError as `text`, and for a file that is none, with all that is wrong."""
+    found = text(name)
     try:
-        return Recipe.model_validate(strict_yaml.parse(text(name)))
+        data = strict_yaml.parse(found)
     except ValueError as error:
-        raise ValueError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{name}: not readable as YAML: {error}") from None
+    try:
+        return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (given: {strict_yaml.short(e['input'])})"
+            for e in error.errors()
+        ]
         raise ValueError("\n".join([f"{name}: not a recipe; see docs/recipes.md", *lines])) from None
 
 
