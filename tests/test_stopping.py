@@ -144,9 +144,9 @@ def test_the_state_is_saved_by_time_as_well_as_by_steps(
     def ticks(moment: Moment) -> None:
         now[0] += 120 * (moment.stage != "evaluate")
 
-    def seen(path: Path, state: dict[str, Any]) -> None:
+    def seen(path: Path, state: dict[str, Any], *more: Any) -> None:
         saved.append(state["step"])
-        real(path, state)
+        real(path, state, *more)
 
     monkeypatch.setattr(fit.time, "monotonic", clock)
     monkeypatch.setattr(fit, "save_state", seen)
