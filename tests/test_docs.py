@@ -49,10 +49,10 @@ def test_a_page_names_every_setting_of_its_method(name: str) -> None:
 
 
 def own(settings: type[Settings], at: str = "") -> Iterator[str]:
-    """The names of a method's settings; of those with settings inside that the method's room defines, theirs."""
+    """The names of a method's settings; of those with settings inside that belong to methods alone, theirs."""
     for name, field in settings.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Settings) and kind.__module__.startswith("fewmask.methods"):
+        if isinstance(kind, type) and issubclass(kind, Settings) and kind.__module__ == "fewmask.config.methods":
             yield from own(kind, f"{at}{name}.")
         elif name != "name":
             yield f"{at}{name}"
