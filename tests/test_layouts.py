@@ -508,6 +508,13 @@ def test_load_domain_lists_every_error_of_the_listing_in_one(tmp_path: Path) -> 
 # ── Size ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of a few pixels may become smaller still: what is tested is how, not whether that is sensible."""
+    monkeypatch.setattr("fewmask.config.scale.SMALLEST", 1)
+
+
+@pytest.mark.usefixtures("tiny")
 def test_images_and_masks_are_brought_to_the_size_that_is_asked_for(tmp_path: Path) -> None:
     root = trees.camvid(tmp_path)
     mask = trees.mask(root / "trainannot" / "0001TP_006690.png", [*range(11), 11])
@@ -524,6 +531,7 @@ def test_images_and_masks_are_brought_to_the_size_that_is_asked_for(tmp_path: Pa
     assert (same.mask(stem) == plain.mask(stem)).all()
 
 
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("own", [(6, 8), (8, 6), (1, 9)])
 @pytest.mark.parametrize("part", [1.0, 0.5, 0.34, 0.01])
 def test_a_part_of_each_images_own_size_keeps_its_shape(tmp_path: Path, own: tuple[int, int], part: float) -> None:
