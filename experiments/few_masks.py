@@ -1,12 +1,13 @@
 """What few masks give: the runs of a recipe's folder as a table of validation, and the chosen ones on test.
 
     python experiments/few_masks.py RUNS [--out results/base-recipe.json]
-    python experiments/few_masks.py RUNS --test ROW … [--few results/few-masks.json]
+    python experiments/few_masks.py RUNS --test ROW … [--chosen ROW …] [--few results/few-masks.json]
 
 The first command reads finished runs alone. It prints the mean validation mIoU of every row and, paired by seed, its
-difference from `--control`. The second also scores the rows on test, each run once: what its `evaluations.jsonl`
-holds is not scored again. Its file has one row for each role, method, domain, number of masks and seed. Both files keep
-what they hold of other runs, and a new entry replaces an older one of the same.
+difference from `--control`. The second also scores the rows of `--test` on test, each run once: what its summary or its
+`evaluations.jsonl` holds is not scored again. Of the rows of `--chosen`, one for each role, method, domain and number
+of masks, test goes into `--few` too: what few masks give. Both files keep what they hold of other runs, and a new entry
+replaces an older one of the same.
 
 role        labels: one domain, its labels alone · joint: several domains, their labels alone · pool: one domain with
             its unlabelled images · universal: several domains with theirs
@@ -42,22 +43,27 @@ def main() -> None:
     parser.add_argument("--control", default="control", help="the row that others are compared with")
     parser.add_argument("--out", type=Path, default=Path("results/base-recipe.json"))
     parser.add_argument("--test", nargs="*", default=[], metavar="ROW")
+    parser.add_argument("--chosen", nargs="*", default=[], metavar="ROW")
     parser.add_argument("--few", type=Path, default=Path("results/few-masks.json"))
     arguments = parser.parse_args()
     runs = finished(arguments.runs)
-    found = with_older(arguments.out, "runs", {name: validation(run) for name, run in runs.items()}, common(runs))
+    if missing := {*arguments.test, *arguments.chosen} - {row_of(name) for name in runs}:
+        raise SystemExit(f"no finished run of {', '.join(sorted(missing))} in {arguments.runs}")
+    for name, run in runs.items():
+        if row_of(name) in (*arguments.test, *arguments.chosen):
+            score_test(run)
+    found = with_older(arguments.out, "runs", {name: outcome(run) for name, run in runs.items()}, common(runs))
     write_json(arguments.out, found)
     print(table(found["runs"], arguments.control))
-    if arguments.test:
-        chosen = {n: r for n, r in runs.items() if n.rpartition("/")[0] in arguments.test}
-        if missing := set(arguments.test) - {n.rpartition("/")[0] for n in chosen}:
-            raise SystemExit(f"no finished run of {', '.join(sorted(missing))} in {arguments.runs}")
-        rows = {"/".join(str(row[k]) for k in KEY): row for run in chosen.values() for row in tested(run)}
-        settings = {n.rpartition("/")[0]: settings_of(load_config(run)) for n, run in chosen.items()}
+    if chosen := {name: run for name, run in runs.items() if row_of(name) in arguments.chosen}:
+        rows = {"/".join(str(row[k]) for k in KEY): row for run in chosen.values() for row in rows_of(run)}
+        settings = {row_of(name): settings_of(load_config(run)) for name, run in chosen.items()}
         few = with_older(arguments.few, "rows", rows, {"settings": settings, **common(chosen)})
         write_json(arguments.few, few | {"rows": list(few["rows"].values())})
-        for row in rows.values():
-            print(row)
+
+
+def row_of(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def with_older(file: Path, part: str, new: Mapping[str, Any], made_with: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,9 +97,9 @@ def common(runs: Mapping[str, Path]) -> dict[str, Any]:
     return {key: [dict(one) for one in {tuple(s[key].items()) for s in summaries}] for key in MADE}
 
 
-def validation(run: Path) -> dict[str, Any]:
-    """What validation said of a run, step by step; of a run with an average, of both networks."""
-    found, config = summary(run), load_config(run)
+def outcome(run: Path) -> dict[str, Any]:
+    """What validation said of a run, step by step, of a run with an average of both networks; and test, if known."""
+    found, config, test = summary(run), load_config(run), tested(run)
     best = max(found["validation"], key=lambda one: one["avg_miou"])
     return {
         "domains": list(config.domains),
@@ -104,23 +110,32 @@ def validation(run: Path) -> dict[str, Any]:
         "step": best["step"],
         "history": found["validation"],
         "iou": {name: scores["iou"] for name, scores in found["domains"].items()},
+        **({} if test is None else {"test": {name: scores["miou"] for name, scores in test.items()}}),
     }
 
 
-def tested(run: Path) -> list[dict[str, Any]]:
-    """A row for each domain of the run; scores the run on test if neither its end nor anybody since has."""
-    config, file = load_config(run), run / "evaluations.jsonl"
+def tested(run: Path) -> dict[str, Any] | None:
+    """The scores on test by domain, if the run's end or anybody since has asked for them."""
+    if load_config(run).train.score == "test":
+        return dict(summary(run)["domains"])
+    file = run / "evaluations.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    result = next((line for line in lines if line["split"] == "test"), None)
-    if config.train.score == "test":
-        result = summary(run)
-    elif result is None:
-        train = config.train
-        domains, network = load_domains(config), load_model(run)
+    return next((dict(line["domains"]) for line in lines if line["split"] == "test"), None)
+
+
+def score_test(run: Path) -> None:
+    if tested(run) is None:
+        config = load_config(run)
+        domains, network, train = load_domains(config), load_model(run), config.train
         result = evaluate(
             network, domains, "test", synonyms=config.synonyms, workers=train.workers, precision=train.precision
         )
         RunFolder(run).record_evaluation("test", result)
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    config, test = load_config(run), tested(run)
+    assert test is not None
     return [
         {
             "role": role(config),
@@ -131,7 +146,7 @@ def tested(run: Path) -> list[dict[str, Any]]:
             "miou": scores["miou"],
             "seconds": summary(run)["seconds"],
         }
-        for name, scores in result["domains"].items()
+        for name, scores in test.items()
     ]
 
 
@@ -148,28 +163,35 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def table(runs: Mapping[str, Mapping[str, Any]], control: str) -> str:
-    """Markdown: rows by domain, their validation, and the difference from the control over the seeds that both have."""
-    rows: dict[str, dict[int, float]] = {}
-    for name, run in runs.items():
-        rows.setdefault(name.rpartition("/")[0], {})[run["seed"]] = 100 * run["miou"]
-    lines = ["| row | seeds | validation | − control |", "|---|---|---|---|"]
-    for row, by_seed in rows.items():
-        beside = rows.get(f"{control}-{row.partition('-')[2]}", {})
-        differences = [by_seed[seed] - beside[seed] for seed in by_seed if seed in beside]
-        said = "" if row.startswith(f"{control}-") else interval(differences)
-        lines.append(f"| `{row}` | {len(by_seed)} | {spread(list(by_seed.values()))} | {said} |")
-    averaged = {n: r for n, r in runs.items() if "weights" in r["history"][-1]}
+    """Markdown: rows, their validation and test, and the differences from the control over the seeds that both have."""
+    lines = ["| row | seeds | validation | − control | test | − control |", "|---|---|---|---|---|---|"]
+    rows = dict.fromkeys(row_of(name) for name in runs)
+    for row in rows:
+        cells = [f"| `{row}` | {sum(row_of(name) == row for name in runs)}"]
+        for split in ("validation", "test"):
+            own, beside = by_seed(runs, row, split), by_seed(runs, f"{control}-{row.partition('-')[2]}", split)
+            paired = [own[seed] - beside[seed] for seed in own if seed in beside]
+            cells += [spread(list(own.values())), "" if row.startswith(f"{control}-") else interval(paired)]
+        lines.append(" | ".join(cells) + " |")
+    averaged = {n: r["history"][-1]["weights"] for n, r in runs.items() if "weights" in r["history"][-1]}
     if averaged:
         lines += ["", "| row | average − last weights, last step |", "|---|---|"]
-        for row in rows:
-            pairs = [r["history"][-1]["weights"] for n, r in averaged.items() if n.rpartition("/")[0] == row]
-            if pairs:
-                lines.append(f"| `{row}` | {interval([100 * (p['average'] - p['last']) for p in pairs])} |")
+        for row in dict.fromkeys(map(row_of, averaged)):
+            pairs = [weights for name, weights in averaged.items() if row_of(name) == row]
+            lines.append(f"| `{row}` | {interval([100 * (p['average'] - p['last']) for p in pairs])} |")
     return "\n".join(lines)
 
 
+def by_seed(runs: Mapping[str, Mapping[str, Any]], row: str, split: str) -> dict[int, float]:
+    """A row's mean mIoU over its domains in points, where it is known."""
+    own = [run for name, run in runs.items() if row_of(name) == row]
+    if split == "test":
+        return {run["seed"]: 100 * fmean(run["test"].values()) for run in own if "test" in run}
+    return {run["seed"]: 100 * run["miou"] for run in own}
+
+
 def spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return "–" if not values else f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def interval(differences: Sequence[float]) -> str:

@@ -56,7 +56,7 @@ result)
   tar -xf "$2/runs.tar" -C runs/gpu-table
   mapfile -t rows < <(cd runs/gpu-table/runs && printf '%s\n' *-[0-9] | sed 's/-[0-9]*$//' | sort -u)
   python3 experiments/few_masks.py runs/gpu-table/runs --control labels --out results/few-masks-validation.json \
-    --test "${rows[@]}"
+    --chosen "${rows[@]}"
   ;;
 *)
   sed -n '2,12p' "$0"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,9 +51,15 @@ def main() -> None:
             kept = {key: summary[key] for key in ("avg_miou", "selected_step", "seconds", "validation")}
             found[f"{row}/{seed}"] = kept | {"domains": {n: s["miou"] for n, s in summary["domains"].items()}}
             print(row, seed, json.dumps(found[f"{row}/{seed}"]["domains"]), flush=True)
-            made = {key: summary[key] for key in ("hardware", "versions", "steps", "labelled", "unlabelled")}
-            command = "python experiments/oracle.py " + shlex.join(sys.argv[1:])
-            write_json(arguments.out, {"command": command, **made, "runs": found})
+            made = {key: summary[key] for key in ("hardware", "versions", "steps")}
+            write_json(arguments.out, {"command": command(arguments), **made, "runs": found})
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What makes these results; where runs and results are kept makes no difference to them."""
+    words = [str(arguments.config), "--methods", *arguments.methods, "--seeds", *map(str, arguments.seeds)]
+    overrides = ["--set", *arguments.overrides] if arguments.overrides else []
+    return "python experiments/oracle.py " + shlex.join([*words, *overrides])
 
 
 def with_true_pool(domain: Domain) -> Domain:
