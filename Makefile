@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-slow test-browser test-label-studio lint audit format bench docs clean
+.PHONY: help env env-locked lock demo test test-slow test-browser test-label-studio lint audit format bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,21 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 	$(BASE_PYTHON) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e ".[dev]"
 	@touch $@
+
+env-locked: ## make .venv from requirements.lock: the tested versions, each file checked by its hash
+	$(BASE_PYTHON) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(VENV)/.complete
+
+# torch and torchvision are left out: the files of one version differ between their builds for CPUs and for CUDA.
+lock: env ## write requirements.lock: what .venv has, with the hashes of its files; needs a network
+	$(BASE_PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(PYTHON) -m pip freeze --exclude-editable | grep -vE '@|^torch(vision)?=' > .venv-lock/installed.txt
+	.venv-lock/bin/uv pip compile --no-deps --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet \
+	  --python $(PYTHON) -o requirements.lock .venv-lock/installed.txt
 
 demo: env ## the main job on built-in scenes, in minutes on a laptop
 	$(VENV)/bin/fewmask demo
@@ -80,5 +95,5 @@ docs: env ## build the documentation's site into site/; to read it: python3 -m h
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 clean: ## remove the environments and the caches; runs are left alone
-	rm -rf $(VENV) $(LABEL_STUDIO) .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site docs/reference/cli.md src/fewmask.egg-info
+	rm -rf $(VENV) $(LABEL_STUDIO) .venv-audit .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site docs/reference/cli.md src/fewmask.egg-info
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
