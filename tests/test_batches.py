@@ -303,10 +303,10 @@ def test_a_worker_whose_run_was_killed_as_it_started_ends(tmp_path: Path) -> Non
 import os, sys, time
 from fewmask.data import batches
 if os.fork() == 0:  # a worker that starts after its run is gone
-    batches._leave_with(int(sys.argv[1]), 0)
+    batches._leave_with(int(sys.argv[1]), "fork", 0)
     open(sys.argv[2], "w").close()
     os._exit(0)
-batches._leave_with(os.getppid(), 0)  # a worker of a run that is there goes on
+batches._leave_with(os.getppid(), "fork", 0)  # a worker of a run that is there goes on
 assert os.wait()[1] >> 8 == 1
 print("went on")
 """

@@ -63,7 +63,7 @@ def test_with_the_oracle_it_runs_through(config: Path, tmp_path: Path, fewmask: 
     arguments = ["campaign", config, "campaign.annotator=oracle", "--out", tmp_path / "run"]
     done = fewmask(*arguments)
     assert done.code == 0, done.err
-    for part in ("c0", "mIoU on validation", "regions in all", "pixels in all", "mean", "three rounds"):
+    for part in ("c0", "mIoU on validation", "regions in all", "pixels in all", "mean", "Three rounds"):
         assert part in done.out
     for part in ("joint round 1/2 train 2/2 loss", "s left", "a round 2/2 look 2/2"):
         assert part in done.err

@@ -487,12 +487,8 @@ def test_micro_batches_equal_one_batch_however_the_labels_lie(name: str, parts: 
     split = []
     for part in range(parts):
         rows = slice(part * size, (part + 1) * size)
-        owners = whole.domain[rows].tolist()
-        split.append(
-            helpers.batch(
-                list(zip(owners, whole.label[rows], strict=True)), whole.image[rows], network, 2, step=3, of=4
-            )
-        )
+        owned = list(zip(whole.domain[rows].tolist(), whole.label[rows], strict=True))
+        split.append(helpers.batch(owned, whole.image[rows], network, 2, step=3, of=4, phase=whole.phase))
     expected, terms = accumulated(network, made, [whole], 1)
     got, means = accumulated(network, made, split, 1 / parts)
     assert means == pytest.approx(terms, rel=1e-5)

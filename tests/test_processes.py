@@ -47,7 +47,7 @@ SIMULATED = {
 
 LAYOUTS: Mapping[str, Callable[[Path], DomainSettings]] = {
     "folder": lambda root: FolderDomain(root=trees.folder(root)),
-    "folder, half": lambda root: FolderDomain(root=trees.folder(root), size=0.5),
+    "folder, resized": lambda root: FolderDomain(root=trees.folder(root), size=(12, 16)),
     "camvid": lambda root: CamvidDomain(layout="camvid", root=trees.camvid(root)),
     "cityscapes": lambda root: CityscapesDomain(layout="cityscapes", root=trees.cityscapes(root)),
     "idd": lambda root: IddDomain(layout="idd", root=trees.idd(root)),
