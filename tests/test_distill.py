@@ -27,7 +27,8 @@ from helpers import (
     steps,
     train_settings,
 )
-from ondisk import plain, teacher, two_domains
+from ondisk import config, plain, teacher, two_domains
+from safetensors.torch import load
 from test_co_training import Pointwise
 from test_semi_supervised import opinionated, rng, supervised_loop
 from torch import Tensor
@@ -37,6 +38,7 @@ from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.fit import Moment, train
+from fewmask.engine.run import load_domains, save_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods import METHODS, parse_config, read_config
 from fewmask.methods.distill import Distill
@@ -251,11 +253,22 @@ def test_a_teacher_that_changed_is_refused_and_one_that_came_back_is_not(data: P
         train(student, tmp_path / "run", stop)
     state = load_state(RunFolder(tmp_path / "run").state)
     assert [tuple(v.shape) for v in state["method"].values()] == [(1, 32)]
-    weights = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    weights = folder / "model.safetensors"
+    weights.write_bytes(before[weights][:-1] + bytes([before[weights][-1] ^ 1]))
+    with pytest.raises(ValueError, match=f"{weights}: differs from what the run wrote"):
+        train(student, tmp_path / "run")
+    # A network that is whole, of a training of its own: one number in it is another.
+    other = load(before[weights])
+    next(iter(other.values())).flatten()[0] += 1
+    spaces = {name: d.space for name, d in load_domains(student).items()}
+    network = UniversalSegmenter(config(data).model, spaces, seed=7)
+    network.load_state_dict(other)
+    save_model(RunFolder(folder), network)
     with pytest.raises(ValueError, match=f"method.teachers: {folder}: not the network that this run has learnt from"):
         train(student, tmp_path / "run")
-    (folder / "model.safetensors").write_bytes(weights)
+    for file, content in before.items():
+        file.write_bytes(content)
     assert train(student, tmp_path / "run")["steps"] == 3
 
 

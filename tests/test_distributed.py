@@ -18,6 +18,7 @@ from ondisk import environment, metrics_of, plain, summary_of, two_domains, weig
 from fewmask import distributed
 from fewmask.engine.run import load_domains
 from fewmask.models.batch_norm import synchronise
+from fewmask.runs import RunFolder
 
 TESTS = Path(__file__).parent
 
@@ -124,6 +125,17 @@ def test_each_process_evaluates_its_share_and_the_sum_is_that_of_one(data: Path,
 def test_only_the_first_process_writes(out: Path) -> None:
     assert (out / "only0" / "model.safetensors").exists()
     assert not (out / "only1").exists()
+
+
+def test_every_process_tells_what_the_first_wrote(out: Path, found: list[dict[str, Any]]) -> None:
+    """Also where it cannot see it, and of a run that is done already."""
+    first = RunFolder(out / "only0").read_summary().to_dict()
+    for own in found:
+        assert own["told"] == own["told again"] == first
+
+
+def test_what_the_first_process_refuses_all_refuse(found: list[dict[str, Any]]) -> None:
+    assert [own["refused"] for own in found] == ["process 0", "process 0"]
 
 
 def test_wrong_input_is_refused_by_all_processes_and_none_waits(out: Path, found: list[dict[str, Any]]) -> None:

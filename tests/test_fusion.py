@@ -346,17 +346,21 @@ def colours():
     return Fused(model, make_prototypes(model, domains, workers=0, precision="fp32")), domains
 
 
+def chosen(fused, image):
+    return choices(fused, fused.excess(fused.similarity(fused.encode(image))))
+
+
 def test_auto_picks_the_domain_that_an_image_is_of(colours):
     fused, domains = colours
     for name, domain in domains.items():
         image = torch.from_numpy(np.stack([domain.image(s) for s in domain.splits["test"]])).permute(0, 3, 1, 2)
-        found = choices(fused, fused.encode(image))
+        found = chosen(fused, image)
         assert [c.domain for c in found] == [name] * 2
         assert not any(c.ambiguous for c in found)
         other = next(n for n in domains if n != name)
         assert all(c.margin == pytest.approx(c.excess[other] - c.excess[name]) for c in found)
     between = torch.full((1, 3, 8, 8), 100.0)
-    assert choices(fused, fused.encode(between))[0].margin < found[0].margin
+    assert chosen(fused, between)[0].margin < found[0].margin
 
 
 def test_every_head_is_scored_and_the_fused_one_knows_all_classes(colours):

@@ -137,6 +137,17 @@ def refused(configuration: Config, folder: Path) -> str:
     return "not refused"
 
 
+def first_refuses() -> str:
+    def refuse() -> None:
+        raise ValueError(f"process {distributed.rank()}")
+
+    try:
+        distributed.asked_of_first(refuse)
+    except ValueError as error:
+        return str(error)
+    return "not refused"
+
+
 def main(data: Path, out: Path) -> None:
     found: dict[str, Any] = {}
     with distributed.processes():
@@ -153,7 +164,9 @@ def main(data: Path, out: Path) -> None:
         found["mixed"] = trained(parse_config(mixed), out / "mixed")
         found["confusions"] = confusions(load_domains(config(data)))
         # Each process has its own place here, which stays empty unless it writes.
-        fit.train(settings(data / "without val", "joint", steps=1), out / f"only{me}")
+        for key in ("told", "told again"):
+            found[key] = fit.train(settings(data / "without val", "joint", steps=1), out / f"only{me}")
+        found["refused"] = first_refuses()
         found["errors"] = [
             refused(settings(data, "joint", batch_size=3), out / "wrong batch"),
             refused(settings(data, "joint"), data),

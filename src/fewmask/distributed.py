@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -82,6 +83,26 @@ def agreed(number: int) -> int:
     return int(first(torch.tensor(number)))
 
 
+def asked_of_first(what: Callable[[], Any]) -> Any:
+    """What `what` returns in the first process; the others do not call it. Its ValueError is raised in all of them."""
+    answer: Any = None
+    refused: str | None = None
+    if rank() == 0:
+        try:
+            answer = what()
+        except ValueError as error:
+            if world() == 1:
+                raise
+            refused = str(error)
+    if world() > 1:
+        both = [answer, refused]
+        dist.broadcast_object_list(both, device=torch.device("cpu"))
+        answer, refused = both
+    if refused is not None:
+        raise ValueError(refused)
+    return answer
+
+
 @contextmanager
 def entered_by_first(context: AbstractContextManager[object]) -> Iterator[None]:
     """Enter a context in the first process alone; the others wait for it. Its ValueError is raised in all of them."""
@@ -90,13 +111,9 @@ def entered_by_first(context: AbstractContextManager[object]) -> Iterator[None]:
             yield
         return
     with ExitStack() as stack:
-        refused: list[str | None] = [None]
-        if rank() == 0:
-            try:
-                stack.enter_context(context)
-            except ValueError as error:
-                refused = [str(error)]
-        dist.broadcast_object_list(refused, device=torch.device("cpu"))
-        if refused[0] is not None:
-            raise ValueError(refused[0])
+
+        def enter() -> None:
+            stack.enter_context(context)
+
+        asked_of_first(enter)
         yield

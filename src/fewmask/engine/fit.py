@@ -97,7 +97,7 @@ def train(
             if domains is None and run.ledger.exists():
                 raise ValueError(f"{folder}: a campaign's; `fewmask campaign` goes on with it, or give another --out")
             if before is None and distributed.agreed(run.summary.exists()):
-                return run.read_summary().to_dict()
+                return _came_to(run)
             # Whoever gives domains knows which of their masks are labelled in part.
             known = with_parts(known) if domains is None else known
             fit = _Fit(config, run, known, device, observe, Path(start) if start is not None else None)
@@ -346,8 +346,7 @@ class _Fit:
             self._save(told, counts)
         if self.log is not None:
             self.log.close()
-        distributed.barrier()
-        return self.run.read_summary().to_dict()
+        return _came_to(self.run)
 
     def _save(self, told: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
         """Write what the training came to; the summary, which says that it is done, comes last."""
@@ -384,6 +383,12 @@ class _Fit:
 
     def _rng(self, step: int, row: int) -> torch.Generator:
         return torch_generator(self.config.seed, "method", step, row, str(self.device))
+
+
+def _came_to(run: RunFolder) -> dict[str, Any]:
+    """The summary, which the first process wrote, in all of them: others need not see its disk as it is now."""
+    found: dict[str, Any] = distributed.asked_of_first(lambda: run.read_summary().to_dict())
+    return found
 
 
 def _mean_counts(batches: list[Batch]) -> dict[int, PixelCounts]:
