@@ -139,7 +139,7 @@ def test_a_campaign_changes_no_file_that_it_did_not_write(tmp_path_factory: pyte
 
 @pytest.mark.slow
 @given(NAMES)
-@settings(CAMPAIGNS, max_examples=150)
+@settings(CAMPAIGNS, max_examples=25)
 def test_many_campaigns_change_no_file_that_they_did_not_write(
     tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
