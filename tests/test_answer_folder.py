@@ -20,7 +20,9 @@ from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.inbox import Import
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tasks import DIM, OUTLINE, mark
+from fewmask.annotation.tools import TOOLS
 from fewmask.data.domain import Domain, read_image, read_mask
+from fewmask.files import NOTES
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
 
 SIZE = (20, 24)
@@ -296,6 +298,35 @@ def test_what_is_left_aside_in_subfolders_is_named(tmp_path: Path) -> None:
         "nothing was asked about it": ("a/labels/c.png",),
         "a link to a folder, which is not followed": ("a/labels/e",),
     }
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_what_fewmask_wrote_beside_the_masks_is_not_left_aside(
+    tool: str, ledger: Ledger, of: dict[str, Domain], tmp_path: Path
+) -> None:
+    """Wherever the folder of questions lies in the one that is read; what others made of it is named."""
+    folder = tmp_path / "all" / "deep" / "questions"
+    write_questions(ledger, of, folder)
+    if tool != "folder":
+        TOOLS[tool].write_questions(ledger, of, folder)
+    paint(folder, "a-0", np.full(SIZE, 9, np.uint8))
+    assert read_answers(ledger, of, tmp_path / "all", "ann").aside == ()
+    (folder / "mine.json").write_text("{}")
+    for file in set(folder.glob("a/*.json")) | set(folder.glob("a/*.xml")):
+        file.write_text("{}")
+    theirs = {"mine.json", *(p.relative_to(folder).as_posix() for p in folder.glob("a/*.[jx]*"))}
+    (aside,) = read_answers(ledger, of, tmp_path / "all", "ann").aside
+    assert set(aside.names) == {f"deep/questions/{name}" for name in theirs}
+
+
+def test_notes_of_strangers_hide_no_answer(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+    folder = tmp_path / "questions"
+    write_questions(ledger, of, folder)
+    paint(folder, "a-0", np.full(SIZE, 9, np.uint8))
+    (folder / "con .txt").touch()
+    (folder / NOTES).write_text("[" * 100_000 + '\n{"name": "con .txt", "is": "0-x"}\n{"name": "../x", "is": "0-x"}\n')
+    taken = read_answers(ledger, of, folder, "ann")
+    assert (taken.answered, [one.names for one in taken.aside]) == (2, [("con .txt",)])
 
 
 @settings(max_examples=15)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
@@ -290,6 +291,13 @@ def test_what_is_wrong_with_the_ledger_is_said_with_its_file(waiting: Path, fewm
         failed = fewmask(*command)
         assert failed.code in (1, 2) and f"{path}: " in failed.err and "Traceback" not in failed.err, failed.err
     path.write_bytes(whole)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        full = fewmask("answer", waiting, "--from", waiting / "questions")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    is_refused(full, f"error: {path}: disk I/O error; its disk failed or is full; nothing was saved: see to the disk")
     assert "3 answered" in fewmask("answer", waiting, "--from", waiting / "questions").out
 
 

@@ -66,9 +66,9 @@ def saved(tmp_path: Path, data: object) -> Path:
 
 def test_what_people_get_and_confirm(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
     assert [q.id for q in write_questions(ledger, of, tmp_path)] == [1, 2, 3]
-    written = {str(p.relative_to(tmp_path / "a")) for p in tmp_path.rglob("*") if p.is_file()}
-    pictures = {f"{kind}/{stem}.png" for kind in ("images", "asked", "panoptic") for stem in ("a-0", "a-2")}
-    assert written == {"instances.json", "panoptic.json", *pictures}
+    written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    pictures = {f"a/{kind}/{stem}.png" for kind in ("images", "asked", "panoptic") for stem in ("a-0", "a-2")}
+    assert written == {".written.jsonl", "a/instances.json", "a/panoptic.json", *pictures}
     for file, who, beside in (("instances.json", "ann", {}), ("panoptic.json", "bob", {"ann": 2})):
         taken = read_answers(ledger, of, tmp_path / "a" / file, who, "corrections")
         assert taken == Import(2, 0, 1, 0, beside=beside)

@@ -74,9 +74,9 @@ def polygon(points: str, label: str = SKY, z: int = 0) -> str:
 
 def test_what_people_get_and_confirm(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
     assert [q.id for q in write_questions(ledger, of, tmp_path)] == [1, 2, 3]
-    written = {str(p.relative_to(tmp_path / "a")) for p in tmp_path.rglob("*") if p.is_file()}
-    pictures = {f"{kind}/{stem}.png" for kind in ("images", "asked") for stem in ("a-0", "a-2")}
-    assert written == {"labels.json", "annotations.xml", "masks.zip", *pictures}
+    written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    pictures = {f"a/{kind}/{stem}.png" for kind in ("images", "asked") for stem in ("a-0", "a-2")}
+    assert written == {".written.jsonl", "a/labels.json", "a/annotations.xml", "a/masks.zip", *pictures}
     np.testing.assert_array_equal(read_image(tmp_path / "a/images/a-0.png"), of["a"].image("a-0"))
     editor = json.loads((tmp_path / "a/labels.json").read_text())
     assert [label["name"] for label in editor] == [*ODD_NAMES, "void"]

@@ -22,6 +22,7 @@ from exports import FORMATS, OF, QUESTIONS, both
 from fewmask.annotation import inbox, rle, texts
 from fewmask.annotation.inbox import Import
 from fewmask.annotation.pixels import fill_polygon
+from fewmask.annotation.store import Unavailable
 
 # ── Limits, by count: no test asserts a time ─────────────────────────────────────────────────────────────────────────
 
@@ -135,13 +136,14 @@ def test_many_polygons_are_too_much_together(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_disk_that_takes_nothing_keeps_nothing_half(name: str, tmp_path: Path) -> None:
     """The file of the ledger cannot grow; once it can, the same import is whole."""
+    said = r"^\S*ledger\.sqlite: disk I/O error; .*nothing was saved: see to the disk, and do the same again$"
     kit = FORMATS[name]
     path = kit.write(tmp_path, both())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with asked(OF["a"], *QUESTIONS, path=tmp_path / "ledger.sqlite") as ledger:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
         try:
-            with pytest.raises(OSError, match=r"ledger\.sqlite: .*give the same command again"):
+            with pytest.raises(Unavailable, match=said):
                 kit.read(ledger, OF, path, "ann")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -200,3 +202,18 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
             at = rng.choice(numbers)
             much[at : at + 1] = rng.choice(NASTY)
     return bytes(much)
+
+
+def test_a_ledger_that_fails_while_an_image_is_looked_at_is_no_problem_of_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = FORMATS["folder"].write(tmp_path, both())
+    with asked(OF["a"], *QUESTIONS, path=tmp_path / "ledger.sqlite") as ledger:
+
+        def fail(*given: object) -> None:
+            raise Unavailable("ledger.sqlite: disk I/O error; see to the disk")
+
+        monkeypatch.setattr(ledger, "expect", fail)
+        with pytest.raises(Unavailable, match=r"^ledger\.sqlite: disk I/O error; see to the disk$"):
+            FORMATS["folder"].read(ledger, OF, path, "ann")
+        assert not ledger.answers()

@@ -67,7 +67,7 @@ def test_what_people_get(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) 
     assert [q.id for q in write_questions(ledger, of, tmp_path)] == [1, 2, 3]
     written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     pictures = {f"a/{kind}/{stem}.png" for kind in ("images", "asked") for stem in ("a-0", "a-2")}
-    assert written == {"a/config.xml", "a/tasks.json", *pictures}
+    assert written == {".written.jsonl", "a/config.xml", "a/tasks.json", *pictures}
     image = of["a"].image("a-0")
     np.testing.assert_array_equal(read_image(tmp_path / "a/images/a-0.png"), image)
     np.testing.assert_array_equal(read_image(tmp_path / "a/asked/a-0.png"), mark(image, three()[:2]))

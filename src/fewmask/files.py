@@ -192,12 +192,17 @@ class Written:
         """The files that were written and not removed since, by their paths from the folder."""
         return list(self._notes())
 
+    def ours(self, paths: Iterable[Path]) -> set[Path]:
+        """Those of these files below the folder that are as we wrote them."""
+        notes = self._notes()
+        return {path for path in paths if _is_one_of(path, notes.get(path.relative_to(self.folder).as_posix(), ()))}
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove those of these files that are as we wrote them, and folders that are empty then."""
         notes = self._notes()
         for name in names:
             path = below(self.folder, name)
-            if path.is_file() and not path.is_symlink() and _mark(path) in notes.get(name, ()):
+            if _is_one_of(path, notes.get(name, ())):
                 path.unlink()
                 self._append({"name": name, "is": None})
                 for folder in path.parents[: len(path.relative_to(self.folder).parents) - 1]:
@@ -216,7 +221,7 @@ class Written:
         found: dict[str, set[str]] = {}
         with suppress(FileNotFoundError), open(self.folder / NOTES, encoding="utf-8", errors="replace") as file:
             for line in file:
-                with suppress(ValueError, KeyError, TypeError):
+                with suppress(ValueError, KeyError, TypeError, RecursionError):
                     note = json.loads(line)
                     if note["is"] is None:
                         found.pop(note["name"], None)
@@ -233,6 +238,10 @@ class Written:
 
 
 _guard: ContextVar[Written | None] = ContextVar("guard", default=None)
+
+
+def _is_one_of(path: Path, marks: Collection[str]) -> bool:
+    return bool(marks) and path.is_file() and not path.is_symlink() and _mark(path) in marks
 
 
 def _mark(path: Path) -> str:

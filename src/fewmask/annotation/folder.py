@@ -6,7 +6,7 @@ Shapes: H×W pixels of an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ from fewmask.annotation.inbox import FOREIGN, SYSTEM, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.pixels import by_palette
 from fewmask.annotation.tasks import ASKED, IMAGES, by_image, guarded, png, tasks
+from fewmask.annotation.texts import MAX_TEXT
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_mask
 from fewmask.data.reading import read_mask
-from fewmask.files import Written, write_json, write_text
+from fewmask.files import NOTES, Written, write_json, write_text
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.paths import below
 
@@ -108,16 +109,19 @@ def _painted(domain: Domain, file: Path) -> Mask:
 def _masks(inbox: Inbox, root: Path) -> Iterator[tuple[Path, str, str]]:
     """Every mask below a folder with its domain's name and its image's stem.
 
-    Masks lie in `<domain>/labels`, wherever that lies. What `write_questions` wrote beside them is passed over; all
-    else is left aside.
+    Masks lie in `<domain>/labels`, wherever that lies. What fewmask wrote beside them, for whichever tool, is passed
+    over; all else is left aside.
     """
-    for file in sorted(root.rglob("*")):
+    files, others = sorted(root.rglob("*")), list[Path]()
+    for file in files:
         inner = file.relative_to(root)
         if file.is_dir() and not file.is_symlink():
             continue
         name, parts = inner.as_posix(), inner.parts
         place = next((n for n, part in enumerate(parts[:-1]) if part in inbox.domains), None)
         inside = "" if place is None else parts[place + 1].casefold()
+        if parts[-1] == NOTES and file.is_file():
+            continue
         if is_stray(name):
             inbox.leave(SYSTEM, name)
         elif file.is_dir():
@@ -128,7 +132,18 @@ def _masks(inbox: Inbox, root: Path) -> Iterator[tuple[Path, str, str]]:
             else:
                 inbox.leave("not a PNG by its name", name)
         elif parts[-1] not in (QUESTIONS, ANNOTATOR, CLASSES) and inside not in (IMAGES, ASKED):
-            inbox.leave(f"not in <domain>/{LABELS} of a domain that was asked about", name)
+            others.append(file)
+    for file in _foreign(others, {file.parent for file in files if file.name == NOTES and file.is_file()}):
+        inbox.leave(f"not in <domain>/{LABELS} of a domain that was asked about", file.relative_to(root).as_posix())
+
+
+def _foreign(files: Sequence[Path], noted: Collection[Path]) -> Iterator[Path]:
+    """Files but those that fewmask wrote, as they are, below the folders in which it noted that."""
+    ours = set[Path]()
+    for folder in noted:
+        if (folder / NOTES).stat().st_size <= MAX_TEXT:
+            ours |= Written(folder).ours(file for file in files if file.is_relative_to(folder))
+    return (file for file in files if file not in ours)
 
 
 def _plain(question: Question, domain: Domain) -> dict[str, object]:

@@ -8,7 +8,6 @@ and cannot be read for certain refuses the import, with file, value and mend; no
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import numpy as np
 
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.store import Unavailable
 from fewmask.annotation.tasks import by_image
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, Mask
@@ -131,9 +131,14 @@ class Inbox:
 
     @contextmanager
     def problems(self) -> Iterator[None]:
-        """What is raised inside as a ValueError is remembered, and the next image can be looked at."""
+        """What is raised inside as a ValueError is remembered, and the next image can be looked at.
+
+        That the ledger is unavailable is no image's problem, and raised at once.
+        """
         try:
             yield
+        except Unavailable:
+            raise
         except ValueError as error:
             self._faults += 1
             if len(self._problems) < MAX_PROBLEMS:
@@ -268,7 +273,8 @@ class Inbox:
     def save(self, empty: str = "") -> Import:
         """Append everything to the ledger at once. Raises one ValueError, and appends nothing, if there were problems.
 
-        That nothing was taken is one too where `empty` says so.
+        That nothing was taken is one too where `empty` says so. Raises Unavailable, with nothing appended either, where
+        the ledger cannot be written.
         """
         aside = tuple(Aside(why, count, tuple(names)) for why, (count, names) in self._aside.items())
         if empty and not self._seen and not self._problems:
@@ -287,13 +293,7 @@ class Inbox:
             more = self._faults - MAX_PROBLEMS
             listed = self._problems + ([f"and {more} more"] if more > 0 else [])
             raise ValueError("\n".join(["nothing was imported:", *(f"  {problem}" for problem in listed)]))
-        try:
-            self._ledger.answer(self._new)
-        except sqlite3.Error as error:  # in one transaction: nothing of it is kept
-            raise OSError(
-                f"{self._ledger.path}: nothing was imported ({error}); make room, or let it be written, and give the "
-                "same command again"
-            ) from None
+        self._ledger.answer(self._new)  # in one transaction
         return replace(self._counts, beside=dict(sorted(self._beside.items())), aside=aside)
 
     def _is_new(self, question: Question, known: Answer | None, annotator: str, values: Mask | None) -> bool:

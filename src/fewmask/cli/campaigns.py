@@ -347,19 +347,11 @@ def opened(run: Path) -> dict[str, Domain]:
 
 @contextmanager
 def ledger_of(run: Path) -> Iterator[Ledger]:
-    """The ledger of a campaign's run, to be read as its settings say. What SQLite says of it is an OSError, with its
-    file: what was being written is not kept."""
-    import sqlite3
-
+    """The ledger of a campaign's run, to be read as its settings say."""
     from fewmask.annotation.ledger import Ledger
     from fewmask.runs import RunFolder
 
     settings, path = RunFolder(run).load_config().campaign, RunFolder(run).ledger
     assert settings is not None
-    try:
-        with Ledger(path, settings.answers) as ledger:
-            yield ledger
-    except sqlite3.Error as error:
-        raise OSError(
-            f"{path}: {error}; make room, let it be written, or put a whole copy back, and give the same command again"
-        ) from None
+    with Ledger(path, settings.answers) as ledger:
+        yield ledger
