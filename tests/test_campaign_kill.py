@@ -35,6 +35,7 @@ from pathlib import Path
 from fewmask.annotation.ledger import Ledger
 from fewmask.campaign import campaign
 from fewmask.methods import read_config
+from fewmask.runs import RunFolder
 
 settings, reference, folder = read_config(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
 kills = int(sys.argv[4])
