@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from fewmask.config import AugmentSettings, EmbeddingSettings, ModelSettings, OptimiserSettings, TrainSettings
-from fewmask.data.batch import Batch, Phase, count_pixels
+from fewmask.data.batch import Batch, Phase, count_pixels, mean_counts
 from fewmask.data.batches import Steps
 from fewmask.data.domain import Domain
-from fewmask.engine.fit import _mean_counts
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.run import save_model
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, distinct_colour
@@ -189,7 +188,7 @@ def in_parts(made: Method, network: UniversalSegmenter, whole: Batch, parts: int
         pool = labelled // parts
         images, k = whole.image[rows], len(network.domains)
         cut.append(batch(owned, images, network, k, whole.step, whole.steps, pool, whole.phase))
-    counts, found = _mean_counts(cut), defaultdict[str, float](float)
+    counts, found = mean_counts(cut), defaultdict[str, float](float)
     for one in cut:
         for name, term in made.step(network, replace(one, counts=counts), torch.Generator().manual_seed(0)).items():
             found[name] += term.item() / parts

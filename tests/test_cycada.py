@@ -22,9 +22,9 @@ from test_semi_supervised import opinionated, rng
 from torch import Tensor, nn
 
 from fewmask.config import TranslatorSettings
-from fewmask.data.batch import Batch
+from fewmask.data.batch import Batch, mean_counts
 from fewmask.data.domain import Domain
-from fewmask.engine.fit import _mean_counts, train
+from fewmask.engine.fit import train
 from fewmask.engine.run import load_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.translation import image_distance, least_squares, semantic_consistency
@@ -601,7 +601,7 @@ def test_micro_batches_equal_one_batch_however_the_labels_lie(step: int) -> None
         rows = [*range(part, 4, 2), *range(4 + part, 8, 2)]
         owned = list(zip(whole.domain[rows].tolist(), whole.label[rows], strict=True))
         cut.append(batch(owned, whole.image[rows], network, 3, step=step, of=8, pool=2, phase=whole.phase))
-    counts = _mean_counts(cut)
+    counts = mean_counts(cut)
     got: dict[str, float] = dict.fromkeys(expected, 0.0)
     for one in cut:
         for name, term in made.step(network, replace(one, counts=counts), rng()).items():

@@ -29,7 +29,7 @@ from ondisk import (
 from torch import Tensor, nn
 
 from fewmask.config import AdamSettings, Config, OptimiserSettings
-from fewmask.data.batch import Batch, Phase
+from fewmask.data.batch import Batch, Phase, mean_counts
 from fewmask.data.domain import Domain
 from fewmask.engine import fit
 from fewmask.engine.checkpoint import load_state
@@ -452,7 +452,7 @@ def accumulated(
     """Gradients of a step as the loop makes them, and the means of its terms."""
     training = fit.Training(network, made)
     training.zero_grad()
-    counts = fit._mean_counts(batches)
+    counts = mean_counts(batches)
     totals: dict[str, float] = {}
     for batch in batches:
         terms = training(replace(batch, counts=counts), torch.Generator().manual_seed(0))

@@ -18,9 +18,8 @@ from test_hung2018 import gradients
 from test_semi_supervised import rng
 from torch import Tensor, nn
 
-from fewmask.data.batch import Batch
+from fewmask.data.batch import Batch, mean_counts
 from fewmask.data.domain import Domain
-from fewmask.engine.fit import _mean_counts
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.mmd import MULTIPLES, draw, linear_mmd, quadratic_mmd
 from fewmask.methods import METHODS
@@ -478,7 +477,7 @@ def test_micro_batches_of_the_adversary_equal_one_batch_however_the_void_lies(pa
         rows = whole.domain.argsort(stable=True)[part * 16 // parts : (part + 1) * 16 // parts].tolist()
         owned = list(zip(whole.domain[rows].tolist(), whole.label[rows], strict=True))
         cut.append(batch(owned, whole.image[rows], network, 2, step=3, of=4, pool=4))
-    counts = _mean_counts(cut)
+    counts = mean_counts(cut)
     got = 0.0
     for one in cut:
         object.__setattr__(one, "counts", counts)

@@ -16,9 +16,8 @@ import torch
 from helpers import ArraySource, batch, domains, model, relabelled, run, same, steps, train_settings
 from torch import Tensor
 
-from fewmask.data.batch import Batch
+from fewmask.data.batch import Batch, mean_counts
 from fewmask.data.domain import Domain
-from fewmask.engine.fit import _mean_counts
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.pseudo_label import pseudo_label, pseudo_weight, ramp, sure_fraction
 from fewmask.methods import METHODS
@@ -553,7 +552,7 @@ def test_micro_batches_equal_one_batch_however_the_labels_lie(name: str, options
 
     def gradients(batches: list[Batch]) -> tuple[dict[str, Tensor], dict[str, float]]:
         network.zero_grad()
-        counts, terms = _mean_counts(batches), []
+        counts, terms = mean_counts(batches), []
         for one in batches:
             terms.append(made.step(network, replace(one, counts=counts), rng()))
             (total(terms[-1]) / len(batches)).backward()

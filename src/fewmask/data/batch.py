@@ -5,13 +5,14 @@ Shapes: B rows of a micro-batch, U of them of the pool · h×w pixels of a crop 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fewmask import distributed
 from fewmask.config import NoiseSettings, StrongSettings
 from fewmask.labels import NOT_LABELLED
 
@@ -203,3 +204,10 @@ def take(values: Tensor, rows: Tensor) -> Tensor:
 def _rows(domain: Tensor, chosen: Tensor) -> dict[int, Tensor]:
     present = torch.unique(domain[chosen]).tolist()
     return {k: torch.nonzero((domain == k) & chosen).flatten() for k in present}
+
+
+def mean_counts(batches: Sequence[Batch]) -> dict[int, PixelCounts]:
+    """`Batch.counts` as the losses need them: the mean over micro-batches and processes."""
+    parts = len(batches) * distributed.world()
+    tables = {s: torch.stack([batch.counts[s].table() for batch in batches]).sum(0) for s in batches[0].counts}
+    return {s: PixelCounts(*(distributed.total(table) / parts)) for s, table in tables.items()}

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fewmask import card, distributed, stopping
 from fewmask.config import Config, TrainSettings
-from fewmask.data.batch import Batch, Phase, PixelCounts
+from fewmask.data.batch import Batch, Phase, mean_counts
 from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.data.frequency import class_weights
@@ -195,7 +195,7 @@ class _Fit:
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         settings, step = self.config.train, self.done
-        counts = _mean_counts(batches)
+        counts = mean_counts(batches)
         rng = self._rng(step, distributed.rank())
         self.optimisers.set_rates(step, self.phases)
         self.optimisers.zero_grad()
@@ -389,13 +389,6 @@ def _came_to(run: RunFolder) -> dict[str, Any]:
     """The summary, which the first process wrote, in all of them: others need not see its disk as it is now."""
     found: dict[str, Any] = distributed.asked_of_first(lambda: run.read_summary().to_dict())
     return found
-
-
-def _mean_counts(batches: list[Batch]) -> dict[int, PixelCounts]:
-    """`Batch.counts` as the losses need them: the mean over micro-batches and processes."""
-    parts = len(batches) * distributed.world()
-    tables = {s: torch.stack([batch.counts[s].table() for batch in batches]).sum(0) for s in batches[0].counts}
-    return {s: PixelCounts(*(distributed.total(table) / parts)) for s, table in tables.items()}
 
 
 def _size_of(train: TrainSettings, step: int) -> tuple[str, str]:
