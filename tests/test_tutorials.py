@@ -108,7 +108,7 @@ class Reader:
         if verb == "answer" and "--from" not in words:
             return self.answer(Path(words[0]))
         if verb == "answer":
-            campaigns.paint(load_config(Path(words[0])), Path(words[0]), Path(words[2]), who="")
+            campaigns.paint(load_config(Path(words[0])), Path(words[0]), Path(words[2]))
         done = self.fewmask(verb, *words, *(TINY if verb in ("train", "campaign") else []))
         assert done.code == 0, done.err
         self.said.append(done.out)
