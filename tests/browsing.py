@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,21 @@ def profile(browser: Any, width: int, height: int, **options: Any) -> Iterator[A
     finally:
         context.close()
     assert wrong == [], wrong
+
+
+def violations(page: Any) -> list[str]:
+    """The faults of accessibility that axe-core finds on a page as it stands, by its rules for WCAG and good practice.
+
+    The script is evaluated from outside: the page's content security policy would refuse a script element.
+    """
+    pytest.importorskip("axe_playwright_python", reason="no axe-core: `make env` installs it")
+    page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run().then(({ violations }) => violations)")
+    return [
+        f"{fault['id']} ({fault['impact']}): {node['target'][0]}: {node['failureSummary']}"
+        for fault in found
+        for node in fault["nodes"]
+    ]
 
 
 class Person:

@@ -10,6 +10,7 @@ from typing import Any
 
 import campaigns
 import pytest
+from browsing import violations
 from ondisk import config, two_domains
 
 from fewmask.campaign import campaign
@@ -80,6 +81,7 @@ def test_it_opens_from_the_disk_and_can_be_read(
     assert page.evaluate("[...document.querySelectorAll('svg[role=img]')].every(s => s.querySelector('title, desc'))")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert _contrast(page) == []
+    assert violations(page) == []
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
