@@ -23,7 +23,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.device import choose_device, memory_mib
-from fewmask.engine.pool import Asked, look
+from fewmask.engine.pool import Asked, score_pool
 from fewmask.labels import LabelSpace, Mask, distinct_colour
 from fewmask.models.universal import UniversalSegmenter
 
@@ -69,7 +69,7 @@ def peaks(images: int, size: tuple[int, int]) -> dict[str, object]:
             print(f"{done} of {total}: {found[f'after {done}']} MiB", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        seen = look(
+        seen = score_pool(
             Committee([Member(model)], PoolSettings(scales=(1.0,))), domain, Path(folder) / "seen",
             cache=Path(folder), ask=asked, pseudo=PseudoFolder(Path(folder) / "pseudo"), batch_size=1, workers=0,
             progress=progress,

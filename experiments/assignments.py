@@ -58,7 +58,7 @@ def main() -> None:
     if arguments.table:
         print(table(json.loads(arguments.table.read_text(encoding="utf-8"))))
         return
-    found = {f"{run.parent.name}/{run.name}": look(run, arguments.split) for run in arguments.runs}
+    found = {f"{run.parent.name}/{run.name}": measure_run(run, arguments.split) for run in arguments.runs}
     command = shlex.join([*(run.name for run in arguments.runs), "--split", arguments.split])
     head = {
         "command": f"python experiments/assignments.py {command}",
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def look(folder: Path, split: str) -> dict[str, Any]:
+def measure_run(folder: Path, split: str) -> dict[str, Any]:
     """The shares of each domain."""
     config, device = load_config(folder), choose_device()
     domains = load_domains(config)

@@ -79,7 +79,7 @@ def main() -> None:
         print(table(json.loads(arguments.table.read_text(encoding="utf-8"))))
         return
     out = arguments.out or Path("results") / f"budget-{arguments.dataset}.json"
-    train = look(arguments.data, arguments.dataset, arguments.scale)
+    train = measure_train(arguments.data, arguments.dataset, arguments.scale)
     for seed in arguments.seeds:
         for row in arguments.rows:
             config = settings(arguments, train, row, seed)
@@ -158,7 +158,7 @@ def shrunk(scale: float) -> dict[str, float]:
     return {} if scale == 1 else {"size": scale}
 
 
-def look(data: Path, dataset: str, scale: float) -> Train:
+def measure_train(data: Path, dataset: str, scale: float) -> Train:
     """Train as the network will see it; outlines are drawn on the images as they are."""
     whole, seen = domain(data, dataset, 1.0), domain(data, dataset, scale)
     stems = whole.splits["train"]

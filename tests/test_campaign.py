@@ -42,7 +42,7 @@ from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.fit import Moment, train
-from fewmask.engine.pool import Found, look
+from fewmask.engine.pool import Found, score_pool
 from fewmask.engine.run import load_domains, load_model
 from fewmask.files import Written
 from fewmask.labels import NOT_LABELLED
@@ -306,7 +306,7 @@ def test_without_questions_a_campaign_is_self_training_in_generations(data: Path
     assert config.campaign is not None
     committee = Committee([Member(load_model(tmp_path / "teacher"))], config.campaign.pool, config.train.precision)
     pseudo = PseudoFolder(tmp_path / "pseudo")
-    look(committee, domains["a"], tmp_path / "seen", cache=tmp_path, pseudo=pseudo, workers=0)
+    score_pool(committee, domains["a"], tmp_path / "seen", cache=tmp_path, pseudo=pseudo, workers=0)
     student = plain.model_copy(update={"seed": config.seed + SEEDS_APART})
     train(student, tmp_path / "student", domains={"a": replace(domains["a"], pseudo=pseudo)})
     expected, got = weights_of(tmp_path / "student"), weights_of(tmp_path / "run")
@@ -771,7 +771,7 @@ def test_domains_look_at_their_pools_with_draws_of_their_own(
     seeds = dict[tuple[int, str], int]()
     monkeypatch.setattr(rounds, "committee", lambda *_: None)
     monkeypatch.setattr(
-        rounds, "look", lambda _, domain, *__, ask, seed, **___: seeds.update({(ask, domain.name): seed})
+        rounds, "score_pool", lambda _, domain, *__, ask, seed, **___: seeds.update({(ask, domain.name): seed})
     )
     config = settings(data)
     made = rounds._Rounds(config, tmp_path / "run", lambda moment: None, False)
@@ -999,13 +999,13 @@ def test_generations_vote_as_soon_as_there_are_two(data: Path, tmp_path: Path) -
 def lookers(monkeypatch: pytest.MonkeyPatch) -> list[Committee]:
     """Who looks at the pool from here on, look by look."""
     seen: list[Committee] = []
-    own = look
+    own = score_pool
 
     def watched(committee: Committee, *arguments: Any, **options: Any) -> Any:
         seen.append(committee)
         return own(committee, *arguments, **options)
 
-    monkeypatch.setattr(rounds, "look", watched)
+    monkeypatch.setattr(rounds, "score_pool", watched)
     return seen
 
 

@@ -29,7 +29,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine import pool
 from fewmask.engine.committee import Committee, Member, dropout_layers, faults
-from fewmask.engine.pool import Asked, Found, look, look_seconds, looked_at
+from fewmask.engine.pool import Asked, Found, score_pool, scoring_seconds, scored_stems
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.models.universal import UniversalSegmenter
 
@@ -81,7 +81,7 @@ def looked(who: Committee, domain: Domain, folder: Path, settings: AskSettings, 
 def found_by(who: Committee, domain: Domain, folder: Path, settings: AskSettings, **options: Any) -> Found:
     before = options.pop("before", ())
     options = {"workers": 0, "cache": folder / "cache", **options}
-    found = look(who, domain, folder / "seen", ask=Asked(settings, 1, before), **options)
+    found = score_pool(who, domain, folder / "seen", ask=Asked(settings, 1, before), **options)
     assert found is not None
     return found
 
@@ -122,7 +122,7 @@ def test_pseudo_labels_are_those_of_a_direct_reference(
 ) -> None:
     folder = PseudoFolder(tmp_path / "pseudo")
     who = committee(network, scales=scales, combine=combine)
-    assert look(who, domain, tmp_path / "seen", cache=tmp_path, pseudo=folder, workers=0, batch_size=1) is None
+    assert score_pool(who, domain, tmp_path / "seen", cache=tmp_path, pseudo=folder, workers=0, batch_size=1) is None
     for stem in domain.splits["train"]:
         label, stored = folder.read(stem)
         p = mean_softmax(network, domain.image(stem), scales, combine)
@@ -279,7 +279,7 @@ def test_an_image_without_anything_left_gives_no_candidate(
 
 def test_an_empty_pool_has_no_candidates(domain: Domain, network: UniversalSegmenter, tmp_path: Path) -> None:
     empty = replace(domain, labelled=domain.splits["train"])
-    assert look(committee(network), empty, tmp_path, cache=tmp_path, ask=Asked(ask(), 1), workers=0) is None
+    assert score_pool(committee(network), empty, tmp_path, cache=tmp_path, ask=Asked(ask(), 1), workers=0) is None
 
 
 def test_superpixels_are_computed_once(
@@ -368,16 +368,16 @@ def test_what_a_pass_took_is_the_time_of_its_pieces_also_after_a_stop(
     with pytest.raises(InterruptedError):
         looked(committee(network), domain, tmp_path, ask(), progress=progress, batch_size=1)
     pieces = tmp_path / "seen"
-    assert look_seconds(pieces) == len(list(pieces.iterdir())) == 1
+    assert scoring_seconds(pieces) == len(list(pieces.iterdir())) == 1
     looked(committee(network), domain, tmp_path, ask(), batch_size=1)
-    assert look_seconds(pieces) == len(list(pieces.iterdir())) == -(-len(SIZES) // 3)
-    assert look_seconds(tmp_path / "no look") == 0
+    assert scoring_seconds(pieces) == len(list(pieces.iterdir())) == -(-len(SIZES) // 3)
+    assert scoring_seconds(tmp_path / "no look") == 0
 
 
 def test_a_pass_knows_which_images_it_looked_at(domain: Domain, network: UniversalSegmenter, tmp_path: Path) -> None:
     looked(committee(network), domain, tmp_path, ask())
-    assert looked_at(tmp_path / "seen") == frozenset(domain.splits["train"])
-    assert looked_at(tmp_path / "no look") == frozenset()
+    assert scored_stems(tmp_path / "seen") == frozenset(domain.splits["train"])
+    assert scored_stems(tmp_path / "no look") == frozenset()
     fewer = replace(domain, splits={**domain.splits, "train": domain.splits["train"][1:]})
     with pytest.raises(ValueError, match=r"00000\.npz: a look at other images than the pool has now") as raised:
         looked(committee(network), fewer, tmp_path, ask())
@@ -522,7 +522,7 @@ def test_logits_that_are_not_finite_name_the_image(
     asked = None if score is None else Asked(ask(score), 1)
     pseudo = PseudoFolder(tmp_path / "pseudo")
     with pytest.raises(ValueError, match=r"^a: images/a-0\.png: the network's answer is not finite; look at"):
-        look(committee(broken), domain, tmp_path, cache=tmp_path, ask=asked, pseudo=pseudo, workers=0)
+        score_pool(committee(broken), domain, tmp_path, cache=tmp_path, ask=asked, pseudo=pseudo, workers=0)
     assert not list(tmp_path.rglob("*.npz"))
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from fewmask import recipes
 from fewmask.config import CampaignSettings, Config
 from fewmask.methods import METHODS, read_config
-from fewmask.recipes.data import look
+from fewmask.recipes.data import check_data
 
 ROOT = Path(__file__).parents[1]
 NAMES = [
@@ -389,7 +389,7 @@ def test_all_that_is_missing_is_listed_with_where_to_get_it(data: Path, tmp_path
     # What an override does without is not missing.
     overrides = ["model.weights=imagenet", "domains.camvid.layout=camvid"]
     configs = [settings("labels-camvid", "full", some, overrides)]
-    assert look("labels-camvid", configs, some, incomplete=True)[0].layout == "camvid"
+    assert check_data("labels-camvid", configs, some, incomplete=True)[0].layout == "camvid"
 
 
 def test_a_dataset_with_fewer_images_than_were_published_is_refused(data: Path, fewmask: Fewmask) -> None:
@@ -401,7 +401,7 @@ def test_a_dataset_with_fewer_images_than_were_published_is_refused(data: Path, 
         "--incomplete",
     )
     configs = [settings("cityscapes-idd", row, data) for row in ("univ-basic", "train-on-idd")]
-    (cityscapes, idd) = look("cityscapes-idd", configs, data, incomplete=True)
+    (cityscapes, idd) = check_data("cityscapes-idd", configs, data, incomplete=True)
     assert (cityscapes.images, idd.images) == ({"train": 4, "val": 2}, {"train": 4, "val": 1})
 
 

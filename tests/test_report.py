@@ -31,7 +31,7 @@ from fewmask.report import report, space
 from fewmask.report.facts import Facts, groups, read
 from fewmask.report.headline import headline
 from fewmask.report.learning import learning
-from fewmask.report.look import chosen, look, spread
+from fewmask.report.evaluation import chosen, evaluate_split, spread
 from fewmask.report.panels import hatched
 from fewmask.report.report import _once
 from fewmask.report.space import _draw, class_similarity, draw
@@ -401,7 +401,7 @@ def test_calibration_against_a_loop(pairs: list[tuple[float, bool]], bins: int) 
 def test_the_pass_agrees_with_a_loop_over_pixels(runs: Path) -> None:
     model = load_model(runs / "joint")
     domain = load_domains(load_config(runs / "joint"))["b"]
-    seen = look(model, domain, "val", domain.splits["val"], "fp32")
+    seen = evaluate_split(model, domain, "val", domain.splits["val"], "fp32")
     sure, right, ious = [], [], {}
     with torch.inference_mode():
         for stem in domain.splits["val"]:

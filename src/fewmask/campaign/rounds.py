@@ -43,7 +43,7 @@ from fewmask.engine.committee import possible
 from fewmask.engine.device import choose_device
 from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
-from fewmask.engine.pool import Asked, Found, look, look_seconds, looked_at
+from fewmask.engine.pool import Asked, Found, score_pool, scoring_seconds, scored_stems
 from fewmask.engine.run import begin, load_domains, open_run
 from fewmask.files import write_bytes
 from fewmask.labels import NOT_LABELLED
@@ -169,7 +169,7 @@ class _Rounds:
         networks = committee(self.config, self.domains, runs, self.device)
         found = {}
         for k, (name, domain) in enumerate(domains.items()):
-            seen = look(
+            seen = score_pool(
                 networks,
                 domain,
                 self.run.seen(number, name),
@@ -239,7 +239,7 @@ class _Rounds:
     def _pseudo(self, number: int, domain: str) -> PseudoFolder:
         """Of the images that were looked at; one that was wholly answered then has none, whatever is taken back."""
         written = self.run.pseudo(number)
-        return PseudoFolder(below(written.folder, domain), looked_at(self.run.seen(number, domain)), written)
+        return PseudoFolder(below(written.folder, domain), scored_stems(self.run.seen(number, domain)), written)
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -356,7 +356,7 @@ class _Rounds:
                     pixels[name] += int((values != NOT_LABELLED).sum())
         chosen = summary.selected
         miou = {name: chosen.miou.get(name) if chosen else None for name in self.domains}
-        looked = sum(look_seconds(self.run.seen(number, name)) for name in self.domains)
+        looked = sum(scoring_seconds(self.run.seen(number, name)) for name in self.domains)
         self.history.append(Entry.of(number, cost, pixels, miou, summary.seconds, looked))
 
     def _tell(self, state: Literal["done", "waiting"], number: int | None = None) -> dict[str, Any]:

@@ -94,11 +94,11 @@ def show(name: Name, as_json: Json = False) -> None:
 def check(name: Name, words: Words = None, incomplete: Incomplete = False, as_json: Json = False) -> None:
     """Examine the data that a recipe reads, image by image: every problem listed at once, as `fewmask check` does."""
     from fewmask.data.doctor import check as examine
-    from fewmask.recipes.data import look
+    from fewmask.recipes.data import check_data
 
     asked = _Asked(name, words or [], None)
     configs = [asked.configure(row, asked.seeds[0]) for row in asked.rows]
-    look(asked.name, configs, asked.data, incomplete)
+    check_data(asked.name, configs, asked.data, incomplete)
     domains = {domain: settings for config in configs for domain, settings in config.domains.items()}
     labelled = [config.labelled.images for config in configs]
     most = None if None in labelled else max(filter(None, labelled), default=0)
@@ -124,12 +124,12 @@ def run(
     The data is looked at first. The same command goes on where it stopped; what is done is not done again.
     """
     from fewmask.recipes import seconds
-    from fewmask.recipes.data import look
+    from fewmask.recipes.data import check_data
 
     asked = _Asked(name, words or [], seeds)
     recipe, folder = asked.recipe, folder or below(Path("runs"), asked.name)
     configs = {row: asked.configure(row, asked.seeds[0]) for row in asked.rows}
-    found = look(asked.name, configs.values(), asked.data, incomplete)
+    found = check_data(asked.name, configs.values(), asked.data, incomplete)
     for one in found:
         counts = ", ".join(f"{split} {count:,}" for split, count in one.images.items())
         should = " as published" if one.images == one.expected else ""

@@ -108,7 +108,7 @@ class _Patient:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _ImageCheck:
     """What one image and its mask look like."""
 
     domain: str
@@ -141,13 +141,13 @@ def check(
     """
     patients = {name: _patient(name, settings) for name, settings in domains.items()}
     work = [(p, stem) for p in patients.values() for stem in p.stems]
-    looks: dict[str, dict[str, _Look]] = {name: {} for name in patients}
+    image_checks: dict[str, dict[str, _ImageCheck]] = {name: {} for name in patients}
     # Decoding and hashing leave the interpreter's lock, so threads use all cores.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(_look, patient, stem) for patient, stem in work]
+        futures = [pool.submit(_check_image, patient, stem) for patient, stem in work]
         for done, future in enumerate(as_completed(futures), 1):
-            look = future.result()
-            looks[look.domain][look.stem] = look
+            image_check = future.result()
+            image_checks[image_check.domain][image_check.stem] = image_check
             if progress is not None:
                 progress(done, len(work))
     problems: list[Problem] = []
@@ -155,15 +155,15 @@ def check(
     for name, patient in patients.items():
         problems += patient.listing.problems if patient.listing else ()
         # In the order of the splits, whichever thread was first.
-        ordered = [looks[name][stem] for p, stem in work if p is patient]
-        problems += chain.from_iterable(look.problems for look in ordered)
+        ordered = [image_checks[name][stem] for p, stem in work if p is patient]
+        problems += chain.from_iterable(image_check.problems for image_check in ordered)
         drawn, drawn_problems = _draw(patient, labelled, seed)
         problems += drawn_problems
-        problems += _missing_classes(patient, looks[name], drawn, asks)
-        problems += _near_copies(patient, looks[name])
+        problems += _missing_classes(patient, image_checks[name], drawn, asks)
+        problems += _near_copies(patient, image_checks[name])
         problems += _scale(patient, ordered)
         statistics[name] = _statistics(patient, ordered, drawn)
-    problems += _copies(patients, looks)
+    problems += _copies(patients, image_checks)
     problems.sort(key=lambda p: (p.severity, p.reach))  # stable: "error" before "warning", the whole before its parts
     return Report(tuple(problems), statistics)
 
@@ -180,14 +180,14 @@ def _patient(name: str, settings: DomainSettings) -> _Patient:
     return _Patient(name, settings, found, domain, found.space, found.splits)
 
 
-def _look(patient: _Patient, stem: str) -> _Look:
+def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
     """Read one image and its mask, if it has one."""
     if patient.listing is None:
         assert patient.domain is not None
         scene, mask = patient.domain.image(stem), patient.domain.mask(stem)
         size = (scene.shape[1], scene.shape[0])
         by_value = np.bincount(mask.reshape(-1), minlength=256)
-        return _Look(patient.name, stem, (), size, _digest(scene), _thumbnail(scene), counts=by_value)
+        return _ImageCheck(patient.name, stem, (), size, _digest(scene), _thumbnail(scene), counts=by_value)
     problems: list[Problem] = []
     ids: np.ndarray | None = None
     picture: Picture | None = None
@@ -226,9 +226,9 @@ def _look(patient: _Patient, stem: str) -> _Look:
             mend = "label some of it, or remove the mask so that the image counts as unlabelled"
             problems.append(Problem(str(mask_path), "the mask has no pixel of any class", mend, "warning"))
     if image is None:
-        return _Look(patient.name, stem, tuple(problems), ids=ids, counts=counts)
+        return _ImageCheck(patient.name, stem, tuple(problems), ids=ids, counts=counts)
     size = (image.shape[1], image.shape[0])
-    return _Look(patient.name, stem, tuple(problems), size, _digest(image), _thumbnail(image), ids, counts)
+    return _ImageCheck(patient.name, stem, tuple(problems), size, _digest(image), _thumbnail(image), ids, counts)
 
 
 def _digest(image: np.ndarray) -> bytes:
@@ -267,7 +267,7 @@ def _draw(patient: _Patient, labelled: int | None, seed: int) -> tuple[tuple[str
 
 
 def _missing_classes(
-    patient: _Patient, looks: Mapping[str, _Look], drawn: tuple[str, ...], asks: bool
+    patient: _Patient, image_checks: Mapping[str, _ImageCheck], drawn: tuple[str, ...], asks: bool
 ) -> Iterator[Problem]:
     """Classes without a pixel in the labelled images: no head can learn them, and their IoU will be 0."""
     where, meant = f"domain {patient.name}", frozenset(getattr(patient.settings, "absent", ()))
@@ -275,9 +275,9 @@ def _missing_classes(
         return
     if unknown := sorted(meant - set(patient.space.names)):
         yield Problem(where, f"`absent` names {', '.join(unknown)}, no classes of it", "write names of its classes")
-    counts, everywhere = _sum(looks[stem] for stem in drawn), _sum(looks.values())
+    counts, everywhere = _sum(image_checks[stem] for stem in drawn), _sum(image_checks.values())
     nowhere = [name for i, name in enumerate(patient.space.names) if not everywhere[i] and name not in meant]
-    white = _white(looks.values())
+    white = _white(image_checks.values())
     for position, name in enumerate(patient.space.names):
         value = f"class {name!r} is in none of the {len(drawn)} labelled images"
         if everywhere[position] and not counts[position]:
@@ -292,17 +292,17 @@ def _missing_classes(
             yield Problem(where, f"{value} and in no other mask", mend, "warning" if asks else "error")
 
 
-def _white(looks: Iterable[_Look]) -> float:
+def _white(image_checks: Iterable[_ImageCheck]) -> float:
     """The part of all pixels of the masks whose raw id is 255."""
-    ids = sum((look.ids for look in looks if look.ids is not None), np.zeros(256, dtype=np.int64))
+    ids = sum((image_check.ids for image_check in image_checks if image_check.ids is not None), np.zeros(256, dtype=np.int64))
     return float(ids[VOID] / max(1, ids.sum()))
 
 
-def _scale(patient: _Patient, looks: Sequence[_Look]) -> Iterator[Problem]:
+def _scale(patient: _Patient, image_checks: Sequence[_ImageCheck]) -> Iterator[Problem]:
     """A `size` that leaves too little of the images, or next to too little."""
     size = None if isinstance(patient.settings, ScenesDomain) else patient.settings.size
     small = []
-    for width, height in [look.size for look in looks if look.size and size is not None]:
+    for width, height in [image_check.size for image_check in image_checks if image_check.size and size is not None]:
         try:
             left = scaled((height, width), size)
         except ValueError as error:
@@ -317,13 +317,13 @@ def _scale(patient: _Patient, looks: Sequence[_Look]) -> Iterator[Problem]:
         yield Problem(f"domain {patient.name}", value, mend, "warning")
 
 
-def _copies(patients: Mapping[str, _Patient], looks: Mapping[str, Mapping[str, _Look]]) -> Iterator[Problem]:
+def _copies(patients: Mapping[str, _Patient], image_checks: Mapping[str, Mapping[str, _ImageCheck]]) -> Iterator[Problem]:
     """Images with the same pixels under different names. Across splits of a domain they make its score a lie."""
     places: dict[bytes, list[tuple[str, str, str]]] = defaultdict(list)
     for name, patient in patients.items():
         for split in SPLITS:
             for stem in patient.splits[split]:
-                digest = looks[name][stem].digest
+                digest = image_checks[name][stem].digest
                 if digest is not None:
                     places[digest].append((name, split, stem))
     for copies in places.values():
@@ -345,47 +345,47 @@ def _copies(patients: Mapping[str, _Patient], looks: Mapping[str, Mapping[str, _
                 yield Problem(where, value, "one model sees both: take it out of train", "warning")
 
 
-def _near_copies(patient: _Patient, looks: Mapping[str, _Look]) -> Iterator[Problem]:
+def _near_copies(patient: _Patient, image_checks: Mapping[str, _ImageCheck]) -> Iterator[Problem]:
     """Images that look almost like one of an earlier split: the same one compressed anew, or the next video frame."""
-    earlier: list[_Look] = []
+    earlier: list[_ImageCheck] = []
     split_of: dict[str, str] = {}
     for split in SPLITS:
-        here = [looks[stem] for stem in patient.splits[split] if looks[stem].thumbnail is not None]
+        here = [image_checks[stem] for stem in patient.splits[split] if image_checks[stem].thumbnail is not None]
         known = _thumbnails(earlier)
         for start in range(0, len(here) if earlier else 0, 256):
             block = here[start : start + 256]
             rows = _thumbnails(block)
             squares = (rows**2).sum(axis=1, keepdims=True) + (known**2).sum(axis=1) - 2 * rows @ known.T
-            for look, nearest in zip(block, squares.argmin(axis=1), strict=True):
+            for image_check, nearest in zip(block, squares.argmin(axis=1), strict=True):
                 other = earlier[int(nearest)]
-                rms = float(((_thumbnails([look]) - known[nearest]) ** 2).mean() ** 0.5)
-                if rms < NEAR and look.digest != other.digest:
+                rms = float(((_thumbnails([image_check]) - known[nearest]) ** 2).mean() ** 0.5)
+                if rms < NEAR and image_check.digest != other.digest:
                     value = (
                         f"almost the same picture as {patient.where(other.stem)}, which is in {split_of[other.stem]}"
                     )
                     mend = f"keep the two in one split, or the score on {split} flatters"
-                    yield Problem(patient.where(look.stem), value, mend, "warning")
+                    yield Problem(patient.where(image_check.stem), value, mend, "warning")
         earlier += here
-        split_of |= {look.stem: split for look in here}
+        split_of |= {image_check.stem: split for image_check in here}
 
 
-def _thumbnails(looks: Iterable[_Look]) -> np.ndarray:
+def _thumbnails(image_checks: Iterable[_ImageCheck]) -> np.ndarray:
     """Thumbnails as rows (N,768) float32, around 0 so that their products keep their digits."""
-    rows = [look.thumbnail for look in looks if look.thumbnail is not None]
+    rows = [image_check.thumbnail for image_check in image_checks if image_check.thumbnail is not None]
     return np.array(rows, dtype=np.float32) - 128
 
 
-def _sum(looks: Iterable[_Look]) -> np.ndarray:
+def _sum(image_checks: Iterable[_ImageCheck]) -> np.ndarray:
     """(256,) pixels by mask value over all looks that have a mask."""
-    return sum((look.counts for look in looks if look.counts is not None), np.zeros(256, dtype=np.int64))
+    return sum((image_check.counts for image_check in image_checks if image_check.counts is not None), np.zeros(256, dtype=np.int64))
 
 
-def _statistics(patient: _Patient, looks: list[_Look], drawn: tuple[str, ...]) -> Statistics:
-    counts = _sum(looks)
+def _statistics(patient: _Patient, image_checks: list[_ImageCheck], drawn: tuple[str, ...]) -> Statistics:
+    counts = _sum(image_checks)
     total = max(1, int(counts.sum()))
     names = patient.space.names if patient.space else ()
-    seen = [look.counts for look in looks if look.counts is not None]
-    sizes = Counter(f"{look.size[0]}×{look.size[1]}" for look in looks if look.size)
+    seen = [image_check.counts for image_check in image_checks if image_check.counts is not None]
+    sizes = Counter(f"{image_check.size[0]}×{image_check.size[1]}" for image_check in image_checks if image_check.size)
     return Statistics(
         layout=patient.settings.layout,
         splits={split: len(patient.splits[split]) for split in SPLITS},

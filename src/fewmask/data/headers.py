@@ -56,10 +56,10 @@ def _other(data: bytes) -> str:
     return next((f" that is read: it is {name}" for start, name in known.items() if data.startswith(start)), "")
 
 
-def _guarded(look: Callable[[bytes, Path], Kind], data: bytes, path: Path) -> Kind:
+def _guarded(read_kind: Callable[[bytes, Path], Kind], data: bytes, path: Path) -> Kind:
     """A reader's answer; whatever it stumbles over in a damaged header is an error that names the file."""
     try:
-        return look(data, path)
+        return read_kind(data, path)
     except Exception as error:  # of damaged tags Pillow raises half a dozen types
         raise error if str(error).startswith(f"{path}: ") else damaged(path, error) from None
 

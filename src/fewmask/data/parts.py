@@ -36,11 +36,11 @@ def known_pixels(domain: Domain) -> dict[str, Known]:
     return dict(zip(domain.labelled, _of_masks(domain, known), strict=True))
 
 
-def _of_masks(domain: Domain, look: Callable[[Mask], Value]) -> list[Value]:
+def _of_masks(domain: Domain, value_of: Callable[[Mask], Value]) -> list[Value]:
     """What a function says of each labelled image's mask."""
     # Decoding leaves the interpreter's lock, so threads use all cores.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda stem: look(domain.mask(stem)), domain.labelled))
+        return list(pool.map(lambda stem: value_of(domain.mask(stem)), domain.labelled))
 
 
 def in_part(domain: Domain, found: Mapping[str, Known]) -> Domain:

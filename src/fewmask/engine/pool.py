@@ -154,7 +154,7 @@ def asked_pixels(before: Sequence[Question], size: tuple[int, int]) -> np.ndarra
     return asked
 
 
-def look(
+def score_pool(
     committee: Committee,
     domain: Domain,
     folder: Path,
@@ -216,12 +216,12 @@ def look(
     return _together([_load(_piece(folder, i)) for i in range(len(pieces))])
 
 
-def looked_at(folder: Path) -> frozenset[str]:
+def scored_stems(folder: Path) -> frozenset[str]:
     """The images that the pieces in `folder` are of."""
     return frozenset(stem for path in folder.glob("*.npz") for stem in _stems(path))
 
 
-def look_seconds(folder: Path) -> float:
+def scoring_seconds(folder: Path) -> float:
     """What the pieces in `folder` took, added up over processes."""
     return sum(float(read_arrays(path, _FIX, _EVERY, others=False)["seconds"]) for path in folder.glob("*.npz"))
 

@@ -55,14 +55,14 @@ def lonely(model: nn.Module, forward: Callable[[], object]) -> list[str]:
     own mean, and what they give their bias alone. torch refuses to train that."""
     found = []
 
-    def look(name: str, module: nn.Module, x: Tensor) -> None:
+    def record_single_values(name: str, module: nn.Module, x: Tensor) -> None:
         if x[:, 0].numel() == 1:
             found.append(name)
 
     was_training = model.training
     model.train()
     norms = [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.training]
-    hooks = [m.register_forward_pre_hook(lambda m, x, n=n: look(n, m, *x)) for n, m in norms]
+    hooks = [m.register_forward_pre_hook(lambda m, x, n=n: record_single_values(n, m, *x)) for n, m in norms]
     model.eval()
     forward()
     model.train(was_training)

@@ -14,7 +14,7 @@ from fewmask.recipes import sources
 
 
 @dataclass(frozen=True)
-class Found:
+class RecipeData:
     """A dataset that is there. `images` are those of each split as it is published, before any are held out."""
 
     domain: str
@@ -25,26 +25,26 @@ class Found:
     """Empty where nobody has said how many there should be."""
 
 
-def look(name: str, configs: Iterable[Config], data: Path, incomplete: bool = False) -> list[Found]:
+def check_data(name: str, configs: Iterable[Config], data: Path, incomplete: bool = False) -> list[RecipeData]:
     """The datasets that the configurations read, by listing their files; no image is opened.
 
     Raises ValueError that lists all that is missing, with where to get it, every error of the datasets' files, and,
     unless `incomplete`, every split that has not as many images as it was published with.
     """
-    known = {Path(os.path.abspath(below(data, path))): source for path, source in sources().items()}
+    known_sources = {Path(os.path.abspath(below(data, path))): source for path, source in sources().items()}
     domains: dict[str, tuple[str, DomainSettings]] = {}
     problems: dict[str, None] = {}  # each said once, in order
-    found = []
+    datasets = []
     for config in configs:
         domains |= {f"{domain} {s.model_dump_json()}": (domain, s) for domain, s in config.domains.items()}
         weights = config.model.weights
         if isinstance(weights, Path) and not weights.exists():
-            get = known[weights].get if weights in known else "give the path of an encoder's weights"
+            get = known_sources[weights].get if weights in known_sources else "give the path of an encoder's weights"
             problems[f"{weights}: missing; {get}"] = None
     for domain, settings in domains.values():
         if isinstance(settings, ScenesDomain):
             continue
-        source = known.get(settings.root)
+        source = known_sources.get(settings.root)
         if not settings.root.exists():
             problems[f"{settings.root}: missing; {source.get if source else 'set its root'}"] = None
             continue
@@ -59,10 +59,10 @@ def look(name: str, configs: Iterable[Config], data: Path, incomplete: bool = Fa
                 f"domain {domain}: {settings.root} has {_counts(images)} images, but should have {_counts(expected)}; "
                 "complete it, or say --incomplete to go on with what is there"
             ] = None
-        found.append(Found(domain, settings.root, settings.layout, images, expected))
+        datasets.append(RecipeData(domain, settings.root, settings.layout, images, expected))
     if problems:
         raise ValueError("\n".join([f"recipe {name}, data={data}:", *(f"  {p}" for p in problems)]))
-    return found
+    return datasets
 
 
 def _counts(images: dict[str, int]) -> str:

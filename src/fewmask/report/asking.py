@@ -20,7 +20,7 @@ from fewmask.document.model import Block, Chart, Charts, Gallery, Key, Note, Pic
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.report.facts import Facts
 from fewmask.report.headline import simulated
-from fewmask.report.look import spread
+from fewmask.report.evaluation import spread
 from fewmask.report.words import count, css, duration, percent, whole
 from fewmask.runs import RunFolder
 

@@ -18,7 +18,7 @@ from fewmask.document.model import Block, Gallery, Key, Note, Picture, Section
 from fewmask.labels import NOT_LABELLED, LabelSpace
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.report.asking import legend
-from fewmask.report.look import Look, Shown, show, spread
+from fewmask.report.evaluation import SplitEvaluation, Shown, show, spread
 from fewmask.report.words import css, percent
 
 WIDTH = 320  # pixels of a picture
@@ -33,14 +33,14 @@ ENDS = (("sure", 0), ("between", 128), ("every class alike", 255))
 
 def panels(
     model: UniversalSegmenter | None,
-    looks: Mapping[str, Look],
+    evaluations: Mapping[str, SplitEvaluation],
     unlabelled: Mapping[str, Domain],
     without: Sequence[Note],
     precision: Precision = "auto",
 ) -> Section:
-    """`looks` are the domains with masks in the split; of the `unlabelled` ones images of the pool are shown."""
+    """`evaluations` are of the domains with masks in the split; of the `unlabelled` ones images of the pool are shown."""
     blocks: list[Block] = []
-    for name, seen in looks.items():
+    for name, seen in evaluations.items():
         if not seen.ranked or model is None:
             blocks.append(Note(f"Pictures of {name}: no pixel of its {seen.split} images is labelled.", "missing"))
             continue
@@ -55,7 +55,7 @@ def panels(
     if model is not None:
         blocks += [_of_pool(model, domain, precision) for domain in unlabelled.values()]
     lead = (
-        "The best, the median and the worst images, by their own mIoU over the classes that they show." if looks else ""
+        "The best, the median and the worst images, by their own mIoU over the classes that they show." if evaluations else ""
     )
     return Section("images", "Images", [*blocks, *without], lead)
 
@@ -81,7 +81,7 @@ def _chosen(ranked: Sequence[tuple[str, float]]) -> list[tuple[str, tuple[str, f
     return [(named[i], ranked[i]) for i in sorted(named) if i >= 0]
 
 
-def _row(place: str, seen: Look, shown: Shown) -> list[Picture]:
+def _row(place: str, seen: SplitEvaluation, shown: Shown) -> list[Picture]:
     space, stem, truth = seen.domain.space, shown.stem, shown.truth
     assert truth is not None
     labelled = truth < NOT_LABELLED

@@ -10,18 +10,18 @@ from fewmask.document.maps import LARGE, heat_map
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.engine.metrics import expected_calibration_error
 from fewmask.report.facts import Facts
-from fewmask.report.look import Look
+from fewmask.report.evaluation import SplitEvaluation
 from fewmask.report.words import percent, points, whole
 
 CONFUSIONS = 6  # the worst ones are told in words
 NAMED = 3  # of a class, where the whole table would be too large
 
 
-def classes(facts: Facts, looks: Mapping[str, Look], without: Sequence[Note]) -> Section:
+def classes(facts: Facts, evaluations: Mapping[str, SplitEvaluation], without: Sequence[Note]) -> Section:
     """Per-class IoU with the change since the last round."""
     charts, notes = [], list(without)
-    for name, own in _scores(facts, looks).items():
-        before, why = _before(facts, name, own, looks.get(name))
+    for name, own in _scores(facts, evaluations).items():
+        before, why = _before(facts, name, own, evaluations.get(name))
         charts.append(_bars(facts, name, own, before))
         notes += [Note(why, "missing")] if why else []
     if not charts and not facts.finished:
@@ -30,15 +30,15 @@ def classes(facts: Facts, looks: Mapping[str, Look], without: Sequence[Note]) ->
     return Section("classes", "Classes", [*([Charts(charts)] if charts else []), *notes], lead)
 
 
-def _scores(facts: Facts, looks: Mapping[str, Look]) -> dict[str, dict[str, Any]]:
+def _scores(facts: Facts, evaluations: Mapping[str, SplitEvaluation]) -> dict[str, dict[str, Any]]:
     """By domain, what was seen now; else what the run wrote down."""
     own = {n: s.to_dict() for n, s in facts.summary.domains.items()} if facts.summary else {}
-    seen = {name: seen.scores | {"split": seen.split, "images": len(seen.stems)} for name, seen in looks.items()}
+    seen = {name: seen.scores | {"split": seen.split, "images": len(seen.stems)} for name, seen in evaluations.items()}
     return own | seen
 
 
 def _before(
-    facts: Facts, name: str, own: Mapping[str, Any], seen: Look | None
+    facts: Facts, name: str, own: Mapping[str, Any], seen: SplitEvaluation | None
 ) -> tuple[Mapping[str, float | None], str]:
     """The IoU of the round before on the same images, or why there is none to compare with."""
     done = [t for t in facts.trainings if t.summary is not None]
@@ -85,10 +85,10 @@ def _bars(facts: Facts, name: str, own: Mapping[str, Any], before: Mapping[str, 
 # ── Confusion ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def confusions(looks: Mapping[str, Look], without: Sequence[Note]) -> Section:
+def confusions(evaluations: Mapping[str, SplitEvaluation], without: Sequence[Note]) -> Section:
     blocks: list[Block] = []
     charts = []
-    for name, seen in looks.items():
+    for name, seen in evaluations.items():
         if int(seen.matrix.sum()) == 0:
             blocks.append(Note(f"Confusion in {name}: no pixel of its {seen.split} images is labelled.", "missing"))
         elif len(seen.matrix) == 1:
@@ -100,7 +100,7 @@ def confusions(looks: Mapping[str, Look], without: Sequence[Note]) -> Section:
     return Section("confusion", "Confusion", [*found, *blocks, *without], lead)
 
 
-def _confusion(seen: Look) -> Chart:
+def _confusion(seen: SplitEvaluation) -> Chart:
     names, counts = seen.domain.space.names, seen.matrix.double().numpy()
     pixels = counts.sum(1)
     shares = [
@@ -139,10 +139,10 @@ def _table(names: Sequence[str], pixels: Sequence[float], shares: Sequence[Seque
 # ── Calibration ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def calibration(looks: Mapping[str, Look], without: Sequence[Note]) -> Section:
+def calibration(evaluations: Mapping[str, SplitEvaluation], without: Sequence[Note]) -> Section:
     charts = []
     blocks: list[Block] = []
-    for name, seen in looks.items():
+    for name, seen in evaluations.items():
         error = expected_calibration_error(seen.reliability)
         if error is None:
             blocks.append(Note(f"Calibration in {name}: no pixel of its {seen.split} images is labelled.", "missing"))

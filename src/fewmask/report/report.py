@@ -33,7 +33,7 @@ from fewmask.report.differences import differences, several
 from fewmask.report.facts import Facts, groups, read
 from fewmask.report.headline import headline
 from fewmask.report.learning import learning, losses
-from fewmask.report.look import Look, chosen, look, spread
+from fewmask.report.evaluation import SplitEvaluation, chosen, evaluate_split, spread
 from fewmask.report.neighbours import Views, neighbours
 from fewmask.report.panels import panels
 from fewmask.report.quality import calibration, classes, confusions
@@ -72,10 +72,10 @@ def report(
         headline(runs),
         learning(runs),
         *([differences(runs)] if len(groups(runs)) > 1 or several(runs) else []),
-        classes(first, seen.looks, seen.without),
-        panels(seen.model, seen.looks, seen.unlabelled, seen.without, first.config.train.precision),
-        confusions(seen.looks, seen.without),
-        calibration(seen.looks, seen.without),
+        classes(first, seen.evaluations, seen.without),
+        panels(seen.model, seen.evaluations, seen.unlabelled, seen.without, first.config.train.precision),
+        confusions(seen.evaluations, seen.without),
+        calibration(seen.evaluations, seen.without),
         *neighbours(seen.views, seen.embedded, first.config.synonyms, seen.without, first.config.seed),
         budget(first),
         asked_regions(first, seen.domains, seen.no_data),
@@ -99,7 +99,7 @@ class _Seen:
 
     model: UniversalSegmenter | None = None
     domains: dict[str, Domain] = field(default_factory=dict)
-    looks: dict[str, Look] = field(default_factory=dict)
+    evaluations: dict[str, SplitEvaluation] = field(default_factory=dict)
     unlabelled: dict[str, Domain] = field(default_factory=dict)
     """Domains without a mask in the split, but with images in the pool."""
     views: Views | None = None
@@ -108,7 +108,7 @@ class _Seen:
 
     @property
     def embedded(self) -> dict[str, Domain]:
-        return {name: seen.domain for name, seen in self.looks.items()}
+        return {name: seen.domain for name, seen in self.evaluations.items()}
 
 
 def _look_into(facts: Facts, images: int, split: str, device: torch.device, progress: Progress) -> _Seen:
@@ -139,13 +139,13 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
             seen.unlabelled |= {name: domain} if domain.unlabelled else {}
         else:
             try:
-                seen.looks[name] = look(model, domain, split, stems[name], facts.config.train.precision, 0, step)
+                seen.evaluations[name] = evaluate_split(model, domain, split, stems[name], facts.config.train.precision, 0, step)
             except ValueError as error:
                 seen.without.append(Note(f"{name}: {error}", "missing"))
     if split == "test":
-        own = {name: s.scores | {"split": split, "images": len(s.stems)} for name, s in seen.looks.items()}
+        own = {name: s.scores | {"split": split, "images": len(s.stems)} for name, s in seen.evaluations.items()}
         RunFolder(facts.folder).record_evaluation(split, {"domains": own})
-    if seen.looks:
+    if seen.evaluations:
         seen.views = _views(facts, model, seen, step)
     return seen
 
@@ -178,7 +178,7 @@ def _views(facts: Facts, model: UniversalSegmenter, seen: _Seen, step: Callable[
     method = _method(facts.config, seen.domains)
     embedding = method is not None and method.trains_embedding
     name, before = _before(facts, seen, model)
-    stems = {n: spread(s.stems, EMBEDDED) for n, s in seen.looks.items()}
+    stems = {n: spread(s.stems, EMBEDDED) for n, s in seen.evaluations.items()}
     models = [*([before] if before is not None else []), model]
     cells = draw(models, seen.embedded, stems, embedding, facts.config.seed, facts.config.train.precision, step)
     after = "after the alignment" if embedding else "after the training"
@@ -262,8 +262,8 @@ def _subtitle(runs: Sequence[Facts], first: Facts) -> str:
 
 def _foot(runs: Sequence[Facts], first: Facts, seen: _Seen, split: str) -> list[str]:
     lines = []
-    if seen.looks:
-        images = ", ".join(f"{len(s.stems)} of {s.there} in {n}" for n, s in seen.looks.items())
+    if seen.evaluations:
+        images = ", ".join(f"{len(s.stems)} of {s.images_in_split} in {n}" for n, s in seen.evaluations.items())
         of = f" of {first.name}" if len(runs) > 1 else ""
         what = "Classes, pictures, confusion, calibration and embeddings"
         lines.append(f"{what}{of} are from a pass over images of the split {split}: {images}.")

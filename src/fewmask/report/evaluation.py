@@ -24,14 +24,14 @@ from fewmask.models.universal import UniversalSegmenter
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """What was seen of a domain."""
+class SplitEvaluation:
+    """The evaluation of one domain's split, on some or all of its images."""
 
     domain: Domain
     split: str
     stems: tuple[str, ...]
-    """The images that were looked at, evenly spread over those of the split that have a mask."""
-    there: int
+    """The evaluated images, evenly spread over those of the split that have a mask."""
+    images_in_split: int
     """Images of the split."""
     matrix: Tensor
     """(C,C) pixels by class and predicted class."""
@@ -42,8 +42,8 @@ class Look:
 
     @property
     def whole(self) -> bool:
-        """Every image of the split was looked at, so that its figures are those of an evaluation."""
-        return len(self.stems) == self.there
+        """Whether every image of the split was evaluated, so that the figures are those of `fewmask evaluate`."""
+        return len(self.stems) == self.images_in_split
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 @torch.inference_mode()
-def look(
+def evaluate_split(
     model: UniversalSegmenter,
     domain: Domain,
     split: str,
@@ -72,8 +72,8 @@ def look(
     precision: Precision = "auto",
     workers: int = 0,
     progress: Callable[[int], object] = lambda done: None,
-) -> Look:
-    """The pass. Raises ValueError that names an image or mask that cannot be read."""
+) -> SplitEvaluation:
+    """Evaluate these images of a split. Raises ValueError that names an image or mask that cannot be read."""
     classes = domain.space.num_classes
     matrix = torch.zeros(classes, classes, dtype=torch.long)
     table = reliability(torch.ones(0), torch.ones(0))  # of no pixel: zeros
@@ -91,7 +91,7 @@ def look(
             found.append((stem, miou))
         progress(1)
     ranked = tuple(sorted(found, key=lambda pair: -pair[1]))
-    return Look(domain, split, stems, len(domain.splits.get(split, ())), matrix, table, ranked)
+    return SplitEvaluation(domain, split, stems, len(domain.splits.get(split, ())), matrix, table, ranked)
 
 
 def probabilities(model: UniversalSegmenter, image: Tensor, domain: str, precision: Precision = "auto") -> Tensor:
