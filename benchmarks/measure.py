@@ -35,7 +35,7 @@ from fewmask.engine.committee import Committee, Member
 from fewmask.engine.device import autocast, choose_device, memory_mib
 from fewmask.engine.evaluate import count
 from fewmask.engine.fit import Moment, train
-from fewmask.engine.pool import Asked, Pieces, score_pool
+from fewmask.engine.pool import Pieces, ScoringRequest, score_pool
 from fewmask.engine.run import hardware, load_domains, versions
 from fewmask.labels import VOID, LabelSpace, distinct_colour
 from fewmask.losses.alignment import alignment, cosine_similarity
@@ -347,7 +347,7 @@ def scoring(root: Path, sizes: Sizes) -> dict[str, Any]:
     domain = replace(domain, splits={"train": domain.splits["train"][: sizes.score_images]}, labelled=())
     model = network(config, domain).eval()
     pool = PoolSettings(scales=sizes.score_scales)
-    asked = Asked(AskSettings.model_validate({"budget": {"amount": 1}, "regions": sizes.score_regions}), 1)
+    asked = ScoringRequest(AskSettings.model_validate({"budget": {"amount": 1}, "regions": sizes.score_regions}), 1)
     folder = root.parent / "pool"
 
     @torch.inference_mode()
@@ -362,7 +362,7 @@ def scoring(root: Path, sizes: Sizes) -> dict[str, Any]:
     def whole() -> None:
         with tempfile.TemporaryDirectory(dir=root.parent) as own:
             score_pool(
-                Committee([Member(model)], pool), domain, Path(own) / "seen", cache=folder, ask=asked,
+                Committee([Member(model)], pool), domain, Path(own) / "seen", cache=folder, request=asked,
                 pseudo=PseudoFolder(Path(own) / "pseudo"), batch_size=sizes.evaluate_batch, workers=sizes.workers,
             )  # fmt: skip
 

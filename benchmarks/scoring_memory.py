@@ -23,7 +23,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.device import choose_device, memory_mib
-from fewmask.engine.pool import Asked, score_pool
+from fewmask.engine.pool import ScoringRequest, score_pool
 from fewmask.labels import LabelSpace, Mask, distinct_colour
 from fewmask.models.universal import UniversalSegmenter
 
@@ -58,7 +58,7 @@ def peaks(images: int, size: tuple[int, int]) -> dict[str, object]:
     device = choose_device()
     small = ModelSettings(encoder="tu-test_efficientnet", decoder_options={"decoder_channels": 16})
     model = UniversalSegmenter(small, {"noise": space}).to(device).eval()
-    asked = Asked(AskSettings.model_validate({"budget": {"amount": 1}, "regions": "squares:43"}), 1)
+    asked = ScoringRequest(AskSettings.model_validate({"budget": {"amount": 1}, "regions": "squares:43"}), 1)
     found: dict[str, float] = {"before": memory_mib(device)}
     at = {1, max(images // 100, 1), max(images // 10, 1), max(images // 2, 1), images}
     began = time.monotonic()
@@ -71,7 +71,7 @@ def peaks(images: int, size: tuple[int, int]) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         seen = score_pool(
             Committee([Member(model)], PoolSettings(scales=(1.0,))), domain, Path(folder) / "seen",
-            cache=Path(folder), ask=asked, pseudo=PseudoFolder(Path(folder) / "pseudo"), batch_size=1, workers=0,
+            cache=Path(folder), request=asked, pseudo=PseudoFolder(Path(folder) / "pseudo"), batch_size=1, workers=0,
             progress=progress,
         )  # fmt: skip
         found["with all candidates"] = round(memory_mib(device), 1)

@@ -42,7 +42,8 @@ from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.evaluate import evaluate
 from fewmask.engine.fit import Moment, train
-from fewmask.engine.pool import Found, score_pool
+from fewmask.engine.pool import score_pool
+from fewmask.engine.pool_scores import PoolScores
 from fewmask.engine.run import load_domains, load_model
 from fewmask.files import Written
 from fewmask.labels import NOT_LABELLED
@@ -635,9 +636,11 @@ def candidates(domain: Domain, scale: float, seed: int = 0, group: int | None = 
 EQUAL = {"a": 1.0, "b": 1.0, "c": 1.0}
 
 
-def all_found(parts: dict[str, Candidates]) -> dict[str, Found]:
+def all_found(parts: dict[str, Candidates]) -> dict[str, PoolScores]:
     """As if every region that may be asked were a candidate."""
-    return {name: Found(part, None, float(part.score.sum(dtype=np.float64)), len(part)) for name, part in parts.items()}
+    return {
+        name: PoolScores(part, None, float(part.score.sum(dtype=np.float64)), len(part)) for name, part in parts.items()
+    }
 
 
 def test_domains_are_ranked_together_in_numbers_of_their_own_and_on_one_scale() -> None:
@@ -771,13 +774,13 @@ def test_domains_look_at_their_pools_with_draws_of_their_own(
     seeds = dict[tuple[int, str], int]()
     monkeypatch.setattr(rounds, "committee", lambda *_: None)
     monkeypatch.setattr(
-        rounds, "score_pool", lambda _, domain, *__, ask, seed, **___: seeds.update({(ask, domain.name): seed})
+        rounds, "score_pool", lambda _, domain, *__, request, seed, **___: seeds.update({(request, domain.name): seed})
     )
     config = settings(data)
     made = rounds._Rounds(config, tmp_path / "run", lambda moment: None, False)
     for number in (0, 1):
-        monkeypatch.setattr(rounds, "Asked", lambda settings, number, before: number)
-        made._look(number, made.domains, AskSettings.model_validate(BY_CHANCE), [])
+        monkeypatch.setattr(rounds, "ScoringRequest", lambda settings, number, before: number)
+        made._score_pools(number, made.domains, AskSettings.model_validate(BY_CHANCE), [])
     assert len(seeds) == len(set(seeds.values())) == 4
     assert seeds[0, "a"] == config.seed
 

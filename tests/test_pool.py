@@ -29,7 +29,8 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine import pool
 from fewmask.engine.committee import Committee, Member, dropout_layers, faults
-from fewmask.engine.pool import Asked, Found, score_pool, scoring_seconds, scored_stems
+from fewmask.engine.pool import ScoringRequest, score_pool
+from fewmask.engine.pool_scores import PoolScores, scored_stems, scoring_seconds
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.models.universal import UniversalSegmenter
 
@@ -78,10 +79,10 @@ def looked(who: Committee, domain: Domain, folder: Path, settings: AskSettings, 
     return found_by(who, domain, folder, settings, **options).candidates
 
 
-def found_by(who: Committee, domain: Domain, folder: Path, settings: AskSettings, **options: Any) -> Found:
+def found_by(who: Committee, domain: Domain, folder: Path, settings: AskSettings, **options: Any) -> PoolScores:
     before = options.pop("before", ())
     options = {"workers": 0, "cache": folder / "cache", **options}
-    found = score_pool(who, domain, folder / "seen", ask=Asked(settings, 1, before), **options)
+    found = score_pool(who, domain, folder / "seen", request=ScoringRequest(settings, 1, before), **options)
     assert found is not None
     return found
 
@@ -279,7 +280,10 @@ def test_an_image_without_anything_left_gives_no_candidate(
 
 def test_an_empty_pool_has_no_candidates(domain: Domain, network: UniversalSegmenter, tmp_path: Path) -> None:
     empty = replace(domain, labelled=domain.splits["train"])
-    assert score_pool(committee(network), empty, tmp_path, cache=tmp_path, ask=Asked(ask(), 1), workers=0) is None
+    assert (
+        score_pool(committee(network), empty, tmp_path, cache=tmp_path, request=ScoringRequest(ask(), 1), workers=0)
+        is None
+    )
 
 
 def test_superpixels_are_computed_once(
@@ -519,10 +523,10 @@ def test_logits_that_are_not_finite_name_the_image(
     broken = helpers.model({"a": domain}).eval()
     with torch.no_grad():
         next(iter(broken.heads.values())).bias[1] = value  # type: ignore[operator]
-    asked = None if score is None else Asked(ask(score), 1)
+    asked = None if score is None else ScoringRequest(ask(score), 1)
     pseudo = PseudoFolder(tmp_path / "pseudo")
     with pytest.raises(ValueError, match=r"^a: images/a-0\.png: the network's answer is not finite; look at"):
-        score_pool(committee(broken), domain, tmp_path, cache=tmp_path, ask=asked, pseudo=pseudo, workers=0)
+        score_pool(committee(broken), domain, tmp_path, cache=tmp_path, request=asked, pseudo=pseudo, workers=0)
     assert not list(tmp_path.rglob("*.npz"))
 
 

@@ -31,7 +31,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.layouts import index, load_domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.evaluate import LabelledBatches
-from fewmask.engine.pool import Asked, Pieces
+from fewmask.engine.pool import Pieces, ScoringRequest
 from fewmask.methods import METHODS, build, parse_config
 
 # A campaign of two rounds that asks the masks themselves.
@@ -96,7 +96,7 @@ def test_what_reads_the_pool_comes_back_as_it_was(regions: str, domain: Domain, 
         {"score": "random", "regions": regions, "budget": {"amount": 1, "unit": "regions"}}
     )
     domain = changed(replace(domain, labelled=domain.labelled[:1]), tmp_path)
-    pieces = Pieces(domain, 2, Asked(ask, 1), tmp_path / "cache")
+    pieces = Pieces(domain, 2, ScoringRequest(ask, 1), tmp_path / "cache")
     (got,), (sent,) = sent_on(pieces)[0][:1], pieces[0][:1]
     for one, other in zip(got, sent, strict=True):
         assert one.stem == other.stem

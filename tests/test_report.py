@@ -28,10 +28,10 @@ from fewmask.engine.metrics import expected_calibration_error, reliability
 from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
 from fewmask.report import report, space
+from fewmask.report.evaluation import chosen, evaluate_split, spread
 from fewmask.report.facts import Facts, groups, read
 from fewmask.report.headline import headline
 from fewmask.report.learning import learning
-from fewmask.report.evaluation import chosen, evaluate_split, spread
 from fewmask.report.panels import hatched
 from fewmask.report.report import _once
 from fewmask.report.space import _draw, class_similarity, draw

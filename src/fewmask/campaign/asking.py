@@ -18,12 +18,13 @@ from fewmask.acquisition.select import Candidates, concatenate, select
 from fewmask.annotation.facts import Question
 from fewmask.config import AskSettings
 from fewmask.data.domain import Domain
-from fewmask.engine.pool import Found, asked_pixels, tile
+from fewmask.engine.pool import asked_pixels, tile
+from fewmask.engine.pool_scores import PoolScores
 from fewmask.labels import NOT_LABELLED
 
 
 def ranked_together(
-    found: Mapping[str, Found], domains: Mapping[str, Domain], need: Mapping[str, float] | None
+    found: Mapping[str, PoolScores], domains: Mapping[str, Domain], need: Mapping[str, float] | None
 ) -> Candidates:
     """All domains' candidates as one pool, with images and classes numbered through.
 
@@ -48,7 +49,7 @@ def ranked_together(
 
 
 def questions(
-    found: Mapping[str, Found],
+    found: Mapping[str, PoolScores],
     domains: Mapping[str, Domain],
     settings: AskSettings,
     before: Sequence[Question],

@@ -43,7 +43,8 @@ from fewmask.engine.committee import possible
 from fewmask.engine.device import choose_device
 from fewmask.engine.evaluate import Progress
 from fewmask.engine.fit import Moment, Observer, train
-from fewmask.engine.pool import Asked, Found, score_pool, scoring_seconds, scored_stems
+from fewmask.engine.pool import ScoringRequest, score_pool
+from fewmask.engine.pool_scores import PoolScores, scored_stems, scoring_seconds
 from fewmask.engine.run import begin, load_domains, open_run
 from fewmask.files import write_bytes
 from fewmask.labels import NOT_LABELLED
@@ -146,7 +147,7 @@ class _Rounds:
         if asked or not (ask or self._teaches(number)):
             return
         domains = self._answered(self._known_before(number))
-        found = self._look(number, domains, ask, before)
+        found = self._score_pools(number, domains, ask, before)
         if ask is not None and distributed.rank() == 0:
             self._ask(number, domains, ask, found, before)
         distributed.barrier()
@@ -161,30 +162,30 @@ class _Rounds:
         """The round learns from the pseudo-labels of the one before."""
         return number > 0 and METHODS[self.config.method.name].self_training
 
-    def _look(
+    def _score_pools(
         self, number: int, domains: Mapping[str, Domain], ask: AskSettings | None, before: list[Question]
-    ) -> dict[str, Found]:
+    ) -> dict[str, PoolScores]:
         first = max(number - self.settings.pool.generations, 0)
         runs = [self.run.round(n) for n in reversed(range(first, number))]
-        networks = committee(self.config, self.domains, runs, self.device)
-        found = {}
+        networks, scores = committee(self.config, self.domains, runs, self.device), {}
         for k, (name, domain) in enumerate(domains.items()):
-            seen = score_pool(
+            pool_scores = score_pool(
                 networks,
                 domain,
                 self.run.seen(number, name),
                 cache=self.run.superpixels,
-                ask=None if ask is None else Asked(ask, number, [q for q in before if q.domain == name]),
+                request=None if ask is None else ScoringRequest(ask, number, [q for q in before if q.domain == name]),
                 pseudo=self._pseudo(number, name) if self._teaches(number) else None,
                 seed=seed_of_round(self.config, number) + k * DOMAINS_APART,
                 batch_size=self.settings.pool.batch_size,
                 workers=self.config.train.workers,
                 progress=self._looking(number, name, ask),
             )
-            if seen is not None:
+            if pool_scores is not None:
                 knows = np.array([stem in self._answerable[name] for stem in domain.splits["train"]])
-                found[name] = seen._replace(candidates=seen.candidates.take(knows[seen.candidates.image]))
-        return found
+                candidates = pool_scores.candidates
+                scores[name] = pool_scores._replace(candidates=candidates.take(knows[candidates.image]))
+        return scores
 
     @cached_property
     def _answerable(self) -> dict[str, frozenset[str]]:
@@ -204,7 +205,7 @@ class _Rounds:
         number: int,
         domains: Mapping[str, Domain],
         ask: AskSettings,
-        found: Mapping[str, Found],
+        found: Mapping[str, PoolScores],
         before: list[Question],
     ) -> None:
         rng = generator(seed_of_round(self.config, number), "ask", number)

@@ -141,13 +141,13 @@ def check(
     """
     patients = {name: _patient(name, settings) for name, settings in domains.items()}
     work = [(p, stem) for p in patients.values() for stem in p.stems]
-    image_checks: dict[str, dict[str, _ImageCheck]] = {name: {} for name in patients}
+    checks: dict[str, dict[str, _ImageCheck]] = {name: {} for name in patients}
     # Decoding and hashing leave the interpreter's lock, so threads use all cores.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         futures = [pool.submit(_check_image, patient, stem) for patient, stem in work]
         for done, future in enumerate(as_completed(futures), 1):
-            image_check = future.result()
-            image_checks[image_check.domain][image_check.stem] = image_check
+            each = future.result()
+            checks[each.domain][each.stem] = each
             if progress is not None:
                 progress(done, len(work))
     problems: list[Problem] = []
@@ -155,15 +155,15 @@ def check(
     for name, patient in patients.items():
         problems += patient.listing.problems if patient.listing else ()
         # In the order of the splits, whichever thread was first.
-        ordered = [image_checks[name][stem] for p, stem in work if p is patient]
-        problems += chain.from_iterable(image_check.problems for image_check in ordered)
+        ordered = [checks[name][stem] for p, stem in work if p is patient]
+        problems += chain.from_iterable(each.problems for each in ordered)
         drawn, drawn_problems = _draw(patient, labelled, seed)
         problems += drawn_problems
-        problems += _missing_classes(patient, image_checks[name], drawn, asks)
-        problems += _near_copies(patient, image_checks[name])
+        problems += _missing_classes(patient, checks[name], drawn, asks)
+        problems += _near_copies(patient, checks[name])
         problems += _scale(patient, ordered)
         statistics[name] = _statistics(patient, ordered, drawn)
-    problems += _copies(patients, image_checks)
+    problems += _copies(patients, checks)
     problems.sort(key=lambda p: (p.severity, p.reach))  # stable: "error" before "warning", the whole before its parts
     return Report(tuple(problems), statistics)
 
@@ -267,7 +267,7 @@ def _draw(patient: _Patient, labelled: int | None, seed: int) -> tuple[tuple[str
 
 
 def _missing_classes(
-    patient: _Patient, image_checks: Mapping[str, _ImageCheck], drawn: tuple[str, ...], asks: bool
+    patient: _Patient, checks: Mapping[str, _ImageCheck], drawn: tuple[str, ...], asks: bool
 ) -> Iterator[Problem]:
     """Classes without a pixel in the labelled images: no head can learn them, and their IoU will be 0."""
     where, meant = f"domain {patient.name}", frozenset(getattr(patient.settings, "absent", ()))
@@ -275,9 +275,9 @@ def _missing_classes(
         return
     if unknown := sorted(meant - set(patient.space.names)):
         yield Problem(where, f"`absent` names {', '.join(unknown)}, no classes of it", "write names of its classes")
-    counts, everywhere = _sum(image_checks[stem] for stem in drawn), _sum(image_checks.values())
+    counts, everywhere = _sum(checks[stem] for stem in drawn), _sum(checks.values())
     nowhere = [name for i, name in enumerate(patient.space.names) if not everywhere[i] and name not in meant]
-    white = _white(image_checks.values())
+    white = _white(checks.values())
     for position, name in enumerate(patient.space.names):
         value = f"class {name!r} is in none of the {len(drawn)} labelled images"
         if everywhere[position] and not counts[position]:
@@ -292,17 +292,17 @@ def _missing_classes(
             yield Problem(where, f"{value} and in no other mask", mend, "warning" if asks else "error")
 
 
-def _white(image_checks: Iterable[_ImageCheck]) -> float:
+def _white(checks: Iterable[_ImageCheck]) -> float:
     """The part of all pixels of the masks whose raw id is 255."""
-    ids = sum((image_check.ids for image_check in image_checks if image_check.ids is not None), np.zeros(256, dtype=np.int64))
+    ids = sum((each.ids for each in checks if each.ids is not None), np.zeros(256, dtype=np.int64))
     return float(ids[VOID] / max(1, ids.sum()))
 
 
-def _scale(patient: _Patient, image_checks: Sequence[_ImageCheck]) -> Iterator[Problem]:
+def _scale(patient: _Patient, checks: Sequence[_ImageCheck]) -> Iterator[Problem]:
     """A `size` that leaves too little of the images, or next to too little."""
     size = None if isinstance(patient.settings, ScenesDomain) else patient.settings.size
     small = []
-    for width, height in [image_check.size for image_check in image_checks if image_check.size and size is not None]:
+    for width, height in [each.size for each in checks if each.size and size is not None]:
         try:
             left = scaled((height, width), size)
         except ValueError as error:
@@ -317,13 +317,13 @@ def _scale(patient: _Patient, image_checks: Sequence[_ImageCheck]) -> Iterator[P
         yield Problem(f"domain {patient.name}", value, mend, "warning")
 
 
-def _copies(patients: Mapping[str, _Patient], image_checks: Mapping[str, Mapping[str, _ImageCheck]]) -> Iterator[Problem]:
+def _copies(patients: Mapping[str, _Patient], checks: Mapping[str, Mapping[str, _ImageCheck]]) -> Iterator[Problem]:
     """Images with the same pixels under different names. Across splits of a domain they make its score a lie."""
     places: dict[bytes, list[tuple[str, str, str]]] = defaultdict(list)
     for name, patient in patients.items():
         for split in SPLITS:
             for stem in patient.splits[split]:
-                digest = image_checks[name][stem].digest
+                digest = checks[name][stem].digest
                 if digest is not None:
                     places[digest].append((name, split, stem))
     for copies in places.values():
@@ -345,47 +345,47 @@ def _copies(patients: Mapping[str, _Patient], image_checks: Mapping[str, Mapping
                 yield Problem(where, value, "one model sees both: take it out of train", "warning")
 
 
-def _near_copies(patient: _Patient, image_checks: Mapping[str, _ImageCheck]) -> Iterator[Problem]:
+def _near_copies(patient: _Patient, checks: Mapping[str, _ImageCheck]) -> Iterator[Problem]:
     """Images that look almost like one of an earlier split: the same one compressed anew, or the next video frame."""
     earlier: list[_ImageCheck] = []
     split_of: dict[str, str] = {}
     for split in SPLITS:
-        here = [image_checks[stem] for stem in patient.splits[split] if image_checks[stem].thumbnail is not None]
+        here = [checks[stem] for stem in patient.splits[split] if checks[stem].thumbnail is not None]
         known = _thumbnails(earlier)
         for start in range(0, len(here) if earlier else 0, 256):
             block = here[start : start + 256]
             rows = _thumbnails(block)
             squares = (rows**2).sum(axis=1, keepdims=True) + (known**2).sum(axis=1) - 2 * rows @ known.T
-            for image_check, nearest in zip(block, squares.argmin(axis=1), strict=True):
+            for each, nearest in zip(block, squares.argmin(axis=1), strict=True):
                 other = earlier[int(nearest)]
-                rms = float(((_thumbnails([image_check]) - known[nearest]) ** 2).mean() ** 0.5)
-                if rms < NEAR and image_check.digest != other.digest:
+                rms = float(((_thumbnails([each]) - known[nearest]) ** 2).mean() ** 0.5)
+                if rms < NEAR and each.digest != other.digest:
                     value = (
                         f"almost the same picture as {patient.where(other.stem)}, which is in {split_of[other.stem]}"
                     )
                     mend = f"keep the two in one split, or the score on {split} flatters"
-                    yield Problem(patient.where(image_check.stem), value, mend, "warning")
+                    yield Problem(patient.where(each.stem), value, mend, "warning")
         earlier += here
-        split_of |= {image_check.stem: split for image_check in here}
+        split_of |= {each.stem: split for each in here}
 
 
-def _thumbnails(image_checks: Iterable[_ImageCheck]) -> np.ndarray:
+def _thumbnails(checks: Iterable[_ImageCheck]) -> np.ndarray:
     """Thumbnails as rows (N,768) float32, around 0 so that their products keep their digits."""
-    rows = [image_check.thumbnail for image_check in image_checks if image_check.thumbnail is not None]
+    rows = [each.thumbnail for each in checks if each.thumbnail is not None]
     return np.array(rows, dtype=np.float32) - 128
 
 
-def _sum(image_checks: Iterable[_ImageCheck]) -> np.ndarray:
+def _sum(checks: Iterable[_ImageCheck]) -> np.ndarray:
     """(256,) pixels by mask value over all looks that have a mask."""
-    return sum((image_check.counts for image_check in image_checks if image_check.counts is not None), np.zeros(256, dtype=np.int64))
+    return sum((each.counts for each in checks if each.counts is not None), np.zeros(256, dtype=np.int64))
 
 
-def _statistics(patient: _Patient, image_checks: list[_ImageCheck], drawn: tuple[str, ...]) -> Statistics:
-    counts = _sum(image_checks)
+def _statistics(patient: _Patient, checks: list[_ImageCheck], drawn: tuple[str, ...]) -> Statistics:
+    counts = _sum(checks)
     total = max(1, int(counts.sum()))
     names = patient.space.names if patient.space else ()
-    seen = [image_check.counts for image_check in image_checks if image_check.counts is not None]
-    sizes = Counter(f"{image_check.size[0]}×{image_check.size[1]}" for image_check in image_checks if image_check.size)
+    seen = [each.counts for each in checks if each.counts is not None]
+    sizes = Counter(f"{each.size[0]}×{each.size[1]}" for each in checks if each.size)
     return Statistics(
         layout=patient.settings.layout,
         splits={split: len(patient.splits[split]) for split in SPLITS},

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from fewmask import distributed, stopping
 from fewmask.acquisition.regions import Regions, Spec, aggregate, dominant_class, embed, parse, preselect
 from fewmask.acquisition.scores import SCORES, OfMean, probabilities
-from fewmask.acquisition.select import Candidates, concatenate
+from fewmask.acquisition.select import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.annotation.record import content_hash
 from fewmask.config import AskSettings
@@ -39,17 +39,17 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
 from fewmask.engine.committee import Committee, Opinions, faults
 from fewmask.engine.evaluate import Progress, as_array, same_size_batches
+from fewmask.engine.pool_scores import PoolScores, concatenate_scores, is_done, load_piece, piece_path, save_piece
 from fewmask.files import write_atomically
 from fewmask.labels import NOT_LABELLED
 from fewmask.paths import below
 from fewmask.randomness import generator, torch_generator, torch_seed
-from fewmask.runs.arrays import read_arrays, write_arrays
 
 PIECE = 16
 
 
-class Seen(NamedTuple):
-    """An image of the pool as the loader hands it over."""
+class PoolItem(NamedTuple):
+    """An image of the pool, as the loader hands it over."""
 
     position: int
     stem: str
@@ -62,37 +62,25 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the pass is to score for: a round's settings, and what was asked of the domain before."""
+class ScoringRequest:
+    """What the pass scores for: the settings of a round, and the questions that the domain was asked before."""
 
     settings: AskSettings
     number: int
     before: Sequence[Question] = ()
 
 
-class Found(NamedTuple):
-    """What a pass found to choose questions from."""
-
-    candidates: Candidates
-    covered: np.ndarray | None = None
-    """With `balance: diverse` the embeddings (A,D) float16 of regions that hold an answered or asked pixel: questions
-    far from each other are to be far from these too."""
-    score_sum: float = 0.0
-    score_count: int = 0
-    """Of all regions that may be asked, with those that are no candidates because their image has better ones."""
-
-
-class Pieces(Dataset[list[list[Seen]]]):
+class Pieces(Dataset[list[list[PoolItem]]]):
     """Piece i: the i-th 16 images of the pool, in batches of one size. Superpixels are computed here once and kept."""
 
-    def __init__(self, domain: Domain, batch_size: int, ask: Asked | None, cache: Path) -> None:
+    def __init__(self, domain: Domain, batch_size: int, request: ScoringRequest | None, cache: Path) -> None:
         self.domain, self.batch_size, self.cache = domain, batch_size, cache
         position = {stem: i for i, stem in enumerate(domain.splits["train"])}
         self.pool = [(position[stem], stem) for stem in domain.unlabelled]
         self.before: dict[str, list[Question]] = {}
-        for question in () if ask is None else ask.before:
+        for question in () if request is None else request.before:
             self.before.setdefault(question.stem, []).append(question)
-        spec = None if ask is None else parse(ask.settings.regions)
+        spec = None if request is None else parse(request.settings.regions)
         self.cut = spec if spec and spec.kind == "superpixels" else None
 
     def __len__(self) -> int:
@@ -107,19 +95,19 @@ class Pieces(Dataset[list[list[Seen]]]):
     def images(self, pieces: Sequence[int]) -> int:
         return sum(len(self._of(i)) for i in pieces)
 
-    def __getitem__(self, index: int) -> list[list[Seen]]:
+    def __getitem__(self, index: int) -> list[list[PoolItem]]:
         cv2.setNumThreads(0)
-        images = (self._see(*item) for item in self._of(index))
-        return list(same_size_batches(images, self.batch_size, size=lambda seen: seen.image.shape))
+        images = (self._load_item(*item) for item in self._of(index))
+        return list(same_size_batches(images, self.batch_size, size=lambda item: item.image.shape))
 
-    def _see(self, position: int, stem: str) -> Seen:
+    def _load_item(self, position: int, stem: str) -> PoolItem:
         image, closed = self.domain.image(stem), None
         if stem in self.domain.partial or stem in self.before:
             closed = asked_pixels(self.before.get(stem, ()), image.shape[:2])
         if stem in self.domain.partial:
             closed |= self.domain.mask(stem) != NOT_LABELLED
         regions = None if self.cut is None else tile(self.domain, stem, image, self.cut, self.cache)
-        return Seen(
+        return PoolItem(
             position, stem, torch.from_numpy(image), None if closed is None else torch.from_numpy(closed), regions
         )
 
@@ -148,10 +136,10 @@ def asked_pixels(before: Sequence[Question], size: tuple[int, int]) -> np.ndarra
 
     What was skipped, or answered in part, was asked too.
     """
-    asked = np.zeros(size, dtype=bool)
+    mask = np.zeros(size, dtype=bool)
     for question in before:
-        question.window(asked)[question.inside] = True
-    return asked
+        question.window(mask)[question.inside] = True
+    return mask
 
 
 def score_pool(
@@ -160,50 +148,50 @@ def score_pool(
     folder: Path,
     *,
     cache: Path,
-    ask: Asked | None = None,
+    request: ScoringRequest | None = None,
     pseudo: PseudoFolder | None = None,
     seed: int = 0,
     batch_size: int = 4,
     workers: int = 2,
     progress: Progress | None = None,
-) -> Found | None:
-    """Look at the domain's pool, or go on with that; returns what is found in all of it, or None without `ask` and
-    where the pool is empty.
+) -> PoolScores | None:
+    """Score the domain's pool, or go on with a pass that was stopped. Returns the scores of the whole pool, or None
+    without a `request` and where the pool is empty.
 
     `folder` keeps the pieces that are done. Raises ValueError for a score that the committee cannot give, and with the
     image's name for logits that are not finite; RuntimeError that says what to lower where memory runs out; and
     `stopping.Stopped` after Ctrl-C or SIGTERM, when a piece is done.
     """
-    if ask is not None:
+    if request is not None:
         branches = all(member.difficulty for member in committee.members)
-        if wrong := faults(committee.settings, ask.settings, len(committee.members), branches):
+        if wrong := faults(committee.settings, request.settings, len(committee.members), branches):
             raise ValueError("\n".join(wrong))
     # With dropout every image is drawn for by itself.
-    pieces = Pieces(domain, 1 if committee.settings.dropout else batch_size, ask, cache)
+    pieces = Pieces(domain, 1 if committee.settings.dropout else batch_size, request, cache)
     own = range(distributed.rank(), len(pieces), distributed.world())
-    left = [i for i in own if not _is_done(_piece(folder, i), pieces.stems(i))]
+    left = [i for i in own if not is_done(piece_path(folder, i), pieces.stems(i))]
     total = pieces.images(own)
     done, began = total - pieces.images(left), time.monotonic()
     with ThreadPoolExecutor(max(workers, 1)) as writers:
         for index, batches in zip(left, read(pieces, left, workers, ahead=1), strict=True):
-            found, written = [], []
+            scores, written = [], []
             for batch in batches:
-                for seen, opinions in _opinions(committee, domain, batch, seed):
+                for item, opinions in _opinions(committee, domain, batch, seed):
                     mean = None if opinions is None else probabilities(opinions.logits[:, 0])
-                    predicted, confidence = _predicted(domain, seen, mean)
+                    predicted, confidence = _predicted(domain, item, mean)
                     if pseudo is not None:
-                        said = as_array(predicted), confidence.cpu().numpy()
-                        written.append(writers.submit(_write, pseudo, seen.stem, *said))
-                    if ask is not None:
-                        score = _score(domain, seen, opinions, mean, ask, seed)
-                        found.append(_found(domain, seen, opinions, predicted, score, ask, seed))
+                        prediction = as_array(predicted), confidence.cpu().numpy()
+                        written.append(writers.submit(_write, pseudo, item.stem, *prediction))
+                    if request is not None:
+                        score = _score(domain, item, opinions, mean, request, seed)
+                        scores.append(_scores_of(domain, item, opinions, predicted, score, request, seed))
                 done += len(batch)
                 if progress:
                     progress(done, total)
             for write in written:
                 write.result()
             ended = time.monotonic()
-            _save(_piece(folder, index), pieces.stems(index), found, ended - began)
+            save_piece(piece_path(folder, index), pieces.stems(index), scores, ended - began)
             began = ended
             if stopping.asked() and index != left[-1]:
                 raise stopping.Stopped(
@@ -211,35 +199,25 @@ def score_pool(
                     "the same command goes on with the next"
                 )
     distributed.barrier()
-    if ask is None or not len(pieces):
+    if request is None or not len(pieces):
         return None
-    return _together([_load(_piece(folder, i)) for i in range(len(pieces))])
-
-
-def scored_stems(folder: Path) -> frozenset[str]:
-    """The images that the pieces in `folder` are of."""
-    return frozenset(stem for path in folder.glob("*.npz") for stem in _stems(path))
-
-
-def scoring_seconds(folder: Path) -> float:
-    """What the pieces in `folder` took, added up over processes."""
-    return sum(float(read_arrays(path, _FIX, _EVERY, others=False)["seconds"]) for path in folder.glob("*.npz"))
+    return concatenate_scores([load_piece(piece_path(folder, i)) for i in range(len(pieces))])
 
 
 def _opinions(
-    committee: Committee, domain: Domain, batch: Sequence[Seen], seed: int
-) -> Iterator[tuple[Seen, Opinions | None]]:
+    committee: Committee, domain: Domain, batch: Sequence[PoolItem], seed: int
+) -> Iterator[tuple[PoolItem, Opinions | None]]:
     """Each image of a batch with what is said of it (B = 1); None where no network has learnt anything yet."""
     if not committee.members:
-        yield from ((seen, None) for seen in batch)
+        yield from ((item, None) for item in batch)
         return
-    image = torch.stack([seen.image for seen in batch]).permute(0, 3, 1, 2)
+    image = torch.stack([item.image for item in batch]).permute(0, 3, 1, 2)
     try:
-        said = committee(image, domain.name, torch_seed(seed, "pool", row=batch[0].position))
+        answers = committee(image, domain.name, torch_seed(seed, "pool", row=batch[0].position))
     except torch.OutOfMemoryError as error:
         raise RuntimeError(f"{domain.name}: {_too_large(image, committee.settings.scales)} ({error})") from error
-    for i, seen in enumerate(batch):
-        yield seen, said.of(i)
+    for i, item in enumerate(batch):
+        yield item, answers.of(i)
 
 
 def _too_large(image: Tensor, scales: Sequence[float]) -> str:
@@ -253,32 +231,34 @@ def _too_large(image: Tensor, scales: Sequence[float]) -> str:
     return f"out of memory in the look at {B} × {H}×{W} at scales {', '.join(f'{s:g}' for s in scales)}; {mend}"
 
 
-def _predicted(domain: Domain, seen: Seen, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+def _predicted(domain: Domain, item: PoolItem, mean: Tensor | None) -> tuple[Tensor, Tensor]:
     """The most likely class (H,W) by the mean softmax (C,H,W), 254 without one, and its probability (H,W)."""
     if mean is None:
-        size = seen.image.shape[:2]
+        size = item.image.shape[:2]
         return torch.full(size, NOT_LABELLED), torch.zeros(size)
     confidence, label = mean.max(0)
-    return label, _finite(confidence, domain, seen)
+    return label, _finite(confidence, domain, item)
 
 
-def _score(domain: Domain, seen: Seen, opinions: Opinions | None, mean: Tensor | None, ask: Asked, seed: int) -> Tensor:
+def _score(
+    domain: Domain, item: PoolItem, opinions: Opinions | None, mean: Tensor | None, request: ScoringRequest, seed: int
+) -> Tensor:
     """The score (H,W) of every pixel; mean (C,H,W) is the opinions' mean softmax."""
-    scorer, size = SCORES[ask.settings.score], seen.image.shape[:2]
+    scorer, size = SCORES[request.settings.score], item.image.shape[:2]
     if mean is not None and isinstance(scorer.score, OfMean):
-        return _finite(scorer.score.of(mean), domain, seen)
+        return _finite(scorer.score.of(mean), domain, item)
     read = torch.zeros(1, 1, 1, *size) if opinions is None else opinions.logits
     if opinions is not None and scorer.reads == "difficulty":
         assert opinions.difficulty is not None
         read = opinions.difficulty
-    rng = torch_generator(seed, "ask", ask.number, 1 + seen.position) if scorer.needs_rng else None
-    return _finite(scorer(read, rng)[0], domain, seen)
+    rng = torch_generator(seed, "ask", request.number, 1 + item.position) if scorer.needs_rng else None
+    return _finite(scorer(read, rng)[0], domain, item)
 
 
-def _finite(values: Tensor, domain: Domain, seen: Seen) -> Tensor:
+def _finite(values: Tensor, domain: Domain, item: PoolItem) -> Tensor:
     if not bool(values.isfinite().all()):
         raise ValueError(
-            f"{domain.name}: {domain.source.where(seen.stem)}: the network's answer is not finite; look at the "
+            f"{domain.name}: {domain.source.where(item.stem)}: the network's answer is not finite; look at the "
             "training run that it comes from, or set train.precision=fp32"
         )
     return values
@@ -290,111 +270,60 @@ def _write(pseudo: PseudoFolder, stem: str, label: np.ndarray, confidence: np.nd
     pseudo.write(stem, label, quantise(confidence))
 
 
-def _found(
-    domain: Domain, seen: Seen, opinions: Opinions | None, predicted: Tensor, score: Tensor, ask: Asked, seed: int
-) -> Found:
+def _scores_of(
+    domain: Domain,
+    item: PoolItem,
+    opinions: Opinions | None,
+    predicted: Tensor,
+    score: Tensor,
+    request: ScoringRequest,
+    seed: int,
+) -> PoolScores:
     """The best regions of one image, `cost` their open pixels, and what is covered of it; predicted and score (H,W)."""
-    settings, classes = ask.settings, domain.space.num_classes
-    regions = seen.regions or parse(settings.regions).tile(seen.image.numpy())
-    shut = _shut(seen, regions, ask, score.device)
-    rng = generator(seed, "ask", ask.number, 2**32 + seen.position)
+    settings, classes = request.settings, domain.space.num_classes
+    regions = item.regions or parse(settings.regions).tile(item.image.numpy())
+    unavailable = _unavailable(item, regions, request, score.device)
+    rng = generator(seed, "ask", request.number, 2**32 + item.position)
     if regions.spec == "points":
-        chosen = preselect(score, settings.candidates, settings.top, rng, shut)
+        chosen = preselect(score, settings.candidates, settings.top, rng, unavailable)
         scores = score.reshape(-1).cpu().numpy()
         values, open_ = scores[chosen], np.ones(len(chosen))
-        scores = scores if shut is None else scores[~shut.reshape(-1).cpu().numpy()]
+        scores = scores if unavailable is None else scores[~unavailable.reshape(-1).cpu().numpy()]
         group = predicted.reshape(-1).cpu().numpy()[chosen]
         group = np.where(group < classes, group, -1)
     else:
-        found = aggregate(score, regions, shut, SCORES[settings.score].by, settings.answered)
-        chosen = rng.permutation(np.flatnonzero(found.open))  # ties by chance
-        chosen = np.sort(chosen[np.argsort(-found.score[chosen], kind="stable")][: settings.candidates])
-        values, open_ = found.score[chosen], found.open[chosen]
-        scores = found.score[found.open > 0]
+        aggregated = aggregate(score, regions, unavailable, SCORES[settings.score].by, settings.answered)
+        chosen = rng.permutation(np.flatnonzero(aggregated.open))  # ties by chance
+        chosen = np.sort(chosen[np.argsort(-aggregated.score[chosen], kind="stable")][: settings.candidates])
+        values, open_ = aggregated.score[chosen], aggregated.open[chosen]
+        scores = aggregated.score[aggregated.open > 0]
         group = dominant_class(predicted, regions, classes)[chosen]
-    made = Candidates(
-        image=np.full(len(chosen), seen.position, np.int32),
+    candidates = Candidates(
+        image=np.full(len(chosen), item.position, np.int32),
         region=chosen.astype(np.int32),
         score=values.astype(np.float32),
         cost=open_.astype(np.float64),
         group=group.astype(np.int16),
     )
-    said = Found(made, None, float(scores.sum(dtype=np.float64)), len(scores))
+    result = PoolScores(candidates, None, float(scores.sum(dtype=np.float64)), len(scores))
     if settings.balance != "diverse" or opinions is None:
-        return said
-    features, closed = opinions.features[0], _closed(seen, regions)
+        return result
+    features, closed = opinions.features[0], _closed(item, regions)
     cell = opinions.cell
     embedding, covered = (embed(features, regions, which, cell).astype(np.float16) for which in (chosen, closed))
     # Points share the cells they lie in.
-    return said._replace(candidates=replace(made, embedding=embedding), covered=np.unique(covered, axis=0))
+    return result._replace(candidates=replace(candidates, embedding=embedding), covered=np.unique(covered, axis=0))
 
 
-def _closed(seen: Seen, regions: Regions) -> np.ndarray:
+def _closed(item: PoolItem, regions: Regions) -> np.ndarray:
     """The regions with a pixel that is answered or was asked for, (A,) int32 in ascending order."""
-    return np.unique(regions.map[seen.closed.numpy()]) if seen.closed is not None else np.empty(0, np.int32)
+    return np.unique(regions.map[item.closed.numpy()]) if item.closed is not None else np.empty(0, np.int32)
 
 
-def _shut(seen: Seen, regions: Regions, ask: Asked, device: torch.device) -> Tensor | None:
+def _unavailable(item: PoolItem, regions: Regions, request: ScoringRequest, device: torch.device) -> Tensor | None:
     """Pixels (H,W) bool that may not be asked for: closed, or at the border where that is excluded."""
-    shut = seen.closed
-    if not ask.settings.border:
+    unavailable = item.closed
+    if not request.settings.border:
         border = torch.from_numpy(regions.border[regions.map])
-        shut = border if shut is None else shut | border
-    return None if shut is None else shut.to(device)
-
-
-# ── Pieces on disk ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-_FIX = "remove it and go on with the same `fewmask campaign` command, which looks again"
-# Of every piece, and of those of a pass that was to ask: the arrays, and their dimensions.
-_EVERY = {"stems": 1, "seconds": 0}
-_ASKED = {"image": 1, "region": 1, "score": 1, "cost": 1, "group": 1, "scores": 1}
-
-
-def _piece(folder: Path, index: int) -> Path:
-    return folder / f"{index:05d}.npz"
-
-
-def _is_done(path: Path, stems: Sequence[str]) -> bool:
-    """Whether the piece is there. Raises ValueError when it is one of other images."""
-    if path.exists() and _stems(path) != list(stems):
-        raise ValueError(
-            f"{path}: a look at other images than the pool has now, which were added or removed since it began; put "
-            f"them back, or remove {path.parent} and look again"
-        )
-    return path.exists()
-
-
-def _stems(path: Path) -> list[str]:
-    """The images of a piece."""
-    stems: list[str] = read_arrays(path, _FIX, _EVERY, others=False)["stems"].tolist()
-    return stems
-
-
-def _save(path: Path, stems: Sequence[str], found: Sequence[Found], seconds: float) -> None:
-    joined = _together(found) if found else None  # there may be none of them
-    arrays = {} if joined is None else {f.name: getattr(joined.candidates, f.name) for f in fields(Candidates)}
-    if joined is not None:
-        arrays |= {"covered": joined.covered, "scores": np.array([joined.score_sum, joined.score_count])}
-    known = {name: values for name, values in arrays.items() if values is not None}
-    write_arrays(path, known | {"stems": np.array(stems), "seconds": np.array(seconds)})
-
-
-def _load(path: Path) -> Found:
-    arrays = read_arrays(path, _FIX, {**_EVERY, **_ASKED})
-    known = {name: arrays[name] for f in fields(Candidates) if (name := f.name) in arrays}
-    if len({len(values) for values in known.values()}) != 1 or arrays["scores"].shape != (2,):
-        raise ValueError(f"{path}: damaged (its arrays are of different lengths); {_FIX}")
-    return Found(Candidates(**known), arrays.get("covered"), float(arrays["scores"][0]), int(arrays["scores"][1]))
-
-
-def _together(found: Sequence[Found]) -> Found:
-    """What was found in several images or pieces in one; all with what is covered, or none."""
-    covered = [one.covered for one in found if one.covered is not None]
-    return Found(
-        concatenate([one.candidates for one in found]),
-        np.concatenate(covered) if covered else None,
-        sum(one.score_sum for one in found),
-        sum(one.score_count for one in found),
-    )
+        unavailable = border if unavailable is None else unavailable | border
+    return None if unavailable is None else unavailable.to(device)

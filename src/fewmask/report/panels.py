@@ -18,7 +18,7 @@ from fewmask.document.model import Block, Gallery, Key, Note, Picture, Section
 from fewmask.labels import NOT_LABELLED, LabelSpace
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.report.asking import legend
-from fewmask.report.evaluation import SplitEvaluation, Shown, show, spread
+from fewmask.report.evaluation import Shown, SplitEvaluation, show, spread
 from fewmask.report.words import css, percent
 
 WIDTH = 320  # pixels of a picture
@@ -38,7 +38,7 @@ def panels(
     without: Sequence[Note],
     precision: Precision = "auto",
 ) -> Section:
-    """`evaluations` are of the domains with masks in the split; of the `unlabelled` ones images of the pool are shown."""
+    """Shows `evaluations` of domains with masks in the split, and images of the pool of the `unlabelled` domains."""
     blocks: list[Block] = []
     for name, seen in evaluations.items():
         if not seen.ranked or model is None:
@@ -55,7 +55,9 @@ def panels(
     if model is not None:
         blocks += [_of_pool(model, domain, precision) for domain in unlabelled.values()]
     lead = (
-        "The best, the median and the worst images, by their own mIoU over the classes that they show." if evaluations else ""
+        "The best, the median and the worst images, by their own mIoU over the classes that they show."
+        if evaluations
+        else ""
     )
     return Section("images", "Images", [*blocks, *without], lead)
 

@@ -9,8 +9,8 @@ from fewmask.document.charts import Bar, bars, reliability
 from fewmask.document.maps import LARGE, heat_map
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.engine.metrics import expected_calibration_error
-from fewmask.report.facts import Facts
 from fewmask.report.evaluation import SplitEvaluation
+from fewmask.report.facts import Facts
 from fewmask.report.words import percent, points, whole
 
 CONFUSIONS = 6  # the worst ones are told in words

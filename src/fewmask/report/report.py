@@ -30,10 +30,10 @@ from fewmask.models.universal import UniversalSegmenter
 from fewmask.paths import AnyPath
 from fewmask.report.asking import asked_regions, budget
 from fewmask.report.differences import differences, several
+from fewmask.report.evaluation import SplitEvaluation, chosen, evaluate_split, spread
 from fewmask.report.facts import Facts, groups, read
 from fewmask.report.headline import headline
 from fewmask.report.learning import learning, losses
-from fewmask.report.evaluation import SplitEvaluation, chosen, evaluate_split, spread
 from fewmask.report.neighbours import Views, neighbours
 from fewmask.report.panels import panels
 from fewmask.report.quality import calibration, classes, confusions
@@ -139,7 +139,9 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
             seen.unlabelled |= {name: domain} if domain.unlabelled else {}
         else:
             try:
-                seen.evaluations[name] = evaluate_split(model, domain, split, stems[name], facts.config.train.precision, 0, step)
+                seen.evaluations[name] = evaluate_split(
+                    model, domain, split, stems[name], facts.config.train.precision, 0, step
+                )
             except ValueError as error:
                 seen.without.append(Note(f"{name}: {error}", "missing"))
     if split == "test":

@@ -1,0 +1,90 @@
+"""What a pass over the pool found, and the pieces of it on a disk: one file for each piece of the pool that is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fewmask.acquisition.select import Candidates, concatenate
+from fewmask.runs.arrays import read_arrays, write_arrays
+
+_FIX = "remove it and go on with the same `fewmask campaign` command, which looks again"
+# Of every piece, and of those of a pass that was to ask: the arrays, and their dimensions.
+_EVERY = {"stems": 1, "seconds": 0}
+_ASKED = {"image": 1, "region": 1, "score": 1, "cost": 1, "group": 1, "scores": 1}
+
+
+class PoolScores(NamedTuple):
+    """What a pass found to choose questions from."""
+
+    candidates: Candidates
+    covered: np.ndarray | None = None
+    """With `balance: diverse` the embeddings (A,D) float16 of regions that hold an answered or asked pixel: questions
+    far from each other are to be far from these too."""
+    score_sum: float = 0.0
+    score_count: int = 0
+    """Of all regions that may be asked, with those that are no candidates because their image has better ones."""
+
+
+def scored_stems(folder: Path) -> frozenset[str]:
+    """The images that the pieces in `folder` are of."""
+    return frozenset(stem for path in folder.glob("*.npz") for stem in _stems(path))
+
+
+def scoring_seconds(folder: Path) -> float:
+    """What the pieces in `folder` took, added up over processes."""
+    return sum(float(read_arrays(path, _FIX, _EVERY, others=False)["seconds"]) for path in folder.glob("*.npz"))
+
+
+def piece_path(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.npz"
+
+
+def is_done(path: Path, stems: Sequence[str]) -> bool:
+    """Whether the piece is there. Raises ValueError when it is one of other images."""
+    if path.exists() and _stems(path) != list(stems):
+        raise ValueError(
+            f"{path}: a look at other images than the pool has now, which were added or removed since it began; put "
+            f"them back, or remove {path.parent} and look again"
+        )
+    return path.exists()
+
+
+def _stems(path: Path) -> list[str]:
+    """The images of a piece."""
+    stems: list[str] = read_arrays(path, _FIX, _EVERY, others=False)["stems"].tolist()
+    return stems
+
+
+def save_piece(path: Path, stems: Sequence[str], parts: Sequence[PoolScores], seconds: float) -> None:
+    joined = concatenate_scores(parts) if parts else None  # there may be none of them
+    arrays = {} if joined is None else {f.name: getattr(joined.candidates, f.name) for f in fields(Candidates)}
+    if joined is not None:
+        arrays |= {"covered": joined.covered, "scores": np.array([joined.score_sum, joined.score_count])}
+    given = {name: values for name, values in arrays.items() if values is not None}
+    write_arrays(path, given | {"stems": np.array(stems), "seconds": np.array(seconds)})
+
+
+def load_piece(path: Path) -> PoolScores:
+    arrays = read_arrays(path, _FIX, {**_EVERY, **_ASKED})
+    columns = {name: arrays[name] for f in fields(Candidates) if (name := f.name) in arrays}
+    if len({len(values) for values in columns.values()}) != 1 or arrays["scores"].shape != (2,):
+        raise ValueError(f"{path}: damaged (its arrays are of different lengths); {_FIX}")
+    return PoolScores(
+        Candidates(**columns), arrays.get("covered"), float(arrays["scores"][0]), int(arrays["scores"][1])
+    )
+
+
+def concatenate_scores(parts: Sequence[PoolScores]) -> PoolScores:
+    """What was found in several images or pieces in one; all with what is covered, or none."""
+    covered = [one.covered for one in parts if one.covered is not None]
+    return PoolScores(
+        concatenate([one.candidates for one in parts]),
+        np.concatenate(covered) if covered else None,
+        sum(one.score_sum for one in parts),
+        sum(one.score_count for one in parts),
+    )
