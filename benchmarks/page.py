@@ -35,10 +35,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from fewmask.acquisition.regions import parse
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.page.desk import Desk, Run
-from fewmask.annotation.page.door import door, link
 from fewmask.annotation.page.guesses import Guesses
+from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.server import create_app
+from fewmask.annotation.page.service import LabellingService, Run
 from fewmask.config import ModelSettings
 from fewmask.data import scenes
 from fewmask.data.domain import Domain, FileSource
@@ -89,15 +89,17 @@ def served(folder: Path, domain: Domain, guesses: Path) -> Iterator[str]:
     """A server that has seen nothing yet."""
     who = predictor(folder)
     assert who is not None
-    desk = Desk(Run("benchmark", folder / "ledger.sqlite", {domain.name: domain}, "regions"), Guesses(guesses, who))
-    with tempfile.TemporaryDirectory() as own, door(Path(own) / "page.json") as (listener, token):
-        server = uvicorn.Server(uvicorn.Config(create_app(desk, token), log_level="error", ws="none"))
+    service = LabellingService(
+        Run("benchmark", folder / "ledger.sqlite", {domain.name: domain}, "regions"), Guesses(guesses, who)
+    )
+    with tempfile.TemporaryDirectory() as own, bind_listener(Path(own) / "page.json") as (listener, token):
+        server = uvicorn.Server(uvicorn.Config(create_app(service, token), log_level="error", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield link(listener.getsockname()[1], token)
         server.should_exit = True
         thread.join()
-        desk.close()
+        service.close()
 
 
 def opened(page: Page, address: str) -> dict[str, float]:

@@ -10,10 +10,10 @@ import pages
 from browsing import Server
 
 from fewmask.annotation.page import connections
-from fewmask.annotation.page.desk import Desk
-from fewmask.annotation.page.door import door, link
 from fewmask.annotation.page.guesses import Guesses
+from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.server import create_app
+from fewmask.annotation.page.service import LabellingService
 from fewmask.config import AnswerSettings
 
 
@@ -30,13 +30,13 @@ class Nearby(Server):
 
         def serve() -> None:
             guesses = Guesses(self.folder / "guesses", pages.predictor(self._domain))
-            with door(self.folder / "page.json") as (listener, token):
-                desk = Desk(self._run, guesses)
-                self._server = connections.Server(create_app(desk, token))
+            with bind_listener(self.folder / "page.json") as (listener, token):
+                service = LabellingService(self._run, guesses)
+                self._server = connections.Server(create_app(service, token))
                 self.link = link(listener.getsockname()[1], token)
                 opened.set()
                 self._server.run(sockets=[listener])
-                desk.close()
+                service.close()
 
         self._thread = threading.Thread(target=serve)
         self._thread.start()

@@ -19,8 +19,8 @@ from PIL import Image
 from fewmask.annotation.coco import write_instances
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import server
-from fewmask.annotation.page.desk import Run
 from fewmask.annotation.page.guesses import Predictor
+from fewmask.annotation.page.service import Run
 from fewmask.engine.guess import predictor
 from fewmask.engine.run import load_config, load_domains
 from fewmask.labels import NOT_LABELLED

@@ -18,7 +18,7 @@ import pytest
 from ondisk import config, environment, metrics_of, plain, run_python, two_domains
 
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.page.door import door
+from fewmask.annotation.page.listener import bind_listener
 from fewmask.campaign import campaign
 from fewmask.config import Config
 from fewmask.engine.fit import Moment, train
@@ -241,7 +241,7 @@ def test_a_campaign_holds_its_folder_until_it_waits_and_people_answer_meanwhile(
         seen.append(moment.stage)
         with pytest.raises(ValueError, match=rf"^{folder}: {ME}"):
             campaign(settings, folder)
-        with Ledger(RunFolder(folder).ledger) as ledger, door(folder / "page.json"):
+        with Ledger(RunFolder(folder).ledger) as ledger, bind_listener(folder / "page.json"):
             assert ledger.questions() == []
 
     assert campaign(settings, folder, meanwhile)["state"] == "waiting"

@@ -26,12 +26,12 @@ from hypothesis.extra.numpy import arrays
 
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.page import guard, segments, wire
-from fewmask.annotation.page.board import Board, in_order
-from fewmask.annotation.page.desk import Desk, Run
-from fewmask.annotation.page.door import door, link
+from fewmask.annotation.page import auth, rle_codec, segments
+from fewmask.annotation.page.answer_index import AnswerIndex, in_order
 from fewmask.annotation.page.guesses import Guesses, Predictor
+from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.server import create_app, serve
+from fewmask.annotation.page.service import LabellingService, Run
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace
@@ -51,15 +51,15 @@ def run(tmp_path: Path, domain: Domain) -> Run:
 
 
 @pytest.fixture
-def desk(run: Run, domain: Domain, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(run, Guesses(tmp_path / "guesses", pages.predictor(domain)))
-    yield desk
-    desk.close()
+def service(run: Run, domain: Domain, tmp_path: Path) -> Iterator[LabellingService]:
+    service = LabellingService(run, Guesses(tmp_path / "guesses", pages.predictor(domain)))
+    yield service
+    service.close()
 
 
 @pytest.fixture
-def client(desk: Desk) -> TestClient:
-    return TestClient(create_app(desk, TOKEN), base_url=BASE, raise_server_exceptions=False)
+def client(service: LabellingService) -> TestClient:
+    return TestClient(create_app(service, TOKEN), base_url=BASE, raise_server_exceptions=False)
 
 
 def get(client: TestClient, path: str) -> Any:
@@ -82,15 +82,15 @@ def whole(question: Question, value: int) -> np.ndarray:
     return np.where(question.inside, np.uint8(value), np.uint8(NOT_LABELLED))
 
 
-def sent(desk: Desk, asked: Question, value: int = 2, **changes: Any) -> dict[str, Any]:
+def sent(service: LabellingService, asked: Question, value: int = 2, **changes: Any) -> dict[str, Any]:
     """What the page sends when a whole region is given a class."""
     entry = {
-        "ledger": desk.identity,
+        "ledger": service.identity,
         "token": f"token-{asked.id}-{value}",
         "question": asked.id,
         "annotator": "ann",
         "kind": "answer",
-        "values": wire.encode(whole(asked, value)),
+        "values": rle_codec.encode(whole(asked, value)),
         "takes_back": None,
         "seconds": 1.5,
         "clicks": 2,
@@ -133,13 +133,13 @@ def test_strangers_are_refused(client: TestClient, path: str, headers: dict[str,
         assert not any(name.startswith("access-control") for name in response.headers)
 
 
-def test_an_answer_from_a_stranger_is_not_taken(client: TestClient, desk: Desk, run: Run) -> None:
-    entry = json.dumps(sent(desk, questions(run)[0]))
+def test_an_answer_from_a_stranger_is_not_taken(client: TestClient, service: LabellingService, run: Run) -> None:
+    entry = json.dumps(sent(service, questions(run)[0]))
     kinds = [
         ({"origin": "http://evil.example"}, 403),
         ({"content-type": "text/plain"}, 415),  # what a form of another site can send without asking
         ({"content-type": "application/x-www-form-urlencoded"}, 415),
-        ({"content-length": str(guard.MAX_BODY + 1)}, 413),
+        ({"content-length": str(auth.MAX_BODY + 1)}, 413),
         ({"content-length": "-1"}, 415),
     ]
     for headers, status in kinds:
@@ -162,10 +162,10 @@ def test_every_reply_carries_a_strict_policy(client: TestClient) -> None:
     paths = ["", "static/main.js", "static/page.css", "api/session", "api/questions/99", "nowhere"]
     for path in [*(f"/{TOKEN}/{p}" for p in paths), "/"]:
         headers = client.get(path).headers
-        assert headers.items() >= {k.lower(): v for k, v in guard.HEADERS.items()}.items()
-    policy = dict(part.split(" ", 1) for part in guard.POLICY.split("; "))
+        assert headers.items() >= {k.lower(): v for k, v in auth.HEADERS.items()}.items()
+    policy = dict(part.split(" ", 1) for part in auth.POLICY.split("; "))
     assert policy["default-src"] == "'none'"
-    assert "unsafe" not in guard.POLICY and "http" not in guard.POLICY and "*" not in guard.POLICY
+    assert "unsafe" not in auth.POLICY and "http" not in auth.POLICY and "*" not in auth.POLICY
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_nothing_but_the_page_can_be_read(client: TestClient, path: str) -> None
 
 
 def test_the_page_asks_no_other_host_and_holds_no_inline_code() -> None:
-    static = Path(guard.__file__).parent / "static"
+    static = Path(auth.__file__).parent / "static"
     for file in static.iterdir():
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "http:" not in text and "https:" not in text and '"//' not in text, file
@@ -223,7 +223,7 @@ def test_a_question_with_its_image_guess_and_segments(client: TestClient, run: R
     for q in questions(run)[:3]:
         told, image = get(client, f"questions/{q.id}"), domain.image(q.stem)
         assert (tuple(told["box"]), tuple(told["size"])) == (q.box, image.shape[:2])
-        np.testing.assert_array_equal(wire.decode(told["shape"], q.size).astype(bool), q.inside)
+        np.testing.assert_array_equal(rle_codec.decode(told["shape"], q.size).astype(bool), q.inside)
         response = client.get(f"/{TOKEN}/api/images/{q.id}")
         assert response.headers["content-type"] == "image/bmp"
         shown = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
@@ -231,9 +231,9 @@ def test_a_question_with_its_image_guess_and_segments(client: TestClient, run: R
         np.testing.assert_array_equal(cv2.cvtColor(shown, cv2.COLOR_BGR2RGB), image)
         guess = get(client, f"guesses/{q.id}")
         label, _ = pages.expected(image, domain.space.num_classes)
-        np.testing.assert_array_equal(wire.decode(guess["values"], q.size), q.crop(label))
+        np.testing.assert_array_equal(rle_codec.decode(guess["values"], q.size), q.crop(label))
         assert guess["confidence"] == pytest.approx(0.75, abs=1 / 254)
-        cut = wire.decode(get(client, f"segments/{q.id}")["values"], q.size)
+        cut = rle_codec.decode(get(client, f"segments/{q.id}")["values"], q.size)
         assert len(np.unique(cut)) > 1
 
 
@@ -254,14 +254,14 @@ def test_an_image_that_has_changed_is_not_shown(run: Run, domain: Domain) -> Non
         def image(self, stem: str) -> np.ndarray:
             return 255 - source.image(stem)
 
-    desk = Desk(replace(run, domains={domain.name: replace(domain, source=Changed())}))
-    response = TestClient(create_app(desk, TOKEN), base_url=BASE).get(f"/{TOKEN}/api/images/1")
+    service = LabellingService(replace(run, domains={domain.name: replace(domain, source=Changed())}))
+    response = TestClient(create_app(service, TOKEN), base_url=BASE).get(f"/{TOKEN}/api/images/1")
     assert response.status_code == 409
     assert "other pixels than when they were asked about" in response.json()["error"]
 
 
 def test_without_a_network_nothing_is_guessed(run: Run) -> None:
-    client = TestClient(create_app(Desk(run), TOKEN), base_url=BASE)
+    client = TestClient(create_app(LabellingService(run), TOKEN), base_url=BASE)
     assert get(client, "session")["guesses"] is False
     assert get(client, "guesses/1") == {"values": None, "confidence": None}
     assert get(client, "questions/1")["guess"] == 1
@@ -269,48 +269,50 @@ def test_without_a_network_nothing_is_guessed(run: Run) -> None:
 
 def test_the_page_of_a_run_that_asked_nothing_and_of_other_classes(tmp_path: Path, domain: Domain) -> None:
     with pytest.raises(ValueError, match="not there; begin the campaign"):
-        Desk(Run("r", tmp_path / "ledger.sqlite", {}, "clicks"))
+        LabellingService(Run("r", tmp_path / "ledger.sqlite", {}, "clicks"))
     assert not (tmp_path / "ledger.sqlite").exists()
     with Ledger(tmp_path / "ledger.sqlite"):
         pass
     with pytest.raises(ValueError, match="nothing was asked yet"):
-        Desk(Run("r", tmp_path / "ledger.sqlite", {}, "clicks"))
+        LabellingService(Run("r", tmp_path / "ledger.sqlite", {}, "clicks"))
     run = pages.ask(tmp_path / "run", domain, "squares:16")
     space = domain.space
     names = LabelSpace(tuple(reversed(space.names)), space.colours, space.raw_ids, space.void_ids)
     with pytest.raises(ValueError, match="its classes are"):
-        Desk(replace(run, domains={domain.name: replace(domain, space=names)}))
+        LabellingService(replace(run, domains={domain.name: replace(domain, space=names)}))
 
 
 # ── What becomes of answers ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_answer_is_in_the_ledger_before_it_is_told(client: TestClient, desk: Desk, run: Run) -> None:
+def test_an_answer_is_in_the_ledger_before_it_is_told(client: TestClient, service: LabellingService, run: Run) -> None:
     question = questions(run)[1]
     values = whole(question, 254)
     values[question.inside] = np.arange(question.inside.sum()) % 3
     values[np.unravel_index(np.flatnonzero(question.inside)[:2], question.size)] = (VOID, NOT_LABELLED)
-    told = post(client, sent(desk, question, values=wire.encode(values))).json()
+    told = post(client, sent(service, question, values=rle_codec.encode(values))).json()
     (answer,) = answers(run)
     np.testing.assert_array_equal(answer.values, values)
     assert (answer.annotator, answer.seconds, answer.clicks, answer.id) == ("ann", 1.5, 2, told["id"])
     assert told["seconds"] == 1.5 and [w["kind"] for w in told["words"]] == ["answer"]
     shown = get(client, f"questions/{question.id}")["words"][0]
-    np.testing.assert_array_equal(wire.decode(shown["values"], question.size), values)
+    np.testing.assert_array_equal(rle_codec.decode(shown["values"], question.size), values)
 
 
-def test_what_is_sent_again_is_one_answer(client: TestClient, desk: Desk, run: Run) -> None:
-    entry = sent(desk, questions(run)[0])
+def test_what_is_sent_again_is_one_answer(client: TestClient, service: LabellingService, run: Run) -> None:
+    entry = sent(service, questions(run)[0])
     told = [post(client, {**entry, "seconds": 1.0 + i}).json()["id"] for i in range(3)]
     assert told == [1, 1, 1]
     assert len(answers(run)) == 1
 
 
-def test_of_two_tabs_the_last_one_counts_and_each_hears_of_the_other(client: TestClient, desk: Desk, run: Run) -> None:
+def test_of_two_tabs_the_last_one_counts_and_each_hears_of_the_other(
+    client: TestClient, service: LabellingService, run: Run
+) -> None:
     question = questions(run)[0]
     after = get(client, "session")["last"]
     for value in (1, 2):
-        assert post(client, sent(desk, question, value)).status_code == 200
+        assert post(client, sent(service, question, value)).status_code == 200
     assert len(answers(run)) == 2
     (word,) = get(client, f"changes/{after}")["words"][str(question.id)]
     assert word["token"] == f"token-{question.id}-2"
@@ -322,12 +324,12 @@ def test_of_two_tabs_the_last_one_counts_and_each_hears_of_the_other(client: Tes
 def test_answers_are_taken_back_after_a_restart_too(run: Run) -> None:
     one, other = questions(run)[:2]
     for question in (one, other):
-        desk = Desk(run)
-        assert post(TestClient(create_app(desk, TOKEN), base_url=BASE), sent(desk, question)).status_code == 200
-    desk = Desk(run)
-    client = TestClient(create_app(desk, TOKEN), base_url=BASE)
+        service = LabellingService(run)
+        assert post(TestClient(create_app(service, TOKEN), base_url=BASE), sent(service, question)).status_code == 200
+    service = LabellingService(run)
+    client = TestClient(create_app(service, TOKEN), base_url=BASE)
     back = sent(
-        desk, other, kind="retract", values=None, token="token-of-taking-back", takes_back=f"token-{other.id}-2"
+        service, other, kind="retract", values=None, token="token-of-taking-back", takes_back=f"token-{other.id}-2"
     )
     for _ in range(2):  # sent twice, taken back once
         assert post(client, back).json()["words"] == []
@@ -338,10 +340,12 @@ def test_answers_are_taken_back_after_a_restart_too(run: Run) -> None:
     assert [a.kind for a in answers(run)] == ["answer", "answer", "retract"]
 
 
-def test_the_words_of_several_annotators_stand_beside_each_other(client: TestClient, desk: Desk, run: Run) -> None:
+def test_the_words_of_several_annotators_stand_beside_each_other(
+    client: TestClient, service: LabellingService, run: Run
+) -> None:
     question = questions(run)[0]
-    post(client, sent(desk, question, 1))
-    told = post(client, sent(desk, question, annotator="bob", kind="skip", values=None, token="token-of-bob")).json()
+    post(client, sent(service, question, 1))
+    told = post(client, sent(service, question, annotator="bob", kind="skip", values=None, token="token-of-bob")).json()
     assert [(w["annotator"], w["kind"]) for w in told["words"]] == [("ann", "answer"), ("bob", "skip")]
     shown = get(client, f"questions/{question.id}")["words"]
     assert [w["values"] is None for w in shown] == [False, True]
@@ -349,24 +353,24 @@ def test_the_words_of_several_annotators_stand_beside_each_other(client: TestCli
 
 def test_the_page_hears_how_many_annotators_a_question_waits_for(run: Run) -> None:
     rule = AnswerSettings(each=2, decide="majority")
-    client = TestClient(create_app(Desk(replace(run, rule=rule)), TOKEN), base_url=BASE)
+    client = TestClient(create_app(LabellingService(replace(run, rule=rule)), TOKEN), base_url=BASE)
     told = get(client, "session")
     assert (told["each"], told["decide"]) == (2, "majority")
-    assert get(TestClient(create_app(Desk(run), TOKEN), base_url=BASE), "session")["each"] == 1
+    assert get(TestClient(create_app(LabellingService(run), TOKEN), base_url=BASE), "session")["each"] == 1
 
 
 def test_some_questions_are_asked_again_and_answers_to_others_are_still_taken(run: Run) -> None:
     """Those to others may have waited in a browser."""
     asked = questions(run)
-    desk = Desk(replace(run, only=frozenset({asked[1].id, asked[4].id})))
-    client = TestClient(create_app(desk, TOKEN), base_url=BASE)
+    service = LabellingService(replace(run, only=frozenset({asked[1].id, asked[4].id})))
+    client = TestClient(create_app(service, TOKEN), base_url=BASE)
     told = get(client, "session")
     assert {q["id"] for q in told["questions"]} == {asked[1].id, asked[4].id}
     assert (told["each"], told["asked"], get(client, "changes/0")["asked"]) == (None, 2, 2)
-    assert post(client, sent(desk, asked[0])).status_code == 200
+    assert post(client, sent(service, asked[0])).status_code == 200
     assert [a.question for a in answers(run)] == [asked[0].id]
     with pytest.raises(ValueError, match=r"--question: nobody asked 98, 99; `fewmask agreement` lists ids"):
-        Desk(replace(run, only=frozenset({1, 99, 98})))
+        LabellingService(replace(run, only=frozenset({1, 99, 98})))
 
 
 def bad_runs(*pairs: tuple[int, int]) -> str:
@@ -376,9 +380,9 @@ def bad_runs(*pairs: tuple[int, int]) -> str:
 WRONG: list[tuple[str, Callable[[Question], dict[str, Any]], int, str]] = [
     ("another run's", lambda q: {"ledger": "0123456789abcdef"}, 409, "another run's question"),
     ("no question", lambda q: {"question": 999}, 404, "no question 999"),
-    ("no class", lambda q: {"values": wire.encode(whole(q, 9))}, 409, "values [9] are no class"),
-    ("outside", lambda q: {"values": wire.encode(np.zeros(q.size, np.uint8))}, 409, "outside of the region"),
-    ("nothing", lambda q: {"values": wire.encode(whole(q, 254))}, 409, "nothing is decided"),
+    ("no class", lambda q: {"values": rle_codec.encode(whole(q, 9))}, 409, "values [9] are no class"),
+    ("outside", lambda q: {"values": rle_codec.encode(np.zeros(q.size, np.uint8))}, 409, "outside of the region"),
+    ("nothing", lambda q: {"values": rle_codec.encode(whole(q, 254))}, 409, "nothing is decided"),
     ("no values", lambda q: {"values": None}, 409, "no values"),
     ("values of a skip", lambda q: {"kind": "skip"}, 409, "of kind skip, yet with values"),
     ("too few pixels", lambda q: {"values": bad_runs((1, 3))}, 409, "values of 3 pixels"),
@@ -408,14 +412,14 @@ WRONG: list[tuple[str, Callable[[Question], dict[str, Any]], int, str]] = [
 @pytest.mark.parametrize(("change", "status", "words"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
 def test_wrong_answers_are_refused_in_words_and_nothing_is_saved(
     client: TestClient,
-    desk: Desk,
+    service: LabellingService,
     run: Run,
     change: Callable[[Question], dict[str, Any]],
     status: int,
     words: str,
 ) -> None:
     question = next(q for q in questions(run) if not q.inside.all())
-    response = post(client, sent(desk, question, **change(question)))
+    response = post(client, sent(service, question, **change(question)))
     assert response.status_code == status, response.text
     assert words in response.json()["error"]
     assert answers(run) == []
@@ -429,8 +433,10 @@ def test_what_is_no_answer_is_refused(client: TestClient, run: Run, body: str) -
     assert answers(run) == []
 
 
-def test_a_ledger_that_cannot_be_written_is_tried_again(client: TestClient, desk: Desk, run: Run) -> None:
-    entry = sent(desk, questions(run)[0])
+def test_a_ledger_that_cannot_be_written_is_tried_again(
+    client: TestClient, service: LabellingService, run: Run
+) -> None:
+    entry = sent(service, questions(run)[0])
     away = run.ledger.rename(run.ledger.with_suffix(".away"))
     run.ledger.mkdir()
     assert post(client, entry).status_code >= 409
@@ -454,13 +460,15 @@ def test_questions_that_are_asked_meanwhile_are_shown(client: TestClient, run: R
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 1, 254, 255])))
 def test_values_come_back_from_the_wire(values: np.ndarray) -> None:
-    np.testing.assert_array_equal(wire.decode(wire.encode(values), (values.shape[0], values.shape[1])), values)
+    np.testing.assert_array_equal(
+        rle_codec.decode(rle_codec.encode(values), (values.shape[0], values.shape[1])), values
+    )
 
 
 @given(st.data())
 def test_the_board_says_what_the_ledger_says(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     asked = [Question("a", "s", "points", i, (0, i, 1, i + 1), id=i + 1) for i in range(3)]
-    board, facts, standing = Board(asked), list[Answer](), dict[int, Answer]()
+    index, facts, standing = AnswerIndex(asked), list[Answer](), dict[int, Answer]()
     for number in range(1, data.draw(st.integers(1, 12)) + 1):
         taken = data.draw(st.sampled_from([None, *standing]))
         if taken is not None:
@@ -472,12 +480,12 @@ def test_the_board_says_what_the_ledger_says(tmp_path_factory: pytest.TempPathFa
             fact = replace(fact, kind="skip") if skips else fact
             standing[number] = fact
         facts.append(fact)
-        assert board.hear([fact]) == [fact.question]
+        assert index.add([fact]) == [fact.question]
     for question in asked:
         said = {a.annotator: a for a in standing.values() if a.question == question.id}
-        assert {w.annotator: w.id for w in board.words(question.id)} == {who: a.id for who, a in said.items()}
-    assert board.seconds == sum(a.seconds or 0 for a in facts)
-    assert board.id_of("t1") == 1 and board.id_of("none") is None
+        assert {w.annotator: w.id for w in index.latest(question.id)} == {who: a.id for who, a in said.items()}
+    assert index.seconds == sum(a.seconds or 0 for a in facts)
+    assert index.id_of("t1") == 1 and index.id_of("none") is None
 
 
 def test_the_order_keeps_images_and_rounds_together() -> None:
@@ -541,31 +549,31 @@ def test_a_guess_that_failed_is_tried_again(tmp_path: Path, domain: Domain) -> N
 
 def test_a_link_stays_the_same_and_is_its_owners_alone(tmp_path: Path) -> None:
     memory = tmp_path / "page.json"
-    with door(memory) as (listener, token):
+    with bind_listener(memory) as (listener, token):
         port = listener.getsockname()[1]
         assert listener.getsockname()[0] == "127.0.0.1"
         assert len(token) >= 32
         assert stat.S_IMODE(os.stat(memory).st_mode) == 0o600
         said = rf"its page is open already, served by process {os.getpid()} on .*; go to {link(port, token)}"
-        with pytest.raises(ValueError, match=said), door(memory):
+        with pytest.raises(ValueError, match=said), bind_listener(memory):
             pass
-    with door(memory) as (listener, again):
+    with bind_listener(memory) as (listener, again):
         assert (listener.getsockname()[1], again) == (port, token)
-    with door(tmp_path / "another.json") as (_, other):
+    with bind_listener(tmp_path / "another.json") as (_, other):
         assert other != token
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    with door(tmp_path / "one.json") as (listener, token):
+    with bind_listener(tmp_path / "one.json") as (listener, token):
         port = listener.getsockname()[1]
-        with pytest.raises(ValueError, match=f"--port {port}: taken"), door(tmp_path / "two.json", port):
+        with pytest.raises(ValueError, match=f"--port {port}: taken"), bind_listener(tmp_path / "two.json", port):
             pass
         (tmp_path / "three.json").write_text(f'{{"port": {port}, "token": "old"}}')
-        with door(tmp_path / "three.json") as (listener, new):
+        with bind_listener(tmp_path / "three.json") as (listener, new):
             assert listener.getsockname()[1] != port
             assert new not in ("old", token)
     (tmp_path / "two.json").write_text("damaged")
-    with door(tmp_path / "two.json", port) as (listener, _):
+    with bind_listener(tmp_path / "two.json", port) as (listener, _):
         assert listener.getsockname()[1] == port
 
 

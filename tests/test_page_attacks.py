@@ -34,11 +34,11 @@ from ondisk import environment
 
 from fewmask.annotation.facts import Answer, fault, name_fault
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.page import connections, guard, wire
-from fewmask.annotation.page.desk import Desk, Run, Sent
-from fewmask.annotation.page.door import door, link
+from fewmask.annotation.page import auth, connections, rle_codec
 from fewmask.annotation.page.guesses import Guesses
+from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.server import create_app
+from fewmask.annotation.page.service import LabellingService, Run, Sent
 
 TOKEN = "secret-token"
 BASE = "http://127.0.0.1:8123"
@@ -51,21 +51,23 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def desk(run: Run, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(run, Guesses(tmp_path / "guesses", pages.predictor(pages.streets())))
-    yield desk
-    desk.close()
+def service(run: Run, tmp_path: Path) -> Iterator[LabellingService]:
+    service = LabellingService(run, Guesses(tmp_path / "guesses", pages.predictor(pages.streets())))
+    yield service
+    service.close()
 
 
 @pytest.fixture
-def client(desk: Desk) -> TestClient:
-    return TestClient(create_app(desk, TOKEN), base_url=BASE)  # and an exception of the server's is one of the test's
+def client(service: LabellingService) -> TestClient:
+    return TestClient(
+        create_app(service, TOKEN), base_url=BASE
+    )  # and an exception of the server's is one of the test's
 
 
-def entry(desk: Desk, **changes: Any) -> dict[str, Any]:
-    question = next(iter(desk.board.questions.values()))
-    values = wire.encode(np.where(question.inside, np.uint8(2), np.uint8(254)))
-    sent = {"ledger": desk.identity, "token": "token-of-a-test", "question": question.id, "annotator": "ann"}
+def entry(service: LabellingService, **changes: Any) -> dict[str, Any]:
+    question = next(iter(service.index.questions.values()))
+    values = rle_codec.encode(np.where(question.inside, np.uint8(2), np.uint8(254)))
+    sent = {"ledger": service.identity, "token": "token-of-a-test", "question": question.id, "annotator": "ann"}
     return {**sent, "kind": "answer", "values": values, "takes_back": None, "seconds": 1.5, "clicks": 2, **changes}
 
 
@@ -108,11 +110,13 @@ def test_numbers_that_no_question_has_are_refused(client: TestClient, where: str
 
 @ANYTHING
 @given(changes=st.dictionaries(st.sampled_from(sorted(Sent.model_fields)), JSON, min_size=1))
-def test_whatever_is_sent_is_taken_or_refused(client: TestClient, desk: Desk, changes: dict[str, Any]) -> None:
-    body = json.dumps(entry(desk, **changes))
+def test_whatever_is_sent_is_taken_or_refused(
+    client: TestClient, service: LabellingService, changes: dict[str, Any]
+) -> None:
+    body = json.dumps(entry(service, **changes))
     response = client.post(f"/{TOKEN}/api/answers", content=body, headers={"content-type": "application/json"})
     assert response.status_code < 500, response.text
-    for answer in said(desk.run):
+    for answer in said(service.run):
         assert not name_fault(answer.annotator)
         assert answer.seconds is not None and math.isfinite(answer.seconds)
 
@@ -144,13 +148,15 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_a_name_that_nobody_could_read_is_refused(client: TestClient, desk: Desk, run: Run, name: str) -> None:
-    response = client.post(f"/{TOKEN}/api/answers", json=entry(desk, annotator=name))
+def test_a_name_that_nobody_could_read_is_refused(
+    client: TestClient, service: LabellingService, run: Run, name: str
+) -> None:
+    response = client.post(f"/{TOKEN}/api/answers", json=entry(service, annotator=name))
     assert 400 <= response.status_code < 500
     assert "annotator" in response.json()["error"]
     assert said(run) == []
     with pytest.raises(ValueError, match="--annotator: annotator"):
-        Desk(replace(run, annotator=name))
+        LabellingService(replace(run, annotator=name))
     with Ledger(run.ledger) as ledger, pytest.raises(ValueError, match="annotator"):
         ledger.answer([Answer(1, name, "t", kind="skip")])  # whichever way it comes
 
@@ -163,8 +169,10 @@ def test_names_of_people_are_names(name: str) -> None:
 @pytest.mark.parametrize(
     "seconds", ["1e308", "NaN", "Infinity", "-Infinity", "-1", "-0.001", "90000", "1e999", '"1"', "true"]
 )
-def test_times_that_nobody_worked_are_refused(client: TestClient, desk: Desk, run: Run, seconds: str) -> None:
-    body = json.dumps(entry(desk)).replace('"seconds": 1.5', f'"seconds": {seconds}')
+def test_times_that_nobody_worked_are_refused(
+    client: TestClient, service: LabellingService, run: Run, seconds: str
+) -> None:
+    body = json.dumps(entry(service)).replace('"seconds": 1.5', f'"seconds": {seconds}')
     assert seconds in body
     headers = {"content-type": "application/json"}
     assert 400 <= client.post(f"/{TOKEN}/api/answers", content=body, headers=headers).status_code < 500
@@ -178,8 +186,10 @@ def test_sums_of_what_is_kept_are_finite(number: float) -> None:
         assert (fault(answer, question, 3) == "") == (0 <= number <= 365 * 24 * 3600)
 
 
-def test_a_ledger_that_cannot_be_opened_for_a_moment_loses_no_answer(client: TestClient, desk: Desk, run: Run) -> None:
-    sent = entry(desk)
+def test_a_ledger_that_cannot_be_opened_for_a_moment_loses_no_answer(
+    client: TestClient, service: LabellingService, run: Run
+) -> None:
+    sent = entry(service)
 
     def status() -> int:
         return client.post(f"/{TOKEN}/api/answers", json=sent).status_code
@@ -199,7 +209,7 @@ STOLEN = "0123456789abcdefghijklmnopqrstuv"
 
 
 def token_of(memory: Path, port: int | None = None) -> str:
-    with door(memory, port) as (_, token):
+    with bind_listener(memory, port) as (_, token):
         assert stat.S_IMODE(memory.stat().st_mode) == 0o600
         assert json.loads(memory.read_text())["token"] == token
         return token
@@ -264,7 +274,7 @@ def test_the_secret_is_written_to_no_other_place(tmp_path: Path, kind: str) -> N
         "pipe": lambda: os.mkfifo(memory),
     }
     make[kind]()
-    with pytest.raises(ValueError, match=r"page.json: a link, or no file.* Remove it"), door(memory):
+    with pytest.raises(ValueError, match=r"page.json: a link, or no file.* Remove it"), bind_listener(memory):
         pass
     assert other.exists() == (kind == "link")
     assert kind != "link" or other.read_text() == '{"port": 8000, "token": "mine"}'
@@ -277,9 +287,12 @@ def test_the_token_is_the_same_on_another_port(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with door(memory, port) as (listener, again):
+    with bind_listener(memory, port) as (listener, again):
         assert (listener.getsockname()[1], again) == (port, token)
-        with pytest.raises(ValueError, match=f"open already.*; go to {link(port, token)}"), door(memory, port + 1):
+        with (
+            pytest.raises(ValueError, match=f"open already.*; go to {link(port, token)}"),
+            bind_listener(memory, port + 1),
+        ):
             pass  # a second one says where the first is, whichever port it asks for
     assert token_of(memory) == token
 
@@ -297,9 +310,9 @@ def test_a_token_that_another_program_may_have_heard_is_not_used_again(tmp_path:
 
 
 @contextmanager
-def serving(desk: Desk, folder: Path) -> Iterator[tuple[int, str]]:
-    with door(folder / "page.json") as (listener, token):
-        server = connections.Server(create_app(desk, token))
+def serving(service: LabellingService, folder: Path) -> Iterator[tuple[int, str]]:
+    with bind_listener(folder / "page.json") as (listener, token):
+        server = connections.Server(create_app(service, token))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -332,9 +345,11 @@ def head(token: str, what: str) -> bytes:
     return f"POST /{token}/api/answers HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{what}".encode()
 
 
-def test_connections_that_say_nothing_are_closed(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_that_say_nothing_are_closed(
+    service: LabellingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "PATIENCE", 0.5)
-    with serving(desk, tmp_path) as (port, token), ExitStack() as open_ones:
+    with serving(service, tmp_path) as (port, token), ExitStack() as open_ones:
         begun = [
             b"",
             b"GET / HT",
@@ -360,10 +375,10 @@ def test_connections_that_say_nothing_are_closed(desk: Desk, tmp_path: Path, mon
 
 
 def test_headers_that_come_a_byte_at_a_time_are_not_waited_for(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: LabellingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "PATIENCE", 0.5)
-    with serving(desk, tmp_path) as (port, token), opened(port, b"GET / HTTP/1.1\r\nX: ") as slow:
+    with serving(service, tmp_path) as (port, token), opened(port, b"GET / HTTP/1.1\r\nX: ") as slow:
         slow.settimeout(0.05)
         closed = False
         while not closed:
@@ -378,10 +393,10 @@ def test_headers_that_come_a_byte_at_a_time_are_not_waited_for(
 
 
 def test_beyond_the_limit_the_silent_ones_go_and_the_page_is_served(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: LabellingService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "PATIENCE", 600.0)
-    with serving(desk, tmp_path) as (port, token), ExitStack() as open_ones:
+    with serving(service, tmp_path) as (port, token), ExitStack() as open_ones:
         some = [open_ones.enter_context(opened(port, b"GET /")) for _ in range(3 * connections.CONNECTIONS)]
         assert works(port, token)
         assert all(ended(connection) for connection in some[: connections.CONNECTIONS])  # the oldest
@@ -427,7 +442,7 @@ def test_where_files_run_out_the_page_says_it_once_and_goes_on(tmp_path: Path, l
         ("Transfer-Encoding: chunked\r\nContent-Length: 10\r\n", 415),
         ("Transfer-Encoding: Chunked\r\n", 415),
         ("Transfer-Encoding: gzip, chunked\r\nContent-Length: 10\r\n", 501),
-        (f"Content-Length: {guard.MAX_BODY + 1}\r\n", 413),
+        (f"Content-Length: {auth.MAX_BODY + 1}\r\n", 413),
         (f"Content-Length: {10**18}\r\n", 413),
         ("Content-Length: ١٠\r\n", 400),
         ("Content-Length: 1e3\r\n", 400),
@@ -436,18 +451,18 @@ def test_where_files_run_out_the_page_says_it_once_and_goes_on(tmp_path: Path, l
 )
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_a_body_is_as_long_as_it_says_and_no_longer_is_read(
-    desk: Desk, tmp_path: Path, headers: str, status: int, method: str
+    service: LabellingService, tmp_path: Path, headers: str, status: int, method: str
 ) -> None:
     """Whatever the headers promise, the server stops reading long before the limit."""
-    with serving(desk, tmp_path) as (port, token):
+    with serving(service, tmp_path) as (port, token):
         what = head(token, headers + "\r\n").decode().replace("POST", method).encode()
         with opened(port, what) as connection:
             sent = 0
             with suppress(OSError):
-                while sent < guard.MAX_BODY:
+                while sent < auth.MAX_BODY:
                     connection.sendall(b"100000\r\n" + b" " * 0x100000 + b"\r\n")
                     sent += 0x100000
-            assert sent < guard.MAX_BODY // 2
+            assert sent < auth.MAX_BODY // 2
             with suppress(ConnectionError):
                 reply = http.client.HTTPResponse(connection)
                 reply.begin()
@@ -472,6 +487,6 @@ async def test_bytes_are_counted_as_they_are_read() -> None:
 
     headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"10")]
     scope = {"type": "http", "method": "POST", "path": f"/{TOKEN}/api/answers", "headers": headers}
-    await guard.Guard(app, TOKEN)(scope, receive, send)
+    await auth.AuthMiddleware(app, TOKEN)(scope, receive, send)
     assert replies[0]["status"] == 413
-    assert parts[0] == guard.MAX_BODY // (8 << 20) + 1
+    assert parts[0] == auth.MAX_BODY // (8 << 20) + 1

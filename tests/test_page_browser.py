@@ -306,7 +306,7 @@ def test_names_from_data_and_people_are_text(serve: Callable[[str], Server], con
 
 def test_runs_and_tools_of_the_page_agree_with_the_servers(serve: Callable[[str], Server], context: Any) -> None:
     """The page's own modules on random masks: what crosses the wire, polygons, and histories of any length."""
-    from fewmask.annotation.page import wire
+    from fewmask.annotation.page import rle_codec
 
     person = Person(context, serve("squares:24"))
     rng = np.random.default_rng(0)
@@ -315,13 +315,13 @@ def test_runs_and_tools_of_the_page_agree_with_the_servers(serve: Callable[[str]
         values = rng.choice(np.array([0, 1, 254, 255], np.uint8), size)
         back = person.page.evaluate(
             "([text, size]) => import('./static/runs.js').then(({ encode, decode }) => encode(decode(text, size)))",
-            [wire.encode(values), values.size],
+            [rle_codec.encode(values), values.size],
         )
-        np.testing.assert_array_equal(wire.decode(back, size), values)
+        np.testing.assert_array_equal(rle_codec.decode(back, size), values)
         points = rng.uniform(-5, 35, (int(rng.integers(3, 8)), 2))
         text = person.page.evaluate(f"({MODULES}).polygon", [points.tolist(), *size])
         expected = in_polygon([(y, x) for x, y in points.tolist()], size)
-        np.testing.assert_array_equal(wire.decode(text, size) == 1, expected)
+        np.testing.assert_array_equal(rle_codec.decode(text, size) == 1, expected)
     assert person.page.evaluate(f"({MODULES}).histories") == "right"
 
 

@@ -27,8 +27,8 @@ def open_page(
 ) -> None:
     """Serve a campaign's open questions, or those of the ids `only`, to people until Ctrl-C, with the guesses of its
     network where one is trained."""
-    from fewmask.annotation.page.desk import Run
     from fewmask.annotation.page.server import serve
+    from fewmask.annotation.page.service import Run
     from fewmask.campaign.history import unit_of
     from fewmask.engine.device import choose_device
     from fewmask.engine.guess import predictor

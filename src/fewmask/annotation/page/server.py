@@ -12,11 +12,11 @@ from fastapi import FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
+from fewmask.annotation.page.auth import AuthMiddleware
 from fewmask.annotation.page.connections import Server
-from fewmask.annotation.page.desk import Desk, Lease, Run, Sent, Unknown
-from fewmask.annotation.page.door import door, link
-from fewmask.annotation.page.guard import Guard
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
+from fewmask.annotation.page.listener import bind_listener, link
+from fewmask.annotation.page.service import LabellingService, Lease, Run, Sent, Unknown
 from fewmask.annotation.store import Unavailable
 
 Number = Annotated[int, Path(ge=0, lt=1 << 63)]
@@ -34,7 +34,7 @@ STATUS: dict[type[Exception], int] = {
 }
 
 
-def create_app(desk: Desk, token: str) -> Guard:
+def create_app(service: LabellingService, token: str) -> AuthMiddleware:
     """The application: the page itself and what it asks for, all below `/token/`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     page = {f.name: f.read_bytes() for f in files(__package__).joinpath("static").iterdir()}
@@ -51,43 +51,43 @@ def create_app(desk: Desk, token: str) -> Guard:
 
     @app.get("/api/session")
     def session() -> dict[str, Any]:
-        return desk.session()
+        return service.session()
 
     @app.get("/api/changes/{after}")
     def changes(after: Number) -> dict[str, Any]:
-        return desk.changes(after)
+        return service.changes(after)
 
     @app.get("/api/questions/{number}")
     def question(number: Number) -> dict[str, Any]:
-        return desk.question(number)
+        return service.question(number)
 
     @app.get("/api/guesses/{number}")
     def guess(number: Number) -> dict[str, Any]:
-        return desk.guess(number)
+        return service.guess(number)
 
     @app.get("/api/segments/{number}")
     def segments(number: Number) -> dict[str, Any]:
-        return desk.segments(number)
+        return service.segments(number)
 
     @app.get("/api/known/{number}")
     def known(number: Number) -> dict[str, Any]:
-        return desk.known(number)
+        return service.known(number)
 
     @app.get("/api/images/{number}")
     def image(number: Number) -> Response:
-        return Response(desk.picture(number), media_type="image/bmp")
+        return Response(service.picture(number), media_type="image/bmp")
 
     @app.post("/api/answers")
     def answers(sent: Sent) -> dict[str, Any]:
-        return desk.take(sent)
+        return service.take(sent)
 
     @app.post("/api/leases")
     def leases(told: Lease) -> dict[str, Any]:
-        return desk.lease(told)
+        return service.lease(told)
 
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _telling(status))
-    return Guard(app, token)
+    return AuthMiddleware(app, token)
 
 
 def _telling(status: int) -> Callable[[Request, Exception], Response]:
@@ -108,15 +108,15 @@ def serve(
 ) -> None:
     """Open the labelling page of a run until it is interrupted (Ctrl-C). `tell` hears the link.
 
-    The port is any free one, or that of last time: see `door`. `predictor` is who guesses; without one, questions show
-    the class that they were asked with, if any. Raises ValueError when nothing was asked, when the page is open
-    already, or when the port is taken.
+    The port is any free one, or that of last time: see `bind_listener`. `predictor` is who guesses; without one,
+    questions show the class that they were asked with, if any. Raises ValueError when nothing was asked, when the page
+    is open already, or when the port is taken.
     """
-    with door(folder / "page.json", port) as (listener, token):
-        desk = Desk(run, Guesses(folder / FOLDER, predictor) if predictor else None)
+    with bind_listener(folder / "page.json", port) as (listener, token):
+        service = LabellingService(run, Guesses(folder / FOLDER, predictor) if predictor else None)
         try:
             tell(link(listener.getsockname()[1], token))
             with suppress(KeyboardInterrupt):  # uvicorn passes it on when it has ended
-                Server(create_app(desk, token)).run(sockets=[listener])
+                Server(create_app(service, token)).run(sockets=[listener])
         finally:
-            desk.close()
+            service.close()

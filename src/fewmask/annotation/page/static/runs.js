@@ -1,5 +1,5 @@
 // Pixels of a region's box as runs along its rows: pairs of unsigned 32-bit numbers, a value and how many pixels have
-// it, little-endian, in base64. The server's side is page/wire.py.
+// it, little-endian, in base64. The server's side is page/rle_codec.py.
 
 export function encode(values) {
   const runs = [];

@@ -1,4 +1,4 @@
-"""What is known of questions and answers, kept in memory: facts are never changed, so that only new ones are read."""
+"""An index of the questions and their answers in memory. Answers never change, so that only new ones are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fewmask.annotation.facts import Answer, Question
 
 
 @dataclass(frozen=True)
-class Word:
+class AnswerSummary:
     """An answer or a skip, without its pixels."""
 
     id: int
@@ -21,20 +21,20 @@ class Word:
     at: str
 
 
-class Board:
-    """The questions in the order in which a person answers them, and who said what of them."""
+class AnswerIndex:
+    """The questions in the order in which a person answers them, with the answers that were given to each."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self.questions = {q.id: q for q in in_order(questions)}
         self.last = 0
-        """The newest answer's id that was heard of."""
+        """The id of the newest answer that was added."""
         self.seconds = self.clicks = 0.0
-        self._standing: dict[int, list[Word]] = {}
+        self._standing: dict[int, list[AnswerSummary]] = {}
         self._ids: dict[str, int] = {}
         self._about: list[tuple[int, int]] = []
 
-    def hear(self, answers: Iterable[Answer]) -> list[int]:
-        """Take in facts in the order of their ids; returns the questions that they are about."""
+    def add(self, answers: Iterable[Answer]) -> list[int]:
+        """Add answers in the order of their ids. Returns the questions that they belong to."""
         touched = []
         for answer in answers:
             assert answer.id > self.last
@@ -45,20 +45,22 @@ class Board:
             self._about.append((answer.id, answer.question))
             standing = self._standing.setdefault(answer.question, [])
             if answer.kind == "retract":
-                standing[:] = [word for word in standing if word.id != answer.retracts]
+                standing[:] = [summary for summary in standing if summary.id != answer.retracts]
             else:
-                said = Word(answer.id, answer.question, answer.annotator, answer.kind, answer.token, answer.at)
-                standing.append(said)
+                summary = AnswerSummary(
+                    answer.id, answer.question, answer.annotator, answer.kind, answer.token, answer.at
+                )
+                standing.append(summary)
             touched.append(answer.question)
         return list(dict.fromkeys(touched))
 
-    def words(self, question: int) -> list[Word]:
-        """Each annotator's last word on a question that is not taken back, in the order of arrival."""
-        last = {word.annotator: word for word in self._standing.get(question, ())}
-        return sorted(last.values(), key=lambda word: word.id)
+    def latest(self, question: int) -> list[AnswerSummary]:
+        """Each annotator's last answer to a question that is not taken back, in the order of arrival."""
+        last = {summary.annotator: summary for summary in self._standing.get(question, ())}
+        return sorted(last.values(), key=lambda summary: summary.id)
 
     def touched(self, after: int) -> list[int]:
-        """The questions of which somebody said something after the answer of id `after`."""
+        """The questions that got an answer after the answer of id `after`."""
         first = bisect_right(self._about, after, key=lambda fact: fact[0])
         return list(dict.fromkeys(question for _, question in self._about[first:]))
 

@@ -76,7 +76,7 @@ def refusal(method: str, path: str, headers: Mapping[str, str], token: str) -> t
     return (413, f"An answer of {size} bytes; at most {MAX_BODY} are read.") if size > MAX_BODY else None
 
 
-class Guard:
+class AuthMiddleware:
     """An application behind the token: it sees paths without it, and all that it answers carries `HEADERS`."""
 
     def __init__(self, app: Application, token: str) -> None:

@@ -39,7 +39,7 @@ def link(port: int, token: str) -> str:
 
 
 @contextmanager
-def door(memory: Path, port: int | None = None) -> Iterator[tuple[socket.socket, str]]:
+def bind_listener(memory: Path, port: int | None = None) -> Iterator[tuple[socket.socket, str]]:
     """A socket and the token of its link. The port is `port`, or that of last time, or any that is free.
 
     The token is that of last time on whichever port, unless another program listens at the port of last time: pages

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fewmask.annotation.facts import Answer, Question, name_fault
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.page import segments, wire
-from fewmask.annotation.page.board import Board, Word
+from fewmask.annotation.page import rle_codec, segments
+from fewmask.annotation.page.answer_index import AnswerIndex, AnswerSummary
 from fewmask.annotation.page.guesses import Guesses
 from fewmask.annotation.page.leases import Leases
 from fewmask.annotation.tasks import identity
@@ -53,7 +53,7 @@ class Sent(BaseModel):
     annotator: str = Field(min_length=1, max_length=80)
     kind: Literal["answer", "skip", "retract"]
     values: str | None = None
-    """`wire` text of the region's box."""
+    """`rle_codec` text of the region's box."""
     takes_back: str | None = Field(None, max_length=64)
     """The token of the answer that a retraction takes back."""
     seconds: float = Field(ge=0, le=A_DAY, allow_inf_nan=False)
@@ -90,7 +90,7 @@ class Run:
     """The ids of the questions to ask again, of everybody who has not answered them yet, instead of the open ones."""
 
 
-class Desk:
+class LabellingService:
     def __init__(self, run: Run, guesses: Guesses | None = None) -> None:
         """Raises ValueError where nothing was asked yet, when a domain's classes have changed since, or where nobody
         asked one of the questions that are to be asked alone."""
@@ -98,7 +98,7 @@ class Desk:
         self._lock = Lock()
         self._leases = Leases()
         self._rounds: dict[int, int] = {}
-        self._board = Board(())
+        self._index = AnswerIndex(())
         if run.annotator is not None and (wrong := name_fault(run.annotator)):
             raise ValueError(f"--annotator: {wrong}")
         with self._open() as ledger:
@@ -126,32 +126,32 @@ class Desk:
         except ValueError as error:
             raise OSError(str(error)) from error
 
-    def _read(self, ledger: Ledger) -> Board:
+    def _read(self, ledger: Ledger) -> AnswerIndex:
         """Everything, or what is new since; questions are only ever added, a round at a time."""
         with self._lock:
             if (rounds := ledger.rounds()) != self._rounds:
-                self._rounds, self._board = rounds, Board(ledger.questions())
-            while new := ledger.answers(self._board.last + AT_ONCE, after=self._board.last):
-                self._board.hear(new)
-            return self._board
+                self._rounds, self._index = rounds, AnswerIndex(ledger.questions())
+            while new := ledger.answers(self._index.last + AT_ONCE, after=self._index.last):
+                self._index.add(new)
+            return self._index
 
     @property
-    def board(self) -> Board:
+    def index(self) -> AnswerIndex:
         with self._ledger() as ledger:
             return self._read(ledger)
 
     def _question(self, number: int) -> Question:
-        board = self.board
-        if number not in board.questions:
+        index = self.index
+        if number not in index.questions:
             raise Unknown(f"no question {number}")
-        return board.questions[number]
+        return index.questions[number]
 
     # ── What is asked ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def session(self) -> dict[str, Any]:
         """The questions to ask, who said what of them, and the classes."""
-        board = self.board
-        shown = self._shown(board)
+        index = self.index
+        shown = self._shown(index)
         images: dict[tuple[str, str], int] = {}
         for q in shown:
             images.setdefault((q.domain, q.stem), q.id)
@@ -176,31 +176,31 @@ class Desk:
                     "stem": q.stem,
                     "kind": q.kind.partition(":")[0],
                     "cost": q.cost,
-                    "words": [_plain(word) for word in board.words(q.id)],
+                    "words": [_plain(summary) for summary in index.latest(q.id)],
                 }
                 for q in shown
             ],
-            **self._state(board),
+            **self._state(index),
         }
 
     def changes(self, after: int) -> dict[str, Any]:
         """The questions of which somebody said something after the answer of id `after`, with all words on them."""
-        board = self.board
-        words = {n: [_plain(word) for word in board.words(n)] for n in board.touched(after)}
-        return {"words": words, **self._state(board)}
+        index = self.index
+        words = {n: [_plain(summary) for summary in index.latest(n)] for n in index.touched(after)}
+        return {"words": words, **self._state(index)}
 
-    def _shown(self, board: Board) -> list[Question]:
+    def _shown(self, index: AnswerIndex) -> list[Question]:
         only = self.run.only
-        return [q for q in board.questions.values() if only is None or q.id in only]
+        return [q for q in index.questions.values() if only is None or q.id in only]
 
     @property
     def _each(self) -> int | None:
         """How many annotators a question waits for; None where some are asked again."""
         return self.run.rule.each if self.run.only is None else None
 
-    def _state(self, board: Board) -> dict[str, Any]:
-        spent = {"seconds": board.seconds, "clicks": board.clicks}
-        return {"last": board.last, "asked": len(self._shown(board)), "held": self._leases.held(), **spent}
+    def _state(self, index: AnswerIndex) -> dict[str, Any]:
+        spent = {"seconds": index.seconds, "clicks": index.clicks}
+        return {"last": index.last, "asked": len(self._shown(index)), "held": self._leases.held(), **spent}
 
     def lease(self, told: Lease) -> dict[str, Any]:
         """A window shows a question, or none any more. Whether it is its alone, and who holds which."""
@@ -208,26 +208,26 @@ class Desk:
         if told.question is None:
             self._leases.give_back(told.window)
         else:
-            said = {word.annotator for word in self.board.words(self._question(told.question).id)}
+            said = {summary.annotator for summary in self.index.latest(self._question(told.question).id)}
             granted = self._leases.take(told.window, told.annotator, told.question, said, self._each)
         return {"granted": granted, "held": self._leases.held()}
 
     def question(self, number: int) -> dict[str, Any]:
         """All that is needed to show a question, without its image."""
         question = self._question(number)
-        said = self.board.words(number)  # before their values are read, so that there are values for all of them
+        said = self.index.latest(number)  # before their values are read, so that there are values for all of them
         with self._ledger() as ledger:
             height, width = ledger.sizes(question.domain, question.stem)[question.stem]
             values = {a.id: a.values for a in ledger.answers(question=number)}
-        words = [(word, values[word.id]) for word in said]
+        words = [(summary, values[summary.id]) for summary in said]
         return {
             "id": question.id,
             "round": question.round,
             "size": [height, width],
             "box": question.box,
-            "shape": None if question.shape is None else wire.encode(question.shape),
+            "shape": None if question.shape is None else rle_codec.encode(question.shape),
             "guess": question.guess,
-            "words": [_plain(w) | {"values": None if v is None else wire.encode(v)} for w, v in words],
+            "words": [_plain(w) | {"values": None if v is None else rle_codec.encode(v)} for w, v in words],
         }
 
     def guess(self, number: int) -> dict[str, Any]:
@@ -240,12 +240,12 @@ class Desk:
         except (RuntimeError, MemoryError) as error:
             raise ValueError(f"the network failed ({error}); answer without its guess") from error
         sure = question.window(confidence)[question.inside].mean(dtype=np.float64) / STEPS
-        return {"values": wire.encode(question.crop(label)), "confidence": float(sure)}
+        return {"values": rle_codec.encode(question.crop(label)), "confidence": float(sure)}
 
     def segments(self, number: int) -> dict[str, Any]:
         """Superpixels of the region's box, for one of the tools."""
         question = self._question(number)
-        return {"values": wire.encode(segments.cut(question.window(self._image(question.domain, question.stem))))}
+        return {"values": rle_codec.encode(segments.cut(question.window(self._image(question.domain, question.stem))))}
 
     def known(self, number: int) -> dict[str, Any]:
         """What was answered last of the question's image beside its region: the image's values, 254 elsewhere."""
@@ -253,7 +253,7 @@ class Desk:
         with self._ledger() as ledger:
             mask = ledger.labels(question.domain, question.stem)
         question.window(mask)[question.inside] = NOT_LABELLED
-        return {"values": wire.encode(mask)}
+        return {"values": rle_codec.encode(mask)}
 
     # ── Images ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -288,18 +288,22 @@ class Desk:
                 f"this answer is to another run's question, not to {self.run.name}'s; it is of no use here"
             )
         question = self._question(sent.question)
-        values = None if sent.values is None else wire.decode(sent.values, question.size)
+        values = None if sent.values is None else rle_codec.decode(sent.values, question.size)
         retracts = None if sent.takes_back is None else self._id_of(sent.takes_back)
         answer = Answer(
             sent.question, sent.annotator, sent.token, values, sent.kind, retracts, sent.seconds, float(sent.clicks)
         )
         with self._ledger() as ledger:
             (number,) = ledger.answer([answer])
-            board = self._read(ledger)
-        return {"id": number, "words": [_plain(word) for word in board.words(sent.question)], **self._state(board)}
+            index = self._read(ledger)
+        return {
+            "id": number,
+            "words": [_plain(summary) for summary in index.latest(sent.question)],
+            **self._state(index),
+        }
 
     def _id_of(self, token: str) -> int:
-        number = self.board.id_of(token)
+        number = self.index.id_of(token)
         if number is None:
             raise ValueError(f"what is to be taken back never arrived ({token}); reload the page")
         return number
@@ -309,8 +313,14 @@ class Desk:
             self._guesses.close()
 
 
-def _plain(word: Word) -> dict[str, Any]:
-    return {"annotator": word.annotator, "kind": word.kind, "token": word.token, "at": word.at, "id": word.id}
+def _plain(summary: AnswerSummary) -> dict[str, Any]:
+    return {
+        "annotator": summary.annotator,
+        "kind": summary.kind,
+        "token": summary.token,
+        "at": summary.at,
+        "id": summary.id,
+    }
 
 
 def _user() -> str:
