@@ -27,11 +27,11 @@ import numpy as np
 from fewmask.annotation import coco, cvat, label_studio
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.rle import decode_brush, encode_brush
 from fewmask.annotation.tasks import labels
 from fewmask.annotation.tools import TOOLS
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_mask
+from fewmask.formats.rle import decode_brush, encode_brush
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask, distinct_colour
 
 CLASSES, SIDE = 11, 60

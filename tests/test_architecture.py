@@ -26,6 +26,7 @@ FLOORS = {
     "strict_yaml": -1,
     "labels": 0,
     "randomness": 0,
+    "formats": 0,  # what other programs write, within limits: no domain is known here
     "config": 1,
     "distributed": 1,
     "losses": 1,

@@ -20,11 +20,12 @@ from annotating import SIZE, asked, domain, refused, three
 from PIL import Image
 
 from fewmask.annotation import archive as zips
-from fewmask.annotation import coco, cvat, label_studio, texts
+from fewmask.annotation import coco, cvat, label_studio
 from fewmask.annotation.archive import Archive
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.texts import field, json_items, read_json, xml_elements
 from fewmask.data.domain import Domain
+from fewmask.formats import texts
+from fewmask.formats.texts import field, json_items, read_json, xml_elements
 
 ANNOTATIONS = '<annotations><image id="0" name="a-0.png" width="24" height="20"></image></annotations>'
 

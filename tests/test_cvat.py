@@ -24,8 +24,8 @@ from fewmask.annotation.cvat import read_answers, write_masks, write_questions, 
 from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import Import
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.pixels import MAX_CROSSINGS, fill_polygon
 from fewmask.data.domain import Domain, read_image
+from fewmask.formats.shapes import MAX_CROSSINGS, fill_polygon
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 
 EXPORT = Path(__file__).parent / "fixtures" / "cvat-images.xml"

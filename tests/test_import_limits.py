@@ -19,10 +19,11 @@ from amiss import chunks_of, png_of
 from annotating import EXAMPLES, asked
 from exports import FORMATS, OF, QUESTIONS, both
 
-from fewmask.annotation import inbox, rle, texts
+from fewmask.annotation import inbox
 from fewmask.annotation.inbox import Import
-from fewmask.annotation.pixels import fill_polygon
 from fewmask.annotation.store import Unavailable
+from fewmask.formats import rle, texts
+from fewmask.formats.shapes import fill_polygon
 
 # ── Limits, by count: no test asserts a time ─────────────────────────────────────────────────────────────────────────
 

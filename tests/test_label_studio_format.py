@@ -21,9 +21,9 @@ from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import Import
 from fewmask.annotation.label_studio import brush_results, config, read_answers, write_list, write_questions
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.rle import decode_brush
 from fewmask.annotation.tasks import labels, mark
 from fewmask.data.domain import Domain, read_image
+from fewmask.formats.rle import decode_brush
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 
 EXPORT = Path(__file__).parent / "fixtures" / "label-studio-export.json"

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fewmask.annotation import rle
-from fewmask.annotation.rle import HEADER, SPARE, counts, decode_brush, encode_brush, pack, positions, unpack
+from fewmask.formats import rle
+from fewmask.formats.rle import HEADER, SPARE, counts, decode_brush, encode_brush, pack, positions, unpack
 
 # Made with pycocotools 2.0.11, down the columns of masks that are given row by row.
 COCO = [

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from fewmask.annotation.texts import MAX_FILE, MIB
+from fewmask.formats.texts import MAX_FILE, MIB
 
 MAX_MEMBERS = 50_000
 MAX_MEMBER = 256 * MIB

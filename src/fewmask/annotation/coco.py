@@ -17,13 +17,13 @@ from fewmask.annotation.archive import MAX_MEMBER
 from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.pixels import fill_polygon, recode
-from fewmask.annotation.rle import counts, pack, positions, unpack
 from fewmask.annotation.tasks import guarded, guesses, label_colours, labels, parts, tasks
-from fewmask.annotation.texts import field, read_bytes, read_json
 from fewmask.data.domain import Domain
 from fewmask.data.reading import decode_colours, png_size
 from fewmask.files import write_bytes, write_json
+from fewmask.formats.rle import counts, pack, positions, unpack
+from fewmask.formats.shapes import fill_polygon, recode
+from fewmask.formats.texts import field, read_bytes, read_json
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.paths import below
 

@@ -20,13 +20,13 @@ from fewmask.annotation.archive import Archive
 from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import SYSTEM, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.pixels import fill_polygon, recode
-from fewmask.annotation.rle import counts, positions
 from fewmask.annotation.tasks import Part, guarded, guesses, label_colours, labels, parts, tasks
-from fewmask.annotation.texts import MAX_TEXT, Element, read_bytes, xml_elements
 from fewmask.data.domain import Domain
 from fewmask.data.reading import decode_colours, png_size
 from fewmask.files import write_atomically, write_json
+from fewmask.formats.rle import counts, positions
+from fewmask.formats.shapes import fill_polygon, recode
+from fewmask.formats.texts import MAX_TEXT, Element, read_bytes, xml_elements
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.paths import below
 

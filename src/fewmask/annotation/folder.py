@@ -17,11 +17,11 @@ from fewmask.annotation.inbox import FOREIGN, SYSTEM, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.pixels import by_palette
 from fewmask.annotation.tasks import ASKED, IMAGES, by_image, guarded, png, tasks
-from fewmask.annotation.texts import MAX_TEXT
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_mask
 from fewmask.data.reading import read_mask
 from fewmask.files import NOTES, Written, write_json, write_text
+from fewmask.formats.texts import MAX_TEXT
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.paths import below
 

@@ -17,11 +17,11 @@ import numpy as np
 from fewmask.annotation.facts import A_YEAR, Question
 from fewmask.annotation.inbox import FOREIGN, Import, Inbox, Mode
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.rle import decode_brush, encode_brush
 from fewmask.annotation.tasks import ASKED, IMAGES, Task, guarded, label_colours, labels, tasks
-from fewmask.annotation.texts import field, json_items
 from fewmask.data.domain import Domain
 from fewmask.files import write_atomically, write_text
+from fewmask.formats.rle import decode_brush, encode_brush
+from fewmask.formats.texts import field, json_items
 from fewmask.labels import LabelSpace, Mask
 from fewmask.paths import below
 

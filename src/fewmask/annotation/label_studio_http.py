@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fewmask.annotation.texts import CHUNK, MAX_FILE, MAX_TEXT, field, parse_json, stream_items
+from fewmask.formats.texts import CHUNK, MAX_FILE, MAX_TEXT, field, parse_json, stream_items
 
 if TYPE_CHECKING:
     import httpx

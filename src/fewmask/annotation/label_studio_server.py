@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fewmask.annotation import texts
 from fewmask.annotation.inbox import Import, Inbox, Mode
 from fewmask.annotation.label_studio import config, take_tasks, task_record
 from fewmask.annotation.label_studio_http import LabelStudio, as_object, as_objects
@@ -23,6 +22,7 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tasks import Task, identity, mark, tasks
 from fewmask.data.domain import Domain
 from fewmask.files import hold
+from fewmask.formats import texts
 
 PROJECTS, TASKS = 100, 500
 """On a page of a list."""

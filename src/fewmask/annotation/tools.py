@@ -10,8 +10,8 @@ from fewmask.annotation import coco, cvat, folder, label_studio
 from fewmask.annotation.facts import Question
 from fewmask.annotation.inbox import Import, Mode
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.texts import CHUNK
 from fewmask.data.domain import Domain
+from fewmask.formats.texts import CHUNK
 
 
 class Tool(Protocol):

@@ -1,0 +1,1 @@
+"""What other programs write: JSON and XML within limits, run-length codes, polygons. Nothing here knows a domain."""
