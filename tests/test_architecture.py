@@ -20,10 +20,11 @@ from source import FILES, ROOT, SOURCE, dotted, place, tree_of
 # What every room speaks of lies below all of them, settings lie below what is built from them: see
 # docs/decisions/0002-floors.md.
 FLOORS = {
+    "strict_yaml": -2,
     "paths": -2,  # the cellar: names of users as paths
     "files": -1,  # how anything is put on a disk
     "stopping": -1,
-    "strict_yaml": -1,
+    "class_list": -1,
     "labels": 0,
     "randomness": 0,
     "formats": 0,  # what other programs write, within limits: no domain is known here

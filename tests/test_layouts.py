@@ -168,9 +168,9 @@ def test_grey_masks_give_their_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "complaint"),
     [
-        (PHOTO, r"holds colours \(RGB\); save one channel"),
+        (PHOTO, r"holds colours \(RGB\); give every class its"),
         (np.dstack([PHOTO, PHOTO[..., :1]]), r"holds colours \(RGB and alpha\)"),
-        (np.zeros((4, 4), np.uint16), "16 bits a pixel; save it with 8"),
+        (np.full((4, 4), 300, np.uint16), "16 bits a pixel, and 300 at column 0, row 0 is no id"),
         (np.zeros((4, 4), bool), "1 bit a pixel; save it with 8"),
     ],
     ids=["rgb", "rgba", "16-bit", "1-bit"],
@@ -500,7 +500,7 @@ def test_load_domain_lists_every_error_of_the_listing_in_one(tmp_path: Path) -> 
         "'gone' has no image",
         "'../up' leads out",
         "also in train",
-        "ending: val0",
+        "'val0' is listed twice",
     ):
         assert part in str(error.value)
 

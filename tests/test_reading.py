@@ -61,14 +61,17 @@ def test_every_cell_of_pixels(channels: str, depth: str, box: str, tmp_path: Pat
 @pytest.mark.parametrize(("channels", "depth"), MASKS, ids=map("-".join, MASKS))
 def test_every_cell_of_masks(channels: str, depth: str, tmp_path: Path) -> None:
     path, cell = put(tmp_path, make("PNG", channels, depth)[0]), MASKS[channels, depth]
-    if cell.verdict == "refused":
+    if cell.verdict in ("refused", "by colours"):
         with pytest.raises(ValueError, match=re.escape(f"{path}: {cell.how}; {cell.fix}")):
+            read_mask(path)
+    elif depth == "16":
+        with pytest.raises(ValueError, match=r"16 bits a pixel, and \d+ at column \d+, row \d+ is no id"):
             read_mask(path)
     else:
         np.testing.assert_array_equal(read_mask(path), imagefiles.values(int(depth))[..., 0])
 
 
-@pytest.mark.parametrize("box", [box for box in CONTAINERS if box != "PNG"])
+@pytest.mark.parametrize("box", [box for box in CONTAINERS if box not in ("PNG", "TIFF")])
 def test_masks_in_other_containers_are_refused(box: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.png: not a PNG; save masks as 8-bit PNG"):
         read_mask(put(tmp_path, make(box, "RGB", "8")[0]))

@@ -19,16 +19,14 @@ from typing import Any
 import numpy as np
 
 from fewmask import strict_yaml
+from fewmask.class_list import MAX_CLASSES, ClassList, Colour, read_class_list
 from fewmask.files import write_text
 from fewmask.paths import AnyPath
-from fewmask.strict_yaml import short
 
 NOT_LABELLED = 254
 VOID = 255
-MAX_CLASSES = 254
 
 Mask = np.ndarray
-Colour = tuple[int, int, int]
 UNKNOWN = -1
 
 
@@ -195,54 +193,22 @@ class LabelSpace:
 
     @classmethod
     def from_yaml(cls, path: AnyPath) -> LabelSpace:
-        """Read a `classes.yaml`: `classes: {id: {name, color}}` (or `{id: name}`) and `ignore: [ids]`.
+        """Read a `classes.yaml`, see `class_list`; classes are ordered by id.
 
-        Classes are ordered by id. Raises ValueError that names the file, the entry and the mend.
+        Raises ValueError that names the file, the entry and the fix.
         """
         path = Path(path)
+        listed = read_class_list(path)
         try:
-            data, text = strict_yaml.read(path)
-        except FileNotFoundError:
-            raise ValueError(
-                f"{path}: not found; write one: `classes: {{0: {{name: road}}, 1: {{name: sky}}}}`"
-            ) from None
-        if not isinstance(data, dict) or not isinstance(data.get("classes"), dict):
-            raise ValueError(f"{path}: needs a mapping `classes:` from id to name; see docs/formats.md")
-        unknown = sorted(str(key) for key in set(data) - {"classes", "ignore"})
-        if unknown:
-            raise ValueError(f"{path}: unknown keys {', '.join(unknown)}; only `classes` and `ignore` are read")
-        ignore = data.get("ignore") or []
-        if not isinstance(ignore, list) or not all(_is_id(i) for i in ignore):
-            raise ValueError(f"{path}: `ignore` is a list of ids, this is {short(ignore)}")
-        if len(data["classes"]) > MAX_CLASSES:
-            raise ValueError(
-                f"{path}: {len(data['classes'])} classes; masks are 8-bit and hold at most {MAX_CLASSES} "
-                "(docs/decisions/0012-eight-bit-labels.md): merge some, or split them into domains"
-            )
-        names, colours = [], []
-        for position, (raw, entry) in enumerate(
-            sorted(data["classes"].items(), key=lambda item: str(item[0]).zfill(4))
-        ):
-            if not _is_id(raw):
-                what = f"the id {short(raw)} is not a number from 0 to 255"
-                raise ValueError(f"{path}: {what}; masks are 8-bit, renumber it")
-            entry = {"name": entry} if isinstance(entry, str) else entry
-            name = entry.get("name", "") if isinstance(entry, dict) else entry
-            if name is None or isinstance(name, bool | int | float):
-                place = ["classes", raw, *(["name"] if isinstance(entry, dict) else [])]
-                raise ValueError(f"{path}: class {raw}: {strict_yaml.unquoted(text, place, name)}")
-            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or set(entry) - {"name", "color"}:
-                raise ValueError(f"{path}: class {raw}: write `{{name: …, color: [r, g, b]}}`, not {short(entry)}")
-            colour = entry.get("color", distinct_colour(position))
-            if not isinstance(colour, list | tuple) or len(colour) != 3 or not all(_is_id(v) for v in colour):
-                raise ValueError(f"{path}: class {raw}: a color is three numbers from 0 to 255, not {short(colour)}")
-            names.append(entry["name"])
-            colours.append((int(colour[0]), int(colour[1]), int(colour[2])))
-        raw_ids = {int(raw): i for i, raw in enumerate(sorted(data["classes"]))}
-        try:
-            return cls(tuple(names), tuple(colours), raw_ids, frozenset(ignore))
+            return cls.of(listed)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def of(cls, listed: ClassList) -> LabelSpace:
+        """The space of a list of classes; one without a colour gets one."""
+        colours = tuple(distinct_colour(i) if c is None else c for i, c in enumerate(listed.colours))
+        return cls(listed.names, colours, {raw: i for i, raw in enumerate(listed.ids)}, listed.void_ids)
 
     def write_yaml(self, path: AnyPath) -> None:
         """Write a `classes.yaml` that `from_yaml` reads; of several raw ids of a class the smallest is kept."""
@@ -385,7 +351,3 @@ def distinct_colour(index: int) -> Colour:
 
 def _position(space: LabelSpace, name: str) -> int:
     return space.names.index(name) if name in space.names else UNKNOWN
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255

@@ -21,10 +21,31 @@ class FilesDomain(Settings):
     """Classes that no mask shows, which is meant. Of any other one `fewmask check` makes an error."""
 
 
+MaskKind = Literal["pixels", "binary", "labelme", "coco", "yolo", "cvat"]
+
+
 class FolderDomain(FilesDomain):
     """`images/<stem>.*`, `labels/<stem>.png`, `splits/{train,val,test}.txt`, `classes.yaml`."""
 
     layout: Literal["folder"] = "folder"
+    images: str = "images"
+    """The folder of the images below the root, with the folders inside it; `.` is the root itself. One `*` stands for
+    any folder: `*/images`."""
+    labels: str = "labels"
+    """The folder of the masks, or the file of annotations, likewise."""
+    image_ending: str = ""
+    """What ends the name of an image and is no part of its stem: `_sat`, `_sat.jpg`."""
+    label_ending: str = ""
+    """The same of a mask: `_mask`, `_mask.png`."""
+    masks: MaskKind = "pixels"
+    """What the masks are: images of ids or of the classes' colours; a folder of black and white images for each class;
+    polygons of LabelMe, COCO or YOLO; an XML file of CVAT."""
+    classes: ConfigPath | None = None
+    """`classes.yaml` in the root by default."""
+    splits: ConfigPath | None = None
+    """The folder of the lists; `splits` in the root by default."""
+    orientation: Literal["ignore", "apply"] = "ignore"
+    """Whether an image is turned as its camera's orientation tag says: `apply` where the masks were drawn so."""
     val_from_train: Fraction = 0.0
     """Part of train's images with masks that is held out as validation; without `splits/`, train is every image."""
 

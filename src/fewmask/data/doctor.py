@@ -5,7 +5,6 @@ Shapes: H×W pixels of an image or mask.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,15 +13,16 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
-import cv2
 import numpy as np
 
 from fewmask.config import DomainSettings, ScenesDomain
 from fewmask.config.scale import SMALL, scaled
 from fewmask.data.domain import SPLITS, Domain, FileSource
+from fewmask.data.fingerprints import digest, thumbnail
 from fewmask.data.kinds import TURN_PIXELS, judge
 from fewmask.data.layouts import Index, Problem, index, load_domain
-from fewmask.data.reading import Picture, read_mask, read_picture
+from fewmask.data.masks import size_of
+from fewmask.data.reading import Picture, read_picture, upright
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
 
 # Two thumbnails are almost the same below this root mean square difference (of 255). Across the splits of CamVid and
@@ -187,7 +187,7 @@ def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
         scene, mask = patient.domain.image(stem), patient.domain.mask(stem)
         size = (scene.shape[1], scene.shape[0])
         by_value = np.bincount(mask.reshape(-1), minlength=256)
-        return _ImageCheck(patient.name, stem, (), size, _digest(scene), _thumbnail(scene), counts=by_value)
+        return _ImageCheck(patient.name, stem, (), size, digest(scene), thumbnail(scene), counts=by_value)
     problems: list[Problem] = []
     ids: np.ndarray | None = None
     picture: Picture | None = None
@@ -199,21 +199,25 @@ def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
     except ValueError as error:
         assert image_path is not None
         problems.append(Problem.of(error, image_path))
-    image, tag = (picture.pixels, picture.kind.orientation) if picture else (None, 1)
+    tag, turns = picture.kind.orientation if picture else 1, patient.listing.upright
+    image = (upright(picture.pixels, tag) if turns else picture.pixels) if picture else None
     try:
-        raw = read_mask(mask_path) if mask_path else None
+        read = patient.listing.reader if mask_path else None
+        raw = read(stem, mask_path, lambda: size_of(image)) if read and mask_path else None
     except ValueError as error:
         assert mask_path is not None
         problems.append(Problem.of(error, mask_path))
     if image is not None and raw is not None and image.shape[:2] != raw.shape:
         (h, w), (mask_h, mask_w) = image.shape[:2], raw.shape
-        turned = ", as if turned: orientation tags of cameras are not applied" if (w, h) == raw.shape else ""
+        turned = (
+            ", as if turned: orientation tags of cameras are not applied" if (w, h) == raw.shape and not turns else ""
+        )
         value = f"the mask is {mask_w}×{mask_h} pixels, its image {image_path} is {w}×{h}{turned}"
         again = "export the mask again at the image's size"
-        mend = f"{TURN_PIXELS}, or {again}" if turned and tag != 1 else again
+        mend = f"{TURN_PIXELS}, set `orientation: apply`, or {again}" if turned and tag != 1 else again
         problems.append(Problem(str(mask_path), value, mend))
     for cell in judge(picture.kind) if picture else ():
-        if cell.fix:
+        if cell.fix and not (turns and cell.fix.startswith(TURN_PIXELS)):
             problems.append(Problem(str(image_path), cell.how, cell.fix, "warning"))
     if raw is not None and patient.space is not None:
         ids = np.bincount(raw.reshape(-1), minlength=256)
@@ -228,17 +232,7 @@ def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
     if image is None:
         return _ImageCheck(patient.name, stem, tuple(problems), ids=ids, counts=counts)
     size = (image.shape[1], image.shape[0])
-    return _ImageCheck(patient.name, stem, tuple(problems), size, _digest(image), _thumbnail(image), ids, counts)
-
-
-def _digest(image: np.ndarray) -> bytes:
-    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()
-
-
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-    return cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).reshape(-1)
+    return _ImageCheck(patient.name, stem, tuple(problems), size, digest(image), thumbnail(image), ids, counts)
 
 
 def _by_value(by_id: np.ndarray, space: LabelSpace) -> tuple[np.ndarray, dict[int, int]]:

@@ -14,7 +14,10 @@ import cv2
 import numpy as np
 
 from fewmask.config.scale import Scale, scaled
-from fewmask.data.reading import image_kind, read_image, read_mask
+from fewmask.data.masks import MaskReader, PixelMasks
+from fewmask.data.reading import image_kind, read_picture, upright
+from fewmask.data.reading import read_image as read_image
+from fewmask.data.reading import read_mask as read_mask
 from fewmask.labels import LabelSpace, Mask
 from fewmask.randomness import generator
 
@@ -132,6 +135,9 @@ class FileSource:
     size: Scale = None
     kept: dict[tuple[str, str], np.ndarray] | None = field(default=None, compare=False, repr=False)
     """What was read stays here, at its size, and is not read again; None keeps nothing."""
+    reader: MaskReader = field(default_factory=PixelMasks)
+    upright: bool = False
+    """Whether images are turned as their orientation tags ask."""
 
     def image(self, stem: str) -> np.ndarray:
         return self._kept("image", stem, self._read_image)
@@ -151,18 +157,26 @@ class FileSource:
     def _read_image(self, stem: str) -> np.ndarray:
         if stem not in self.images:
             raise ValueError(f"{self.root}: there is no image {stem!r}; put it and its split back as they were")
-        return self._sized(self.images[stem], read_image(self.images[stem]), cv2.INTER_AREA)
+        picture = read_picture(self.images[stem])
+        pixels = upright(picture.pixels, picture.kind.orientation) if self.upright else picture.pixels
+        return self._sized(self.images[stem], pixels, cv2.INTER_AREA)
+
+    def _size(self, stem: str) -> tuple[int, int]:
+        kind = image_kind(self.images[stem])
+        turned = self.upright and kind.orientation > 4
+        return (kind.width, kind.height) if turned else (kind.height, kind.width)
 
     def _read_mask(self, stem: str) -> Mask:
         if stem not in self.masks:
             raise ValueError(f"{self.images[stem]}: it has no mask; add one or take it out of the labelled images")
-        mask = self.space.encode(read_mask(self.masks[stem]), self.masks[stem])
+        path = self.masks[stem]
+        mask = self.space.encode(self.reader(stem, path, lambda: self._size(stem)), path)
         if self.size is not None:
-            image = image_kind(self.images[stem])
-            if mask.shape != (image.height, image.width):  # brought to one size the two would seem to fit
+            height, width = self._size(stem)
+            if mask.shape != (height, width):  # brought to one size the two would seem to fit
                 raise ValueError(
-                    f"{self.masks[stem]}: the mask is {mask.shape[1]}×{mask.shape[0]} pixels, its image "
-                    f"{image.width}×{image.height}; export the mask again at the image's size"
+                    f"{path}: the mask is {mask.shape[1]}×{mask.shape[0]} pixels, its image "
+                    f"{width}×{height}; export the mask again at the image's size"
                 )
         return self._sized(self.masks[stem], mask, cv2.INTER_NEAREST)
 

@@ -77,6 +77,10 @@ def is_png(data: bytes) -> bool:
     return data.startswith(_PNG)
 
 
+def is_tiff(data: bytes) -> bool:
+    return data.startswith(_TIFF)
+
+
 def png(data: bytes, path: Path) -> Kind:
     """The kind of a whole PNG; raises where chunks are missing or their checksums are wrong."""
     frames, orientation, profile, clear = 0, 1, False, False
@@ -257,6 +261,11 @@ def tiff_strips(data: bytes) -> Iterator[bytes]:
     for start, count in zip(offsets, counts, strict=True):
         strip = data[start : start + count]
         yield tables[:-2] + strip[2:] if tables else strip
+
+
+def white_is_zero(data: bytes) -> bool:
+    """Whether the numbers of a grey TIFF fall as it gets lighter; Pillow turns them round."""
+    return next(_pages(data)).get(262) == 0
 
 
 def _all(value: Any) -> tuple[Any, ...]:

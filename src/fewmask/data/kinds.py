@@ -46,7 +46,9 @@ class Kind:
 class Cell(NamedTuple):
     """What becomes of a kind: `check` tells of what is not refused and yet has a `fix`."""
 
-    verdict: Literal["accepted", "converted", "refused"]
+    verdict: Literal["accepted", "converted", "by colours", "refused"]
+    """`by colours`: of a mask, whose colours are classes where `classes.yaml` says which, and which is refused
+    elsewhere."""
     how: str = ""
     fix: str = ""
 
@@ -112,23 +114,32 @@ PIXELS: Mapping[tuple[str, str], Mapping[str, Cell]] = {
 }
 """By channels and bits what becomes of an image. What is not here is refused."""
 
-_IDS = "save one channel of class ids (docs/faq.md has a script)"
+_IDS = "give every class its `colour` in classes.yaml, or save one channel of class ids (docs/faq.md has a script)"
 MASKS: Mapping[tuple[str, str], Cell] = {
     **{
         ("grey", str(n)): Cell(
             "refused", f"{n} bit{'s' * (n > 1)} a pixel", "save it with 8, so that each value is one id"
         )
-        for n in (1, 2, 4, 16)
+        for n in (1, 2, 4)
     },
     ("grey", "8"): Cell("accepted", "values are ids"),
+    ("grey", "16"): Cell("accepted", "values are ids, up to 255"),
     **{("palette", bits): Cell("accepted", "indices are ids") for bits in "1248"},
     **{
         (channels, bits): Cell("refused", f"it holds colours ({channels})", _IDS)
-        for channels in ("grey and alpha", "RGB", "RGB and alpha")
-        for bits in ("8", "16")
+        for channels, bits in (
+            ("grey and alpha", "8"),
+            ("grey and alpha", "16"),
+            ("RGB", "16"),
+            ("RGB and alpha", "16"),
+        )
+    },
+    **{
+        (channels, "8"): Cell("by colours", f"it holds colours ({channels})", _IDS)
+        for channels in ("RGB", "RGB and alpha")
     },
 }
-"""By channels and bits what becomes of a PNG as a mask. A mask in any other container is refused."""
+"""By channels and bits what becomes of a PNG or a TIFF as a mask. A mask in any other container is refused."""
 NO_MASK = Cell("refused", "not a PNG", "save masks as 8-bit PNG, which keeps every id")
 
 

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fewmask.class_list import Colour
 from fewmask.files import write_atomically, write_bytes
-from fewmask.labels import NOT_LABELLED, Colour, LabelSpace, Mask
+from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (40, 44, 52)

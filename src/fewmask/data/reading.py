@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,21 @@ from PIL import Image, PngImagePlugin
 from PIL.Image import Transpose
 from PIL.TiffImagePlugin import TiffImageFile
 
-from fewmask.data.headers import AGAIN, ORIENTATION, damaged, examine, is_png, plain_scans, png_chunks, tiff_strips
+from fewmask.class_list import Colour
+from fewmask.data.headers import (
+    AGAIN,
+    ORIENTATION,
+    damaged,
+    examine,
+    is_png,
+    is_tiff,
+    plain_scans,
+    png_chunks,
+    tiff_strips,
+    white_is_zero,
+)
 from fewmask.data.kinds import MASKS, NO_MASK, Cell, Kind, judge, judge_properties
+from fewmask.formats.shapes import recode
 from fewmask.labels import Mask
 
 
@@ -49,24 +63,84 @@ def read_picture(path: Path) -> Picture:
     return Picture(decoded, kind)
 
 
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """An image (H,W,3) turned as its orientation tag asks; 1 as it lies."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
 def image_kind(path: Path) -> Kind:
     """What an image file is like, its size for instance, without a pixel being unpacked. Errors as in `read_image`."""
     return _examined(path)[1]
 
 
-def read_mask(path: Path) -> Mask:
-    """A mask file as its raw ids (H,W) uint8; of a palette PNG the indices. Raises ValueError that names the file.
+def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Mask:
+    """A mask file as its raw ids (H,W) uint8; of a palette the indices. Raises ValueError that names the file.
 
-    Only PNG with one 8-bit channel or a palette is read: JPEG changes ids, and colours or wider numbers are not ids.
+    PNG and TIFF are read, with one channel of 8 or 16 bits or a palette; colours where `colours` says which id each
+    stands for. JPEG changes ids.
     """
-    return decode_mask(_bytes(path), path)
+    return decode_mask(_bytes(path), path, colours)
 
 
-def decode_mask(data: bytes, path: Path) -> Mask:
+def decode_mask(data: bytes, path: Path, colours: Mapping[Colour, int] | None = None) -> Mask:
     """`read_mask` of a file's bytes; `path` is what errors call it."""
-    kind = _png_kind(data, path)
-    _refuse(MASKS.get((kind.channels, kind.depth), NO_MASK), path)
-    return _indices(data, kind, path) if kind.channels == "palette" else _decoded(data, cv2.IMREAD_GRAYSCALE, path)
+    kind = _mask_kind(data, path)
+    other = NO_MASK._replace(how=f"pixels of kind {kind.channels} with {kind.depth} bits a channel")
+    cell = MASKS.get((kind.channels, kind.depth), other)
+    if cell.verdict == "by colours" and colours:
+        return _ids_of_colours(data, kind, path, colours)
+    _refuse(cell._replace(verdict="refused") if cell.verdict == "by colours" else cell, path)
+    if kind.container == "TIFF":
+        if white_is_zero(data):
+            raise ValueError(f"{path}: its 0 is white (WhiteIsZero), so that ids are read in two ways; save it as PNG")
+        return _narrow(_tiff(data, kind, path, None), path)
+    if kind.channels == "palette":
+        return _indices(data, kind, path)
+    if kind.depth == "16":
+        return _narrow(_decoded(data, cv2.IMREAD_UNCHANGED, path), path)
+    return _decoded(data, cv2.IMREAD_GRAYSCALE, path)
+
+
+def _narrow(ids: np.ndarray, path: Path) -> Mask:
+    """Ids of 8 or 16 bits (H,W) as uint8."""
+    if ids.size and ids.max() > 255:
+        y, x = np.argwhere(ids > 255)[0]
+        raise ValueError(
+            f"{path}: 16 bits a pixel, and {ids[y, x]} at column {x}, row {y} is no id: ids are 0 to 255; renumber them"
+        )
+    return ids.astype(np.uint8)
+
+
+def _ids_of_colours(data: bytes, kind: Kind, path: Path, colours: Mapping[Colour, int]) -> Mask:
+    if kind.container == "TIFF":
+        pixels = _tiff(data, kind, path, None)
+    else:
+        pixels = _decoded(data, cv2.IMREAD_UNCHANGED, path)
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if kind.channels == "RGB and alpha" else cv2.COLOR_BGR2RGB)
+    if pixels.shape[2] == 4 and (clear := np.argwhere(pixels[..., 3] < 255)).size:
+        y, x = clear[0]
+        raise ValueError(f"{path}: transparent at column {x}, row {y}; save it without alpha")
+    pixels = np.ascontiguousarray(pixels[..., :3])
+    values = {r + 256 * g + 65536 * b: number for (r, g, b), number in colours.items()}
+    mask, codes = recode(pixels, values)
+    if unknown := [code for code in codes if code not in values]:
+        told = []
+        for code in unknown[:5]:
+            colour = code & 255, code >> 8 & 255, code >> 16
+            where = np.argwhere((pixels == np.array(colour, np.uint8)).all(2))
+            told.append(f"{list(colour)} ({len(where)} pixels, the first at column {where[0, 1]}, row {where[0, 0]})")
+        more = f" and {len(unknown) - 5} more" * (len(unknown) > 5)
+        raise ValueError(
+            f"{path}: colours of no class: {', '.join(told)}{more}; give them to classes or to `ignore` in "
+            "classes.yaml, or fix the mask"
+        )
+    return mask
 
 
 def decode_colours(data: bytes, path: Path) -> np.ndarray:
@@ -109,6 +183,16 @@ def _examined(path: Path) -> tuple[bytes, Kind]:
 def _png_kind(data: bytes, path: Path) -> Kind:
     """The kind of a PNG that is no animation."""
     if data and not is_png(data):
+        _refuse(NO_MASK, path)
+    kind = examine(data, path)
+    for cell in judge_properties(kind):
+        _refuse(cell, path)
+    return kind
+
+
+def _mask_kind(data: bytes, path: Path) -> Kind:
+    """The kind of a PNG or a TIFF of one page."""
+    if data and not is_png(data) and not is_tiff(data):
         _refuse(NO_MASK, path)
     kind = examine(data, path)
     for cell in judge_properties(kind):
@@ -164,7 +248,7 @@ def _indices(data: bytes, kind: Kind, path: Path) -> np.ndarray:
         raise damaged(path, error) from None
 
 
-def _tiff(data: bytes, kind: Kind, path: Path) -> np.ndarray:
+def _tiff(data: bytes, kind: Kind, path: Path, mode: str | None = "RGB") -> np.ndarray:
     """By Pillow, after what libtiff swallows: the warnings of libjpeg, and the checksums of Deflate."""
     try:
         for strip in tiff_strips(data) if kind.compression in ("JPEG", "Deflate") else ():
@@ -179,7 +263,7 @@ def _tiff(data: bytes, kind: Kind, path: Path) -> np.ndarray:
                 simplejpeg.decode_jpeg(strip, space, min_height=1, min_width=1, strict=True)  # at an eighth: faster
     except (ValueError, zlib.error) as error:
         raise damaged(path, error) from None
-    return _pillow(data, kind, path)
+    return _pillow(data, kind, path, mode)
 
 
 # Pillow turns a TIFF by its orientation tag as it is loaded; this turns it back.
@@ -189,13 +273,14 @@ _BACK = {
 }  # fmt: skip
 
 
-def _pillow(data: bytes, kind: Kind, path: Path) -> np.ndarray:
+def _pillow(data: bytes, kind: Kind, path: Path, mode: str | None = "RGB") -> np.ndarray:
+    """The pixels in a mode of Pillow's; None as they are, of a palette the indices."""
     try:
         with Image.open(io.BytesIO(data), formats=[kind.container.upper()]) as image:
             turn = image.getexif().get(ORIENTATION, 1)
             image.load()
             applied = turn in _BACK and isinstance(image, TiffImageFile) and ORIENTATION not in image.getexif()
             lying = image.transpose(_BACK[turn]) if applied else image
-            return np.array(lying.convert("RGB"))
+            return np.array(lying.convert(mode) if mode else lying)
     except Exception as error:  # Pillow raises half a dozen types
         raise damaged(path, error) from None

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewmask.labels import MAX_CLASSES, VOID
+from fewmask.class_list import MAX_CLASSES
+from fewmask.labels import VOID
 
 
 def paste(mask: Tensor, onto: Tensor, source: Tensor) -> Tensor:

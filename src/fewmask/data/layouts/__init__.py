@@ -15,6 +15,7 @@ from fewmask.config import (
 from fewmask.data.domain import Domain, FileSource
 from fewmask.data.layouts import camvid, cityscapes, folder, idd, sunrgbd, voc
 from fewmask.data.layouts.listing import Index, Problem
+from fewmask.data.masks import PixelMasks
 
 __all__ = ["Index", "Problem", "index", "load_domain"]
 
@@ -51,5 +52,8 @@ def load_domain(name: str, settings: DomainSettings, keep: bool = False) -> Doma
     if found.errors:
         raise ValueError(f"domain {name}:\n" + "\n".join(f"  {p}" for p in found.errors))
     assert found.space is not None
-    source = FileSource(found.root, found.images, found.masks, found.space, settings.size, {} if keep else None)
+    source = FileSource(
+        found.root, found.images, found.masks, found.space, settings.size, {} if keep else None,
+        found.reader or PixelMasks(), found.upright,
+    )  # fmt: skip
     return Domain(name, found.space, source, found.splits, found.labelled, size=settings.size)

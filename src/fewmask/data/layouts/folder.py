@@ -1,40 +1,225 @@
-"""The layout for your own data: `images/`, `labels/`, `splits/`, `classes.yaml`. See docs/formats.md."""
+"""The layout for your own data: images, masks of any kind, lists of splits and `classes.yaml`. See docs/formats.md."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from fewmask.class_list import ClassList, read_class_list
 from fewmask.config import FolderDomain
+from fewmask.data.annotations import Annotated, AnnotatedMasks, LabelMe, Yolo, read_coco, read_cvat
 from fewmask.data.domain import SPLITS
-from fewmask.data.layouts.listing import IMAGE_SUFFIXES, Index, Listing, Problem
+from fewmask.data.layouts.listing import IMAGE_SUFFIXES, Index, Listing, Problem, resolve
+from fewmask.data.masks import BinaryMasks, ClassIds, MaskReader, PixelMasks, colours_of
 from fewmask.labels import LabelSpace
+
+LOSSY = (".jpg", ".jpeg", ".webp", ".bmp")
+MASK_SUFFIXES = {
+    "pixels": (".png", ".tif", ".tiff"),
+    "binary": (".png", ".tif", ".tiff", ".bmp"),
+    "labelme": (".json",),
+    "coco": (".json",),
+    "yolo": (".txt",),
+    "cvat": (".xml",),
+}
+"""By kind of mask what its files end in."""
 
 
 def index(settings: FolderDomain) -> Index:
-    root = settings.root
-    listing = Listing(root, "the folder that holds images/, labels/, splits/ and classes.yaml")
-    classes = root / "classes.yaml"
-    space = None
+    listing = Listing(settings.root, "the folder that holds images/, labels/, splits/ and classes.yaml")
+    file = settings.classes or settings.root / "classes.yaml"
+    listed, space, reader = None, None, None
     try:
-        space = LabelSpace.from_yaml(classes)
+        listed = read_class_list(file)
+        space = LabelSpace.of(listed)
+        reader = _reader(settings, listed, space)
     except ValueError as error:
-        listing.problems.append(Problem.of(error, classes))
-    for path in listing.files("images"):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            listing.add_image(path.stem, path)
-        else:
-            listing.warn(path, "not an image by its name", f"images end in {', '.join(IMAGE_SUFFIXES)}; move it away")
-    for path in listing.files("labels"):
-        if path.suffix.lower() == ".png":
-            listing.add_mask(path.stem, path)
-        else:
-            listing.error(path, "not a PNG by its name", "save masks as 8-bit PNG, which keeps every id")
-    for folder in (*listing.folders("images", required=False), *listing.folders("labels", required=False)):
-        listing.warn(root / folder, "a folder inside is not read", "put its files one level up")
-    _splits(listing, settings.val_from_train)
-    return listing.finish(space)
+        told = str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}"
+        listing.problems.append(Problem.of(ValueError(told), file))
+    if listed is not None and listed.listed:
+        ids = ", ".join(f"{i} {name}" for i, name in zip(listed.ids, listed.names, strict=True))
+        listing.warn(file, f"a list of classes, taken for the ids of their places: {ids[:200]}", "write ids if not so")
+    files = _Files(settings, listing)
+    files.add_images()
+    if settings.masks in ("coco", "cvat"):
+        if listed is not None and space is not None:
+            reader = _annotated(listing, files, ClassIds.of(listed, space))
+    elif settings.masks == "binary":
+        if listed is not None and space is not None:
+            reader = _binary(listing, files, ClassIds.of(listed, space))
+    else:
+        files.add_masks()
+    _splits(listing, settings)
+    return listing.finish(space, reader=reader, upright=settings.orientation == "apply")
 
 
-def _splits(listing: Listing, val_from_train: float) -> None:
-    folder = listing.root / "splits"
+def _reader(settings: FolderDomain, listed: ClassList, space: LabelSpace) -> MaskReader | None:
+    """What reads masks of a kind that has a file for each image."""
+    if settings.masks == "pixels":
+        return PixelMasks(colours_of(listed, space))
+    ids = ClassIds.of(listed, space)
+    return LabelMe(ids) if settings.masks == "labelme" else Yolo(ids) if settings.masks == "yolo" else None
+
+
+@dataclass
+class _Files:
+    """Tells images from masks and both from strays."""
+
+    settings: FolderDomain
+    listing: Listing
+    found: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
+
+    @property
+    def together(self) -> bool:
+        return self.settings.images == self.settings.labels
+
+    def add_images(self) -> None:
+        listing, settings = self.listing, self.settings
+        masks = {path for _, path in self._walk(settings.labels, required=False)} if not self.together else set()
+        own = {listing.root / "classes.yaml", *(listing.root.glob("splits/*.txt"))}
+        for name, path in self._walk(settings.images):
+            if path in masks or path in own or (self.together and self._is_mask(path)):
+                continue
+            stem = _stem(name, settings.image_ending, IMAGE_SUFFIXES)
+            if stem is not None:
+                listing.add_image(stem, path)
+            else:
+                ends = settings.image_ending or ", ".join(IMAGE_SUFFIXES)
+                listing.warn(
+                    path, "not an image by its name", f"left aside: images end in {ends}; rename or move it away"
+                )
+
+    def add_masks(self) -> None:
+        for name, path in self.masks():
+            self.listing.add_mask(self.known(_stem(name, self.settings.label_ending, self.endings) or name), path)
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        return MASK_SUFFIXES[self.settings.masks]
+
+    def masks(self) -> Iterable[tuple[str, Path]]:
+        """The files of masks or of annotations, with their paths from the folder; others become problems."""
+        images = set(self.listing.images.values())
+        for name, path in self._walk(self.settings.labels):
+            if path in images or (self.together and not self._is_mask(path)):
+                continue
+            if self._is_mask(path):
+                yield name, path
+            elif self.settings.masks == "pixels" and path.suffix.lower() in LOSSY and not self.settings.label_ending:
+                self.listing.error(path, "not a PNG by its name", "save masks as 8-bit PNG, which keeps every id")
+            else:
+                ends = self.settings.label_ending or ", ".join(self.endings)
+                self.listing.warn(
+                    path, "no mask by its name", f"left aside: masks end in {ends}; rename or move it away"
+                )
+
+    def known(self, stem: str) -> str:
+        """The stem of the one image of that name in other folders, where the masks' folders are not the images'."""
+        if stem in self.listing.images:
+            return stem
+        last = stem.rpartition("/")[2]
+        same = [s for s in self.by_last.get(last, []) if "/" not in stem or "/" not in s]
+        return same[0] if len(same) == 1 else stem
+
+    @cached_property
+    def by_last(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for stem in self.listing.images:
+            found.setdefault(stem.rpartition("/")[2], []).append(stem)
+        return found
+
+    def _is_mask(self, path: Path) -> bool:
+        return _stem(path.name, self.settings.label_ending, self.endings) is not None
+
+    def _walk(self, folder: str, required: bool = True) -> list[tuple[str, Path]]:
+        if folder not in self.found:
+            self.found[folder] = self.listing.walk(folder, required)
+        return self.found[folder]
+
+
+def _stem(name: str, ending: str, suffixes: tuple[str, ...]) -> str | None:
+    """A file's name without its ending; None where it ends otherwise."""
+    if "." in ending:
+        return name.removesuffix(ending) if name.endswith(ending) and name != ending else None
+    stem, dot, suffix = name.rpartition(".")
+    if f"{dot}{suffix}".lower() not in suffixes or not stem.endswith(ending) or not stem.removesuffix(ending):
+        return None
+    return stem.removesuffix(ending)
+
+
+def _binary(listing: Listing, files: _Files, ids: ClassIds) -> BinaryMasks:
+    """A folder for each class, or for the classes below each folder of images."""
+    found: dict[str, dict[str, Path]] = {}
+    for name, path in files.masks():
+        parts = (_stem(name, files.settings.label_ending, files.endings) or name).split("/")
+        named = [part for part in parts[:-1] if part in ids.ids]
+        if len(named) != 1:
+            there = ", ".join(ids.ids)
+            listing.error(path, "in no folder of a class", f"lay it into a folder of the name of a class: {there}")
+            continue
+        stem = files.known("/".join(part for part in parts if part != named[0]))
+        if (first := found.setdefault(stem, {}).setdefault(named[0], path)) is not path:
+            listing.error(path, f"same stem as {first}", "remove one, or rename it: an image has one mask a class")
+        listing.masks.setdefault(stem, path)
+    ordered = {s: [(raw, of[n]) for n, raw in ids.ids.items() if n in of] for s, of in found.items()}
+    return BinaryMasks(ordered, ids.unpainted)
+
+
+def _annotated(listing: Listing, files: _Files, ids: ClassIds) -> AnnotatedMasks:
+    """The images that files of annotations are about, found by the names in them."""
+
+    def told(error: ValueError) -> None:
+        listing.problems.append(Problem.of(error, path))
+
+    read: Callable[..., list[Annotated]] = read_coco if files.settings.masks == "coco" else read_cvat
+    found: dict[str, Annotated] = {}
+    absent = 0
+    stems = _names(listing)
+    for _, path in files.masks():
+        try:
+            images = read(path, ids, told)
+        except ValueError as error:
+            told(error)
+            continue
+        for image in images:
+            here = path.parent.relative_to(listing.root).as_posix()
+            near = {s for s in resolve(stems, image.name) if listing.images[s].is_relative_to(path.parent)}
+            same = near if len(near) == 1 else resolve(stems, f"{here}/{image.name}", image.name)
+            if not same:
+                absent += 1
+            elif len(same) > 1:
+                both = " or ".join(str(listing.images[s]) for s in sorted(same)[:2])
+                listing.error(image.where, f"{image.name!r} is {both}", "write its folder into the name")
+            else:
+                (stem,) = same
+                listing.add_mask(stem, path)
+                found.setdefault(stem, image)
+    if absent:
+        listing.warn(
+            listing.root, f"{absent:,} images of the annotations are not there", "add them if they are to be used"
+        )
+    return AnnotatedMasks(found, ids.unpainted)
+
+
+def _names(listing: Listing) -> dict[str, set[str]]:
+    """What an image may be called in a list: its stem or its path, with the ending or without it, with the folders
+    above it or without them; or as its mask is. By each name the stems."""
+    names: dict[str, set[str]] = {}
+    for stem, path in listing.images.items():
+        for file in filter(None, (path, listing.masks.get(stem))):
+            rel = file.relative_to(listing.root) if file.is_relative_to(listing.root) else file
+            whole = [rel.as_posix(), rel.with_suffix("").as_posix(), f"{stem}{file.suffix}", stem]
+            for name in whole:
+                parts = name.split("/")
+                for at in range(len(parts)):
+                    names.setdefault("/".join(parts[at:]), set()).add(stem)
+    return names
+
+
+def _splits(listing: Listing, settings: FolderDomain) -> None:
+    folder, val_from_train = settings.splits or listing.root / "splits", settings.val_from_train
     if not folder.is_dir():
         for stem, path in listing.images.items():
             listing.put("train", stem, path)
@@ -45,15 +230,32 @@ def _splits(listing: Listing, val_from_train: float) -> None:
                 "write one stem a line, and val.txt and test.txt beside it; or set `val_from_train: 0.2` to train on "
                 "all images but a fifth of those with masks",
             )
+    names = _names(listing) if folder.is_dir() else {}
     for split in SPLITS if folder.is_dir() else ():
-        file = f"splits/{split}.txt"
-        if split != "train" and not (listing.root / file).exists():
+        file = folder / f"{split}.txt"
+        if split != "train" and not file.exists():
             continue
         lines = listing.lines(file)
-        for stem, where in lines:
+        taken: list[tuple[str, str]] = []
+        for line, where in lines:
+            stem = line
+            if line not in listing.images and len(same := resolve(names, line)) == 1:
+                (stem,) = same
+                taken.append((line, stem))
+            elif line not in listing.images and len(same) > 1:
+                both = " and ".join(repr(s) for s in sorted(same)[:3])
+                listing.error(where, f"{line!r} may be {both}", "write the stem, with its folders")
+                continue
             listing.put(split, stem, where)
-        if not lines and (listing.root / file).exists():
-            listing.error(listing.root / file, "it lists no stems", "write one stem a line, or remove the file")
+        if taken:
+            line, stem = taken[0]
+            listing.warn(
+                file,
+                f"{len(taken)} lines are taken for the image they name: {line!r} for {stem!r}",
+                "write stems if not so",
+            )
+        if not lines and file.exists():
+            listing.error(file, "it lists no stems", "write one stem a line, or remove the file")
     if val_from_train and listing.stems("val"):
         listing.error(folder / "val.txt", f"val_from_train is {val_from_train} too", "keep one of the two")
     elif val_from_train:

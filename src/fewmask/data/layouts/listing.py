@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from fewmask.data.domain import SPLITS
+from fewmask.data.masks import MaskReader, PixelMasks
 from fewmask.labels import LabelSpace
 from fewmask.paths import alike, fault_of_stem
 from fewmask.randomness import generator
 
 WHOLE = frozenset({"classes.yaml", *(f"{split}.txt" for split in SPLITS)})
 """Files that say something of all images."""
+_IDS = PixelMasks()
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -69,6 +71,10 @@ class Index:
     masks: Mapping[str, Path]
     splits: Mapping[str, tuple[str, ...]]
     problems: tuple[Problem, ...]
+    reader: MaskReader | None = _IDS
+    """None where the classes that masks need to be read could not be."""
+    upright: bool = False
+    """Whether images are turned as their orientation tags ask."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -135,6 +141,49 @@ class Listing:
         entries = sorted(os.scandir(path), key=lambda e: e.name) if self._inside(path) else []
         return [f"{folder}/{e.name}" for e in entries if e.is_dir() and not e.name.startswith(".")]
 
+    def walk(self, pattern: str, required: bool = True) -> list[tuple[str, Path]]:
+        """The files of a folder and of those inside it, or one file, with their paths from there.
+
+        A `*` in the folder's path stands for any folder, which the paths then begin with. Hidden files are left out.
+        """
+        head, star, tail = pattern.partition("*")
+        if star:
+            found: list[tuple[str, Path]] = []
+            for folder in self.folders(head.rstrip("/") or ".", required):
+                inner, name = f"{folder}{tail}", folder.rpartition("/")[2]
+                found += [(f"{name}/{below}", path) for below, path in self.walk(inner, required=False)]
+            if not found and required:
+                self.error(self.root / pattern, "no files in such folders", f"set `root` to {self.hint}")
+            return found
+        path = self.root / pattern
+        if path.is_file() and self._inside(path):
+            return [(path.name, path)]
+        if not path.is_dir():
+            if required:
+                self.error(path, "no such folder", f"make it, or set `root` to {self.hint}")
+            return []
+        return list(self._below(path, "", ())) if self._inside(path) else []
+
+    def _below(self, folder: Path, name: str, above: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
+        if (real := folder.resolve()) in above:
+            self.error(folder, f"a link back to {real}, which it lies in", "remove the link")
+            return
+        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+            path = Path(entry.path)
+            called = f"{name}/{entry.name}" if name else entry.name
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            if entry.is_symlink() and not self._inside(path):
+                continue
+            if entry.is_dir():
+                yield from self._below(path, called, (*above, real))
+            elif not entry.is_file():
+                self.error(path, "a link to nothing", "restore the file that it points to, or remove it")
+            elif wrong := _fault(path.stem):
+                self.error(str(path).encode(errors="backslashreplace").decode(), *wrong)
+            else:
+                yield called, path
+
     def _inside(self, path: Path) -> bool:
         """Whether a path stays in the root once links and `..` are followed; a problem where it does not."""
         real = path.resolve()
@@ -143,11 +192,11 @@ class Listing:
         self.error(path, f"leads out of the root, to {real}", "copy it into the root, or set `root` to hold both")
         return False
 
-    def lines(self, file: str) -> list[tuple[str, str]]:
-        """The lines of a text file that are not blank, each with where it stands."""
+    def lines(self, file: str | Path) -> list[tuple[str, str]]:
+        """The lines of a text file that are not blank, each with where it stands; a name is of a file in the root."""
         path = self.root / file
         try:
-            text = path.read_text(encoding="utf-8-sig") if self._inside(path) else ""
+            text = path.read_text(encoding="utf-8-sig") if isinstance(file, Path) or self._inside(path) else ""
         except FileNotFoundError:
             self.error(path, "not found", f"write it, or set `root` to {self.hint}")
             return []
@@ -205,7 +254,13 @@ class Listing:
         self._splits["val"] = [item for item in self._splits["train"] if item[0] in held]
         self._splits["train"] = [item for item in self._splits["train"] if item[0] not in held]
 
-    def finish(self, space: LabelSpace | None, unlisted: bool = True) -> Index:
+    def finish(
+        self,
+        space: LabelSpace | None,
+        unlisted: bool = True,
+        reader: MaskReader | None = _IDS,
+        upright: bool = False,
+    ) -> Index:
         """Check what every layout has to fulfil. `unlisted` says whether images in no split are worth a warning."""
         if not self.root.is_dir():
             self.problems = [Problem(str(self.root), "no such folder", f"set `root` to {self.hint}")]
@@ -233,6 +288,8 @@ class Listing:
             self.masks,
             splits,
             tuple(sorted(self.problems, key=lambda p: (order[p.severity], p.where))),
+            reader,
+            upright,
         )
 
     def _check_split(self, split: str) -> tuple[str, ...]:
@@ -277,6 +334,19 @@ class Listing:
         if Path(stem).suffix.lower() in IMAGE_SUFFIXES and Path(stem).stem in self.images:
             return f"write it without its ending: {Path(stem).stem}"
         return "add the image, or take the line out"
+
+
+def resolve(names: Mapping[str, set[str]], *written: str) -> set[str]:
+    """The stems that a written name means, by what images are called: of the first spelling that means any. What leads
+    out of the root means none."""
+    for name in written:
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+        if name.startswith("/") or ".." in parts:
+            continue
+        for at in range(len(parts)):
+            if found := names.get("/".join(parts[at:])):
+                return found
+    return set()
 
 
 def _fault(stem: str) -> tuple[str, str] | None:

@@ -18,12 +18,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from fewmask.class_list import Colour
 from fewmask.config import Daylight, ScenesDomain
 from fewmask.data.domain import SPLITS, Domain
 from fewmask.data.scenes import countryside, rooms, streets
 from fewmask.data.scenes.canvas import Canvas
 from fewmask.data.scenes.light import develop
-from fewmask.labels import Colour, LabelSpace, Mask
+from fewmask.labels import LabelSpace, Mask
 from fewmask.randomness import generator
 
 CLASSES: dict[str, tuple[str, ...]] = {
