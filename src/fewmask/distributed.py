@@ -22,7 +22,12 @@ def world() -> int:
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the processes that `torchrun` started, if it did; leave them at the end."""
+    """Join the processes that `torchrun` started, if it did; leave them at the end.
+
+    A DistributedDataParallel module must be gone by then. If it is the last to hold the process group, torch frees the
+    group without letting go of Python's global lock. A thread of gloo may wait for that lock, and the process never
+    ends (https://github.com/pytorch/pytorch/issues/56297). `group` below is freed without the lock.
+    """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
@@ -30,10 +35,12 @@ def processes() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     # Counts of cells are summed on the CPU whatever the network computes on; NCCL knows GPUs alone.
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    group = dist.group.WORLD
     try:
         yield
     finally:
         dist.destroy_process_group()
+        del group
 
 
 def total(values: Tensor) -> Tensor:

@@ -101,8 +101,11 @@ def train(
             # Whoever gives domains knows which of their masks are labelled in part.
             known = with_parts(known) if domains is None else known
             fit = _Fit(config, run, known, device, observe, Path(start) if start is not None else None)
-            with begun(run, config, before, fit.method):
-                return fit.run_through()
+            try:
+                with begun(run, config, before, fit.method):
+                    return fit.run_through()
+            finally:
+                del fit.training  # DDP holds the process group; `processes` says why it must go first
 
 
 class _Fit:
