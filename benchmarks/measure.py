@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fewmask import config as configuration
 from fewmask.acquisition.budget import Budget
-from fewmask.acquisition.select import Candidates, select
+from fewmask.acquisition.selection import Candidates, select
 from fewmask.config import AskSettings, PoolSettings
 from fewmask.data.batch import Phase
 from fewmask.data.batches import Steps, loader, read
@@ -33,7 +33,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.device import autocast, choose_device, memory_mib
-from fewmask.engine.evaluate import count
+from fewmask.engine.evaluation import count
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.pool import Pieces, ScoringRequest, score_pool
 from fewmask.engine.run import hardware, load_domains, versions

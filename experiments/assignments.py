@@ -34,7 +34,7 @@ from torch import Tensor
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.device import autocast, choose_device
-from fewmask.engine.evaluate import LabelledBatches
+from fewmask.engine.evaluation import LabelledBatches
 from fewmask.engine.run import load_config, load_domains, versions
 from fewmask.files import write_json
 from fewmask.labels import NOT_LABELLED, LabelUnion

@@ -40,7 +40,7 @@ import numpy as np
 import yaml
 from compare import cpu_name, report
 
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.data.domain import Domain
 from fewmask.data.layouts import load_domain
 from fewmask.files import write_json

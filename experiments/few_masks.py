@@ -25,7 +25,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from fewmask.config import Config
-from fewmask.engine.evaluate import evaluate
+from fewmask.engine.evaluation import evaluate
 from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.files import write_json
 from fewmask.runs import RunFolder

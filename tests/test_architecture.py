@@ -21,6 +21,7 @@ from source import FILES, ROOT, SOURCE, dotted, place, tree_of
 # docs/decisions/0002-floors.md.
 FLOORS = {
     "strict_yaml": -2,
+    "lazy": -2,
     "paths": -2,  # the cellar: names of users as paths
     "files": -1,  # how anything is put on a disk
     "stopping": -1,
@@ -41,10 +42,10 @@ FLOORS = {
     "card": 5,
     "engine": 6,
     "document": 6,
-    "campaign": 7,
+    "campaigns": 7,
     "comparison": 7,
-    "export": 7,
-    "report": 8,  # reads what all rooms below have written
+    "onnx_export": 7,
+    "reports": 8,  # reads what all rooms below have written
     "recipes": 8,
     "demo": 9,
     "cli": 10,
@@ -71,7 +72,7 @@ SEEDS |= {"torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "torch.mps.man
 # Where torch's global generator may be seeded, inside of `fork_rng`: dropout and initialisers draw from no other.
 SEEDING = {"engine/fit.py", "engine/committee.py", "models/universal.py"}
 # Where a module may be imported by a name that is not written in an import statement.
-DYNAMIC_IMPORTS = {"__init__.py", "models/torchvision_shim.py"}
+DYNAMIC_IMPORTS = {"lazy.py", "models/torchvision_shim.py"}
 
 
 def module_of(path: Path) -> str:
@@ -232,7 +233,7 @@ RAW_JOINS = {
     "annotation/page/listener.py memory.with_name(f'.{memory.stem}.lock')",  # beside a run's page.json
     "annotation/page/listener.py memory.with_name(f'.{memory.name}.{os.getpid()}.tmp')",
     "document/html.py files('fewmask.document') / name",  # of the package
-    "export.py out.with_name(f'{out.stem}-card.md')",  # beside the file that the user named
+    "onnx_export.py out.with_name(f'{out.stem}-card.md')",  # beside the file that the user named
     "recipes/__init__.py HERE / f'{recipe}.yaml'",  # of the package
 }
 

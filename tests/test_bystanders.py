@@ -15,7 +15,7 @@ from fewmask.annotation.facts import Answer
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.guesses import Guesses, Predictor
 from fewmask.annotation.tools import TOOLS
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.config import Config
 from fewmask.engine.fit import Moment
 from fewmask.engine.run import load_domains

@@ -24,15 +24,15 @@ from PIL import Image
 
 from fewmask.acquisition.regions import Regions, parse
 from fewmask.acquisition.scores import SCORES
-from fewmask.acquisition.select import Candidates
+from fewmask.acquisition.selection import Candidates
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import campaign, rounds, telling
-from fewmask.campaign.asking import bare, questions, ranked_together
-from fewmask.campaign.history import cost_model, cost_of_image, needs
-from fewmask.campaign.networks import committee
-from fewmask.campaign.settings import SEEDS_APART
+from fewmask.campaigns import campaign, rounds, telling
+from fewmask.campaigns.asking import bare, questions, ranked_together
+from fewmask.campaigns.history import cost_model, cost_of_image, needs
+from fewmask.campaigns.networks import committee
+from fewmask.campaigns.settings import SEEDS_APART
 from fewmask.config import AskSettings, CampaignSettings, Config
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.pictures import write_mask
@@ -40,7 +40,7 @@ from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine import fit, pool
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.committee import Committee, Member
-from fewmask.engine.evaluate import evaluate
+from fewmask.engine.evaluation import evaluate
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.pool import score_pool
 from fewmask.engine.pool_scores import PoolScores

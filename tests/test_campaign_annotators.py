@@ -13,14 +13,14 @@ from ondisk import two_domains
 
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import campaign
-from fewmask.campaign.history import cost_model
+from fewmask.campaigns import campaign
+from fewmask.campaigns.history import cost_model
 from fewmask.data.domain import read_mask
 from fewmask.document.model import Gallery, Table
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID
-from fewmask.report.asking import asked_regions, budget
-from fewmask.report.facts import read
+from fewmask.reports.asking import asked_regions, budget
+from fewmask.reports.facts import read
 from fewmask.runs import RunFolder
 
 SQUARES = {"regions": "squares:16", "budget": {"amount": 60, "unit": "clicks"}}

@@ -17,7 +17,7 @@ from campaigns import BY_CHANCE, SQUARES, assert_same_campaign, settings_of
 from ondisk import environment, run_python, two_domains, weights_of, write_config
 
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.methods import parse_config
 from fewmask.runs import RunFolder
 
@@ -33,7 +33,7 @@ KILLED = """
 import os, random, signal, sys, threading, time
 from pathlib import Path
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.methods import read_config
 from fewmask.runs import RunFolder
 

@@ -17,7 +17,7 @@ from command import Fewmask, is_refused
 from ondisk import config, two_domains
 
 from fewmask import card
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.engine.fit import train
 from fewmask.runs import Description, Summary
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from fewmask.annotation.facts import Answer
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.run import load_config, load_model
 from fewmask.methods import parse_config

@@ -230,7 +230,7 @@ def test_an_interrupted_campaign_says_how_to_go_on(
     def stopped(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(import_module("fewmask.campaign"), "campaign", stopped)
+    monkeypatch.setattr(import_module("fewmask.campaigns"), "campaign", stopped)
     done = fewmask("campaign", config, "--out", tmp_path / "run")
     assert (done.code, done.out) == (1, "")
     assert done.err.splitlines()[-1] == "error: stopped; the same command goes on from what is on the disk"

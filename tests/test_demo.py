@@ -12,7 +12,7 @@ import pytest
 from fewmask import cli, demo
 from fewmask.data.domain import read_image
 from fewmask.engine.fit import Moment
-from fewmask.report import space
+from fewmask.reports import space
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_fingerprint_is_of_the_network(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_is_exported() -> None:
     pytest.importorskip("onnxruntime")
-    from fewmask.export import compare, to_onnx
+    from fewmask.onnx_export import compare, to_onnx
 
     network, _ = pair()
     assert compare(network, to_onnx(network, ["a"]).SerializeToString(), ["a"]) < 1e-3

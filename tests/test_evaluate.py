@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fewmask.data.domain import Domain
-from fewmask.engine.evaluate import count, evaluate, same_size_batches
+from fewmask.engine.evaluation import count, evaluate, same_size_batches
 from fewmask.engine.metrics import confusion, mean, scores
 from fewmask.labels import NOT_LABELLED, VOID, ClassMapping
 from fewmask.models.universal import UniversalSegmenter

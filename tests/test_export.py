@@ -15,9 +15,9 @@ import torch
 
 from fewmask.config import ModelSettings
 from fewmask.engine.run import save_model
-from fewmask.export import compare, export, metadata, to_onnx
 from fewmask.labels import LabelSpace
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.onnx_export import compare, export, metadata, to_onnx
 from fewmask.runs import RunFolder
 
 onnx = pytest.importorskip("onnx", reason="the extra fewmask[onnx] is not installed")
@@ -138,7 +138,7 @@ def test_a_run_is_exported_without_a_word(run, tmp_path, capfd, recwarn):
 def test_a_graph_that_is_not_the_network_leaves_no_file(run, exported, tmp_path, monkeypatch):
     other = onnx.load_from_string(exported[1])
     # By its name in the table of modules: the package offers the function `export` where a module of that name lies.
-    monkeypatch.setattr(sys.modules["fewmask.export"], "to_onnx", lambda model, domains: other)
+    monkeypatch.setattr(sys.modules["fewmask.onnx_export"], "to_onnx", lambda model, domains: other)
     with pytest.raises(ValueError, match="nothing was written"):
         export(run, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewmask.acquisition.curve import unexplained_change
-from fewmask.campaign.forecast import Scored, forecast, forecast_words
+from fewmask.campaigns.forecast import Scored, forecast, forecast_words
 from fewmask.config import AskSettings, BudgetSettings, CampaignSettings
 from fewmask.runs import Forecast
 

@@ -19,7 +19,7 @@ from ondisk import config, environment, metrics_of, plain, run_python, two_domai
 
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.listener import bind_listener
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.config import Config
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.run import begin, load_config, open_run

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tools import TOOLS
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.config import Config
 from fewmask.engine.run import load_domains
 from fewmask.files import NOTES

@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 from ondisk import config, two_domains
+from source import FILES, SOURCE, dotted, tree_of
 
 import fewmask
 
-
-@pytest.mark.parametrize("name", fewmask.__all__)
-def test_a_name_is_what_it_says_whatever_was_imported_before(name: str) -> None:
-    """Also where a module is called like it: importing that must not take its place."""
-    home = import_module(fewmask._HOME[name])
-    assert getattr(fewmask, name) is getattr(fewmask, name) is getattr(home, name)
+ROOMS = sorted(path.parent for path in FILES if path.name == "__init__.py" and "attach(" in path.read_text("utf-8"))
 
 
-def test_all_names_are_listed_and_no_others_are_there() -> None:
-    assert sorted(fewmask._HOME) == fewmask.__all__
+def typed_names(room: Path) -> dict[str, str]:
+    """The public names of a package, by its `TYPE_CHECKING` block, with the module that each comes from."""
+    blocks = [node for node in ast.walk(tree_of(room / "__init__.py")) if isinstance(node, ast.If)]
+    assert [dotted(block.test) for block in blocks] == ["TYPE_CHECKING"]
+    return {alias.asname: line.module for line in blocks[0].body for alias in line.names}
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_a_room_offers_what_type_checkers_see(room: Path) -> None:
+    names = typed_names(room)
+    package = import_module(".".join(room.relative_to(SOURCE.parent).parts))
+    assert sorted(names) == package.__all__
+    for name, module in names.items():
+        assert getattr(package, name) is getattr(import_module(module), name), name
+        assert name in dir(package)
+    submodules = {path.stem for path in room.iterdir()}
+    assert not submodules & set(names), "Python binds a submodule to its package, and hides the name"
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
-        fewmask.tarin  # noqa: B018
+        package.tarin  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("room", "name"),
+    [
+        *(("losses", "cross_entropy"), ("losses", "entropy"), ("losses", "regional_contrast"), ("methods", "UniMatch")),
+        *(("reports", "report"), ("comparison", "compare"), ("config", "read_config"), ("runs", "RunFolder")),
+    ],
+)
+def test_a_name_is_no_module_whatever_was_imported_before(room: str, name: str) -> None:
+    for path in sorted((SOURCE / room).glob("[!_]*.py")):
+        import_module(f"fewmask.{room}.{path.stem}")
+    package = import_module(f"fewmask.{room}")
+    assert name in package.__all__
+    assert not isinstance(getattr(package, name), ModuleType)
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert fewmask.__version__ == version("fewmask")
+    assert "__version__" in dir(fewmask)
 
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -14,8 +14,8 @@ import torch
 from browsing import NAME, Person, Server
 
 from fewmask.annotation.facts import Question
-from fewmask.campaign import campaign
-from fewmask.engine.evaluate import as_array, predict_batch
+from fewmask.campaigns import campaign
+from fewmask.engine.evaluation import as_array, predict_batch
 from fewmask.engine.run import load_domains, load_model
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 from fewmask.methods import parse_config

@@ -17,7 +17,7 @@ from PIL import Image
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.view import answered_domain, write_labels
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.config import ScenesDomain
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.layouts import load_domain

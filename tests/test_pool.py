@@ -22,7 +22,7 @@ from torch import Tensor
 from fewmask.acquisition import regions as tiling
 from fewmask.acquisition.regions import parse
 from fewmask.acquisition.scores import SCORES
-from fewmask.acquisition.select import Candidates
+from fewmask.acquisition.selection import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.config import AskSettings, PoolSettings
 from fewmask.data.domain import Domain

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fewmask.data.domain import read_image, read_mask
 from fewmask.engine.image_files import find_images
-from fewmask.engine.predict import predict
+from fewmask.engine.prediction import predict
 from fewmask.engine.run import load_model, save_model
 from fewmask.labels import LabelSpace
 from fewmask.models.universal import UniversalSegmenter

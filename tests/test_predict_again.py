@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewmask.engine.predict import predict
+from fewmask.engine.prediction import predict
 from fewmask.models.universal import UniversalSegmenter
 
 
@@ -156,7 +156,7 @@ def test_large_images_are_seen_one_at_a_time(
     monkeypatch.setattr(type(network), "encode", lambda self, image: (seen.append(len(image)), encode(self, image))[1])
     for pixels, together in ((2 * 24 * 32, 2), (1, 1), (2**22, 4)):
         seen.clear()
-        monkeypatch.setattr("fewmask.engine.predict.BATCH_PIXELS", pixels)
+        monkeypatch.setattr("fewmask.engine.prediction.BATCH_PIXELS", pixels)
         predict(network, images, tmp_path / str(pixels), "a", batch_size=4, precision="fp32")
         assert set(seen) == {together}
     record = json.loads((tmp_path / "1" / "prediction.json").read_text(encoding="utf-8"))

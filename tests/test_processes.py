@@ -30,7 +30,7 @@ from fewmask.config import (
 from fewmask.data.domain import Domain
 from fewmask.data.layouts import index, load_domain
 from fewmask.data.pseudo import PseudoFolder
-from fewmask.engine.evaluate import LabelledBatches
+from fewmask.engine.evaluation import LabelledBatches
 from fewmask.engine.pool import Pieces, ScoringRequest
 from fewmask.methods import METHODS, build, parse_config
 
@@ -134,7 +134,7 @@ if __name__ == "__main__":
     from torch.utils.data import ConcatDataset, Subset
     from fewmask.data.batches import Phase, read
     from fewmask.data.layouts import load_domain
-    from fewmask.engine.evaluate import LabelledBatches
+    from fewmask.engine.evaluation import LabelledBatches
     from fewmask.engine.pool import Pieces
     loaders = []
     for name, make in LAYOUTS.items():

@@ -20,21 +20,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondisk import config, two_domains, write_domain
 
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.document.model import Charts, Figures, Note, Section
-from fewmask.engine.evaluate import evaluate
+from fewmask.engine.evaluation import evaluate
 from fewmask.engine.fit import Moment, train
 from fewmask.engine.metrics import expected_calibration_error, reliability
 from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
-from fewmask.report import report, space
-from fewmask.report.evaluation import chosen, evaluate_split, spread
-from fewmask.report.facts import Facts, groups, read
-from fewmask.report.headline import headline
-from fewmask.report.learning import learning
-from fewmask.report.panels import hatched
-from fewmask.report.report import _once
-from fewmask.report.space import _draw, class_similarity, draw
+from fewmask.reports import report, space
+from fewmask.reports.evaluation import chosen, evaluate_split, spread
+from fewmask.reports.facts import Facts, groups, read
+from fewmask.reports.headline import headline
+from fewmask.reports.learning import learning
+from fewmask.reports.panels import hatched
+from fewmask.reports.report import _once
+from fewmask.reports.space import _draw, class_similarity, draw
 from fewmask.runs import RunFolder
 
 __all__ = ["fewmask"]
@@ -460,7 +460,7 @@ def test_what_has_no_label_is_striped_at_every_size(width: int) -> None:
 
 
 def test_class_similarity_against_a_loop() -> None:
-    from fewmask.report.space import Cells
+    from fewmask.reports.space import Cells
 
     rng = np.random.Generator(np.random.Philox(2))
     vectors, label = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)

@@ -13,12 +13,12 @@ import pytest
 from browsing import violations
 from ondisk import config, two_domains
 
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.document.html import render
 from fewmask.document.maps import heat_map
 from fewmask.document.model import Charts, Note, Page, Section
 from fewmask.engine.fit import train
-from fewmask.report import report
+from fewmask.reports import report
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 

@@ -20,16 +20,16 @@ from fewmask.config.scale import in_words, scaled
 from fewmask.data.doctor import check
 from fewmask.data.domain import read_mask
 from fewmask.data.layouts import load_domain
-from fewmask.engine.evaluate import count, evaluate
+from fewmask.engine.evaluation import count, evaluate
 from fewmask.engine.fit import train
 from fewmask.engine.metrics import confusion
-from fewmask.engine.predict import predict
+from fewmask.engine.prediction import predict
 from fewmask.engine.prototypes import load_fused
 from fewmask.engine.run import load_domains, load_model
 from fewmask.engine.transfer import as_trained, through_mapping
-from fewmask.export import metadata
 from fewmask.methods import parse_config
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.onnx_export import metadata
 
 SIZE = (160, 192)
 SCALES = {"a": 0.25, "b": [80, 96]}

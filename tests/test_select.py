@@ -17,7 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewmask.acquisition.budget import RATES, SECONDS_PER_CLICK, Budget, CostModel, Per, Rate, Unit
-from fewmask.acquisition.select import BLOCK, SLACK, Balance, Candidates, _nearest, class_balanced, concatenate, select
+from fewmask.acquisition.selection import (
+    BLOCK,
+    SLACK,
+    Balance,
+    Candidates,
+    _nearest,
+    class_balanced,
+    concatenate,
+    select,
+)
 
 # Every balance with every scope of the budget.
 WAYS: list[tuple[Balance, Per]] = [

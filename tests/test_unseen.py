@@ -15,7 +15,7 @@ from ondisk import plain, write_config, write_domain
 from PIL import Image
 
 from fewmask.engine.fit import train
-from fewmask.engine.predict import predict
+from fewmask.engine.prediction import predict
 from fewmask.engine.prototypes import load_fused
 from fewmask.engine.run import load_model
 from fewmask.labels import LabelSpace

@@ -23,12 +23,12 @@ from fewmask.config import ModelSettings, OptimiserSettings
 from fewmask.engine.fit import train
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.run import load_model
-from fewmask.export import compare, to_onnx
 from fewmask.methods import SETTINGS, build, parse_config
 from fewmask.methods.common.teacher import Teacher
 from fewmask.models import encoders
 from fewmask.models.lora import merged
 from fewmask.models.universal import UniversalSegmenter
+from fewmask.onnx_export import compare, to_onnx
 
 SMALL = {"embed_dim": 48, "depth": 4, "num_heads": 2}
 # Positions embedded for 4×4 patches and no registers; for patches alone, and registers; rotary, of two kinds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.methods import read_config
 
 if __name__ == "__main__":

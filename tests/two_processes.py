@@ -20,7 +20,7 @@ from fewmask import distributed
 from fewmask.config import Config
 from fewmask.data.domain import Domain
 from fewmask.engine import fit
-from fewmask.engine.evaluate import count, evaluate
+from fewmask.engine.evaluation import count, evaluate
 from fewmask.engine.run import load_domains
 from fewmask.methods import parse_config
 from fewmask.models.batch_norm import synchronise

@@ -6,91 +6,58 @@ What the command line does, Python does through the names below. They are import
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fewmask.lazy import attach
 
 if TYPE_CHECKING:
-    from fewmask.campaign import campaign
-    from fewmask.comparison import compare
-    from fewmask.config import Config, MethodSettings, parse_config, read_config
-    from fewmask.data.domain import Domain
-    from fewmask.data.domains import load_domains
-    from fewmask.data.layouts import load_domain
-    from fewmask.engine.evaluate import evaluate
-    from fewmask.engine.fit import train
-    from fewmask.engine.predict import predict
-    from fewmask.engine.prototypes import load_fused
-    from fewmask.engine.run import load_config, load_model
-    from fewmask.export import export
-    from fewmask.labels import ClassMapping, LabelSpace
-    from fewmask.methods import register
-    from fewmask.methods.common.base import Method
-    from fewmask.models.universal import UniversalSegmenter
-    from fewmask.report import report  # type: ignore[no-redef]  # as `campaign`: the room and its one function
+    from fewmask.campaigns.rounds import campaign as campaign
+    from fewmask.comparison.pairs import compare as compare
+    from fewmask.config.loading import Config as Config
+    from fewmask.config.methods import MethodSettings as MethodSettings
+    from fewmask.config.registry import parse_config as parse_config
+    from fewmask.config.registry import read_config as read_config
+    from fewmask.data.batch import Batch as Batch
+    from fewmask.data.domain import Domain as Domain
+    from fewmask.data.domains import load_domains as load_domains
+    from fewmask.data.layouts import load_domain as load_domain
+    from fewmask.engine.evaluation import evaluate as evaluate
+    from fewmask.engine.fit import train as train
+    from fewmask.engine.prediction import predict as predict
+    from fewmask.engine.prototypes import load_fused as load_fused
+    from fewmask.engine.run import load_config as load_config
+    from fewmask.engine.run import load_model as load_model
+    from fewmask.labels import ClassMapping as ClassMapping
+    from fewmask.labels import LabelSpace as LabelSpace
+    from fewmask.methods import register as register
+    from fewmask.methods.common.base import Method as Method
+    from fewmask.models.universal import UniversalSegmenter as UniversalSegmenter
+    from fewmask.onnx_export import export as export
+    from fewmask.reports.report import report as report
 
-_HOME = {
-    "ClassMapping": "fewmask.labels",
-    "Config": "fewmask.config",
-    "Domain": "fewmask.data.domain",
-    "LabelSpace": "fewmask.labels",
-    "Method": "fewmask.methods.common.base",
-    "MethodSettings": "fewmask.config",
-    "UniversalSegmenter": "fewmask.models.universal",
-    "campaign": "fewmask.campaign",
-    "compare": "fewmask.comparison",
-    "evaluate": "fewmask.engine.evaluate",
-    "export": "fewmask.export",
-    "load_config": "fewmask.engine.run",
-    "load_domain": "fewmask.data.layouts",
-    "load_domains": "fewmask.data.domains",
-    "load_fused": "fewmask.engine.prototypes",
-    "load_model": "fewmask.engine.run",
-    "parse_config": "fewmask.config",
-    "predict": "fewmask.engine.predict",
-    "read_config": "fewmask.config",
-    "register": "fewmask.methods",
-    "report": "fewmask.report",
-    "train": "fewmask.engine.fit",
-}
-__all__ = [
-    "ClassMapping",
-    "Config",
-    "Domain",
-    "LabelSpace",
-    "Method",
-    "MethodSettings",
-    "UniversalSegmenter",
-    "campaign",
-    "compare",
-    "evaluate",
-    "export",
-    "load_config",
-    "load_domain",
-    "load_domains",
-    "load_fused",
-    "load_model",
-    "parse_config",
-    "predict",
-    "read_config",
-    "register",
-    "report",
-    "train",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'fewmask' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: object) -> None:
-        # Python binds a module to its package when it is imported: `fewmask.export` would become the module `export`.
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+__version__ = "0.1.0"
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "fewmask.campaigns.rounds": "campaign",
+        "fewmask.comparison.pairs": "compare",
+        "fewmask.config.loading": "Config",
+        "fewmask.config.methods": "MethodSettings",
+        "fewmask.config.registry": "parse_config read_config",
+        "fewmask.data.batch": "Batch",
+        "fewmask.data.domain": "Domain",
+        "fewmask.data.domains": "load_domains",
+        "fewmask.data.layouts": "load_domain",
+        "fewmask.engine.evaluation": "evaluate",
+        "fewmask.engine.fit": "train",
+        "fewmask.engine.prediction": "predict",
+        "fewmask.engine.prototypes": "load_fused",
+        "fewmask.engine.run": "load_config load_model",
+        "fewmask.labels": "ClassMapping LabelSpace",
+        "fewmask.methods": "register",
+        "fewmask.methods.common.base": "Method",
+        "fewmask.models.universal": "UniversalSegmenter",
+        "fewmask.onnx_export": "export",
+        "fewmask.reports.report": "report",
+    },
+)

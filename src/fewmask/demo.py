@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fewmask.data.pictures import Row, overlay, sheet, write_image
-from fewmask.engine.evaluate import as_array, predict_batch
+from fewmask.engine.evaluation import as_array, predict_batch
 from fewmask.engine.fit import Observer, train
 from fewmask.engine.run import load_domains, load_model
 from fewmask.files import write_json
@@ -17,7 +17,7 @@ from fewmask.labels import Mask
 from fewmask.methods import parse_config
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.paths import below
-from fewmask.report import report
+from fewmask.reports import report
 from fewmask.runs import SUMMARY
 
 METHODS = ("joint", "univ-full")

@@ -1,1 +1,22 @@
 """What was asked of whom, what they answered, and the ways in which questions and answers travel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fewmask.lazy import attach
+
+if TYPE_CHECKING:
+    from fewmask.annotation.facts import Answer as Answer
+    from fewmask.annotation.facts import Question as Question
+    from fewmask.annotation.ledger import Ledger as Ledger
+    from fewmask.annotation.oracle import Oracle as Oracle
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "fewmask.annotation.facts": "Answer Question",
+        "fewmask.annotation.ledger": "Ledger",
+        "fewmask.annotation.oracle": "Oracle",
+    },
+)

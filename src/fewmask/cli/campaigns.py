@@ -200,8 +200,8 @@ def answer(
 def run_campaign(config: Config, folder: Path, enough: bool, accept_older_ledger: bool = False) -> dict[str, Any]:
     """Run a campaign, or go on with it, and tell how far it is."""
     from fewmask.acquisition.budget import counted
-    from fewmask.campaign import campaign as go_on
-    from fewmask.campaign.history import unit_of
+    from fewmask.campaigns import campaign as go_on
+    from fewmask.campaigns.history import unit_of
 
     def spent() -> str:
         assert config.campaign is not None
@@ -221,7 +221,7 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
     if summary["state"] == "done" and summary["result"]:
         print_scores(summary["result"], f"{summary['result']['method']}: {folder}")
     if summary["history"]:
-        from fewmask.campaign.forecast import forecast_words
+        from fewmask.campaigns.forecast import forecast_words
         from fewmask.runs import Forecast
 
         out.print(rounds_table(summary["history"], summary["unit"]))

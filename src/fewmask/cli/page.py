@@ -29,7 +29,7 @@ def open_page(
     network where one is trained."""
     from fewmask.annotation.page.server import serve
     from fewmask.annotation.page.service import Run
-    from fewmask.campaign.history import unit_of
+    from fewmask.campaigns.history import unit_of
     from fewmask.engine.device import choose_device
     from fewmask.engine.guess import predictor
     from fewmask.runs import RunFolder

@@ -34,7 +34,7 @@ def report(
 
     for run in runs:
         RunFolder(run).load_config()  # what is no run is told before torch is imported
-    from fewmask.report import report as write
+    from fewmask.reports import report as write
 
     with counting("images") as progress:
         result = write(runs, file, images=images, split=split, device=device, progress=progress)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fewmask.config import Config
     from fewmask.data.domain import Domain
-    from fewmask.engine.evaluate import Progress
+    from fewmask.engine.evaluation import Progress
     from fewmask.runs import ImageCounts
 
 
@@ -53,7 +53,7 @@ def evaluate(
         raise ValueError("--head, --classes and --new-head-steps are for another domain; say which by --on or --domain")
     from fewmask.data.domains import load_domains
     from fewmask.engine.device import choose_device
-    from fewmask.engine.evaluate import evaluate as score
+    from fewmask.engine.evaluation import evaluate as score
     from fewmask.models.saved import load_model
 
     with counting("images") as progress:
@@ -112,7 +112,7 @@ def predict(
 
     settings = RunFolder(run).load_config().train
     from fewmask.engine.device import choose_device
-    from fewmask.engine.predict import predict as write
+    from fewmask.engine.prediction import predict as write
     from fewmask.engine.prototypes import load_fused
     from fewmask.models.fusion import AUTO, FUSED
     from fewmask.models.saved import load_model
@@ -165,7 +165,7 @@ def export(
     from fewmask.runs import RunFolder
 
     RunFolder(run).read_network()  # what is no trained run is told before torch is imported
-    from fewmask.export import export as write
+    from fewmask.onnx_export import export as write
 
     result = write(run, file or run / "model.onnx", domain, seeds or ())
     if as_json:

@@ -79,7 +79,7 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
 
 def _of_network(settings: Config) -> list[Problem]:
     """What keeps the network and the method from being built and from taking the images."""
-    from fewmask.campaign import settings as of_campaigns
+    from fewmask.campaigns import settings as of_campaigns
     from fewmask.data.domains import load_domains
     from fewmask.data.layouts import Problem
     from fewmask.engine import preflight

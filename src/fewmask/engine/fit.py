@@ -32,7 +32,7 @@ from fewmask.data.parts import with_parts
 from fewmask.engine.average import answering, average_of, better, network_of
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.engine.device import autocast, choose_device, forget_peak, memory_mib
-from fewmask.engine.evaluate import evaluate
+from fewmask.engine.evaluation import evaluate
 from fewmask.engine.finite import finite
 from fewmask.engine.log import Log
 from fewmask.engine.longer import begun, former_steps

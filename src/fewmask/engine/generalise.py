@@ -17,7 +17,7 @@ from fewmask.config import Precision
 from fewmask.data.batches import read
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
-from fewmask.engine.evaluate import LabelledBatches, Progress
+from fewmask.engine.evaluation import LabelledBatches, Progress
 from fewmask.engine.metrics import confusion, mean
 from fewmask.engine.transfer import as_trained, mapped_scores
 from fewmask.labels import ClassMapping

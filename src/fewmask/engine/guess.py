@@ -16,7 +16,7 @@ from fewmask.annotation.page.guesses import FOLDER, Guessed, Guesses, Predictor
 from fewmask.config import Precision
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
-from fewmask.engine.evaluate import as_array
+from fewmask.engine.evaluation import as_array
 from fewmask.engine.run import load_config, load_model
 from fewmask.labels import Mask
 from fewmask.runs import RunFolder

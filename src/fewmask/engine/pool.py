@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from fewmask import distributed, stopping
 from fewmask.acquisition.regions import Regions, Spec, aggregate, dominant_class, embed, parse, preselect
 from fewmask.acquisition.scores import SCORES, OfMean, probabilities
-from fewmask.acquisition.select import Candidates
+from fewmask.acquisition.selection import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.annotation.record import content_hash
 from fewmask.config import AskSettings
@@ -38,7 +38,7 @@ from fewmask.data.batches import read
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
 from fewmask.engine.committee import Committee, Opinions, faults
-from fewmask.engine.evaluate import Progress, as_array, same_size_batches
+from fewmask.engine.evaluation import Progress, as_array, same_size_batches
 from fewmask.engine.pool_scores import PoolScores, concatenate_scores, is_done, load_piece, piece_path, save_piece
 from fewmask.files import write_atomically
 from fewmask.labels import NOT_LABELLED

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewmask.acquisition.select import Candidates, concatenate
+from fewmask.acquisition.selection import Candidates, concatenate
 from fewmask.runs.arrays import read_arrays, write_arrays
 
 _FIX = "remove it and go on with the same `fewmask campaign` command, which looks again"

@@ -18,7 +18,7 @@ from fewmask.data.batches import read
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_weights, save_weights
 from fewmask.engine.device import autocast
-from fewmask.engine.evaluate import LabelledBatches
+from fewmask.engine.evaluation import LabelledBatches
 from fewmask.engine.run import load_config, load_model
 from fewmask.models.fusion import Fused, Prototypes, distance, shares, similarity
 from fewmask.models.universal import UniversalSegmenter, at_stride

@@ -20,7 +20,7 @@ from fewmask.data.batch import Phase
 from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain, FileSource
 from fewmask.engine.device import autocast
-from fewmask.engine.evaluate import Progress, count
+from fewmask.engine.evaluation import Progress, count
 from fewmask.engine.fit import NonFiniteError
 from fewmask.engine.metrics import mean, scores
 from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate

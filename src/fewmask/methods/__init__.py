@@ -6,13 +6,11 @@ from collections.abc import Mapping
 
 from fewmask.config import registry
 from fewmask.config.methods import MethodSettings
-from fewmask.config.registry import SETTINGS as SETTINGS
-from fewmask.config.registry import parse_config as parse_config
-from fewmask.config.registry import read_config as read_config
+from fewmask.config.registry import SETTINGS, parse_config, read_config
 from fewmask.data.domain import Domain
 from fewmask.methods.adversarial_align import AdversarialAlign
 from fewmask.methods.co_training import CoTraining
-from fewmask.methods.common.base import Method
+from fewmask.methods.common.base import Method, supervised_loss
 from fewmask.methods.cycada import Cycada
 from fewmask.methods.deal import Deal
 from fewmask.methods.distill import Distill
@@ -29,6 +27,37 @@ from fewmask.methods.souly2017 import Souly2017
 from fewmask.methods.supervised import Supervised
 from fewmask.methods.unimatch import UniMatch
 from fewmask.methods.univ import UnivCross, UnivFull
+
+__all__ = [
+    "METHODS",
+    "SETTINGS",
+    "AdversarialAlign",
+    "CoTraining",
+    "Cycada",
+    "Deal",
+    "Distill",
+    "EntropyMin",
+    "FineTune",
+    "FixMatch",
+    "Hung2018",
+    "Joint",
+    "Method",
+    "MethodSettings",
+    "Mmd",
+    "PseudoLabel",
+    "S4al",
+    "S4alPlus",
+    "Souly2017",
+    "Supervised",
+    "UniMatch",
+    "UnivCross",
+    "UnivFull",
+    "build",
+    "parse_config",
+    "read_config",
+    "register",
+    "supervised_loss",
+]
 
 # The same table as the configuration's, which knows the methods' settings and none of their networks.
 METHODS: dict[str, type[Method]] = registry.METHODS

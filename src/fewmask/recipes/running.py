@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fewmask import distributed
-from fewmask.campaign import campaign
-from fewmask.campaign.settings import check
+from fewmask.campaigns import campaign
+from fewmask.campaigns.settings import check
 from fewmask.config import Config
 from fewmask.engine.device import choose_device
 from fewmask.engine.fit import NonFiniteError, Observer, train

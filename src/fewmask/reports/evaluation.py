@@ -17,7 +17,7 @@ from fewmask.config import Precision
 from fewmask.data.batches import read
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
-from fewmask.engine.evaluate import LabelledBatches, as_array
+from fewmask.engine.evaluation import LabelledBatches, as_array
 from fewmask.engine.metrics import confusion, reliability, scores
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.models.universal import UniversalSegmenter

@@ -11,7 +11,7 @@ from typing import Any
 
 from fewmask import distributed
 from fewmask.annotation.ledger import Ledger
-from fewmask.campaign.settings import config_of_round
+from fewmask.campaigns.settings import config_of_round
 from fewmask.config import Config, dump
 from fewmask.data.domain import Domain
 from fewmask.engine.run import load_config

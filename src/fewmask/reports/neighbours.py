@@ -12,8 +12,8 @@ from fewmask.data.domain import Domain
 from fewmask.document.maps import SHAPES, Cloud, class_colour, heat_map, scatter
 from fewmask.document.model import Block, Chart, Charts, Key, Note, Section, Table
 from fewmask.labels import meanings, shared_classes
-from fewmask.report.space import FEWEST, Cells, class_similarity, tsne
-from fewmask.report.words import cosine, whole
+from fewmask.reports.space import FEWEST, Cells, class_similarity, tsne
+from fewmask.reports.words import cosine, whole
 
 PAIRS = 10  # of domains that are drawn
 

@@ -21,23 +21,23 @@ from fewmask.document.html import render
 from fewmask.document.model import Block, Note, Page, Section
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.device import choose_device
-from fewmask.engine.evaluate import Progress
+from fewmask.engine.evaluation import Progress
 from fewmask.engine.run import load_domains, load_model, versions
 from fewmask.files import write_text
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.paths import AnyPath
-from fewmask.report.asking import asked_regions, budget
-from fewmask.report.differences import differences, several
-from fewmask.report.evaluation import SplitEvaluation, chosen, evaluate_split, spread
-from fewmask.report.facts import Facts, groups, read
-from fewmask.report.headline import headline
-from fewmask.report.learning import learning, losses
-from fewmask.report.neighbours import Views, neighbours
-from fewmask.report.panels import panels
-from fewmask.report.quality import calibration, classes, confusions
-from fewmask.report.space import draw
+from fewmask.reports.asking import asked_regions, budget
+from fewmask.reports.differences import differences, several
+from fewmask.reports.evaluation import SplitEvaluation, chosen, evaluate_split, spread
+from fewmask.reports.facts import Facts, groups, read
+from fewmask.reports.headline import headline
+from fewmask.reports.learning import learning, losses
+from fewmask.reports.neighbours import Views, neighbours
+from fewmask.reports.panels import panels
+from fewmask.reports.quality import calibration, classes, confusions
+from fewmask.reports.space import draw
 from fewmask.runs import RunFolder
 
 EMBEDDED = 40  # images of a domain that cells are drawn from

@@ -1,5 +1,5 @@
 """Rounds of train → look → ask → learn."""
 
-from fewmask.campaign.rounds import campaign
+from fewmask.campaigns.rounds import campaign
 
 __all__ = ["campaign"]

@@ -8,8 +8,8 @@ import numpy as np
 
 from fewmask.acquisition.regions import parse
 from fewmask.acquisition.scores import SCORES
-from fewmask.acquisition.select import SLACK
-from fewmask.campaign.history import cost_model
+from fewmask.acquisition.selection import SLACK
+from fewmask.campaigns.history import cost_model
 from fewmask.config import AskSettings, CampaignSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.engine import preflight

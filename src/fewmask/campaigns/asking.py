@@ -14,7 +14,7 @@ import numpy as np
 from fewmask.acquisition.budget import Budget, CostModel
 from fewmask.acquisition.regions import parse
 from fewmask.acquisition.scores import SCORES
-from fewmask.acquisition.select import Candidates, concatenate, select
+from fewmask.acquisition.selection import Candidates, concatenate, select
 from fewmask.annotation.facts import Question
 from fewmask.config import AskSettings
 from fewmask.data.domain import Domain

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 
 from fewmask.document.model import Block, Figure, Figures, Note, Section, Table
-from fewmask.report.facts import Facts, Group, by_labels, groups
-from fewmask.report.learning import outlook
-from fewmask.report.words import count, duration, percent, points, whole
+from fewmask.reports.facts import Facts, Group, by_labels, groups
+from fewmask.reports.learning import outlook
+from fewmask.reports.words import count, duration, percent, points, whole
 
 
 def headline(runs: Sequence[Facts]) -> Section:

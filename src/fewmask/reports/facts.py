@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from fewmask.campaign.history import pool_cost, unit_of
+from fewmask.campaigns.history import pool_cost, unit_of
 from fewmask.config import Config
 from fewmask.engine.run import load_config, load_domains
-from fewmask.report.words import count
+from fewmask.reports.words import count
 from fewmask.runs import CampaignSummary, Entry, RunFolder, StepLine, Summary, settings_of
 
 

@@ -30,7 +30,7 @@ from fewmask.data.pictures import overlay, write_image, write_mask
 from fewmask.data.reading import read_picture
 from fewmask.engine import predicted
 from fewmask.engine.device import autocast, out_of_memory
-from fewmask.engine.evaluate import Progress, as_array, same_size_batches
+from fewmask.engine.evaluation import Progress, as_array, same_size_batches
 from fewmask.engine.generalise import Choice, choices, clearest
 from fewmask.engine.image_files import Item, find_images
 from fewmask.engine.predicted import Predicted, Prediction

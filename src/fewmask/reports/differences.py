@@ -9,7 +9,7 @@ from fewmask.comparison import compare, words
 from fewmask.comparison.runs import groups
 from fewmask.document.intervals import POSSIBLE, Difference, intervals
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
-from fewmask.report.facts import Facts
+from fewmask.reports.facts import Facts
 
 
 def several(runs: Sequence[Facts]) -> bool:

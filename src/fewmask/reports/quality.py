@@ -9,9 +9,9 @@ from fewmask.document.charts import Bar, bars, reliability
 from fewmask.document.maps import LARGE, heat_map
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.engine.metrics import expected_calibration_error
-from fewmask.report.evaluation import SplitEvaluation
-from fewmask.report.facts import Facts
-from fewmask.report.words import percent, points, whole
+from fewmask.reports.evaluation import SplitEvaluation
+from fewmask.reports.facts import Facts
+from fewmask.reports.words import percent, points, whole
 
 CONFUSIONS = 6  # the worst ones are told in words
 NAMED = 3  # of a class, where the whole table would be too large

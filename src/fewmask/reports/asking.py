@@ -18,10 +18,10 @@ from fewmask.document.charts import columns
 from fewmask.document.html import picture
 from fewmask.document.model import Block, Chart, Charts, Gallery, Key, Note, Picture, Section, Table
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
-from fewmask.report.evaluation import spread
-from fewmask.report.facts import Facts
-from fewmask.report.headline import simulated
-from fewmask.report.words import count, css, duration, percent, whole
+from fewmask.reports.evaluation import spread
+from fewmask.reports.facts import Facts
+from fewmask.reports.headline import simulated
+from fewmask.reports.words import count, css, duration, percent, whole
 from fewmask.runs import RunFolder
 
 THUMBNAILS = 16  # regions of a round

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from fewmask.engine.device import memory_mib
-from fewmask.engine.evaluate import Progress
+from fewmask.engine.evaluation import Progress
 from fewmask.engine.moments import Moment
 
 

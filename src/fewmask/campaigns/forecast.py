@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fewmask.acquisition.curve import fit, unexplained_change
-from fewmask.campaign.history import unit_of
+from fewmask.campaigns.history import unit_of
 from fewmask.config import CampaignSettings
 from fewmask.runs import Forecast
 

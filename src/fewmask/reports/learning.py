@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from fewmask.acquisition.curve import Curve
-from fewmask.campaign.forecast import Scored, forecast, forecast_words
-from fewmask.campaign.history import curve
+from fewmask.campaigns.forecast import Scored, forecast, forecast_words
+from fewmask.campaigns.history import curve
 from fewmask.document.charts import Series, lines
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.document.svg import plain_number
-from fewmask.report.facts import Facts, Group, groups
-from fewmask.report.words import percent, whole
+from fewmask.reports.facts import Facts, Group, groups
+from fewmask.reports.words import percent, whole
 from fewmask.runs import StepLine
 
 AHEAD = 1.6  # times the labels there are: how far the curve is drawn into the future

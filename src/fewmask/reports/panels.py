@@ -17,9 +17,9 @@ from fewmask.document.html import picture
 from fewmask.document.model import Block, Gallery, Key, Note, Picture, Section
 from fewmask.labels import NOT_LABELLED, LabelSpace
 from fewmask.models.universal import UniversalSegmenter
-from fewmask.report.asking import legend
-from fewmask.report.evaluation import Shown, SplitEvaluation, show, spread
-from fewmask.report.words import css, percent
+from fewmask.reports.asking import legend
+from fewmask.reports.evaluation import Shown, SplitEvaluation, show, spread
+from fewmask.reports.words import css, percent
 
 WIDTH = 320  # pixels of a picture
 MASKLESS = ("input", "prediction", "uncertainty")

@@ -21,27 +21,27 @@ from typing import Any, Literal
 import numpy as np
 
 from fewmask import card, distributed, stopping
-from fewmask.acquisition.select import Candidates
+from fewmask.acquisition.selection import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.oracle import Oracle, answer_all
 from fewmask.annotation.record import FOREVER
 from fewmask.annotation.view import answered_domain, write_labels
-from fewmask.campaign import remembered
-from fewmask.campaign.asking import bare, questions, why_nothing
-from fewmask.campaign.changes import changes, write_changes
-from fewmask.campaign.forecast import Scored, forecast
-from fewmask.campaign.history import cost_model, cost_of_image, needs, pool_cost, unit_of
-from fewmask.campaign.networks import committee
-from fewmask.campaign.settings import check, config_of_round, seed_of_round
-from fewmask.campaign.telling import looking
+from fewmask.campaigns import remembered
+from fewmask.campaigns.asking import bare, questions, why_nothing
+from fewmask.campaigns.changes import changes, write_changes
+from fewmask.campaigns.forecast import Scored, forecast
+from fewmask.campaigns.history import cost_model, cost_of_image, needs, pool_cost, unit_of
+from fewmask.campaigns.networks import committee
+from fewmask.campaigns.settings import check, config_of_round, seed_of_round
+from fewmask.campaigns.telling import looking
 from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.data.parts import in_part, known_pixels
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import possible
 from fewmask.engine.device import choose_device
-from fewmask.engine.evaluate import Progress
+from fewmask.engine.evaluation import Progress
 from fewmask.engine.fit import Moment, Observer, train
 from fewmask.engine.pool import ScoringRequest, score_pool
 from fewmask.engine.pool_scores import PoolScores, scored_stems, scoring_seconds

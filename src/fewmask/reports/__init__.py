@@ -1,5 +1,5 @@
 """From the folders of runs to a page about them."""
 
-from fewmask.report.report import report
+from fewmask.reports.report import report
 
 __all__ = ["report"]
