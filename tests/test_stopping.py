@@ -18,7 +18,7 @@ import pytest
 from ondisk import assert_same_run, environment, metrics_of, plain, run_python, two_domains, write_config
 
 from fewmask import stopping
-from fewmask.campaign import campaign
+from fewmask.campaigns import campaign
 from fewmask.engine import fit, pool
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.fit import Moment, train
