@@ -79,8 +79,8 @@ audit: env ## ask the advisory database about the installed packages; needs a ne
 	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit || { \
 	  echo "make audit: pip-audit cannot be installed; the network does not allow it. Nothing was audited." >&2; exit 1; }
 	@$(PYTHON) -m pip freeze --exclude-editable | grep -v '@' | sed 's/+[a-z0-9.]*$$//' > .venv-audit/installed.txt
-	@.venv-audit/bin/pip-audit --disable-pip --no-deps --progress-spinner off -r .venv-audit/installed.txt || { \
-	  echo "make audit: advisories as listed above or, where a connection failed, nothing was audited." >&2; exit 1; }
+	@.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r .venv-audit/installed.txt || { \
+	  echo "make audit: advisories as listed above or, where a package was not found or a connection failed, not all was audited." >&2; exit 1; }
 
 format: env ## rewrite the code in the project's format
 	$(PYTHON) -m ruff check --fix
