@@ -31,7 +31,7 @@ class Nearby(Server):
         def serve() -> None:
             guesses = Guesses(self.folder / "guesses", pages.predictor(self._domain))
             with bind_listener(self.folder / "page.json") as (listener, token):
-                service = LabellingService(self._run, guesses)
+                service = LabellingService(self._run, guesses, pages.selector())
                 self._server = connections.Server(create_app(service, token))
                 self.link = link(listener.getsockname()[1], token)
                 opened.set()

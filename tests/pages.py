@@ -17,6 +17,7 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.guesses import Predictor
 from fewmask.annotation.page.server import serve
 from fewmask.annotation.page.service import Run
+from fewmask.annotation.page.smart_select import ByFeatures, Features
 from fewmask.config import AnswerSettings, ScenesDomain
 from fewmask.data import scenes
 from fewmask.data.domain import Domain
@@ -68,8 +69,19 @@ def predictor(domain: Domain) -> Predictor:
     return Predictor("brightness", lambda name, image: expected(image, domain.space.num_classes))
 
 
+def selector() -> ByFeatures:
+    """The stand-in for what a network makes of an image: the mean colour of 4×4 pixels."""
+
+    def encode(image: np.ndarray) -> Features:
+        height, width = image.shape[0] // 4 * 4, image.shape[1] // 4 * 4
+        cells = image[:height, :width].reshape(height // 4, 4, width // 4, 4, 3).mean(axis=(1, 3))
+        return Features.of(cells.astype(np.float32), 4)
+
+    return ByFeatures(encode)
+
+
 if __name__ == "__main__":
     place, what, each = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 1
     asked_of = streets(classes=int(sys.argv[4]) if len(sys.argv) > 4 else None)
     about = replace(ask(place, asked_of, what), rule=AnswerSettings(each=each, decide="majority"))
-    serve(place, about, predictor(asked_of), tell=lambda text: print(text, flush=True))
+    serve(place, about, predictor(asked_of), selector(), tell=lambda text: print(text, flush=True))

@@ -21,6 +21,7 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import server
 from fewmask.annotation.page.guesses import Predictor
 from fewmask.annotation.page.service import Run
+from fewmask.annotation.page.smart_select import Point, Prompt, Selector
 from fewmask.engine.guess import predictor
 from fewmask.engine.run import load_config, load_domains
 from fewmask.labels import NOT_LABELLED
@@ -254,9 +255,18 @@ def test_what_is_no_campaign_is_refused(data: Path, tmp_path: Path, fewmask: Few
 def test_the_labelling_page_is_opened(waiting: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it is about, who guesses, and what is printed; the page itself is tested in test_page.py."""
     opened: list[tuple[Path, Run, Predictor | None, int | None]] = []
+    selectors: list[Selector | None] = []
 
-    def serve(folder: Path, run: Run, who: Predictor | None, port: int | None, tell: Callable[[str], None]) -> None:
+    def serve(
+        folder: Path,
+        run: Run,
+        who: Predictor | None,
+        selector: Selector | None,
+        port: int | None,
+        tell: Callable[[str], None],
+    ) -> None:
         opened.append((folder, run, who, port))
+        selectors.append(selector)
         tell("http://127.0.0.1:1234/token/")
 
     monkeypatch.setattr(server, "serve", serve)
@@ -274,6 +284,10 @@ def test_the_labelling_page_is_opened(waiting: Path, fewmask: Fewmask, monkeypat
     label, probability = who.predict("a", run.domains["a"].image(run.domains["a"].splits["train"][0]))
     assert label.dtype == np.uint8 and label.max() < 3 and label.shape == probability.shape == (40, 48)
     assert (probability >= 1 / 3 - 1e-6).all() and (probability <= 1).all()
+    image, points = run.domains["a"].image(run.domains["a"].splits["train"][0]), Prompt(points=[Point(y=9, x=9)])
+    assert selectors[0] is not None
+    scores = selectors[0].select(("a", "0"), lambda: image, (4, 4, 34, 44), points)
+    assert scores.values.shape == (30, 40) and scores.values[9, 9] > 200
     assert opened[1][3] is None and opened[1][1].annotator is None
 
 

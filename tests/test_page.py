@@ -52,7 +52,7 @@ def run(tmp_path: Path, domain: Domain) -> Run:
 
 @pytest.fixture
 def service(run: Run, domain: Domain, tmp_path: Path) -> Iterator[LabellingService]:
-    service = LabellingService(run, Guesses(tmp_path / "guesses", pages.predictor(domain)))
+    service = LabellingService(run, Guesses(tmp_path / "guesses", pages.predictor(domain)), pages.selector())
     yield service
     service.close()
 

@@ -29,9 +29,10 @@ def open_page(
     network where one is trained."""
     from fewmask.annotation.page.server import serve
     from fewmask.annotation.page.service import Run
+    from fewmask.annotation.page.smart_select import ByFeatures
     from fewmask.campaigns.history import unit_of
     from fewmask.engine.device import choose_device
-    from fewmask.engine.guess import predictor
+    from fewmask.engine.guess import predictor, untrained_encoder
     from fewmask.runs import RunFolder
 
     config = RunFolder(run).load_config()
@@ -57,7 +58,10 @@ def open_page(
         if _has_screen():
             webbrowser.open(link)
 
-    serve(run, about, predictor(run, choose_device(device), config.train.precision), port, tell)
+    chosen = choose_device(device)
+    guesses = predictor(run, chosen, config.train.precision)
+    encode = guesses.encode if guesses else untrained_encoder(config, chosen)
+    serve(run, about, guesses, ByFeatures(encode) if encode else None, port, tell)
 
 
 def _has_screen() -> bool:

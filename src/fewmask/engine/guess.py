@@ -5,21 +5,28 @@ Shapes: H×W pixels of an image · C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from fewmask.annotation.page.guesses import FOLDER, Guessed, Guesses, Predictor
-from fewmask.config import Precision
+from fewmask.annotation.page.smart_select import Features
+from fewmask.config import Config, Precision
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluation import as_array
 from fewmask.engine.run import load_config, load_model
 from fewmask.labels import Mask
+from fewmask.models.universal import UniversalSegmenter
 from fewmask.runs import RunFolder
+
+STRIDES = 4, 16
+"""Of an encoder's stages that smart select looks at: finer ones see colour alone, coarser ones whole objects."""
 
 
 def predictor(folder: Path, device: torch.device | str = "cpu", precision: Precision = "auto") -> Predictor | None:
@@ -33,11 +40,58 @@ def predictor(folder: Path, device: torch.device | str = "cpu", precision: Preci
     def predict(domain: str, image: np.ndarray) -> tuple[Mask, np.ndarray]:
         """The most likely class (H,W) uint8 of an image (H,W,3) uint8, and its probability (H,W) fp32."""
         with autocast(model.mean.device, precision):
-            logits = model(torch.from_numpy(image)[None].to(model.mean.device).permute(0, 3, 1, 2), domain)
+            logits = model(_batch(image, model), domain)
         probability, label = logits[0].float().softmax(0).max(0)
         return as_array(label), probability.cpu().numpy()
 
-    return Predictor(version, predict)
+    @torch.inference_mode()
+    def encode(image: np.ndarray) -> Features:
+        with autocast(model.mean.device, precision):
+            features = model.encode(_batch(image, model))
+        return _features(features, model.stride, image)
+
+    return Predictor(version, predict, encode)
+
+
+def untrained_encoder(config: Config, device: torch.device | str = "cpu") -> Callable[[np.ndarray], Features] | None:
+    """What the pretrained encoder of a configuration makes of images: for a run that has not trained yet. None where it
+    begins with random weights. Raises ValueError where the weights cannot be had."""
+    if config.model.weights is None:
+        return None
+    model = UniversalSegmenter(config.model, {}).to(device).eval()
+
+    @torch.inference_mode()
+    def encode(image: np.ndarray) -> Features:
+        normal = (_batch(image, model).float() - model.mean) / model.std
+        height, width = normal.shape[-2:]
+        normal = F.pad(normal, (0, -width % model.multiple, 0, -height % model.multiple))
+        with autocast(model.mean.device, config.train.precision):
+            stages = [stage.float() for stage in model.encoder(normal)]
+        strides = [normal.shape[-1] // stage.shape[-1] for stage in stages]
+        wanted = [n for n, stride in enumerate(strides) if STRIDES[0] <= stride <= STRIDES[1]] or [len(stages) - 1]
+        size = stages[wanted[0]].shape[-2:]
+        # Stages count alike, whatever their numbers of channels and their units are.
+        parts = [F.interpolate(_standard(stages[n]), size=size, mode="bilinear") for n in wanted]
+        return _features(torch.cat(parts, 1), strides[wanted[0]], image)
+
+    return encode
+
+
+def _standard(stage: Tensor) -> Tensor:
+    """Features (1,C,h,w) of mean 0 in each channel, and of length 1 in each cell on the mean."""
+    spread, mean = torch.std_mean(stage, (2, 3), keepdim=True)
+    return (stage - mean) / (spread + 1e-5) / stage.shape[1] ** 0.5
+
+
+def _batch(image: np.ndarray, model: UniversalSegmenter) -> Tensor:
+    """An image (H,W,3) uint8 as (1,3,H,W) where the model is."""
+    return torch.from_numpy(image)[None].to(model.mean.device).permute(0, 3, 1, 2)
+
+
+def _features(features: Tensor, stride: int, image: np.ndarray) -> Features:
+    """Of features (1,C,h,w) the cells that lie in the image (H,W,3), not in its padding."""
+    height, width = (-(-side // stride) for side in image.shape[:2])
+    return Features.of(features[0, :, :height, :width].float().permute(1, 2, 0).cpu().numpy(), stride)
 
 
 def guessed(folder: Path, domains: Mapping[str, Domain], device: torch.device | str = "cpu") -> dict[str, Domain]:

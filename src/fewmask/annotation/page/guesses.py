@@ -13,6 +13,7 @@ from threading import Lock
 
 import numpy as np
 
+from fewmask.annotation.page.smart_select import Features
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
 from fewmask.files import Written
@@ -33,6 +34,8 @@ class Predictor:
     """Of its weights; a name for a folder."""
     predict: Callable[[str, np.ndarray], tuple[Mask, np.ndarray]]
     """The name of a domain and an image (H,W,3) uint8 → the most likely class (H,W) uint8, its probability (H,W)."""
+    encode: Callable[[np.ndarray], Features] | None = None
+    """An image (H,W,3) uint8 → what the network makes of it, for smart select."""
 
 
 class Guesses:

@@ -17,6 +17,7 @@ from fewmask.annotation.page.connections import Server
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
 from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.service import LabellingService, Lease, Run, Sent, Unknown
+from fewmask.annotation.page.smart_select import Prompt, Selector
 from fewmask.annotation.store import Unavailable
 
 Number = Annotated[int, Path(ge=0, lt=1 << 63)]
@@ -69,6 +70,15 @@ def create_app(service: LabellingService, token: str) -> AuthMiddleware:
     def segments(number: Number) -> dict[str, Any]:
         return service.segments(number)
 
+    @app.get("/api/prepared/{number}")
+    def prepared(number: Number) -> dict[str, Any]:
+        return service.prepare(number)
+
+    @app.post("/api/selections/{number}")
+    def selections(number: Number, prompt: Prompt) -> Response:
+        scores = service.select(number, prompt)
+        return Response(bytes([scores.threshold]) + scores.values.tobytes(), media_type="application/octet-stream")
+
     @app.get("/api/known/{number}")
     def known(number: Number) -> dict[str, Any]:
         return service.known(number)
@@ -103,17 +113,18 @@ def serve(
     folder: FilePath,
     run: Run,
     predictor: Predictor | None = None,
+    selector: Selector | None = None,
     port: int | None = None,
     tell: Callable[[str], None] = print,
 ) -> None:
     """Open the labelling page of a run until it is interrupted (Ctrl-C). `tell` hears the link.
 
     The port is any free one, or that of last time: see `bind_listener`. `predictor` is who guesses; without one,
-    questions show the class that they were asked with, if any. Raises ValueError when nothing was asked, when the page
-    is open already, or when the port is taken.
+    questions show the class that they were asked with, if any. `selector` is who finds what a person points at.
+    Raises ValueError when nothing was asked, when the page is open already, or when the port is taken.
     """
     with bind_listener(folder / "page.json", port) as (listener, token):
-        service = LabellingService(run, Guesses(folder / FOLDER, predictor) if predictor else None)
+        service = LabellingService(run, Guesses(folder / FOLDER, predictor) if predictor else None, selector)
         try:
             tell(link(listener.getsockname()[1], token))
             with suppress(KeyboardInterrupt):  # uvicorn passes it on when it has ended

@@ -20,9 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from fewmask.annotation.facts import Answer, Question, name_fault
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import rle_codec, segments
+from fewmask.annotation.page.ahead import Read
 from fewmask.annotation.page.answer_index import AnswerIndex, AnswerSummary
 from fewmask.annotation.page.guesses import Guesses
 from fewmask.annotation.page.leases import Leases
+from fewmask.annotation.page.smart_select import Prompt, Scores, Selector
 from fewmask.annotation.tasks import identity
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
@@ -91,10 +93,10 @@ class Run:
 
 
 class LabellingService:
-    def __init__(self, run: Run, guesses: Guesses | None = None) -> None:
+    def __init__(self, run: Run, guesses: Guesses | None = None, selector: Selector | None = None) -> None:
         """Raises ValueError where nothing was asked yet, when a domain's classes have changed since, or where nobody
         asked one of the questions that are to be asked alone."""
-        self.run, self._guesses = run, guesses
+        self.run, self._guesses, self._selector = run, guesses, selector
         self._lock = Lock()
         self._leases = Leases()
         self._rounds: dict[int, int] = {}
@@ -164,6 +166,7 @@ class LabellingService:
             "command": self.run.command,
             "decide": self.run.rule.decide,
             "guesses": self._guesses is not None,
+            "selects": self._selector is not None,
             "domains": {
                 name: {"classes": domain.space.names, "colours": domain.space.colours}
                 for name, domain in self.run.domains.items()
@@ -247,6 +250,27 @@ class LabellingService:
         question = self._question(number)
         return {"values": rle_codec.encode(segments.cut(question.window(self._image(question.domain, question.stem))))}
 
+    def prepare(self, number: int) -> dict[str, Any]:
+        """Have ready what the first smart selection in a question's image would wait for."""
+        question = self._question(number)
+        if self._selector is not None:
+            self._selector.prepare((question.domain, question.stem), self._reading(question))
+        return {}
+
+    def select(self, number: int, prompt: Prompt) -> Scores:
+        """How much each pixel of a question's box looks like what the person pointed at."""
+        question = self._question(number)
+        if self._selector is None:
+            raise Unknown("smart select needs a network, and none is there yet; train one, or give --sam")
+        try:
+            key = question.domain, question.stem
+            return self._selector.select(key, self._reading(question), question.box, prompt)
+        except (RuntimeError, MemoryError) as error:
+            raise ValueError(f"the network failed ({error}); use another tool") from error
+
+    def _reading(self, question: Question) -> Read:
+        return lambda: self._image(question.domain, question.stem)
+
     def known(self, number: int) -> dict[str, Any]:
         """What was answered last of the question's image beside its region: the image's values, 254 elsewhere."""
         question = self._question(number)
@@ -309,8 +333,9 @@ class LabellingService:
         return number
 
     def close(self) -> None:
-        if self._guesses is not None:
-            self._guesses.close()
+        for helper in (self._guesses, self._selector):
+            if helper is not None:
+                helper.close()
 
 
 def _plain(summary: AnswerSummary) -> dict[str, Any]:

@@ -148,8 +148,11 @@ export class Annotator {
     this.#describe();
     this.#expect(id, token);
     if (this.painter.tool === "segment") this.#cut(id, token);
+    if (this.selects) this.session.prepare(id);
     requestAnimationFrame(() => requestAnimationFrame(() => token === this.showing && (this.view.canvas.dataset.shown = id)));
-    this.session.prefetch(this.open().slice(0, AHEAD));
+    const ahead = this.open().slice(0, AHEAD);
+    this.session.prefetch(ahead);
+    if (this.selects) for (const next of ahead) this.session.prepare(next);
   }
 
   // The looks of the question's classes, after another domain's or other colours.
@@ -263,7 +266,9 @@ export class Annotator {
   async #cut(id, token) {
     try {
       const cut = await this.session.segmentation(id);
-      if (token === this.showing) this.segmentation = cut;
+      if (token !== this.showing) return;
+      this.segmentation = cut;
+      this.view.ask();
     } catch (error) {
       panel.notice(`No superpixels: ${error.message}`);
     }
@@ -351,6 +356,26 @@ export class Annotator {
     if (done) this.#painted();
   }
 
+  // Smart select is in use: what it needs is made ahead.
+  get selects() {
+    return this.painter.tool === "smart";
+  }
+
+  selection(prompt) {
+    return this.session.selection(this.id, prompt);
+  }
+
+  // Of the painter: a tool could not do what it was asked for.
+  failed(error) {
+    panel.notice(`Smart select: ${error.message ?? error}`);
+  }
+
+  // Of the painter: a selection reaches so much further than it was proposed.
+  reached(reach) {
+    this.clock.beat();
+    panel.showReach(reach);
+  }
+
   // A polygon was closed by the pointer: it is looked at before it is saved.
   closed() {
     this.seen.renew();
@@ -432,12 +457,17 @@ export class Annotator {
     this.painter.choose(name);
     panel.markTool(name);
     if (name === "segment" && this.id !== null) this.#cut(this.id, this.showing);
+    if (this.selects && this.id !== null) this.session.prepare(this.id);
   }
 
   // ── Answering ──
 
   // Saves what is painted, with the guess for the rest or without; then comes the next question.
   answer(withGuess) {
+    if (this.painter.smart.pending) {
+      panel.notice("The selection is still being computed.");
+      return;
+    }
     if (!this.region || this.painter.close() || !this.seen.before(this.pressed)) return;
     if (withGuess) {
       this.region.begin();

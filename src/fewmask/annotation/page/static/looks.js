@@ -19,7 +19,7 @@ const PATTERNS = [
 ];
 
 // Keys of classes: digits, then letters that no tool has, then these with Shift.
-const LETTERS = [..."acdgijklmnoqtuwyz"];
+const LETTERS = [..."acdgijklmnoqtuyz"];
 const CLASS_KEYS = [..."1234567890", ...LETTERS, ...LETTERS.map((c) => c.toUpperCase())];
 
 export class Looks {

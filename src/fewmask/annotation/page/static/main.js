@@ -23,6 +23,7 @@ const KEPT = { opacity: 55, size: 8, brightness: 0, contrast: 0, gamma: 0 };
 const CHECKS = { dimmed: true, outlines: false, smooth: false };
 
 export let annotator = null;
+let tools = []; // that this run has
 
 async function start() {
   panel.fillKeys();
@@ -36,9 +37,10 @@ async function start() {
   $("run").textContent = document.title = session.about.run;
   view.named = settings.names;
   annotator = new Annotator(session, view, settings);
-  const tool = TOOLS.find((t) => t.name === localStorage.getItem("fewmask/tool"))?.name ?? "whole";
+  tools = TOOLS.filter(({ name }) => name !== "smart" || session.about.selects);
+  const tool = tools.find((t) => t.name === localStorage.getItem("fewmask/tool"))?.name ?? "whole";
   annotator.painter.choose(tool);
-  panel.showTools(tool, (name) => useTool(name));
+  panel.showTools(tools, tool, (name) => useTool(name));
   if (!settings.name) {
     settings.name = session.about.annotator;
     openSettings();
@@ -109,6 +111,12 @@ function width(value) {
   keep("size", $("size").value);
 }
 
+function wider(by) {
+  const { painter } = annotator;
+  if (annotator.selects) painter.widen(by);
+  else width(painter.width + by * Math.max(1, Math.round(painter.width / 6)));
+}
+
 function openSettings() {
   $("name").value = settings.name;
   for (const id of Object.keys(CHOICES)) $(id).checked = settings[id];
@@ -171,14 +179,14 @@ function keyDown(event) {
     "+": ACTIONS["zoom-in"],
     "=": ACTIONS["zoom-in"],
     "-": ACTIONS["zoom-out"],
-    "[": () => width(annotator.painter.width - Math.max(1, Math.round(annotator.painter.width / 6))),
-    "]": () => width(annotator.painter.width + Math.max(1, Math.round(annotator.painter.width / 6))),
+    "[": () => wider(-1),
+    "]": () => wider(1),
     ",": () => opacity(Number($("opacity").value) - 10),
     ".": () => opacity(Number($("opacity").value) + 10),
     "?": () => $("keys").showModal(),
     "/": () => $("search").hidden || $("find").focus(),
   }[key];
-  const tool = TOOLS.find((t) => t.key === key);
+  const tool = tools.find((t) => t.key === key);
   if (event.repeat && !["[", "]", "+", "-", "=", ",", ".", "Backspace"].includes(key)) return;
   if (action) done(event, action);
   else if (tool && annotator.region && !annotator.point) done(event, () => useTool(tool.name));
@@ -218,6 +226,8 @@ function listen() {
   $("opacity").addEventListener("pointerup", () => view.canvas.focus());
   $("size").addEventListener("input", () => width($("size").value));
   $("size").addEventListener("pointerup", () => view.canvas.focus());
+  $("reach").addEventListener("input", () => annotator.painter.reachTo(Number($("reach").value)));
+  $("reach").addEventListener("pointerup", () => view.canvas.focus());
   $("help").addEventListener("click", () => $("keys").showModal());
   $("settings").addEventListener("click", openSettings);
   $("options").addEventListener("close", closeSettings);

@@ -1,8 +1,12 @@
 // Pointer and tools: what a mouse, a pen or fingers do on the canvas.
 
+import { borders, drawn, superpixel } from "./area.js";
+import { Smart } from "./smart.js";
+
 // `icon` is an outline of 16×16.
 export const TOOLS = [
   { name: "whole", title: "Whole region", key: "r", icon: "M2 4V2h2M7 2h2M12 2h2v2M14 7v2M14 12v2h-2M9 14H7M4 14H2v-2M2 9V7M5 5h6v6H5z" },
+  { name: "smart", title: "Smart select", key: "w", icon: "M2 14L9.500 6.500M8 5l3 3M12 1v3M10.500 2.500h3M14 7v2M13 8h2M5 2v2M4 3h2" },
   { name: "segment", title: "Superpixel", key: "s", icon: "M8 1.5l5.6 3.2v6.6L8 14.500l-5.600-3.200V4.700zM8 8v6.500M8 8l5.600-3.300M8 8L2.400 4.700" },
   { name: "brush", title: "Brush", key: "b", icon: "M14 2L7 9M9 5.500l1.500 1.500M7 9c-1.500-1-3 0-3.200 1.500C3.600 12 3 13 1.500 13.500c2.500 1 5.500.500 6-2 .200-1-.100-2-.500-2.500z" },
   { name: "polygon", title: "Polygon", key: "p", icon: "M3 12L5 4l7-2 2 6-5 6zM3 12h.010M5 4h.010M12 2h.010M14 8h.010M9 14h.010" },
@@ -16,11 +20,13 @@ const NEAR = { mouse: 12, pen: 12, touch: 24 };
 const RING = { mouse: [3, 6], pen: [3, 6], touch: [8, 18] };
 const OF_A_SIDE = 0.45;
 
+const WIDER = 6; // of 255: how much further a selection reaches with a turn of the wheel
+
 const apart = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
 
 export class Painter {
-  // `host`: {region, value, segmentation, click(chosen), changed(done, box), closed(), pick(value)}; `value` is undefined
-  // while no class is chosen, and `box` is what of the region changed.
+  // `host`: {region, value, segmentation, selection(prompt), click(chosen), changed(done, box), closed(), pick(value),
+  // failed(error), reached(reach)}; `value` is undefined while no class is chosen, and `box` is what of the region changed.
   constructor(view, host) {
     this.view = view;
     this.host = host;
@@ -35,6 +41,19 @@ export class Painter {
     this.near = NEAR.mouse;
     this.space = false; // held down: the pointer moves the image
     this.moved = false; // it has, since
+    this.shown = null; // the superpixel below the pointer: {segmentation, number, area, picture}
+    this.lines = null; // the borders of superpixels: {segmentation, picture}
+    this.frame = null; // where a box that smart select gets has begun, on the screen
+    this.smart = new Smart({
+      get region() {
+        return host.region;
+      },
+      selection: (prompt) => host.selection(prompt),
+      painted: (done) => host.changed(done, host.region.touched),
+      widened: () => host.click(true),
+      told: () => this.#over(),
+      failed: (error) => host.failed(error),
+    });
     const { canvas } = view;
     canvas.addEventListener("pointerdown", (e) => this.#down(e));
     canvas.addEventListener("pointermove", (e) => this.#move(e));
@@ -49,6 +68,8 @@ export class Painter {
 
   choose(tool) {
     this.tool = tool;
+    this.smart.forget();
+    this.shown = null;
     this.view.ask();
   }
 
@@ -58,7 +79,7 @@ export class Painter {
   }
 
   get stroking() {
-    return this.stroke !== undefined;
+    return this.stroke !== undefined || this.smart.pending;
   }
 
   get #ready() {
@@ -69,15 +90,20 @@ export class Painter {
 
   #wheel(event) {
     event.preventDefault();
+    const at = this.view.at(event);
+    if (this.tool === "smart" && this.#ready && !event.ctrlKey) {
+      this.widen(event.deltaY < 0 ? 1 : -1, at);
+      return;
+    }
     const lines = event.deltaMode === 1 ? 16 : 1;
-    this.view.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0018)), this.view.at(event));
+    this.view.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0018)), at);
   }
 
   #down(event) {
     const at = this.view.at(event);
     this.pointers.set(event.pointerId, at);
     this.view.canvas.setPointerCapture(event.pointerId);
-    this.tap = null;
+    this.tap = this.frame = this.against = null;
     if (this.pointers.size === 2) this.#cancel(); // two fingers zoom
     if (this.pointers.size > 1) return;
     this.kind = event.pointerType in RING ? event.pointerType : "mouse";
@@ -93,8 +119,10 @@ export class Painter {
     if (this.mode === "paint" && event.button === 0 && this.#ready) {
       // A finger may be the first of two, or about to move the image: it acts when it is lifted.
       if (event.pointerType === "touch" && this.tool !== "brush") this.tap = at;
+      else if (this.tool === "smart") this.frame = at;
       else this.#press(at);
     }
+    if (event.button === 2 && this.tool === "smart") this.against = at;
     event.preventDefault();
     this.view.canvas.focus({ preventScroll: true });
   }
@@ -108,11 +136,13 @@ export class Painter {
       this.tap = null;
       this.mode = "pan";
     }
+    if (this.against && apart(at, this.against) > NEAR.mouse / 3) this.against = null; // the image is being moved
+    if (this.frame) this.#over();
     if (this.pointers.size === 2) this.#pinch(event.pointerId, at);
     else if (this.mode === "pan" || (this.view.point && this.mode === "paint")) {
       this.moved = true;
       this.view.pan(at[0] - before[0], at[1] - before[1]);
-    } else if (this.stroking) {
+    } else if (this.stroke) {
       // A slow page gets many places in one event.
       const steps = event.getCoalescedEvents?.() ?? [];
       for (const step of steps.length ? steps : [event]) this.#strokeTo(this.view.at(step));
@@ -121,11 +151,15 @@ export class Painter {
   }
 
   #up(event, cancelled = false) {
-    const { tap } = this;
-    this.tap = null;
+    const { tap, frame, against } = this, at = this.view.at(event);
+    this.tap = this.frame = this.against = null;
     if (!this.pointers.delete(event.pointerId)) return;
-    if (tap && !cancelled && this.#ready) this.#press(tap);
-    if (!this.stroking) return;
+    if (!cancelled && this.#ready) {
+      if (tap) this.#press(tap);
+      else if (against) this.#select(against, against, true);
+      else if (frame) this.#select(frame, at, event.shiftKey);
+    }
+    if (!this.stroke) return;
     if (cancelled) this.#cancel();
     else this.#end();
   }
@@ -142,6 +176,8 @@ export class Painter {
     const before = this.mouse;
     this.mouse = at;
     if (this.corners.length) this.#over();
+    else if (this.tool === "smart") this.pointers.size || this.smart.hover(this.#ready && at ? this.#here(at) : null);
+    else if (this.tool === "segment") this.#point(at);
     else if (this.tool === "brush") {
       const line = this.straight && this.last ? [this.view.onScreen(this.last)] : [];
       const places = [before, at, ...line].filter(Boolean);
@@ -149,6 +185,24 @@ export class Painter {
       else if (places.length) this.view.askPart(around(places, (this.width / 2) * this.view.scale + 6 * this.view.ratio));
       this.lined = line.length > 0;
     }
+  }
+
+  // A place of the region, as {x, y} in its box; null beside it.
+  #here(at) {
+    const { region } = this.host, [x, y] = this.view.inBox(at);
+    const there = x >= 0 && y >= 0 && x < region.width && y < region.height && region.has(Math.floor(y) * region.width + Math.floor(x));
+    return there ? { x, y } : null;
+  }
+
+  // The superpixel at a place is shown before it is painted.
+  #point(at) {
+    const { region, segmentation } = this.host, place = this.#ready && at && segmentation ? this.#here(at) : null;
+    const i = place && Math.floor(place.y) * region.width + Math.floor(place.x), number = place ? segmentation.map[i] : null;
+    if (number === (this.shown?.number ?? null) && segmentation === this.shown?.segmentation) return;
+    const was = this.shown !== null;
+    const area = place && superpixel(segmentation, region.width, i);
+    this.shown = place && { segmentation, number, area, picture: drawn(region, area) };
+    if (was || this.shown) this.#over();
   }
 
   #over() {
@@ -171,9 +225,9 @@ export class Painter {
       host.click(false);
       return;
     }
-    const place = view.inBox(at), [x, y] = place.map(Math.floor);
-    const here = x >= 0 && y >= 0 && x < region.width && y < region.height && region.has(y * region.width + x);
-    if (this.tool === "polygon") {
+    const place = view.inBox(at), [x, y] = place.map(Math.floor), here = this.#here(at);
+    if (this.tool === "smart") this.#select(at, at, false);
+    else if (this.tool === "polygon") {
       host.click(true);
       this.#corner(at, place);
     } else if (this.tool === "brush") {
@@ -181,22 +235,90 @@ export class Painter {
       region.begin();
       this.stroke = this.straight && this.last ? this.last : place;
       this.#strokeTo(at);
+    } else if (here && this.tool === "segment") {
+      if (!host.segmentation) return;
+      host.click(true);
+      region.begin();
+      this.stroke = place;
+      this.#strokeTo(at);
     } else if (here) {
       host.click(true);
       region.begin();
       const i = y * region.width + x;
       if (this.tool === "whole") region.whole(value);
-      else if (this.tool === "fill") region.flood(i, value);
-      else if (host.segmentation) region.segment(host.segmentation, i, value);
+      else region.flood(i, value);
       this.#end();
     }
   }
 
   #strokeTo(at) {
     const to = this.view.inBox(at), { region, value } = this.host;
+    if (this.tool === "segment") {
+      this.#throughSuperpixels(this.stroke, to);
+      this.stroke = to;
+      return;
+    }
     const box = region.stroke(this.stroke, to, this.width / 2, value);
     this.last = this.stroke = to;
     this.host.changed(false, box);
+  }
+
+  // Paints every superpixel between two places.
+  #throughSuperpixels([ax, ay], [bx, by]) {
+    const { region, value, segmentation } = this.host, steps = Math.max(Math.ceil(2 * Math.hypot(bx - ax, by - ay)), 1);
+    const numbers = new Map();
+    for (let k = 0; k <= steps; k++) {
+      const x = Math.floor(ax + ((bx - ax) * k) / steps), y = Math.floor(ay + ((by - ay) * k) / steps);
+      if (x < 0 || y < 0 || x >= region.width || y >= region.height || !region.has(y * region.width + x)) continue;
+      numbers.set(segmentation.map[y * region.width + x], y * region.width + x);
+    }
+    for (const i of numbers.values()) this.host.changed(false, region.put(superpixel(segmentation, region.width, i), value));
+  }
+
+  // Smart select: a click, a box from one place to another, or what does not belong to the last selection.
+  #select(from, to, subtracts) {
+    const { host, view } = this;
+    if (this.smart.pending) return;
+    const [a, b] = [view.inBox(from), view.inBox(to)], clicked = apart(from, to) <= this.near * view.ratio;
+    if (subtracts) {
+      const place = this.#here(from);
+      if (!place) return;
+      host.click(true);
+      if (this.smart.live) this.smart.subtract(place);
+      else host.failed("select something first: then what does not belong to it can be taken away");
+      return;
+    }
+    if (host.value === undefined) {
+      host.click(false);
+      return;
+    }
+    if (clicked) {
+      const place = this.#here(from);
+      if (!place) return;
+      host.click(true);
+      this.smart.choose({ points: [{ ...place, belongs: true }], frame: null }, host.value);
+      return;
+    }
+    const { region } = host, within = (v, most) => Math.min(Math.max(v, 0), most);
+    const frame = {
+      top: within(Math.min(a[1], b[1]), region.height), left: within(Math.min(a[0], b[0]), region.width),
+      bottom: within(Math.max(a[1], b[1]), region.height), right: within(Math.max(a[0], b[0]), region.width),
+    };
+    if (frame.bottom - frame.top < 1 || frame.right - frame.left < 1) return;
+    host.click(true);
+    this.smart.choose({ points: [], frame }, host.value);
+  }
+
+  // A selection reaches further, or less far.
+  widen(by, at = this.mouse) {
+    this.smart.widen(by * WIDER, at && this.#ready && this.#here(at));
+    this.host.reached(this.smart.reach);
+  }
+
+  // The slider says how far; the last selection follows.
+  reachTo(reach) {
+    const { smart } = this, [place] = smart.live ? smart.chosen.prompt.points : [];
+    smart.widen(reach - smart.reach, place);
   }
 
   #end() {
@@ -206,7 +328,7 @@ export class Painter {
   }
 
   #cancel() {
-    if (!this.stroking) return;
+    if (!this.stroke) return;
     this.stroke = undefined;
     this.host.region.cancel();
     this.host.changed(false);
@@ -214,8 +336,9 @@ export class Painter {
 
   // Another question is shown: what is being drawn on this one ends as it is.
   leave() {
-    if (this.stroking) this.#end();
-    this.last = this.tap = null;
+    if (this.stroke) this.#end();
+    this.last = this.tap = this.frame = this.against = this.shown = null;
+    this.smart.forget();
   }
 
   // The radius of the ring around the first corner, in pixels of the canvas.
@@ -277,6 +400,10 @@ export class Painter {
         pen.stroke();
       }
     };
+    this.#areas(pen);
+    if (mouse && this.frame && apart(mouse, this.frame) > this.near * view.ratio) {
+      both(() => pen.rect(...this.frame, mouse[0] - this.frame[0], mouse[1] - this.frame[1]));
+    }
     if (mouse && this.tool === "brush" && this.#ready && !this.space) {
       both(() => pen.arc(...mouse, Math.max((this.width / 2) * view.scale, 2), 0, 7));
       if (this.straight && this.last && !this.stroking) both(() => [view.onScreen(this.last), mouse].forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y))));
@@ -291,6 +418,23 @@ export class Painter {
       pen.fill();
     }
     both(() => pen.arc(...points[0], points.length > 2 ? this.ring : 2 * view.ratio, 0, 7));
+  }
+
+  // What a click would paint, and the borders of superpixels.
+  #areas(pen) {
+    const { region, segmentation } = this.host;
+    if (!this.#ready || !["smart", "segment"].includes(this.tool)) return;
+    const pictures = [];
+    if (this.tool === "segment" && segmentation) {
+      if (this.lines?.segmentation !== segmentation) this.lines = { segmentation, picture: borders(region, segmentation) };
+      pictures.push(this.lines.picture);
+      if (this.shown?.segmentation === segmentation) pictures.push(this.shown.picture);
+    } else if (this.tool === "smart" && this.smart.preview?.picture && !this.frame) pictures.push(this.smart.preview.picture);
+    pen.imageSmoothingEnabled = false;
+    for (const { canvas, bounds } of pictures) {
+      const [x, y] = this.view.onScreen(bounds);
+      pen.drawImage(canvas, x, y, canvas.width * this.view.scale, canvas.height * this.view.scale);
+    }
   }
 }
 

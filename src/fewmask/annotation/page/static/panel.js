@@ -1,7 +1,6 @@
 // Everything around the canvas. Names come from datasets and people: they are put in as text, never as markup.
 
 import { keyOf } from "./looks.js";
-import { TOOLS } from "./paint.js";
 import { UNDECIDED, VOID } from "./region.js";
 
 export const $ = (id) => document.getElementById(id);
@@ -69,9 +68,9 @@ export function markLock(locked) {
   $("lock").setAttribute("aria-pressed", String(Boolean(locked)));
 }
 
-export function showTools(chosen, choose) {
+export function showTools(tools, chosen, choose) {
   $("toolbar").replaceChildren(
-    ...TOOLS.map(({ name, title, key, icon }) => {
+    ...tools.map(({ name, title, key, icon }) => {
       const button = make("button", { type: "button", role: "radio", "data-tool": name, title: `${title} (${key})`, "aria-label": title, "aria-keyshortcuts": key.toUpperCase() });
       button.append(drawn(icon), make("kbd", { "aria-hidden": "true" }, key));
       button.addEventListener("click", () => choose(name));
@@ -96,6 +95,11 @@ function drawn(outline) {
 export function markTool(chosen) {
   for (const button of $("toolbar").children) button.setAttribute("aria-checked", String(button.dataset.tool === chosen));
   $("sizes").hidden = chosen !== "brush";
+  $("reaches").hidden = chosen !== "smart";
+}
+
+export function showReach(reach) {
+  $("reach").value = reach;
 }
 
 // ── The question ──
@@ -214,8 +218,11 @@ const KEYS = [
     ["← →", "back, next, without an answer"],
   ]],
   ["Paint", [
-    ["r s b p f", "whole region, superpixel, brush, polygon, fill what hangs together"],
-    ["[ ]", "width of the brush"],
+    ["r w s b p f", "whole region, smart select, superpixel, brush, polygon, fill what hangs together"],
+    ["[ ]", "width of the brush, reach of smart select"],
+    ["wheel", "smart select: wider, narrower; with Ctrl it zooms"],
+    ["right click, or ⇧ and a click", "smart select: take this away from the last selection"],
+    ["drag", "smart select: what is in a box; superpixel: all that the pointer passes"],
     ["↵, double click, or the ring", "close the polygon, and save nothing; Backspace takes a corner back, Esc gives it up"],
     ["⇧ and a click", "brush: a straight line from where the last stroke ended"],
     ["; or Alt and a click", "choose the class below the pointer"],

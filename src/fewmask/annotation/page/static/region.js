@@ -130,10 +130,13 @@ export class Region {
     for (let i = 0; i < this.size; i++) this.#put(i, value);
   }
 
-  // All pixels of which `map` says what it says of pixel i.
-  segment(map, i, value) {
-    this.#touch();
-    for (let j = 0; j < this.size; j++) if (map[j] === map[i]) this.#put(j, value);
+  // The pixels of an area: a mask of its bounds, or of the whole box. The box that it touched.
+  put({ mask, bounds }, value) {
+    const touched = this.#touch(...bounds), [x0, y0, x1, y1] = bounds, own = mask.length === (x1 - x0) * (y1 - y0);
+    for (let y = y0; y < y1; y++) {
+      for (let x = x0, i = y * this.width + x0; x < x1; x++, i++) if (mask[own ? (y - y0) * (x1 - x0) + x - x0 : i]) this.#put(i, value);
+    }
+    return touched;
   }
 
   // The guess, as if it was painted, wherever nothing is.

@@ -1,8 +1,10 @@
 // What the server knows, as far as the page has heard of it: questions, words on them, images and guesses.
 
+import { cutInto } from "./area.js";
 import { decode } from "./runs.js";
 import { UNDECIDED } from "./region.js";
 
+const JSON_TYPE = { "Content-Type": "application/json" };
 const IMAGES = 5;
 const DETAILS = 64;
 
@@ -15,9 +17,8 @@ async function get(path) {
 
 export async function post(entry) {
   const body = JSON.stringify(entry);
-  const headers = { "Content-Type": "application/json" };
   // `keepalive` lets it arrive though the tab closes; browsers allow 64 KiB for that.
-  const response = await fetch("api/answers", { method: "POST", body, headers, keepalive: body.length < 60_000 });
+  const response = await fetch("api/answers", { method: "POST", body, headers: JSON_TYPE, keepalive: body.length < 60_000 });
   return { status: response.status, body: await response.json().catch(() => null) };
 }
 
@@ -74,7 +75,7 @@ export class Session {
   // Tells that this window is at a question, or at none with null; whether nobody else is to be asked it meanwhile.
   async lease(annotator, question, leaving = false) {
     const body = JSON.stringify({ window: this.window, annotator, question });
-    const request = fetch("api/leases", { method: "POST", body, headers: { "Content-Type": "application/json" }, keepalive: leaving });
+    const request = fetch("api/leases", { method: "POST", body, headers: JSON_TYPE, keepalive: leaving });
     const told = await request.then((response) => (response.ok ? response.json() : null), () => null);
     if (told) this.held = told.held;
     return told?.granted ?? true; // without a server work goes on
@@ -143,8 +144,21 @@ export class Session {
   segmentation(id) {
     return this.#cached(this.segments, id, async () => {
       const { width, height } = await this.detail(id);
-      return decode((await (await get(`segments/${id}`)).json()).values, width * height);
+      return cutInto(decode((await (await get(`segments/${id}`)).json()).values, width * height), width);
     });
+  }
+
+  // Which pixels of a question's box look like what was pointed at: {scores, threshold}.
+  async selection(id, prompt) {
+    const response = await fetch(`api/selections/${id}`, { method: "POST", body: JSON.stringify(prompt), headers: JSON_TYPE });
+    if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error ?? `the server says ${response.status}`);
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    return { threshold: bytes[0], scores: bytes.subarray(1) };
+  }
+
+  // Has ready what the first selection in a question's image would wait for.
+  prepare(id) {
+    get(`prepared/${id}`).catch(() => {}); // then the selection waits
   }
 
   // So that the next question is there when it is its turn. The images of a question and of what comes after it.

@@ -1,0 +1,198 @@
+"""The tools that find an area for the person, in a real browser: smart select and superpixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pages
+import pytest
+from browsing import Person, Server
+from test_page_slips import asked, painted
+
+from fewmask.annotation.facts import Question
+from fewmask.annotation.page import segments
+from fewmask.annotation.page.smart_select import Frame, Point, Prompt
+from fewmask.labels import NOT_LABELLED, Mask
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+HOLD = "() => import('./static/main.js').then((page) => { window.painter = page.annotator.painter; })"
+# How many pixels the preview shows.
+PREVIEW = """() => {
+  const shown = painter.tool === "smart" ? painter.smart.preview : painter.shown;
+  return shown?.picture ? shown.area.mask.reduce((sum, there) => sum + there, 0) : 0;
+}"""
+IDLE = "() => !painter.smart.asking && !painter.smart.pending"
+WIDER = 6
+
+
+def expected(question: Question, prompt: Prompt, reach: int = 0, seeds: tuple[tuple[int, int], ...] = ()) -> np.ndarray:
+    """The pixels that the server's scores select, as the page cuts them."""
+    image = pages.streets().image(question.stem)
+    scores = pages.selector().select(("", ""), lambda: image, question.box, prompt)
+    there = (scores.values >= min(max(scores.threshold - reach, 1), 255)) & question.inside
+    if not seeds:
+        return there
+    for seed in seeds:
+        there[seed] = True
+    _, parts = cv2.connectedComponents(there.astype(np.uint8), connectivity=4)
+    return np.isin(parts, [parts[seed] for seed in seeds])
+
+
+def at_work(context: Any, server: Server) -> Person:
+    person = Person(context, server)
+    person.page.evaluate(HOLD)
+    return person
+
+
+def selected(person: Person) -> None:
+    """Wait until nothing is being asked any more."""
+    person.page.wait_for_function(IDLE)
+
+
+def over(question: Question, value: int, where: np.ndarray) -> Mask:
+    return np.where(where, np.uint8(value), np.uint8(NOT_LABELLED))
+
+
+def telling_place(question: Question) -> tuple[float, float]:
+    """A place whose selection is a part of the region, and grows with its reach."""
+    for y in range(4, question.size[0], 6):
+        for x in range(4, question.size[1], 6):
+            prompt = Prompt(points=[Point(y=y + 0.5, x=x + 0.5)])
+            narrow, wide = (expected(question, prompt, reach, ((y, x),)).mean() for reach in (0, 5 * WIDER))
+            if 0.05 < narrow < wide < 0.9:
+                return y + 0.5, x + 0.5
+    raise AssertionError("no such place in the picture")
+
+
+def test_smart_select_previews_paints_widens_and_takes_away(nearby: Callable[..., Any], context: Any) -> None:
+    person = at_work(context, nearby("squares:48"))
+    question, page = asked(person), person.page
+    place, reach = telling_place(question), 5 * WIDER
+    seed = int(place[0]), int(place[1])
+    at = person.on_screen(question)
+    person.press("w", "3")
+    assert page.is_visible("#reaches") and page.locator('[data-tool="smart"]').get_attribute("aria-checked") == "true"
+    page.mouse.move(*at(*place))
+    page.wait_for_function(PREVIEW)
+    selected(person)
+    prompt = Prompt(points=[Point(y=place[0], x=place[1])])
+    area = expected(question, prompt, seeds=(seed,))
+    assert page.evaluate(PREVIEW) == area.sum()
+    np.testing.assert_array_equal(painted(person), over(question, 2, np.zeros(question.size, bool)))
+
+    # A click paints what was shown.
+    page.mouse.down()
+    page.mouse.up()
+    selected(person)
+    np.testing.assert_array_equal(painted(person), over(question, 2, area))
+
+    # The wheel makes it narrower and wider where the pointer is, as one step that can be undone; it zooms nothing.
+    for turns in (-4, 9):
+        for _ in range(abs(turns)):
+            page.mouse.wheel(0, -100 if turns > 0 else 100)
+            page.wait_for_timeout(20)
+    page.wait_for_function("n => document.querySelector('#reach').value === String(n)", arg=reach)
+    wider = expected(question, prompt, reach, (seed,))
+    np.testing.assert_array_equal(painted(person), over(question, 2, wider))
+    assert person.on_screen(question)(*place) == at(*place)
+
+    # A right click takes away what looks like another place; a drag of the right button still moves the image.
+    rows, columns = np.nonzero(wider)
+    far = int(np.argmax(np.hypot(rows - seed[0], columns - seed[1])))
+    other = int(rows[far]), int(columns[far])
+    page.mouse.click(*at(other[0] + 0.5, other[1] + 0.5), button="right")
+    selected(person)
+    both = Prompt(points=[*prompt.points, Point(y=other[0] + 0.5, x=other[1] + 0.5, belongs=False)])
+    less = expected(question, both, reach, (seed,))
+    assert not less[other] and 0 < less.sum() < wider.sum()
+    np.testing.assert_array_equal(painted(person), over(question, 2, less))
+    person.press("Control+z")
+    assert (painted(person) == NOT_LABELLED).all()
+    page.mouse.move(*at(*place))
+    page.mouse.down(button="right")
+    page.mouse.move(*at(place[0], place[1] + 3), steps=5)
+    page.mouse.up(button="right")
+    assert person.on_screen(question)(*place)[0] > at(*place)[0]
+    assert (painted(person) == NOT_LABELLED).all()
+
+    # A box: what is in its middle, and nothing beyond it.
+    at = person.on_screen(question)
+    person.drag(question, (4.0, 4.0), (9.0, 9.0), (18.0, 16.0))
+    selected(person)
+    framed = expected(question, Prompt(points=[], frame=Frame(top=4, left=4, bottom=18, right=16)), reach)
+    np.testing.assert_array_equal(painted(person), over(question, 2, framed))
+    person.then("Enter")
+    person.saved()
+    answer = server_answer(person, question)
+    np.testing.assert_array_equal(answer[framed], 2)
+
+
+def server_answer(person: Person, question: Question) -> Mask:
+    values = person.server.words()[question.id].values
+    assert values is not None
+    return values
+
+
+def test_a_selection_on_its_way_is_not_lost_by_a_hasty_enter(nearby: Callable[..., Any], context: Any) -> None:
+    person = at_work(context, nearby("squares:24"))
+    question, page = asked(person), person.page
+    held: list[Any] = []
+    page.route("**/api/selections/*", lambda route: held.append(route))
+    person.press("w", "3")
+    person.click(question, (10.5, 12.5))
+    person.press("Enter")
+    assert person.shown == question.id and "still being computed" in page.inner_text("#notice")
+    assert held
+    for route in held:
+        route.continue_()
+    page.unroute("**/api/selections/*")
+    page.wait_for_function(IDLE)
+    assert (painted(person) == 2).any()
+    person.then("Enter")
+
+
+def test_what_cannot_be_selected_is_told(nearby: Callable[..., Any], context: Any) -> None:
+    person = at_work(context, nearby("squares:24"))
+    question, page = asked(person), person.page
+    told = {"status": 200, "body": b"\x6e", "content_type": "application/octet-stream"}
+    page.route("**/api/selections/*", lambda route: route.fulfill(**told))
+    person.press("w")
+    person.click(question, (10.5, 12.5))
+    assert "Choose a class first" in page.inner_text("#notice")
+    person.press("3")
+    page.mouse.click(*person.on_screen(question)(5.5, 5.5), button="right")
+    assert "select something first" in page.inner_text("#notice")
+
+
+def test_superpixels_are_seen_and_a_drag_paints_many(nearby: Callable[..., Any], context: Any) -> None:
+    person = at_work(context, nearby("squares:48"))
+    question, page = asked(person), person.page
+    cut = segments.cut(question.window(pages.streets().image(question.stem)))
+    at = person.on_screen(question)
+    person.press("s", "4")
+    page.wait_for_function("() => painter.host.segmentation")
+    page.mouse.move(*at(20.5, 20.5))
+    page.wait_for_function(PREVIEW)
+    assert page.evaluate(PREVIEW) == (cut == cut[20, 20]).sum()
+    lines = page.evaluate(
+        "() => { const { canvas: c } = painter.lines.picture, copy = new OffscreenCanvas(c.width, c.height);"
+        "const pen = copy.getContext('2d'); pen.drawImage(c, 0, 0);"
+        "return [...pen.getImageData(0, 0, c.width, c.height).data].filter((v, i) => i % 4 === 3 && v).length; }"
+    )
+    right, below = cut[:, :-1] != cut[:, 1:], cut[:-1] != cut[1:]
+    edges = np.zeros(cut.shape, bool)
+    edges[:, :-1] |= right
+    edges[:-1] |= below
+    assert lines == edges.sum()
+    page.mouse.down()
+    page.mouse.move(*at(20.5, 40.5))
+    page.mouse.move(*at(40.5, 40.5))
+    page.mouse.up()
+    passed = {*cut[20, 20:41].tolist(), *cut[20:41, 40].tolist()}
+    assert len(passed) > 2
+    np.testing.assert_array_equal(painted(person), over(question, 3, np.isin(cut, list(passed))))
+    person.press("Control+z")
+    assert (painted(person) == NOT_LABELLED).all()
