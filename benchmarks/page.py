@@ -1,5 +1,5 @@
-"""How long the labelling page takes in a real browser: to its first question, from one question to the next, and for a
-move of the brush.
+"""How long the labelling page takes in a real browser: to its first question, from one question to the next, for a move
+of the brush, and for a click of smart select.
 
     python benchmarks/page.py [--questions 30] [--think 2]
 
@@ -9,7 +9,9 @@ computes its guesses beside it, on the same cores. Times are taken in the page: 
 of the navigation, to the frame after the one in which image, outline and guess were drawn.
 
 A brush is then moved over a region as large as its image. A move takes from the first event of a frame to the end of
-that frame's work in the page: painting, drawing, and handing it to the browser.
+that frame's work in the page: painting, drawing, and handing it to the browser. A click of smart select takes from the
+request for a place that was not hovered over to the frame in which its area is painted, once the image's features are
+there: in a square of 128 pixels, and in the region as large as its image.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ from fewmask.acquisition.regions import parse
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.guesses import Guesses
+from fewmask.annotation.page.learning import Learner
 from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.server import create_app
 from fewmask.annotation.page.service import LabellingService, Run
+from fewmask.annotation.page.smart_select import ByFeatures
 from fewmask.config import ModelSettings
 from fewmask.data import scenes
 from fewmask.data.domain import Domain, FileSource
@@ -50,6 +54,7 @@ from fewmask.runs import RunFolder
 
 SIZE = 1024, 2048
 REGIONS = "squares:128"
+SQUARE = 128, 128
 TARGET = 150
 # When a question is shown and when its guess is too, in milliseconds since the last Enter, or since the navigation.
 WATCH = """() => {
@@ -89,9 +94,9 @@ def served(folder: Path, domain: Domain, guesses: Path) -> Iterator[str]:
     """A server that has seen nothing yet."""
     who = predictor(folder)
     assert who is not None
-    service = LabellingService(
-        Run("benchmark", folder / "ledger.sqlite", {domain.name: domain}, "regions"), Guesses(guesses, who)
-    )
+    assert who.encode is not None and who.head is not None
+    run, selector = Run("benchmark", folder / "ledger.sqlite", {domain.name: domain}, "regions"), ByFeatures(who.encode)
+    service = LabellingService(run, Guesses(guesses, who), selector, Learner(selector.features, who.head))
     with tempfile.TemporaryDirectory() as own, bind_listener(Path(own) / "page.json") as (listener, token):
         server = uvicorn.Server(uvicorn.Config(create_app(service, token), log_level="error", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -162,6 +167,28 @@ def stroked(page: Page, moves: int) -> dict[str, Any]:
     return summary(page.evaluate("window.moves")) | {"moves": moves, "stroke_s": round(taken, 2)}
 
 
+# How long smart select takes for each of some places, in milliseconds; before them one that waits for the features.
+SELECT = """async (places) => {
+  const { annotator: { painter } } = await import("./static/main.js"), times = [];
+  for (const [y, x] of [places[0], ...places]) {
+    const begun = performance.now();
+    await painter.smart.choose({ points: [{ y, x, belongs: true }], frame: null }, 1);
+    await new Promise(requestAnimationFrame);
+    times.push(performance.now() - begun);
+  }
+  return times.slice(1);
+}"""
+
+
+def selected(page: Page, side: tuple[int, int], clicks: int) -> dict[str, float]:
+    """Click at places all over a region of that height and width; how long a click takes."""
+    page.wait_for_selector("#canvas[data-open]")
+    page.keyboard.press("w")
+    page.keyboard.press("2")
+    places = np.random.default_rng(0).uniform(0.05, 0.95, (clicks, 2)) * side
+    return summary(page.evaluate(SELECT, np.floor(places).tolist()))
+
+
 def summary(times: list[float]) -> dict[str, float]:
     return {name: round(float(np.percentile(times, q)), 1) for name, q in (("median", 50), ("p95", 95), ("most", 100))}
 
@@ -175,13 +202,15 @@ def questions(browser: Browser, folder: Path, domain: Domain, given: argparse.Na
             for what, taken in opened(page, address).items():
                 first[what].append(taken)
             if number + 1 == given.opens:
-                following = answered(page, given.questions, given.think)
+                following = answered(page, given.questions - 1, given.think)
+                clicked = selected(page, SQUARE, given.clicks)
             page.close()
     return {
         "first_question_ms": summary(first["shown"]),
         "first_guess_ms": summary(first["guessed"]),
         "next_question_ms": summary(following["shown"]),
         "next_guess_ms": summary(following["guessed"]),
+        "select_in_square_ms": clicked,
         "within_target": bool(np.percentile(following["shown"], 95) <= TARGET),
     }
 
@@ -191,7 +220,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=30)
     parser.add_argument("--opens", type=int, default=5)
     parser.add_argument("--moves", type=int, default=200, help="of the brush")
-    parser.add_argument("--only-stroke", action="store_true", help="measure the brush alone")
+    parser.add_argument("--clicks", type=int, default=60, help="of smart select, in each region")
+    parser.add_argument("--only-tools", action="store_true", help="measure the brush and smart select alone")
     parser.add_argument("--think", type=float, default=2.0, help="seconds between two answers")
     given = parser.parse_args()
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
@@ -200,7 +230,7 @@ def main() -> None:
     torch.set_num_threads(max(torch.get_num_threads() - 1, 1))
     with tempfile.TemporaryDirectory() as place, sync_playwright() as driver:
         folder = Path(place)
-        domain = data(folder / "data", 1 if given.only_stroke else given.questions)
+        domain = data(folder / "data", 1 if given.only_tools else given.questions)
         settings = ModelSettings(encoder="tu-mobilenetv2_050")
         model = UniversalSegmenter(settings, {domain.name: domain.space})
         for name in ("asked", "large"):
@@ -209,11 +239,19 @@ def main() -> None:
         ask(folder / "asked" / "ledger.sqlite", domain)
         ask(folder / "large" / "ledger.sqlite", domain, f"squares:{max(SIZE)}", 0)
         browser = driver.chromium.launch(executable_path=browser_path, args=[] if os.geteuid() else ["--no-sandbox"])
-        result: dict[str, Any] = {} if given.only_stroke else questions(browser, folder / "asked", domain, given)
+        result: dict[str, Any] = {}
+        if given.only_tools:
+            with served(folder / "asked", domain, folder / "guesses-asked") as address:
+                page = browser.new_page(viewport={"width": 1280, "height": 720})
+                opened(page, address)
+                result["select_in_square_ms"] = selected(page, SQUARE, given.clicks)
+        else:
+            result = questions(browser, folder / "asked", domain, given)
         with served(folder / "large", domain, folder / "guesses-large") as address:
             page = browser.new_page(viewport={"width": 1280, "height": 720})
             opened(page, address)
             result["brush_move_ms"] = stroked(page, given.moves)
+            result["select_in_image_ms"] = selected(page, SIZE, given.clicks)
         browser.close()
     result |= {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     print(json.dumps(result, indent=2))

@@ -14,10 +14,11 @@ import numpy as np
 from fewmask.acquisition.regions import parse
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import Predictor
 from fewmask.annotation.page.server import serve
 from fewmask.annotation.page.service import Run
-from fewmask.annotation.page.smart_select import ByFeatures, Features
+from fewmask.annotation.page.smart_select import ByFeatures
 from fewmask.config import AnswerSettings, ScenesDomain
 from fewmask.data import scenes
 from fewmask.data.domain import Domain

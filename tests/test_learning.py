@@ -1,25 +1,273 @@
+"""Guesses that learn while people answer.
+
+Shapes: h×w pixels of a region's box · a×b cells of features · N cells.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import campaigns
+import numpy as np
+import pages
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from ondisk import write_domain
+from test_page import answers, questions, sent
+
+from fewmask.annotation.facts import Question
+from fewmask.annotation.page.ahead import Ahead
+from fewmask.annotation.page.features import Features
+from fewmask.annotation.page.guesses import Guesses
+from fewmask.annotation.page.learning import Cells, Head, Labelled, Learner, cells_of, expected, fit, labelled
+from fewmask.annotation.page.rle_codec import decode
+from fewmask.annotation.page.server import create_app
+from fewmask.annotation.page.service import LabellingService, Run, Sent
+from fewmask.campaigns import campaign
+from fewmask.engine.guess import predictor
+from fewmask.engine.run import load_domains
+from fewmask.labels import NOT_LABELLED, VOID
+from fewmask.runs import RunFolder
+
+CLASSES = 3
+RNG = np.random.default_rng(0)
+PLACES = RNG.normal(size=(CLASSES, 8)).astype(np.float32) * 2
+
+
+def cells(label: np.ndarray, shift: float = 0.0, seed: int = 0) -> np.ndarray:
+    """Cells (…,8) around the place of each one's class, which may have moved."""
+    noise = np.random.default_rng(seed).normal(size=(*label.shape, 8)) * 0.3
+    return (PLACES[label] + noise + shift).astype(np.float16)
+
+
+def right(head: Head, values: np.ndarray, label: np.ndarray) -> float:
+    return float(((values.astype(np.float32) @ head.weight + head.bias).argmax(-1) == label).mean())
+
+
+def own() -> Head:
+    """A head that knows the classes where they were, and takes the last for the first."""
+    order = PLACES.copy()
+    order[2] = order[0] - 1
+    return Head(order.T.copy(), -(order**2).sum(1) / 2)
+
+
+NONE = Cells(np.zeros((0, 8), np.float16), np.zeros(0, np.int64))
+
+
+def test_a_fit_learns_what_was_answered_and_forgets_nothing() -> None:
+    wrong = np.full(300, 2)
+    answered = Cells(cells(wrong), wrong)
+    others = RNG.integers(0, 2, 600)
+    before = Cells(cells(others, seed=1), others)
+    assert right(own(), cells(wrong, seed=2), wrong) < 0.5
+    learned = fit(own(), answered, before)
+    assert right(learned, cells(wrong, seed=2), wrong) > 0.95
+    assert right(learned, cells(others, seed=3), others) > 0.95
+    # Without them it takes more for what was just answered.
+    alone = fit(own(), answered, NONE)
+    assert right(alone, cells(others, seed=3), others) <= right(learned, cells(others, seed=3), others)
+    same = fit(own(), answered, before)
+    np.testing.assert_array_equal(learned.weight, same.weight)
+
+
+def test_the_newest_answers_count_the_most() -> None:
+    """The same cells, first of one class, then of another: what was said last stands."""
+    values = cells(np.full(4000, 0))
+    label = np.repeat([1, 2], 2000)
+    learned = fit(own(), Cells(values, label), NONE)
+    assert right(learned, cells(np.full(500, 0), seed=5), np.full(500, 2)) > 0.8
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_cells_are_those_below_the_pixels_that_have_a_class(stride: int) -> None:
+    label = np.repeat(np.repeat(RNG.integers(0, CLASSES, (6, 8)), 4, 0), 4, 1)
+    features = Features.of(np.eye(CLASSES, dtype=np.float32)[label[::stride, ::stride]], stride)
+    values = label[5:21, 7:30].astype(np.uint8)
+    values[:, :4], values[:3] = NOT_LABELLED, VOID
+    found = cells_of(features, (5, 7, 21, 30), values, CLASSES, 50)
+    assert 45 <= len(found.label) <= 50
+    np.testing.assert_array_equal(found.values.argmax(1), found.label)
+    assert len(cells_of(features, (5, 7, 21, 30), np.full_like(values, VOID), CLASSES, 50).label) == 0
+    # A single pixel, at the image's very end.
+    assert cells_of(features, (23, 31, 24, 32), label[-1:, -1:].astype(np.uint8), CLASSES, 50).label == [label[-1, -1]]
+
+
+def test_what_a_head_expects_is_what_the_network_would_say() -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(1, CLASSES, 6, 9)).astype(np.float32)
+    large = torch.nn.functional.interpolate(torch.from_numpy(logits), scale_factor=4, mode="bilinear")[0].softmax(0)
+    features = Features.of(logits[0].transpose(1, 2, 0), 4)
+    head = Head(np.eye(CLASSES, dtype=np.float32), np.zeros(CLASSES, np.float32))
+    for y0, x0, y1, x1 in ((0, 0, 24, 36), (3, 5, 20, 31), (23, 35, 24, 36)):
+        label, sure = expected(head, features, (y0, x0, y1, x1))
+        probability, most = large[:, y0:y1, x0:x1].max(0)
+        np.testing.assert_allclose(sure, probability.numpy(), atol=2e-2)
+        assert (label == most.numpy()).mean() > 0.97
+
+
+# ── A learner in a thread of its own ─────────────────────────────────────────────────────────────────────────────────
+
+SIDE = 24
+
+
+def features_of(image: np.ndarray) -> Features:
+    """The class of a cell is in its red channel."""
+    return Features.of(cells(image[::4, ::4, 0].astype(np.int64)), 4)
+
+
+def picture(label: np.ndarray) -> np.ndarray:
+    return np.repeat(label[..., None], 3, 2).astype(np.uint8)
+
+
+def asked(number: int, stem: str) -> Question:
+    return Question("d", stem, "squares:24", number, (0, 0, SIDE, SIDE), id=number)
+
+
+@pytest.fixture
+def ahead() -> Iterator[Ahead[Features]]:
+    made = Ahead(features_of, lambda one: one.bytes)
+    yield made
+    made.close()
+
+
+def test_a_learner_hears_answers_corrections_and_retractions(ahead: Ahead[Features]) -> None:
+    image = picture(np.full((SIDE, SIDE), 2))
+    learner = Learner(ahead, lambda _: own())
+    assert learner.expected(asked(2, "b"), lambda: image) is None and learner.version == 0
+    learner.hear(asked(1, "a"), np.full((SIDE, SIDE), 2, np.uint8), lambda: image)
+    learner.settle()
+    found = learner.expected(asked(2, "b"), lambda: image)
+    assert found is not None and (found[0] == 2).mean() > 0.9 and learner.version == 1
+    learner.hear(asked(1, "a"), np.full((SIDE, SIDE), 1, np.uint8), lambda: image)  # a correction
+    learner.settle()
+    found = learner.expected(asked(2, "b"), lambda: image)
+    assert found is not None and (found[0] == 1).mean() > 0.9
+    learner.hear(asked(1, "a"), None, lambda: image)  # taken back
+    learner.settle()
+    assert learner.expected(asked(2, "b"), lambda: image) is None and learner.version == 3
+    assert learner.expected(Question("other", "b", "k", 1, (0, 0, 4, 4)), lambda: image) is None
+    learner.close()
+
+
+def test_what_was_labelled_before_is_seen_too(ahead: Ahead[Features]) -> None:
+    mask = np.tile(np.repeat([0, 1], SIDE // 2), (SIDE, 1)).astype(np.uint8)
+    reads: list[str] = []
+
+    def read(stem: str) -> np.ndarray:
+        reads.append(stem)
+        return picture(mask)
+
+    known = [Labelled(stem, lambda stem=stem: read(stem), lambda: mask) for stem in "xyz"]
+    learner = Learner(ahead, lambda _: own(), lambda _: known)
+    values = np.full((SIDE, SIDE), 2, np.uint8)
+    for number in range(5):
+        learner.hear(asked(number, "a"), values, lambda: picture(values))
+        learner.settle()
+    assert reads == ["x", "y", "z"]  # one with every fit
+    found = learner.expected(asked(9, "x"), lambda: picture(mask))
+    assert found is not None and (found[0] == mask).mean() > 0.8
+    learner.close()
+
+
+def test_answers_are_never_waited_for_and_faults_are_told(
+    ahead: Ahead[Features], caplog: pytest.LogCaptureFixture
+) -> None:
+    go = threading.Event()
+
+    def slow(_: str) -> Head:
+        assert go.wait(60)
+        raise RuntimeError("no memory")
+
+    learner = Learner(ahead, slow)
+    image = picture(np.zeros((SIDE, SIDE)))
+    for number in range(20):
+        learner.hear(asked(number, "a"), np.zeros((SIDE, SIDE), np.uint8), lambda: image)  # it would wait for ever
+    go.set()
+    learner.settle()
+    assert "no memory" in caplog.text and learner.version == 0
+    learner.close()
+
+
+# ── At the page ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def colours(image: np.ndarray) -> Features:
+    height, width = image.shape[0] // 4, image.shape[1] // 4
+    return Features.of(image[: 4 * height : 4, : 4 * width : 4].astype(np.float32) / 64, 4)
+
+
+def test_open_questions_get_new_guesses_and_answers_stay(tmp_path: Path) -> None:
+    domain = pages.streets(1)
+    run = pages.ask(tmp_path, domain, "squares:24")
+    classes = domain.space.num_classes
+    start = Head(np.zeros((3, classes), np.float32), np.zeros(classes, np.float32))
+    learner = Learner(Ahead(colours, lambda one: one.bytes), lambda _: start)
+    service = LabellingService(run, Guesses(tmp_path / "guesses", pages.predictor(domain)), None, learner)
+    client = TestClient(create_app(service, "secret-token"), base_url="http://127.0.0.1:8123")
+
+    def get(path: str) -> Any:
+        return client.get(f"/secret-token/api/{path}").json()
+
+    first, second, _ = questions(run)
+    old = get(f"guesses/{second.id}")
+    assert get("session")["learns"] is True and get("session")["learned"] == 0
+    entry = sent(service, first, 2)
+    assert client.post("/secret-token/api/answers", json=entry).status_code == 200
+    learner.settle()
+    assert get("changes/0")["learned"] == 1
+    new = get(f"guesses/{second.id}")
+    assert (decode(new["values"], second.size) == 2).mean() > 0.9 and 0 < new["confidence"] <= 1
+    assert new != old
+    client.post("/secret-token/api/answers", json=sent(service, second, 4))
+    learner.settle()
+    np.testing.assert_array_equal(answers(run)[0].values, np.full(first.size, 2))
+    assert [a.question for a in answers(run)] == [first.id, second.id]
+    assert answers(run)[0].token == entry["token"]
+    service.close()
+
+
+# ── In a campaign ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.slow
-def test_the_next_round_trains_as_if_nothing_had_learned(tmp_path: Path, make_domain: Any) -> None:
+def test_the_next_round_trains_as_if_nothing_had_learned(tmp_path: Path) -> None:
     """Bit for bit: one campaign is answered at a page whose guesses learn, one at a page whose guesses do not."""
-    make_domain("a", images=4)
+    data = write_domain(tmp_path / "a").parent
     runs = []
-    for name, learns in (("learns", True), ("does-not", False)):
-        config, run = settings(tmp_path, domains=("a",), annotator="people", ask=BY_CHANCE), tmp_path / name
-        campaign(config, run)
-        domains, found = load_domains(config), predictor(run)
+    for learns in (True, False):
+        by_people: dict[str, Any] = {"annotator": "people", "ask": campaigns.SQUARES, "rounds": 2}
+        config, folder = campaigns.settings(data, domains=["a"], **by_people), tmp_path / f"run-{learns}"
+        assert campaign(config, folder)["state"] == "waiting"
+        domains, found = load_domains(config), predictor(folder)
         assert found is not None and found.encode is not None and found.head is not None
         features = Ahead(found.encode, lambda one: one.bytes)
         learner = Learner(features, found.head, lambda name, domains=domains: labelled(domains[name]))
-        about = Run(name, RunFolder(run).ledger, domains, "regions")
-        desk = Desk(about, Guesses(run / "guesses", found), None, learner if learns else None)
-        for number, question in enumerate(asked_of(run)):
-            desk.take(Sent(**sent(desk, question, number % 2, token=f"answer-{number}")))
+        run = Run("run", RunFolder(folder).ledger, domains, "regions")
+        service = LabellingService(run, Guesses(folder / "guesses", found), None, learner if learns else None)
+        for question in campaigns.asked(folder):
+            service.take(Sent(**sent(service, question, question.id % 2)))
         learner.settle()
-        assert learner.version > 0 or not learns
-        assert desk.guess(asked_of(run)[0].id)["values"]
-        desk.close()
-        campaign(config, run)
-        runs.append(run)
-    assert_same_campaign(*runs)
+        assert (learner.version > 0) == learns
+        assert service.guess(1)["values"]
+        service.close()
+        assert campaign(config, folder)["state"] == "done"
+        runs.append(folder)
+    campaigns.assert_same_campaign(*runs)
+
+
+def test_a_head_says_what_the_network_says(tmp_path: Path) -> None:
+    """Before anything is learned, from features and head as from the network itself."""
+    data = write_domain(tmp_path / "a").parent
+    config = campaigns.settings(data, domains=["a"], rounds=1)
+    campaign(config, tmp_path / "run")
+    domain, found = load_domains(config)["a"], predictor(tmp_path / "run")
+    assert found is not None and found.encode is not None and found.head is not None
+    image = domain.image(domain.splits["train"][0])
+    label, probability = found.predict("a", image)
+    again, sure = expected(found.head("a"), found.encode(image), (0, 0, *image.shape[:2]))
+    np.testing.assert_allclose(sure, probability, atol=2e-2)
+    assert (again == label).mean() > 0.97

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewmask.annotation.page.ahead import Ahead
+from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.server import create_app
 from fewmask.annotation.page.service import LabellingService
-from fewmask.annotation.page.smart_select import ByFeatures, Features, Frame, Point, Prompt, guided, select
+from fewmask.annotation.page.smart_select import ByFeatures, Frame, Point, Prompt, guided, select
 
 TOKEN = "secret-token"
 

@@ -159,6 +159,13 @@ def answer(
         int | None, typer.Option(min=1, max=65535, help="The page's port; any free one by default.")
     ] = None,
     device: Device = "auto",
+    sam: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="ENCODER DECODER", help="Smart select by a SAM, from its two ONNX files."),
+    ] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn/--no-learn", help="Guesses learn from the answers while people give them.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Open the labelling page; or, with --from, take answers from painted masks, a tool's export or Label Studio.
@@ -173,9 +180,11 @@ def answer(
         raise ValueError("--question: chooses what the page asks, and --from opens none; leave one of the two out")
     if ((corrections or take_back) and answers is None) or (corrections and take_back):
         raise ValueError("--corrections, --take-back: one of them, and with --from, which says what is meant")
+    if sam and answers is not None:
+        raise ValueError("--sam: is for the page, and --from opens none; leave one of the two out")
     domains = opened(run)
     if answers is None:
-        open_page(run, domains, annotator, only or (), port, device, as_json)
+        open_page(run, domains, annotator, only or (), port, device, sam, learn, as_json)
         if not as_json:
             with ledger_of(run) as ledger:
                 _still_open(run, ledger.questions(open_only=True))

@@ -23,10 +23,15 @@ def open_page(
     only: Sequence[int],
     port: int | None,
     device: str,
+    sam: tuple[Path, Path] | None,
+    learn: bool,
     as_json: bool,
 ) -> None:
     """Serve a campaign's open questions, or those of the ids `only`, to people until Ctrl-C, with the guesses of its
-    network where one is trained."""
+    network where one is trained, which learn from the answers where `learn` is true. `sam` are the encoder and the
+    decoder of a SAM for smart select."""
+    from fewmask.annotation.page.learning import Learner, labelled
+    from fewmask.annotation.page.sam import Sam
     from fewmask.annotation.page.server import serve
     from fewmask.annotation.page.service import Run
     from fewmask.annotation.page.smart_select import ByFeatures
@@ -61,7 +66,11 @@ def open_page(
     chosen = choose_device(device)
     guesses = predictor(run, chosen, config.train.precision)
     encode = guesses.encode if guesses else untrained_encoder(config, chosen)
-    serve(run, about, guesses, ByFeatures(encode) if encode else None, port, tell)
+    selector = ByFeatures(encode) if encode else None
+    learner = None
+    if learn and guesses and guesses.head and selector:
+        learner = Learner(selector.features, guesses.head, lambda name: labelled(domains[name]))
+    serve(run, about, guesses, Sam(*sam) if sam else selector, learner, port, tell)
 
 
 def _has_screen() -> bool:

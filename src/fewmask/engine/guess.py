@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import FOLDER, Guessed, Guesses, Predictor
-from fewmask.annotation.page.smart_select import Features
+from fewmask.annotation.page.learning import Head
 from fewmask.config import Config, Precision
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
@@ -35,22 +37,30 @@ def predictor(folder: Path, device: torch.device | str = "cpu", precision: Preci
     if not run.weights.exists():
         return None
     model, version = load_model(folder, device), run.read_description().weights[:16]
+    remembered = _Remembered(model, precision)
 
     @torch.inference_mode()
     def predict(domain: str, image: np.ndarray) -> tuple[Mask, np.ndarray]:
         """The most likely class (H,W) uint8 of an image (H,W,3) uint8, and its probability (H,W) fp32."""
+        features = remembered(image)
         with autocast(model.mean.device, precision):
-            logits = model(_batch(image, model), domain)
+            logits = model.logits(features, domain, (image.shape[0], image.shape[1]))
         probability, label = logits[0].float().softmax(0).max(0)
         return as_array(label), probability.cpu().numpy()
 
-    @torch.inference_mode()
     def encode(image: np.ndarray) -> Features:
-        with autocast(model.mean.device, precision):
-            features = model.encode(_batch(image, model))
-        return _features(features, model.stride, image)
+        return _features(remembered(image), model.stride, image)
 
-    return Predictor(version, predict, encode)
+    @torch.inference_mode()
+    def head(domain: str) -> Head:
+        # A head is linear: what it makes of nothing is its bias, and of one channel alone that channel's weights.
+        made = model.head(domain)
+        eye = torch.eye(model.channels, device=model.mean.device)[:, :, None, None]
+        bias = made(torch.zeros_like(eye[:1]))[0, :, 0, 0].float()
+        weight = made(eye)[:, :, 0, 0].float() - bias
+        return Head(weight.cpu().numpy(), bias.cpu().numpy())
+
+    return Predictor(version, predict, encode, head)
 
 
 def untrained_encoder(config: Config, device: torch.device | str = "cpu") -> Callable[[np.ndarray], Features] | None:
@@ -75,6 +85,27 @@ def untrained_encoder(config: Config, device: torch.device | str = "cpu") -> Cal
         return _features(torch.cat(parts, 1), strides[wanted[0]], image)
 
     return encode
+
+
+class _Remembered:
+    """What a network makes of images; of the last two it is remembered, since guesses and the page's tools want it of
+    the same ones, in threads of their own."""
+
+    def __init__(self, model: UniversalSegmenter, precision: Precision) -> None:
+        self._model, self._precision = model, precision
+        self._lock = Lock()
+        self._last: list[tuple[np.ndarray, Tensor]] = []
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> Tensor:
+        with self._lock:
+            for known, features in self._last:
+                if known is image:
+                    return features
+            with autocast(self._model.mean.device, self._precision):
+                made = self._model.encode(_batch(image, self._model))
+            self._last = [*self._last[-1:], (image, made)]
+            return made
 
 
 def _standard(stage: Tensor) -> Tensor:

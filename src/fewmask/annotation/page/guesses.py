@@ -13,7 +13,8 @@ from threading import Lock
 
 import numpy as np
 
-from fewmask.annotation.page.smart_select import Features
+from fewmask.annotation.page.features import Features
+from fewmask.annotation.page.learning import Head
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
 from fewmask.files import Written
@@ -36,6 +37,8 @@ class Predictor:
     """The name of a domain and an image (H,W,3) uint8 → the most likely class (H,W) uint8, its probability (H,W)."""
     encode: Callable[[np.ndarray], Features] | None = None
     """An image (H,W,3) uint8 → what the network makes of it, for smart select."""
+    head: Callable[[str], Head] | None = None
+    """The name of a domain → what makes classes of that."""
 
 
 class Guesses:

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from fewmask.annotation.page.auth import AuthMiddleware
 from fewmask.annotation.page.connections import Server
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
+from fewmask.annotation.page.learning import Learner
 from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.service import LabellingService, Lease, Run, Sent, Unknown
 from fewmask.annotation.page.smart_select import Prompt, Selector
@@ -114,17 +115,19 @@ def serve(
     run: Run,
     predictor: Predictor | None = None,
     selector: Selector | None = None,
+    learner: Learner | None = None,
     port: int | None = None,
     tell: Callable[[str], None] = print,
 ) -> None:
     """Open the labelling page of a run until it is interrupted (Ctrl-C). `tell` hears the link.
 
     The port is any free one, or that of last time: see `bind_listener`. `predictor` is who guesses; without one,
-    questions show the class that they were asked with, if any. `selector` is who finds what a person points at.
-    Raises ValueError when nothing was asked, when the page is open already, or when the port is taken.
+    questions show the class that they were asked with, if any. `selector` is who finds what a person points at, and
+    `learner` who replaces guesses by better ones. Raises ValueError when nothing was asked, when the page is open
+    already, or when the port is taken.
     """
     with bind_listener(folder / "page.json", port) as (listener, token):
-        service = LabellingService(run, Guesses(folder / FOLDER, predictor) if predictor else None, selector)
+        service = LabellingService(run, Guesses(folder / FOLDER, predictor) if predictor else None, selector, learner)
         try:
             tell(link(listener.getsockname()[1], token))
             with suppress(KeyboardInterrupt):  # uvicorn passes it on when it has ended

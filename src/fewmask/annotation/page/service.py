@@ -23,6 +23,7 @@ from fewmask.annotation.page import rle_codec, segments
 from fewmask.annotation.page.ahead import Read
 from fewmask.annotation.page.answer_index import AnswerIndex, AnswerSummary
 from fewmask.annotation.page.guesses import Guesses
+from fewmask.annotation.page.learning import Learner
 from fewmask.annotation.page.leases import Leases
 from fewmask.annotation.page.smart_select import Prompt, Scores, Selector
 from fewmask.annotation.tasks import identity
@@ -93,10 +94,16 @@ class Run:
 
 
 class LabellingService:
-    def __init__(self, run: Run, guesses: Guesses | None = None, selector: Selector | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        guesses: Guesses | None = None,
+        selector: Selector | None = None,
+        learner: Learner | None = None,
+    ) -> None:
         """Raises ValueError where nothing was asked yet, when a domain's classes have changed since, or where nobody
         asked one of the questions that are to be asked alone."""
-        self.run, self._guesses, self._selector = run, guesses, selector
+        self.run, self._guesses, self._selector, self._learner = run, guesses, selector, learner
         self._lock = Lock()
         self._leases = Leases()
         self._rounds: dict[int, int] = {}
@@ -167,6 +174,7 @@ class LabellingService:
             "decide": self.run.rule.decide,
             "guesses": self._guesses is not None,
             "selects": self._selector is not None,
+            "learns": self._learner is not None,
             "domains": {
                 name: {"classes": domain.space.names, "colours": domain.space.colours}
                 for name, domain in self.run.domains.items()
@@ -203,7 +211,9 @@ class LabellingService:
 
     def _state(self, index: AnswerIndex) -> dict[str, Any]:
         spent = {"seconds": index.seconds, "clicks": index.clicks}
-        return {"last": index.last, "asked": len(self._shown(index)), "held": self._leases.held(), **spent}
+        learned = self._learner.version if self._learner else 0
+        state = {"last": index.last, "asked": len(self._shown(index)), "held": self._leases.held(), "learned": learned}
+        return state | spent
 
     def lease(self, told: Lease) -> dict[str, Any]:
         """A window shows a question, or none any more. Whether it is its alone, and who holds which."""
@@ -239,6 +249,10 @@ class LabellingService:
         if self._guesses is None:
             return {"values": None, "confidence": None}
         try:
+            learned = self._learner.expected(question, self._reading(question)) if self._learner else None
+            if learned is not None:
+                values = np.where(question.inside, learned[0], np.uint8(NOT_LABELLED))
+                return {"values": rle_codec.encode(values), "confidence": float(learned[1][question.inside].mean())}
             label, confidence = self._guess(question.domain, question.stem)
         except (RuntimeError, MemoryError) as error:
             raise ValueError(f"the network failed ({error}); answer without its guess") from error
@@ -251,10 +265,11 @@ class LabellingService:
         return {"values": rle_codec.encode(segments.cut(question.window(self._image(question.domain, question.stem))))}
 
     def prepare(self, number: int) -> dict[str, Any]:
-        """Have ready what the first smart selection in a question's image would wait for."""
+        """Have ready what smart select and learning need of a question's image."""
         question = self._question(number)
-        if self._selector is not None:
-            self._selector.prepare((question.domain, question.stem), self._reading(question))
+        for helper in (self._selector, self._learner):
+            if helper is not None:
+                helper.prepare((question.domain, question.stem), self._reading(question))
         return {}
 
     def select(self, number: int, prompt: Prompt) -> Scores:
@@ -320,6 +335,8 @@ class LabellingService:
         with self._ledger() as ledger:
             (number,) = ledger.answer([answer])
             index = self._read(ledger)
+        if self._learner is not None and sent.kind != "skip":
+            self._learner.hear(question, values, self._reading(question))
         return {
             "id": number,
             "words": [_plain(summary) for summary in index.latest(sent.question)],
@@ -333,7 +350,7 @@ class LabellingService:
         return number
 
     def close(self) -> None:
-        for helper in (self._guesses, self._selector):
+        for helper in (self._guesses, self._selector, self._learner):
             if helper is not None:
                 helper.close()
 

@@ -18,12 +18,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fewmask.annotation.page.ahead import Ahead, Key, Read
+from fewmask.annotation.page.features import Box, Features, at_pixels, cells_around
 
-Box = tuple[int, int, int, int]
 MOST_CELLS = 2**14
 """Cells of one region that are compared; of a larger one every second is, or every third."""
-MARGIN = 2
-"""Cells beyond the box that are looked at: what lies between two cells takes from both."""
 EPSILON = 2e-3
 """Of the guided filter: variances of the picture (in 0–1) below it count as no edge."""
 MOST_PIXELS = 2**18
@@ -87,25 +85,6 @@ class Selector(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """What a network makes of an image: a cell of C numbers for each `stride`×`stride` pixels."""
-
-    values: np.ndarray
-    """(a,b,C) float16."""
-    stride: int
-    mean: np.ndarray
-    """(C,) float32, over the image: only what differs from it tells things apart."""
-
-    @classmethod
-    def of(cls, values: np.ndarray, stride: int) -> Features:
-        return cls(values.astype(np.float16), stride, values.reshape(-1, values.shape[2]).mean(0, dtype=np.float32))
-
-    @property
-    def bytes(self) -> int:
-        return self.values.nbytes
-
-
 class ByFeatures:
     """A selector by the features of a network."""
 
@@ -128,7 +107,7 @@ def select(features: Features, box: Box, prompt: Prompt, image: np.ndarray) -> S
     """The scores of a region's box by the features of its image (H,W,3) uint8."""
     y0, x0, y1, x1 = box
     points = prompt.points or [_middle(prompt.frame, box)]
-    cells, origin, step = _cells(features, box)
+    cells, origin, step = _compared(features, box)
     stride = features.stride * step
 
     def alike(belongs: bool) -> np.ndarray | None:
@@ -144,7 +123,7 @@ def select(features: Features, box: Box, prompt: Prompt, image: np.ndarray) -> S
         if not at:
             return None
         rows, columns = np.clip(np.array(at).T, 0, np.array(cells.shape[:2])[:, None] - 1)
-        similar = _enlarged((cells @ cells[rows, columns].T).max(axis=2), origin, features.stride, stride, box)
+        similar = at_pixels((cells @ cells[rows, columns].T).max(axis=2), origin, features.stride, stride, box)
         return guided(image[y0:y1, x0:x1], similar, max(stride, 2))
 
     scores, against = alike(True), alike(False)
@@ -172,28 +151,15 @@ def _middle(frame: Frame | None, box: Box) -> Point:
     return Point(y=(frame.top + frame.bottom) / 2, x=(frame.left + frame.right) / 2)
 
 
-def _cells(features: Features, box: Box) -> tuple[np.ndarray, tuple[int, int], int]:
+def _compared(features: Features, box: Box) -> tuple[np.ndarray, tuple[int, int], int]:
     """Cells in and around a box, (a,b,C) float32 of length 1; the place of the first, and every which one it is."""
-    s, (rows, columns, _) = features.stride, features.values.shape
-    top, left = max(box[0] // s - MARGIN, 0), max(box[1] // s - MARGIN, 0)
-    bottom, right = min(-(-box[2] // s) + MARGIN, rows), min(-(-box[3] // s) + MARGIN, columns)
     step = 1
-    while -(-(bottom - top) // step) * -(-(right - left) // step) > MOST_CELLS:
+    while (found := cells_around(features, box, step))[0][..., 0].size > MOST_CELLS:
         step += 1
-    cells = features.values[top:bottom:step, left:right:step].astype(np.float32) - features.mean
+    cells, origin = found
+    cells = cells.astype(np.float32) - features.mean
     cells /= np.maximum(np.linalg.norm(cells, axis=2, keepdims=True), 1e-6)
-    return cells, (top, left), step
-
-
-def _enlarged(similar: np.ndarray, origin: tuple[int, int], first: int, stride: int, box: Box) -> np.ndarray:
-    """Values of cells (a,b) at the pixels of a box, (h,w): linear between the cells' centres."""
-    y0, x0, y1, x1 = box
-    # A pixel's centre in cells: that of the first cell lies at (origin + ½) · first.
-    down = (y0 + 0.5 - (origin[0] + 0.5) * first) / stride
-    across = (x0 + 0.5 - (origin[1] + 0.5) * first) / stride
-    place = np.array([[1 / stride, 0, across], [0, 1 / stride, down]], np.float64)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(similar, place, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cells, origin, step
 
 
 def guided(picture: np.ndarray, values: np.ndarray, radius: int) -> np.ndarray:

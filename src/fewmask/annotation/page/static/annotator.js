@@ -148,11 +148,11 @@ export class Annotator {
     this.#describe();
     this.#expect(id, token);
     if (this.painter.tool === "segment") this.#cut(id, token);
-    if (this.selects) this.session.prepare(id);
+    if (this.prepares) this.session.prepare(id);
     requestAnimationFrame(() => requestAnimationFrame(() => token === this.showing && (this.view.canvas.dataset.shown = id)));
     const ahead = this.open().slice(0, AHEAD);
     this.session.prefetch(ahead);
-    if (this.selects) for (const next of ahead) this.session.prepare(next);
+    if (this.prepares) for (const next of ahead) this.session.prepare(next);
   }
 
   // The looks of the question's classes, after another domain's or other colours.
@@ -356,9 +356,14 @@ export class Annotator {
     if (done) this.#painted();
   }
 
-  // Smart select is in use: what it needs is made ahead.
+  // Smart select is in use.
   get selects() {
     return this.painter.tool === "smart";
+  }
+
+  // What is made of images ahead of need is of use.
+  get prepares() {
+    return this.selects || this.session.about.learns;
   }
 
   selection(prompt) {
@@ -617,6 +622,7 @@ export class Annotator {
     this.outbox.adopt();
     this.lost.clear();
     let touched;
+    const { learned } = this.session;
     try {
       const there = this.id !== null && performance.now() - this.clock.last < ABSENT;
       if (there) await this.session.lease(this.me, this.id);
@@ -626,6 +632,7 @@ export class Annotator {
     }
     if (this.outbox.waiting.size) this.outbox.flush();
     this.order = this.session.questions.map((q) => q.id);
+    if (learned !== this.session.learned && this.id !== null) this.session.prefetch(this.open().slice(0, AHEAD));
     this.#progress();
     for (const id of touched) {
       const foreign = this.session.byId.get(id)?.words.filter((w) => !this.sent.has(w.token)) ?? [];

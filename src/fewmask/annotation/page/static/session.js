@@ -55,8 +55,10 @@ export class Session {
     this.held = told.held;
   }
 
-  #spent({ seconds, clicks }) {
-    Object.assign(this, { seconds, clicks });
+  #spent({ seconds, clicks, learned = 0 }) {
+    // Guesses that were made before the network learned more are asked for again; what is on the screen stays.
+    if (learned !== (this.learned ?? 0)) this.guesses?.clear();
+    Object.assign(this, { seconds, clicks, learned });
   }
 
   // News of a question's words, and with them the totals. `last` stays: others may have answered just before.
@@ -165,6 +167,7 @@ export class Session {
   async prefetch(ids) {
     for (const id of ids) {
       const parts = [this.detail(id), this.image(id), this.guess(id)];
+      parts[2].catch(() => {}); // told when it is shown
       await Promise.allSettled(parts.slice(0, 2));
     }
   }
