@@ -39,6 +39,7 @@ FLOORS = {
     "data": 4,
     "methods": 5,
     "annotation": 5,
+    "discovery": 5,
     "card": 5,
     "engine": 6,
     "document": 6,

@@ -15,6 +15,7 @@ import typer
 from fewmask.cli.agreement import agreement
 from fewmask.cli.campaigns import answer, campaign, query
 from fewmask.cli.comparing import compare
+from fewmask.cli.init import init
 from fewmask.cli.recipes import recipes
 from fewmask.cli.report import report
 from fewmask.cli.runs import evaluate, export, predict
@@ -44,7 +45,7 @@ def options(
     """Segmentation from few masks: many label spaces, few labels, one model."""
 
 
-for verb in (demo, check, train, campaign, query, answer, agreement, evaluate, predict, export, report, compare):
+for verb in (demo, init, check, train, campaign, query, answer, agreement, evaluate, predict, export, report, compare):
     app.command()(verb)
 app.add_typer(recipes, name="recipes")
 

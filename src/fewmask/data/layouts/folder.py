@@ -11,7 +11,7 @@ from fewmask.class_list import ClassList, read_class_list
 from fewmask.config import FolderDomain
 from fewmask.data.annotations import Annotated, AnnotatedMasks, LabelMe, Yolo, read_coco, read_cvat
 from fewmask.data.domain import SPLITS
-from fewmask.data.layouts.listing import IMAGE_SUFFIXES, Index, Listing, Problem, resolve
+from fewmask.data.layouts.listing import IMAGE_SUFFIXES, Index, Listing, Problem, image_names, resolve
 from fewmask.data.masks import BinaryMasks, ClassIds, MaskReader, PixelMasks, colours_of
 from fewmask.labels import LabelSpace
 
@@ -77,7 +77,10 @@ class _Files:
 
     def add_images(self) -> None:
         listing, settings = self.listing, self.settings
-        masks = {path for _, path in self._walk(settings.labels, required=False)} if not self.together else set()
+        inside = not self.together and (
+            settings.images == "." or f"{settings.labels}/".startswith(f"{settings.images}/")
+        )
+        masks = {path for _, path in self._walk(settings.labels, required=False)} if inside else set()
         own = {listing.root / "classes.yaml", *(listing.root.glob("splits/*.txt"))}
         for name, path in self._walk(settings.images):
             if path in masks or path in own or (self.together and self._is_mask(path)):
@@ -176,7 +179,7 @@ def _annotated(listing: Listing, files: _Files, ids: ClassIds) -> AnnotatedMasks
     read: Callable[..., list[Annotated]] = read_coco if files.settings.masks == "coco" else read_cvat
     found: dict[str, Annotated] = {}
     absent = 0
-    stems = _names(listing)
+    stems = image_names(listing.root, listing.images, listing.masks)
     for _, path in files.masks():
         try:
             images = read(path, ids, told)
@@ -203,21 +206,6 @@ def _annotated(listing: Listing, files: _Files, ids: ClassIds) -> AnnotatedMasks
     return AnnotatedMasks(found, ids.unpainted)
 
 
-def _names(listing: Listing) -> dict[str, set[str]]:
-    """What an image may be called in a list: its stem or its path, with the ending or without it, with the folders
-    above it or without them; or as its mask is. By each name the stems."""
-    names: dict[str, set[str]] = {}
-    for stem, path in listing.images.items():
-        for file in filter(None, (path, listing.masks.get(stem))):
-            rel = file.relative_to(listing.root) if file.is_relative_to(listing.root) else file
-            whole = [rel.as_posix(), rel.with_suffix("").as_posix(), f"{stem}{file.suffix}", stem]
-            for name in whole:
-                parts = name.split("/")
-                for at in range(len(parts)):
-                    names.setdefault("/".join(parts[at:]), set()).add(stem)
-    return names
-
-
 def _splits(listing: Listing, settings: FolderDomain) -> None:
     folder, val_from_train = settings.splits or listing.root / "splits", settings.val_from_train
     if not folder.is_dir():
@@ -230,7 +218,7 @@ def _splits(listing: Listing, settings: FolderDomain) -> None:
                 "write one stem a line, and val.txt and test.txt beside it; or set `val_from_train: 0.2` to train on "
                 "all images but a fifth of those with masks",
             )
-    names = _names(listing) if folder.is_dir() else {}
+    names = image_names(listing.root, listing.images, listing.masks) if folder.is_dir() else {}
     for split in SPLITS if folder.is_dir() else ():
         file = folder / f"{split}.txt"
         if split != "train" and not file.exists():

@@ -336,6 +336,20 @@ class Listing:
         return "add the image, or take the line out"
 
 
+def image_names(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, set[str]]:
+    """What an image may be called in a list: its stem or its path, with the ending or without it, with the folders
+    above it or without them; or as its mask is. By each name the stems."""
+    names: dict[str, set[str]] = {}
+    for stem, path in images.items():
+        for file in filter(None, (path, masks.get(stem))):
+            rel = file.relative_to(root) if file.is_relative_to(root) else file
+            for name in (rel.as_posix(), rel.with_suffix("").as_posix(), f"{stem}{file.suffix}", stem):
+                parts = name.split("/")
+                for at in range(len(parts)):
+                    names.setdefault("/".join(parts[at:]), set()).add(stem)
+    return names
+
+
 def resolve(names: Mapping[str, set[str]], *written: str) -> set[str]:
     """The stems that a written name means, by what images are called: of the first spelling that means any. What leads
     out of the root means none."""

@@ -1,0 +1,117 @@
+"""What image files of masks hold: ids, a palette, colours, or black and white. Every mask is opened, as training will.
+
+Shapes: H×W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fewmask.class_list import Colour
+from fewmask.data.kinds import Kind
+from fewmask.data.reading import image_kind, read_image, read_mask
+from fewmask.formats.shapes import recode
+
+MOST_COLOURS = 64
+"""Of all masks together: with more, the edges of shapes are mixed, or colours are instances."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PixelFacts:
+    """What the masks of a domain hold together. Counts are pixels."""
+
+    kind: str
+    """"ids" or "colours"."""
+    ids: Counter[int]
+    colours: Counter[Colour]
+    palette: dict[int, Colour]
+    """The colours of indices, where all masks have one palette."""
+    problem: str = ""
+    """Why they are none of these, in words."""
+
+
+def look(paths: Sequence[Path], progress: Progress | None = None) -> PixelFacts:
+    """What masks hold. The first that cannot be read is the `problem`."""
+    ids, colours = Counter[int](), Counter[Colour]()
+    palettes: set[tuple[tuple[int, Colour], ...]] = set()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for done, (kind, counts, palette, problem) in enumerate(pool.map(_one, paths), 1):
+            if progress:
+                progress(done, len(paths))
+            if problem:
+                return PixelFacts("ids", ids, colours, {}, problem)
+            if kind == "ids":
+                ids.update(counts)
+            else:
+                colours.update({(c & 255, c >> 8 & 255, c >> 16): n for c, n in counts.items()})
+            palettes.add(palette)
+            if len(colours) > MOST_COLOURS:
+                more = f"more than {MOST_COLOURS} colours, so that they are no classes: edges may be mixed"
+                return PixelFacts("colours", ids, colours, {}, more)
+    if ids and colours:
+        return PixelFacts("ids", ids, colours, {}, "some masks are of ids and some of colours; make them of one kind")
+    common = dict(palettes.pop()) if len(palettes) == 1 else {}
+    return PixelFacts("colours" if colours else "ids", ids, colours, common)
+
+
+_One = tuple[str, dict[int, int], tuple[tuple[int, Colour], ...], str]
+
+
+def _one(path: Path) -> _One:
+    try:
+        kind = image_kind(path)
+        if kind.container not in ("PNG", "TIFF"):
+            problem = f"{path}: a mask as {kind.container}, which changes ids; save masks as PNG"
+            return "ids", {}, (), problem if kind.container in ("JPEG", "WebP") else f"{path}: save masks as PNG"
+        if kind.channels in ("RGB", "RGB and alpha"):
+            pixels = read_image(path)
+            return "colours", _counted(pixels), (), ""
+        mask = read_mask(path)
+        return "ids", _counted(mask), _palette(path, kind, mask), ""
+    except ValueError as error:
+        return "ids", {}, (), str(error)
+
+
+def _counted(pixels: np.ndarray) -> dict[int, int]:
+    """Pixels by code, see `recode`."""
+    if pixels.ndim == 2:
+        counts = np.bincount(pixels.reshape(-1), minlength=256)
+        return {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
+    _, codes = recode(pixels, {})
+    if len(codes) > 4 * MOST_COLOURS:
+        return dict.fromkeys(codes, 1)
+    flat = pixels.reshape(-1, 3).astype(np.int32) @ np.array([1, 256, 65536])
+    values, counts = np.unique(flat, return_counts=True)
+    return {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+
+
+def _palette(path: Path, kind: Kind, mask: np.ndarray) -> tuple[tuple[int, Colour], ...]:
+    if kind.channels != "palette":
+        return ()
+    colours = read_image(path)
+    return tuple((int(i), _first(colours, mask == i)) for i in np.unique(mask))
+
+
+def _first(colours: np.ndarray, where: np.ndarray) -> Colour:
+    red, green, blue = colours[where][0].tolist()
+    return red, green, blue
+
+
+def is_photo(path: Path) -> bool:
+    """Whether an image has so many colours that it is no mask."""
+    try:
+        kind = image_kind(path)
+        if kind.container in ("JPEG", "WebP"):
+            return True
+        codes = recode(read_image(path), {})[1]
+        return len(codes) > min(256, kind.width * kind.height / 4)
+    except ValueError:
+        return False

@@ -1,0 +1,99 @@
+"""What is proposed for a training on what was found, each with the reason, and the configuration that says it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewmask.data.layouts.listing import Index
+from fewmask.data.reading import image_kind
+from fewmask.discovery.found import Found, flow
+from fewmask.discovery.splits import Splits
+
+ENCODER = "tu-mobilenetv2_100"
+LARGEST_CROP = 256
+CACHED = 1_000_000_000
+"""Bytes of images and masks that are kept in memory."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A key of the configuration, its value, and why."""
+
+    key: str
+    value: Any
+    why: str
+
+
+def propose(found: Found, listing: Index, splits: Splits) -> list[Proposal]:
+    """Encoder, crop, steps, method and what else fits the images."""
+    kinds = []
+    for path in [*listing.images.values()][:200]:
+        try:
+            kinds.append(image_kind(path))
+        except ValueError:
+            continue
+    labelled = [s for s in splits.stems["train"] if s in listing.masks]
+    pool = len(splits.stems["train"]) - len(labelled)
+    height, width = (min((getattr(k, side) for k in kinds), default=LARGEST_CROP) for side in ("height", "width"))
+    crop = [max(32, min(LARGEST_CROP, side // 16 * 16)) for side in (height, width)]
+    batch = max(1, min(8, len(labelled)))
+    steps = min(4000, max(400, 50 * len(labelled)))
+    told = [
+        Proposal(
+            "model.encoder", ENCODER, "small enough for a CPU; add `weights: imagenet` to fetch pretrained weights, "
+            "which photographs need",
+        ),
+        Proposal("train.crop", crop, f"the smallest image is {width}×{height}"),
+        Proposal("train.batch_size", batch, f"{len(labelled)} labelled images in train"),
+        Proposal("train.steps", steps, "50 for each labelled image, between 400 and 4,000"),
+    ]  # fmt: skip
+    if pool:
+        why = f"learns from the {pool:,} images without masks too; compare it with `supervised` (docs/comparing.md)"
+        told.append(Proposal("method", "entropy-min", why))
+    else:
+        told.append(Proposal("method", "supervised", "every image of train has a mask"))
+    size = sum(k.width * k.height * 4 for k in kinds) / max(1, len(kinds)) * len(listing.images)
+    if found.masks != "pixels" and size < CACHED:
+        told.append(Proposal("train.cache", "memory", f"masks are drawn once; all are {size / 1e6:,.0f} MB"))
+    return told
+
+
+def turned(listing: Index, found: Found) -> bool:
+    """Whether masks fit the images as their orientation tags turn them, and not as they lie."""
+    votes = Counter[bool]()
+    for stem, path in listing.images.items():
+        if listing.reader is None or stem not in listing.masks or sum(votes.values()) >= 20:
+            continue
+        try:
+            kind = image_kind(path)
+            if kind.orientation > 4 and kind.width != kind.height:
+                mask = listing.reader(stem, listing.masks[stem], lambda kind=kind: (kind.height, kind.width))  # type: ignore[misc]
+                votes[mask.shape == (kind.width, kind.height)] += 1
+        except ValueError:
+            continue
+    return votes[True] > votes[False]
+
+
+def configuration(name: str, root: Path, folder: Path, found: Found, proposals: list[Proposal], upright: bool) -> str:
+    """The YAML of a configuration in `folder`, with the reasons as comments."""
+    place = os.path.relpath(root, folder) if root.is_relative_to(folder.parent) else str(root)
+    domain: dict[str, Any] = {"layout": "folder", "root": place, **found.settings()}
+    domain |= {"classes": "classes.yaml", "splits": f"{name}-splits"}
+    domain |= {"orientation": "apply"} if upright else {}
+    lines = [f"name: {name}", "domains:", f"  {flow(name)}:"]
+    lines += [f"    {key}: {flow(value)}" for key, value in domain.items()]
+    tree: dict[str, list[Proposal]] = {}
+    for one in proposals:
+        head, _, _ = one.key.partition(".")
+        tree.setdefault(head, []).append(one)
+    for head, inside in tree.items():
+        if inside[0].key == head:
+            lines.append(f"{head}: {flow(inside[0].value)}  # {inside[0].why}")
+            continue
+        lines.append(f"{head}:")
+        lines += [f"  {p.key.partition('.')[2]}: {flow(p.value)}  # {p.why}" for p in inside]
+    return "\n".join(lines) + "\n"
