@@ -226,8 +226,8 @@ def test_no_step_waits_for_the_device():
 
 
 # Where a path is made of something else than `below` and words that stand in the code: the join itself, and layouts,
-# which read what a dataset's lists name and check that it lies inside the root.
-JOINING = {"paths.py", "data/layouts/listing.py", "data/layouts/folder.py"}
+# which read what a dataset's lists name and check that it lies inside the root, and names that a folder's listing gave.
+JOINING = {"paths.py", "data/layouts/listing.py", "data/layouts/folder.py", "discovery/tree.py"}
 RAW_JOINS = {
     "annotation/archive.py self.path / name",  # what errors call a file in a zip
     "annotation/coco.py folder / file",  # read where it stays in the folder once links are followed

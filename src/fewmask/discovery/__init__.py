@@ -62,7 +62,7 @@ def discover(folder: Path, progress: Progress | None = None) -> Discovery:
     nothing."""
     tree = Tree.of(folder.resolve())
     found = find(tree, progress)
-    root = tree.root / found.root
+    root = tree.path(found.root)
     with tempfile.TemporaryDirectory() as place:
         classes = Path(place) / "classes.yaml"
         classes.write_text(found.classes.yaml(), encoding="utf-8")

@@ -107,9 +107,10 @@ def classes_of_pixels(facts: PixelFacts, names: Sequence[Names]) -> tuple[Classe
     ids = sorted(set(facts.ids) - {NOT_LABELLED})
     if not ids:
         raise ValueError("no pixel of any mask is labelled; label some")
-    known = next((n for n in names if n.by_id and set(ids) - {VOID} <= n.by_id.keys()), None)
+    known = next((n for n in names if n.by_id and set(ids) - {VOID} <= n.by_id.keys() | n.void), None)
     if known is not None:
         void = [i for i, name in known.by_id.items() if name.casefold() in VOID_NAMES]
+        void += [i for i in known.void if isinstance(i, int)]
         rest = {i: name for i, name in known.by_id.items() if i not in void and 0 <= i <= VOID}
         entries = _unique((i, name, known.colours.get(i)) for i, name in sorted(rest.items()))
         absent = tuple(e.name for e in entries if e.id not in ids)
@@ -129,9 +130,10 @@ def classes_of_pixels(facts: PixelFacts, names: Sequence[Names]) -> tuple[Classe
 
 def _of_colours(facts: PixelFacts, names: Sequence[Names]) -> tuple[Classes, str, tuple[str, ...]]:
     used = sorted(facts.colours)
-    known = next((n for n in names if n.by_colour and set(used) <= n.by_colour.keys()), None)
+    known = next((n for n in names if n.by_colour and set(used) <= n.by_colour.keys() | n.void), None)
     if known is not None:
         void = tuple(c for c, name in known.by_colour.items() if name.casefold() in VOID_NAMES)
+        void += tuple(c for c in known.void if isinstance(c, tuple))
         rest = [(c, name) for c, name in known.by_colour.items() if c not in void]
         entries = _unique((i, name, colour) for i, (colour, name) in enumerate(rest))
         absent = tuple(e.name for e in entries if e.colour not in used)

@@ -202,7 +202,7 @@ def _pixels(tree: Tree, progress: Progress | None) -> Found:
         try:
             classes, kind, notes = classes_of_pixels(look(labels, progress), find_names(tree))
         except ValueError as error:
-            where = tree.root / pairing.root / pairing.labels
+            where = tree.path(str(PurePosixPath(pairing.root, pairing.labels)))
             raise ValueError(f"{where}: taken for masks of {pairing.images}: {error}") from None
         return Found(
             pairing.root, pairing.images, pairing.labels, "pixels", classes, kind, pairing.image_ending,

@@ -25,6 +25,8 @@ class Names:
     by_id: dict[int, str]
     by_colour: dict[Colour, str]
     colours: dict[int, Colour]
+    void: frozenset[int | Colour] = frozenset()
+    """Ids and colours of no class."""
 
 
 def find_names(tree: Tree) -> list[Names]:
@@ -49,7 +51,8 @@ def _of_yaml(path: Path, file: PurePosixPath) -> Names | None:
         listed = read_class_list(path)
         colours = {i: c for i, c in zip(listed.ids, listed.colours, strict=True) if c is not None}
         by_id = dict(zip(listed.ids, listed.names, strict=True))
-        return Names(str(file), by_id, {c: by_id[i] for i, c in colours.items()}, colours)
+        void = listed.void_ids | listed.void_colours
+        return Names(str(file), by_id, {c: by_id[i] for i, c in colours.items()}, colours, frozenset(void))
     except ValueError:
         data: Any = strict_yaml.read(path)[0]
     names = data.get("names") if isinstance(data, dict) else None

@@ -34,7 +34,8 @@ class Tree:
     def ending_in(self, *suffixes: str) -> list[PurePosixPath]:
         return [file for file in self.files if file.suffix.lower() in suffixes]
 
-    def path(self, file: PurePosixPath) -> Path:
+    def path(self, file: PurePosixPath | str) -> Path:
+        """Where a file or a folder of the tree is."""
         return self.root / file
 
 
