@@ -15,6 +15,7 @@ from torch import Tensor
 from fewmask import distributed
 from fewmask.config import NoiseSettings, StrongSettings
 from fewmask.labels import NOT_LABELLED
+from fewmask.models.universal import at_stride
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,44 @@ class Batch:
     """(S,U,3,h,w) uint8: strong views of the U rows of the pool, where the phase wants them."""
     class_weights: Mapping[int, Tensor] = field(default_factory=dict)
     """By domain, (C_k,) fp32: the weight of a labelled pixel of each class. Domains that are left out: 1."""
+
+    @classmethod
+    def from_tensors(
+        cls,
+        image: Tensor,
+        label: Tensor,
+        domain: Tensor | None = None,
+        *,
+        domains: int = 1,
+        pool: int | None = None,
+        strides: Sequence[int] = (1,),
+        multiple: int = 1,
+        names: tuple[str, ...] | None = None,
+        pixel_weight: Tensor | None = None,
+        **others: Any,
+    ) -> Batch:
+        """A batch of images (B,3,h,w) and labels (B,h,w) with its counts, by default of one domain and without a pool.
+
+        `domain` (B,) is the position of each row's domain among so many `domains`. Rows from `pool` on are the pool's.
+        A method that reads `counts` at the network's stride needs it among `strides`, and the network's `multiple`.
+        `others` are further fields. All tensors are on the CPU; `to` moves the batch.
+        """
+        pool = len(label) if pool is None else pool
+        domain = torch.zeros(len(label), dtype=torch.int64) if domain is None else domain
+        return cls(
+            image=image,
+            label=label,
+            domain=domain,
+            has_label=(label < NOT_LABELLED).flatten(1).any(1),
+            has_unlabelled=(label == NOT_LABELLED).flatten(1).any(1),
+            names=names or tuple(f"row {row}" for row in range(len(label))),
+            pool=pool,
+            counts={
+                s: count_pixels(at_stride(label, s, multiple), domain, domains, pool, pixel_weight) for s in strides
+            },
+            pixel_weight=pixel_weight,
+            **others,
+        )
 
     @property
     def size(self) -> tuple[int, int]:

@@ -19,12 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from fewmask import stopping
 from fewmask.config import TrainSettings
-from fewmask.data.batch import Batch, Phase, count_pixels
+from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.data.drawing import answered_share, order_of, stocks_of, turn_of
 from fewmask.data.pseudo import HUMAN, merge
-from fewmask.labels import NOT_LABELLED, Mask
-from fewmask.models.universal import at_stride
+from fewmask.labels import Mask
 from fewmask.randomness import generator
 from fewmask.views.augment import weak_view
 from fewmask.views.strong import noisy_view, strong_view
@@ -71,27 +70,22 @@ class Steps(Dataset[list[Batch]]):
         drawn = labelled + list(self._draw(step, phase.unlabelled, part, None))
         views = [self._view(step, phase, *row) for row in drawn]
         names = list(self.domains)
-        label = torch.from_numpy(np.stack([v.label for v in views]))
         domain = torch.tensor([names.index(name) for _, name, _, _ in drawn])
         parts = [1.0 if pool else self.domains[d].partial.get(stem, 1.0) for _, d, stem, pool in drawn]
-        weight = torch.tensor(parts).reciprocal() if set(parts) != {1.0} else None
-        return Batch(
-            image=_channels_last([v.image for v in views]),
-            label=label,
-            domain=domain,
-            has_label=(label < NOT_LABELLED).flatten(1).any(1),
-            has_unlabelled=(label == NOT_LABELLED).flatten(1).any(1),
-            names=tuple(batch_name(self.domains[d], s) for _, d, s, _ in drawn),
+        return Batch.from_tensors(
+            _channels_last([v.image for v in views]),
+            torch.from_numpy(np.stack([v.label for v in views])),
+            domain,
+            domains=len(names),
             pool=len(labelled),
-            counts={
-                s: count_pixels(at_stride(label, s, self.multiple), domain, len(names), len(labelled), weight)
-                for s in self.strides
-            },
+            strides=self.strides,
+            multiple=self.multiple,
+            names=tuple(batch_name(self.domains[d], s) for _, d, s, _ in drawn),
             step=step,
             steps=self.phases[-1].stop,
             phase=phase.name,
             confidence=torch.from_numpy(np.stack([v.confidence for v in views])) if phase.pseudo is not None else None,
-            pixel_weight=weight,
+            pixel_weight=torch.tensor(parts).reciprocal() if set(parts) != {1.0} else None,
             strong=_strong([v.strong for v in views[len(labelled) :]]) if phase.strong else None,
         )
 
@@ -119,14 +113,7 @@ class Steps(Dataset[list[Batch]]):
 
     def _view(self, step: int, phase: Phase, row: int, name: str, stem: str, pool: bool) -> _View:
         domain = self.domains[name]
-        image = domain.image(stem)
-        known = not pool or stem in domain.partial
-        label = domain.mask(stem) if known else np.full(image.shape[:2], NOT_LABELLED, np.uint8)
-        if image.shape[:2] != label.shape:
-            raise ValueError(
-                f"{name}: {domain.source.where(stem)} is {image.shape[1]}×{image.shape[0]} but its mask "
-                f"{label.shape[1]}×{label.shape[0]}; make them equal (`fewmask check` lists all such pairs)"
-            )
+        image, label = domain.pair(stem, labelled=not pool or stem in domain.partial)
         confidence = np.full(label.shape, HUMAN, np.uint8)
         if pool and phase.pseudo is not None and domain.pseudo is not None and (said := domain.pseudo.read(stem)):
             label, confidence = merge(label, *said, phase.pseudo)

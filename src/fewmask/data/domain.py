@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -18,8 +18,11 @@ from fewmask.data.masks import MaskReader, PixelMasks
 from fewmask.data.reading import image_kind, read_picture, upright
 from fewmask.data.reading import read_image as read_image
 from fewmask.data.reading import read_mask as read_mask
-from fewmask.labels import LabelSpace, Mask
+from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.randomness import generator
+
+if TYPE_CHECKING:
+    from fewmask.data.dataset import ImageMaskDataset
 
 SPLITS = ("train", "val", "test")
 
@@ -95,6 +98,41 @@ class Domain:
 
     def mask(self, stem: str) -> Mask:
         return self.source.mask(stem)
+
+    def pair(self, stem: str, labelled: bool = True) -> tuple[np.ndarray, Mask]:
+        """An image and its mask, which is all 254 where the image is not labelled.
+
+        Raises ValueError as `image` and `mask` do, and where the two have different sizes.
+        """
+        image = self.image(stem)
+        mask = self.mask(stem) if labelled else np.full(image.shape[:2], NOT_LABELLED, np.uint8)
+        if image.shape[:2] != mask.shape:
+            raise ValueError(
+                f"{self.name}: {self.source.where(stem)} is {image.shape[1]}×{image.shape[0]} but its mask "
+                f"{mask.shape[1]}×{mask.shape[0]}; make them equal (`fewmask check` lists all such pairs)"
+            )
+        return image, mask
+
+    def dataset(self, split: str, transform: Callable[[np.ndarray, Mask], Any] | None = None) -> ImageMaskDataset:
+        """A torch dataset of (image, mask): tensors (3,H,W) and (H,W) uint8, or what `transform(image, mask)` makes of
+        the arrays (H,W,3) and (H,W), such as crops of one size.
+
+        `split`: "train" holds the labelled images, "unlabelled" the pool, "val" and "test" all of theirs. In a mask 254
+        is a pixel that is not labelled yet, and 255 is void: a mask of the pool is 254 where nobody has answered.
+        Raises ValueError for a split without an image.
+        """
+        from fewmask.data.dataset import ImageMaskDataset
+
+        if split == "unlabelled":
+            return ImageMaskDataset(self.unlabelled, self._pool_pair, transform)
+        stems = self.stems(split)
+        if split == "train":
+            labelled = frozenset(self.labelled)
+            stems = tuple(stem for stem in stems if stem in labelled)
+        return ImageMaskDataset(stems, self.pair, transform)
+
+    def _pool_pair(self, stem: str) -> tuple[np.ndarray, Mask]:
+        return self.pair(stem, labelled=stem in self.partial)
 
     def at(self, size: Scale) -> Domain:
         """The same files, brought to another size as they are read."""
