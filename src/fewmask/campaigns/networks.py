@@ -44,7 +44,7 @@ def _branch(
 ) -> Callable[[Tensor], Tensor] | None:
     if not run.kept("difficulty").exists():
         return None
-    method = build(config.method, domains)
+    method = build(config.method, domains, config.train.steps)
     method.prepare(network, torch_generator(config.seed, "method", device=str(network.mean.device)))
     branch = method.kept(network)["difficulty"].eval()
     branch.load_state_dict(_weights(run, "difficulty"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -18,9 +18,16 @@ from fewmask.config.base import ConfigPath, Fraction, Settings
 from fewmask.config.training import AdamSettings, HungAdamSettings, TranslatorSettings
 from fewmask.config.views import NoiseSettings, StrongSettings, UniMatchStrongSettings
 
+LAG = 0.02
+"""How many steps a teacher with `ema: auto` lies behind its student, as a part of all."""
+
 
 class MethodSettings(Settings):
     name: str
+
+    def over(self, steps: int) -> Self:
+        """These settings for a training of so many steps: what depends on its length is a number."""
+        return self
 
 
 class SupervisedSettings(MethodSettings):
@@ -44,7 +51,13 @@ class EntropyMinSettings(MethodSettings):
     weight: NonNegativeFloat = 0.1
 
 
-class PseudoLabelSettings(MethodSettings):
+class SelfLabellingSettings(MethodSettings):
+    labels_in: Literal["eval", "train"] = "eval"
+    """Mode of the network when it labels the pool for itself. `eval`: without dropout and with running statistics.
+    `train`: in the forward pass that learns, as the source's code does."""
+
+
+class PseudoLabelSettings(SelfLabellingSettings):
     name: Literal["pseudo-label"] = "pseudo-label"
     alpha: NonNegativeFloat = 1.0
     """α_f. The source has 3, on digits."""
@@ -65,13 +78,24 @@ class PseudoLabelSettings(MethodSettings):
 
 
 class TaughtSettings(MethodSettings):
-    ema: Fraction | None = None
-    """Momentum of the teacher; none: the student labels the pool itself."""
+    ema: Fraction | Literal["auto"] | None = "auto"
+    """Momentum of the teacher. `auto` ties it to the length of the training: 1 − 1/(0.02 · steps), so that the teacher
+    lies 2 % of the steps behind. None: the student labels the pool itself."""
     answers: Literal["teacher", "student"] = "teacher"
     """Which of the two is validated, selected and saved as the run's model; the other one is kept beside it."""
 
+    def over(self, steps: int) -> Self:
+        return self.model_copy(update={"ema": momentum(LAG * steps)}) if self.ema == "auto" else self
 
-class ConsistencySettings(TaughtSettings):
+
+def momentum(lag: float) -> float:
+    """Of a moving average that lies so many steps behind; 0 where that is less than one step."""
+    return max(0.0, 1 - 1 / lag) if lag else 0.0
+
+
+class ConsistencySettings(TaughtSettings, SelfLabellingSettings):
+    begin: Fraction = 0.0
+    """Part of the steps that sees labels alone, before the pool has a term. The source begins at once."""
     supervised_weight: NonNegativeFloat = 0.5
     """The source halves the sum of both losses."""
     strong_weight: NonNegativeFloat
@@ -111,8 +135,8 @@ class UniMatchSettings(ConsistencySettings):
 
 class S4alSettings(TaughtSettings):
     name: Literal["s4al"] = "s4al"
-    ema: Fraction = 0.99
-    """Momentum of the teacher, which this method cannot do without."""
+    ema: Fraction | Literal["auto"] = "auto"
+    """Momentum of the teacher, which this method cannot do without; the source has .99 over 5,000 to 20,000 steps."""
     weight: NonNegativeFloat = 1.0
     """Of L_u."""
     replay_weight: NonNegativeFloat = 1.0
@@ -211,7 +235,7 @@ class DistillSettings(MethodSettings):
     """T. Hinton et al. have 1 to 20, lower ones for small students."""
 
 
-class Hung2018Settings(MethodSettings):
+class Hung2018Settings(SelfLabellingSettings):
     name: Literal["hung2018"] = "hung2018"
     adversarial: NonNegativeFloat = 0.01
     """λ_adv of labelled pixels."""
@@ -253,8 +277,10 @@ class Souly2017Settings(MethodSettings):
     optimiser: AdamSettings = AdamSettings()
 
 
-class CoTrainingSettings(MethodSettings):
+class CoTrainingSettings(SelfLabellingSettings):
     name: Literal["co-training"] = "co-training"
+    begin: Fraction = 0.0
+    """Part of the steps that sees labels alone, before the pool has a term. The source begins at once."""
     weight: NonNegativeFloat = 1.5
     """λ: the paper's on VOC; on Cityscapes it has 6."""
     cutmix: Fraction = 1.0

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from fewmask.config import TrainSettings
+from fewmask.config.methods import momentum
 from fewmask.engine.metrics import mean
 from fewmask.methods.common.teacher import Teacher
 from fewmask.models.universal import UniversalSegmenter
@@ -23,7 +24,7 @@ Average = Teacher[nn.ModuleDict]
 def average_of(kept: nn.ModuleDict, settings: TrainSettings) -> Average | None:
     """None where the settings want no average."""
     behind = settings.average.lag * settings.steps
-    return Average(kept, max(0.0, 1 - 1 / behind)) if behind else None
+    return Average(kept, momentum(behind)) if behind else None
 
 
 def answering(kept: nn.ModuleDict, average: Average | None, settings: TrainSettings) -> dict[str, nn.ModuleDict]:

@@ -125,7 +125,7 @@ class _Fit:
         model.sizes = {n: d.size for n, d in domains.items()}
         if start is not None:
             model.load_state_dict(with_new_classes(model.state_dict(), load_weights(start)))
-        method = build(config.method, domains)
+        method = build(config.method, domains, settings.steps)
         self.model = synchronise(model.to(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.method = method.to(device)
         self.method.prepare(self.model, self._rng(0, PREPARE))

@@ -50,7 +50,7 @@ def check(configs: Sequence[Config], domains: Mapping[str, Domain]) -> tuple[Uni
         if train.tensorboard:
             tried(board_writer)
     model = tried(lambda: UniversalSegmenter(config.model, spaces, config.seed))
-    method = tried(lambda: build(config.method, domains))
+    method = tried(lambda: build(config.method, domains, config.train.steps))
     if model is not None and method is not None:
         model.to(device), method.to(device)
         tried(lambda: method.prepare(model, torch_generator(config.seed, "method", device=str(device))))

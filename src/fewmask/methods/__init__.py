@@ -98,6 +98,7 @@ def register(method: type[Method]) -> type[Method]:
     return method
 
 
-def build(settings: MethodSettings, domains: Mapping[str, Domain]) -> Method:
-    """The method of these settings. Raises ValueError when they do not fit the domains."""
-    return METHODS[settings.name](settings, domains)
+def build(settings: MethodSettings, domains: Mapping[str, Domain], steps: int) -> Method:
+    """The method of these settings for a training of so many steps. Raises ValueError when they do not fit the
+    domains."""
+    return METHODS[settings.name](settings.over(steps), domains)

@@ -2,13 +2,13 @@
 learns the pool's labels from the other.
 
     for each step:  x labelled, u pool;  networks i = 1, 2, j the other one
-        y_i   = argmax G_k^i(F^i(u))                                  no gradient; an answered pixel is its own
+        y_i   = argmax G_k^i(F^i(u))                                  eval mode; an answered pixel is its own
         u, y_1, y_2 ← CutMix of rows of one domain                    the same boxes for images and both labels
         L_s   = Σ_i Σ_k CE(y, G_k^i(F^i(x)))                          labelled pixels
         L_cps = Σ_i Σ_k 1/N_k Σ CE(y_j, G_k^i(F^i(u)))                N_k: all pixels of the pool's rows but void
         L     = L_s + λ L_cps
 
-Without CutMix x and u go through each network in one forward, which gives y_i too.
+With `labels_in: train` and without CutMix x and u go through each network in one forward, which gives y_i too.
 
 Shapes: B rows of a batch, U of them of the pool · H×W pixels · C feature channels · h×w feature cells.
 """
@@ -27,7 +27,7 @@ from fewmask.losses.divergence import js_divergence
 from fewmask.losses.entropy import masked_mean
 from fewmask.methods.common.base import Method, supervised_loss
 from fewmask.methods.common.consistency import CutMix
-from fewmask.methods.common.pool import Targets, pool_loss, pool_targets
+from fewmask.methods.common.pool import Targets, encode_for_labels, pool_loss, pool_targets
 from fewmask.models.batch_norm import synchronise
 from fewmask.models.ensemble import Ensemble
 from fewmask.models.universal import UniversalSegmenter, at_stride
@@ -63,23 +63,26 @@ class CoTraining(Method):
         every = tuple(self.domains)
         if not self.active:
             return [Phase("train", 0, steps, every)]
-        return [Phase("train", 0, steps, every, every, whole=self.settings.whole)]
+        change, whole = round(steps * self.settings.begin), self.settings.whole
+        return [Phase("labels", 0, change, every), Phase("train", change, steps, every, every, whole=whole)]
 
     def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         both = labelled + unlabelled
-        return (unlabelled, both) if unlabelled and self.settings.cutmix else (both,)
+        apart = unlabelled and self.settings.cutmix and self.settings.labels_in == "train"
+        return (unlabelled, both) if apart else (both,)
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         networks, labelled = (model, self.second), batch.without_pool()
-        if not self.active:
+        if not self.active or batch.phase == "labels":
             losses = [supervised_loss(n, n.encode(batch.image), batch) for n in networks]
             return {"supervised": torch.stack(losses).sum()}
-        if self.settings.cutmix:
-            mix = self._cutmix(batch, rng)
+        pool, in_eval = batch.image[batch.pool :], self.settings.labels_in == "eval"
+        if self.settings.cutmix or in_eval:
             with torch.no_grad():
-                weak = [n.encode(batch.image[batch.pool :]) for n in networks]
+                weak = [encode_for_labels(n, pool) if in_eval else n.encode(pool) for n in networks]
             targets = self._targets(networks, weak, batch)
-            mixed = torch.cat([labelled.image, mix.image(batch.image[batch.pool :])])
+            mix = self._cutmix(batch, rng)
+            mixed = torch.cat([labelled.image, mix.image(pool)])
             features = [n.encode(mixed) for n in networks]
             targets = [mix.targets(t) for t in targets]
         else:

@@ -6,7 +6,7 @@ those of the network, which learns to fool it, and to believe itself where it do
         L_ce   = Σ_k CE(y, p)                                  labelled pixels
         L_adv  = Σ_k −log D_k(p)                               labelled pixels; D_k is frozen
         L_advu = Σ_k −log D_k(q)                               the pool's pixels without a label; D_k is frozen
-        L_semi = Σ_k CE(argmax q, q) where D_k(q) > T          the pool's pixels without a label
+        L_semi = Σ_k CE(argmax q', q) where D_k(q') > T        the pool's pixels without a label; q': q in eval mode
         L_D    = Σ_k ½ (−log(1 − D_k(p)) − log D_k(onehot y))  labelled pixels; p is a constant
         F, G:  L_ce + λ_adv L_adv + λ_advu L_advu + λ_semi L_semi         D: L_D, by an Adam of its own
 
@@ -25,8 +25,10 @@ from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import one_hot, verdict_loss
 from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.losses.pseudo_label import pseudo_label
 from fewmask.methods.common.adversary import frozen
 from fewmask.methods.common.base import Method, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.pool import encode_for_labels
 from fewmask.models.discriminator import Discriminator
 from fewmask.models.universal import UniversalSegmenter
 
@@ -97,19 +99,31 @@ class Hung2018(Method):
 
     def _pool(self, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         """λ_advu L_advu and λ_semi L_semi. features (U,C,·,·)."""
-        labels = batch.label[batch.pool :]
+        labels, in_eval = batch.label[batch.pool :], self.settings.labels_in == "eval"
+        labelling = encode_for_labels(model, batch.image[batch.pool :]) if in_eval else features.detach()
 
         def terms(k: int, rows: Tensor) -> Tensor:
             judge, label, pixels = self.discriminators[k], take(labels, rows), batch.counts[1].pool_unlabelled[k]
             logits = model.logits(take(features, rows), model.domains[k], batch.size)
             unknown = label == NOT_LABELLED
+            shown = (label != VOID)[:, None]
             with frozen(judge):
-                verdict = judge(logits.float().softmax(1) * (label != VOID)[:, None])
-            sure = unknown & (verdict.detach().sigmoid() > self.settings.threshold)
+                verdict = judge(logits.float().softmax(1) * shown)
+            believed, says = self._believed(model, take(labelling, rows), shown, k, batch.size)
+            sure = unknown & (believed > self.settings.threshold)
             fooling = verdict_loss(verdict, True, unknown, pixels)
-            semi = cross_entropy(logits, logits.detach().argmax(1).where(sure, VOID), pixels)
+            semi = cross_entropy(logits, says.where(sure, VOID), pixels)
             return torch.stack([fooling, semi, sure.sum()])
 
         fooling, semi, sure = sum_over_domains(batch.pool_rows(), terms, features, 3)
         self.watch["sure"] = sure.detach() / (labels == NOT_LABELLED).sum().clamp_min(1)
         return {"semi_adversarial": self.settings.semi_adversarial * fooling, "semi": self.settings.semi * semi}
+
+    @torch.no_grad()
+    def _believed(
+        self, model: UniversalSegmenter, features: Tensor, shown: Tensor, k: int, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """σ(D_k) of what the network says of rows (b,C,·,·) of domain k, and the class that it says, each (b,H,W)."""
+        logits = model.logits(features, model.domains[k], size)
+        label, _ = pseudo_label(logits)
+        return self.discriminators[k](logits.float().softmax(1) * shown).sigmoid(), label

@@ -2,11 +2,12 @@
 
     for each step t:
         L_sup = Σ_k CE(y, G_k(F(x)))                                   labelled pixels
-        ŷ     = argmax G_k(F(x))                                       no gradient; of this very forward
+        ŷ     = argmax G_k(F(x))                                       no gradient; in eval mode
         L_pl  = Σ_k 1/N_k Σ CE(ŷ, G_k(F(x)))                           N_k unlabelled pixels of domain k
         L     = L_sup + α(t) · L_pl,   α(t) = 0 before T1, α_f from T2 on, linear between
 
-With a threshold only pixels surer than that take part; N_k stays.
+With `labels_in: train` ŷ is of the very forward that learns, with its dropout, as in the source. With a threshold only
+pixels surer than that take part; N_k stays.
 
 Shapes: see `methods.common.base`.
 """
@@ -22,6 +23,7 @@ from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.pseudo_label import pseudo_label, ramp
 from fewmask.methods.common.base import Method, sum_over_domains, supervised_loss
+from fewmask.methods.common.pool import encode_for_labels
 from fewmask.models.universal import UniversalSegmenter
 
 
@@ -42,11 +44,12 @@ class PseudoLabel(Method):
         features = model.encode(batch.image)
         terms = {"supervised": supervised_loss(model, features, batch)}
         if batch.phase == "pseudo-labels":
+            labelling = features.detach() if s.labels_in == "train" else encode_for_labels(model, batch.image)
             weight = s.alpha * ramp(batch.step, round(batch.steps * s.begin), round(batch.steps * s.end))
 
             def pseudo(k: int, rows: Tensor) -> Tensor:
                 logits = model.logits(take(features, rows), model.domains[k], batch.size)
-                label, confidence = pseudo_label(logits)
+                label, confidence = pseudo_label(model.logits(take(labelling, rows), model.domains[k], batch.size))
                 chosen = (take(batch.label, rows) == NOT_LABELLED) & (confidence >= s.threshold)
                 return cross_entropy(logits, torch.where(chosen, label, VOID), batch.counts[1].unlabelled[k])
 

@@ -10,7 +10,7 @@
         L_r   = as L_u, once regions have been asked for: rows into which some frequent and some rare classes of a
                 remembered labelled row are pasted (adaptive ClassMix)
         L     = L_sup + L_u + L_r
-        F', G' follow F, G                                       moving average .99, batch normalisation's too
+        F', G' follow F, G                                       moving average, batch normalisation's too
 
 Shapes: B rows of a batch, U of them of the pool · H×W pixels.
 """
@@ -28,7 +28,7 @@ from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.losses.pseudo_label import pseudo_weight
 from fewmask.methods.common.base import supervised_loss
-from fewmask.methods.common.pool import Targets, encode, pool_loss, pool_targets
+from fewmask.methods.common.pool import Targets, encode, encode_for_labels, pool_loss, pool_targets
 from fewmask.methods.common.replay import Replay
 from fewmask.methods.common.teacher import Taught
 from fewmask.models.universal import UniversalSegmenter
@@ -106,9 +106,7 @@ class S4al(Taught):
     def _targets(self, batch: Batch) -> Targets:
         assert self.teacher is not None
         teacher = self.teacher.model
-        with torch.no_grad():
-            features = teacher.encode(batch.image[batch.pool :])
-        return pool_targets(teacher, features, batch)
+        return pool_targets(teacher, encode_for_labels(teacher, batch.image[batch.pool :]), batch)
 
     def _class_mixed(self, batch: Batch, targets: Targets, rng: torch.Generator) -> Stream:
         """Half of the classes of each row's partner are pasted into it."""

@@ -1,13 +1,14 @@
 """UniMatch: FixMatch with two strong views and perturbed features (Yang et al., CVPR 2023; V2: TPAMI 2025).
 
     for each step:  x labelled, u pool, w = weak(u), s_1, s_2 = strong(u)
-        y, p   = argmax, max of softmax(G_k(F(w)))                     no gradient; an answered pixel is its own, p = 1
+        y, p   = argmax, max of softmax(G'_k(F'(w)))                   no gradient; an answered pixel is its own, p = 1
         s_i, y_i, p_i = CutMix_i(s_i, y, p)                            each view with boxes of its own
         L_x    = Σ_k CE(y_x, G_k(F(x)))                                labelled pixels
         L_i    = Σ_k 1/N_k Σ_{p_i ≥ .95} CE(y_i, G_k(F(s_i)))          N_k: all pixels of the pool's rows but void
         L_fp   = Σ_k 1/N_k Σ_{p ≥ .95} CE(y, G_k(drop(F(w))))          drop: half of the channels of every row
         L      = (L_x + (L_1 + L_2)/4 + L_fp/2) / 2
 
+F', G': the mean teacher, or with `ema: null` F, G in eval mode. The first version's: ema null, labels_in train.
 The second version's: ema .996, strong_weight .5, features_weight 0, complementary true.
 
 Shapes: U rows of the pool · C feature channels · h×w feature cells; else see `methods.common.consistency`.
@@ -40,7 +41,7 @@ class UniMatch(Consistency):
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         s = self.settings
-        if not self.active:
+        if not self.active or batch.phase == "labels":
             return {"supervised": self.supervised(model, model.encode(batch.image), batch)}
         assert batch.strong is not None
         mixes = self.cutmix(batch, rng)

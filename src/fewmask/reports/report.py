@@ -193,7 +193,7 @@ def _views(facts: Facts, model: UniversalSegmenter, seen: _Seen, step: Callable[
 def _method(config: Config, domains: dict[str, Domain]) -> Method | None:
     """The method, where it is content with the labels that the domains have without any answers."""
     try:
-        return build(config.method, domains)
+        return build(config.method, domains, config.train.steps)
     except ValueError:
         return None
 

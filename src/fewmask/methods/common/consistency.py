@@ -19,7 +19,7 @@ from fewmask.config.methods import ConsistencySettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.labels import VOID
 from fewmask.methods.common.base import supervised_loss
-from fewmask.methods.common.pool import Targets, encode, pool_loss, pool_targets
+from fewmask.methods.common.pool import Targets, encode, encode_for_labels, pool_loss, pool_targets
 from fewmask.methods.common.teacher import Taught
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import box_masks, partners, paste
@@ -51,15 +51,17 @@ class Consistency(Taught):
 
     @property
     def sees_weak(self) -> bool:
-        """Whether the student sees the weak views too; if a teacher labels them, it need not."""
-        return self.teacher is None
+        """Whether the student learns in a forward pass of the weak views too. It need not where a teacher labels them,
+        or the student itself in eval mode."""
+        return self.teacher is None and self.settings.labels_in == "train"
 
     def phases(self, steps: int) -> list[Phase]:
         every = tuple(self.domains)
         if not self.active:
             return [Phase("train", 0, steps, every)]
-        view = (self.settings.view,) * self.views
-        return [Phase("train", 0, steps, every, every, whole=self.settings.whole, strong=view)]
+        view, change = (self.settings.view,) * self.views, round(steps * self.settings.begin)
+        train = Phase("train", change, steps, every, every, whole=self.settings.whole, strong=view)
+        return [Phase("labels", 0, change, every), train]
 
     def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         plain, strong = labelled + self.sees_weak * unlabelled, self.views * unlabelled
@@ -85,13 +87,12 @@ class Consistency(Taught):
         return self.settings.supervised_weight * supervised_loss(model, plain, part)
 
     def targets(self, model: UniversalSegmenter, plain: Tensor, batch: Batch) -> Targets:
-        """Labels of the weak views: the teacher's, in eval mode, or those of this very forward, without a gradient."""
-        if self.teacher is None:
-            targets = pool_targets(model, plain[batch.pool :], batch)
-        else:
-            with torch.no_grad():
-                features = self.teacher.model.encode(batch.image[batch.pool :])
-            targets = pool_targets(self.teacher.model, features, batch)
+        """Labels of the weak views, without a gradient: the teacher's or the student's in eval mode, or those of this
+        very forward."""
+        labeller = model if self.teacher is None else self.teacher.model
+        own = self.teacher is None and self.settings.labels_in == "train"
+        features = plain[batch.pool :] if own else encode_for_labels(labeller, batch.image[batch.pool :])
+        targets = pool_targets(labeller, features, batch)
         seen = targets.label != VOID
         self.watch["sure"] = (seen & (targets.confidence >= self.settings.threshold)).sum() / seen.sum().clamp_min(1)
         return targets

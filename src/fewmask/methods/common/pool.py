@@ -39,10 +39,22 @@ class Targets(NamedTuple):
 
 
 @torch.no_grad()
+def encode_for_labels(network: UniversalSegmenter, image: Tensor) -> Tensor:
+    """F of the images (U,3,H,W) in eval mode: without dropout, and with the running statistics of batch normalisation.
+    The features have no gradient."""
+    was_training = network.training
+    network.eval()
+    features = network.encode(image)
+    network.train(was_training)
+    return features
+
+
+@torch.no_grad()
 def pool_targets(model: UniversalSegmenter, features: Tensor, batch: Batch) -> Targets:
     """What the network says of the pool's rows, each by the head of its domain, and what people said of them.
 
-    features (U,C,h,w) of their weak views. No gradient reaches the network.
+    features (U,C,h,w) of their weak views, from `encode_for_labels` unless a source has others. No gradient reaches the
+    network.
     """
     answers = batch.label[batch.pool :]
     label, confidence = torch.full_like(answers, VOID), torch.zeros(answers.shape, device=answers.device)

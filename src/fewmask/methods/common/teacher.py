@@ -68,8 +68,10 @@ class Taught(Method):
         self.teacher: Teacher[UniversalSegmenter] | None = None
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
-        if self.settings.ema is not None:
-            self.teacher = Teacher(model, self.settings.ema)
+        ema = self.settings.ema
+        assert ema != "auto", "`build` has made it a number"
+        if ema is not None:
+            self.teacher = Teacher(model, ema)
 
     def network(self, model: UniversalSegmenter) -> UniversalSegmenter:
         return model if self.teacher is None or self.settings.answers == "student" else self.teacher.model
