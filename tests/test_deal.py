@@ -31,7 +31,7 @@ from fewmask.runs import RunFolder
 
 
 def deal(of: dict[str, Domain], network: UniversalSegmenter | None = None, **options: object) -> Deal:
-    made = build(SETTINGS["deal"].model_validate({"name": "deal", "channels": 8, **options}), of)
+    made = build(SETTINGS["deal"].model_validate({"name": "deal", "channels": 8, **options}), of, 4)
     assert isinstance(made, Deal)
     if network is not None:
         made.prepare(network, torch.Generator().manual_seed(1))
@@ -127,7 +127,7 @@ def test_the_gradient_of_the_branch_goes_as_far_as_is_said(reach: str) -> None:
 def test_a_branch_that_keeps_to_itself_leaves_joint_training_as_it_is_bit_for_bit() -> None:
     of = domains(3, 4)
     one, other, third = model(of), model(of), model(of)
-    expected = run(build(SETTINGS["joint"].model_validate({"name": "joint"}), of), one, of, 4)
+    expected = run(build(SETTINGS["joint"].model_validate({"name": "joint"}), of, 4), one, of, 4)
     got = run(deal(of, reach="branch"), other, of, 4)
     assert [terms["supervised"] for terms in got] == [terms["supervised"] for terms in expected]
     assert same(one.state_dict(), other.state_dict())
@@ -179,7 +179,7 @@ def test_the_branch_is_kept_and_scores_as_it_did(tmp_path: Path) -> None:
     train(config, tmp_path / "run")
 
     network = load_model(tmp_path / "run")
-    made = build(config.method, load_domains(config))
+    made = build(config.method, load_domains(config), config.train.steps)
     assert isinstance(made, Deal)
     made.prepare(network, torch.Generator().manual_seed(9))
     stored = load_weights(RunFolder(tmp_path / "run").kept("difficulty"))

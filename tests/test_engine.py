@@ -59,12 +59,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "mode": "faithful",
         "initial_embedding": "pca",
     },
+    "univ-teacher": {"name": "univ-teacher", "pretrain": 0.5, "threshold": 0},
     "s4al-plus": {"name": "s4al-plus"},
     "deal": {"name": "deal"},
     "pseudo-label": {"name": "pseudo-label", "begin": 0.25, "end": 0.75},
-    "fixmatch": {"name": "fixmatch", "threshold": 0, "forward": "joint"},
+    "fixmatch": {"name": "fixmatch", "threshold": 0, "ema": None, "labels_in": "train", "forward": "joint"},
     "fixmatch, teacher": {"name": "fixmatch", "threshold": 0, "ema": 0.9, "answers": "student"},
-    "unimatch": {"name": "unimatch", "threshold": 0},
+    "unimatch": {"name": "unimatch", "threshold": 0, "ema": None, "begin": 0.25},
     "unimatch, second version": {
         "name": "unimatch",
         "threshold": 0,
@@ -84,19 +85,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "souly2017, two terms": {"name": "souly2017", "side": 8, "channels": 4, "generator_loss": "non-saturating"},
     "mmd": {"name": "mmd"},
     "adversarial-align": {"name": "adversarial-align", "channels": 4},
-    "co-training": {"name": "co-training"},
-    "co-training, mean": {"name": "co-training", "cutmix": 0, "answers": "mean"},
+    "co-training": {"name": "co-training", "begin": 0.5},
+    "co-training, mean": {"name": "co-training", "answers": "mean", "labels_in": "train"},
     "distill": {"name": "distill"},
 }
 STEPS = 4
-# Images of each forward of a step, where it is not one with the 4 labelled ones alone.
+# Images of each forward in train mode of a step, where it is not one with the 4 labelled ones alone.
 FORWARDS: dict[str, list[list[int]]] = {
     "entropy-min": [[6]] * 4,
     "univ-full, one forward": [[4], [4], [6], [6]],
     "pseudo-label": [[4], [6], [6], [6]],
     "fixmatch": [[6 + 2]] * 4,
     "fixmatch, teacher": [[4, 2]] * 4,
-    "unimatch": [[6, 4]] * 4,
+    "unimatch": [[4], [6, 4], [6, 4], [6, 4]],
     "unimatch, second version": [[4, 4]] * 4,
     "s4al": [[4], [4, 2], [4, 2], [4, 2]],
     "hung2018": [[4], [4], [6], [6]],
@@ -105,8 +106,8 @@ FORWARDS: dict[str, list[list[int]]] = {
     "souly2017, two terms": [[6, 2, 2]] * 4,
     "mmd": [[6]] * 4,
     "adversarial-align": [[6]] * 4,
-    "co-training": [[2, 6]] * 4,
-    "co-training, mean": [[6]] * 4,
+    "co-training": [[4], [4], [6], [6]],
+    "co-training, mean": [[2, 6]] * 4,
     "distill": [[6]] * 4,
     "s4al, replay": [[4], [4, 2, 2], [4, 2, 2], [4, 2, 2]],
 }
@@ -424,7 +425,9 @@ def test_the_forwards_of_a_step(variant: str, data: Path, tmp_path: Path, monkey
 
     def counting(self: fit.Training, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         rows.append([])
-        hook = self.model.encoder.register_forward_hook(lambda _, inputs, __: rows[-1].append(len(inputs[0])))
+        hook = self.model.encoder.register_forward_hook(
+            lambda encoder, inputs, _: rows[-1].append(len(inputs[0])) if encoder.training else None
+        )
         domains_seen.append(set(batch.domain.tolist()))
         try:
             return forward(self, batch, rng)

@@ -33,7 +33,7 @@ MODES = ["anchored", "faithful"]
 
 
 def method(name: str, of: dict[str, Domain], **options: object) -> Method:
-    return build(SETTINGS[name].model_validate({"name": name, **needs(name, of), **options}), of)
+    return build(SETTINGS[name].model_validate({"name": name, **needs(name, of), **options}), of, 100)
 
 
 def weights(name: str, alpha: float, beta: float) -> dict[str, float]:
@@ -718,7 +718,7 @@ def test_a_method_restores_from_its_state(name: str) -> None:
     of = domains(3, 4)
     made, network = method(name, of), model(of)
     run(made, network, of, 3)
-    again = build(made.settings, of)
+    again = build(made.settings, of, 100)
     again.prepare(model(of), torch.Generator().manual_seed(99))
     again.load_state_dict(made.state_dict())
     assert same(made.state_dict(), again.state_dict())

@@ -114,7 +114,7 @@ def test_what_scores_comes_back_as_it_was(domain: Domain) -> None:
 def test_the_steps_of_every_method_come_back_as_they_were(name: str, tmp_path: Path) -> None:
     config = parse_config(plain(two_domains(tmp_path), name))
     of = {n: load_domain(n, settings) for n, settings in config.domains.items()}
-    drawn = steps(of, [p for p in build(config.method, of).phases(6) if p.stop > p.start])
+    drawn = steps(of, [p for p in build(config.method, of, 6).phases(6) if p.stop > p.start])
     got = sent_on(drawn)
     for step in range(6):
         (one,), (other,) = drawn[step], got[step]

@@ -53,7 +53,7 @@ def test_a_registered_method_is_known_with_its_settings() -> None:
     assert fewmask.register(Own) is Own
     config = fewmask.parse_config(own(weight=3))
     assert config.method == OwnSettings(weight=3)
-    assert type(methods.build(config.method, {})) is Own
+    assert type(methods.build(config.method, {}, 1)) is Own
     with pytest.raises(ValueError, match=r"method\.wieght: unknown key"):
         fewmask.parse_config(own(wieght=3))
 

@@ -34,9 +34,9 @@ from fewmask.views.mixing import box_masks, class_masks, partners
 SURE = 0.5
 PLAIN: dict[str, dict[str, Any]] = {
     "pseudo-label": {"begin": 0, "end": 0.5, "threshold": SURE},
-    "fixmatch": {"threshold": SURE},
-    "unimatch": {"threshold": SURE},
-    "s4al": {"cold": 0, "threshold": SURE, "adaptive": "always", "tail_share": 0.5},
+    "fixmatch": {"threshold": SURE, "ema": None, "labels_in": "train"},
+    "unimatch": {"threshold": SURE, "ema": None, "labels_in": "train"},
+    "s4al": {"ema": 0.99, "cold": 0, "threshold": SURE, "adaptive": "always", "tail_share": 0.5},
 }
 OFF: dict[str, dict[str, Any]] = {
     "pseudo-label": {"alpha": 0},
@@ -447,7 +447,7 @@ def test_void_never_enters(name: str) -> None:
 def test_any_number_of_domains_trains(name: str, count: int) -> None:
     of = domains(*[3, 4, 2][:count])
     network = model(of)
-    made = method(name, of)
+    made = method(name, of, threshold=0)
     history = run(made, network, of, 4, train_settings(batch_size=max(2, count)))
     assert all(math.isfinite(v) for terms in history for v in terms.values())
     assert all(v.isfinite().all() for v in made.network(network).state_dict().values())

@@ -23,7 +23,12 @@ from fewmask.methods import METHODS, parse_config
 from fewmask.methods.common.teacher import Taught, Teacher
 from fewmask.models.universal import UniversalSegmenter
 
-TAUGHT = {"fixmatch": {"ema": 0.9, "threshold": 0}, "unimatch": {"ema": 0.9, "threshold": 0}, "s4al": {"cold": 0.25}}
+TAUGHT = {
+    "fixmatch": {"ema": 0.9, "threshold": 0},
+    "unimatch": {"ema": 0.9, "threshold": 0},
+    "s4al": {"ema": 0.99, "cold": 0.25},
+    "univ-teacher": {"ema": 0.99, "threshold": 0},
+}
 
 
 def taught(name: str, of: dict[str, Domain], **options: object) -> Taught:
@@ -116,7 +121,7 @@ def test_the_labels_are_the_teachers(name: str) -> None:
     one = run(made, network, of, 2, train_settings(batch_size=4))
     assert made.teacher is not None
     assert int(made.teacher.updates) == 2
-    pool = "pseudo" if name == "s4al" else "strong"
+    pool = {"s4al": "pseudo", "univ-teacher": "within"}.get(name, "strong")
     again = taught(name, of, threshold=0)
     after = again.prepare
 

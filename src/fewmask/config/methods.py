@@ -391,6 +391,34 @@ class UnivFullSettings(UnivSettings):
     """β, the weight of L_within."""
 
 
+class UnivTeacherSettings(TaughtSettings):
+    name: Literal["univ-teacher"] = "univ-teacher"
+    ema: Fraction | Literal["auto"] = "auto"
+    """Momentum of the teacher, which this method cannot do without."""
+    within: NonNegativeFloat = 1.0
+    """Weight of L_within."""
+    across: NonNegativeFloat = 0.5
+    """Weight of L_across."""
+    pretrain: Fraction = 0.25
+    """Part of the steps that sees labels alone: teacher and prototypes settle in it."""
+    threshold: Fraction = 0.8
+    """Cells of which the teacher is less sure take no part; answered ones always do."""
+    forward: Literal["separate", "joint"] = "separate"
+    """Labelled rows and strong views in a forward of F each, or all in one with common statistics of batch
+    normalisation."""
+    anchor: NonNegativeFloat = 0.1
+    """Weight of the cross-entropy of labelled cells to their own domain's prototypes, which trains E alone."""
+    temperature: PositiveFloat = 0.1
+    prototypes: PositiveInt = 3
+    """A class."""
+    momentum: Fraction = 0.99
+    """Of the prototypes."""
+    drawn: PositiveInt = 64
+    """Labelled cells of each class that move its prototypes in a step."""
+    view: StrongSettings = StrongSettings(blur=0, brightness=0.25, contrast=0.25, saturation=0.25, hue=0, grey=0)
+    """Of the pool's images, as the student sees them."""
+
+
 EVERY: tuple[type[MethodSettings], ...] = (
     SupervisedSettings,
     JointSettings,
@@ -411,4 +439,5 @@ EVERY: tuple[type[MethodSettings], ...] = (
     AdversarialAlignSettings,
     UnivCrossSettings,
     UnivFullSettings,
+    UnivTeacherSettings,
 )

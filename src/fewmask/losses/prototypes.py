@@ -8,6 +8,8 @@ Shapes: N cells · G classes of all domains · P prototypes a class · M cells d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -94,3 +96,21 @@ def _principal_axes(features: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         covariance += centred.T @ centred
     axes = torch.linalg.eigh(covariance).eigenvectors  # columns, by ascending variance
     return axes.flip(1)[:, :dim].T, mean
+
+
+def counterparts(prototypes: Tensor, seen: Tensor, boundary: Tensor, classes: Sequence[int]) -> Tensor:
+    """Which classes of different domains mean the same, as their prototypes say: (G,G) bool, symmetric.
+
+    Two classes are counterparts where each is the most similar one of its domain to the other, and they are as similar
+    as labelled cells of both domains are to their own class: at least `boundary` (K,). Similarity is the largest cosine
+    between a prototype of the one and one of the other. prototypes (G,P,D) unit vectors; seen (G,) bool, the classes
+    that have any; classes (K,): C_k of each domain. A class without a counterpart is private.
+    """
+    similarity = torch.einsum("gpd,hqd->ghpq", prototypes, prototypes).amax((2, 3))
+    there = seen[:, None] & seen
+    blocks = similarity.masked_fill(~there, -2).split(list(classes), dim=1)
+    nearest = torch.cat([F.one_hot(block.argmax(1), block.shape[1]).bool() for block in blocks], dim=1)
+    sizes = torch.tensor(classes, device=seen.device)
+    owner = torch.repeat_interleave(torch.arange(len(classes), device=seen.device), sizes)
+    least = torch.maximum(boundary[owner][:, None], boundary[owner])
+    return there & nearest & nearest.T & (similarity >= least) & (owner[:, None] != owner)

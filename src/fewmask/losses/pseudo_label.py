@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewmask.labels import VOID
+from fewmask.labels import NOT_LABELLED, VOID
 
 
 @torch.no_grad()
@@ -16,6 +16,17 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The most likely class (B,H,W) uint8 and its softmax probability (B,H,W) fp32 of logits (B,C,H,W)."""
     confidence, label = logits.float().softmax(1).max(1)
     return label.to(torch.uint8), confidence
+
+
+def carried_over(label: Tensor, theirs: Tensor, sure: Tensor, counterpart: Tensor) -> Tensor:
+    """What pixels of one domain are in another domain's classes: what that domain's head says of them, where it is sure
+    and its class is the counterpart of the pixel's own label. Elsewhere it is unknown, and void.
+
+    label (B,H,W) uint8 in 0 … C_i−1 or not known, theirs (B,H,W) uint8 in 0 … C_j−1, sure (B,H,W) bool, counterpart
+    (C_i,C_j) bool → (B,H,W) uint8.
+    """
+    agreed = counterpart[label.long().clamp_max(len(counterpart) - 1), theirs.long()]
+    return torch.where((label < NOT_LABELLED) & sure & agreed, theirs, VOID)
 
 
 def sure_fraction(label: Tensor, confidence: Tensor, threshold: float) -> Tensor:

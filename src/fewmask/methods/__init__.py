@@ -27,6 +27,7 @@ from fewmask.methods.souly2017 import Souly2017
 from fewmask.methods.supervised import Supervised
 from fewmask.methods.unimatch import UniMatch
 from fewmask.methods.univ import UnivCross, UnivFull
+from fewmask.methods.univ_teacher import UnivTeacher
 
 __all__ = [
     "METHODS",
@@ -68,6 +69,7 @@ METHODS |= {
         Joint,
         UnivCross,
         UnivFull,
+        UnivTeacher,
         FineTune,
         EntropyMin,
         PseudoLabel,

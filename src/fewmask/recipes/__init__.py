@@ -217,6 +217,7 @@ POOL = {
     "pseudo-label": 1.0,
     "univ-cross": 0.75,
     "univ-full": 0.75,
+    "univ-teacher": 1.0,
     "fixmatch": 2.1,
     "unimatch": 3.1,
     "co-training": 3.6,
