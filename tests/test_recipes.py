@@ -74,7 +74,7 @@ def small(config: Config) -> list[str]:
         overrides += [f"domains.{name}.{key}" for key in (scenes if domain.layout == "scenes" else ["size=null"])]
     if config.campaign:
         overrides += [f"campaign.rounds={min(config.campaign.rounds, 2)}"]
-        overrides += ["campaign.first_steps=null", "campaign.first_batch_size=null"]
+        overrides += ["campaign.first_steps=null", "campaign.last_steps=null", "campaign.first_batch_size=null"]
         for key in ("first", "ask"):
             if asked := getattr(config.campaign, key):
                 overrides += [f"campaign.{key}.regions={re.sub('squares:.*', 'squares:4', asked.regions)}"]

@@ -130,9 +130,10 @@ def config_of_round(config: Config, number: int) -> Config:
     """The training's own: only the last round looks at the test split."""
     assert config.campaign is not None
     train, own = config.train, config.campaign
-    first = {"steps": own.first_steps, "batch_size": own.first_batch_size} if number == 0 else {}
     last = number == own.rounds - 1
-    changes = {key: value for key, value in first.items() if value} | {"score": train.score if last else "val"}
+    length = {"steps": own.last_steps} if last else {}
+    length |= {"steps": own.first_steps, "batch_size": own.first_batch_size} if number == 0 else {}
+    changes = {key: value for key, value in length.items() if value} | {"score": train.score if last else "val"}
     return config.model_copy(
         update={"seed": seed_of_round(config, number), "train": train.model_copy(update=changes), "campaign": None}
     )

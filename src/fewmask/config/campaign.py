@@ -96,6 +96,8 @@ class CampaignSettings(Settings):
     """How much the domains' scores weigh against each other: by what each one's learning curve promises, or alike."""
     first_steps: PositiveInt | None = None
     """Steps of the first training, where others than `train.steps`."""
+    last_steps: PositiveInt | None = None
+    """Steps of the last training, where others than `train.steps`."""
     first_batch_size: PositiveInt | None = None
     """Its labelled images a step, where others than `train.batch_size`: the first teacher sees no pool beside them."""
     pool: PoolSettings = PoolSettings()

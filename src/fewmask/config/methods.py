@@ -140,24 +140,24 @@ class S4alSettings(TaughtSettings):
     weight: NonNegativeFloat = 1.0
     """Of L_u."""
     replay_weight: NonNegativeFloat = 1.0
-    """Of L_r. The source has a third batch for it beside the labelled and the unlabelled one and does not say how the
-    three are weighed; `weight: 0` has adaptive ClassMix in the place of the plain one."""
+    """Of L_r. The authors' code adds the three losses; `weight: 0` has adaptive ClassMix in the place of the plain
+    one."""
     cold: Fraction = 0.1
     """Part of the steps that sees labels alone: 10 epochs in the source."""
     cold_weight: NonNegativeFloat = 1.5
     """Of the cross-entropy in it."""
     threshold: Fraction = 0.97
     fraction: Literal["mixed", "source"] = "mixed"
-    """Whose part of sure pixels weighs a pixel: of the mixed row that it is in (as in ReCo's code, which the source
-    resembles), or of the row that it comes from. The source does not say."""
+    """Whose part of sure pixels weighs a pixel: of the mixed row that it is in, as in the authors' code, or of the row
+    that it comes from."""
     mixing: Literal["classmix", "none"] = "classmix"
     adaptive: Literal["auto", "always", "never"] = "auto"
     """Whether classes are pasted from memory: the source begins with generation 1, which `auto` recognises by images
     with answered regions in some domain."""
     heads: NonNegativeInt = 2
-    """Frequent classes pasted into a row. The source has "2 head and 3 tail classes or so"."""
+    """Frequent classes pasted into a row. The authors' code has 3."""
     tails: NonNegativeInt = 3
-    """Rare ones."""
+    """Rare ones. The authors' code has 2 on CamVid and 3 on Cityscapes."""
     tail_share: Fraction = 0.1
     """The rarest classes that have at most this part of all labelled pixels together are rare. The source lists them by
     hand."""
@@ -170,7 +170,7 @@ class S4alSettings(TaughtSettings):
     """Labelled rows show wholly labelled images, where there are any; images with answered regions then stand in the
     pool alone, with their answers. The source does not say how it draws them."""
     view: StrongSettings = StrongSettings(blur=0, brightness=0.25, contrast=0.25, saturation=0.25, hue=0, grey=0)
-    """Colour jitter 0.75–1.25 with probability .5; the source does not speak of hue."""
+    """Colour jitter 0.75–1.25 with probability .5; the authors' code leaves saturation and hue alone."""
 
 
 class ContrastSettings(Settings):

@@ -195,6 +195,8 @@ def megapixels(config: Config) -> float:
     rounds = campaign.rounds if campaign else 1
     pool = POOL.get(config.method.name, 0.0) * (train.unlabelled_batch_size or train.batch_size)
     rows = rounds * train.steps * (train.batch_size + pool)
+    if campaign and rounds > 1 and campaign.last_steps:
+        rows += (campaign.last_steps - train.steps) * (train.batch_size + pool)
     if campaign:
         steps = campaign.first_steps or train.steps
         teacher = config.method.name == "s4al-plus"  # the first one has no pseudo-labels to learn from

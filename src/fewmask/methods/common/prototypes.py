@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fewmask import distributed
 from fewmask.data.batch import Batch, PixelCounts, take
 from fewmask.data.domain import Domain
-from fewmask.labels import NOT_LABELLED
+from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.alignment import Alignment, alignment, cosine_similarity, dot_similarity
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.prototypes import draw_per_class, pca_prototypes, updated
@@ -201,8 +201,12 @@ class LivePrototypes(Prototypes):
             # Selecting the labelled cells would wait for the device; as class G the others are never drawn.
             label = torch.where(target < NOT_LABELLED, target.long() + self.first[k], len(self.seen))
             self._cells.append((own.detach().float().permute(0, 2, 3, 1).flatten(0, 2), label.flatten()))
+            # A class without a prototype is in no softmax, nor is a cell of it, until the step has made its prototypes.
+            there = self.seen[self.first[k] :][: self.classes[k]]
             similarity = cosine_similarity(own, self.of(k)) / self.temperature
-            return cross_entropy(similarity, target, cells.count.labelled[k])
+            similarity = similarity.masked_fill(~there[:, None, None], NEVER)
+            known = (target < NOT_LABELLED) & there[target.long().clamp_max(len(there) - 1)]
+            return cross_entropy(similarity, torch.where(known, target, VOID), cells.count.labelled[k])
 
         return sum_over_domains(cells.batch.labelled_rows(), term, cells.embedding)
 
