@@ -208,7 +208,7 @@ def test_void_is_no_giveaway() -> None:
     seen: list[Tensor] = []
     made.discriminators[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     made.step(network, part, rng())
-    alone, pair, pool = seen
+    alone, pair, pool, believed = seen
     guess, truth = pair.chunk(2)
     assert torch.equal(alone, guess)
     label = part.label[part.has_label]  # one row of the pool has an answer
@@ -216,7 +216,8 @@ def test_void_is_no_giveaway() -> None:
     assert not truth.movedim(1, -1)[label >= NOT_LABELLED].any()
     torch.testing.assert_close(guess.sum(1), (label < NOT_LABELLED).float())
     assert torch.equal(truth.sum(1), (label < NOT_LABELLED).float())
-    torch.testing.assert_close(pool.sum(1), (part.label[part.pool :] != VOID).float())
+    for shown in (pool, believed):
+        torch.testing.assert_close(shown.sum(1), (part.label[part.pool :] != VOID).float())
 
 
 def test_void_never_enters() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -9,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def rank() -> int:
@@ -41,6 +43,15 @@ def processes() -> Iterator[None]:
     finally:
         dist.destroy_process_group()
         del group
+
+
+def spread(module: nn.Module, find_unused_parameters: bool) -> nn.Module:
+    """The module with its gradients averaged over all processes. Its buffers are equal on all sides anyway."""
+    # torch 2.13 has a new name for it and warns of the old one.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    keep: dict[str, Any] = {name: False}
+    return DistributedDataParallel(module, find_unused_parameters=find_unused_parameters, **keep)
 
 
 def total(values: Tensor) -> Tensor:

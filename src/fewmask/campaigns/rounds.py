@@ -39,6 +39,7 @@ from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.data.parts import in_part, known_pixels
 from fewmask.data.pseudo import PseudoFolder
+from fewmask.engine.automatic import settle
 from fewmask.engine.committee import possible
 from fewmask.engine.device import choose_device
 from fewmask.engine.evaluation import Progress
@@ -75,8 +76,8 @@ def campaign(
     """
     with stopping.heeded(), distributed.processes():
         rounds = _Rounds(config, Path(folder), observe, enough, accept_older_ledger)
-        with begin(rounds.run, config, other=bool(rounds.changes)):
-            write_changes(rounds.run, config, rounds.changes, rounds.domains)
+        with begin(rounds.run, rounds.config, other=bool(rounds.changes)):
+            write_changes(rounds.run, rounds.config, rounds.changes, rounds.domains)
             return rounds.run_through()
 
 
@@ -84,7 +85,7 @@ class _Rounds:
     def __init__(
         self, config: Config, folder: Path, observe: Observer, enough: bool, accept_older: bool = False
     ) -> None:
-        domains = load_domains(config)
+        config, _ = settle(config, domains := load_domains(config))
         self.known = {name: known_pixels(domain) for name, domain in domains.items()}
         self.domains = {name: in_part(domain, self.known[name]) for name, domain in domains.items()}
         self.config, self.settings, self.observe, self.enough = config, check(config, self.domains), observe, enough

@@ -55,9 +55,10 @@ def campaign(
     as_json: Json = False,
 ) -> None:
     """Rounds of train, score, ask, learn. It stops when people have questions; the same command goes on."""
+    from fewmask.cli.training import settled
     from fewmask.config import read_config
 
-    settings = read_config(config, overrides or [])
+    settings = settled(read_config(config, overrides or []))
     folder = folder or below(Path("runs"), settings.name)
     summary = run_campaign(settings, folder, enough, accept_older_ledger)
     if as_json:

@@ -74,7 +74,24 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
             asks=settings.campaign is not None,
         )
     found = tuple(sorted((*_of_network(settings), *report.problems), key=lambda problem: problem.severity))
+    if not as_json and not report.errors:
+        settled(settings)
     print_report(replace(report, problems=found), as_json)
+
+
+def settled(settings: Config) -> Config:
+    """The configuration with what it leaves to the data decided, and a line about each decision."""
+    from fewmask.config.training import AUTO
+
+    if settings.method.name != "auto" and settings.train.steps != AUTO:
+        return settings
+    from fewmask.data.domains import load_domains
+    from fewmask.engine.automatic import settle
+
+    settings, told = settle(settings, load_domains(settings))
+    for line in told:
+        say(line, err)
+    return settings
 
 
 def _of_network(settings: Config) -> list[Problem]:
@@ -83,6 +100,7 @@ def _of_network(settings: Config) -> list[Problem]:
     from fewmask.data.domains import load_domains
     from fewmask.data.layouts import Problem
     from fewmask.engine import preflight
+    from fewmask.engine.automatic import settle
     from fewmask.models.universal import UniversalSegmenter
 
     try:
@@ -90,6 +108,8 @@ def _of_network(settings: Config) -> list[Problem]:
     except ValueError:  # the data's own faults are told with their files
         domains = None
     try:
+        if domains is not None:
+            settings, _ = settle(settings, domains)
         if domains is None:
             UniversalSegmenter(settings.model, {}, settings.seed)
         elif settings.campaign is None:
@@ -156,6 +176,7 @@ def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = N
     from fewmask.engine.fit import train as fit  # torch, which a wrong path or key need not wait for
     from fewmask.engine.longer import former_steps
 
+    settings = settled(settings)
     folder = folder or below(Path("runs"), settings.name)
     if settings.campaign is not None:
         say("`campaign` is not read by `fewmask train`, which trains once; `fewmask campaign` asks", err)

@@ -30,6 +30,12 @@ class MethodSettings(Settings):
         return self
 
 
+class AutoSettings(MethodSettings):
+    """Stands for a method that `config.choices` names when the data is known."""
+
+    name: Literal["auto"] = "auto"
+
+
 class SupervisedSettings(MethodSettings):
     name: Literal["supervised"] = "supervised"
     domain: str | None = None

@@ -18,6 +18,7 @@ from fewmask.config.loading import Config
 from fewmask.paths import AnyPath
 
 SETTINGS: dict[str, type[Settings]] = {kind.model_fields["name"].default: kind for kind in methods.EVERY}
+SETTINGS["auto"] = methods.AutoSettings
 METHODS: dict[str, Any] = {}
 """By name, the classes of the methods that were imported."""
 

@@ -10,8 +10,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
 )
 
 from fewmask.config.base import ConfigPath, Fraction, Precision, Settings, Size
@@ -165,8 +167,25 @@ class AverageSettings(Settings):
     average."""
 
 
+AUTO = 0
+"""What `steps: auto` is until the data has said how many they are."""
+
+
+def _or_auto(value: Any) -> Any:
+    if value == AUTO and isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError("input should be greater than 0, or auto")
+    return AUTO if value == "auto" else value
+
+
+Steps = Annotated[NonNegativeInt, BeforeValidator(_or_auto)]
+
+
 class TrainSettings(Settings):
-    steps: PositiveInt = 2000
+    steps: Steps = 2000
+    """A number, or `auto`: by the labelled pixels and the crop, see `fewmask.engine.automatic`; `fewmask check` prints
+    it, and the run's configuration holds it."""
+    patience: PositiveInt | None = None
+    """So many validations in a row without a better one end the training; None: none do, but 4 with `steps: auto`."""
     batch_size: PositiveInt = 8
     """Labelled images a step, over all domains and processes."""
     unlabelled_batch_size: PositiveInt | None = None
@@ -194,6 +213,11 @@ class TrainSettings(Settings):
     """The split that is scored once, with the selected weights, at the end; val where a domain has no test split."""
     log_every: PositiveInt = 10
     tensorboard: bool = False
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        return found | {"steps": "auto"} if found.get("steps") == AUTO else found
 
     # Of the field, not of the whole: a model's validator is silent as soon as any other key is wrong.
     @field_validator("accumulate")

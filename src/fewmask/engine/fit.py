@@ -10,7 +10,6 @@ every draw is a function of (seed, step, row), and the state between two steps i
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
@@ -20,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fewmask import card, distributed, stopping
 from fewmask.config import Config, TrainSettings
@@ -29,6 +27,7 @@ from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.data.frequency import class_weights
 from fewmask.data.parts import with_parts
+from fewmask.engine.automatic import settle
 from fewmask.engine.average import answering, average_of, better, network_of
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.engine.device import autocast, choose_device, forget_peak, memory_mib
@@ -52,11 +51,6 @@ from fewmask.models.universal import UniversalSegmenter, with_new_classes
 from fewmask.paths import AnyPath
 from fewmask.randomness import torch_generator, torch_seed
 from fewmask.runs import ImageCounts, RunFolder, StepLine, Summary, Validation, ValidationLine, write_counts
-
-# torch 2.13 has a new name for it and warns of the old one.
-_SYNC_BUFFERS = "forward_sync_buffers"
-if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
-    _SYNC_BUFFERS = "broadcast_buffers"
 
 # Rows of the stream "method". A step has those from 0 on, a process each: all would cut the same boxes otherwise. What
 # is drawn outside of it is common to all processes, and no step's.
@@ -90,6 +84,7 @@ def train(
     folder = Path(folder)
     with stopping.heeded(), distributed.processes():
         known = load_domains(config) if domains is None else dict(domains)
+        config, _ = settle(config, known)
         device = choose_device(config.train.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             before = former_steps(RunFolder(folder), config)
@@ -145,9 +140,8 @@ class _Fit:
         self.steps = Steps(domains, settings, self.phases, strides, self.model.multiple, seed, *place)
         self.training: nn.Module = Training(self.model, self.method)
         if distributed.world() > 1:
-            # A head whose domain is not in a step's rows has no gradient in it. Buffers are equal on all sides anyway.
-            keep: dict[str, Any] = {_SYNC_BUFFERS: False}
-            self.training = DistributedDataParallel(self.training, find_unused_parameters=True, **keep)
+            # A head whose domain is not in a step's rows has no gradient in it.
+            self.training = distributed.spread(self.training, find_unused_parameters=True)
         self.log: Log | None = None
         self.done, self.seconds = 0, 0.0
         self.saved: tuple[int, int] | None = None
@@ -169,7 +163,7 @@ class _Fit:
         resumed = time.monotonic()
         left = loader(self.steps, self.done, settings.workers, pin_memory=self.device.type == "cuda")
         with closing(left):
-            for batches in left:
+            for batches in left if not self._out_of_patience() else ():
                 phase = next(p for p in self.phases if p.start <= self.done < p.stop)
                 if phase.start == self.done:
                     self.method.begin(phase, self.model, self._rng(self.done, BEGIN))
@@ -186,11 +180,19 @@ class _Fit:
                 if self._checkpoint_is_due():
                     self._checkpoint()
                 self._tell(phase.name, self.done, settings.steps, (self.done - first) / (now - resumed), terms)
+                if self._out_of_patience():
+                    break
                 if self.done < settings.steps and distributed.any_of(stopping.asked()):
                     self._checkpoint()
                     distributed.barrier()  # a process that ends takes the others with it
                     self._stop(f"step {self.done + 1}")
+        self._checkpoint()
         return self._finish()
+
+    def _out_of_patience(self) -> bool:
+        """Whether the last validations, as many as the patience, were no better than one before them."""
+        patience, best = self.config.train.patience, self.best
+        return bool(patience and best and sum(one.step > best["step"] for one in self.history) >= patience)
 
     def _stop(self, onward: str) -> None:
         where = f"{self.run.folder}: stopped after step {self.done} of {self.config.train.steps}, which is saved"
@@ -331,8 +333,8 @@ class _Fit:
             "name": self.config.name,
             "method": self.config.method.name,
             "seed": self.config.seed,
-            "steps": self.config.train.steps,
-            "selected_step": int(self.best["step"]) if self.best else self.config.train.steps,
+            "steps": self.done,
+            "selected_step": int(self.best["step"]) if self.best else self.done,
             "avg_miou": mean([s["miou"] for s in domains.values()]),
             "domains": {n: domains[n] for n in self.domains if n in domains},
             "validation": self.history,

@@ -16,6 +16,7 @@ from fewmask import distributed
 from fewmask.config import Config, TrainSettings
 from fewmask.data.batch import Phase
 from fewmask.data.domain import Domain
+from fewmask.engine.automatic import settle
 from fewmask.engine.device import choose_device
 from fewmask.engine.log import board_writer
 from fewmask.engine.optimiser import Optimisers
@@ -35,6 +36,7 @@ def check(configs: Sequence[Config], domains: Mapping[str, Domain]) -> tuple[Uni
     Raises one ValueError that lists what is wrong with their settings, `key: what; the fix` a line.
     """
     problems: list[str] = []
+    configs = [settle(config, domains)[0] for config in configs]
 
     def tried(attempt: Callable[[], Found]) -> Found | None:
         try:
