@@ -13,8 +13,8 @@ from fewmask.lazy import attach
 if TYPE_CHECKING:
     from fewmask.campaigns.rounds import campaign as campaign
     from fewmask.comparison.pairs import compare as compare
+    from fewmask.config.base import MethodSettings as MethodSettings
     from fewmask.config.loading import Config as Config
-    from fewmask.config.methods import MethodSettings as MethodSettings
     from fewmask.config.registry import parse_config as parse_config
     from fewmask.config.registry import read_config as read_config
     from fewmask.data.batch import Batch as Batch
@@ -42,7 +42,7 @@ __getattr__, __dir__, __all__ = attach(
         "fewmask.campaigns.rounds": "campaign",
         "fewmask.comparison.pairs": "compare",
         "fewmask.config.loading": "Config",
-        "fewmask.config.methods": "MethodSettings",
+        "fewmask.config.base": "MethodSettings",
         "fewmask.config.registry": "parse_config read_config",
         "fewmask.data.batch": "Batch",
         "fewmask.data.domain": "Domain",

@@ -93,8 +93,7 @@ class _Rounds:
         self.run = _no_training(RunFolder(folder))
         self.changes = changes(self.run, config, self.domains, enough)
         open_run(folder, config, other=bool(self.changes))
-        self.cost, self.unit = cost_model(self.settings), unit_of(self.settings)
-        self.history: list[Entry] = []
+        self.cost, self.unit, self.history = cost_model(self.settings), unit_of(self.settings), list[Entry]()
 
     def _ledger(self) -> Ledger:
         return Ledger(self.run.ledger, self.settings.answers)
@@ -121,8 +120,8 @@ class _Rounds:
                 self._publish(number)
             self._remember(number)
             if number + 1 < self.settings.rounds and distributed.any_of(stopping.asked()):
-                which = f"round {number + 1} of {self.settings.rounds}"
-                raise stopping.Stopped(f"{self.run.folder}: stopped after {which}; the same command goes on")
+                where = f"{self.run.folder}: stopped after round {number + 1} of {self.settings.rounds}"
+                raise stopping.Stopped(f"{where}; the same command goes on")
         self._answered(FOREVER)  # the view of all answers, also of those that came too late to be learnt from
         return self._tell("done")
 

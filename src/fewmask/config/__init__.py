@@ -1,6 +1,6 @@
 """Typed settings. One YAML file, paths relative to it, `key.sub=value` overrides; every wrong key is listed at once."""
 
-from fewmask.config.base import ConfigPath, Fraction, Interval, Precision, Settings, Shrink, Size
+from fewmask.config.base import ConfigPath, Fraction, Interval, MethodSettings, Precision, Settings, Shrink, Size
 from fewmask.config.campaign import AnswerSettings, AskSettings, BudgetSettings, CampaignSettings, PoolSettings
 from fewmask.config.domains import (
     LAYOUTS,
@@ -16,7 +16,6 @@ from fewmask.config.domains import (
     VocDomain,
 )
 from fewmask.config.loading import Config, dump, load, parse
-from fewmask.config.methods import MethodSettings
 from fewmask.config.registry import METHODS, SETTINGS, parse_config, read_config, register_installed
 from fewmask.config.training import (
     AdamSettings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -77,3 +77,11 @@ class Settings(BaseModel):
         schema = handler(source)
         _make_strict(schema)
         return schema
+
+
+class MethodSettings(Settings):
+    name: str
+
+    def over(self, steps: int) -> Self:
+        """These settings for a training of so many steps: what depends on its length is a number."""
+        return self

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from fewmask.config import TrainSettings
-from fewmask.config.methods import momentum
+from fewmask.config.self_labelling import momentum
 from fewmask.engine.metrics import mean
 from fewmask.methods.common.teacher import Teacher
 from fewmask.models.universal import UniversalSegmenter

@@ -120,9 +120,8 @@ class _Fit:
         model.sizes = {n: d.size for n, d in domains.items()}
         if start is not None:
             model.load_state_dict(with_new_classes(model.state_dict(), load_weights(start)))
-        method = build(config.method, domains, settings.steps)
         self.model = synchronise(model.to(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.method = method.to(device)
+        self.method = build(config.method, domains, settings.steps).to(device)
         self.method.prepare(self.model, self._rng(0, PREPARE))
         self.network = self.method.network(self.model)
         # What validation selects belongs together: a teacher with its student, a branch with its network.
@@ -130,25 +129,24 @@ class _Fit:
         self.average = average_of(self.kept, settings)
         self.answering = answering(self.kept, self.average, settings)
         self.class_weights = class_weights(domains, settings.class_weights)
-        self.phases = [p for p in method.phases(settings.steps) if p.stop > p.start]
+        self.phases = [p for p in self.method.phases(settings.steps) if p.stop > p.start]
         # A head that no phase trains has nothing to be scored on.
         self.trained = {n: d for n, d in domains.items() if any(n in p.trained for p in self.phases)}
         check_rows(settings, self.phases, self.model, self.method)
         self.optimisers = Optimisers(settings.optimiser, self.model, self.method)
         strides = sorted({1, self.model.stride, self.model.embedding_stride})
-        place = (distributed.rank(), distributed.world())
-        self.steps = Steps(domains, settings, self.phases, strides, self.model.multiple, seed, *place)
+        place = (seed, distributed.rank(), distributed.world())
+        self.steps = Steps(domains, settings, self.phases, strides, self.model.multiple, *place)
         self.training: nn.Module = Training(self.model, self.method)
         if distributed.world() > 1:
             # A head whose domain is not in a step's rows has no gradient in it.
             self.training = distributed.spread(self.training, find_unused_parameters=True)
         self.log: Log | None = None
-        self.done, self.seconds = 0, 0.0
+        self.done, self.seconds, self.history = 0, 0.0, list[Validation]()
         self.saved: tuple[int, int] | None = None
         """The step of the state on the disk, and the validations that it knows."""
         self.saved_at = time.monotonic()
         self.best: dict[str, float] | None = None
-        self.history: list[Validation] = []
 
     def run_through(self) -> dict[str, Any]:
         settings = self.config.train
@@ -159,8 +157,8 @@ class _Fit:
             self._validate()  # a stop may have come in between of it
             self._checkpoint()
         self.training.train()
-        began, first = time.monotonic() - self.seconds, self.done
-        resumed = time.monotonic()
+        resumed, first = time.monotonic(), self.done
+        began = resumed - self.seconds
         left = loader(self.steps, self.done, settings.workers, pin_memory=self.device.type == "cuda")
         with closing(left):
             for batches in left if not self._out_of_patience() else ():

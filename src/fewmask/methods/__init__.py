@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fewmask.config import registry
-from fewmask.config.methods import MethodSettings
+from fewmask.config.base import MethodSettings
 from fewmask.config.registry import SETTINGS, parse_config, read_config
 from fewmask.data.domain import Domain
 from fewmask.methods.adversarial_align import AdversarialAlign

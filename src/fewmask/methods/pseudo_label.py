@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewmask.config.methods import PseudoLabelSettings
+from fewmask.config.self_labelling import PseudoLabelSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.cross_entropy import cross_entropy

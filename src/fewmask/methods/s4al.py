@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewmask.config.methods import S4alSettings
+from fewmask.config.self_labelling import S4alSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.losses.pseudo_label import pseudo_weight

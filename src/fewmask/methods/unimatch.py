@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewmask.config.methods import UniMatchSettings
+from fewmask.config.self_labelling import UniMatchSettings
 from fewmask.data.batch import Batch
 from fewmask.methods.common.consistency import Consistency
 from fewmask.models.universal import UniversalSegmenter

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewmask.config import NetworkOptimiserSettings
-from fewmask.config.methods import MethodSettings
+from fewmask.config.base import MethodSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.losses.cross_entropy import cross_entropy

@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fewmask.config.methods import ConsistencySettings
+from fewmask.config.self_labelling import ConsistencySettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.labels import VOID
 from fewmask.methods.common.base import supervised_loss

@@ -14,7 +14,7 @@ from typing import Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fewmask.config.methods import TaughtSettings
+from fewmask.config.self_labelling import TaughtSettings
 from fewmask.data.domain import Domain
 from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter
