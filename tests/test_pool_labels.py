@@ -91,11 +91,13 @@ def test_every_method_labels_the_pool_in_eval_mode(name: str, monkeypatch: pytes
     logits = labelled_in(made, network, part, monkeypatch)
     assert bool(logits) == (name in LABELS_ITSELF or name in TAUGHT)
     assert network.training
-    rows = {k: part.image[part.domain == k] for k in (0, 1)}
     with torch.no_grad():
-        expected = [still(image, still.domains[k]) for k, image in rows.items()]
+        features = still.encode(part.image[part.domain == 0])
+        cells = still.decode(features, still.domains[0])
+        expected = {tuple(v.shape[2:]): v for v in (cells, still.upsample(cells, part.size))}
     # Methods that label the pool alone have its rows of a domain, which are the last ones.
-    for got, whole in zip(logits[:2], expected, strict=False):
+    for got in logits[:1]:
+        whole = expected[tuple(got.shape[2:])]
         torch.testing.assert_close(got, whole[-len(got) :], rtol=1e-3, atol=1e-2)
 
 
