@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env-locked lock demo test test-slow test-browser test-label-studio lint audit format bench docs clean
+.PHONY: help env env-locked lock demo test test-quick dist dist-try test-slow test-browser test-label-studio lint audit format bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,14 @@ lock: env ## write requirements.lock: what .venv has, with the hashes of its fil
 demo: env ## the main job on built-in scenes, in minutes on a laptop
 	$(VENV)/bin/fewmask demo
 
+# Pure functions, settings, formats and rules of the source: no training, no server, no browser.
+QUICK := architecture batches class_list coco config losses mixing own_loop package paths pre_commit reading regions \
+  register rle scores select strict_yaml views
+
+test-quick: env ## a part of the tests for the daily loop, in at most 2 minutes
+	$(ONE_THREAD) $(PYTHON) -m pytest -m "not slow" -n $(WORKERS) --maxprocesses 4 --dist worksteal \
+	  $(wildcard $(QUICK:%=tests/test_%.py))
+
 test: env ## the tests, without the slow ones
 	$(ONE_THREAD) $(PYTHON) -m pytest -m "not slow" -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
@@ -73,6 +81,18 @@ lint: env ## style, format and types
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
+dist: env ## build the sdist and the wheel into dist/, and check what a package index shows of them
+	rm -rf dist build
+	$(PYTHON) -m build --outdir dist
+	$(PYTHON) -m twine check --strict dist/*
+
+dist-try: dist ## install the wheel in an environment of its own and run it
+	rm -rf .venv-dist
+	$(BASE_PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) dist/*.whl
+	cd .venv-dist && bin/python -c 'import fewmask; print(fewmask.__version__, *dir(fewmask)); fewmask.UniversalSegmenter'
+	cd .venv-dist && bin/fewmask demo --help && bin/fewmask recipes list
+
 # It has an environment of its own, so that what it needs is not audited with what it audits.
 audit: env ## ask the advisory database about the installed packages; needs a network
 	$(BASE_PYTHON) -m venv .venv-audit
@@ -95,5 +115,5 @@ docs: env ## build the documentation's site into site/; to read it: python3 -m h
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 clean: ## remove the environments and the caches; runs are left alone
-	rm -rf $(VENV) $(LABEL_STUDIO) .venv-audit .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site docs/reference/cli.md src/fewmask.egg-info
+	rm -rf $(VENV) $(LABEL_STUDIO) .venv-audit .venv-dist .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site docs/reference/cli.md src/fewmask.egg-info
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -23,7 +23,6 @@ from fewmask.cli.training import check, demo, train
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
