@@ -199,6 +199,25 @@ def texts_of_yolo(root: Path) -> None:
     (root / "data.yaml").write_text("names: [cat, dog]\nnc: 2\n", encoding="utf-8")
 
 
+def json_of_label_studio(root: Path) -> None:
+    tasks = []
+    for n in range(COUNT):
+        photo(root / f"images/a{n}.jpg", n)
+        results = [
+            {
+                "type": "polygonlabels",
+                "original_width": W,
+                "original_height": H,
+                "value": {"points": [[100 * x / W, 100 * y / H] for x, y in points], "polygonlabels": [name]},
+            }
+            for name, points in boxes(n)
+        ]
+        tasks.append(
+            {"id": n, "data": {"image": f"/data/upload/1/0123abcd-a{n}.jpg"}, "annotations": [{"result": results}]}
+        )
+    (root / "project-1.json").write_text(json.dumps(tasks), encoding="utf-8")
+
+
 def our_own(root: Path) -> None:
     for n in range(COUNT):
         photo(root / f"images/a{n}.jpg", n)
@@ -223,6 +242,7 @@ LAYOUTS: dict[Build, tuple[int, int, list[str]]] = {
     masks_of_cvat: (12, 12, ["background", "cat", "dog"]),
     xml_of_cvat: (12, 12, ["background", "cat", "dog"]),
     json_of_coco: (12, 12, ["background", "cat", "dog", "cow"]),
+    json_of_label_studio: (12, 12, ["background", "cat", "dog"]),
     json_of_labelme: (12, 8, ["background", "cat", "dog"]),
     texts_of_yolo: (12, 12, ["cat", "dog", "background"]),
 }
@@ -246,7 +266,7 @@ def test_a_common_folder_becomes_a_configuration_that_passes_check(
     assert list(read_class_list(Path("classes.yaml")).names) == names
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "their data").rglob("*")} == before
     config = read_config(Path("mine.yaml"))
-    assert config.method.name == ("entropy-min" if images > masks else "supervised")
+    assert told["proposals"]["method"]["value"] == "auto"
     domain = load_domain("mine", config.domains["mine"])
     assert domain.splits["val"]
     first = next(s for s in domain.splits["train"] if domain.source.has_mask(s))

@@ -241,12 +241,30 @@ def as_cvat(boxes: list[tuple[int, int, int, int, int]]) -> bytes:
     return cvat("".join(f'<polygon label="{NAMES[v]}" points="{points(box)}" z_order="0"/>' for v, *box in boxes))
 
 
+def as_label_studio(boxes: list[tuple[int, int, int, int, int]]) -> bytes:
+    results = []
+    for number, (value, *box) in enumerate(boxes):
+        told: dict[str, Any] = {"original_width": W, "original_height": H}
+        if number % 2:
+            inside = (painted([(1, *box)]) == 1).ravel()  # type: ignore[list-item]
+            code = {"format": "rle", "rle": rle.encode_brush(inside).tolist(), "brushlabels": [NAMES[value]]}
+            results.append(told | {"type": "brushlabels", "value": code})
+        else:
+            points = [[100 * x / W, 100 * y / H] for x, y in corners(*box)]
+            results.append(
+                told | {"type": "polygonlabels", "value": {"points": points, "polygonlabels": [NAMES[value]]}}
+            )
+    task = {"id": 3, "data": {"image": "/data/upload/1/0a1b2c3d-a.png"}, "annotations": [{"result": results}]}
+    return json.dumps([task]).encode()
+
+
 WRITERS: Mapping[str, tuple[str, str, Callable[..., bytes]]] = {
     "labelme": ("labelme", "a_dot_json", as_labelme),
     "coco": ("coco", "all_dot_json", as_coco),
     "coco runs": ("coco", "all_dot_json", as_coco_runs),
     "yolo": ("yolo", "a_dot_txt", as_yolo),
     "cvat": ("cvat", "all_dot_xml", as_cvat),
+    "label-studio": ("label-studio", "all_dot_json", as_label_studio),
 }
 
 

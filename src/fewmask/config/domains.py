@@ -21,7 +21,7 @@ class FilesDomain(Settings):
     """Classes that no mask shows, which is meant. Of any other one `fewmask check` makes an error."""
 
 
-MaskKind = Literal["pixels", "binary", "labelme", "coco", "yolo", "cvat"]
+MaskKind = Literal["pixels", "binary", "labelme", "coco", "yolo", "cvat", "label-studio"]
 
 
 class FolderDomain(FilesDomain):
@@ -39,7 +39,7 @@ class FolderDomain(FilesDomain):
     """The same of a mask: `_mask`, `_mask.png`."""
     masks: MaskKind = "pixels"
     """What the masks are: images of ids or of the classes' colours; a folder of black and white images for each class;
-    polygons of LabelMe, COCO or YOLO; an XML file of CVAT."""
+    polygons of LabelMe, COCO or YOLO; an XML file of CVAT, a JSON export of Label Studio."""
     classes: ConfigPath | None = None
     """`classes.yaml` in the root by default."""
     splits: ConfigPath | None = None

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
 
 from fewmask.data.masks import ClassIds, Rings, Runs, Shape, Size, drawn
-from fewmask.formats.rle import counts, unpack
-from fewmask.formats.texts import MAX_TEXT, Element, field, read_bytes, read_json, xml_elements
+from fewmask.formats.rle import counts, decode_brush, unpack
+from fewmask.formats.texts import MAX_TEXT, Element, field, json_items, read_bytes, read_json, xml_elements
 from fewmask.labels import Mask
 
 AREAS = "polygons, rectangles, circles and masks are areas"
@@ -137,7 +138,8 @@ class Annotated:
     """What a file of annotations says of one image."""
 
     name: str
-    size: Size
+    size: Size | None
+    """None where the file does not say it: that of the image."""
     shapes: Sequence[Shape]
     where: str
 
@@ -151,7 +153,7 @@ class AnnotatedMasks:
 
     def __call__(self, stem: str, path: Path, size: Callable[[], Size]) -> Mask:
         found = self.images[stem]
-        return drawn(found.shapes, found.size, self.unpainted, found.where)
+        return drawn(found.shapes, found.size or size(), self.unpainted, found.where)
 
 
 def read_coco(path: Path, ids: ClassIds, problems: Callable[[ValueError], None]) -> list[Annotated]:
@@ -281,3 +283,61 @@ def _whole(told: Mapping[str, str], key: str, where: str, default: str = "") -> 
         raise ValueError(
             f"{where}: {key} is {told.get(key, 'missing')[:40]!r}, no whole number; export again"
         ) from None
+
+
+def read_label_studio(path: Path, ids: ClassIds, problems: Callable[[ValueError], None]) -> list[Annotated]:
+    """The images of Label Studio's JSON export with their brush strokes and polygons, as `read_coco`.
+
+    Where results overlap the later one wins. A task that nobody annotated, or that was cancelled, says nothing.
+    """
+    found = []
+    for place, task in enumerate(json_items(path), 1):
+        where = f"{path}: task {str(task.get('id', place))[:40]}"
+        try:
+            given = field(task, "annotations", list, where)
+            made = [a for a in given if isinstance(a, dict) and not a.get("was_cancelled")]
+            if len(made) > 1:
+                raise ValueError(f"{where}: {len(made)} annotations; keep one of them")
+            for annotation in made:
+                results = [r for r in field(annotation, "result", list, where) if isinstance(r, dict)]
+                drawings = [_drawing(r, ids, f"{where}, result {n}") for n, r in enumerate(results, 1)]
+                sizes = {size for size, _ in drawings}
+                if len(sizes) > 1:
+                    raise ValueError(f"{where}: results of different sizes; export it again")
+                name = _picture(field(task, "data", dict, where), where)
+                found.append(Annotated(name, next(iter(sizes), None), [shape for _, shape in drawings], where))
+        except ValueError as error:
+            problems(error)
+    return found
+
+
+def _picture(data: Mapping[str, Any], where: str) -> str:
+    """The name of a task's image, from its address."""
+    for value in data.values():
+        name = unquote(str(value).partition("?d=")[2] or urlsplit(str(value)).path)
+        if isinstance(value, str) and name.lower().endswith(
+            (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+        ):
+            return name.lstrip("/")
+    raise ValueError(f"{where}: its data names no image; export the project of images")
+
+
+def _drawing(result: Mapping[str, Any], ids: ClassIds, where: str) -> tuple[Size, Shape]:
+    kind, value = str(result.get("type"))[:40], field(result, "value", dict, where)
+    names = value.get(kind)
+    if kind not in ("brushlabels", "polygonlabels") or not isinstance(names, list) or len(names) != 1:
+        raise ValueError(f"{where}: of type {kind}, which is no area of one label; draw it anew, or delete it")
+    number = ids.of_name(str(names[0]), where)
+    height, width = field(result, "original_height", int, where), field(result, "original_width", int, where)
+    if kind == "polygonlabels":
+        points = _points(field(value, "points", list, where), where)
+        return (height, width), Rings(number, [points * (width, height) / 100])
+    code = field(value, "rle", list, where)
+    if not all(type(byte) is int and 0 <= byte <= 255 for byte in code):
+        raise ValueError(f"{where}: a run-length code that is no list of bytes; export it again")
+    inside = np.zeros(height * width, bool)
+    try:
+        inside[decode_brush(bytes(code), height * width)] = True
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{where}: {error}; export it again") from None
+    return (height, width), Runs(number, counts(inside), (0, 0, height, width))

@@ -13,7 +13,7 @@ from fewmask.discovery.found import Found, classes_of_names, classes_of_numbers,
 from fewmask.discovery.names import find_names
 from fewmask.discovery.pixels import Progress, is_photo, look
 from fewmask.discovery.tree import Pairing, Tree, looks_like_masks, pairings
-from fewmask.formats.texts import MAX_TEXT, MIB, read_bytes, read_json, xml_elements
+from fewmask.formats.texts import MAX_TEXT, MIB, json_items, read_bytes, read_json, xml_elements
 
 SAMPLE = 5
 
@@ -22,7 +22,7 @@ def find(tree: Tree, progress: Progress | None = None) -> Found:
     """Where images and masks are. Raises ValueError that says what could not be told."""
     if not tree.images:
         raise ValueError(f"{tree.root}: no images in it; give the folder that holds them")
-    for search in (_cvat, _coco, _labelme, _yolo, _binary):
+    for search in (_cvat, _label_studio, _coco, _labelme, _yolo, _binary):
         if (found := search(tree)) is not None:
             return found
     return _pixels(tree, progress)
@@ -45,6 +45,29 @@ def _cvat(tree: Tree) -> Found | None:
         return None
     classes = classes_of_names(sorted(labels), labels, str(files[0]))
     return Found(*_annotated(tree, files), "cvat", classes, "polygons and masks of CVAT", notes=_BACKGROUND)
+
+
+def _label_studio(tree: Tree) -> Found | None:
+    files = []
+    labels: Counter[str] = Counter()
+    for file in tree.ending_in(".json"):
+        if not _head(tree.path(file)).lstrip(b"\xef\xbb\xbf \n\r\t").startswith(b"["):
+            continue
+        try:
+            tasks = list(json_items(tree.path(file)))
+        except ValueError:
+            continue  # of something else
+        if not tasks or not all("data" in task and isinstance(task.get("annotations"), list) for task in tasks):
+            continue
+        files.append(file)
+        for result in (r for t in tasks for a in t["annotations"] for r in a.get("result", ()) if isinstance(r, dict)):
+            labels.update(map(str, result.get("value", {}).get(result.get("type"), ())))
+    if not files:
+        return None
+    classes = classes_of_names(sorted(labels), labels, str(files[0]))
+    return Found(
+        *_annotated(tree, files), "label-studio", classes, "brush and polygons of Label Studio", notes=_BACKGROUND
+    )
 
 
 def _coco(tree: Tree) -> Found | None:

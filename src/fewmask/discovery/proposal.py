@@ -41,7 +41,6 @@ def propose(found: Found, listing: Index, splits: Splits) -> list[Proposal]:
     height, width = (min((getattr(k, side) for k in kinds), default=LARGEST_CROP) for side in ("height", "width"))
     crop = [max(32, min(LARGEST_CROP, side // 16 * 16)) for side in (height, width)]
     batch = max(1, min(8, len(labelled)))
-    steps = min(4000, max(400, 50 * len(labelled)))
     told = [
         Proposal(
             "model.encoder", ENCODER, "small enough for a CPU; add `weights: imagenet` to fetch pretrained weights, "
@@ -49,13 +48,9 @@ def propose(found: Found, listing: Index, splits: Splits) -> list[Proposal]:
         ),
         Proposal("train.crop", crop, f"the smallest image is {width}×{height}"),
         Proposal("train.batch_size", batch, f"{len(labelled)} labelled images in train"),
-        Proposal("train.steps", steps, "50 for each labelled image, between 400 and 4,000"),
+        Proposal("train.steps", "auto", "each labelled pixel 12 times, until validation finds nothing better"),
+        Proposal("method", "auto", f"what is shown to be best for {len(labelled):,} masks and {pool:,} images without"),
     ]  # fmt: skip
-    if pool:
-        why = f"learns from the {pool:,} images without masks too; compare it with `supervised` (docs/comparing.md)"
-        told.append(Proposal("method", "entropy-min", why))
-    else:
-        told.append(Proposal("method", "supervised", "every image of train has a mask"))
     size = sum(k.width * k.height * 4 for k in kinds) / max(1, len(kinds)) * len(listing.images)
     if found.masks != "pixels" and size < CACHED:
         told.append(Proposal("train.cache", "memory", f"masks are drawn once; all are {size / 1e6:,.0f} MB"))

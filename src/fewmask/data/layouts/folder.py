@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from fewmask.class_list import ClassList, read_class_list
 from fewmask.config import FolderDomain
-from fewmask.data.annotations import Annotated, AnnotatedMasks, LabelMe, Yolo, read_coco, read_cvat
+from fewmask.data.annotations import Annotated, AnnotatedMasks, LabelMe, Yolo, read_coco, read_cvat, read_label_studio
 from fewmask.data.domain import SPLITS
 from fewmask.data.layouts.listing import IMAGE_SUFFIXES, Index, Listing, Problem, image_names, resolve
 from fewmask.data.masks import BinaryMasks, ClassIds, MaskReader, PixelMasks, colours_of
@@ -23,8 +24,17 @@ MASK_SUFFIXES = {
     "coco": (".json",),
     "yolo": (".txt",),
     "cvat": (".xml",),
+    "label-studio": (".json",),
 }
 """By kind of mask what its files end in."""
+OF_MANY: Mapping[str, Callable[..., list[Annotated]]] = {
+    "coco": read_coco,
+    "cvat": read_cvat,
+    "label-studio": read_label_studio,
+}
+"""What reads files that are about many images."""
+UPLOADED = re.compile(r"(^|/)[0-9a-f]{8}-")
+"""What Label Studio puts before the name of an image that was uploaded."""
 
 
 def index(settings: FolderDomain) -> Index:
@@ -43,7 +53,7 @@ def index(settings: FolderDomain) -> Index:
         listing.warn(file, f"a list of classes, taken for the ids of their places: {ids[:200]}", "write ids if not so")
     files = _Files(settings, listing)
     files.add_images()
-    if settings.masks in ("coco", "cvat"):
+    if settings.masks in OF_MANY:
         if listed is not None and space is not None:
             reader = _annotated(listing, files, ClassIds.of(listed, space))
     elif settings.masks == "binary":
@@ -176,7 +186,7 @@ def _annotated(listing: Listing, files: _Files, ids: ClassIds) -> AnnotatedMasks
     def told(error: ValueError) -> None:
         listing.problems.append(Problem.of(error, path))
 
-    read: Callable[..., list[Annotated]] = read_coco if files.settings.masks == "coco" else read_cvat
+    read = OF_MANY[files.settings.masks]
     found: dict[str, Annotated] = {}
     absent = 0
     stems = image_names(listing.root, listing.images, listing.masks)
@@ -189,7 +199,11 @@ def _annotated(listing: Listing, files: _Files, ids: ClassIds) -> AnnotatedMasks
         for image in images:
             here = path.parent.relative_to(listing.root).as_posix()
             near = {s for s in resolve(stems, image.name) if listing.images[s].is_relative_to(path.parent)}
-            same = near if len(near) == 1 else resolve(stems, f"{here}/{image.name}", image.name)
+            same = (
+                near
+                if len(near) == 1
+                else resolve(stems, f"{here}/{image.name}", image.name, UPLOADED.sub(r"\1", image.name))
+            )
             if not same:
                 absent += 1
             elif len(same) > 1:
