@@ -23,6 +23,7 @@ FLOORS = {
     "strict_yaml": -2,
     "lazy": -2,
     "paths": -2,  # the cellar: names of users as paths
+    "plurals": -2,
     "files": -1,  # how anything is put on a disk
     "stopping": -1,
     "class_list": -1,

@@ -21,6 +21,7 @@ from ondisk import plain, two_domains
 from scipy.special import stdtr
 
 from fewmask.comparison import compare, words
+from fewmask.comparison.single import score_intervals
 from fewmask.comparison.statistics import estimate, holm, iou, means, redrawn
 from fewmask.engine.fit import train
 from fewmask.labels import LabelSpace
@@ -237,7 +238,9 @@ def test_a_real_difference_is_found_and_a_chance_one_is_not(runs: Path, tmp_path
     assert 0.05 < low < better["avg_miou"]["difference"] < high < 0.12
     assert "better is better, beyond noise" in words.sentence(better)
     assert chance["avg_miou"]["verdict"] == "within noise"
-    assert words.sentence(chance).endswith("within noise.")
+    d = chance["avg_miou"]
+    told = f"{words.points(d['difference'], '+')} ({words.interval(d['interval'])}): within noise. chance − "
+    assert words.sentence(chance).startswith(told) and words.sentence(chance).endswith(", 3 seeds.")
     (worse,) = compare([runs / "sub", runs / "joint-*"])["comparisons"]
     assert worse["avg_miou"]["verdict"] == "lower"
     assert worse["avg_miou"]["difference"] == pytest.approx(-better["avg_miou"]["difference"])
@@ -255,6 +258,21 @@ def test_images_are_those_that_show_the_class_and_those_of_all_domains_in_the_me
     # Two means were taken: t of 0.975 with 2 (IMAGES − 1) degrees of freedom is 2.0739.
     t = 2.073873 * overall["difference"] / (overall["interval"][1] - overall["difference"])
     assert overall["p"] == pytest.approx(2 * stdtr(2 * (IMAGES - 1), -abs(t)), rel=1e-4, abs=0)
+
+
+def test_a_single_run_has_an_interval_over_its_images(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", "one", 0, without=IMAGES - 1)
+    found = score_intervals(tmp_path / "one")
+    assert found is not None and found.images == 2 * IMAGES
+    summary = json.loads((tmp_path / "one" / "summary.json").read_text())
+    for name, scores in summary["domains"].items():
+        ends, n = found.domains[name].miou, IMAGES
+        assert ends is not None and 0 <= ends[0] < scores["miou"] < ends[1] <= 1
+        assert found.domains[name].images == n
+    assert found.avg_miou is not None and found.avg_miou[0] < summary["avg_miou"] < found.avg_miou[1]
+    assert found.domains["rooms"].iou["wall"] is None  # one image alone shows it: nothing is known of others
+    (tmp_path / "one" / "scores.npz").unlink()
+    assert score_intervals(tmp_path / "one") is None
 
 
 def test_the_same_runs_give_the_same_numbers_however_they_are_named(runs: Path) -> None:
@@ -495,7 +513,7 @@ def test_the_markdown_table_has_a_row_for_each_method_and_difference(runs: Path,
     mean = compare([runs])["comparisons"][0]["avg_miou"]
     assert f"**+{100 * mean['difference']:.1f} (+{100 * mean['interval'][0]:.1f} … " in difference
     assert rest[0] == ""
-    assert rest[1].startswith("- better − joint: +")
+    assert rest[1].startswith("- +") and "): better is better, beyond noise. better − joint in points of" in rest[1]
 
 
 def test_the_markdown_table_has_the_domains_of_all_methods(runs: Path, tmp_path: Path, fewmask: Fewmask) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from ondisk import config, two_domains, write_domain
 
 from fewmask.campaigns import campaign
+from fewmask.comparison.single import score_intervals
 from fewmask.document.model import Charts, Figures, Note, Section
 from fewmask.engine.evaluation import evaluate
 from fewmask.engine.fit import Moment, train
@@ -28,21 +29,25 @@ from fewmask.engine.metrics import expected_calibration_error, reliability
 from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
 from fewmask.reports import report, space
+from fewmask.reports.colours import hatched
 from fewmask.reports.evaluation import chosen, evaluate_split, spread
-from fewmask.reports.facts import Facts, groups, read
+from fewmask.reports.facts import Facts, ImageCounts, groups, read
 from fewmask.reports.headline import headline
 from fewmask.reports.learning import learning
-from fewmask.reports.panels import hatched
-from fewmask.reports.report import _once
+from fewmask.reports.report import _once, with_something
 from fewmask.reports.space import _draw, class_similarity, draw
 from fewmask.runs import RunFolder
 
 __all__ = ["fewmask"]
 
 ASK = {"score": "random", "regions": "squares:16", "budget": {"amount": 700, "unit": "pixels"}}
-EVERYTHING = [
-    "headline", "learning", "classes", "images", "confusion", "calibration", "space", "similarity", "budget", "asked",
-    "losses",
+OF_A_RUN = [
+    "headline", "learning", "classes", "images", "confusion", "calibration", "space", "similarity", "losses",
+    "left-out",
+]  # fmt: skip
+OF_A_CAMPAIGN = [
+    "headline", "learning", "classes", "images", "confusion", "calibration", "space", "budget", "asked", "losses",
+    "left-out",
 ]  # fmt: skip
 
 
@@ -94,7 +99,7 @@ Made = Callable[..., tuple[dict[str, Any], str]]
 
 def test_a_run_of_two_domains_has_every_section(made: Made, runs: Path) -> None:
     result, text = made("univ-full")
-    assert result["sections"] == EVERYTHING
+    assert result["sections"] == OF_A_RUN
     assert [m.split(":")[0] for m in result["missing"]] == [
         "A learning curve",
         "Budget and annotators",
@@ -132,7 +137,7 @@ def test_the_page_shows_what_an_evaluation_finds(made: Made, runs: Path) -> None
 
 def test_a_campaign_shows_its_rounds_questions_and_answers(made: Made, runs: Path) -> None:
     result, text = made("campaign")
-    assert result["sections"] == EVERYTHING
+    assert result["sections"] == OF_A_CAMPAIGN
     told = json.loads((runs / "campaign" / "campaign.json").read_text())
     for entry in told["history"]:
         assert f"{entry['total_cost']:,.0f}" in text
@@ -143,7 +148,9 @@ def test_a_campaign_shows_its_rounds_questions_and_answers(made: Made, runs: Pat
     assert "round 2</li>" in text  # the bars' change is since round 2
     asked = len(campaigns.asked(runs / "campaign"))
     assert len(re.findall(r'alt="squares:16 region', text)) == asked
-    assert len(re.findall(r"<span>a/train\d: ", text)) == asked
+    assert len(re.findall(r"<p>a/train\d: ", text)) == asked
+    first = len([q for q in campaigns.asked(runs / "campaign") if q.round == 0])
+    assert text.count('alt="Guess for') == asked - first and text.count('alt="Answer for') == asked
     assert result["missing"] == [
         "Similarity between domains: this run has one domain, there is nothing to compare it with."
     ]
@@ -151,8 +158,14 @@ def test_a_campaign_shows_its_rounds_questions_and_answers(made: Made, runs: Pat
 
 def test_methods_side_by_side_are_compared_and_the_last_is_looked_into(made: Made) -> None:
     result, text = made("joint", "univ-full")
-    assert result["sections"] == [*EVERYTHING[:2], "comparison", *EVERYTHING[2:]]
-    assert "univ-full − joint" in text and "one seed cannot tell" in text
+    assert result["sections"] == ["headline", "learning", "comparison", *OF_A_RUN[2:]]
+    first = text.partition('<section id="headline"')[2].partition("</p>")[0]
+    assert re.search(r"[+−]\d+\.\d \([+−]\d+\.\d … [+−]\d+\.\d\): one seed cannot tell", first)
+    assert "univ-full − joint" in first
+    pictures = text.partition('id="images"')[2].partition("</section>")[0]
+    for method in ("joint", "univ-full"):
+        for what in ("prediction", "error"):
+            assert pictures.count(f"<b>{method}: {what}</b>") == 2 * 2
     assert "budget and embeddings: univ-full." in text
     assert "Before the alignment" in text
 
@@ -230,6 +243,59 @@ def test_seeds_of_a_method_share_their_entry_in_the_legend(runs: Path, tmp_path:
     assert "joint, seed 1: 20 % at 2" in block.charts[0].svg
 
 
+def test_a_single_run_opens_with_its_score_and_the_interval_over_images(made: Made, runs: Path) -> None:
+    _, text = made("univ-full")
+    first = text.partition('<section id="headline"')[2].partition("</p>")[0]
+    own = score_intervals(runs / "univ-full")
+    summary = json.loads((runs / "univ-full" / "summary.json").read_text())
+    assert own is not None and own.avg_miou is not None
+    low, high = (f"{100 * end:.1f}" for end in own.avg_miou)
+    assert f"{100 * summary['avg_miou']:.1f} % ({low} … {high}) mIoU on test" in first
+    assert f"over {own.images} images" in first
+
+
+def test_progress_reaches_its_end_with_the_page_and_not_before(runs: Path, tmp_path: Path) -> None:
+    for name in ("campaign", "joint"):
+        told: list[tuple[int, int, bool]] = []
+        out = tmp_path / f"{name}.html"
+        report([runs / name], out, progress=lambda done, total: told.append((done, total, out.exists())))  # noqa: B023
+        assert told[-1][0] == told[-1][1] and told[-1][2]
+        assert all(done < total and not written for done, total, written in told[:-1])
+        assert [done for done, *_ in told] == sorted(done for done, *_ in told)
+        assert len({total for _, total, _ in told}) == 1
+
+
+def test_partly_labelled_images_are_counted_once_and_what_no_mask_shows_is_said(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "joint", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"labelled": {"a": 4, "b": 3}, "unlabelled": {"a": 5, "b": 2}, "in_part": {"a": 3, "b": 0}}
+    summary["unseen"] = {"b": ["c<0>"]}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (facts,) = read([folder])
+    assert facts.image_counts == ImageCounts(4, 3, 4)
+    shown = headline([facts])
+    assert Note("b: no labelled mask has a pixel of c<0>, so that nothing could be learnt of that.") in shown.blocks
+    figures = next(b for b in shown.blocks if isinstance(b, Figures))
+    assert ("Labelled images", "4", "wholly, 3 in part; 4 without labels") in [
+        (f.label, f.value, f.detail) for f in figures.figures
+    ]
+    (folder / "scores.npz").write_bytes(b"damaged")
+    missing = headline(read([folder])).missing
+    assert len(missing) == 1 and "scores.npz" in missing[0].text
+
+
+def test_labels_that_were_there_before_are_not_taken_for_asked_ones(data: Path, tmp_path: Path) -> None:
+    by_regions = {"score": "random", "regions": "squares:16", "budget": {"amount": 2, "unit": "regions"}}
+    settings = campaigns.settings(data, "supervised", ("a",), labelled=2, ask=by_regions)
+    campaign(settings, tmp_path / "run")
+    (facts,) = read([tmp_path / "run"])
+    figures = next(b for b in headline([facts]).blocks if isinstance(b, Figures))
+    (labels,) = [f for f in figures.figures if f.label == "Labels"]
+    asked = len(campaigns.asked(tmp_path / "run"))
+    assert asked and re.match(rf"regions: [\d,]+ for 2 masks that were there before and {asked} asked;", labels.detail)
+
+
 # ── Runs of which something is missing ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -247,7 +313,8 @@ def test_a_run_that_is_not_finished_shows_what_there_is(data: Path, tmp_path: Pa
     assert "not finished: step 2 of 4 was logged" in result["missing"][0]
     assert any("a trained network: none is saved yet" in m for m in result["missing"])
     assert "<h3>supervised</h3>" not in text and "<h3>in all</h3>" in text
-    assert "As said under Classes." in text
+    assert "Left out, because there is nothing to show: Learning curve, Classes, Images" in text
+    assert text.count("a trained network: none is saved yet") == 1
 
 
 def test_a_run_that_was_stopped_before_its_summary_is_not_finished(runs: Path, tmp_path: Path) -> None:
@@ -324,8 +391,8 @@ def test_domains_that_a_run_did_not_train_are_not_shown_as_if_it_had(data: Path,
     assert "b: this run did not train its head." in result["missing"]
     assert "supervised on a<" in text and "a, val: mIoU" in text and "b, val" not in text and "of 2 in b" not in text
     (facts,) = read([tmp_path / "run"])
-    assert (facts.images("labelled"), facts.images("unlabelled")) == (4, 2)
-    assert '<dd class="value">4</dd><dd>beside 2 without, or with a part</dd>' in text
+    assert facts.image_counts == ImageCounts(4, 0, 2)
+    assert '<dd class="value">4</dd><dd>wholly; 2 without labels</dd>' in text
     with pytest.raises(ValueError, match=r"no summary\.json"):
         RunFolder(tmp_path).read_summary()
 
@@ -346,11 +413,15 @@ def test_images_without_masks_are_shown_and_where_scores_are_is_said(tmp_path: P
     assert "a, train: mIoU" in (tmp_path / "train.html").read_text()
 
 
-def test_a_section_points_once_to_where_several_things_are_said_to_be_missing() -> None:
+def test_what_is_missing_is_said_once_and_a_section_with_nothing_to_show_has_no_heading() -> None:
     why = [Note("a: gone", "missing"), Note("b: gone", "missing")]
-    first, second = _once([Section("one", "One", why), Section("two", "Two", [*why, Note("more")])])
-    assert first.blocks == why
-    assert second.blocks == [Note("As said under One.", "missing"), Note("more")]
+    given = [Section("one", "One", why), Section("two", "Two", [*why, Note("more")]), Section("three", "Three", why)]
+    given.append(Section("four", "Four", [why[0], Note("c: gone", "missing"), Note("c: gone", "missing")]))
+    shown, left_out = with_something(_once(given))
+    assert shown.blocks == [*why, Note("more")]
+    assert (left_out.name, left_out.blocks) == ("left-out", [Note("c: gone", "missing")])
+    assert left_out.lead.endswith("One, Three, Four.")
+    assert with_something([shown]) == [shown]
 
 
 # ── The verb ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -359,7 +430,7 @@ def test_a_section_points_once_to_where_several_things_are_said_to_be_missing() 
 def test_the_verb(fewmask: Fewmask, runs: Path, tmp_path: Path) -> None:
     done = fewmask("report", runs / "joint", "--out", tmp_path / "p.html", "--images", 1, "--device", "cpu", "--json")
     told = json.loads(done.out)
-    assert (done.code, told["report"], told["sections"]) == (0, str(tmp_path / "p.html"), EVERYTHING)
+    assert (done.code, told["report"], told["sections"]) == (0, str(tmp_path / "p.html"), ["headline", *OF_A_RUN[2:]])
     assert "1 of 2 in a" in (tmp_path / "p.html").read_text()
     is_refused(fewmask("report", tmp_path), "not a run")
     is_refused(fewmask("report", runs / "joint", runs / ".." / "runs0" / ".." / runs.name / "joint"), "named twice")

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import campaigns
+import numpy as np
 import pytest
 from browsing import violations
 from ondisk import config, two_domains
 
 from fewmask.campaigns import campaign
-from fewmask.document.html import render
+from fewmask.document.html import picture, render
 from fewmask.document.maps import heat_map
-from fewmask.document.model import Charts, Note, Page, Section
+from fewmask.document.model import Charts, Gallery, Note, Page, Row, Section
 from fewmask.engine.fit import train
 from fewmask.reports import report
 
@@ -103,6 +104,28 @@ def test_every_number_of_a_heat_map_can_be_read(scheme: str, tmp_path: Path, ope
 def test_no_screen_is_too_narrow(width: int, pages: dict[str, Path], opened: Callable[..., Any]) -> None:
     page = opened(pages["methods"], viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert violations(page) == []
+    smallest = page.evaluate("""() => Math.min(...[...document.querySelectorAll('svg[role=img] text')].map(e =>
+        parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a))""")
+    assert smallest >= 10.99
+
+
+def test_images_are_chosen_by_class_and_sorted_by_error(tmp_path: Path, opened: Callable[..., Any]) -> None:
+    image = picture(np.zeros((4, 4, 3), np.uint8), "nothing")
+    rows = [Row("b", [image], ["sky"], 0.2), Row("c", [image], ["sky", "<b>"], 0.1), Row("a", [image], ["<b>"], 0.3)]
+    path = tmp_path / "page.html"
+    path.write_text(render(Page("p", "p", [Section("one", "one", [Gallery("g", rows)])])), encoding="utf-8")
+    page = opened(path)
+    seen = """() => [...document.querySelectorAll('.row')].filter(r => r.checkVisibility())
+        .sort((x, y) => x.getBoundingClientRect().top - y.getBoundingClientRect().top).map(r => r.innerText.trim())"""
+    assert page.evaluate(seen) == ["a", "b", "c"]
+    page.get_by_label("Order").select_option("least error first")
+    assert page.evaluate(seen) == ["c", "b", "a"]
+    page.get_by_label("Images that show").select_option("<b>")
+    assert page.evaluate(seen) == ["c", "a"]
+    page.get_by_label("Order").select_option("by name")
+    page.get_by_label("Images that show").select_option("sky")
+    assert page.evaluate(seen) == ["b", "c"]
 
 
 def test_the_colours_can_be_chosen(pages: dict[str, Path], opened: Callable[..., Any]) -> None:

@@ -16,7 +16,7 @@ from fewmask.document.charts import Bar, Series, bars, columns, lines, marker, r
 from fewmask.document.html import picture, render
 from fewmask.document.intervals import Difference, intervals
 from fewmask.document.maps import Cloud, class_colour, heat_map, scatter
-from fewmask.document.model import Chart, Charts, Figure, Figures, Gallery, Key, Note, Page, Section, Table
+from fewmask.document.model import Chart, Charts, Figure, Figures, Gallery, Key, Note, Page, Row, Section, Table
 from fewmask.document.svg import Scale, plain_number, span, tag, ticks
 
 EVIL = "</title><script>alert('&1')</script>"
@@ -218,7 +218,8 @@ def everything(text: str) -> Page:
     images = [picture(np.zeros((4, 6, 3), np.uint8), text, text, exact=exact) for exact in (False, True)]
     blocks = [
         Note(text), Note(text, "missing"), Figures([Figure(text, text, text)]), table, Charts(charts),
-        Gallery(text, images, 2, (text, text), keys, text), Gallery(text, images),
+        Gallery(text, [Row(text, images, [text]), Row(text, images, [text, "b"])], (text, text), keys, text),
+        Gallery(text, [Row(text, images)], narrow=True),
     ]  # fmt: skip
     return Page(text, text, [Section("all", text, blocks, text)], [text])
 

@@ -215,13 +215,14 @@ def _labels(record: Record) -> str:
     summary, campaign = record.summary, record.campaign
     lines = [
         "## Data and labels\n",
-        "| domain | images with labels | without, or with a part |",
-        "|---|---|---|",
+        "| domain | images wholly labelled | in part | without labels |",
+        "|---|---|---|---|",
     ]
     lines += [
-        f"| {escape(n)} | {k:,} | {summary.unlabelled[n]:,} |"
+        f"| {escape(n)} | {k - part:,} | {part:,} | {summary.unlabelled[n] - part:,} |"
         for n, k in summary.labelled.items()
         if n in summary.trained
+        for part in [summary.in_part.get(n, 0)]
     ]
     for name, settings in record.config["domains"].items():
         lines.append(f"\n{escape(name)}: layout `{settings['layout']}`.")
@@ -274,6 +275,9 @@ def _limits(record: Record) -> str:
             lines.append(f"- {escape(name)}: IoU below {100 * LOW:.0f} % on {', '.join(low)}.")
         if unseen:
             lines.append(f"- {escape(name)}: no scored pixel of {', '.join(unseen)}; nothing is known of them.")
+        if missing := record.summary.unseen.get(name):
+            classes = ", ".join(map(escape, missing))
+            lines.append(f"- {escape(name)}: no labelled mask had a pixel of {classes}; the head could not learn them.")
         if scores.split == "val":
             lines.append(
                 f"- {escape(name)}: scored on validation, on which the weights were chosen; new images score lower."

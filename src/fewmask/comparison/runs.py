@@ -149,7 +149,7 @@ def _runs_at(place: str, warnings: list[str]) -> list[Scored]:
             if RunFolder(path).config.name in files:
                 inside.clear()  # a campaign's rounds are parts of it
                 if RunFolder(Path(folder)).finished:
-                    found.append(_run(Path(folder)))
+                    found.append(finished_run(Path(folder)))
                 else:
                     warnings.append(f"{folder}: not finished, left out")
     if not found:
@@ -157,7 +157,8 @@ def _runs_at(place: str, warnings: list[str]) -> list[Scored]:
     return found
 
 
-def _run(folder: Path) -> Scored:
+def finished_run(folder: Path) -> Scored:
+    """A finished run and what it scored. Raises ValueError for any other folder."""
     run = RunFolder(folder)
     summary, spent = run.read_summary(), run.spent()
     told = summary.to_dict() | {"seconds": spent.seconds}

@@ -7,6 +7,7 @@ from typing import Any
 
 from fewmask.comparison.pairs import MEANS
 from fewmask.comparison.statistics import LEVEL
+from fewmask.plurals import count
 
 NAMES = {"miou": "mIoU", "miou_shared": "shared", "miou_private": "private"}
 # The t interval's and the bootstrap's share of intervals that hold the truth, where seeds are most of the luck:
@@ -39,15 +40,16 @@ def verdict(d: Mapping[str, Any]) -> str:
 
 
 def sentence(pair: Mapping[str, Any]) -> str:
-    """The headline: is b better than a on the mean over domains?"""
+    """The headline: is b better than a on the mean over domains? The answer comes first, then what it is of."""
     d, a, b = pair["avg_miou"], pair["a"], pair["b"]
-    seeds = f"{len(pair['seeds'])} seed{'s' * (len(pair['seeds']) > 1)}"
-    told = f"{b} − {a}: {points(d['difference'], '+')} points of mIoU (95 %: {interval(d['interval'])}; {seeds})"
-    return {
-        "higher": f"{told}: {b} is better, beyond noise.",
-        "lower": f"{told}: {b} is worse, beyond noise.",
-        "within noise": f"{told}: within noise.",
-    }.get(d["verdict"], f"{told}: one seed cannot tell a method from its luck.")
+    verdict = {
+        "higher": f"{b} is better, beyond noise",
+        "lower": f"{b} is worse, beyond noise",
+        "within noise": "within noise",
+    }.get(d["verdict"], "one seed cannot tell a method from its luck")
+    ends = f" ({interval(d['interval'])})" if d["interval"] is not None else ""
+    of = f"{b} − {a} in points of mIoU{', with the 95 % interval' if ends else ''}"
+    return f"{points(d['difference'], '+')}{ends}: {verdict}. {of}, {count(len(pair['seeds']), 'seed')}."
 
 
 def assumptions(pair: Mapping[str, Any]) -> list[str]:

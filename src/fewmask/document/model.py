@@ -87,15 +87,40 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Row:
+    """Pictures of one image or region side by side. `classes` are the names that it can be filtered by, `error` is what
+    it can be sorted by; `name` stands above the pictures."""
+
+    name: str
+    pictures: Sequence[Picture]
+    classes: Sequence[str] = ()
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
 class Gallery:
-    """Pictures in rows of `columns`, with a head over each column where there is one; 0 columns: as many as fit."""
+    """Rows of pictures; a row's pictures have these heads. Where rows have classes, a reader chooses one of them, and
+    whether the rows stand by their error or by their names."""
 
     title: str
-    pictures: Sequence[Picture]
-    columns: int = 0
+    rows: Sequence[Row]
     heads: Sequence[str] = ()
     keys: Sequence[Key] = ()
     caption: str = ""
+    narrow: bool = False
+    """Two rows beside each other, where there is room."""
+
+    @property
+    def classes(self) -> list[str]:
+        """What can be chosen, in the order of its first row."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.classes))
+
+    def places(self, row: Row) -> dict[str, int]:
+        """Where a row stands in each order."""
+        by_error = sorted(self.rows, key=lambda r: -r.error)
+        by_name = sorted(self.rows, key=lambda r: r.name)
+        return {"worst": by_error.index(row), "best": len(self.rows) - 1 - by_error.index(row),
+                "name": by_name.index(row)}  # fmt: skip
 
 
 Block = Note | Figures | Table | Charts | Gallery
@@ -110,6 +135,16 @@ class Section:
     blocks: Sequence[Block]
     lead: str = ""
 
+    @property
+    def missing(self) -> list[Note]:
+        """What it says is not there."""
+        return [block for block in self.blocks if isinstance(block, Note) and block.kind == "missing"]
+
+    @property
+    def empty(self) -> bool:
+        """Whether it shows nothing."""
+        return len(self.missing) == len(self.blocks)
+
 
 @dataclass(frozen=True)
 class Page:
@@ -119,6 +154,11 @@ class Page:
     foot: Sequence[str] = field(default=())
 
     @property
+    def choices(self) -> int:
+        """Of how many classes a gallery of the page lets a reader choose, at most."""
+        return max((len(b.classes) for s in self.sections for b in s.blocks if isinstance(b, Gallery)), default=0)
+
+    @property
     def missing(self) -> list[str]:
         """What the page says is not there."""
-        return [b.text for s in self.sections for b in s.blocks if isinstance(b, Note) and b.kind == "missing"]
+        return [note.text for section in self.sections for note in section.missing]

@@ -339,6 +339,7 @@ class _Fit:
             "trained": list(self.trained),
             "labelled": {n: len(d.labelled) for n, d in self.domains.items()},
             "unlabelled": {n: len(d.unlabelled) for n, d in self.domains.items()},
+            "in_part": {n: len(d.labelled) - len(d.whole) for n, d in self.domains.items()},
             "unseen": {n: list(d.unseen) for n, d in self.domains.items() if d.unseen},
             "seconds": round(self.seconds, 1),
             "memory_mib": memory_mib(self.device),

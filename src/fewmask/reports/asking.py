@@ -1,33 +1,22 @@
-"""What was asked, who answered, and what it took.
-
-Shapes: H×W pixels of an image · h×w pixels of a region's box.
-"""
+"""What was asked, who answered, and what it took."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 
 from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
-from fewmask.data.domain import Domain
 from fewmask.document.charts import columns
-from fewmask.document.html import picture
-from fewmask.document.model import Block, Chart, Charts, Gallery, Key, Note, Picture, Section, Table
-from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
-from fewmask.reports.evaluation import spread
+from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
+from fewmask.labels import Mask
+from fewmask.plurals import count
 from fewmask.reports.facts import Facts
 from fewmask.reports.headline import simulated
-from fewmask.reports.words import count, css, duration, percent, whole
+from fewmask.reports.words import duration, percent, whole
 from fewmask.runs import RunFolder
-
-THUMBNAILS = 16  # regions of a round
-IN_ALL = 144
-SIDE = 128  # pixels of a thumbnail
-CONTEXT = 2.5  # times the region: how much of the image around it is shown
 
 
 def budget(facts: Facts) -> Section:
@@ -36,8 +25,8 @@ def budget(facts: Facts) -> Section:
     if not RunFolder(facts.folder).ledger.exists():
         why = "Budget and annotators: this run asked nobody; campaigns do."
         return Section(name, title, [Note(why, "missing")])
-    with _ledger(facts) as ledger:
-        asked, answers, decided = ledger.questions(), ledger.answers(), _decided(ledger)
+    with ledger_of(facts) as ledger:
+        asked, answers, decided = ledger.questions(), ledger.answers(), decided_by_question(ledger)
         rounds = {number: ledger.progress(number) for number in ledger.rounds()}
     if not asked:
         return Section(name, title, [Note("Budget and annotators: no question was asked yet.", "missing")])
@@ -66,13 +55,13 @@ def budget(facts: Facts) -> Section:
     return Section(name, title, blocks, _plan(facts, sum(p.cost for p in rounds.values())))
 
 
-def _ledger(facts: Facts) -> Ledger:
+def ledger_of(facts: Facts) -> Ledger:
     """The ledger, read by the campaign's rule."""
     assert facts.config.campaign is not None
     return Ledger(RunFolder(facts.folder).ledger, facts.config.campaign.answers)
 
 
-def _decided(ledger: Ledger) -> dict[int, Mask]:
+def decided_by_question(ledger: Ledger) -> dict[int, Mask]:
     """What the answers come to, by the question's id."""
     return {question.id: values for name in ledger.classes() for question, values in ledger.decisions(name)}
 
@@ -145,82 +134,3 @@ def _classes(facts: Facts, asked: Sequence[Question], decided: Mapping[int, Mask
         "What the answers were", [f"round {n + 1}" for n in numbers], values, "share of decided pixels", table=table,
         description=f"Share of the decided pixels by class and round; most are {top}.",
     )  # fmt: skip
-
-
-# ── Thumbnails ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def asked_regions(facts: Facts, domains: Mapping[str, Domain], without: Sequence[Note]) -> Section:
-    """Some of the regions of each round, from the first to the last in the order of their scores."""
-    title, name = "Asked regions", "asked"
-    if not RunFolder(facts.folder).ledger.exists():
-        return Section(name, title, [Note("Asked regions: this run asked nobody.", "missing")])
-    with _ledger(facts) as ledger:
-        asked, said = ledger.questions(), _decided(ledger)
-    rounds = sorted({q.round for q in asked})
-    if not rounds:
-        return Section(name, title, [Note("Asked regions: no question was asked yet.", "missing")])
-    each = min(THUMBNAILS, max(IN_ALL // len(rounds), 4))
-    blocks: list[Block] = []
-    for number in rounds:
-        own = sorted((q for q in asked if q.round == number), key=lambda q: (-q.score, q.id))
-        found, problems = [], list[str]()
-        for question in spread(own, each):
-            if question.domain not in domains:
-                continue
-            try:
-                found.append(_thumbnail(question, said.get(question.id), domains[question.domain]))
-            except ValueError as error:
-                problems.append(str(error))
-        if found:
-            blocks.append(Gallery(f"Round {number + 1}: {len(found)} of {count(len(own), 'region')}", found))
-        blocks += [Note(f"A region of round {number + 1}: {problem}", "missing") for problem in problems]
-    lead = "Spread evenly from the best-scored question of a round to its last; what lies outside of the region is dim."
-    return Section(name, title, [*blocks, *without], lead if any(isinstance(b, Gallery) for b in blocks) else "")
-
-
-def _thumbnail(question: Question, answer: Mask | None, domain: Domain) -> Picture:
-    image = domain.image(question.stem)
-    y0, x0, y1, x1 = question.box
-    if y1 > image.shape[0] or x1 > image.shape[1]:
-        raise ValueError(f"{domain.source.where(question.stem)}: smaller than when it was asked about")
-    inside = np.zeros(image.shape[:2], bool)
-    question.window(inside)[:] = question.inside
-    side = round(min(max(CONTEXT * max(y1 - y0, x1 - x0), 48), *image.shape[:2]))
-    top = int(np.clip((y0 + y1) // 2 - side // 2, 0, image.shape[0] - side))
-    left = int(np.clip((x0 + x1) // 2 - side // 2, 0, image.shape[1] - side))
-    part = np.s_[top : top + side, left : left + side]
-    pixels = cv2.resize(image[part], (SIDE, SIDE), interpolation=cv2.INTER_AREA if side > SIDE else cv2.INTER_CUBIC)
-    region = cv2.resize(inside[part].astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
-    if inside.sum() == 1:  # a point is too small to be seen: a ring is drawn around it
-        middle = ((x0 - left) * SIDE // side + SIDE // side // 2, (y0 - top) * SIDE // side + SIDE // side // 2)
-        shown = cv2.circle(np.ascontiguousarray(pixels), middle, 7, (255, 255, 255), 2, cv2.LINE_AA)
-        shown = cv2.circle(shown, middle, 9, (0, 0, 0), 1, cv2.LINE_AA)
-    else:
-        shown = np.where(region[..., None] > 0, pixels, pixels // 2 + 16)
-        edges, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        shown = cv2.drawContours(np.ascontiguousarray(shown, np.uint8), edges, -1, (255, 255, 255), 1)
-    words = _said(question, answer, domain.space)
-    where = f"{domain.name}/{question.stem}" if domain.name else question.stem
-    return picture(shown, f"{question.kind} region {question.region} of {where}. {words}", f"{where}: {words}")
-
-
-def _said(question: Question, answer: Mask | None, space: LabelSpace) -> str:
-    """What the network guessed and what came back."""
-    names = space.names
-    guess = names[question.guess] if question.guess is not None and question.guess < len(names) else None
-    given = "open"
-    if answer is not None and (answer == NOT_LABELLED).all():
-        given = "undecided"  # the annotators' votes end in ties
-    elif answer is not None:
-        values = answer[answer < NOT_LABELLED]
-        values = values[values < len(names)]
-        given = "void" if not len(values) else names[int(np.bincount(values).argmax())]
-        if len(values) and len(np.unique(values)) > 1:
-            share = float((values == np.bincount(values).argmax()).mean())
-            given = f"{given} ({100 * share:.0f} %)"
-    return f"{guess} → {given}" if guess else given
-
-
-def legend(space: LabelSpace) -> list[Key]:
-    return [Key(name, colour=css(colour)) for name, colour in zip(space.names, space.colours, strict=True)]

@@ -19,16 +19,27 @@ def several(runs: Sequence[Facts]) -> bool:
     return bool(done) and len(groups(done)[0]) > 1
 
 
-def differences(runs: Sequence[Facts]) -> Section:
-    title, name = "Comparison", "comparison"
-    done = [facts for facts in runs if facts.finished]
+def compared(runs: Sequence[Facts]) -> Mapping[str, Any] | str:
+    """The comparison of those that are finished, or why there is none."""
     try:
-        result = compare([facts.folder for facts in done])
+        return compare([facts.folder for facts in runs if facts.finished])
     except ValueError as error:
-        return Section(name, title, [Note(f"A comparison of methods: {error}", "missing")])
+        return str(error)
+
+
+def verdicts(result: Mapping[str, Any] | str) -> list[Block]:
+    """The answer that opens the page: a sentence for each method that is compared with the first one."""
+    if isinstance(result, str):
+        return []
+    return [Note(words.sentence(pair), "verdict") for pair in result["comparisons"]]
+
+
+def differences(result: Mapping[str, Any] | str) -> Section:
+    title, name = "Comparison", "comparison"
+    if isinstance(result, str):
+        return Section(name, title, [Note(f"A comparison of methods: {result}", "missing")])
     blocks: list[Block] = []
     for pair in result["comparisons"]:
-        blocks.append(Note(words.sentence(pair), "verdict"))
         if any(d["difference"] is not None for _, _, d in words.rows(pair)):
             blocks.append(Charts([_chart(pair)]))
         blocks += [Note(warning) for warning in pair["warnings"]]

@@ -116,11 +116,13 @@ class Shown:
 
 
 @torch.inference_mode()
-def show(
-    model: UniversalSegmenter, domain: Domain, stem: str, miou: float | None, precision: Precision = "auto"
-) -> Shown:
+def show(model: UniversalSegmenter, domain: Domain, stem: str, precision: Precision = "auto") -> Shown:
     image = domain.image(stem)
     p = probabilities(model, torch.from_numpy(image)[None], domain.name, precision)[0]
     entropy = torch.special.entr(p).sum(0) / np.log(max(len(p), 2))
     truth = domain.mask(stem) if domain.source.has_mask(stem) else None
-    return Shown(stem, miou, image, truth, as_array(p.argmax(0)), entropy.cpu().numpy())
+    prediction, miou = as_array(p.argmax(0)), None
+    if truth is not None:
+        own = confusion(torch.from_numpy(prediction), torch.from_numpy(truth), domain.space.num_classes)
+        miou = scores(own, domain.space.names)["miou"]
+    return Shown(stem, miou, image, truth, prediction, entropy.cpu().numpy())

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from fewmask.campaigns.history import pool_cost, unit_of
+from fewmask.comparison.single import Intervals, score_intervals
 from fewmask.config import Config
 from fewmask.engine.run import load_config, load_domains
-from fewmask.reports.words import count
+from fewmask.plurals import count
 from fewmask.runs import CampaignSummary, Entry, RunFolder, StepLine, Summary, settings_of
 
 
@@ -31,6 +31,36 @@ class Training:
     @property
     def steps(self) -> int:
         return self.lines[-1].step if self.lines else 0
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """Images of train, each counted once."""
+
+    whole: int
+    in_part: int
+    without: int
+
+    @classmethod
+    def of(cls, summary: Summary, domains: Sequence[str]) -> ImageCounts:
+        labelled, pool, in_part = (
+            sum(counts.get(name, 0) for name in domains)
+            for counts in (summary.labelled, summary.unlabelled, summary.in_part)
+        )
+        return cls(labelled - in_part, in_part, pool - in_part)
+
+    @property
+    def labelled(self) -> int:
+        return self.whole + self.in_part
+
+
+@dataclass(frozen=True)
+class Start:
+    """The labels that a campaign began with: their cost in the budget's unit, and how many masks they are in, where
+    that is known."""
+
+    cost: float
+    masks: int | None
 
 
 @dataclass(frozen=True)
@@ -71,12 +101,44 @@ class Facts:
         """The domains that it trained; while it is not finished, all that it has."""
         return tuple(self.summary.trained if self.summary is not None else self.config.domains)
 
-    def images(self, kind: Literal["labelled", "unlabelled"]) -> int | None:
+    @property
+    def image_counts(self) -> ImageCounts | None:
         """How many images it trained on; None while it is not finished."""
-        if self.summary is None:
+        return None if self.summary is None else ImageCounts.of(self.summary, self.domains)
+
+    @property
+    def intervals(self) -> Intervals | None:
+        """95 % intervals of its scores; None where there are none."""
+        return self._intervals[0]
+
+    @property
+    def no_intervals(self) -> str:
+        """What keeps a file of counts from being used; empty where nothing does."""
+        return self._intervals[1]
+
+    @cached_property
+    def _intervals(self) -> tuple[Intervals | None, str]:
+        if self.summary is None or not self.finished:
+            return None, ""
+        try:
+            return score_intervals(self.folder), ""
+        except ValueError as error:
+            return None, str(error)
+
+    @cached_property
+    def start(self) -> Start | None:
+        """What was labelled before anything was asked; None of a plain run, and before the first round has begun."""
+        if not self.rounds or not self.run.record(0).exists():
             return None
-        images = self.summary.labelled if kind == "labelled" else self.summary.unlabelled
-        return sum(images[name] for name in self.domains)
+        cost = sum(cost for _, cost in self.run.read_record(0).start.values())
+        asked_before = self.config.campaign is not None and self.config.campaign.first is not None
+        first = self.trainings[0].summary if self.trainings else None
+        masks = None if first is None or asked_before else sum(first.labelled.values())
+        return Start(cost, masks)
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.folder)
 
     @property
     def finished(self) -> bool:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from fewmask.comparison.single import Intervals
 from fewmask.document.model import Block, Figure, Figures, Note, Section, Table
-from fewmask.reports.facts import Facts, Group, by_labels, groups
+from fewmask.plurals import agreeing, count
+from fewmask.reports.facts import Facts, Group, ImageCounts, by_labels, groups
 from fewmask.reports.learning import outlook
-from fewmask.reports.words import count, duration, percent, points, whole
+from fewmask.reports.words import between, duration, percent, points, whole
 
 
-def headline(runs: Sequence[Facts]) -> Section:
-    blocks: list[Block] = []
+def headline(runs: Sequence[Facts], answers: Sequence[Block] = ()) -> Section:
+    """`answers` are the verdicts of a comparison. What a reader came for stands first, and the figures behind it."""
+    blocks: list[Block] = [*answers]
     if len(runs) == 1:
-        blocks += [Figures(_figures(runs[0])), *_verdicts(runs[0]), *_domains(runs[0])]
+        blocks += [*_verdicts(runs[0]), Figures(_figures(runs[0])), *_domains(runs[0])]
     else:
         blocks += [
-            Figures([_group(part) for group in groups(runs) for part in by_labels(group)]),
             *_shared_outlook(runs),
+            Figures([_group(part) for group in groups(runs) for part in by_labels(group)]),
             _runs(runs),
         ]
         blocks += [*(Note(f"{facts.name} is {facts.state}.") for facts in runs if not facts.finished)]
@@ -62,7 +65,9 @@ def _figures(facts: Facts) -> list[Figure]:
     if test is not None:
         split, miou = test
         again = "scored once, at the end" if split == "test" else "not on test; this is what selected the weights"
-        found.append(Figure(f"mIoU on {split}", percent(miou), again))
+        own = facts.intervals
+        sure = f"95 %: {between(own.avg_miou)} over {count(own.images, 'image')}; " if own and own.avg_miou else ""
+        found.append(Figure(f"mIoU on {split}", percent(miou), sure + again))
     if validation is not None and (test is None or test[0] != "val"):
         before = [e.avg_miou for e in facts.history[:-1] if e.avg_miou is not None]
         change = f"{points(validation - before[-1])} points since the last round" if before else "selects the weights"
@@ -85,40 +90,75 @@ def _labels(facts: Facts) -> Figure:
     if facts.history:
         last = facts.history[-1]
         pixels = f"; {count(sum(last.pixels.values()), 'pixel')} decided" if facts.unit != "pixels" else ""
-        return Figure("Labels", whole(last.total_cost), facts.unit + pixels)
-    labelled, pool = facts.images("labelled"), facts.images("unlabelled")
-    if labelled is not None and pool is not None:
-        return Figure("Labelled images", whole(labelled), f"beside {whole(pool)} without, or with a part")
-    images = facts.config.labelled.images
-    return Figure("Labelled images", "all" if images is None else whole(images), "per domain")
+        return Figure("Labels", whole(last.total_cost), facts.unit + _made_of(facts) + pixels)
+    images = facts.image_counts
+    if images is not None:
+        part = f", {whole(images.in_part)} in part" if images.in_part else ""
+        beside = f"wholly{part}; {whole(images.without)} without labels"
+        return Figure("Labelled images", whole(images.whole), beside)
+    chosen = facts.config.labelled.images
+    return Figure("Labelled images", "all" if chosen is None else whole(chosen), "per domain")
+
+
+def _made_of(facts: Facts) -> str:
+    """Which part of a campaign's labels was there before anything was asked."""
+    before = facts.start
+    if before is None or not before.cost:
+        return ""
+    if before.masks is None:
+        return f", {whole(before.cost)} of them in masks that were there before"
+    masks = count(before.masks, "mask")
+    asked = facts.history[-1].total_cost - before.cost
+    rest = f" and {whole(asked)} asked" if round(asked) else ""
+    return f": {whole(before.cost)} for {masks} that {agreeing(before.masks, 'was', 'were')} there before{rest}"
 
 
 def _verdicts(facts: Facts) -> list[Block]:
-    found: list[Block] = []
+    """The answer first: of a campaign what to do next, of a single run how good it is."""
+    found: list[Block] = [Note(words, "verdict") for words in outlook([facts])]
+    test, own = scored(facts), facts.intervals
+    if not found and facts.finished and test is not None and test[1] is not None:
+        found.append(Note(_score(test[0], test[1], own), "verdict"))
     if not facts.finished:
         found.append(Note(f"State of this run: {facts.state}. The page shows what there is so far.", "missing"))
-    found += [Note(words, "verdict") for words in outlook([facts])]
     return found
+
+
+def _score(split: str, miou: float, own: Intervals | None) -> str:
+    if own is None or own.avg_miou is None:
+        return f"{percent(miou)} mIoU on {split}, of one run. How far another seed is from it, further runs tell."
+    return (
+        f"{percent(miou)} ({between(own.avg_miou)}) mIoU on {split}: the 95 % interval over "
+        f"{count(own.images, 'image')}, of this one network. How far another seed is from it, further runs tell."
+    )
 
 
 def _domains(facts: Facts) -> list[Block]:
     """A row for each domain, where the run has scored them."""
     if facts.summary is None:
         return []
-    own = facts.summary.domains
+    own, intervals = facts.summary.domains, facts.intervals
     if not own:
         return [Note("Scores: no image of val or test had a mask when the run ended.", "missing")]
     aligned = any(s.divided for s in own.values())
-    head = ["domain", "classes", "labelled", "unlabelled", "scored on", "images", "mIoU", "pixel accuracy"]
+    head = ["domain", "classes", "wholly labelled", "in part", "without", "scored on", "images", "mIoU", "95 %"]
+    head += ["pixel accuracy"]
     head += ["shared classes", "private classes"] if aligned else []
     rows = []
     for name, s in own.items():
-        labelled, pool = facts.summary.labelled[name], facts.summary.unlabelled[name]
-        row = [name, str(len(s.iou)), whole(labelled), whole(pool), s.split, whole(s.images)]
-        row += [percent(s.miou), percent(s.pixel_accuracy)]
+        images = ImageCounts.of(facts.summary, [name])
+        row = [name, str(len(s.iou)), whole(images.whole), whole(images.in_part), whole(images.without)]
+        ends = intervals.domains[name].miou if intervals is not None else None
+        row += [s.split, whole(s.images), percent(s.miou), between(ends), percent(s.pixel_accuracy)]
         row += [percent(s.miou_shared), percent(s.miou_private)] if aligned else []
         rows.append(row)
-    return [Table(head, rows, caption="The run's own scores, by domain")]
+    unseen = [
+        Note(f"{name}: no labelled mask has a pixel of {', '.join(missing)}, so that nothing could be learnt of that.")
+        for name, missing in facts.summary.unseen.items()
+        if name in facts.domains
+    ]
+    unseen += [Note(f"Intervals of the scores: {why}", "missing")] if (why := facts.no_intervals) else []
+    return [Table(head, rows, caption="The run's own scores, by domain", text_columns=1), *unseen]
 
 
 def _runs(runs: Sequence[Facts]) -> Table:

@@ -106,10 +106,10 @@ def _points(facts: Facts) -> list[Point]:
     """(labels, mIoU): of each round on validation; of a plain run the one of its summary."""
     if facts.rounds:
         return [(e.total_cost, e.avg_miou) for e in facts.history if e.avg_miou is not None]
-    labelled = facts.images("labelled")
-    if facts.summary is None or labelled is None or facts.summary.avg_miou is None:
+    images = facts.image_counts
+    if facts.summary is None or images is None or facts.summary.avg_miou is None:
         return []
-    return [(float(labelled), facts.summary.avg_miou)]
+    return [(float(images.labelled), facts.summary.avg_miou)]
 
 
 def _mean(parts: Sequence[Sequence[Point]], rounds: bool) -> tuple[list[Point], list[tuple[float, float, float]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -15,6 +15,7 @@ from fewmask.labels import meanings, shared_classes
 from fewmask.reports.space import FEWEST, Cells, class_similarity, tsne
 from fewmask.reports.words import cosine, whole
 
+PLACING = 20  # steps of the progress that a picture takes
 PAIRS = 10  # of domains that are drawn
 
 
@@ -34,6 +35,7 @@ def neighbours(
     synonyms: Sequence[Sequence[str]],
     without: Sequence[Note],
     seed: int = 0,
+    step: Callable[[int], object] = lambda done: None,
 ) -> list[Section]:
     """The section of the pictures, and that of the similarities."""
     title, alike = "Embeddings", "Across domains"
@@ -41,7 +43,7 @@ def neighbours(
         return [Section("space", title, without), Section("similarity", alike, without)]
     shared = shared_classes({n: d.space for n, d in domains.items()}, synonyms)
     space = Section(
-        "space", title, [*_pictures(views, domains, synonyms, shared, seed), *without], _lead(views, domains)
+        "space", title, [*_pictures(views, domains, synonyms, shared, seed, step), *without], _lead(views, domains)
     )
     return [space, Section("similarity", alike, [*_similarities(views, domains, shared), *without])]
 
@@ -60,6 +62,7 @@ def _pictures(
     synonyms: Sequence[Sequence[str]],
     shared: Mapping[str, frozenset[str]],
     seed: int,
+    step: Callable[[int], object],
 ) -> list[Block]:
     if len(views.cells.label) < FEWEST:
         return [Note(f"A picture of the embeddings: fewer than {FEWEST} labelled cells were found.", "missing")]
@@ -70,6 +73,7 @@ def _pictures(
     charts = []
     for name, vectors in zip(views.names, views.cells.vectors, strict=True):
         places, clouds, first = tsne(vectors, seed), [], 0
+        step(PLACING)
         for shape, domain in enumerate(domains.values()):
             for c, of in enumerate(domain.space.names):
                 own = places[views.cells.label == first + c]

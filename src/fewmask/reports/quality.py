@@ -11,7 +11,7 @@ from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.engine.metrics import expected_calibration_error
 from fewmask.reports.evaluation import SplitEvaluation
 from fewmask.reports.facts import Facts
-from fewmask.reports.words import percent, points, whole
+from fewmask.reports.words import between, percent, points, whole
 
 CONFUSIONS = 6  # the worst ones are told in words
 NAMED = 3  # of a class, where the whole table would be too large
@@ -63,13 +63,16 @@ def _bars(facts: Facts, name: str, own: Mapping[str, Any], before: Mapping[str, 
     head = ["class", own["split"], *([then, "change"] if before else [])]
     scored_on = test if test and test.split != own["split"] else None
     head += [scored_on.split] if scored_on else []
+    sure = facts.intervals.domains[name].iou if facts.intervals and test else None
+    head += [f"95 % on {test.split}"] if sure and test else []
     rows = []
     for bar in given:
         row = [bar.name, percent(bar.value)]
         if before:
             both = bar.value is not None and bar.before is not None
             row += [percent(bar.before), points(bar.value - bar.before) if both else "–"]  # type: ignore[operator]
-        rows.append(row + ([percent(scored_on.iou.get(bar.name))] if scored_on else []))
+        row += [percent(scored_on.iou.get(bar.name))] if scored_on else []
+        rows.append(row + ([between(sure.get(bar.name))] if sure else []))
     known = [bar for bar in given if bar.value is not None]
     words = (
         f"best {known[0].name} with {percent(known[0].value)}, worst {known[-1].name} with {percent(known[-1].value)}"

@@ -28,18 +28,20 @@ from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.paths import AnyPath
-from fewmask.reports.asking import asked_regions, budget
-from fewmask.reports.differences import differences, several
+from fewmask.reports.asking import budget, ledger_of
+from fewmask.reports.differences import compared, differences, several, verdicts
 from fewmask.reports.evaluation import SplitEvaluation, chosen, evaluate_split, spread
-from fewmask.reports.facts import Facts, groups, read
+from fewmask.reports.facts import Facts, Group, groups, read
 from fewmask.reports.headline import headline
 from fewmask.reports.learning import learning, losses
-from fewmask.reports.neighbours import Views, neighbours
-from fewmask.reports.panels import panels
+from fewmask.reports.neighbours import PLACING, Views, neighbours
+from fewmask.reports.panels import FEW, SHOWN, panels
 from fewmask.reports.quality import calibration, classes, confusions
+from fewmask.reports.regions import asked_regions, shown_regions
 from fewmask.reports.space import draw
 from fewmask.runs import RunFolder
 
+BESIDE = 3  # methods whose pictures stand beside each other
 EMBEDDED = 40  # images of a domain that cells are drawn from
 UNFINISHED = (
     "What needs a finished run: its network is saved, its summary.json is not. It is being written, or was stopped "
@@ -66,24 +68,28 @@ def report(
         raise ValueError(f"--split {split}: there are train, val and test")
     runs = read([Path(f) for f in ([folders] if isinstance(folders, str | os.PathLike) else folders)])
     out = Path(out) if out is not None else runs[0].folder / "report.html"
-    first = groups(runs)[-1].runs[0]
-    seen = _look_into(first, images, split, choose_device(device), progress)
+    found, place = groups(runs), choose_device(device)
+    first = found[-1].runs[0]
+    comparison = compared(runs) if len(found) > 1 or several(runs) else None
+    seen = _look_into(found, images, split, place, progress)
+    precision, step = first.config.train.precision, seen.step
     sections = [
-        headline(runs),
+        headline(runs, verdicts(comparison) if comparison is not None else ()),
         learning(runs),
-        *([differences(runs)] if len(groups(runs)) > 1 or several(runs) else []),
+        *([differences(comparison)] if comparison is not None else []),
         classes(first, seen.evaluations, seen.without),
-        panels(seen.model, seen.evaluations, seen.unlabelled, seen.without, first.config.train.precision),
+        panels(seen.models, seen.evaluations, seen.unlabelled, [*seen.without, *seen.not_beside], precision, step),
         confusions(seen.evaluations, seen.without),
         calibration(seen.evaluations, seen.without),
-        *neighbours(seen.views, seen.embedded, first.config.synonyms, seen.without, first.config.seed),
+        *neighbours(seen.views, seen.embedded, first.config.synonyms, seen.without, first.config.seed, step),
         budget(first),
-        asked_regions(first, seen.domains, seen.no_data),
+        asked_regions(first, seen.domains, seen.no_data, place, step),
         losses(runs),
     ]
-    page = Page(_title(runs), _subtitle(runs, first), _once(sections), _foot(runs, first, seen, split))
-    text = render(page)
-    write_text(out, text)
+    sections = with_something(_once(sections))
+    page = Page(_title(runs), _subtitle(runs, first), sections, _foot(runs, first, seen, split))
+    write_text(out, render(page))
+    step.finish()
     return {
         "report": str(out),
         "bytes": out.stat().st_size,
@@ -97,7 +103,9 @@ def report(
 class _Seen:
     """What could be seen of the first run, and in words what could not."""
 
-    model: UniversalSegmenter | None = None
+    step: _Counter
+    models: dict[str, UniversalSegmenter] = field(default_factory=dict)
+    """The network of each method that stands beside the one that is looked into, which is the last."""
     domains: dict[str, Domain] = field(default_factory=dict)
     evaluations: dict[str, SplitEvaluation] = field(default_factory=dict)
     unlabelled: dict[str, Domain] = field(default_factory=dict)
@@ -105,15 +113,17 @@ class _Seen:
     views: Views | None = None
     without: list[Note] = field(default_factory=list)
     no_data: list[Note] = field(default_factory=list)
+    not_beside: list[Note] = field(default_factory=list)
 
     @property
     def embedded(self) -> dict[str, Domain]:
         return {name: seen.domain for name, seen in self.evaluations.items()}
 
 
-def _look_into(facts: Facts, images: int, split: str, device: torch.device, progress: Progress) -> _Seen:
+def _look_into(found: Sequence[Group], images: int, split: str, device: torch.device, progress: Progress) -> _Seen:
     """The pass over the split of each domain, and the cells of the embeddings."""
-    seen = _Seen()
+    facts = found[-1].runs[0]
+    seen = _Seen(_Counter(progress))
     try:
         seen.domains = load_domains(facts.config)
     except ValueError as error:
@@ -126,9 +136,14 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
     if facts.summary is None:
         seen.without = [Note(UNFINISHED, "missing")]
         return seen
-    seen.model = model = load_model(facts.folder, device)
+    for group in found[-BESIDE:-1]:
+        _load_beside(group, seen, device)
+    model = load_model(facts.folder, device)
+    seen.models[found[-1].name] = model
     stems = {name: chosen(domain, split, images) for name, domain in seen.domains.items()}
-    step = _Counter(progress, sum(len(s) + min(len(s), EMBEDDED) for s in stems.values()))
+    pictures = sum(min(len(s), SHOWN) * len(seen.models) if s else FEW for s in stems.values())
+    step = seen.step
+    step.expect(sum(len(s) + min(len(s), EMBEDDED) for s in stems.values()) + pictures + 2 * PLACING + _asked(facts))
     for name, domain in seen.domains.items():
         if name not in facts.domains and _could_be_scored(domain):
             seen.without.append(Note(f"{name}: this run did not train its head.", "missing"))
@@ -152,6 +167,25 @@ def _look_into(facts: Facts, images: int, split: str, device: torch.device, prog
     return seen
 
 
+def _load_beside(group: Group, seen: _Seen, device: torch.device) -> None:
+    """The network of a method that the last one is compared with."""
+    one = group.runs[0]
+    try:
+        if not one.trained or one.summary is None:
+            raise ValueError(f"{one.name} is not finished")
+        seen.models[group.name] = load_model(one.folder, device)
+    except ValueError as error:
+        seen.not_beside.append(Note(f"Pictures of {group.name}: {error}.", "missing"))
+
+
+def _asked(facts: Facts) -> int:
+    """How many asked regions will be shown."""
+    if not RunFolder(facts.folder).ledger.exists():
+        return 0
+    with ledger_of(facts) as ledger:
+        return sum(map(len, shown_regions(ledger.questions()).values()))
+
+
 def _no_mask(domain: Domain, split: str) -> str:
     """That nothing can be scored in a split, and the option that gives scores."""
     what = {"val": "", "test": "", "train": ", of images that it learned from"}
@@ -166,14 +200,21 @@ def _could_be_scored(domain: Domain) -> bool:
 
 
 class _Counter:
-    """Adds up what parts of the work tell."""
+    """Adds up what parts of the work tell. All of it is done when the page is written, and not before."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.total, self.done = progress, 1, 0
+
+    def expect(self, more: int) -> None:
+        self.total += more
 
     def __call__(self, more: int) -> None:
-        self.done += more
-        self.progress(self.done, max(self.total, 1))
+        self.done = min(self.done + more, self.total - 1)
+        self.progress(self.done, self.total)
+
+    def finish(self) -> None:
+        self.done = self.total
+        self.progress(self.done, self.total)
 
 
 def _views(facts: Facts, model: UniversalSegmenter, seen: _Seen, step: Callable[[int], object]) -> Views:
@@ -227,25 +268,30 @@ def _twin(model: UniversalSegmenter, seed: int, run: RunFolder, weights: Path) -
 
 
 def _once(sections: Sequence[Section]) -> list[Section]:
-    """What is missing for one reason everywhere is said where it is missed first, and later pointed to."""
-    told: set[str] = set()
+    """What is missing for one reason everywhere is said once: where it is first missed in a section that shows
+    something, or else with all that is left out."""
+    told = {note.text: section.name for section in reversed(sections) if not section.empty for note in section.missing}
     found: list[Section] = []
     for section in sections:
-        blocks: list[Block] = []
+        kept: list[Block] = []
         for block in section.blocks:
-            if isinstance(block, Note) and block.kind == "missing":
-                if block.text in told:
-                    block = Note(f"As said under {_first_of(found, block.text)}.", "missing")
-                else:
-                    told.add(block.text)
-            if block not in blocks:
-                blocks.append(block)
-        found.append(replace(section, blocks=blocks))
+            if isinstance(block, Note) and told.get(block.text, section.name) != section.name:
+                continue
+            if block not in kept:
+                kept.append(block)
+        found.append(replace(section, blocks=kept))
     return found
 
 
-def _first_of(sections: Sequence[Section], text: str) -> str:
-    return next((s.title for s in sections if any(isinstance(b, Note) and b.text == text for b in s.blocks)), "this")
+def with_something(sections: Sequence[Section]) -> list[Section]:
+    """The sections that show something. Why the others do not is told in one section at the end."""
+    shown = [section for section in sections if not section.empty]
+    empty = [section for section in sections if section.empty]
+    if not empty:
+        return shown
+    lead = f"Left out, because there is nothing to show: {', '.join(section.title for section in empty)}."
+    why = list(dict.fromkeys(block for section in empty for block in section.blocks if isinstance(block, Note)))
+    return [*shown, Section("left-out", "What is not shown", why, lead)]
 
 
 def _title(runs: Sequence[Facts]) -> str:

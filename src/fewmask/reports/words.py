@@ -9,6 +9,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
+def between(ends: tuple[float, float] | None) -> str:
+    """An interval of a score, in percent."""
+    return "–" if ends is None else f"{100 * ends[0]:.1f} … {100 * ends[1]:.1f}"
+
+
 def points(value: float) -> str:
     """A difference of fractions, in percentage points."""
     return f"{'+' if value >= 0 else '−'}{abs(100 * value):.1f}"
@@ -27,10 +32,6 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def count(number: float, one: str, more: str | None = None) -> str:
-    return f"{number:,.0f} {one if number == 1 else more or one + 's'}"
 
 
 def css(colour: Iterable[int]) -> str:

@@ -89,7 +89,11 @@ class Summary(FileRecord):
     trained: list[str]
     """The domains whose heads were trained."""
     labelled: dict[str, NonNegativeInt]
+    """By domain, images of train with a labelled pixel."""
     unlabelled: dict[str, NonNegativeInt]
+    """By domain, images of train that are not wholly labelled: those that are labelled in part are counted here too."""
+    in_part: dict[str, NonNegativeInt] = {}
+    """By domain, how many images are labelled in part, and so are in both counts."""
     seconds: NonNegativeFloat
     memory_mib: NonNegativeFloat | None
     hardware: Hardware
