@@ -67,3 +67,13 @@ def _as_read(domain: Domain) -> Domain:
     unseen = tuple(name for i, name in enumerate(domain.space.names) if not shown[i])
     found = dict(zip(domain.labelled, (part for part, _ in looks), strict=True))
     return replace(in_part(domain, found), unseen=unseen)
+
+
+def image_counts(domains: Mapping[str, Domain]) -> dict[str, dict[str, int]]:
+    """By kind and domain, how many images of train have a label and how many belong to the pool; those that are
+    labelled in part are in both, and counted by themselves too."""
+    return {
+        "labelled": {name: len(domain.labelled) for name, domain in domains.items()},
+        "unlabelled": {name: len(domain.unlabelled) for name, domain in domains.items()},
+        "in_part": {name: len(domain.labelled) - len(domain.whole) for name, domain in domains.items()},
+    }

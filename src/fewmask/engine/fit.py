@@ -26,7 +26,7 @@ from fewmask.data.batch import Batch, Phase, mean_counts
 from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.data.frequency import class_weights
-from fewmask.data.parts import with_parts
+from fewmask.data.parts import image_counts, with_parts
 from fewmask.engine.automatic import settle
 from fewmask.engine.average import answering, average_of, better, network_of
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
@@ -337,9 +337,7 @@ class _Fit:
             "domains": {n: domains[n] for n in self.domains if n in domains},
             "validation": self.history,
             "trained": list(self.trained),
-            "labelled": {n: len(d.labelled) for n, d in self.domains.items()},
-            "unlabelled": {n: len(d.unlabelled) for n, d in self.domains.items()},
-            "in_part": {n: len(d.labelled) - len(d.whole) for n, d in self.domains.items()},
+            **image_counts(self.domains),
             "unseen": {n: list(d.unseen) for n, d in self.domains.items() if d.unseen},
             "seconds": round(self.seconds, 1),
             "memory_mib": memory_mib(self.device),
