@@ -49,7 +49,7 @@ demo: env ## the main job on built-in scenes, in minutes on a laptop
 	$(VENV)/bin/fewmask demo
 
 # Pure functions, settings, formats and rules of the source: no training, no server, no browser.
-QUICK := architecture batches class_list coco config losses mixing own_loop package paths pre_commit reading regions \
+QUICK := architecture batches class_list coco config losses mixing own_loop package paths plugins pre_commit reading regions \
   register rle scores select strict_yaml views
 
 test-quick: env ## a part of the tests for the daily loop, in at most 2 minutes

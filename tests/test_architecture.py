@@ -22,6 +22,7 @@ from source import FILES, ROOT, SOURCE, dotted, place, tree_of
 FLOORS = {
     "strict_yaml": -2,
     "lazy": -2,
+    "plugins": -2,
     "paths": -2,  # the cellar: names of users as paths
     "plurals": -2,
     "files": -1,  # how anything is put on a disk

@@ -11,7 +11,7 @@ import pytest
 from ondisk import plain
 
 import fewmask
-from fewmask import methods
+from fewmask import methods, plugins
 from fewmask.config import registry
 from fewmask.methods.joint import Joint
 
@@ -40,7 +40,7 @@ def nothing_stays_registered() -> Iterator[None]:
 
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     points = [EntryPoint("own", value, "fewmask.methods")]
-    monkeypatch.setattr(registry, "entry_points", lambda group: [p for p in points if p.group == group])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [p for p in points if p.group == group])
 
 
 def own(**options: Any) -> dict[str, Any]:
@@ -76,5 +76,5 @@ def test_the_method_of_an_installed_package_needs_no_call(monkeypatch: pytest.Mo
 
 def test_an_installed_package_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, f"{__name__}:Missing")
-    with pytest.raises(ValueError, match=r"method 'own' cannot be used \(AttributeError.*Missing.*mend or uninstall"):
+    with pytest.raises(ValueError, match=r"method 'own' cannot be used \(AttributeError.*Missing.*fix or uninstall"):
         fewmask.parse_config(own())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fewmask.acquisition.regions import superpixels as superpixels
     from fewmask.acquisition.regions import whole as whole
     from fewmask.acquisition.scores import Score as Score
+    from fewmask.acquisition.scores import Scorer as Scorer
     from fewmask.acquisition.scores import bald as bald
     from fewmask.acquisition.scores import difficulty as difficulty
     from fewmask.acquisition.scores import disagreement as disagreement
@@ -38,7 +39,7 @@ __getattr__, __dir__, __all__ = attach(
         "fewmask.acquisition.budget": "Budget CostModel",
         "fewmask.acquisition.curve": "Curve",
         "fewmask.acquisition.regions": "Regions aggregate dominant_class embed points squares superpixels whole",
-        "fewmask.acquisition.scores": "Score bald difficulty disagreement entropy image_by_image "
+        "fewmask.acquisition.scores": "Score Scorer bald difficulty disagreement entropy image_by_image "
         "least_confidence margin normalised_entropy probabilities random",
         "fewmask.acquisition.selection": "Candidates select",
     },

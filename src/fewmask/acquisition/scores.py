@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from fewmask.plugins import with_installed
 
 By = Literal["mean", "histogram-entropy", "one-pixel"]
 TINY = torch.finfo(torch.float32).tiny
@@ -173,3 +175,9 @@ SCORES = {
     "difficulty-entropy": Scorer(difficulty, reads="difficulty", by="histogram-entropy"),
     "random": Scorer(random, needs_rng=True, by="one-pixel"),
 }
+
+
+@cache
+def known_scores() -> dict[str, Scorer]:
+    """`SCORES`, and those of installed packages. Raises ValueError for a package whose score cannot be used."""
+    return with_installed("score", SCORES)

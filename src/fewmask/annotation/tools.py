@@ -1,8 +1,12 @@
-"""The tools that people annotate with, by name. Each is a module with the two functions of `Tool`."""
+"""The tools that people annotate with, by name. Each is a module with the two functions of `Tool`.
+
+That of an installed package has a third one, `recognises(path)`: whether it wrote what lies at a path.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +16,7 @@ from fewmask.annotation.inbox import Import, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.data.domain import Domain
 from fewmask.formats.texts import CHUNK
+from fewmask.plugins import with_installed
 
 
 class Tool(Protocol):
@@ -56,8 +61,17 @@ class ReadAnswers(Protocol):
 TOOLS: Mapping[str, Tool] = {"folder": folder, "label-studio": label_studio, "cvat": cvat, "coco": coco}
 
 
+@cache
+def known_tools() -> dict[str, Tool]:
+    """`TOOLS`, and those of installed packages. Raises ValueError for a package whose tool cannot be used."""
+    return with_installed("tool", TOOLS)
+
+
 def recognise(path: Path) -> str:
     """The tool that wrote what lies at a path, by what it is. Raises ValueError when it is nothing that is read."""
+    for name, tool in known_tools().items():
+        if name not in TOOLS and tool.recognises(path):  # type: ignore[attr-defined]
+            return name
     ending = path.suffix.lower()
     if path.is_dir() or not ending:
         return "folder"

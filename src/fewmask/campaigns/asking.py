@@ -13,7 +13,7 @@ import numpy as np
 
 from fewmask.acquisition.budget import Budget, CostModel
 from fewmask.acquisition.regions import parse
-from fewmask.acquisition.scores import SCORES
+from fewmask.acquisition.scores import known_scores
 from fewmask.acquisition.selection import Candidates, concatenate, select
 from fewmask.annotation.facts import Question
 from fewmask.config import AskSettings
@@ -64,7 +64,7 @@ def questions(
     """
     if not any(len(one.candidates) for one in found.values()):
         return []
-    by_chance = SCORES[settings.score].needs_rng
+    by_chance = known_scores()[settings.score].needs_rng
     pool, budget = ranked_together(found, domains, None if by_chance else need), settings.budget
     pool = replace(pool, cost=cost.cost(parse(settings.regions).kind, pool.cost, budget.unit))
     # An embedding is of one network, so that all domains' lie in one space.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from fewmask.acquisition.regions import parse
-from fewmask.acquisition.scores import SCORES
+from fewmask.acquisition.scores import known_scores
 from fewmask.acquisition.selection import SLACK
 from fewmask.campaigns.history import cost_model
 from fewmask.config import AskSettings, CampaignSettings, Config
@@ -95,7 +95,7 @@ def _faults_of_method(config: Config, settings: CampaignSettings, domains: Mappi
         yield from _faults_of_scales(settings, network, domains)
     pool = settings.pool
     kept = method.kept(network)
-    scorer = SCORES.get(settings.ask.score) if settings.ask else None
+    scorer = known_scores().get(settings.ask.score) if settings.ask else None
     if scorer is not None and scorer.reads == "difficulty" and settings.ask and "difficulty" not in kept:
         yield f"campaign.ask.score: {settings.ask.score} reads a branch that the method does not train; set method=deal"
     there = ["model", *(name for name, part in kept.items() if isinstance(part, UniversalSegmenter))]

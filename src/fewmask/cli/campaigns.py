@@ -91,7 +91,7 @@ def query(
     With them goes what the network expects there, pixel by pixel. With --to they go to a running Label Studio; the same
     command again sends what is not there yet.
     """
-    from fewmask.annotation.tools import TOOLS
+    from fewmask.annotation.tools import known_tools
 
     annotator = _name(annotator)
     domains = opened(run)
@@ -108,12 +108,12 @@ def query(
         _send(run, domains, to, as_json)
         return
     tool = tool or "folder"
-    if tool not in TOOLS:
-        raise ValueError(f"--for: no tool {tool!r}; there are {', '.join(TOOLS)}")
+    if tool not in known_tools():
+        raise ValueError(f"--for: no tool {tool!r}; there are {', '.join(known_tools())}")
     folder = folder or _folder_for(run, annotator)
     with ledger_of(run) as ledger:
         some = ledger.questions(open_only=True, annotator=annotator)
-        asked = TOOLS[tool].write_questions(ledger, domains, folder, annotator=annotator) if some else []
+        asked = known_tools()[tool].write_questions(ledger, domains, folder, annotator=annotator) if some else []
     images = _images(asked)
     if as_json:
         print_json({"open": len(asked), "images": images, "folder": str(folder) if asked else None})
@@ -174,7 +174,7 @@ def answer(
     Of these all answers to open questions are taken or, where something is wrong with one, none. What is no answer is
     left aside, counted and named.
     """
-    from fewmask.annotation.tools import TOOLS, recognise
+    from fewmask.annotation.tools import known_tools, recognise
 
     annotator = _name(annotator)
     if only and answers is not None:
@@ -198,7 +198,7 @@ def answer(
             file = Path(answers)
             tool = recognise(file)
             who = _who(file, tool, annotator, ledger.rule.each)
-            counts = TOOLS[tool].read_answers(ledger, domains, file, who, mode)
+            counts = known_tools()[tool].read_answers(ledger, domains, file, who, mode)
         still, rule = ledger.questions(open_only=True), ledger.rule.decide
     if as_json:
         print_json(asdict(counts) | {"open": len(still), "images": _images(still)})

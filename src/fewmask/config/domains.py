@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, Protocol, get_args
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Discriminator, NonNegativeInt, PlainValidator, PositiveInt, Tag, ValidationInfo
 
 from fewmask.config.base import ConfigPath, Fraction, Settings, Size
 from fewmask.config.scale import Scale
+from fewmask.plugins import with_installed
 
 
 class FilesDomain(Settings):
@@ -104,13 +107,57 @@ class ScenesDomain(Settings):
     test: PositiveInt = 60
 
 
+class PluginDomain(FilesDomain):
+    """A dataset on disk in the layout of an installed package, whose settings are a subclass."""
+
+    layout: str
+
+
+class Layout(Protocol):
+    """What the entry point of a layout names: a module with these two."""
+
+    Settings: type[PluginDomain]
+
+    @property
+    def index(self) -> Callable[..., Any]:
+        """From the settings to an `Index` of the dataset's files."""
+        ...
+
+
+BuiltIn = FolderDomain | CamvidDomain | CityscapesDomain | IddDomain | SunrgbdDomain | VocDomain | ScenesDomain
+LAYOUTS = [get_args(kind.model_fields["layout"].annotation)[0] for kind in get_args(BuiltIn)]
+
+
+@cache
+def installed_layouts() -> dict[str, Layout]:
+    """The layouts of installed packages by name. Raises ValueError for one that cannot be used."""
+    known: dict[str, Any] = with_installed("layout", dict.fromkeys(LAYOUTS))
+    return {name: layout for name, layout in known.items() if name not in LAYOUTS}
+
+
+def _tag(value: Any) -> Any:
+    """The layout of a domain's settings, plain or typed."""
+    layout = value.get("layout") if isinstance(value, Mapping) else getattr(value, "layout", None)
+    return "plug-in" if isinstance(layout, str) and layout in installed_layouts() else layout
+
+
+def _of_plugin(value: Any, info: ValidationInfo) -> PluginDomain:
+    if isinstance(value, PluginDomain):
+        return value
+    return installed_layouts()[value["layout"]].Settings.model_validate(value, context=info.context)
+
+
 DomainSettings = Annotated[
-    FolderDomain | CamvidDomain | CityscapesDomain | IddDomain | SunrgbdDomain | VocDomain | ScenesDomain,
-    Field(discriminator="layout"),
+    Annotated[FolderDomain, Tag("folder")]
+    | Annotated[CamvidDomain, Tag("camvid")]
+    | Annotated[CityscapesDomain, Tag("cityscapes")]
+    | Annotated[IddDomain, Tag("idd")]
+    | Annotated[SunrgbdDomain, Tag("sunrgbd")]
+    | Annotated[VocDomain, Tag("voc")]
+    | Annotated[ScenesDomain, Tag("scenes")]
+    | Annotated[PluginDomain, PlainValidator(_of_plugin), Tag("plug-in")],
+    Discriminator(_tag),
 ]
-
-
-LAYOUTS = [get_args(d.model_fields["layout"].annotation)[0] for d in get_args(get_args(DomainSettings)[0])]
 
 
 class LabelledSettings(Settings):

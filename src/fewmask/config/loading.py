@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, fie
 from fewmask import strict_yaml
 from fewmask.config.base import Name, Settings
 from fewmask.config.campaign import CampaignSettings
-from fewmask.config.domains import LAYOUTS, DomainSettings, LabelledSettings
+from fewmask.config.domains import LAYOUTS, DomainSettings, LabelledSettings, installed_layouts
 from fewmask.config.spelling import meant, mend_key
 from fewmask.config.training import ModelSettings, TrainSettings
 from fewmask.paths import alike
@@ -157,7 +157,7 @@ def _sentences(error: ValidationError, text: str | None, method: type[Settings] 
 
 
 def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Settings] | None) -> str:
-    message, value = error["msg"], error.get("input")
+    kind, message, value = error["type"], error["msg"], error.get("input")
     if loc[0] in ("domains", "held_out"):
         loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
     # What stands behind a key of a union is the alternative, not a key.
@@ -165,26 +165,28 @@ def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Set
     alternative = ("function-after[", "literal[", "dict[", "[key]", "tuple[", "list[", "constrained-")
     place = [word for word in words if not word.startswith(alternative)]
     key = ".".join(word if word.isprintable() else ascii(word) for word in place)
-    if error["type"] in ("string_type", "invalid_key") and (value is None or isinstance(value, bool | int | float)):
-        is_key = error["type"] == "invalid_key" or error["loc"][-1] == "[key]"
+    if kind in ("string_type", "invalid_key") and (value is None or isinstance(value, bool | int | float)):
+        is_key = kind == "invalid_key" or error["loc"][-1] == "[key]"
         steps = [part for part in loc if part != "[key]"]
         where = ".".join(map(str, steps[:-1])) or "a key" if is_key else key
         return f"{where}: {strict_yaml.unquoted(text, steps, value, is_key)}"
-    if message.startswith("Extra inputs"):
+    if kind == "extra_forbidden":
         return f"{key}: unknown key; {mend_key(method, place[1:]) if method else mend_key(Config, place)}"
-    if message == "Field required":
+    if kind == "missing":
         return f"{key}: missing; add it"
-    if message.startswith("Unable to extract tag"):
-        return f"{key}.layout: missing; add one of {', '.join(LAYOUTS)}"
-    if message.startswith("Input tag"):
+    known = [*LAYOUTS, *installed_layouts()]
+    if kind == "union_tag_not_found" and isinstance(value, Mapping):
+        return f"{key}.layout: missing; add one of {', '.join(known)}"
+    if kind == "union_tag_invalid":
         given = strict_yaml.short(value["layout"])
-        return f"{key}.layout: there is no such layout; take one of {', '.join(LAYOUTS)} (given: {given})"
-    if message.startswith("Input should be a valid dictionary"):
+        return f"{key}.layout: there is no such layout; take one of {', '.join(known)} (given: {given})"
+    if kind in ("dict_type", "model_type", "union_tag_not_found"):
         message = "Input should be a mapping of keys"
-    if message == "Input should be a valid tuple":
+    if kind == "tuple_type":
         message = "Input should be a list, such as [256, 256]"
-    if key == "name" and message.startswith("String should match"):
+    if key == "name" and kind == "string_pattern_mismatch":
         message = "It names a folder: write letters, digits, dots, dashes and underscores, without spaces"
-    message = message.removeprefix("Value error, ")
+    if kind == "value_error":
+        message = str(error["ctx"]["error"])
     given = "" if isinstance(value, dict) else f" (given: {strict_yaml.short(value)})"  # a mapping's keys are told
     return f"{key}: {message[0].lower()}{message[1:]}{given}"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from fewmask import plugins
 from fewmask.config import loading, methods
 from fewmask.config.base import Settings
 from fewmask.config.loading import Config
@@ -50,11 +50,4 @@ def parse_config(data: Mapping[str, Any], folder: AnyPath = ".") -> Config:
 def register_installed() -> None:
     """Register the methods of installed packages. Raises ValueError for one that cannot be used."""
     # Not when this module is imported: a package with a method imports it before its own class is there.
-    for entry in entry_points(group="fewmask.methods"):
-        try:
-            register(entry.load())
-        except Exception as error:
-            raise ValueError(
-                f"{entry.dist.name if entry.dist else entry.value}: an installed package whose method {entry.name!r} "
-                f"cannot be used ({type(error).__name__}: {error}); mend or uninstall it"
-            ) from error
+    plugins.load("method", lambda _, method: register(method))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewmask.acquisition.regions import parse
-from fewmask.acquisition.scores import SCORES
+from fewmask.acquisition.scores import known_scores
 from fewmask.config import AskSettings, PoolSettings, Precision
 from fewmask.engine.device import autocast
 from fewmask.models.universal import UniversalSegmenter
@@ -142,7 +142,7 @@ def opinions(pool: PoolSettings, networks: int) -> int:
 def possible(pool: PoolSettings, ask: AskSettings, networks: int) -> AskSettings:
     """What is asked for while there are so many networks, one or more: by entropy until the generations are there whose
     opinions the score compares."""
-    enough = opinions(pool, networks) >= SCORES[ask.score].members
+    enough = opinions(pool, networks) >= known_scores()[ask.score].members
     return ask if enough else ask.model_copy(update={"score": ALONE})
 
 
@@ -156,9 +156,9 @@ def faults(pool: PoolSettings, ask: AskSettings, networks: int, difficulty: bool
         found.append(f"regions: {error}")
     if ask.balance != "none" and not networks:
         found.append(f"balance: {ask.balance} needs a network, and there is none yet; set none")
-    scorer = SCORES.get(ask.score)
+    scorer = known_scores().get(ask.score)
     if scorer is None:
-        return [*found, f"score: no score {ask.score!r}; there are {', '.join(SCORES)}"]
+        return [*found, f"score: no score {ask.score!r}; there are {', '.join(known_scores())}"]
     if not networks:
         return found if scorer.needs_rng else [*found, f"score: {ask.score} needs a network, there is none; set random"]
     members = opinions(pool, networks)

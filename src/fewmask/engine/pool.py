@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 
 from fewmask import distributed, stopping
 from fewmask.acquisition.regions import Regions, Spec, aggregate, dominant_class, embed, parse, preselect
-from fewmask.acquisition.scores import SCORES, OfMean, probabilities
+from fewmask.acquisition.scores import OfMean, known_scores, probabilities
 from fewmask.acquisition.selection import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.annotation.record import content_hash
@@ -244,7 +244,7 @@ def _score(
     domain: Domain, item: PoolItem, opinions: Opinions | None, mean: Tensor | None, request: ScoringRequest, seed: int
 ) -> Tensor:
     """The score (H,W) of every pixel; mean (C,H,W) is the opinions' mean softmax."""
-    scorer, size = SCORES[request.settings.score], item.image.shape[:2]
+    scorer, size = known_scores()[request.settings.score], item.image.shape[:2]
     if mean is not None and isinstance(scorer.score, OfMean):
         return _finite(scorer.score.of(mean), domain, item)
     read = torch.zeros(1, 1, 1, *size) if opinions is None else opinions.logits
@@ -292,7 +292,7 @@ def _scores_of(
         group = predicted.reshape(-1).cpu().numpy()[chosen]
         group = np.where(group < classes, group, -1)
     else:
-        aggregated = aggregate(score, regions, unavailable, SCORES[settings.score].by, settings.answered)
+        aggregated = aggregate(score, regions, unavailable, known_scores()[settings.score].by, settings.answered)
         chosen = rng.permutation(np.flatnonzero(aggregated.open))  # ties by chance
         chosen = np.sort(chosen[np.argsort(-aggregated.score[chosen], kind="stable")][: settings.candidates])
         values, open_ = aggregated.score[chosen], aggregated.open[chosen]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from fewmask.config import (
     CamvidDomain,
     CityscapesDomain,
     DomainSettings,
     FolderDomain,
     IddDomain,
+    PluginDomain,
     ScenesDomain,
     SunrgbdDomain,
     VocDomain,
 )
+from fewmask.config.domains import installed_layouts
 from fewmask.data.domain import Domain, FileSource
 from fewmask.data.layouts import camvid, cityscapes, folder, idd, sunrgbd, voc
-from fewmask.data.layouts.listing import Index, Problem
+from fewmask.data.layouts.listing import Index, Listing, Problem
 from fewmask.data.masks import PixelMasks
 
-__all__ = ["Index", "Problem", "index", "load_domain"]
+__all__ = ["Index", "Listing", "Problem", "index", "load_domain"]
 
 
 def index(settings: DomainSettings) -> Index:
@@ -35,6 +39,8 @@ def index(settings: DomainSettings) -> Index:
             return sunrgbd.index(settings)
         case VocDomain():
             return voc.index(settings)
+        case PluginDomain():
+            return cast(Index, installed_layouts()[settings.layout].index(settings))
     raise AssertionError(f"{settings.layout} has no files")
 
 
