@@ -82,7 +82,7 @@ def test_tensors_make_the_batch_of_a_run(tmp_path: Path) -> None:
     two_domains(tmp_path)
     settings = config(tmp_path, "entropy-min")
     domains = load_domains(settings)
-    method = build(settings.method, domains)
+    method = build(settings.method, domains, 4)
     batch = Steps(domains, settings.train, method.phases(4), (1, 4), 32, seed=0)[1][0]
     again = fewmask.Batch.from_tensors(
         batch.image, batch.label, batch.domain, domains=2, pool=batch.pool, strides=(1, 4), multiple=32

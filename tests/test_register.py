@@ -71,7 +71,7 @@ def test_a_class_that_is_defined_again_replaces_itself_and_no_other() -> None:
 
 def test_the_method_of_an_installed_package_needs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, f"{__name__}:Own")
-    assert type(methods.build(fewmask.parse_config(own()).method, {})) is Own
+    assert type(methods.build(fewmask.parse_config(own()).method, {}, 1)) is Own
 
 
 def test_an_installed_package_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
