@@ -26,8 +26,8 @@ def nearby(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     servers: list[Nearby] = []
 
-    def start(kind: str, each: int = 1, classes: int | None = None) -> Any:
-        servers.append(Nearby(tmp_path / "run", kind, each, classes))
+    def start(kind: str, each: int = 1, classes: int | None = None, learns: bool = False) -> Any:
+        servers.append(Nearby(tmp_path / "run", kind, each, classes, learns))
         return servers[-1]
 
     yield start

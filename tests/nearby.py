@@ -20,8 +20,10 @@ from fewmask.config import AnswerSettings
 class Nearby(Server):
     """A server in a thread of this process, which starts at once."""
 
-    def __init__(self, folder: Path, kind: str, each: int = 1, classes: int | None = None) -> None:
-        self.folder, self._domain = folder, pages.streets(classes=classes)
+    def __init__(
+        self, folder: Path, kind: str, each: int = 1, classes: int | None = None, learns: bool = False
+    ) -> None:
+        self.folder, self._domain, self._learns = folder, pages.streets(classes=classes), learns
         self._run = replace(pages.ask(folder, self._domain, kind), rule=AnswerSettings(each=each, decide="majority"))
         self.start()
 
@@ -31,7 +33,9 @@ class Nearby(Server):
         def serve() -> None:
             guesses = Guesses(self.folder / "guesses", pages.predictor(self._domain))
             with bind_listener(self.folder / "page.json") as (listener, token):
-                service = LabellingService(self._run, guesses, pages.selector())
+                selector = pages.selector()
+                self.learner = pages.learner(self._domain, selector) if self._learns else None
+                service = LabellingService(self._run, guesses, selector, self.learner)
                 self._server = connections.Server(create_app(service, token))
                 self.link = link(listener.getsockname()[1], token)
                 opened.set()

@@ -16,6 +16,7 @@ from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import Predictor
+from fewmask.annotation.page.learning import Head, Learner
 from fewmask.annotation.page.server import serve
 from fewmask.annotation.page.service import Run
 from fewmask.annotation.page.smart_select import ByFeatures
@@ -79,6 +80,13 @@ def selector() -> ByFeatures:
         return Features.of(cells.astype(np.float32), 4)
 
     return ByFeatures(encode)
+
+
+def learner(domain: Domain, selector: ByFeatures) -> Learner:
+    """One that knows nothing of the classes yet, and sees colours."""
+    classes = domain.space.num_classes
+    start = Head(np.zeros((3, classes), np.float32), np.zeros(classes, np.float32))
+    return Learner(selector.features, lambda _: start)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pages
 import pytest
-from browsing import Person, Server
+from browsing import Person, Server, profile, violations
 from test_page_slips import asked, painted
 
 from fewmask.annotation.facts import Question
@@ -25,6 +25,7 @@ PREVIEW = """() => {
   return shown?.picture ? shown.area.mask.reduce((sum, there) => sum + there, 0) : 0;
 }"""
 IDLE = "() => !painter.smart.asking && !painter.smart.pending"
+GUESS = "import('./static/main.js').then((m) => Array.from(m.annotator.guess.values))"
 WIDER = 6
 
 
@@ -196,3 +197,59 @@ def test_superpixels_are_seen_and_a_drag_paints_many(nearby: Callable[..., Any],
     np.testing.assert_array_equal(painted(person), over(question, 3, np.isin(cut, list(passed))))
     person.press("Control+z")
     assert (painted(person) == NOT_LABELLED).all()
+
+
+# ── Guesses that learn ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_guesses_of_open_questions_are_replaced_and_the_shown_one_stays(
+    nearby: Callable[..., Any], context: Any
+) -> None:
+    server = nearby("squares:24", learns=True)
+    person = Person(context, server)
+    page, first = person.page, asked(person)
+    person.press("4", "4")
+    person.then("Enter")
+    person.saved()
+    server.learner.settle()
+    second, old = asked(person), page.evaluate(GUESS)
+    # The page hears of it with its next look at the server; what is on the screen stays.
+    page.evaluate("import('./static/main.js').then((m) => m.annotator.poll())")
+    assert page.evaluate("import('./static/main.js').then((m) => m.annotator.session.learned)") == 1
+    assert page.evaluate(GUESS) == old
+    person.then("ArrowRight")
+    third = asked(person)
+    assert third.id not in (first.id, second.id)
+    assert np.mean(np.array(page.evaluate(GUESS)) == 3) > 0.9
+    person.then("Enter")
+    person.saved()
+    np.testing.assert_array_equal(server_answer(person, first), over(first, 3, first.inside))
+
+
+# ── Accessibility ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
+def test_axe_finds_nothing_at_the_page(
+    nearby: Callable[..., Any], browser: Any, width: int, height: int, scheme: str
+) -> None:
+    """A question with each tool that has controls of its own, the dialogs, and the end."""
+    with profile(browser, width, height, color_scheme=scheme) as context:
+        person = Person(context, nearby("squares:48"), name=None)
+        page = person.page
+        found = {"settings": violations(page)}
+        page.fill("#name", "ann")
+        page.click("#options-form button")
+        person.ready()
+        page.click("#look summary")
+        for tool in ("r", "w", "b"):
+            person.press(tool, "3")
+            found[tool] = violations(page)
+        person.press("?")
+        found["keys"] = violations(page)
+        page.click("#keys button")
+        while not page.is_visible("#end"):
+            person.then("Enter")
+        found["end"] = violations(page)
+        assert found == {name: [] for name in found}
