@@ -63,11 +63,20 @@ def categories(space: LabelSpace) -> list[dict[str, Any]]:
     ]
 
 
-def write_instances(path: Path, space: LabelSpace, masks: Iterable[tuple[str, Mask]], compressed: bool = True) -> None:
-    """Write masks (H,W) by stem as COCO's JSON: one annotation for each value of an image, run-length coded."""
+def write_instances(
+    path: Path,
+    space: LabelSpace,
+    masks: Iterable[tuple[str, Mask]],
+    compressed: bool = True,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Write masks (H,W) by stem as COCO's JSON: one annotation for each value of an image, run-length coded.
+
+    `names` are the images' files by stem; `<stem>.png` by default.
+    """
     images, annotations, ids = list[dict[str, Any]](), list[dict[str, Any]](), _ids(space)
     for stem, mask in masks:
-        images.append(_image(len(images) + 1, f"{stem}.png", mask))
+        images.append(_image(len(images) + 1, (names or {}).get(stem, f"{stem}.png"), mask))
         for value, box, _ in parts(mask):
             runs = counts((mask == value).ravel(order="F"))
             code = pack(runs) if compressed else runs.tolist()

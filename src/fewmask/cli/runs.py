@@ -101,6 +101,12 @@ def predict(
             "the domain that fits it best; or `fused`, those of all domains in one."
         ),
     ] = None,
+    form: Annotated[
+        str, typer.Option("--as", help="Beside the masks as PNG: coco, labelme or geojson, each exact to the pixel.")
+    ] = "png",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict anew into a folder that holds another prediction.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     device: Device = "auto",
     as_json: Json = False,
@@ -110,19 +116,27 @@ def predict(
     Images are seen at the size that the network was trained at (`size`), and masks have the images' own size."""
     from fewmask.runs import RunFolder
 
-    settings = RunFolder(run).load_config().train
+    config = RunFolder(run).load_config()
+    settings = config.train
+    own = [config.domains[domain]] if domain in config.domains else [*config.domains.values()]
+    upright = all(getattr(one, "orientation", "ignore") == "apply" for one in own)
     from fewmask.engine.device import choose_device
     from fewmask.engine.prediction import predict as write
+    from fewmask.engine.prediction_formats import FORMS
     from fewmask.engine.prototypes import load_fused
     from fewmask.models.fusion import AUTO, FUSED
     from fewmask.models.saved import load_model
 
+    forms = {one: one for one in FORMS}
+    if form not in forms:
+        raise ValueError(f"--as {form}: no such form; give one of {', '.join(FORMS)}")
     model = (load_fused if domain in (AUTO, FUSED) else load_model)(run, choose_device(device))
     target = folder or run / "predictions"
     with counting("images") as progress:
         result = write(
             model, images, target, domain,
             batch_size=batch_size, workers=settings.workers, precision=settings.precision, progress=progress,
+            form=forms[form], upright=upright, overwrite=overwrite,
         )  # fmt: skip
     if as_json:
         print_json(result)
@@ -141,6 +155,8 @@ def _say_what_is_special(result: Mapping[str, Any]) -> None:
     from fewmask.config.scale import in_words
     from fewmask.engine.image_files import some
 
+    for path in result["forms"]:
+        say(path)
     if result["before"]:
         say(f"{result['before']:,} of {result['images']:,} images had been predicted before.")
     for name, size in result["sizes"].items():

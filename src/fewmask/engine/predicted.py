@@ -35,6 +35,8 @@ class Prediction(BaseModel):
     opacity: float
     images: str | tuple[str, ...]
     """The folder, or the files, that were given."""
+    upright: bool = False
+    """Whether images were turned as their orientation tags ask."""
 
 
 class Predicted(BaseModel):
@@ -87,14 +89,21 @@ def check(out: Path, prediction: Prediction) -> None:
     if different:
         told = {"network": "another network", "images": f"other images ({_short(there.images)})"}
         what = ", ".join(told.get(name, f"{name} {getattr(there, name)!r}") for name in different)
-        raise ValueError(f"{out}: holds another prediction: {what}; give another --out, or remove the folder")
+        raise ValueError(f"{out}: holds another prediction: {what}; give another --out, or --overwrite")
 
 
 @contextmanager
-def held(out: Path, prediction: Prediction) -> Iterator[None]:
-    """While inside, the folder is this prediction's, and this process alone writes it. Raises ValueError as `check`."""
-    check(out, prediction)
+def held(out: Path, prediction: Prediction, overwrite: bool = False) -> Iterator[None]:
+    """While inside, the folder is this prediction's, and this process alone writes it. Raises ValueError as `check`.
+
+    `overwrite`: where another prediction is in the folder, what it wrote is written anew. Nothing is removed.
+    """
+    if not overwrite or not (out / RECORD).exists():
+        check(out, prediction)
     with hold(out / LOCK, "is being written", "wait for its end, or give another --out"):
+        if overwrite and (out / RECORD).exists():
+            write_text(out / LINES, "")
+            write_text(out / RECORD, prediction.model_dump_json(indent=2) + "\n")
         check(out, prediction)
         if not (out / RECORD).exists():
             write_text(out / RECORD, prediction.model_dump_json(indent=2) + "\n")
@@ -117,7 +126,7 @@ def read(out: Path, items: Sequence[Item]) -> dict[str, Predicted]:
     if changed:
         raise ValueError(
             f"{changed[0].path}: not the image any more that {out} holds a prediction of "
-            f"({len(changed)} of {len(items)} images have changed); give another --out"
+            f"({len(changed)} of {len(items)} images have changed); give another --out, or --overwrite"
         )
     return done
 

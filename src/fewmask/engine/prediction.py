@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ import torch
 
 from fewmask.config import Precision
 from fewmask.config.scale import Scale, scaled
+from fewmask.data import reading
 from fewmask.data.domain import resized
-from fewmask.data.kinds import judge
+from fewmask.data.kinds import TURN_PIXELS, judge
 from fewmask.data.pictures import overlay, write_image, write_mask
 from fewmask.data.reading import read_picture
 from fewmask.engine import predicted
@@ -34,6 +36,7 @@ from fewmask.engine.evaluation import Progress, as_array, same_size_batches
 from fewmask.engine.generalise import Choice, choices, clearest
 from fewmask.engine.image_files import Item, find_images
 from fewmask.engine.predicted import Predicted, Prediction
+from fewmask.engine.prediction_formats import Form, write_form
 from fewmask.engine.transfer import common_size
 from fewmask.files import write_text
 from fewmask.labels import LabelSpace, Mask
@@ -79,6 +82,9 @@ def predict(
     precision: Precision = "auto",
     overlays: bool = True,
     opacity: float = 0.5,
+    form: Form = "png",
+    upright: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Predict every image of a folder (with those inside it) or of a list.
@@ -92,6 +98,9 @@ def predict(
     With the model of `load_fused`, the domain "fused" writes classes of the union of all domains, and "auto" chooses a
     domain for each image: its files go to `out/<domain>/`, and `out/domains.csv` says of each image which domain was
     chosen and how clearly, see `Choice`.
+
+    `form` writes the masks in another form as well, see `write_form`. `upright` turns images as their orientation tags
+    ask, as a domain of `orientation: apply` does. `overwrite` predicts anew where another prediction is in the folder.
 
     Returns what was done, with the fraction of all pixels that each class got (of each domain, with "auto"), what was
     left aside in the folder, and remarks on images, such as on an orientation tag. Raises ValueError, before anything
@@ -113,21 +122,21 @@ def predict(
     where = str(files.resolve()) if isinstance(files, Path) else tuple(str(file.resolve()) for file in files)
     prediction = Prediction(
         network=predicted.fingerprint(model), domain=name, sizes=sizes, precision=precision,
-        overlays=overlays, opacity=opacity, images=where,
+        overlays=overlays, opacity=opacity, images=where, upright=upright,
     )  # fmt: skip
     answering = _Answering(model, name, fused, sizes, precision)
     lines: dict[str, Predicted] = {}
     was_training = model.training
     model.eval()
     try:
-        with predicted.held(out, prediction):
+        with predicted.held(out, prediction, overwrite):
             lines |= {n: line for n, line in predicted.read(out, given.items).items() if writers[line.domain].has(n)}
             before = len(lines)
             for writer in writers.values():
                 writer.space.write_yaml(writer.out / "classes.yaml")
             left = [item for item in given.items if item.name.as_posix() not in lines]
             # Closed at once when anything stops the loop, so that no thread writes after the folder was let go.
-            with closing(_write_all(left, answering, writers, batch_size, max(workers, 1))) as written:
+            with closing(_write_all(left, answering, writers, batch_size, max(workers, 1), upright)) as written:
                 for line in written:
                     predicted.append(out, line)
                     lines[line.image] = line
@@ -136,6 +145,10 @@ def predict(
             ordered = [lines[item.name.as_posix()] for item in given.items]
             if fused:
                 _write_choices(out / "domains.csv", ordered)
+            forms = []
+            for n, writer in writers.items():
+                own = [item for item in given.items if lines[item.name.as_posix()].domain == n]
+                forms += [str(path) for path in [write_form(writer.out, own, writer.space, form)] if path and own]
     except ImageError as error:
         raise ValueError(
             f"{error}\n{len(lines)} of {len(given.items)} images were predicted before that and stay in {out}; when it "
@@ -150,6 +163,7 @@ def predict(
         "images": len(ordered),
         "before": before,
         "sizes": sizes,
+        "forms": forms,
         "aside": list(given.aside),
         "remarks": _remarks(ordered),
         **(_told(ordered, fused.fused) if fused else {}),
@@ -234,21 +248,28 @@ def _too_large(batch: Sequence[Decoded], sizes: Mapping[str, Scale], error: Base
 
 
 def _write_all(
-    items: Sequence[Item], answering: _Answering, writers: Mapping[str, _Writer], batch_size: int, threads: int
+    items: Sequence[Item],
+    answering: _Answering,
+    writers: Mapping[str, _Writer],
+    batch_size: int,
+    threads: int,
+    upright: bool,
 ) -> Generator[Predicted, None, None]:
     """Decode every image, predict it and write what was predicted; in the order of their sizes."""
     ahead = batch_size + threads
     with ThreadPoolExecutor(threads) as reading, ThreadPoolExecutor(threads) as writing:
         # By size, so that as few batches as possible are cut short where the size changes.
-        decoded = _ahead(reading, _decode, sorted(items, key=lambda i: i.size), ahead)
+        decoded = _ahead(reading, partial(_decode, turn=upright), sorted(items, key=lambda i: i.size), ahead)
         answers = chain.from_iterable(map(answering, answering.batches(decoded, batch_size)))
         yield from _ahead(writing, lambda answer: writers[answer.domain](answer), answers, ahead)
 
 
-def _decode(item: Item) -> Decoded:
+def _decode(item: Item, turn: bool) -> Decoded:
     try:
         pixels, kind = read_picture(item.path)
-        remarks = tuple(f"{cell.how}; {cell.fix}" for cell in judge(kind) if cell.fix)
+        pixels = reading.upright(pixels, kind.orientation) if turn else pixels
+        told = (cell for cell in judge(kind) if cell.fix and not (turn and cell.fix.startswith(TURN_PIXELS)))
+        remarks = tuple(f"{cell.how}; {cell.fix}" for cell in told)
         return Decoded(item, pixels, predicted.digest_of(item.path), remarks)
     except ValueError as error:
         raise ImageError(str(error)) from None

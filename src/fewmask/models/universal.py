@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewmask.config import ModelSettings
-from fewmask.config.scale import Scale
+from fewmask.config.scale import Scale, scaled
 from fewmask.labels import VOID, LabelSpace
 from fewmask.models import encoders
 from fewmask.models.memory import memory_for, ran_out
@@ -144,6 +146,35 @@ class UniversalSegmenter(nn.Module):
         """Logits (B,C_k,H,W) of `domain`'s classes at the size of the image."""
         height, width = image.shape[-2:]
         return self.logits(self.encode(image), domain, (height, width))
+
+    def predict(self, image: np.ndarray, domain: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """An image (H,W,3) uint8 RGB → the class of each pixel (H,W) uint8 and the probabilities (C_k,H,W) float32.
+
+        The network sees the image at the size of the domain, as `fewmask predict` does. Raises ValueError for a domain
+        that the model does not have, and for what is no such image.
+        """
+        if domain is None and len(self.domains) == 1:
+            (domain,) = self.domains
+        if domain not in self.domains:
+            raise ValueError(f"domain {domain!r}: no such head; give one of {', '.join(self.domains)}")
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"an image of {image.dtype} and shape {image.shape}; give uint8 of (H,W,3), in RGB")
+        own = image.shape[0], image.shape[1]
+        height, width = scaled(own, self.sizes[domain])
+        small = image if own == (height, width) else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                batch = torch.from_numpy(np.ascontiguousarray(small))[None].to(self.mean.device)
+                found = self(batch.permute(0, 3, 1, 2), domain)[0].float().softmax(0).cpu().numpy()
+        finally:
+            self.train(was_training)
+        if own != (height, width):  # nearest, the place of each pixel looked up
+            place = np.arange(height * width, dtype=np.float64).reshape(height, width)
+            place = cv2.resize(place, own[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int64)
+            found = found.reshape(len(found), -1)[:, place]
+        return found.argmax(0).astype(np.uint8), found
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())

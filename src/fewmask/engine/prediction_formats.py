@@ -1,0 +1,153 @@
+"""Predicted masks in the forms of other programs: COCO, LabelMe and GeoJSON, each exact to the pixel.
+
+Shapes: H×W pixels of an image · P points.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from fewmask.annotation.coco import write_instances
+from fewmask.data.reading import read_mask
+from fewmask.engine.image_files import Item
+from fewmask.files import write_json
+from fewmask.labels import LabelSpace, Mask
+from fewmask.paths import below
+
+Form = Literal["png", "coco", "labelme", "geojson"]
+FORMS: tuple[Form, ...] = ("png", "coco", "labelme", "geojson")
+
+
+def write_form(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) -> Path | None:
+    """Write the masks below `out/masks` in another form, and return where: `coco.json`, or a file an image in
+    `labelme/` or `geojson/`. None for "png", which the masks are."""
+    if form == "png":
+        return None
+    if form == "coco":
+        masks = ((item.name.as_posix(), _mask(out, item, space)) for item in items)
+        names = {item.name.as_posix(): f"{item.name.as_posix()}{item.path.suffix}" for item in items}
+        write_instances(out / "coco.json", space, masks, names=names)
+        return out / "coco.json"
+    for item in items:
+        mask = _mask(out, item, space)
+        if form == "labelme":
+            write_json(below(out, "labelme", item.name.as_posix(), ending=".json"), _labelme(mask, space, item.path))
+        else:
+            write_json(below(out, "geojson", item.name.as_posix(), ending=".geojson"), _geojson(mask, space))
+    return out / form
+
+
+def _mask(out: Path, item: Item, space: LabelSpace) -> Mask:
+    path = below(out, "masks", item.name.as_posix(), ending=".png")
+    return space.encode(read_mask(path), path)
+
+
+def _areas(mask: Mask, space: LabelSpace) -> Iterator[tuple[int, np.ndarray, tuple[int, int]]]:
+    """Each connected area of each class: the class, its pixels (h,w) bool in their box, and the box's top and left."""
+    for index in range(space.num_classes):
+        count, numbers, boxes, _ = cv2.connectedComponentsWithStats((mask == index).astype(np.uint8), connectivity=4)
+        for number in range(1, count):
+            left, top, width, height = (int(n) for n in boxes[number][:4])
+            yield index, numbers[top : top + height, left : left + width] == number, (top, left)
+
+
+def _labelme(mask: Mask, space: LabelSpace, image: Path) -> dict[str, Any]:
+    """LabelMe's shapes of type `mask`, one for each connected area."""
+    shapes: list[dict[str, Any]] = []
+    for index, inside, (top, left) in _areas(mask, space):
+        height, width = inside.shape
+        png = cv2.imencode(".png", inside.astype(np.uint8) * 255)[1].tobytes()
+        shapes.append(
+            {
+                "label": space.names[index],
+                "points": [[left, top], [left + width - 1, top + height - 1]],
+                "group_id": None,
+                "description": "",
+                "shape_type": "mask",
+                "flags": {},
+                "mask": base64.b64encode(png).decode(),
+            }
+        )
+    return {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": image.name,
+        "imageData": None,
+        "imageHeight": mask.shape[0],
+        "imageWidth": mask.shape[1],
+    }
+
+
+def _geojson(mask: Mask, space: LabelSpace) -> dict[str, Any]:
+    """A polygon for each connected area, in pixels from the image's upper left corner, y down."""
+    ids = {index: raw for raw, index in sorted(space.raw_ids.items(), reverse=True)}
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"class": space.names[index], "id": ids[index]},
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [(ring + np.array([left, top])).tolist() for ring in rings(inside)],
+            },
+        }
+        for index, inside, (top, left) in _areas(mask, space)
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+def rings(inside: np.ndarray) -> list[np.ndarray]:
+    """The outlines (P,2) of x, y of an area (h,w) bool along the edges of its pixels, closed: the outer one first, then
+    its holes."""
+    padded = np.pad(inside, 1)
+    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    # Of each pixel's four sides those that the area ends at, with the area at their right.
+    for (dy, dx), start, end in (
+        ((-1, 0), (0, 0), (1, 0)),
+        ((0, 1), (1, 0), (1, 1)),
+        ((1, 0), (1, 1), (0, 1)),
+        ((0, -1), (0, 1), (0, 0)),
+    ):
+        neighbour = np.roll(padded, (-dy, -dx), (0, 1))
+        for y, x in np.argwhere(padded & ~neighbour).tolist():
+            steps.setdefault((x - 1 + start[0], y - 1 + start[1]), []).append((x - 1 + end[0], y - 1 + end[1]))
+    found = []
+    while steps:
+        first = min(steps)
+        ring, at, came = [first], first, (0, 0)
+        while True:
+            ends = steps[at]
+            # Where two areas touch at a corner the way turns right, and stays with its own.
+            nxt = (
+                max(ends, key=lambda e: came[0] * (e[1] - at[1]) - came[1] * (e[0] - at[0]))
+                if len(ends) > 1
+                else ends[0]
+            )
+            ends.remove(nxt)
+            if not ends:
+                del steps[at]
+            came, at = (nxt[0] - at[0], nxt[1] - at[1]), nxt
+            ring.append(at)
+            if at == first:
+                break
+        found.append(_straight(np.array(ring)))
+    return sorted(found, key=lambda r: -abs(_area(r)))
+
+
+def _straight(ring: np.ndarray) -> np.ndarray:
+    """A closed outline without the points that lie on a straight line."""
+    way = np.diff(ring, axis=0)
+    turns = np.any(way != np.roll(way, 1, axis=0), axis=1)
+    corners = ring[:-1][turns]
+    return np.concatenate([corners, corners[:1]])
+
+
+def _area(ring: np.ndarray) -> float:
+    x, y = ring.T.astype(float)
+    return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
