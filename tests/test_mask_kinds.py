@@ -81,12 +81,12 @@ def saved(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
 
 @FEW
-@given(ids=IDS, kind=st.sampled_from(["png", "tif"]), alpha=st.booleans())
+@given(ids=IDS, kind=st.sampled_from(["png", "tif", "bmp"]), alpha=st.booleans())
 def test_colours_of_classes_are_read_as_the_classes(root: Path, ids: np.ndarray, kind: str, alpha: bool) -> None:
     pixels = COLOURS[ids]
-    if alpha:
+    if alpha and kind != "bmp":
         pixels = np.dstack([pixels, np.full((H, W), 255, np.uint8)])
-    fresh(root, **{f"a_dot_{kind}": saved(pixels, {"png": "PNG", "tif": "TIFF"}[kind])})
+    fresh(root, **{f"a_dot_{kind}": saved(pixels, {"png": "PNG", "tif": "TIFF", "bmp": "BMP"}[kind])})
     np.testing.assert_array_equal(mask_of(root), ids)
 
 
@@ -95,6 +95,13 @@ def test_colours_of_classes_are_read_as_the_classes(root: Path, ids: np.ndarray,
 def test_ids_of_8_and_16_bits_in_png_and_tiff(root: Path, ids: np.ndarray, wide: bool, kind: str) -> None:
     pixels = ids.astype(np.uint16) if wide else ids
     fresh(root, **{f"a_dot_{kind}": saved(pixels, {"png": "PNG", "tif": "TIFF"}[kind])})
+    np.testing.assert_array_equal(mask_of(root), ids)
+
+
+@FEW
+@given(ids=IDS)
+def test_bytes_of_a_bmp_are_ids(root: Path, ids: np.ndarray) -> None:
+    fresh(root, a_dot_bmp=saved(ids, "BMP"))
     np.testing.assert_array_equal(mask_of(root), ids)
 
 

@@ -139,7 +139,7 @@ MASKS: Mapping[tuple[str, str], Cell] = {
         for channels in ("RGB", "RGB and alpha")
     },
 }
-"""By channels and bits what becomes of a PNG or a TIFF as a mask. A mask in any other container is refused."""
+"""By channels and bits what becomes of a PNG, a TIFF or a BMP as a mask. A mask in any other container is refused."""
 NO_MASK = Cell("refused", "not a PNG", "save masks as 8-bit PNG, which keeps every id")
 
 

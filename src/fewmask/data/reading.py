@@ -82,7 +82,7 @@ def image_kind(path: Path) -> Kind:
 def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Mask:
     """A mask file as its raw ids (H,W) uint8; of a palette the indices. Raises ValueError that names the file.
 
-    PNG and TIFF are read, with one channel of 8 or 16 bits or a palette; colours where `colours` says which id each
+    PNG, TIFF and BMP are read, with one channel of 8 or 16 bits or a palette; colours where `colours` says which id each
     stands for. JPEG changes ids.
     """
     return decode_mask(_bytes(path), path, colours)
@@ -100,6 +100,8 @@ def decode_mask(data: bytes, path: Path, colours: Mapping[Colour, int] | None = 
         if white_is_zero(data):
             raise ValueError(f"{path}: its 0 is white (WhiteIsZero), so that ids are read in two ways; save it as PNG")
         return _narrow(_tiff(data, kind, path, None), path)
+    if kind.container == "BMP":
+        return _narrow(_pillow(data, kind, path, None), path)
     if kind.channels == "palette":
         return _indices(data, kind, path)
     if kind.depth == "16":
@@ -120,6 +122,8 @@ def _narrow(ids: np.ndarray, path: Path) -> Mask:
 def _ids_of_colours(data: bytes, kind: Kind, path: Path, colours: Mapping[Colour, int]) -> Mask:
     if kind.container == "TIFF":
         pixels = _tiff(data, kind, path, None)
+    elif kind.container == "BMP":
+        pixels = _pillow(data, kind, path, None)
     else:
         pixels = _decoded(data, cv2.IMREAD_UNCHANGED, path)
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if kind.channels == "RGB and alpha" else cv2.COLOR_BGR2RGB)
@@ -192,7 +196,7 @@ def _png_kind(data: bytes, path: Path) -> Kind:
 
 def _mask_kind(data: bytes, path: Path) -> Kind:
     """The kind of a PNG or a TIFF of one page."""
-    if data and not is_png(data) and not is_tiff(data):
+    if data and not is_png(data) and not is_tiff(data) and not data.startswith(b"BM"):
         _refuse(NO_MASK, path)
     kind = examine(data, path)
     for cell in judge_properties(kind):

@@ -68,9 +68,8 @@ _One = tuple[str, dict[int, int], tuple[tuple[int, Colour], ...], str]
 def _one(path: Path) -> _One:
     try:
         kind = image_kind(path)
-        if kind.container not in ("PNG", "TIFF"):
-            problem = f"{path}: a mask as {kind.container}, which changes ids; save masks as PNG"
-            return "ids", {}, (), problem if kind.container in ("JPEG", "WebP") else f"{path}: save masks as PNG"
+        if kind.container not in ("PNG", "TIFF", "BMP"):
+            return "ids", {}, (), f"{path}: a mask as {kind.container}, which changes ids; save masks as PNG"
         if kind.channels in ("RGB", "RGB and alpha"):
             pixels = read_image(path)
             return "colours", _counted(pixels), (), ""

@@ -40,7 +40,7 @@ def write_form(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) 
             write_json(below(out, "labelme", item.name.as_posix(), ending=".json"), _labelme(mask, space, item.path))
         else:
             write_json(below(out, "geojson", item.name.as_posix(), ending=".geojson"), _geojson(mask, space))
-    return out / form
+    return below(out, form)
 
 
 def _mask(out: Path, item: Item, space: LabelSpace) -> Mask:

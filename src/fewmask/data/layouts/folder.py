@@ -16,9 +16,9 @@ from fewmask.data.layouts.listing import IMAGE_SUFFIXES, Index, Listing, Problem
 from fewmask.data.masks import BinaryMasks, ClassIds, MaskReader, PixelMasks, colours_of
 from fewmask.labels import LabelSpace
 
-LOSSY = (".jpg", ".jpeg", ".webp", ".bmp")
+LOSSY = (".jpg", ".jpeg", ".webp")
 MASK_SUFFIXES = {
-    "pixels": (".png", ".tif", ".tiff"),
+    "pixels": (".png", ".tif", ".tiff", ".bmp"),
     "binary": (".png", ".tif", ".tiff", ".bmp"),
     "labelme": (".json",),
     "coco": (".json",),
