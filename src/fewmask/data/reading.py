@@ -82,8 +82,8 @@ def image_kind(path: Path) -> Kind:
 def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Mask:
     """A mask file as its raw ids (H,W) uint8; of a palette the indices. Raises ValueError that names the file.
 
-    PNG, TIFF and BMP are read, with one channel of 8 or 16 bits or a palette; and colours, where `colours` says which id
-    each stands for. JPEG changes ids.
+    PNG, TIFF and BMP are read, with one channel of 8 or 16 bits or a palette; and colours, where `colours` says which
+    id each stands for. JPEG changes ids.
     """
     return decode_mask(_bytes(path), path, colours)
 
