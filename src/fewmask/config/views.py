@@ -13,6 +13,11 @@ class AugmentSettings(Settings):
     scale: Interval = (0.5, 2.0)
     """Smallest and largest."""
     flip: Fraction = 0.5
+    """Probability that left and right change places."""
+    flip_vertical: Fraction = 0.0
+    """The same of top and bottom: for images from above, and of microscopes."""
+    rotate: Fraction = 0.0
+    """Probability of a turn by 90, 180 or 270 degrees, each as likely: likewise."""
     jitter: Fraction = 0.0
     """Strength of random brightness, contrast and saturation."""
 

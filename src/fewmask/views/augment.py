@@ -22,8 +22,17 @@ def weak_view(
 
     image (H,W,3) uint8, label (H,W) uint8, or (H,W,2) with a confidence beside it → the same at (h,w). Every pixel of
     the label comes from one source pixel or is 255, of confidence 0. The number of draws does not depend on the image.
+    With `flip_vertical` and `rotate` the image is turned first.
     """
     scale, along_y, along_x, flip = rng.uniform(size=4)
+    if settings.flip_vertical or settings.rotate:  # else no draw, so that a run without them draws what it always drew
+        vertical, turn, quarter = rng.uniform(size=3)
+        if vertical < settings.flip_vertical:
+            image, label = image[::-1], label[::-1]
+        if turn < settings.rotate:
+            times = 1 + min(int(3 * quarter), 2)
+            image, label = np.rot90(image, times), np.rot90(label, times)
+        image, label = np.ascontiguousarray(image), np.ascontiguousarray(label)
     low, high = settings.scale
     matrix = crop_matrix(
         image.shape[:2], size, low + (high - low) * scale, (along_y, along_x), bool(flip < settings.flip)
