@@ -1,0 +1,303 @@
+"""What an annotator's minute is worth: actions per square with each tool, and clicks with guesses that learn.
+
+    python experiments/annotation.py RUN … [--out results/annotation.json]
+
+Each run is a finished training of one domain, such as that of a few masks early in a campaign. The annotator is a
+program that knows the truth and works with the page's own tools: their server side is what the page asks, and how
+scores are cut and areas filled is the page's rule again. It paints the largest wrong piece next, with whatever tool
+makes most pixels right for an action, until 95 % of the labelled pixels are right. As the page counts it, an action is
+a class key, a tool key, a click, a turn of the wheel after one, and the Enter that saves.
+
+squares     of 60×60 pixels, in images of validation at their own size; with each tool alone and with all of them,
+            painted from nothing and from the guess; a brush's stroke where a tool makes nothing better
+learning    the squares of 30×30 pixels of which the network is the least sure, in images of the pool at half their
+            size, in the page's order; guesses as the network has them, and refitted after every answer
+
+Shapes: H×W pixels of an image · h×w pixels of a square.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from fewmask.acquisition.regions import parse
+from fewmask.annotation.facts import Question
+from fewmask.annotation.page import segments
+from fewmask.annotation.page.ahead import Ahead
+from fewmask.annotation.page.answer_index import in_order
+from fewmask.annotation.page.features import Features
+from fewmask.annotation.page.guesses import Predictor
+from fewmask.annotation.page.learning import Learner, labelled
+from fewmask.annotation.page.smart_select import Point, Prompt, Scores, select
+from fewmask.data.domain import Domain
+from fewmask.engine.guess import predictor
+from fewmask.engine.run import hardware, load_config, load_domains, versions
+from fewmask.files import write_json
+from fewmask.labels import NOT_LABELLED, Mask
+
+ENOUGH = 0.95
+SEVERAL = 3
+"""Classes of a square, at least: what has fewer is a key or two."""
+MOST = 80
+"""Actions after which a square is given up."""
+REACHES = (0, 30, -24, 60)
+"""Of smart select, in scores: as proposed, or some turns of the wheel further."""
+
+
+# ── The annotator ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, eq=False)
+class Square:
+    """What is asked, and what the page's tools say of it."""
+
+    truth: Mask
+    """(h,w); what is not labelled is of no account."""
+    picture: np.ndarray
+    select: Callable[[Prompt], Scores]
+
+
+@dataclass(frozen=True)
+class Done:
+    actions: int
+    right: float
+    shown: Mask
+
+
+def annotate(square: Square, start: Mask, tools: Sequence[str]) -> Done:
+    """Paint over what is shown at the start, until enough is right."""
+    truth, shown = square.truth, start.copy()
+    valid = truth < NOT_LABELLED
+    cut = segments.cut(square.picture) if "superpixel" in tools else None
+    actions, value, tool, width = 0, -1, tools[0], -1
+
+    def right(of: Mask) -> float:
+        return float((of == truth)[valid].mean()) if valid.any() else 1.0
+
+    while right(shown) < ENOUGH and actions < MOST:
+        wrong = valid & (shown != truth)
+        piece, wanted = _largest(wrong, truth)
+        depth = cv2.distanceTransform(np.pad(piece, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = (int(v) for v in np.unravel_index(depth.argmax(), depth.shape))
+        options: list[tuple[str, np.ndarray, int]] = []
+        if "whole" in tools:
+            options.append(("whole", np.ones_like(piece), 1))
+        if "fill" in tools:
+            options.append(("fill", _connected(shown == shown[y, x], y, x), 1))
+        if cut is not None:
+            options.append(("superpixel", cut == cut[y, x], 1))
+        if "smart" in tools:
+            scores = square.select(Prompt(points=[Point(y=y + 0.5, x=x + 0.5)]))
+            for reach in REACHES:
+                there = scores.values >= min(max(scores.threshold - reach, 1), 255)
+                there[y, x] = True
+                options.append(("smart", _connected(there, y, x), 1 + (reach != 0)))
+        if "polygon" in tools:
+            outlines, _ = cv2.findContours(piece.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            corners = cv2.approxPolyDP(max(outlines, key=len), 1.5, True)
+            if len(corners) > 2:
+                area = cv2.fillPoly(np.zeros(piece.shape, np.uint8), [corners], 1).astype(bool)
+                options.append(("polygon", area, len(corners) + 1))
+        # A stroke along the middle of the piece, about as wide as the piece is there: one pass covers what it can.
+        radius = max(int(0.7 * depth[y, x]), 1)
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius - 1, 2 * radius - 1))
+        stroke = cv2.morphologyEx(piece.astype(np.uint8), cv2.MORPH_OPEN, disc, borderValue=0) > 0
+        stroke[y, x] = True
+        options.append(("brush", _connected(stroke, y, x), 1 + (radius != width)))
+        # What an action makes right, less what it spoils.
+        good, spoiled = wrong & (truth == wanted), valid & (shown == truth) & (truth != wanted)
+        costs = [cost + (value != wanted) + (name != tool) for name, _, cost in options]
+        gains = [int((area & good).sum()) - int((area & spoiled).sum()) for _, area, _ in options]
+        best = max(range(len(options)), key=lambda n, gains=gains, costs=costs: gains[n] / costs[n])
+        if "brush" not in tools and any(gain > 0 for gain in gains[:-1]):
+            best = max(range(len(options) - 1), key=lambda n, gains=gains, costs=costs: gains[n] / costs[n])
+        name, area, cost = options[best][0], options[best][1], costs[best]
+        width = radius if name == "brush" else width
+        shown[area] = wanted
+        actions, value, tool = actions + cost, wanted, name
+    return Done(actions + 1, right(shown), shown)
+
+
+def _largest(wrong: np.ndarray, truth: Mask) -> tuple[np.ndarray, int]:
+    """The largest piece of one class that is wrong, and its class."""
+    best, found, of = 0, wrong, 0
+    for wanted in np.unique(truth[wrong]).tolist():
+        pieces = (wrong & (truth == wanted)).astype(np.uint8)
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=4)
+        part = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+        if stats[part, cv2.CC_STAT_AREA] > best:
+            best, found, of = int(stats[part, cv2.CC_STAT_AREA]), parts == part, wanted
+    return found, of
+
+
+def _connected(there: np.ndarray, y: int, x: int) -> np.ndarray:
+    """What hangs together with a pixel, edge by edge."""
+    _, parts = cv2.connectedComponents(there.astype(np.uint8), connectivity=4)
+    return np.asarray(parts == parts[y, x])
+
+
+# ── Actions per square ───────────────────────────────────────────────────────────────────────────────────────────────
+
+ROWS = {
+    "polygons": (False, ("polygon",)),
+    "brush": (False, ("brush",)),
+    "superpixels": (False, ("superpixel",)),
+    "smart select": (False, ("smart",)),
+    "guess, fill and superpixels": (True, ("fill", "whole", "superpixel")),
+    "guess and smart select": (True, ("smart",)),
+    "guess and all tools": (True, ("smart", "fill", "whole", "superpixel", "polygon", "brush")),
+}
+
+
+def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[dict[str, list[Done]], float]:
+    """Every row's actions for the same squares, of every image some with several classes of which at least half is
+    labelled; and how many classes they have on the mean."""
+    assert found.encode is not None
+    stems = domain.splits["val"]
+    done: dict[str, list[Done]] = {row: [] for row in ROWS}
+    classes: list[int] = []
+    for stem in stems[:: max(len(stems) // images, 1)][:images]:
+        image, mask = domain.image(stem), domain.mask(stem)
+        features, guess = found.encode(image), found.predict(domain.name, image)[0]
+        tiles = parse("squares:60").tile(image)
+        windows = [(box, np.s_[box[0] : box[2], box[1] : box[3]]) for box in map(tiles.box, range(tiles.count))]
+        windows = [(b, w) for b, w in windows if mask[w].size == 3600 and (mask[w] < NOT_LABELLED).mean() > 0.5]
+        several = [one for one in windows if len(np.unique(mask[one[1]][mask[one[1]] < NOT_LABELLED])) >= SEVERAL]
+        for box, window in several[:: max(len(several) // each, 1)][:each]:
+            classes.append(len(np.unique(mask[window][mask[window] < NOT_LABELLED])))
+            square = Square(mask[window], image[window], lambda p, b=box, f=features, i=image: select(f, b, p, i))
+            nothing = np.full((60, 60), NOT_LABELLED, np.uint8)
+            for row, (from_guess, tools) in ROWS.items():
+                done[row].append(annotate(square, guess[window] if from_guess else nothing, tools))
+    return done, fmean(classes)
+
+
+# ── Guesses that learn ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def learning(domain: Domain, found: Predictor, images: int, each: int) -> dict[str, Any]:
+    """Clicks for the same answers, with guesses as the network has them and with those that learn."""
+    assert found.encode is not None and found.head is not None
+    encode = found.encode
+    features: Ahead[Features] = Ahead(encode, lambda one: one.bytes)
+    learner = Learner(features, found.head, lambda _: labelled(domain))
+    stems = domain.unlabelled[:: max(len(domain.unlabelled) // images, 1)][:images]
+    pictures = {stem: domain.image(stem) for stem in stems}
+    guesses = {stem: found.predict(domain.name, picture) for stem, picture in pictures.items()}
+    asked = []
+    for stem in stems:
+        regions = parse("squares:30").tile(pictures[stem])
+        sure = np.bincount(regions.map.ravel(), guesses[stem][1].ravel()) / regions.pixels
+        labels = np.bincount(regions.map.ravel(), domain.mask(stem).ravel() < NOT_LABELLED) / regions.pixels
+        for region in [r for r in np.argsort(sure).tolist() if labels[r] > 0.5][:each]:
+            asked.append(Question(domain.name, stem, "squares:30", region, regions.box(region), id=len(asked) + 1))
+    told: dict[str, list[tuple[int, float]]] = {"without": [], "with": []}
+    seconds = []
+    for question in in_order(asked):
+        picture = pictures[question.stem]
+        made = features.of((domain.name, question.stem), lambda p=picture: p)
+        square = Square(
+            question.window(domain.mask(question.stem)),
+            question.window(picture),
+            lambda p, q=question, f=made, i=picture: select(f, q.box, p, i),
+        )
+        own = question.window(guesses[question.stem][0])
+        learned = learner.expected(question, lambda p=picture: p)
+        for name, guess in (("without", own), ("with", own if learned is None else learned[0])):
+            done = annotate(square, guess, ROWS["guess and all tools"][1])
+            valid = square.truth < NOT_LABELLED
+            told[name].append((done.actions, float((guess == square.truth)[valid].mean())))
+        started = time.process_time()
+        learner.hear(question, done.shown, lambda p=picture: p)
+        learner.settle()
+        seconds.append(time.process_time() - started)
+    learner.close()
+    features.close()
+    return {
+        "answers": len(asked),
+        "images": len(stems),
+        "refit_cpu_seconds_median": round(median(seconds), 3),
+        **{
+            name: {
+                "clicks": sum(clicks for clicks, _ in rows),
+                "guesses_enough": round(fmean(right >= ENOUGH for _, right in rows), 4),
+                "guess_pixels_right": round(fmean(right for _, right in rows), 4),
+            }
+            for name, rows in told.items()
+        },
+        "clicks_with_over_without": round(sum(c for c, _ in told["with"]) / sum(c for c, _ in told["without"]), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("results/annotation.json"))
+    parser.add_argument("--images", type=int, default=8, help="of each dataset, for either part")
+    parser.add_argument("--each", type=int, default=8, help="squares of each image, for either part")
+    given = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    table: dict[str, Any] = {}
+    for run in given.runs:
+        config, found = load_config(run), predictor(run)
+        if found is None:
+            raise SystemExit(f"{run}: not trained yet")
+        ((name, domain),) = load_domains(config).items()
+        if not rows:
+            table = _table(*squares(domain.at(None), found, given.images, given.each)) | {"measured_on": f"{name} val"}
+            print(json.dumps(table), flush=True)
+        masks, steps = config.labelled.images, config.train.steps
+        about = {"dataset": name, "seed": config.seed, "masks": masks, "steps": steps, "size": domain.size}
+        rows.append(about | learning(domain, found, given.images, given.each))
+        print(json.dumps(rows[-1]), flush=True)
+        write_json(given.out, _result(rows, table))
+
+
+def _table(by_tool: dict[str, list[Done]], classes: float) -> dict[str, Any]:
+    tools = {
+        row: {
+            "actions_median": median(one.actions for one in done),
+            "actions_mean": round(fmean(one.actions for one in done), 2),
+            "at_most_ten": round(fmean(one.actions <= 10 for one in done), 4),
+            "pixels_right": round(fmean(one.right for one in done), 4),
+        }
+        for row, done in by_tool.items()
+    }
+    return {"squares": len(by_tool["polygons"]), "classes_mean": round(classes, 2), "tools": tools}
+
+
+def _result(rows: list[dict[str, Any]], table: dict[str, Any]) -> dict[str, Any]:
+    clicks = {name: sum(row[name]["clicks"] for row in rows) for name in ("with", "without")}
+    return {
+        "actions_per_square_median": table["tools"]["guess and all tools"]["actions_median"],
+        "clicks_with_learning_guesses_over_without": round(clicks["with"] / clicks["without"], 4),
+        "annotator": f"a program that knows the truth, to {ENOUGH:.0%} of the labelled pixels",
+        "squares": table,
+        "learning": rows,
+        "command": shlex.join(["python", "experiments/annotation.py", *_shown(sys.argv[1:])]),
+        "hardware": {**hardware(torch.device("cpu")), "machine": platform.machine()},
+        "versions": versions(),
+    }
+
+
+def _shown(arguments: Sequence[str]) -> list[str]:
+    """The arguments without folders of one machine."""
+    return [Path(one).name if Path(one).is_absolute() else one for one in arguments]
+
+
+if __name__ == "__main__":
+    main()
