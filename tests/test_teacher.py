@@ -191,6 +191,30 @@ def test_the_teacher_is_the_runs_model_and_the_student_lies_beside_it(data: Path
     assert not same(weights_of(tmp_path / "run"), weights_of(tmp_path / "other"))
 
 
+def test_with_auto_validation_chooses_between_teacher_and_student(data: Path, tmp_path: Path) -> None:
+    """The one that is not chosen lies beside the model, and the scores are those of the chosen one."""
+    made = plain(data, {"name": "s4al", **TAUGHT["s4al"], "answers": "auto"}, steps=4, evaluate_every=4)
+    made["model"]["encoder"] = ENCODER
+    config = parse_config(made)
+    summary = train(config, tmp_path / "run")
+    (last,) = summary["validation"]
+    pair = {
+        "last": train(settings_like(config, "teacher"), tmp_path / "teacher"),
+        "other": train(settings_like(config, "student"), tmp_path / "student"),
+    }
+    scores = {name: one["validation"][-1]["avg_miou"] for name, one in pair.items()}
+    assert last["weights"] == pytest.approx(scores)
+    chosen = max(scores, key=lambda name: scores[name])
+    folders = {"last": "teacher", "other": "student"}
+    assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / folders.pop(chosen)))
+    (beside,) = (tmp_path / "run").rglob("other.safetensors")
+    assert same(load_file(beside), weights_of(tmp_path / folders.popitem()[1]))
+
+
+def settings_like(config: Config, answers: str) -> Config:
+    return config.model_copy(update={"method": config.method.model_copy(update={"answers": answers})})
+
+
 def test_the_student_of_a_stopped_run_is_that_of_one_that_was_not(data: Path, tmp_path: Path) -> None:
     """Its teacher is compared with all methods' in tests/test_engine.py."""
 

@@ -43,8 +43,9 @@ class TaughtSettings(MethodSettings):
     ema: Fraction | Literal["auto"] | None = "auto"
     """Momentum of the teacher. `auto` ties it to the length of the training: 1 − 1/(0.02 · steps), so that the teacher
     lies 2 % of the steps behind. None: the student labels the pool itself."""
-    answers: Literal["teacher", "student"] = "teacher"
-    """Which of the two is validated, selected and saved as the run's model; the other one is kept beside it."""
+    answers: Literal["teacher", "student", "auto"] = "teacher"
+    """Which of the two is validated, selected and saved as the run's model; the other one is kept beside it, by its own
+    name. `auto`: both are validated, and the better one answers; the one that does not is kept as `other`."""
 
     def over(self, steps: int) -> Self:
         return self.model_copy(update={"ema": momentum(LAG * steps)}) if self.ema == "auto" else self

@@ -15,6 +15,7 @@ from torch import nn
 from fewmask.config import TrainSettings
 from fewmask.config.self_labelling import momentum
 from fewmask.engine.metrics import mean
+from fewmask.methods.common.base import RIVAL
 from fewmask.methods.common.teacher import Teacher
 from fewmask.models.universal import UniversalSegmenter
 
@@ -29,9 +30,10 @@ def average_of(kept: nn.ModuleDict, settings: TrainSettings) -> Average | None:
 
 def answering(kept: nn.ModuleDict, average: Average | None, settings: TrainSettings) -> dict[str, nn.ModuleDict]:
     """By name, the networks of which validation takes the better one, and without it the first."""
+    rival = {RIVAL: nn.ModuleDict({**kept, "model": kept[RIVAL], RIVAL: kept["model"]})} if RIVAL in kept else {}
     if average is None:
-        return {"last": kept}
-    return {"average": average.model} | ({"last": kept} if settings.average.answers == "better" else {})
+        return {"last": kept, **rival}
+    return {"average": average.model, **({"last": kept, **rival} if settings.average.answers == "better" else {})}
 
 
 def network_of(kept: nn.ModuleDict) -> UniversalSegmenter:

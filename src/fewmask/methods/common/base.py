@@ -18,6 +18,9 @@ from fewmask.data.domain import Domain
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.models.universal import UniversalSegmenter
 
+RIVAL = "other"
+"""A network that a method keeps by this name is validated beside the one that answers, and the better one answers."""
+
 
 class OwnOptimiser(NamedTuple):
     """What a network of the method is moved by, instead of the run's optimiser."""

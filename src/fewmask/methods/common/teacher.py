@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fewmask.config.self_labelling import TaughtSettings
 from fewmask.data.domain import Domain
-from fewmask.methods.common.base import Method
+from fewmask.methods.common.base import RIVAL, Method
 from fewmask.models.universal import UniversalSegmenter
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -79,6 +79,8 @@ class Taught(Method):
     def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
         if self.teacher is None:
             return {}
+        if self.settings.answers == "auto":
+            return {RIVAL: model}
         return {"teacher": self.teacher.model} if self.settings.answers == "student" else {"student": model}
 
     def after_step(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
