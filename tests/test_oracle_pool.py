@@ -63,7 +63,7 @@ def labels_alone(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fixmatch", "s4al", "univ-teacher"])
+@pytest.mark.parametrize("method", ["fixmatch", "s4al"])
 def test_the_pools_true_labels_help(method: str, labels_alone: float, tmp_path: Path) -> None:
     given = [score(tmp_path / str(seed), {"name": method}, seed, oracle=True) for seed in (0, 1)]
     assert sum(given) / 2 > labels_alone + 0.01
