@@ -26,7 +26,7 @@ from fewmask.engine.fit import Moment, train
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 from fewmask.losses.regional_contrast import regional_contrast
-from fewmask.methods import METHODS, SETTINGS, build, parse_config
+from fewmask.methods import SETTINGS, build, parse_config
 from fewmask.methods.s4al_plus import S4alPlus
 from fewmask.models.universal import UniversalSegmenter
 
@@ -88,7 +88,7 @@ def prepared(of: dict[str, Domain], network: UniversalSegmenter, **options: obje
 
 
 def test_a_campaign_writes_pseudo_labels_for_it() -> None:
-    assert METHODS["s4al-plus"].self_training
+    assert SETTINGS["s4al-plus"].self_training
 
 
 def test_without_pseudo_labels_it_is_the_first_teacher_and_with_them_a_student() -> None:

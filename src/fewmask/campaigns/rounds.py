@@ -49,7 +49,6 @@ from fewmask.engine.pool_scores import PoolScores, scored_stems, scoring_seconds
 from fewmask.engine.run import begin, load_domains, open_run
 from fewmask.files import write_bytes
 from fewmask.labels import NOT_LABELLED
-from fewmask.methods import METHODS
 from fewmask.paths import AnyPath, below
 from fewmask.randomness import generator
 from fewmask.runs import Budget, CampaignSummary, Entry, Round, RunFolder
@@ -160,7 +159,7 @@ class _Rounds:
 
     def _teaches(self, number: int) -> bool:
         """The round learns from the pseudo-labels of the one before."""
-        return number > 0 and METHODS[self.config.method.name].self_training
+        return number > 0 and self.config.method.self_training
 
     def _score_pools(
         self, number: int, domains: Mapping[str, Domain], ask: AskSettings | None, before: list[Question]

@@ -15,7 +15,6 @@ from fewmask.data.domain import Domain
 from fewmask.engine import preflight
 from fewmask.engine.committee import dropout_layers
 from fewmask.engine.committee import faults as faults_of_questions
-from fewmask.methods import METHODS
 from fewmask.models.universal import UniversalSegmenter
 
 # Each round trains with a seed of its own; the first with the run's, so that one round is plain training, bit for bit.
@@ -88,7 +87,7 @@ def _faults_of_method(config: Config, settings: CampaignSettings, domains: Mappi
     trainings = [config_of_round(config, number) for number in range(min(settings.rounds, 2))]
     network, method = preflight.check(trainings, domains)
     trained = {name for phase in method.phases(config.train.steps) for name in phase.labelled}
-    looks = settings.ask or METHODS[config.method.name].self_training
+    looks = settings.ask or config.method.self_training
     if looks and (idle := [name for name in domains if name not in trained]):
         yield f"method: {config.method.name} does not train on {', '.join(idle)}; take out of `domains` what it ignores"
     if looks and settings.rounds > 1:

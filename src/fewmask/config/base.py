@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -81,6 +81,11 @@ class Settings(BaseModel):
 
 class MethodSettings(Settings):
     name: str
+    pool_cost: ClassVar[float] = 0.0
+    """What a row of the pool costs in a step, in labelled rows: measured, see "Cost" of each page in docs/methods. A
+    method that draws from the pool in some of its phases alone has the mean over its steps."""
+    self_training: ClassVar[bool] = False
+    """It learns from the pseudo-labels of the generation before: a campaign writes them between its rounds."""
 
     def over(self, steps: int) -> Self:
         """These settings for a training of so many steps: what depends on its length is a number."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -50,6 +50,7 @@ class FineTuneSettings(MethodSettings):
 
 class EntropyMinSettings(MethodSettings):
     name: Literal["entropy-min"] = "entropy-min"
+    pool_cost: ClassVar[float] = 1.0
     weight: NonNegativeFloat = 0.1
 
 
@@ -82,6 +83,8 @@ class ContrastSettings(Settings):
 
 class S4alPlusSettings(MethodSettings):
     name: Literal["s4al-plus"] = "s4al-plus"
+    pool_cost: ClassVar[float] = 1.3
+    self_training: ClassVar[bool] = True
     confidence: Fraction = 0.7
     """Pseudo-labels less sure than this are none."""
     weigh: bool = False
@@ -106,6 +109,7 @@ class DealSettings(MethodSettings):
 
 class DistillSettings(MethodSettings):
     name: Literal["distill"] = "distill"
+    pool_cost: ClassVar[float] = 1.0
     teachers: Annotated[tuple[ConfigPath, ...], Field(min_length=1)]
     """Folders of finished runs, of rounds of a campaign, say: the mean of their probabilities is taught. Each domain
     needs a teacher that knows it."""
@@ -117,6 +121,7 @@ class DistillSettings(MethodSettings):
 
 class Hung2018Settings(SelfLabellingSettings):
     name: Literal["hung2018"] = "hung2018"
+    pool_cost: ClassVar[float] = 1.35
     adversarial: NonNegativeFloat = 0.01
     """λ_adv of labelled pixels."""
     semi_adversarial: NonNegativeFloat = 0.001
@@ -137,6 +142,7 @@ class Hung2018Settings(SelfLabellingSettings):
 
 class Souly2017Settings(MethodSettings):
     name: Literal["souly2017"] = "souly2017"
+    pool_cost: ClassVar[float] = 2.4
     supervised: NonNegativeFloat = 1.0
     """γ."""
     real: NonNegativeFloat = 1.0
@@ -159,6 +165,7 @@ class Souly2017Settings(MethodSettings):
 
 class CoTrainingSettings(SelfLabellingSettings):
     name: Literal["co-training"] = "co-training"
+    pool_cost: ClassVar[float] = 3.6
     begin: Fraction = 0.0
     """Part of the steps that sees labels alone, before the pool has a term. The source begins at once."""
     weight: NonNegativeFloat = 1.5
@@ -176,6 +183,7 @@ class CoTrainingSettings(SelfLabellingSettings):
 
 class CycadaSettings(MethodSettings):
     name: Literal["cycada"] = "cycada"
+    pool_cost: ClassVar[float] = 3.8
     target: str | None = None
     """The domain to adapt to; all others are sources. May be left out where one domain alone has no label."""
     classes: dict[str, dict[str, str | None]] = {}
@@ -215,6 +223,7 @@ class CycadaSettings(MethodSettings):
 
 class MmdSettings(MethodSettings):
     name: Literal["mmd"] = "mmd"
+    pool_cost: ClassVar[float] = 1.0
     weight: NonNegativeFloat = 0.1
     where: Literal["features", "embedding"] = "features"
     """What is aligned: what the heads read, or E of it."""
@@ -227,6 +236,7 @@ class MmdSettings(MethodSettings):
 
 class AdversarialAlignSettings(MethodSettings):
     name: Literal["adversarial-align"] = "adversarial-align"
+    pool_cost: ClassVar[float] = 1.2
     weight: NonNegativeFloat = 0.1
     """λ at the end of the steps."""
     gamma: PositiveFloat = 10.0
@@ -263,16 +273,19 @@ class UnivSettings(MethodSettings):
 
 class UnivCrossSettings(UnivSettings):
     name: Literal["univ-cross"] = "univ-cross"
+    pool_cost: ClassVar[float] = 0.75
 
 
 class UnivFullSettings(UnivSettings):
     name: Literal["univ-full"] = "univ-full"
+    pool_cost: ClassVar[float] = 0.75
     beta: NonNegativeFloat = 0.02
     """β, the weight of L_within."""
 
 
 class UnivTeacherSettings(TaughtSettings):
     name: Literal["univ-teacher"] = "univ-teacher"
+    pool_cost: ClassVar[float] = 1.0
     ema: Fraction | Literal["auto"] = "auto"
     """Momentum of the teacher, which this method cannot do without."""
     within: NonNegativeFloat = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
 
@@ -21,6 +21,7 @@ class SelfLabellingSettings(MethodSettings):
 
 class PseudoLabelSettings(SelfLabellingSettings):
     name: Literal["pseudo-label"] = "pseudo-label"
+    pool_cost: ClassVar[float] = 1.0
     alpha: NonNegativeFloat = 1.0
     """α_f. The source has 3, on digits."""
     begin: Fraction = 0.1
@@ -79,11 +80,13 @@ class ConsistencySettings(TaughtSettings, SelfLabellingSettings):
 
 class FixMatchSettings(ConsistencySettings):
     name: Literal["fixmatch"] = "fixmatch"
+    pool_cost: ClassVar[float] = 2.1
     strong_weight: NonNegativeFloat = 0.5
 
 
 class UniMatchSettings(ConsistencySettings):
     name: Literal["unimatch"] = "unimatch"
+    pool_cost: ClassVar[float] = 3.1
     strong_weight: NonNegativeFloat = 0.25
     """Of both strong views together."""
     features_weight: NonNegativeFloat = 0.25
@@ -98,6 +101,7 @@ class UniMatchSettings(ConsistencySettings):
 
 class S4alSettings(TaughtSettings):
     name: Literal["s4al"] = "s4al"
+    pool_cost: ClassVar[float] = 2.9
     ema: Fraction | Literal["auto"] = "auto"
     """Momentum of the teacher, which this method cannot do without; the source has .99 over 5,000 to 20,000 steps."""
     weight: NonNegativeFloat = 1.0

@@ -30,7 +30,6 @@ from fewmask.models.universal import UniversalSegmenter
 class S4alPlus(Method):
     Settings = S4alPlusSettings
     name = "s4al-plus"
-    self_training = True
     settings: S4alPlusSettings
 
     def __init__(self, settings: S4alPlusSettings, domains: Mapping[str, Domain]) -> None:

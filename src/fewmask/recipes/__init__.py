@@ -193,14 +193,14 @@ def megapixels(config: Config) -> float:
     """
     train, campaign = config.train, config.campaign
     rounds = campaign.rounds if campaign else 1
-    pool = POOL.get(config.method.name, 0.0) * (train.unlabelled_batch_size or train.batch_size)
+    pool = config.method.pool_cost * (train.unlabelled_batch_size or train.batch_size)
     rows = rounds * train.steps * (train.batch_size + pool)
     if campaign and rounds > 1 and campaign.last_steps:
         rows += (campaign.last_steps - train.steps) * (train.batch_size + pool)
     if campaign:
         steps = campaign.first_steps or train.steps
-        teacher = config.method.name == "s4al-plus"  # the first one has no pseudo-labels to learn from
-        first = (campaign.first_batch_size or train.batch_size) + (0 if teacher else pool)
+        # A first round has no pseudo-labels of an earlier one.
+        first = (campaign.first_batch_size or train.batch_size) + (0 if config.method.self_training else pool)
         rows += steps * first - train.steps * (train.batch_size + pool)
     return rows * train.crop[0] * train.crop[1] / 1e6
 
@@ -208,25 +208,3 @@ def megapixels(config: Config) -> float:
 def seconds(recipe: Recipe, configs: Mapping[str, Config]) -> dict[str, float]:
     """The estimated seconds of one run of each row."""
     return {row: megapixels(config) / recipe.rate.megapixels for row, config in configs.items()}
-
-
-# What a row of the pool costs, in labelled rows: measured, see "Cost" of each page in docs/methods. The entropy module
-# and hung2018 look at the pool in three quarters of the steps; cycada's is the mean over its phases.
-POOL = {
-    "entropy-min": 1.0,
-    "mmd": 1.0,
-    "adversarial-align": 1.2,
-    "pseudo-label": 1.0,
-    "univ-cross": 0.75,
-    "univ-full": 0.75,
-    "univ-teacher": 1.0,
-    "fixmatch": 2.1,
-    "unimatch": 3.1,
-    "co-training": 3.6,
-    "s4al": 2.9,
-    "s4al-plus": 1.3,
-    "hung2018": 1.35,
-    "souly2017": 2.4,
-    "cycada": 3.8,
-    "distill": 1.0,
-}

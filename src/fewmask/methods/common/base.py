@@ -39,8 +39,6 @@ class Method(nn.Module):
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     name: ClassVar[str]
-    self_training: ClassVar[bool] = False
-    """It learns from the pseudo-labels of the generation before: a campaign writes them between its rounds."""
 
     def __init__(self, settings: MethodSettings, domains: Mapping[str, Domain]) -> None:
         """Raises ValueError when the settings and the domains do not fit."""
