@@ -131,7 +131,7 @@ def select(features: Features, box: Box, prompt: Prompt, image: np.ndarray) -> S
         return Scores(np.zeros((y1 - y0, x1 - x0), np.uint8), SCORES)
     if against is not None:
         scores = np.where(scores >= against, scores, 0)
-    values = np.clip(np.rint(scores * SCORES), 0, SCORES).astype(np.uint8)
+    values = cv2.convertScaleAbs(np.maximum(scores, 0), alpha=SCORES)
     return Scores(within(values, prompt), THRESHOLD)
 
 
@@ -165,7 +165,8 @@ def _compared(features: Features, box: Box) -> tuple[np.ndarray, tuple[int, int]
 def guided(picture: np.ndarray, values: np.ndarray, radius: int) -> np.ndarray:
     """Values (h,w) float32 that follow the edges of a picture (h,w,3) uint8: in each window a linear function of its
     brightness and two of its colours."""
-    guide = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2Lab).astype(np.float32) / 255
+    guide = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2Lab).astype(np.float32)
+    guide *= 1 / 255
     part = min((MOST_PIXELS / values.size) ** 0.5, 1.0)
     small = guide if part == 1 else cv2.resize(guide, None, fx=part, fy=part, interpolation=cv2.INTER_AREA)
     target = cv2.resize(values, small.shape[1::-1], interpolation=cv2.INTER_AREA) if part < 1 else values
@@ -195,4 +196,5 @@ def guided(picture: np.ndarray, values: np.ndarray, radius: int) -> np.ndarray:
     if part < 1:
         slopes = cv2.resize(slopes, values.shape[::-1], interpolation=cv2.INTER_LINEAR)
         level = cv2.resize(level, values.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray((slopes * guide).sum(axis=2) + level, dtype=np.float32)
+    # By OpenCV, which makes no arrays of the whole region on the way: it is most of a click in a large one.
+    return np.asarray(cv2.transform(cv2.multiply(slopes, guide), np.ones((1, 3), np.float32)) + level)
