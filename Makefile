@@ -109,9 +109,10 @@ format: env ## rewrite the code in the project's format
 bench: env ## measure the ratios of benchmarks/ on this machine
 	$(PYTHON) benchmarks/run.py
 
-# The reference of the command line is made from the commands' own help.
+# The references are made from the commands' own help, and from the settings' own source.
 docs: env ## build the documentation's site into site/; to read it: python3 -m http.server -d site
 	$(VENV)/bin/typer fewmask.cli utils docs --name fewmask --title "Command line" --output docs/reference/cli.md
+	$(PYTHON) -m fewmask.config.reference > docs/reference/configuration.md
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 clean: ## remove the environments and the caches; runs are left alone

@@ -17,18 +17,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from command import Fewmask, is_refused
 from ondisk import environment, metrics_of, plain, two_domains, write_config
 from PIL import Image
 
 from fewmask import cli
+from fewmask.acquisition.budget import buys_nothing
 from fewmask.cli.terminal import _told
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.device import forget_peak, memory_mib
 from fewmask.engine.fit import Moment
+from fewmask.plurals import count
 from fewmask.runs import read_counts
 
-VERBS = ["demo", "check", "train", "campaign", "query", "answer", "agreement", "evaluate", "predict", "export"]
+VERBS = ["demo", "init", "check", "train", "campaign", "query", "answer", "agreement", "evaluate", "predict", "export"]
 VERBS += ["report", "compare"]
 GROUPS = {"recipes": ["list", "show", "check", "run"]}
 
@@ -74,6 +77,26 @@ def test_every_verb_has_help_and_json(verb: str, fewmask: Fewmask) -> None:
     assert done.code == 0
     assert "--json" in done.out
     assert done.err == ""
+    usage, example, *_ = re.split(r"\n\s*\n", done.out.strip())
+    assert usage.startswith("Usage: ") and example.strip().startswith(f"fewmask {verb}")
+    assert not re.search(r"<(str|bool|path|int|float|list)|list\[|tuple\[|constrained", done.out)
+
+
+def test_every_option_is_described() -> None:
+    root = typer.main.get_command(cli.app)
+    commands = [*root.commands.values(), *root.commands["recipes"].commands.values()]  # type: ignore[attr-defined]
+    given = [(command.name, param) for command in commands for param in command.params]
+    assert len(given) > 60
+    assert not [(name, param.name) for name, param in given if len(param.help or "") < 8]
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    assert [count(n, "region") for n in (0, 1, 2, 1500, 0.5)] == [
+        "0 regions", "1 region", "2 regions", "1,500 regions", "0.5 regions",
+    ]  # fmt: skip
+    assert count(1, "class", "classes") == "1 class" and count(3, "class", "classes") == "3 classes"
+    assert buys_nothing(1, "regions") == "1 region buys no question"
+    assert buys_nothing(0.5, "clicks", " an image") == "0.5 clicks an image buy no question"
 
 
 @pytest.mark.parametrize("module", ["fewmask", "fewmask.cli"])

@@ -10,6 +10,8 @@ import pytest
 
 from fewmask.config import AnswerSettings, AskSettings, BudgetSettings, CampaignSettings, PoolSettings, Settings
 from fewmask.config.campaign import CostSettings
+from fewmask.config.loading import Config
+from fewmask.config.reference import keys, reference
 from fewmask.methods import METHODS, SETTINGS
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
@@ -56,6 +58,26 @@ def own(settings: type[Settings], at: str = "") -> Iterator[str]:
             yield from own(kind, f"{at}{name}.")
         elif name != "name":
             yield f"{at}{name}"
+
+
+def test_the_reference_of_the_configuration_is_that_of_the_source() -> None:
+    page = (PAGES.parent / "reference" / "configuration.md").read_text(encoding="utf-8")
+    assert page == reference(), "run `make docs`"
+
+
+def test_every_key_is_described_with_a_type_as_people_write_it() -> None:
+    every = [*keys(Config), *(key for kind in SETTINGS.values() for key in keys(kind, f"method.{kind.__name__}."))]
+    assert len(every) > 250 and {"seed", "train.optimiser.lr", "campaign.ask.budget.unit"} <= {
+        key.name for key in every
+    }
+    assert not [key.name for key in every if not key.told.strip().endswith((".", ")"))]
+    assert not [key for key in every if re.search(r"class |typing|Annotated|constrained|None|<", key.type)]
+    types = {key.name: (key.type, key.default) for key in every}
+    assert types["seed"] == ("whole number at least 0", "`0`")
+    assert types["train.crop"][1] == "`[256, 256]`"
+    assert types["train.precision"] == ("`auto`, `fp32`, `bf16`", "`auto`")
+    assert types["campaign"] == ("mapping or `null`", "`null`")
+    assert types["method.S4alSettings.view.hue"][1] == "`0.0`"  # the method's own default, not the view's
 
 
 @pytest.mark.parametrize("path", sorted(PAGES.glob("*.md")), ids=lambda path: path.stem)

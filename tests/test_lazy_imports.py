@@ -77,3 +77,17 @@ def test_a_run_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: [", encoding="utf-8")
     for verb in ("evaluate", "report", "answer", "query"):
         assert "config.yaml" in answers_without(verb, tmp_path, code=2)
+
+
+def test_a_wrong_argument_about_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert "not a run" in answers_without("report", run, code=2)
+    train = {"steps": 1, "crop": [32, 32]}
+    domain = {"layout": "scenes", "kind": "rooms"}
+    settings = {"name": "x", "seed": 0, "domains": {"a": domain}, "method": "joint", "train": train}
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    for verb in ("report", "evaluate"):
+        assert "--split dev: there are train, val and test" in answers_without(verb, run, "--split", "dev", code=2)
+    for arguments in (("evaluate", run), ("predict", run, tmp_path), ("export", run)):
+        assert "no trained model" in answers_without(*arguments, code=2)

@@ -20,6 +20,7 @@ import yaml
 
 from fewmask.config.scale import in_words
 from fewmask.files import write_text
+from fewmask.plurals import count
 from fewmask.runs import CampaignSummary, Description, RunFolder, Spent, Summary
 
 # Below this IoU more than half of what is labelled or predicted as a class is wrong.
@@ -196,7 +197,7 @@ def _scores(record: Record) -> str:
             lines.append("Not scored: it has neither the split that was to be scored nor validation images.\n")
         else:
             lines.append(
-                f"{scores.images:,} images of `{scores.split}`, {scores.pixels:,} labelled pixels: "
+                f"{count(scores.images, 'image')} of `{scores.split}`, {count(scores.pixels, 'labelled pixel')}: "
                 f"mIoU **{percent(record.miou(name))}**, "
                 f"pixel accuracy {percent([scores.pixel_accuracy])} (this run).\n"
             )
@@ -230,9 +231,10 @@ def _labels(record: Record) -> str:
         last, people = campaign.history[-1], record.config["campaign"]["annotator"] == "people"
         pixels = ", ".join(f"{escape(n)} {count:,}" for n, count in last.pixels.items())
         clicks, seconds = campaign.clicks, campaign.seconds
-        took = f", with {clicks:,} clicks in {seconds:,.0f} annotator seconds" if clicks or seconds else ""
+        worked = count(round(seconds), "annotator second")
+        took = f", with {count(clicks, 'click')} in {worked}" if clicks or seconds else ""
         lines.append(
-            f"\nA campaign of {len(campaign.history)} rounds. Labelled pixels in the last one: {pixels}. "
+            f"\nA campaign of {count(len(campaign.history), 'round')}. Labelled pixels in the last one: {pixels}. "
             f"Regions asked: {campaign.asked:,}, answered: {campaign.answered:,}{took}, "
             f"by {'people' if people else 'a simulated annotator'}{'' if took else ', whose time was not measured'}."
         )

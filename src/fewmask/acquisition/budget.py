@@ -12,14 +12,20 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from fewmask.plurals import agreeing, count
+
 Unit = Literal["pixels", "regions", "clicks", "seconds"]
 Per = Literal["pool", "image"]
 
 
 def counted(amount: float, unit: str) -> str:
     """`200 regions`, and `1 region`."""
-    told = f"{amount:,.0f}"
-    return f"{told} {unit.removesuffix('s') if told == '1' else unit}"
+    return count(round(amount), unit.removesuffix("s"), unit)
+
+
+def buys_nothing(amount: float, unit: str, each: str = "") -> str:
+    """`1 region buys no question`, and `2 regions buy no question`."""
+    return f"{count(amount, unit.removesuffix('s'), unit)}{each} {agreeing(amount, 'buys', 'buy')} no question"
 
 
 @dataclass(frozen=True)

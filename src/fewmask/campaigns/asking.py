@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewmask.acquisition.budget import Budget, CostModel
+from fewmask.acquisition.budget import Budget, CostModel, buys_nothing
 from fewmask.acquisition.regions import parse
 from fewmask.acquisition.scores import known_scores
 from fewmask.acquisition.selection import Candidates, concatenate, select
@@ -147,7 +147,7 @@ def why_nothing(
         cheapest = cost.cost(parse(regions).kind, np.concatenate(sizes), budget.unit).min()
         each = " an image" if budget.per == "image" else ""
         return (
-            f"budget: {budget.amount:g} {budget.unit}{each} buy no question, the cheapest of {regions} costs "
+            f"budget: {buys_nothing(budget.amount, budget.unit, each)}, the cheapest of {regions} costs "
             f"{cheapest:g}; raise it or take smaller regions"
         )
     left = [

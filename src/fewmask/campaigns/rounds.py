@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fewmask import card, distributed, stopping
+from fewmask.acquisition.budget import buys_nothing
 from fewmask.acquisition.selection import Candidates
 from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
@@ -217,7 +218,7 @@ class _Rounds:
             raise ValueError(f"campaign.{'ask' if number else 'first'}.{why}, and give another --out")
         if without := bare(asked, domains):
             raise ValueError(
-                f"campaign.first.budget: {ask.budget.amount:g} {ask.budget.unit} buy no question in "
+                f"campaign.first.budget: {buys_nothing(ask.budget.amount, ask.budget.unit)} in "
                 f"{', '.join(without)}, where nothing is labelled; raise it and give another --out"
             )
         images = sum(len(self._answerable[name] & {*domain.unlabelled}) for name, domain in domains.items())

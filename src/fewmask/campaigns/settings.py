@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from fewmask.acquisition.budget import buys_nothing
 from fewmask.acquisition.regions import parse
 from fewmask.acquisition.scores import known_scores
 from fewmask.acquisition.selection import SLACK
@@ -67,7 +68,7 @@ def _faults_of_budget(key: str, asked: AskSettings, settings: CampaignSettings) 
         return
     if 0 < budget.amount * (1 + SLACK) < least:
         yield (
-            f"campaign.{key}.budget: {budget.amount:g} {budget.unit} buy no question, one of {asked.regions} costs "
+            f"campaign.{key}.budget: {buys_nothing(budget.amount, budget.unit)}, one of {asked.regions} costs "
             f"{least:g} at least; raise it or take smaller regions"
         )
     # What a region costs is known before its size only where every one costs the same.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -15,16 +16,32 @@ import typer
 from fewmask.cli.agreement import agreement
 from fewmask.cli.campaigns import answer, campaign, query
 from fewmask.cli.comparing import compare
+from fewmask.cli.help import Verbs, add
 from fewmask.cli.init import init
 from fewmask.cli.recipes import recipes
 from fewmask.cli.report import report
 from fewmask.cli.runs import evaluate, export, predict
 from fewmask.cli.training import check, demo, train
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False)
+
+BEGIN, TRAIN, ASK, RESULTS = "Begin", "Train, and use what was trained", "Ask people for labels", "Look at results"
+# Each verb with the panel that it is listed in and the line to copy.
+VERBS: dict[Callable[..., None], tuple[str, str]] = {
+    demo: (BEGIN, "fewmask demo"),
+    init: (BEGIN, "fewmask init my-images/"),
+    check: (BEGIN, "fewmask check my.yaml"),
+    train: (TRAIN, "fewmask train my.yaml"),
+    campaign: (ASK, "fewmask campaign my.yaml"),
+    query: (ASK, "fewmask query runs/mine --for cvat"),
+    answer: (ASK, "fewmask answer runs/mine"),
+    agreement: (ASK, "fewmask agreement runs/mine"),
+    evaluate: (TRAIN, "fewmask evaluate runs/mine --split test"),
+    predict: (TRAIN, "fewmask predict runs/mine new-images/"),
+    export: (TRAIN, "fewmask export runs/mine"),
+    report: (RESULTS, "fewmask report runs/mine --open"),
+    compare: (RESULTS, "fewmask compare 'runs/joint-*' 'runs/fixmatch-*'"),
+}
 
 
 def _version(asked: bool) -> None:
@@ -41,12 +58,16 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Segmentation from few masks: many label spaces, few labels, one model."""
+    """fewmask init my-images/
+
+    Segmentation from few masks: many label spaces, few labels, one model. `fewmask VERB --help` explains a verb.
+    `fewmask --install-completion` lets the shell complete verbs, options and paths by the Tab key.
+    """
 
 
-for verb in (demo, init, check, train, campaign, query, answer, agreement, evaluate, predict, export, report, compare):
-    app.command()(verb)
-app.add_typer(recipes, name="recipes")
+for verb, (panel, example) in VERBS.items():
+    add(app, verb, example, panel=panel)
+app.add_typer(recipes, name="recipes", rich_help_panel=RESULTS)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fewmask.cli.campaigns import ledger_of, opened
 from fewmask.cli.terminal import Json, RunFolder, duration, out, percent, plain, print_json, say
+from fewmask.plurals import count
 
 
 def agreement(
@@ -66,7 +67,7 @@ def _people(annotators: Mapping[str, Any]) -> Table:
 
 
 def _print_domain(name: str, part: Mapping[str, Any], decide: str) -> None:
-    several = f"{part['questions']:,} questions, {part['pixels']:,} pixels answered by several"
+    several = f"{count(part['questions'], 'question')}, {count(part['pixels'], 'pixel')} answered by several"
     coefficient = "not defined" if part["alpha"] is None else f"{part['alpha']:.3f}"
     say(f"\n{name}: {several}. They agree on {percent(part['agreement'])} %; Krippendorff's alpha {coefficient}.")
     if part["undecided"]:

@@ -28,6 +28,7 @@ from fewmask.cli.terminal import (
     training_progress,
 )
 from fewmask.paths import below, quoted
+from fewmask.plurals import agreeing, count
 from fewmask.stopping import command
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def query(
     folder: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/questions by default.")] = None,
     tool: Annotated[
         str | None,
-        typer.Option("--for", help="folder (of PNGs), label-studio, cvat or coco.", show_default="folder"),
+        typer.Option("--for", metavar="TOOL", help="folder (PNGs), label-studio, cvat or coco.", show_default="folder"),
     ] = None,
     annotator: Annotated[
         str | None,
@@ -217,7 +218,7 @@ def run_campaign(config: Config, folder: Path, enough: bool, accept_older_ledger
         assert config.campaign is not None
         with ledger_of(folder) as ledger:
             now = ledger.progress()
-        of = f"{now.answered:,} of {now.asked:,} questions answered"
+        of = f"{now.answered:,} of {count(now.asked, 'question')} answered"
         return f"asked for {counted(now.cost, unit_of(config.campaign))}, {of}" if now.asked else ""
 
     with training_progress(spent) as observe:
@@ -243,7 +244,8 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
         so_far = "" if done else " so far"
         say(f"Asked for {counted(summary['spent'], summary['unit'])} of a budget of {summary['budget']:,.0f}{so_far}.")
     if done and summary["open"]:
-        say(f"{summary['open']:,} questions stay open; no training is left that would learn from their answers.")
+        stay = agreeing(summary["open"], "stays", "stay")
+        say(f"{count(summary['open'], 'question')} {stay} open; no training is left that would learn from the answers.")
     if summary["state"] == "waiting":
         with ledger_of(folder) as ledger:
             asked = ledger.questions(summary["round"], open_only=True)
@@ -334,8 +336,8 @@ def _next(run: Path) -> str:
 
 
 def _questions(asked: Sequence[Question]) -> str:
-    are, images = "question is" if len(asked) == 1 else "questions are", _images(asked)
-    return f"{len(asked):,} {are} open in {images:,} {'image' if images == 1 else 'images'}"
+    are = agreeing(len(asked), "is", "are")
+    return f"{count(len(asked), 'question')} {are} open in {count(_images(asked), 'image')}"
 
 
 def _images(asked: Sequence[Question]) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Places = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUNS…",
+        metavar="RUNS",
         help="Runs, folders of runs, patterns, or result files. The others are compared with the first method.",
         show_default=False,
     ),

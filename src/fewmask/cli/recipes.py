@@ -12,15 +12,21 @@ import typer
 from rich.table import Table
 
 from fewmask.cli.campaigns import Enough, print_campaign
+from fewmask.cli.help import Verbs, add
 from fewmask.cli.terminal import Json, counting, duration, err, out, percent, plain, print_json, say, training_progress
 from fewmask.cli.training import print_report
 from fewmask.paths import below
+from fewmask.plurals import count
 
 if TYPE_CHECKING:
     from fewmask.config import Config
     from fewmask.recipes import Recipe
 
-recipes = typer.Typer(help="The published experiments, ready to run.")
+recipes = typer.Typer(
+    cls=Verbs,
+    help="fewmask recipes list\n\nThe published experiments, ready to run.",
+    short_help="The published experiments, ready to run.",
+)
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="One that `fewmask recipes` lists, or a YAML file.", show_default=False)
@@ -28,11 +34,13 @@ Name = Annotated[
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[ROW …] data=FOLDER [key.sub=value …]",
+        metavar="data=FOLDER|ROW|KEY=VALUE",
         help="Rows (patterns such as 'joint-*'; all by default), where the data is, and overrides of any key.",
     ),
 ]
-Seeds = Annotated[str | None, typer.Option(help="Such as 0,1,2; the recipe's own by default.", show_default=False)]
+Seeds = Annotated[
+    str | None, typer.Option(metavar="0,1,2", help="Other seeds than the recipe's own.", show_default=False)
+]
 Incomplete = Annotated[
     bool, typer.Option("--incomplete", help="Go on where a split has another number of images than was published.")
 ]
@@ -40,12 +48,14 @@ Incomplete = Annotated[
 
 @recipes.callback(invoke_without_command=True)
 def recipes_alone(context: typer.Context, as_json: Json = False) -> None:
-    """The published experiments, ready to run. Without a verb: list them."""
+    """fewmask recipes list
+
+    The published experiments, ready to run. Without a verb: list them.
+    """
     if context.invoked_subcommand is None:
         list_all(as_json)
 
 
-@recipes.command("list")
 def list_all(as_json: Json = False) -> None:
     """List the recipes: what they are, their rows, and what they cost."""
     from fewmask.recipes import configuration, names, read, seconds
@@ -73,7 +83,6 @@ def list_all(as_json: Json = False) -> None:
     say("fewmask recipes show NAME · fewmask recipes run NAME [ROW …] data=FOLDER")
 
 
-@recipes.command()
 def show(name: Name, as_json: Json = False) -> None:
     """Print a recipe's YAML, its rows with their estimated cost, and the command."""
     from fewmask.recipes import configuration, find, read, seconds, text
@@ -90,7 +99,6 @@ def show(name: Name, as_json: Json = False) -> None:
     print(f"#\n#   fewmask recipes run {whole} [ROW …] data=FOLDER")
 
 
-@recipes.command()
 def check(name: Name, words: Words = None, incomplete: Incomplete = False, as_json: Json = False) -> None:
     """Examine the data that a recipe reads, image by image: every problem listed at once, as `fewmask check` does."""
     from fewmask.data.doctor import check as examine
@@ -107,7 +115,6 @@ def check(name: Name, words: Words = None, incomplete: Incomplete = False, as_js
     print_report(report, as_json)
 
 
-@recipes.command()
 def run(
     name: Name,
     words: Words = None,
@@ -221,7 +228,7 @@ class _Asked:
 
 
 def _runs(rows: Sized, seeds: Sized) -> str:
-    return " × ".join(f"{len(x)} {noun}{'' if len(x) == 1 else 's'}" for x, noun in ((rows, "row"), (seeds, "seed")))
+    return f"{count(len(rows), 'row')} × {count(len(seeds), 'seed')}"
 
 
 def _needs(recipe: Recipe) -> list[str]:
@@ -247,3 +254,9 @@ def _print_table(title: str, cells: Sequence[Sequence[str]]) -> None:
     for line in body:
         table.add_row(*map(plain, line))
     out.print(table)
+
+
+add(recipes, list_all, "fewmask recipes list", "list")
+add(recipes, show, "fewmask recipes show compare")
+add(recipes, check, "fewmask recipes check compare data=FOLDER")
+add(recipes, run, "fewmask recipes run compare data=FOLDER")

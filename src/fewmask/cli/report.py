@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from fewmask.cli.terminal import Device, Json, counting, print_json, say
+from fewmask.cli.terminal import Device, Json, Split, check_split, counting, print_json, say
 
 
 def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN…",
+            metavar="RUN",
             help="Folders of runs. Several are put side by side, the first method is what others are compared with.",
             show_default=False,
         ),
@@ -24,7 +24,7 @@ def report(
         Path | None, typer.Option("--out", help="The file; report.html in the (first) run's folder by default.")
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Look at no more images of a domain than that.")] = 200,
-    split: Annotated[str, typer.Option(help="train, val or test: the images that are looked at.")] = "val",
+    split: Split = "val",
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -32,6 +32,7 @@ def report(
     """One HTML page about runs: what labels bring, how good each class is, what was asked, and pictures."""
     from fewmask.runs import RunFolder
 
+    check_split(split)
     for run in runs:
         RunFolder(run).load_config()  # what is no run is told before torch is imported
     from fewmask.reports import report as write

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewmask.cli.tables import print_heads, print_scores
-from fewmask.cli.terminal import Device, Json, RunFolder, counting, print_json, say
+from fewmask.cli.terminal import Device, Json, RunFolder, Split, check_split, counting, print_json, say
+from fewmask.plurals import count
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: RunFolder,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    split: Split = "val",
     on: Annotated[
         Path | None,
         typer.Option(help="Score on another domain: of this configuration, or in this folder of the layout `folder`."),
@@ -46,7 +47,9 @@ def evaluate(
     """Per-class IoU of a run on its own domains, or on another domain through class mappings or with a new head."""
     from fewmask.runs import RunFolder
 
+    check_split(split)
     settings = RunFolder(run).load_config()
+    RunFolder(run).read_network()  # what is no trained run is told before torch is imported
     counts: dict[str, ImageCounts] = {}
     own = on is None and domain is None
     if own and (head or classes or new_head_steps):
@@ -92,7 +95,9 @@ def evaluate(
 
 def predict(
     run: RunFolder,
-    images: Annotated[Path, typer.Argument(help="A folder of images, of any size.", show_default=False)],
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="A folder of images, of any size.", show_default=False)
+    ],
     folder: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/predictions by default.")] = None,
     domain: Annotated[
         str | None,
@@ -102,12 +107,17 @@ def predict(
         ),
     ] = None,
     form: Annotated[
-        str, typer.Option("--as", help="Beside the masks as PNG: coco, labelme or geojson, each exact to the pixel.")
+        str,
+        typer.Option(
+            "--as",
+            metavar="png|coco|labelme|geojson",
+            help="Beside the masks as PNG: coco, labelme or geojson, each exact to the pixel.",
+        ),
     ] = "png",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict anew into a folder that holds another prediction.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that are predicted at a time.")] = 4,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -120,6 +130,9 @@ def predict(
     settings = config.train
     own = [config.domains[domain]] if domain in config.domains else [*config.domains.values()]
     upright = all(getattr(one, "orientation", "ignore") == "apply" for one in own)
+    RunFolder(run).read_network()
+    if not images.exists():
+        raise ValueError(f"{images}: not found; give a folder of images, or an image")
     from fewmask.engine.device import choose_device
     from fewmask.engine.prediction import predict as write
     from fewmask.engine.prediction_formats import FORMS
@@ -158,14 +171,14 @@ def _say_what_is_special(result: Mapping[str, Any]) -> None:
     for path in result["forms"]:
         say(path)
     if result["before"]:
-        say(f"{result['before']:,} of {result['images']:,} images had been predicted before.")
+        say(f"{result['before']:,} of {count(result['images'], 'image')} had been predicted before.")
     for name, size in result["sizes"].items():
         if size is not None:
             say(f"{name}: images were seen {in_words(size)}, as in training; masks have the images' own size.")
     if result["aside"]:
         say(f"Left aside, no images by their names: {len(result['aside']):,} ({some(result['aside'])}).")
     for remark, images in result["remarks"].items():
-        say(f"{len(images):,} images ({some(images)}): {remark}.")
+        say(f"{count(len(images), 'image')} ({some(images)}): {remark}.")
 
 
 def export(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from fewmask.cli.terminal import out, percent, plain, say
+from fewmask.plurals import count
 
 if TYPE_CHECKING:
     from fewmask.data.doctor import Statistics
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def print_scores(result: Mapping[str, Any], title: str) -> None:
     """Per-class IoU of every domain, as `evaluate` and a run's summary have them."""
     for name, s in result["domains"].items():
-        looked = f"{s['split']}, {s['images']} {'image' if s['images'] == 1 else 'images'}"
+        looked = f"{s['split']}, {count(s['images'], 'image')}"
         out.print(f"\n{plain(title)} · {plain(name)} · {looked}", style="bold", soft_wrap=True)
         table = Table("class", "IoU, %")
         for label, iou in s["iou"].items():

@@ -22,9 +22,12 @@ out, err = Console(), Console(stderr=True)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A configuration in YAML.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key.sub=value …]", help="Override any key.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override any key, as in train.steps=500.")
+]
 OutFolder = Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<name> by default.")]
-Device = Annotated[str, typer.Option(help="auto, cuda, cuda:0, mps or cpu.")]
+Device = Annotated[str, typer.Option(metavar="auto|cuda|mps|cpu", help="Where to compute; cuda:1 names a GPU.")]
+Split = Annotated[str, typer.Option(metavar="train|val|test", help="The images that are looked at.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -64,6 +67,12 @@ def _told(moment: Moment, spent: str) -> str:
     if moment.memory_mib is not None:
         parts.append(f"{moment.memory_mib:.0f} MiB")
     return " · ".join([*parts, *filter(None, [spent])])
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError for a split that cannot be."""
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"--split {split}: there are train, val and test")
 
 
 @contextmanager

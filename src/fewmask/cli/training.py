@@ -26,6 +26,7 @@ from fewmask.cli.terminal import (
     training_progress,
 )
 from fewmask.paths import below
+from fewmask.plurals import agreeing, count
 from fewmask.stopping import command
 
 if TYPE_CHECKING:
@@ -136,13 +137,14 @@ def print_report(report: Report, as_json: bool) -> None:
             out.print(f"\n{name}: {splits}; {s.labelled} labelled", style="bold", soft_wrap=True)
             out.print(statistics_table(s))
             if s.in_part:
+                are = agreeing(s.in_part, "is", "are")
                 say(
-                    f"{s.in_part:,} of {s.masks:,} masks {'is' if s.in_part == 1 else 'are'} labelled in part: what is "
+                    f"{s.in_part:,} of {count(s.masks, 'mask')} {are} labelled in part: what is "
                     "still open there is in no loss and no score, and a campaign asks people about it too."
                 )
         _list("[yellow]warning[/]", report.warnings)
         _list("[red]error[/]", report.errors)
-        say(f"{_many(report.errors, 'error')}, {_many(report.warnings, 'warning')}")
+        say(f"{count(len(report.errors), 'error')}, {count(len(report.warnings), 'warning')}")
     if report.errors:
         raise typer.Exit(2)
 
@@ -160,10 +162,6 @@ def _list(severity: str, problems: Sequence[Problem]) -> None:
             names = ", ".join(problem.where for problem in alike[:ALIKE])
             told = f"{len(alike):,} × {alike[0].value}: {names} and {len(alike) - ALIKE:,} more (--json lists them)"
             out.print(f"{severity} {plain(told)}; {plain(alike[0].mend)}", soft_wrap=True)
-
-
-def _many(problems: Sequence[Problem], noun: str) -> str:
-    return f"{len(problems):,} {noun}{'' if len(problems) == 1 else 's'}"
 
 
 @command()

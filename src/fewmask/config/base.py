@@ -81,6 +81,7 @@ class Settings(BaseModel):
 
 class MethodSettings(Settings):
     name: str
+    """The method."""
     pool_cost: ClassVar[float] = 0.0
     """What a row of the pool costs in a step, in labelled rows: measured, see "Cost" of each page in docs/methods. A
     method that draws from the pool in some of its phases alone has the mean over its steps."""

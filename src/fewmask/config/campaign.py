@@ -13,17 +13,22 @@ Scale = Annotated[float, Field(gt=0, le=8)]
 
 class BudgetSettings(Settings):
     amount: NonNegativeFloat
+    """How much may be asked for in one round."""
     unit: Literal["pixels", "regions", "clicks", "seconds"] = "regions"
+    """What the budget counts: pixels, regions, or expected clicks or seconds of an annotator."""
     per: Literal["pool", "image"] = "pool"
     """One budget for all images of all domains, or as much in every image."""
 
 
 class AskSettings(Settings):
     budget: BudgetSettings
+    """How much is asked for."""
     score: str = "entropy"
+    """What regions are ranked by, such as `entropy`, `margin` or `random`."""
     regions: str = "squares:30"
     """squares:SIDE, superpixels:COUNT or points."""
     balance: Literal["none", "class", "diverse"] = "none"
+    """Whether the chosen regions are spread over predicted classes, or over the feature space, beside their scores."""
     border: bool = True
     """Whether regions at the image's border may be asked; S4AL+ never does."""
     answered: Literal["zero", "leave-out"] = "zero"
@@ -40,6 +45,7 @@ class PoolSettings(Settings):
     network: str | Annotated[tuple[str, ...], Field(min_length=1)] = "model"
     """"model", or another network that the method keeps, such as "student"; or several, who form a committee."""
     scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
+    """Sizes that an image is looked at in, as parts of its own; the predictions are averaged."""
     dropout: NonNegativeInt = 0
     """Draws with dropout left on; 0 is one look without."""
     generations: PositiveInt = 1
@@ -60,14 +66,18 @@ class RateSettings(Settings):
     """Clicks of a region of one kind."""
 
     per_region: NonNegativeFloat = 1.0
+    """Clicks of each region."""
     per_pixel: NonNegativeFloat = 0.0
+    """Clicks of each pixel, added to those of the region."""
 
 
 class CostSettings(Settings):
     """What an answer is expected to cost, where it is not as `acquisition.budget` states."""
 
     rates: dict[Literal["squares", "superpixels", "points", "image"], RateSettings] = {}
+    """Clicks by the kind of region, where they differ from those that fewmask states."""
     seconds_per_click: PositiveFloat | None = None
+    """Seconds of one click, where they differ from those that fewmask states."""
 
 
 class AnswerSettings(Settings):
@@ -89,7 +99,9 @@ class CampaignSettings(Settings):
     ask: AskSettings | None = None
     """Questions between two trainings; none: self-training alone."""
     annotator: Literal["oracle", "people"] = "people"
+    """Who answers: people, or the data set's own masks."""
     answers: AnswerSettings = AnswerSettings()
+    """How answers of several annotators are combined."""
     start: Literal["fresh", "warm"] = "fresh"
     """Each round trains a new network, or the last round's goes on."""
     need: Literal["curve", "equal"] = "curve"
@@ -101,6 +113,8 @@ class CampaignSettings(Settings):
     first_batch_size: PositiveInt | None = None
     """Its labelled images a step, where others than `train.batch_size`: the first teacher sees no pool beside them."""
     pool: PoolSettings = PoolSettings()
+    """How the pool is looked at between two rounds."""
     cost: CostSettings = CostSettings()
+    """What an answer is expected to cost."""
     target: Fraction | None = None
     """The mIoU to say how many labels are still missing for."""

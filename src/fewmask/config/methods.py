@@ -52,6 +52,7 @@ class EntropyMinSettings(MethodSettings):
     name: Literal["entropy-min"] = "entropy-min"
     pool_cost: ClassVar[float] = 1.0
     weight: NonNegativeFloat = 0.1
+    """Weight of the entropy of unlabelled pixels in the loss."""
 
 
 class ContrastSettings(Settings):
@@ -60,6 +61,7 @@ class ContrastSettings(Settings):
     queries: PositiveInt = 128
     """A class and step."""
     negatives: PositiveInt = 256
+    """Pixels of other classes, in each set, that the queries are told apart from."""
     sets: PositiveInt = 8
     """Draws of negatives that the queries of a class share; as many as queries is ReCo's own."""
     hard: Fraction = 0.95
@@ -67,8 +69,11 @@ class ContrastSettings(Settings):
     sure: Fraction = 0.7
     """δ_w: pseudo-labels less sure than this take no part."""
     temperature: PositiveFloat = 0.5
+    """What the similarities are divided by before the softmax."""
     dim: PositiveInt = 256
+    """Channels of the representation."""
     kernel: Literal[1, 3] = 3
+    """Side of the convolutions of the representation head."""
     stride: Literal[4, 8] = 4
     """Pixels a cell; coarser than F's features they are averaged first."""
 
@@ -94,17 +99,22 @@ class S4alPlusSettings(MethodSettings):
     epsilon: float = Field(0.0, ge=-1)
     """Of PolyLoss (Poly-1)."""
     noise: NoiseSettings = NoiseSettings()
+    """What the student sees of the pool."""
     contrast: ContrastSettings = ContrastSettings()
+    """The regional contrast."""
 
 
 class DealSettings(MethodSettings):
     name: Literal["deal"] = "deal"
     weight: NonNegativeFloat = 1.0
+    """Weight of the loss of the error branch."""
     reach: Literal["features", "branch"] = "features"
     """How far the branch's gradient goes: into F, as published, or no further than the branch itself, so that the
     network is that of joint training."""
     channels: PositiveInt = 64
+    """Channels of the error branch."""
     kernel: Literal[1, 3] = 3
+    """Side of the error branch's convolutions."""
 
 
 class DistillSettings(MethodSettings):
@@ -138,6 +148,7 @@ class Hung2018Settings(SelfLabellingSettings):
     channels: PositiveInt = 64
     """Of the discriminator's first layer."""
     optimiser: HungAdamSettings = HungAdamSettings()
+    """The discriminator's optimiser."""
 
 
 class Souly2017Settings(MethodSettings):
@@ -150,17 +161,20 @@ class Souly2017Settings(MethodSettings):
     fake: NonNegativeFloat = 1.0
     """Of L_fake; the source adds the terms. 0: no generator."""
     generator_loss: Literal["minimax", "non-saturating"] = "minimax"
+    """The generator's loss: the published one, or the usual one with stronger gradients."""
     weak: dict[str, ConfigPath] = {}
     """By domain, a YAML file of image-level labels: `image: [class, …]`. Images that are not in it may show any."""
     whole: bool = True
     """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
     the pool alone, with their answers. The source knows no such images."""
     noise: PositiveInt = 100
+    """Length of the noise vector that the generator starts from."""
     side: Literal[8, 16, 32, 64, 128] = 64
     """Pixels a side of what the generator makes; it is then brought to the size of the crops."""
     channels: PositiveInt = 64
     """Of the generator's last layer but one."""
     optimiser: AdamSettings = AdamSettings()
+    """The generator's optimiser."""
 
 
 class CoTrainingSettings(SelfLabellingSettings):
@@ -195,13 +209,17 @@ class CycadaSettings(MethodSettings):
     adversarial: NonNegativeFloat = 1.0
     """λ_gan."""
     cycle: NonNegativeFloat = 10.0
+    """Weight of the loss between an image and its translation there and back."""
     identity: NonNegativeFloat = 5.0
+    """Weight of the loss between an image and what the translator into its own domain makes of it."""
     semantic: NonNegativeFloat = 1.0
+    """Weight of the loss between what f_S says of an image and of its translation."""
     features: NonNegativeFloat = 0.1
     """λ_feat. 0: no discriminator of features."""
     channels: PositiveInt = 128
     """Of the hidden layers of D_f."""
     translator: TranslatorSettings = TranslatorSettings()
+    """The networks that translate images."""
     optimiser: AdamSettings = AdamSettings()
     """Of the translators and of all discriminators."""
 
@@ -225,9 +243,11 @@ class MmdSettings(MethodSettings):
     name: Literal["mmd"] = "mmd"
     pool_cost: ClassVar[float] = 1.0
     weight: NonNegativeFloat = 0.1
+    """Weight of the MMD in the loss."""
     where: Literal["features", "embedding"] = "features"
     """What is aligned: what the heads read, or E of it."""
     estimator: Literal["linear", "quadratic"] = "linear"
+    """The estimator of the MMD: of linear cost in the cells, or of quadratic cost and less variance."""
     cells: int = Field(512, ge=2)
     """Drawn of each domain in a micro-batch."""
     multiples: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -249,6 +269,7 @@ class UnivSettings(MethodSettings):
     alpha: NonNegativeFloat = 0.02
     """α, the weight of L_cross."""
     mode: Literal["anchored", "faithful"] = "anchored"
+    """The loss with what it turned out to lack (decision 3), or as published."""
     pretrain: Fraction = 0.25
     """Part of the steps that sees labels alone: faithful prototypes come from the end of it, live ones settle in it."""
     initial_embedding: Literal["random", "pca"] = "random"
@@ -263,8 +284,11 @@ class UnivSettings(MethodSettings):
     anchor_trains: Literal["embedding", "encoder"] = "embedding"
     """anchored: E alone, or F with it."""
     temperature: PositiveFloat = 0.1
+    """What the similarities to prototypes are divided by before the softmax."""
     prototypes: PositiveInt = 3
+    """Prototypes of each class."""
     momentum: Fraction = 0.99
+    """How slowly live prototypes move; 1 would keep them where they are."""
     drawn: PositiveInt = 64
     """anchored: labelled cells of each class that move its prototypes in a step."""
     private: Literal["unknown", "gate", "none"] = "unknown"
@@ -302,6 +326,7 @@ class UnivTeacherSettings(TaughtSettings):
     anchor: NonNegativeFloat = 0.1
     """Weight of the cross-entropy of labelled cells to their own domain's prototypes, which trains E alone."""
     temperature: PositiveFloat = 0.1
+    """What the similarities to prototypes are divided by before the softmax."""
     prototypes: PositiveInt = 3
     """A class."""
     momentum: Fraction = 0.99

@@ -76,12 +76,14 @@ class ConsistencySettings(TaughtSettings, SelfLabellingSettings):
     """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
     the pool alone. The source knows no such images."""
     view: StrongSettings = UniMatchStrongSettings()
+    """The strong view."""
 
 
 class FixMatchSettings(ConsistencySettings):
     name: Literal["fixmatch"] = "fixmatch"
     pool_cost: ClassVar[float] = 2.1
     strong_weight: NonNegativeFloat = 0.5
+    """Weight of the strong view's cross-entropy in the loss."""
 
 
 class UniMatchSettings(ConsistencySettings):
@@ -114,10 +116,12 @@ class S4alSettings(TaughtSettings):
     cold_weight: NonNegativeFloat = 1.5
     """Of the cross-entropy in it."""
     threshold: Fraction = 0.97
+    """Pixels of the pool whose label is less sure than this take no part."""
     fraction: Literal["mixed", "source"] = "mixed"
     """Whose part of sure pixels weighs a pixel: of the mixed row that it is in, as in the authors' code, or of the row
     that it comes from."""
     mixing: Literal["classmix", "none"] = "classmix"
+    """Whether rows of the pool are pasted together by class."""
     adaptive: Literal["auto", "always", "never"] = "auto"
     """Whether classes are pasted from memory: the source begins with generation 1, which `auto` recognises by images
     with answered regions in some domain."""

@@ -22,32 +22,39 @@ from fewmask.config.views import AugmentSettings
 
 class EmbeddingSettings(Settings):
     dim: PositiveInt = 128
+    """Channels of the embedding E."""
     stride: Literal[4, 8, 16] = 8
     """Pixels per cell of E. A 1×1 convolution commutes with upsampling, so the entropies need no finer grid."""
 
 
 class Full(Settings):
     name: Literal["full"] = "full"
+    """The whole encoder is trained."""
 
 
 class Frozen(Settings):
     """The encoder stays as it came, in eval mode."""
 
     name: Literal["frozen"] = "frozen"
+    """The encoder stays as it came."""
 
 
 class LastBlocks(Settings):
     """Of a ViT, the last blocks and the LayerNorm after them."""
 
     name: Literal["last-blocks"] = "last-blocks"
+    """The last blocks of a ViT are trained."""
     blocks: PositiveInt = 4
+    """How many of the last blocks are trained."""
 
 
 class Lora(Settings):
     """Of a ViT, a difference of low rank in each of some linear layers of all blocks (Hu et al., ICLR 2022)."""
 
     name: Literal["lora"] = "lora"
+    """Differences of low rank are trained."""
     rank: PositiveInt = 8
+    """The rank of the differences."""
     alpha: PositiveFloat = 16.0
     """The difference counts alpha/rank."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("qkv", "proj")
@@ -64,6 +71,7 @@ class NormSettings(Settings):
     Rows then do not see each other. Prediction is the same for both."""
 
     encoder: Literal["batch", "frozen"] = "batch"
+    """Which statistics the encoder's batch normalisation takes in training."""
     decoder: Literal["batch", "frozen", "group"] = "batch"
     """`group` replaces it by group normalisation (Wu and He, ECCV 2018), whose statistics are each row's own."""
 
@@ -73,19 +81,24 @@ Tuning = Annotated[Annotated[Full | Frozen | LastBlocks | Lora, Field(discrimina
 
 class ModelSettings(Settings):
     encoder: str = "tu-mobilenetv2_100"
+    """The encoder by its name in smp, such as `resnet50`; `tu-` and a name is one of timm's."""
     encoder_options: dict[str, Any] = {}
+    """Further arguments of the encoder, as smp or timm names them."""
     weights: ConfigPath | Literal["imagenet"] | None = None
     """A file of the encoder (safetensors, or a .pth that holds tensors alone), "imagenet" for timm's or smp's own
     weights by name, whatever they were trained on, None for random ones."""
     tuning: Tuning = Full()
     """Which part of the encoder is trained; a name stands for its defaults."""
     norm: NormSettings = NormSettings()
+    """How features are normalised in training."""
     decoder: str = "deeplabv3plus"
     """A decoder of smp, or for a ViT `dpt` or `linear`."""
     decoder_options: dict[str, Any] = {}
+    """Further arguments of the decoder, as smp names them."""
     output_stride: Literal[8, 16, 32] = 16
     """Of a ViT it is the side of its patches, and this stays at its default."""
     embedding: EmbeddingSettings = EmbeddingSettings()
+    """The embedding E, which methods that align domains train."""
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -96,17 +109,25 @@ class NetworkOptimiserSettings(Settings):
     """Of a network that learns at one rate."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """The optimiser."""
     lr: PositiveFloat = 5e-4
+    """The learning rate; with `head_lr` beside it, that of the encoder alone."""
     weight_decay: float = Field(0.01, ge=0)
+    """Weight decay; adamw's is decoupled from the gradient."""
     momentum: Fraction = 0.9
     """Of sgd."""
     nesterov: bool = True
+    """Whether the momentum of sgd is Nesterov's."""
     betas: Betas = (0.9, 0.999)
     """Of adamw and adam."""
     schedule: Literal["poly", "cosine", "constant"] = "poly"
+    """How the learning rate changes over the steps."""
     power: PositiveFloat = 0.9
+    """The exponent of the poly schedule."""
     warmup: Fraction = 0.0
+    """Part of the steps over which the learning rate rises from 0."""
     clip_norm: PositiveFloat | None = None
+    """The norm that gradients are clipped to; null does not clip."""
 
 
 class AdamSettings(NetworkOptimiserSettings):
@@ -132,6 +153,7 @@ class TranslatorSettings(Settings):
     channels: PositiveInt = 16
     """Of the first layer."""
     blocks: NonNegativeInt = 3
+    """Residual blocks between the encoding and the decoding layers."""
     relights: bool = True
     """Whether it makes a gain and an offset for the image; CycleGAN's makes the whole image, which takes far longer to
     become sharp."""
@@ -155,6 +177,7 @@ class ClassWeightSettings(Settings):
     exponent: Fraction = 0.0
     """0 weighs all classes alike. With .5 a class of a hundredth as many pixels has ten times the weight."""
     cap: float = Field(8.0, gt=1)
+    """The largest weight that a class can have; the others are scaled so that the mean stays 1."""
 
 
 class AverageSettings(Settings):
@@ -191,14 +214,23 @@ class TrainSettings(Settings):
     unlabelled_batch_size: PositiveInt | None = None
     """Unlabelled images a step for methods that use them; as many as labelled ones by default."""
     crop: Size = (256, 256)
+    """Height and width of the random crops that are trained on, in pixels."""
     augment: AugmentSettings = AugmentSettings()
+    """How crops are changed at random."""
     class_weights: ClassWeightSettings = ClassWeightSettings()
+    """Whether rare classes count more."""
     optimiser: OptimiserSettings = OptimiserSettings()
+    """The optimiser and its schedule."""
     average: AverageSettings = AverageSettings()
+    """A moving average of the network's weights."""
     accumulate: PositiveInt = 1
+    """Micro-batches that a step's images are split into, to save memory; the gradient is their sum."""
     precision: Precision = "auto"
+    """Numbers of the forward pass; `auto` takes bf16 where the hardware computes in it, fp32 elsewhere."""
     device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1 or mps."""
     workers: NonNegativeInt = 2
+    """Processes that read and crop images beside the one that trains; 0 reads in that one."""
     cache: Literal["none", "memory"] = "none"
     """`memory` keeps images and masks as they were read, at their `size`, in every process that reads: no step decodes
     again. 1,000 images of 360×480 are 700 MB for the training and for each of its workers."""
@@ -212,7 +244,9 @@ class TrainSettings(Settings):
     score: Literal["test", "val"] = "test"
     """The split that is scored once, with the selected weights, at the end; val where a domain has no test split."""
     log_every: PositiveInt = 10
+    """Steps from one line of `metrics.jsonl` to the next."""
     tensorboard: bool = False
+    """Whether TensorBoard files are written beside `metrics.jsonl`; needs the extra `tensorboard`."""
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

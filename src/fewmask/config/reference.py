@@ -1,0 +1,217 @@
+"""The reference of the configuration as Markdown, from the settings' own source: each key with its type as a person
+writes it, its default, and what it does.
+
+    python -m fewmask.config.reference > docs/reference/configuration.md
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from fewmask.config.base import Settings
+from fewmask.config.campaign import CampaignSettings
+from fewmask.config.domains import DomainSettings, LabelledSettings
+from fewmask.config.loading import Config
+from fewmask.config.methods import EVERY
+from fewmask.config.training import Frozen, Full, LastBlocks, Lora, ModelSettings, TrainSettings
+
+HEAD = """# Configuration
+
+One YAML file. Relative paths in it are relative to the file; every key can be overridden as `key.sub=value` behind the
+verb; unknown, missing and conflicting keys are all listed at once. A run keeps what it was made with, defaults and all,
+in its `config.yaml`. Where a method's defaults come from stands on [its page](../methods/joint.md); for campaigns on
+[theirs](../methods/campaign.md#settings-and-where-they-come-from).
+
+This page is made from the settings' source by `make docs`.
+"""
+
+
+WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", Path: "path", Any: "any value"}
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the configuration, as a row of the reference."""
+
+    name: str
+    type: str
+    default: str
+    told: str
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [HEAD, _section("The file", [k for k in keys(Config) if not _inside(k.name)], Config)]
+    tops: list[tuple[str, str, type[BaseModel]]] = [
+        ("Labels", "labelled.", LabelledSettings),
+        ("Network", "model.", ModelSettings),
+        ("Training", "train.", TrainSettings),
+        ("Campaigns", "campaign.", CampaignSettings),
+    ]
+    parts.append("## Domains\n\nEach domain is a mapping under its name; `layout` says which of these it is.\n")
+    for domain in get_args(get_args(DomainSettings)[0]):
+        parts.append(_section(f"Layout `{_name_of(domain, 'layout')}`", list(keys(domain, "domains.NAME.")), domain, 3))
+    for title, prefix, settings in tops:
+        parts.append(_section(title, list(keys(settings, prefix)), settings))
+        if settings is ModelSettings:
+            for tuning in (Full, Frozen, LastBlocks, Lora):
+                if len(tuning.model_fields) > 1:
+                    title = f"Tuning `{_name_of(tuning, 'name')}`"
+                    parts.append(_section(title, list(keys(tuning, "model.tuning.")), tuning, 3))
+    parts.append("## Methods\n\n`method: NAME` takes a method's defaults; `method: {name: NAME, …}` changes some.\n")
+    for method in EVERY:
+        name = _name_of(method, "name")
+        title = f"Method [`{name}`](../methods/{name}.md)"
+        parts.append(_section(title, list(keys(method, "method.")), method, 3))
+    return "\n".join(parts)
+
+
+def keys(settings: type[BaseModel], prefix: str = "", given: BaseModel | None = None) -> Iterator[Key]:
+    """Every key of settings and of the settings inside, by dotted name. `given` are settings whose values are the
+    defaults, where they differ from those of their type."""
+    for name, field in settings.model_fields.items():
+        default = _default(field) if given is None else _value(getattr(given, name))
+        inner = _settings_of(field.annotation)
+        if inner is not None:
+            if _optional(field.annotation):
+                yield Key(f"{prefix}{name}", "mapping or `null`", default, _told(settings, name))
+            own = getattr(given, name) if given is not None else field.default
+            yield from keys(inner, f"{prefix}{name}.", own if isinstance(own, inner) else None)
+        else:
+            yield Key(f"{prefix}{name}", kind(field), default, _told(settings, name))
+
+
+def kind(field: FieldInfo) -> str:
+    """The type of a field as a person writes it."""
+    return _kind(field.annotation, field.metadata)
+
+
+def _inside(name: str) -> bool:
+    return name.partition(".")[0] in ("labelled", "model", "train", "campaign") and "." in name
+
+
+def _section(title: str, rows: list[Key], settings: type[BaseModel], level: int = 2) -> str:
+    said = inspect.cleandoc(settings.__doc__) if settings.__doc__ and settings.__doc__ != BaseModel.__doc__ else ""
+    lines = [f"{'#' * level} {title}\n", *([re.sub(r"\s+", " ", said) + "\n"] if said else [])]
+    lines += ["| key | type | default | what it does |", "|---|---|---|---|"]
+    lines += [f"| `{k.name}` | {_cell(k.type)} | {_cell(k.default)} | {_cell(k.told)} |" for k in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+def _name_of(settings: type[BaseModel], key: str) -> str:
+    return str(get_args(settings.model_fields[key].annotation)[0])
+
+
+def _settings_of(annotation: Any) -> type[Settings] | None:
+    """The settings that a key is a mapping of, where it is of one kind alone."""
+    found = [t for t in _members(annotation) if isinstance(t, type) and issubclass(t, Settings)]
+    return found[0] if len(found) == 1 and get_origin(annotation) is not dict else None
+
+
+def _optional(annotation: Any) -> bool:
+    return type(None) in _members(annotation)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _members(get_args(annotation)[0])
+    return get_args(annotation) if origin in (Union, types.UnionType) else (annotation,)
+
+
+def _kind(annotation: Any, metadata: Any = ()) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(inner[0], [*_flat(inner[1:]), *metadata])
+    if origin in (Union, types.UnionType):
+        told = [_kind(t, metadata if t is not type(None) else ()) for t in inner]
+        return " or ".join(dict.fromkeys(told))
+    if origin is Literal:
+        return ", ".join(f"`{_plain(v)}`" for v in inner)
+    if origin is tuple:
+        if inner[-1] is Ellipsis:
+            return f"list of {_kind(inner[0])}"
+        return f"[{', '.join(_kind(t) for t in inner)}]"
+    if origin is list:
+        return f"list of {_kind(inner[0])}"
+    if origin is dict:
+        return f"mapping of {_kind(inner[0])} to {_kind(inner[1])}"
+    if annotation is type(None):
+        return "`null`"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    return WORDS.get(annotation, str(annotation)) + _bounds(metadata)
+
+
+def _flat(metadata: Any) -> Iterator[Any]:
+    for one in metadata:
+        yield from one.metadata if isinstance(one, FieldInfo) else [one]
+
+
+def _bounds(metadata: Any) -> str:
+    limits = [(key, getattr(one, key)) for one in metadata for key in LIMITS if getattr(one, key, None) is not None]
+    found = dict(limits)
+    if found.keys() == {"ge", "le"}:
+        return f" from {found['ge']:g} to {found['le']:g}"
+    return " " + " and ".join(f"{LIMITS[key]} {value:g}" for key, value in found.items()) if found else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "to be given"
+    return _value(field.get_default(call_default_factory=True))
+
+
+def _value(value: Any) -> str:
+    """A default, as YAML has it."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+        return f"`{_plain(value['name'])}`" if value.keys() == {"name"} else "as below"
+    return f"`{_plain(list(value) if isinstance(value, tuple) else value)}`"
+
+
+def _plain(value: Any) -> str:
+    """A value as YAML has it."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+    return text.removesuffix("...").strip() or "''"
+
+
+def _told(settings: type[BaseModel], name: str) -> str:
+    """What stands below a field in the source, of the nearest class that says it."""
+    for one in settings.__mro__:
+        if issubclass(one, BaseModel) and one is not BaseModel and name in (docs := _docs(one)):
+            return docs[name]
+    return ""
+
+
+@cache
+def _docs(settings: type[BaseModel]) -> dict[str, str]:
+    """By field, the text below it in the class's source."""
+    (body,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(settings))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            found[ast.unparse(field.target)] = inspect.cleandoc(str(below.value.value))
+    return found
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
