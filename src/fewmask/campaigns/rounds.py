@@ -216,11 +216,9 @@ class _Rounds:
         # Where a later round asks nothing, one before has asked by the same settings, and the pool is used up.
         if not asked and number < 2 and (why := why_nothing(candidates, domains, self._answerable, ask, before, cost)):
             raise ValueError(f"campaign.{'ask' if number else 'first'}.{why}, and give another --out")
-        if without := bare(asked, domains):
-            raise ValueError(
-                f"campaign.first.budget: {buys_nothing(ask.budget.amount, ask.budget.unit)} in "
-                f"{', '.join(without)}, where nothing is labelled; raise it and give another --out"
-            )
+        if without := ", ".join(bare(asked, domains)):
+            told = f"{buys_nothing(ask.budget.amount, ask.budget.unit)} in {without}, where nothing is labelled"
+            raise ValueError(f"campaign.first.budget: {told}; raise it and give another --out")
         images = sum(len(self._answerable[name] & {*domain.unlabelled}) for name, domain in domains.items())
         amount = ask.budget.amount * (images if ask.budget.per == "image" else 1)
         self.run.write_record(self.run.budget(number), Budget(amount=amount))
