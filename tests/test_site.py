@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,8 +13,10 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from browsing import violations
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 ROOT = Path(__file__).parents[1]
@@ -57,6 +60,54 @@ def test_reading_asks_no_other_host_and_nothing_fails(scheme: str, address: str,
     page.locator(".md-search-result__link").first.wait_for(state="attached")
     context.close()
     assert (elsewhere, failed) == ([], [])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_landing_page_is_accessible(width: int, scheme: str, address: str, browser: Any) -> None:
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})
+    page, failed = context.new_page(), []
+    page.on("console", lambda m: failed.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    page.goto(address, wait_until="networkidle")
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(
+        "[...document.querySelectorAll('article img')].every(i => i.complete && i.naturalWidth && i.alt)"
+    )
+    context.close()
+    assert failed == []
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("annotate", "annotating/"),
+        ("active learning", "tutorials/campaign/"),
+        ("SAM", "annotating/"),
+        ("semi-supervised", "glossary/"),
+        ("points", "annotating/"),
+        ("IoU", "glossary/"),
+    ],
+)
+def test_search_finds_the_page_that_is_meant(words: str, meant: str, address: str, browser: Any) -> None:
+    """As a reader sees it: among the first ten pages that the search box lists."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto(f"{address}?q={quote(words)}")
+    page.locator(".md-search-result__link").first.wait_for(state="attached")
+    found = page.evaluate(
+        "[...document.querySelectorAll('.md-search-result__item')].map(i => i.querySelector('a').href)"
+    )
+    context.close()
+    assert any(link.removeprefix(address).startswith(meant) for link in found[:10]), found[:10]
+
+
+def test_the_index_has_the_words_of_the_field(site: Path) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    text = {part["location"]: f"{part['title']} {part['text']}".lower() for part in index["docs"]}
+    for words in ("annotate", "active learning", "sam", "semi-supervised", "points"):
+        assert any(words in told for where, told in text.items() if where.startswith("glossary/"))
 
 
 def test_no_page_would_load_anything_from_elsewhere(site: Path) -> None:
