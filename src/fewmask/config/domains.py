@@ -130,6 +130,7 @@ class PluginDomain(FilesDomain):
     """A dataset on disk in the layout of an installed package, whose settings are a subclass."""
 
     layout: str
+    """The name that the package gives its layout."""
 
 
 class Layout(Protocol):

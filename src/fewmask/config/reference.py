@@ -62,7 +62,7 @@ def reference() -> str:
         ("Campaigns", "campaign.", CampaignSettings),
     ]
     parts.append("## Domains\n\nEach domain is a mapping under its name; `layout` says which of these it is.\n")
-    for domain in get_args(get_args(DomainSettings)[0]):
+    for domain in map(_bare, get_args(get_args(DomainSettings)[0])):
         parts.append(_section(f"Layout `{_name_of(domain, 'layout')}`", list(keys(domain, "domains.NAME.")), domain, 3))
     for title, prefix, settings in tops:
         parts.append(_section(title, list(keys(settings, prefix)), settings))
@@ -116,13 +116,20 @@ def _cell(text: str) -> str:
 
 
 def _name_of(settings: type[BaseModel], key: str) -> str:
-    return str(get_args(settings.model_fields[key].annotation)[0])
+    """The name that chooses these settings; of those of a plug-in, which has any name, NAME."""
+    names = get_args(settings.model_fields[key].annotation)
+    return str(names[0]) if names else "NAME"
 
 
 def _settings_of(annotation: Any) -> type[Settings] | None:
     """The settings that a key is a mapping of, where it is of one kind alone."""
     found = [t for t in _members(annotation) if isinstance(t, type) and issubclass(t, Settings)]
     return found[0] if len(found) == 1 and get_origin(annotation) is not dict else None
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without what is annotated to it."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _optional(annotation: Any) -> bool:
