@@ -100,7 +100,7 @@ def train(
                 with begun(run, config, before, fit.method):
                     return fit.run_through()
             finally:
-                del fit.training  # DDP holds the process group; `processes` says why it must go first
+                fit.training = Training(fit.model, fit.method)  # without DDP, which holds the process group: see there
 
 
 class _Fit:
