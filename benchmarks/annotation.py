@@ -25,8 +25,8 @@ import cv2
 import numpy as np
 
 from fewmask.annotation import coco, cvat, label_studio
-from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.annotation.tasks import labels
 from fewmask.annotation.tools import TOOLS
 from fewmask.data.domain import Domain

@@ -28,13 +28,13 @@ from fewmask.acquisition.budget import Budget
 from fewmask.acquisition.selection import Candidates, select
 from fewmask.config import AskSettings, PoolSettings
 from fewmask.data.batch import Phase
-from fewmask.data.batches import Steps, loader, read
+from fewmask.data.batches import Steps, loader, read_batches
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.device import autocast, choose_device, memory_mib
 from fewmask.engine.evaluation import count
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.pool import Pieces, ScoringRequest, score_pool
 from fewmask.engine.run import hardware, load_domains, versions
 from fewmask.labels import VOID, LabelSpace, distinct_colour
@@ -187,12 +187,12 @@ def training_step(root: Path, sizes: Sizes) -> dict[str, Any]:
     theirs: list[float] = []
     began = 0.0
 
-    def observe(moment: Moment) -> None:
+    def observe(event: ProgressEvent) -> None:
         nonlocal began
-        if moment.step % cycle == 0:
+        if event.step % cycle == 0:
             ours.append((_now() - began) / sizes.steps)
             theirs.append(timed(bare, sizes.steps))
-        if moment.step % cycle == sizes.unmeasured:
+        if event.step % cycle == sizes.unmeasured:
             began = _now()
 
     train(config, root.parent / "run", observe)
@@ -353,7 +353,7 @@ def scoring(root: Path, sizes: Sizes) -> dict[str, Any]:
     @torch.inference_mode()
     def bare() -> None:
         pieces = Pieces(domain, sizes.evaluate_batch, asked, folder)
-        for piece in read(pieces, range(len(pieces)), sizes.workers, ahead=1):
+        for piece in read_batches(pieces, range(len(pieces)), sizes.workers, ahead=1):
             for batch in piece:
                 image = torch.stack([seen.image for seen in batch]).permute(0, 3, 1, 2).to(model.mean.device)
                 with autocast(model.mean.device, "auto"):
@@ -387,7 +387,7 @@ def step_memory(root: Path, sizes: Sizes, baseline: float) -> float:
     """MiB of a training step; the loader's worker processes have their own."""
     found = []
     config = settings(root, sizes, sizes.memory_steps + 1)  # not with the checkpoint of the last step
-    train(config, root.parent / "memory", lambda moment: found.append(moment.memory_mib))
+    train(config, root.parent / "memory", lambda event: found.append(event.memory_mib))
     return found[-2] - baseline
 
 

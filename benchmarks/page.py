@@ -34,8 +34,7 @@ import torch
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from fewmask.acquisition.regions import parse
-from fewmask.annotation.facts import Question
+from fewmask.acquisition.regions import parse_regions
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.guesses import Guesses
 from fewmask.annotation.page.learning import Learner
@@ -43,6 +42,7 @@ from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.server import create_app
 from fewmask.annotation.page.service import LabellingService, Run
 from fewmask.annotation.page.smart_select import ByFeatures
+from fewmask.annotation.questions import Question
 from fewmask.config import ModelSettings
 from fewmask.data import scenes
 from fewmask.data.domain import Domain, FileSource
@@ -83,7 +83,7 @@ def data(root: Path, images: int) -> Domain:
 
 
 def ask(path: Path, domain: Domain, kind: str = REGIONS, region: int = 70) -> None:
-    box = parse(kind).tile(np.zeros((*SIZE, 3), np.uint8)).box(region)
+    box = parse_regions(kind).tile(np.zeros((*SIZE, 3), np.uint8)).box(region)
     with Ledger(path) as ledger:
         ledger.add_images(domain, domain.splits["train"])
         ledger.ask(0, [Question(domain.name, stem, kind, region, box) for stem in domain.splits["train"]])

@@ -34,8 +34,7 @@ import cv2
 import numpy as np
 import torch
 
-from fewmask.acquisition.regions import parse
-from fewmask.annotation.facts import Question
+from fewmask.acquisition.regions import parse_regions
 from fewmask.annotation.page import segments
 from fewmask.annotation.page.ahead import Ahead
 from fewmask.annotation.page.answer_index import in_order
@@ -43,6 +42,7 @@ from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import Predictor
 from fewmask.annotation.page.learning import Learner, labelled
 from fewmask.annotation.page.smart_select import Point, Prompt, Scores, select
+from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
 from fewmask.engine.guess import predictor
 from fewmask.engine.run import hardware, load_config, load_domains, versions
@@ -173,7 +173,7 @@ def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[d
     for stem in stems[:: max(len(stems) // images, 1)][:images]:
         image, mask = domain.image(stem), domain.mask(stem)
         features, guess = found.encode(image), found.predict(domain.name, image)[0]
-        tiles = parse("squares:60").tile(image)
+        tiles = parse_regions("squares:60").tile(image)
         windows = [(box, np.s_[box[0] : box[2], box[1] : box[3]]) for box in map(tiles.box, range(tiles.count))]
         windows = [(b, w) for b, w in windows if mask[w].size == 3600 and (mask[w] < NOT_LABELLED).mean() > 0.5]
         several = [one for one in windows if len(np.unique(mask[one[1]][mask[one[1]] < NOT_LABELLED])) >= SEVERAL]
@@ -200,7 +200,7 @@ def learning(domain: Domain, found: Predictor, images: int, each: int) -> dict[s
     guesses = {stem: found.predict(domain.name, picture) for stem, picture in pictures.items()}
     asked = []
     for stem in stems:
-        regions = parse("squares:30").tile(pictures[stem])
+        regions = parse_regions("squares:30").tile(pictures[stem])
         sure = np.bincount(regions.map.ravel(), guesses[stem][1].ravel()) / regions.pixels
         labels = np.bincount(regions.map.ravel(), domain.mask(stem).ravel() < NOT_LABELLED) / regions.pixels
         for region in [r for r in np.argsort(sure).tolist() if labels[r] > 0.5][:each]:

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.files import write_json
 from fewmask.methods import read_config
 
@@ -109,15 +109,15 @@ def spread(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def report(moment: Moment) -> None:
-    if moment.step % 20 == 0 and moment.stage != "evaluate":
-        terms = json.dumps({k: round(v, 3) for k, v in moment.terms.items()})
+def report(event: ProgressEvent) -> None:
+    if event.step % 20 == 0 and event.stage != "evaluate":
+        terms = json.dumps({k: round(v, 3) for k, v in event.terms.items()})
         print(
-            moment.run,
-            moment.stage,
-            moment.step,
+            event.run,
+            event.stage,
+            event.step,
             terms,
-            f"{moment.steps_per_second:.2f}/s",
+            f"{event.steps_per_second:.2f}/s",
             file=sys.stderr,
             flush=True,
         )

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from ondisk import environment
 
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 
 NAME = "Ann <b>O'Tator</b>"
 Place = tuple[float, float]
@@ -51,7 +51,7 @@ class Server:
         with self.ledger as ledger:
             return ledger.questions()
 
-    def facts(self) -> list[Answer]:
+    def answers(self) -> list[Answer]:
         with self.ledger as ledger:
             return ledger.answers()
 

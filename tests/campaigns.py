@@ -10,9 +10,9 @@ import helpers
 import numpy as np
 from ondisk import plain, weights_of
 
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.config import Config
 from fewmask.data.domain import Domain, read_mask
 from fewmask.data.pictures import write_mask

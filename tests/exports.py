@@ -34,9 +34,9 @@ from annotating import SIZE, domain
 from PIL import Image
 
 from fewmask.annotation import coco, cvat, folder, label_studio, label_studio_server
-from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import, Mode
+from fewmask.annotation.importer import Import, Mode
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.annotation.tasks import identity, labels
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_mask

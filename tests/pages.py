@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewmask.acquisition.regions import parse
-from fewmask.annotation.facts import Question
+from fewmask.acquisition.regions import parse_regions
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import Predictor
@@ -20,6 +19,7 @@ from fewmask.annotation.page.learning import Head, Learner
 from fewmask.annotation.page.server import serve
 from fewmask.annotation.page.service import Run
 from fewmask.annotation.page.smart_select import ByFeatures
+from fewmask.annotation.questions import Question
 from fewmask.config import AnswerSettings, ScenesDomain
 from fewmask.data import scenes
 from fewmask.data.domain import Domain
@@ -47,7 +47,7 @@ def ask(folder: Path, domain: Domain, kind: str, per_image: int = PER_IMAGE) -> 
     questions = []
     for stem in domain.splits["train"]:
         image = domain.image(stem)
-        regions = parse(kind).tile(image)
+        regions = parse_regions(kind).tile(image)
         middle = regions.map[image.shape[0] // 2, 8 :: image.shape[1] // (per_image + 1)]
         for region in np.unique(middle)[:per_image].tolist():
             box = y0, x0, y1, x1 = regions.box(region)

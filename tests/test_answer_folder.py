@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.folder import read_answers, write_questions
-from fewmask.annotation.inbox import Import
+from fewmask.annotation.importer import Import
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.tasks import DIM, OUTLINE, mark
 from fewmask.annotation.tools import TOOLS
 from fewmask.data.domain import Domain, read_image, read_mask

@@ -19,7 +19,7 @@ from fewmask import config as configuration
 from fewmask.config import SETTINGS, Config
 from fewmask.config.choices import CHOICES, Choice, choose
 from fewmask.engine.automatic import LONGEST, PATIENCE, SHORTEST, SHOWN, labelled_pixels, settle
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.run import load_config
 from fewmask.methods import METHODS, parse_config
 
@@ -137,8 +137,8 @@ def test_validations_without_a_better_one_end_the_training(data: Path, tmp_path:
 
 @pytest.mark.parametrize("at", [3, 5])
 def test_a_stopped_training_ends_where_one_that_was_not_ends(at: int, data: Path, tmp_path: Path) -> None:
-    def stop(moment: Moment) -> None:
-        if moment.step == at and moment.stage != "evaluate":
+    def stop(event: ProgressEvent) -> None:
+        if event.step == at and event.stage != "evaluate":
             raise KeyboardInterrupt
 
     train(still(data), tmp_path / "whole")

@@ -25,7 +25,7 @@ from fewmask.data.frequency import class_pixels, class_weights
 from fewmask.data.frequency import weights_of as weights_of_counts
 from fewmask.engine import fit
 from fewmask.engine.checkpoint import load_state
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods import METHODS, parse_config
@@ -58,8 +58,8 @@ def test_the_average_is_that_of_a_plain_loop_buffers_too(
     made, students = last_fit(monkeypatch), []
     config = small(data, steps=8, average={"lag": 0.25, "answers": "average"})  # two steps behind: momentum 1/2
 
-    def look(moment: Moment) -> None:
-        if moment.stage != "evaluate" and moment.step > len(students):
+    def look(event: ProgressEvent) -> None:
+        if event.stage != "evaluate" and event.step > len(students):
             students.append({n: v.clone().double() for n, v in made[0].model.state_dict().items()})
 
     train(config, tmp_path / "run", look)
@@ -126,8 +126,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(method: dict[str, Any], data: Path, t
     class Stop(Exception):
         pass
 
-    def stop(moment: Moment) -> None:
-        if moment.step == 2 and moment.stage != "evaluate":
+    def stop(event: ProgressEvent) -> None:
+        if event.step == 2 and event.stage != "evaluate":
             raise Stop
 
     with pytest.raises(Stop):

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ondisk import write_domain
 
-from fewmask.annotation.facts import Answer
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.guesses import Guesses, Predictor
+from fewmask.annotation.questions import Answer
 from fewmask.annotation.tools import TOOLS
 from fewmask.campaigns import campaign
 from fewmask.config import Config
-from fewmask.engine.fit import Moment
+from fewmask.engine.fit import ProgressEvent
 from fewmask.engine.run import load_domains
 from fewmask.methods import parse_config
 from fewmask.runs import RunFolder
@@ -83,7 +83,7 @@ def live(name: str, tree: Path) -> bool:
                 path.write_bytes(f"theirs: {place}".encode())
                 theirs[str(path)] = path.read_bytes()
 
-    def meanwhile(moment: Moment) -> None:
+    def meanwhile(event: ProgressEvent) -> None:
         put([f"rounds/{number}/{place}" for number in ("00", "01") for place in IN_ROUNDS
              if (run / "rounds" / number / "config.yaml").exists()])  # fmt: skip
 

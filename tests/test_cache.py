@@ -57,8 +57,8 @@ def test_a_run_is_the_same_and_may_be_continued_either_way(tmp_path: Path) -> No
         settings = plain(data, "entropy-min", steps=4, checkpoint_every=1, cache=cache)
         settings["model"]["encoder"] = ENCODER
 
-        def look(moment: object) -> None:
-            if getattr(moment, "step", None) == stop_at and getattr(moment, "stage", "") != "evaluate":
+        def look(event: object) -> None:
+            if getattr(event, "step", None) == stop_at and getattr(event, "stage", "") != "evaluate":
                 raise KeyboardInterrupt
 
         train(parse_config(settings), folder, look)

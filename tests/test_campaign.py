@@ -22,12 +22,12 @@ from campaigns import BY_CHANCE, SQUARES, asked, assert_same_campaign, settings,
 from ondisk import assert_same_run, metrics_of, two_domains, weights_of, write_domain
 from PIL import Image
 
-from fewmask.acquisition.regions import Regions, parse
+from fewmask.acquisition.regions import Regions, parse_regions
 from fewmask.acquisition.scores import SCORES
 from fewmask.acquisition.selection import Candidates
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.campaigns import campaign, rounds, telling
 from fewmask.campaigns.asking import bare, questions, ranked_together
 from fewmask.campaigns.history import cost_model, cost_of_image, needs
@@ -41,7 +41,7 @@ from fewmask.engine import fit, pool
 from fewmask.engine.checkpoint import load_weights
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.evaluation import evaluate
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.pool import score_pool
 from fewmask.engine.pool_scores import PoolScores
 from fewmask.engine.run import load_domains, load_model
@@ -76,7 +76,7 @@ class Watched:
         self.masks: list[dict[str, dict[str, np.ndarray]]] = []
         self.splits: list[list[str]] = []
         self.first: list[dict[str, torch.Tensor]] = []
-        self.heard: list[Moment] = []
+        self.heard: list[ProgressEvent] = []
         own_train, own_evaluate, own_run = train, evaluate, fit._Fit.run_through
 
         def watched_train(config: Config, folder: Path, observe: Any, domains: dict[str, Domain], start: Any) -> Any:
@@ -436,7 +436,7 @@ def test_people_are_waited_for_and_answer_when_they_like(
         == waiting["open"] - len({q.id for q in questions_} - {q.id for q in asked(run, open_only=True)})
     )
     campaigns.paint(config, run, out)
-    heard: list[Moment] = []
+    heard: list[ProgressEvent] = []
     waiting = campaign(config, run, heard.append)
     assert {m.later for m in heard} == {0}  # how long people take for the next round nobody knows
     assert (waiting["state"], waiting["round"]) == ("waiting", 1)
@@ -725,7 +725,7 @@ def test_one_budget_over_all_domains_and_questions_in_each_ones_own_terms() -> N
         part = parts[q.domain]
         assert q.score == pytest.approx(part.score[row] / part.score.mean(), rel=1e-5)
         assert q.guess == 1
-        assert q.box == parse("squares:16").tile(domains[q.domain].image(q.stem)).box(q.region)
+        assert q.box == parse_regions("squares:16").tile(domains[q.domain].image(q.stem)).box(q.region)
     assert len({(q.domain, q.stem, q.region) for q in found}) == 12
     assert chosen({"b": parts["b"].take(np.zeros(8, bool))}, domains, {}, 1000) == []
 
@@ -777,7 +777,7 @@ def test_domains_look_at_their_pools_with_draws_of_their_own(
         rounds, "score_pool", lambda _, domain, *__, request, seed, **___: seeds.update({(request, domain.name): seed})
     )
     config = settings(data)
-    made = rounds._Rounds(config, tmp_path / "run", lambda moment: None, False)
+    made = rounds._Rounds(config, tmp_path / "run", lambda event: None, False)
     for number in (0, 1):
         monkeypatch.setattr(rounds, "ScoringRequest", lambda settings, number, before: number)
         made._score_pools(number, made.domains, AskSettings.model_validate(BY_CHANCE), [])
@@ -969,16 +969,18 @@ def test_the_difficulty_branch_is_the_networks_own(data: Path, tmp_path: Path, m
         assert all(torch.equal(v.cpu(), stored[n]) for n, v in member.network.state_dict().items())
         assert isinstance(member.difficulty, torch.nn.Module)
         branch = member.difficulty.state_dict()
-        kept = load_weights(files.round(number).kept("difficulty"))
+        kept = load_weights(files.round(number).module_weights("difficulty"))
         assert branch.keys() == kept.keys()
         assert all(torch.equal(branch[n], kept[n]) for n in kept)
-    assert (tmp_path / "run" / "difficulty.safetensors").read_bytes() == files.round(2).kept("difficulty").read_bytes()
+    assert (tmp_path / "run" / "difficulty.safetensors").read_bytes() == files.round(2).module_weights(
+        "difficulty"
+    ).read_bytes()
     assert all(isinstance(q.score, float) and 0 < q.score < 1 for q in asked(tmp_path / "run"))
 
 
 def test_generations_vote_as_soon_as_there_are_two(data: Path, tmp_path: Path) -> None:
     """A single network has nobody to disagree with: the first look asks by entropy and says so."""
-    heard: list[Moment] = []
+    heard: list[ProgressEvent] = []
     ask = {**SQUARES, "score": "disagreement"}
     config = settings(data, "joint", ["a"], ask=ask, pool={"scales": [1.0], "generations": 2})
     campaign(config, tmp_path / "run", heard.append)
@@ -1019,7 +1021,7 @@ def test_the_student_may_look_in_the_teachers_place(
     config = settings(data, "s4al", ["a"], rounds=2, ask=SQUARES, pool={"scales": [1.0], "network": "student"})
     campaign(config, tmp_path / "run")
     run = RunFolder(tmp_path / "run").round(0)
-    student = load_weights(run.kept("student"))
+    student = load_weights(run.module_weights("student"))
     looked = seen[0].members[0].network.state_dict()
     assert all(torch.equal(looked[n], student[n]) for n in student)
     assert any(not torch.equal(looked[n], weights_of(run.folder)[n]) for n in student)
@@ -1032,10 +1034,10 @@ def test_several_networks_of_one_training_form_a_committee(
     seen = lookers(monkeypatch)
     both = {"scales": [1.0], "network": ["model", "second"]}
     ask = {**SQUARES, "score": "disagreement"}
-    heard: list[Moment] = []
+    heard: list[ProgressEvent] = []
     campaign(settings(data, "co-training", ["a"], rounds=2, ask=ask, pool=both), tmp_path / "run", heard.append)
     run = RunFolder(tmp_path / "run").round(0)
-    expected = (weights_of(run.folder), load_weights(run.kept("second")))
+    expected = (weights_of(run.folder), load_weights(run.module_weights("second")))
     for member, weights in zip(seen[0].members, expected, strict=True):
         own_weights = member.network.state_dict()
         assert all(torch.equal(own_weights[name], values) for name, values in weights.items())

@@ -11,8 +11,8 @@ import pytest
 from campaigns import asked
 from ondisk import two_domains
 
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.campaigns import campaign
 from fewmask.campaigns.history import cost_model
 from fewmask.data.domain import read_mask
@@ -20,7 +20,7 @@ from fewmask.document.model import Gallery, Table
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.reports.asking import asked_regions, budget
-from fewmask.reports.facts import read
+from fewmask.reports.reported_run import read_runs
 from fewmask.runs import RunFolder
 
 SQUARES = {"regions": "squares:16", "budget": {"amount": 60, "unit": "clicks"}}
@@ -79,12 +79,12 @@ def test_a_round_waits_for_both_and_learns_what_they_agree_on(data: Path, tmp_pa
     # The report reads the answers by the same rule.
     with Ledger(RunFolder(run).ledger, config.campaign.answers) as ledger:
         decided = ledger.progress(0).pixels
-    (by_round,) = (b for b in budget(read([run])[0]).blocks if isinstance(b, Table) and b.caption == "By round")
+    (by_round,) = (b for b in budget(read_runs([run])[0]).blocks if isinstance(b, Table) and b.caption == "By round")
     row = dict(zip(by_round.head, by_round.rows[0], strict=True))
     assert (row["answered"], row["open"], row["pixels decided"]) == (str(len(first)), "0", f"{decided:,}")
     assert decided == entry["pixels"]["a"] < sum(int(q.inside.sum()) for q in first)
 
-    shown = asked_regions(read([run])[0], load_domains(config), ())
+    shown = asked_regions(read_runs([run])[0], load_domains(config), ())
     (gallery,) = (b for b in shown.blocks if isinstance(b, Gallery) and b.title.startswith("Round 1"))
     told = [picture.caption for picture in gallery.pictures]
     assert sum("undecided" in words for words in told) >= len(told) - len(agreed)

@@ -18,7 +18,7 @@ import yaml
 from browsing import NAME, Person, Place, Server
 from ondisk import environment
 
-from fewmask.annotation.facts import Question
+from fewmask.annotation.questions import Question
 from fewmask.config import ScenesDomain
 from fewmask.data import scenes
 from fewmask.labels import VOID, Mask
@@ -188,11 +188,11 @@ def test_a_campaign_goes_on_with_what_was_answered(tmp_path: Path, context: Any)
     with page_of(run) as server:
         asked = {q.id: q for q in server.questions()}
         truth = {n: q.crop(domain.mask(q.stem)) for n, q in asked.items()}
-        before = len(server.facts())
+        before = len(server.answers())
         person = Annotator(context, server, name=None)
         answer_all(person, server, asked, truth)
-        facts = server.facts()
-        assert len({a.token for a in facts}) == len(facts) == before + NEXT + 3  # taken back and redone; skipped
+        answers = server.answers()
+        assert len({a.token for a in answers}) == len(answers) == before + NEXT + 3  # taken back and redone; skipped
 
     # One answer of each question stands, and it is the truth, pixel by pixel.
     words = server.words()

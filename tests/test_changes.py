@@ -19,10 +19,10 @@ from campaigns import BY_CHANCE, SQUARES, settings_of
 from ondisk import metrics_of, plain, two_domains, weights_of
 from PIL import Image
 
-from fewmask.annotation.facts import Answer
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer
 from fewmask.campaigns import campaign
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.run import load_config, load_model
 from fewmask.methods import parse_config
 from fewmask.models.universal import NEVER, know_classes, with_new_classes
@@ -222,9 +222,9 @@ class Stop(Exception):
     pass
 
 
-def stop_at(step: int, stage: str) -> Callable[[Moment], None]:
-    def observe(moment: Moment) -> None:
-        if moment.step == step and stage in moment.stage and "evaluate" not in moment.stage:
+def stop_at(step: int, stage: str) -> Callable[[ProgressEvent], None]:
+    def observe(event: ProgressEvent) -> None:
+        if event.step == step and stage in event.stage and "evaluate" not in event.stage:
             raise Stop
 
     return observe

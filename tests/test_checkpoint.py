@@ -165,7 +165,7 @@ def test_a_full_disk_is_named_and_the_old_files_stay(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "zeros", "another thing", "absent", "a folder"])
-def test_a_damaged_state_is_refused_with_its_name_and_the_mend(damage: str, saved: Path) -> None:
+def test_a_damaged_state_is_refused_with_its_name_and_the_fix(damage: str, saved: Path) -> None:
     data = saved.read_bytes()
     contents = {"empty": b"", "cut": data[: len(data) // 2], "text": b"hello", "zeros": bytes(len(data))}
     if damage == "another thing":
@@ -201,7 +201,7 @@ def test_code_in_a_state_is_refused_and_not_executed(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "absent"])
-def test_damaged_weights_are_refused_with_their_name_and_the_mend(damage: str, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused_with_their_name_and_the_fix(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(path, {"w": torch.ones(100)})
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The verbs: exit codes, JSON on stdout, and errors on stderr that say what is wrong and how to mend it."""
+"""The verbs: exit codes, JSON on stdout, and errors on stderr that say what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fewmask.acquisition.budget import buys_nothing
 from fewmask.cli.terminal import _told
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.device import forget_peak, memory_mib
-from fewmask.engine.fit import Moment
+from fewmask.engine.fit import ProgressEvent
 from fewmask.plurals import count
 from fewmask.runs import read_counts
 
@@ -113,7 +113,7 @@ def test_a_wrong_command_line_has_code_2(arguments: list[str], fewmask: Fewmask)
 
 @pytest.mark.parametrize(("memory", "told"), [(512.4, "512 MiB · 3 clicks"), (None, "3 clicks")])
 def test_memory_is_told_where_it_is_known(memory: float | None, told: str) -> None:
-    assert _told(Moment("joint", "look", 1, 2, {}, 0.0, memory), "3 clicks") == told
+    assert _told(ProgressEvent("joint", "look", 1, 2, {}, 0.0, memory), "3 clicks") == told
 
 
 def test_windows_does_not_tell_the_peak_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

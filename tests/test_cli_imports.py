@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fewmask.annotation.inbox import Aside, Import
+from fewmask.annotation.importer import Aside, Import
 from fewmask.cli.imports import print_import
 
 COMMAND = "fewmask answer runs/x --from e.json"

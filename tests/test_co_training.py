@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fewmask.config import Config
 from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.run import load_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.divergence import js_divergence, kl_divergence, log_mean_softmax
@@ -121,7 +121,7 @@ def test_the_terms_equal_a_loop(cutmix: float) -> None:
 
     free = part.label[part.pool :] == NOT_LABELLED
     expected = float((labels[0] == labels[1])[free].float().mean())
-    assert float(made.watch["agreement"]) == pytest.approx(expected)
+    assert float(made.metrics["agreement"]) == pytest.approx(expected)
     assert 0 < expected < 1
     cells, apart = at_stride(part.label[part.pool :], network.stride, network.multiple), []
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_the_terms_equal_a_loop(cutmix: float) -> None:
                     apart += [
                         sum(a * math.log(a / m) for a, m in zip(v, middle, strict=True) if a) for v in (one, other)
                     ]
-    assert float(made.watch["diversity"]) == pytest.approx(sum(apart) / len(apart), rel=1e-3)
+    assert float(made.metrics["diversity"]) == pytest.approx(sum(apart) / len(apart), rel=1e-3)
 
 
 @pytest.mark.parametrize("cutmix", [0.0, 1.0])
@@ -191,7 +191,7 @@ def test_void_never_enters(cutmix: float) -> None:
     assert all(t.item() == 0 for t in terms.values())
     torch.stack(list(terms.values())).sum().backward()
     assert not any(p.grad.any() for p in [*network.parameters(), *made.parameters()] if p.grad is not None)
-    assert all(v.isfinite() for v in made.watch.values())
+    assert all(v.isfinite() for v in made.metrics.values())
 
 
 @pytest.mark.parametrize("classes", [(3,), (3, 4)])
@@ -288,7 +288,7 @@ def taught(start: int, other: int, weight: float) -> tuple[float, list[float]]:
         optimiser.zero_grad()
         torch.stack(list(made.step(network, part, rng(step)).values())).sum().backward()
         optimiser.step()
-        agreement.append(float(made.watch.get("agreement", 0)))
+        agreement.append(float(made.metrics.get("agreement", 0)))
     test, truth = points(2000, 9)
     with torch.no_grad():
         return float((network(test[None], "a").argmax(1)[0] == truth).float().mean()), agreement
@@ -324,8 +324,8 @@ def settings(data: Path, **options: Any) -> Config:
 
 
 def test_the_second_network_of_a_stopped_run_is_that_of_one_that_was_not(data: Path, tmp_path: Path) -> None:
-    def stop(moment: Moment) -> None:
-        if moment.step == 3 and moment.stage != "evaluate":
+    def stop(event: ProgressEvent) -> None:
+        if event.step == 3 and event.stage != "evaluate":
             raise KeyboardInterrupt
 
     train(settings(data), tmp_path / "whole")

@@ -17,7 +17,7 @@ from annotating import EXAMPLES, ODD_NAMES, SHAPE, SIZE, asked, domain, refused,
 from PIL import Image
 
 from fewmask.annotation.coco import read_answers, write_instances, write_panoptic, write_questions
-from fewmask.annotation.inbox import Import
+from fewmask.annotation.importer import Import
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.tools import TOOLS, recognise
 from fewmask.data.domain import Domain, read_image

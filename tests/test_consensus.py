@@ -18,8 +18,8 @@ from hypothesis.extra.numpy import arrays
 
 from fewmask.annotation.agreement import agreement, alpha, coincidences, share_agreed
 from fewmask.annotation.consensus import NO_VOTE, Ballot, by_trust, estimate_trust, patterns, trust_of
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.view import answered_domain, write_labels
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain

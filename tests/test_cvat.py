@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fewmask.annotation.cvat import read_answers, write_masks, write_questions, write_xml
-from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import
+from fewmask.annotation.importer import Import
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain, read_image
 from fewmask.formats.shapes import MAX_CROSSINGS, fill_polygon
 from fewmask.labels import NOT_LABELLED, VOID, Mask

@@ -318,7 +318,7 @@ def test_the_adaptations_terms_equal_a_loop(classes: tuple[int, ...]) -> None:
     }
     assert got == pytest.approx(expected, rel=1e-4)
     assert 0 < sum(map(len, task.values())) < sum(counts.values())
-    assert 0 <= float(made.watch["told"]) <= 1
+    assert 0 <= float(made.metrics["told"]) <= 1
 
 
 def test_the_source_is_trained_as_joint_training_is() -> None:
@@ -567,7 +567,7 @@ def test_a_target_without_masks_to_score_it_on(tmp_path: Path) -> None:
     assert list(summary["domains"]) == ["a"]
     assert (summary["labelled"], summary["unlabelled"]) == ({"a": 4, "b": 1}, {"a": 2, "b": 5})
     assert load_model(tmp_path / "run").domains == ("a", "b")
-    assert RunFolder(tmp_path / "run").kept("translator").exists()
+    assert RunFolder(tmp_path / "run").module_weights("translator").exists()
 
 
 @pytest.mark.parametrize(
@@ -584,7 +584,7 @@ def test_parts_of_it_alone(options: dict[str, Any], left: set[str]) -> None:
     network, made = model(of), method(of, **options)
     history = run(made, network, of, 4, train_settings(unlabelled_batch_size=2))
     assert set(made.optimisers()) == left
-    assert set(made.kept(network)) == ({"translator"} if "translation" in left else set())
+    assert set(made.extra_modules(network)) == ({"translator"} if "translation" in left else set())
     assert all(math.isfinite(v) for terms in history for v in terms.values())
     assert ("features" in history[-1]) == ("discriminator" in left)
 

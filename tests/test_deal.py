@@ -182,7 +182,7 @@ def test_the_branch_is_kept_and_scores_as_it_did(tmp_path: Path) -> None:
     made = build(config.method, load_domains(config), config.train.steps)
     assert isinstance(made, Deal)
     made.prepare(network, torch.Generator().manual_seed(9))
-    stored = load_weights(RunFolder(tmp_path / "run").kept("difficulty"))
+    stored = load_weights(RunFolder(tmp_path / "run").module_weights("difficulty"))
     assert not same(made.branch.state_dict(), stored)
     made.branch.load_state_dict(stored)
     assert same(made.branch.state_dict(), stored)

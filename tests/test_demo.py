@@ -11,7 +11,7 @@ import pytest
 
 from fewmask import cli, demo
 from fewmask.data.domain import read_image
-from fewmask.engine.fit import Moment
+from fewmask.engine.fit import ProgressEvent
 from fewmask.reports import space
 
 
@@ -40,8 +40,8 @@ def test_both_methods_are_trained_scored_and_shown(small: None, tmp_path: Path) 
 
 
 def test_an_interrupted_demo_goes_on(small: None, tmp_path: Path) -> None:
-    def stop(moment: Moment) -> None:
-        if moment.run == "univ-full" and moment.step == 2:
+    def stop(event: ProgressEvent) -> None:
+        if event.run == "univ-full" and event.step == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -37,7 +37,7 @@ from fewmask.config import Config
 from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_state
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.run import load_domains, save_model
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods import METHODS, parse_config, read_config
@@ -103,7 +103,7 @@ def test_the_terms_equal_a_loop() -> None:
                     agreed.append(bool(p[:, y, x].argmax() == own[:, y, x].argmax()))
     expected = 0.7 * 9 * sum(sum(v) / len(v) for v in apart)
     assert terms["soft"].item() == pytest.approx(expected, rel=1e-4)
-    assert float(made.watch["agreement"]) == pytest.approx(sum(agreed) / len(agreed))
+    assert float(made.metrics["agreement"]) == pytest.approx(sum(agreed) / len(agreed))
     assert 0 < sum(agreed) < len(agreed)
 
 
@@ -128,7 +128,7 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn() -> None:
     made.prepare(network, rng())
     soft = made.step(network, drawn(of, network, made), rng())["soft"]
     assert soft.item() == pytest.approx(0, abs=1e-5)
-    assert float(made.watch["agreement"]) == 1
+    assert float(made.metrics["agreement"]) == 1
 
 
 @pytest.mark.parametrize("classes", [(3,), (3, 4)])
@@ -149,7 +149,7 @@ def test_void_never_enters_and_a_batch_of_it_gives_zero() -> None:
     assert all(t.item() == 0 for t in terms.values())
     torch.stack(list(terms.values())).sum().backward()
     assert not any(p.grad.any() for p in network.parameters() if p.grad is not None)
-    assert made.watch["agreement"].item() == 0
+    assert made.metrics["agreement"].item() == 0
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -245,8 +245,8 @@ def test_a_teacher_that_changed_is_refused_and_one_that_came_back_is_not(data: P
     shutil.copytree(teacher(data), folder)
     student = settings(data, teachers=[folder])
 
-    def stop(moment: Moment) -> None:
-        if moment.step == 2 and moment.stage != "evaluate":
+    def stop(event: ProgressEvent) -> None:
+        if event.step == 2 and event.stage != "evaluate":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

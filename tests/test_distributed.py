@@ -166,8 +166,8 @@ def test_alone_everything_is_the_identity() -> None:
     values = torch.arange(3.0)
     assert distributed.rank() == 0
     assert distributed.world() == 1
-    assert distributed.total(values) is values
-    assert distributed.gather(values) is values
+    assert distributed.all_reduce_sum(values) is values
+    assert distributed.all_gather(values) is values
     distributed.barrier()
     with distributed.processes():
         assert distributed.world() == 1

@@ -13,14 +13,14 @@ import trees
 from PIL import Image
 
 from fewmask.config import FolderDomain, ScenesDomain, VocDomain
-from fewmask.data.doctor import Report, check
+from fewmask.data.doctor import Report, check_domains
 from fewmask.data.layouts import Problem, load_domain
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
 def report(root: Path, labelled: int | None = None, **settings: object) -> Report:
-    return check({"mine": FolderDomain.model_validate({"root": root, **settings})}, labelled)
+    return check_domains({"mine": FolderDomain.model_validate({"root": root, **settings})}, labelled)
 
 
 # Each fault: what breaks a whole dataset, the file that the line must name, what it must say, what it must advise.
@@ -241,31 +241,31 @@ WARNINGS: list[tuple[Callable[[Path], None], str, str, str]] = [
 ]
 
 
-def has(problems: tuple[Problem, ...], root: Path, where: str, value: str, mend: str) -> bool:
+def has(problems: tuple[Problem, ...], root: Path, where: str, value: str, fix: str) -> bool:
     place = where if where.startswith("domain") else str(root / where)
-    return any(p.where == place and value in p.value and mend in p.mend for p in problems)
+    return any(p.where == place and value in p.value and fix in p.fix for p in problems)
 
 
 def test_a_whole_dataset_has_no_problems(tmp_path: Path) -> None:
     assert report(trees.folder(tmp_path)).problems == ()
 
 
-@pytest.mark.parametrize(("fault", "where", "value", "mend"), ERRORS, ids=[f[0].__name__ for f in ERRORS])
-def test_error(tmp_path: Path, fault: Callable[[Path], None], where: str, value: str, mend: str) -> None:
+@pytest.mark.parametrize(("fault", "where", "value", "fix"), ERRORS, ids=[f[0].__name__ for f in ERRORS])
+def test_error(tmp_path: Path, fault: Callable[[Path], None], where: str, value: str, fix: str) -> None:
     root = trees.folder(tmp_path / "data")
     fault(root)
     found = report(root)
-    assert has(found.errors, root, where, value, mend), [str(p) for p in found.problems]
+    assert has(found.errors, root, where, value, fix), [str(p) for p in found.problems]
     assert found.errors == tuple(p for p in found.problems if p.severity == "error")
 
 
-@pytest.mark.parametrize(("fault", "where", "value", "mend"), WARNINGS, ids=[f[0].__name__ for f in WARNINGS])
-def test_warning(tmp_path: Path, fault: Callable[[Path], None], where: str, value: str, mend: str) -> None:
+@pytest.mark.parametrize(("fault", "where", "value", "fix"), WARNINGS, ids=[f[0].__name__ for f in WARNINGS])
+def test_warning(tmp_path: Path, fault: Callable[[Path], None], where: str, value: str, fix: str) -> None:
     root = trees.folder(tmp_path / "data")
     fault(root)
     found = report(root)
     assert found.errors == ()
-    assert has(found.warnings, root, where, value, mend), [str(p) for p in found.problems]
+    assert has(found.warnings, root, where, value, fix), [str(p) for p in found.problems]
     load_domain("mine", FolderDomain(root=root))
 
 
@@ -292,7 +292,9 @@ def test_all_faults_at_once_in_one_pass(tmp_path: Path) -> None:
     (labels / "val1.png").unlink()
     trees.lines(root / "splits/val.txt", "val0", "val1", "train11", "ghost", "../up", "val0")
     trees.lines(root / "classes.yaml", "ignore: [9]", "classes: {0: road, 1: sky, 2: cow}")
-    found = check({"mine": FolderDomain(root=root), "gone": VocDomain(layout="voc", root=tmp_path / "gone")}, 50)
+    found = check_domains(
+        {"mine": FolderDomain(root=root), "gone": VocDomain(layout="voc", root=tmp_path / "gone")}, 50
+    )
     errors = [
         ("images/train0.jpg", "not an image"),
         ("images/train1.jpg", "truncated"),
@@ -334,7 +336,7 @@ def test_copies_between_a_train_and_another_domains_test(tmp_path: Path) -> None
     a, b = trees.folder(tmp_path / "a"), trees.folder(tmp_path / "b")
     shutil.copy(a / "images/train0.jpg", b / "images/test0.jpg")
     shutil.copy(a / "images/train1.jpg", b / "images/train2.jpg")  # both train: no harm to any score
-    found = check({"a": FolderDomain(root=a), "b": FolderDomain(root=b)})
+    found = check_domains({"a": FolderDomain(root=a), "b": FolderDomain(root=b)})
     assert found.errors == ()
     (line,) = found.warnings
     assert line.where == str(b / "images/test0.jpg")
@@ -349,7 +351,7 @@ def test_missing_classes_are_those_of_the_images_that_the_run_will_draw(tmp_path
     outcomes = set()
     for seed in range(12):
         drawn = load_domain("mine", settings).with_labelled(2, seed).labelled
-        missing = any("class 'sky'" in p.value for p in check({"mine": settings}, 2, seed).warnings)
+        missing = any("class 'sky'" in p.value for p in check_domains({"mine": settings}, 2, seed).warnings)
         assert missing == ("train0" not in drawn)
         outcomes.add(missing)
     assert outcomes == {True, False}
@@ -381,7 +383,9 @@ def test_the_report_is_plain_data_for_json(tmp_path: Path) -> None:
 
 def test_progress_counts_every_image_once(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    check({"mine": FolderDomain(root=trees.folder(tmp_path))}, progress=lambda done, total: calls.append((done, total)))
+    check_domains(
+        {"mine": FolderDomain(root=trees.folder(tmp_path))}, progress=lambda done, total: calls.append((done, total))
+    )
     assert calls == [(i, 6) for i in range(1, 7)]
 
 
@@ -396,7 +400,7 @@ def test_two_runs_say_the_same_and_change_nothing(tmp_path: Path) -> None:
 
 def test_scenes_are_examined_too() -> None:
     settings = ScenesDomain(layout="scenes", kind="rooms", size=(48, 64), train=6, val=2, test=2)
-    found = check({"rooms": settings}, 4)
+    found = check_domains({"rooms": settings}, 4)
     assert found.errors == ()
     statistics = found.statistics["rooms"]
     assert (statistics.masks, statistics.labelled, statistics.sizes) == (10, 4, {"64×48": 10})
@@ -407,7 +411,7 @@ def test_scenes_are_examined_too() -> None:
 def test_real_domains_have_no_errors(name: str) -> None:
     if not (DATA / name).is_dir():
         pytest.skip(f"{name} is not beside the repository, see docs/formats.md")
-    found = check({name: FolderDomain(root=DATA / name)})
+    found = check_domains({name: FolderDomain(root=DATA / name)})
     assert found.errors == ()
     statistics = found.statistics[name]
     assert statistics.masks == sum(statistics.splits.values())

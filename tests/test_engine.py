@@ -33,7 +33,7 @@ from fewmask.data.batch import Batch, Phase, mean_counts
 from fewmask.data.domain import Domain
 from fewmask.engine import fit
 from fewmask.engine.checkpoint import load_state
-from fewmask.engine.fit import Moment, NonFiniteError, train
+from fewmask.engine.fit import NonFiniteError, ProgressEvent, train
 from fewmask.engine.optimiser import Optimisers, build_optimiser, rate_factor, set_rate
 from fewmask.engine.run import load_domains, load_model
 from fewmask.labels import NOT_LABELLED, VOID
@@ -128,11 +128,11 @@ class Stop(Exception):
     """What an interrupted run ends with."""
 
 
-def stop_at(step: int, stage: str | None = None) -> Callable[[Moment], None]:
+def stop_at(step: int, stage: str | None = None) -> Callable[[ProgressEvent], None]:
     """An observer that stops the run when it hears of a training step, or of an image of an evaluation."""
 
-    def observe(moment: Moment) -> None:
-        if moment.step == step and (moment.stage == stage if stage else moment.stage != "evaluate"):
+    def observe(event: ProgressEvent) -> None:
+        if event.step == step and (event.stage == stage if stage else event.stage != "evaluate"):
             raise Stop
 
     return observe
@@ -260,8 +260,8 @@ def test_a_stop_while_evaluating(nth: int, data: Path, tmp_path: Path, uninterru
     """The first validation, the last one, and the final look at test: each tells twice, once a domain."""
     heard = []
 
-    def observe(moment: Moment) -> None:
-        heard.append(moment.stage == "evaluate")
+    def observe(event: ProgressEvent) -> None:
+        heard.append(event.stage == "evaluate")
         if sum(heard) == nth and heard[-1]:
             raise Stop
 
@@ -443,7 +443,7 @@ def test_the_forwards_of_a_step(variant: str, data: Path, tmp_path: Path, monkey
     assert rows == FORWARDS.get(variant, [[4], [4], [4, 2], [4, 2]] if aligned else [[4]] * 4)
     (fitted,) = made
     drawn = [next(2 * bool(p.unlabelled) for p in fitted.phases if step < p.stop) for step in range(4)]
-    asked = [list(fitted.method.forwards(4, unlabelled)) for unlabelled in drawn]
+    asked = [list(fitted.method.forward_batch_sizes(4, unlabelled)) for unlabelled in drawn]
     # Where translators learn, the network stands still.
     assert [found or wanted for found, wanted in zip(rows, asked, strict=True)] == asked
     if aligned:
@@ -672,7 +672,7 @@ def test_every_parameter_is_in_exactly_one_group(
     if name in OWNERS:
         of_class(OWNERS[name], monkeypatch)
     settings = small(data, "joint" if name in OWNERS else name)
-    made = fit._Fit(settings, RunFolder(tmp_path / "run"), domains, torch.device("cpu"), lambda moment: None, None)
+    made = fit._Fit(settings, RunFolder(tmp_path / "run"), domains, torch.device("cpu"), lambda event: None, None)
     encoder, rest = ([id(p) for p in g["params"]] for g in made.optimisers.main.param_groups)
     claimed = [id(p) for own in made.method.optimisers().values() for p in own.parameters]
     assert len({*encoder, *rest, *claimed}) == len(encoder) + len(rest) + len(claimed)
@@ -807,7 +807,7 @@ def test_test_is_looked_at_once_at_the_end_and_the_pool_never(
     train(
         small(data, VARIANTS[variant], steps=4, evaluate_every=1),
         tmp_path / "run",
-        lambda moment: events.append((moment.stage, moment.step)),
+        lambda event: events.append((event.stage, event.step)),
     )
     last = max(i for i, (what, _) in enumerate(events) if what not in ("mask", "evaluate"))
     reads = [(i, stem) for i, (what, stem) in enumerate(events) if what == "mask"]
@@ -915,7 +915,7 @@ def test_a_run_without_anything_to_score_still_trains(tmp_path: Path) -> None:
 
 
 def test_an_observer_hears_every_step_with_its_terms(data: Path, tmp_path: Path) -> None:
-    moments: list[Moment] = []
+    moments: list[ProgressEvent] = []
     train(small(data, VARIANTS["univ-full"], steps=4), tmp_path / "run", moments.append)
     steps = [m for m in moments if m.stage != "evaluate"]
     assert [(m.stage, m.step, m.steps) for m in steps] == [
@@ -978,7 +978,7 @@ def test_a_single_image_a_micro_batch_is_refused_where_batch_normalisation_has_o
     alone = "batch_size" if settings.train.batch_size == settings.train.accumulate else "unlabelled_batch_size"
     with pytest.raises(ValueError, match=rf"train.{alone}: with one image of 32×32 .* take at least two images"):
         train(settings, tmp_path / "run")
-    assert not (tmp_path / "run").exists()  # the mended command may use the same folder
+    assert not (tmp_path / "run").exists()  # the fixed command may use the same folder
     train(small(data, method, steps=1, batch_size=2, unlabelled_batch_size=2), tmp_path / "run")
 
 

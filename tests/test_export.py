@@ -164,7 +164,7 @@ def test_a_decoder_with_pooling_to_fixed_sizes_is_refused(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_wrong_input_is_refused_with_its_mend(run, tmp_path):
+def test_wrong_input_is_refused_with_its_fix(run, tmp_path):
     with pytest.raises(ValueError, match=r"no domain 'x'.*a, stadt"):
         export(run, tmp_path / "model.onnx", "x")
     with pytest.raises(ValueError, match="no trained model"):

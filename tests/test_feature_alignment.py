@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fewmask.data.batch import Batch, mean_counts
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID
-from fewmask.losses.mmd import MULTIPLES, draw, linear_mmd, quadratic_mmd
+from fewmask.losses.mmd import MULTIPLES, draw_cells, linear_mmd, quadratic_mmd
 from fewmask.methods import METHODS
 from fewmask.methods.adversarial_align import AdversarialAlign
 from fewmask.methods.common.base import Method
@@ -184,13 +184,13 @@ def test_nothing_to_compare_and_cells_that_are_all_alike_give_zero_and_a_finite_
 def test_cells_are_drawn_of_their_own_domain_without_replacement() -> None:
     member = torch.zeros(3, 40, dtype=torch.bool)
     member[0, :20], member[1, 25:30] = True, True
-    index, valid = draw(member, 12, rng())
+    index, valid = draw_cells(member, 12, rng())
     for k, count in enumerate([12, 5, 0]):
         chosen = index[k][valid[k]].tolist()
         assert len(chosen) == len(set(chosen)) == count
         assert all(member[k, cell] for cell in chosen)
         assert valid[k].tolist() == [True] * count + [False] * (12 - count)  # the valid ones come first
-    times = torch.stack([torch.bincount(draw(member, 12, rng(s))[0][0], minlength=40) for s in range(500)]).sum(0)
+    times = torch.stack([torch.bincount(draw_cells(member, 12, rng(s))[0][0], minlength=40) for s in range(500)]).sum(0)
     assert (times[:20] > 240).all()  # of 300 ± 11
     assert (times[:20] < 360).all()
 
@@ -262,7 +262,7 @@ def test_the_domain_term_equals_a_loop_with_both_domains_of_a_pair_weighed_alike
         pairs.append(sum(halves) / 2)
     assert len(pairs) == len(classes) * (len(classes) - 1) // 2
     assert got == pytest.approx(sum(pairs) / len(pairs), rel=1e-4)
-    assert float(made.watch["told"]) == pytest.approx(sum(told) / len(told), abs=1e-4)
+    assert float(made.metrics["told"]) == pytest.approx(sum(told) / len(told), abs=1e-4)
 
 
 def test_the_reversal_grows_as_dann_says() -> None:
@@ -447,7 +447,7 @@ def test_weights_of_zero_are_joint_training_bit_for_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TERM)
-def test_one_domain_is_refused_with_the_mend(name: str) -> None:
+def test_one_domain_is_refused_with_the_fix(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} aligns domains, and there is but one \(a\); add a second to"):
         method(name, domains(3))
 

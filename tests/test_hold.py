@@ -21,12 +21,12 @@ from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.listener import bind_listener
 from fewmask.campaigns import campaign
 from fewmask.config import Config
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.run import begin, load_config, open_run
 from fewmask.files import hold
 from fewmask.methods import parse_config
 from fewmask.recipes import Rate, Recipe
-from fewmask.recipes.running import run as run_recipe
+from fewmask.recipes.running import run_recipe
 from fewmask.runs import RunFolder
 
 ME = rf"is being written by process {os.getpid()} on .+; wait for its end, or give another --out"
@@ -57,7 +57,7 @@ folder, rank = Path(sys.argv[1]), 1 if os.fork() == 0 else 0
 dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
 
 def attempt(lock):
-    with distributed.entered_by_first(hold(lock, "is being written", "wait")):
+    with distributed.enter_in_first(hold(lock, "is being written", "wait")):
         (folder / f"inside {lock.parent.name} {rank}").touch()
         distributed.barrier()
 
@@ -68,7 +68,7 @@ try:
 except ValueError as error:
     said = str(error)
 (folder / f"said {rank}").write_text(said)
-assert distributed.agreed(7 + rank) == 7
+assert distributed.broadcast_int(7 + rank) == 7
 distributed.barrier()
 dist.destroy_process_group()
 if rank:
@@ -190,8 +190,8 @@ def test_a_second_training_is_refused_while_the_first_goes_on(data: Path, tmp_pa
     settings, folder = small(data), tmp_path / "run"
     refused = []
 
-    def meanwhile(moment: Moment) -> None:
-        if moment.step == 1 and moment.stage != "evaluate":
+    def meanwhile(event: ProgressEvent) -> None:
+        if event.step == 1 and event.stage != "evaluate":
             with pytest.raises(ValueError, match=rf"^{folder}: {ME}") as error:
                 train(settings, folder)
             refused.append(str(error.value))
@@ -205,7 +205,7 @@ def test_a_second_training_is_refused_while_the_first_goes_on(data: Path, tmp_pa
 
 
 def test_a_training_that_fails_lets_go(data: Path, tmp_path: Path) -> None:
-    def stop(moment: Moment) -> None:
+    def stop(event: ProgressEvent) -> None:
         raise KeyError("stop")
 
     with pytest.raises(KeyError, match="stop"):
@@ -235,10 +235,10 @@ def test_a_campaign_holds_its_folder_until_it_waits_and_people_answer_meanwhile(
     settings = campaigns.settings(data, annotator="people", rounds=2, ask=campaigns.SQUARES)
     folder, seen = tmp_path / "run", []
 
-    def meanwhile(moment: Moment) -> None:
-        if seen or "look" not in moment.stage:
+    def meanwhile(event: ProgressEvent) -> None:
+        if seen or "look" not in event.stage:
             return
-        seen.append(moment.stage)
+        seen.append(event.stage)
         with pytest.raises(ValueError, match=rf"^{folder}: {ME}"):
             campaign(settings, folder)
         with Ledger(RunFolder(folder).ledger) as ledger, bind_listener(folder / "page.json"):

@@ -117,7 +117,7 @@ def test_the_terms_equal_a_loop(classes: tuple[int, ...]) -> None:
         rel=1e-4,
     )
     assert 0 < sum(believed) < len(believed)
-    assert float(made.watch["sure"]) == pytest.approx(sum(believed) / len(believed))
+    assert float(made.metrics["sure"]) == pytest.approx(sum(believed) / len(believed))
 
 
 def test_a_map_of_labels_and_a_verdict() -> None:

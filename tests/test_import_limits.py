@@ -19,8 +19,8 @@ from amiss import chunks_of, png_of
 from annotating import EXAMPLES, asked
 from exports import FORMATS, OF, QUESTIONS, both
 
-from fewmask.annotation import inbox
-from fewmask.annotation.inbox import Import
+from fewmask.annotation import importer
+from fewmask.annotation.importer import Import
 from fewmask.annotation.store import Unavailable
 from fewmask.formats import rle, texts
 from fewmask.formats.shapes import fill_polygon
@@ -96,8 +96,8 @@ def test_blanks_take_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         (texts, {"MAX_TAG": 20, "CHUNK": 8}, "cvat-xml", "a tag of more than 20 bytes"),
         (rle, {"MAX_RUNS": 5}, "cvat-xml", "runs, more than 5; smooth the mask"),
         (rle, {"MAX_CODE": 5}, "coco", "characters, more than 5; smooth the mask"),
-        *((inbox, {"MAX_WORK": 5_000}, name, "more than 5000 pixels to paint in one import") for name in FORMATS),
-        *((inbox, {"MAX_TAKEN": 500}, name, "more than 500 pixels of answers in one import") for name in FORMATS),
+        *((importer, {"MAX_WORK": 5_000}, name, "more than 5000 pixels to paint in one import") for name in FORMATS),
+        *((importer, {"MAX_TAKEN": 500}, name, "more than 500 pixels of answers in one import") for name in FORMATS),
     ],
 )
 def test_what_passes_a_limit_is_refused(
@@ -130,7 +130,7 @@ def test_many_polygons_are_too_much_together(tmp_path: Path, monkeypatch: pytest
     data["annotations"] *= 50
     data["annotations"] = [{**one, "id": n, "segmentation": [shape]} for n, one in enumerate(data["annotations"])]
     path.write_text(json.dumps(data))
-    monkeypatch.setattr(inbox, "MAX_WORK", 1_000_000)
+    monkeypatch.setattr(importer, "MAX_WORK", 1_000_000)
     assert "more than 1000000 pixels to paint in one import" in read(path, "coco")
 
 

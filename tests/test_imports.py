@@ -20,9 +20,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from fewmask.annotation import coco
-from fewmask.annotation.facts import Answer
-from fewmask.annotation.inbox import Import
+from fewmask.annotation.importer import Import
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer
 from fewmask.annotation.tools import TOOLS
 from fewmask.config import AnswerSettings
 from fewmask.data.pictures import mask_palette

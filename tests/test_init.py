@@ -15,7 +15,7 @@ from PIL import Image
 
 from fewmask.class_list import read_class_list
 from fewmask.config import read_config
-from fewmask.data.doctor import check
+from fewmask.data.doctor import check_domains
 from fewmask.data.layouts import load_domain
 from fewmask.labels import VOID
 
@@ -353,7 +353,7 @@ def test_splits_that_are_drawn_cut_no_series_and_part_no_copies(tmp_path: Path, 
     assert drives["val"]
     assert drives["test"]
     assert not (drives["train"] & drives["val"] or drives["train"] & drives["test"] or drives["val"] & drives["test"])
-    assert not check({"d": read_config(tmp_path / "data.yaml").domains["data"]}).errors
+    assert not check_domains({"d": read_config(tmp_path / "data.yaml").domains["data"]}).errors
 
 
 def test_masks_that_fit_the_turned_images_turn_them(tmp_path: Path, fewmask: Fewmask) -> None:

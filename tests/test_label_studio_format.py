@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from annotating import EXAMPLES, ODD_NAMES, SHAPE, SIZE, asked, domain, refused, round_trip, three
 
-from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import
+from fewmask.annotation.importer import Import
 from fewmask.annotation.label_studio import brush_results, config, read_answers, write_list, write_questions
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.annotation.tasks import labels, mark
 from fewmask.data.domain import Domain, read_image
 from fewmask.formats.rle import decode_brush

@@ -28,12 +28,12 @@ from ondisk import two_domains, write_config
 from PIL import Image
 
 from fewmask.annotation import label_studio_server
-from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import
+from fewmask.annotation.importer import Import
 from fewmask.annotation.label_studio import config, read_answers, write_questions
 from fewmask.annotation.label_studio_http import TOKEN, LabelStudio
 from fewmask.annotation.label_studio_server import Sent, fetch_answers, send_questions
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.annotation.tasks import labels, mark
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain

@@ -422,12 +422,12 @@ def test_idd_prefers_masks_of_the_level_and_refuses_half_of_them(tmp_path: Path)
     (root / "gtFine/train/1/000000_gtFine_labellevel3Ids.png").unlink()
     (error,) = index(settings).errors
     assert error.where.endswith("1/000000_gtFine_labelids.png")
-    assert "--id-type level3Id" in error.mend
+    assert "--id-type level3Id" in error.fix
 
 
 def test_idd_with_polygons_alone_says_how_to_make_masks(tmp_path: Path) -> None:
     found = index(IddDomain(layout="idd", root=trees.idd(tmp_path, "polygons"), level=1))
-    assert any("createLabels.py with --id-type level1Id" in p.mend for p in found.errors)
+    assert any("createLabels.py with --id-type level1Id" in p.fix for p in found.errors)
 
 
 def test_idd_holds_out_whole_drives(tmp_path: Path) -> None:
@@ -481,10 +481,10 @@ ALL: dict[str, type] = {
 @pytest.mark.parametrize("layout", ALL)
 def test_a_wrong_root_is_one_error_that_says_what_it_should_be(tmp_path: Path, layout: str) -> None:
     found = index(ALL[layout](layout=layout, root=tmp_path / "gone"))
-    assert [str(p) for p in found.problems] == [f"{tmp_path / 'gone'}: no such folder; {found.problems[0].mend}"]
-    assert "set `root` to" in found.problems[0].mend
+    assert [str(p) for p in found.problems] == [f"{tmp_path / 'gone'}: no such folder; {found.problems[0].fix}"]
+    assert "set `root` to" in found.problems[0].fix
     empty = index(ALL[layout](layout=layout, root=tmp_path))
-    assert any("set `root` to" in p.mend for p in empty.errors)
+    assert any("set `root` to" in p.fix for p in empty.errors)
 
 
 def test_load_domain_lists_every_error_of_the_listing_in_one(tmp_path: Path) -> None:

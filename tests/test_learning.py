@@ -19,7 +19,6 @@ from fastapi.testclient import TestClient
 from ondisk import write_domain
 from test_page import answers, questions, sent
 
-from fewmask.annotation.facts import Question
 from fewmask.annotation.page.ahead import Ahead
 from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import Guesses
@@ -27,6 +26,7 @@ from fewmask.annotation.page.learning import Cells, Head, Labelled, Learner, cel
 from fewmask.annotation.page.rle_codec import decode
 from fewmask.annotation.page.server import create_app
 from fewmask.annotation.page.service import LabellingService, Run, Sent
+from fewmask.annotation.questions import Question
 from fewmask.campaigns import campaign
 from fewmask.engine.guess import predictor
 from fewmask.engine.run import load_domains

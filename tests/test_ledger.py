@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondisk import environment
 
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.record import content_hash
 from fewmask.annotation.store import TABLES, VERSION
 from fewmask.annotation.view import answered_domain, write_labels
@@ -351,7 +351,7 @@ WORKER = """
 import sys
 from pathlib import Path
 import numpy as np
-from fewmask.annotation.facts import Answer, Question
+from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.ledger import Ledger
 
 ledger, name, stop = Ledger(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])

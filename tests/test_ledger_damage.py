@@ -13,8 +13,8 @@ import pytest
 from annotating import three
 
 from fewmask.annotation import store
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.store import TABLES, VERSION, Unavailable
 from fewmask.labels import NOT_LABELLED
 

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from fewmask.config import FolderDomain
-from fewmask.data.doctor import check
+from fewmask.data.doctor import check_domains
 from fewmask.data.layouts import index, load_domain
 from fewmask.formats import rle
 from fewmask.labels import VOID, distinct_colour
@@ -53,7 +53,7 @@ def mask_of(root: Path, stem: str = "a", **options: Any) -> np.ndarray:
 
 
 def errors(root: Path, **options: Any) -> str:
-    return "\n".join(map(str, check({"d": FolderDomain(root=root, **options)}).errors))
+    return "\n".join(map(str, check_domains({"d": FolderDomain(root=root, **options)}).errors))
 
 
 @pytest.fixture(scope="module")

@@ -296,8 +296,8 @@ def test_the_pools_rows_meet_labelled_ones_in_batch_normalisation_where_that_is_
     together = made.step(network, part, rng)["supervised"].item()
     labels_alone = plain.step(network, part.without_pool(), rng)["supervised"].item()
     assert (together == pytest.approx(labels_alone, rel=1e-5)) == apart
-    assert made.forwards(4, 6) == ((4, 6) if apart else (10,))
-    assert made.forwards(4, 0) == (4,)
+    assert made.forward_batch_sizes(4, 6) == ((4, 6) if apart else (10,))
+    assert made.forward_batch_sizes(4, 0) == (4,)
 
 
 @pytest.mark.parametrize("name", [*UNIVERSAL, "entropy-min"])
@@ -543,8 +543,8 @@ def test_faithful_training_names_the_classes_that_have_no_label() -> None:
     masks = {s: np.where(m == 2, VOID, m).astype(np.uint8) for s, m in source.masks.items()}
     of["b"] = replace(of["b"], source=ArraySource(source.images, masks))
     network = model(of)
-    mend = "label one, or use absent: left-out, or mode: anchored"
-    with pytest.raises(ValueError, match=f"none is labelled of b: b2; {mend}"):
+    fix = "label one, or use absent: left-out, or mode: anchored"
+    with pytest.raises(ValueError, match=f"none is labelled of b: b2; {fix}"):
         method("univ-full", of, mode="faithful").prepare(network, torch.Generator())
     run(method("univ-full", of), network, of, 2)
 
@@ -584,7 +584,7 @@ def test_faithful_prototypes_are_fixed_and_the_embedding_can_start_where_they_co
     assert torch.equal(made.prototypes.vectors, before)
 
 
-# ── What is wrong with the published loss, and that the default mends it (§1.3) ──────────────────────────────────────
+# ── What is wrong with the published loss, and that the default fixes it (§1.3) ──────────────────────────────────────
 
 
 def clusters(seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -152,7 +152,7 @@ def test_images_are_normalised_as_the_encoder_was_trained() -> None:
         ({"decoder_options": {"nonsense": 1}}, r"nonsense.* cannot be built"),
     ],
 )
-def test_what_does_not_exist_or_fit_is_refused_with_the_mend(changes: dict[str, Any], message: str) -> None:
+def test_what_does_not_exist_or_fit_is_refused_with_the_fix(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**changes)
 

@@ -14,7 +14,7 @@ from ondisk import plain, two_domains, write_config
 from PIL import Image
 
 from fewmask.config import CityscapesDomain, FolderDomain
-from fewmask.data.doctor import Report, check
+from fewmask.data.doctor import Report, check_domains
 from fewmask.data.layouts import load_domain
 
 NFC = unicodedata.normalize("NFC", "müller")
@@ -22,7 +22,7 @@ NFD = unicodedata.normalize("NFD", "müller")
 
 
 def report(root: Path, **settings: object) -> Report:
-    return check({"d": FolderDomain.model_validate({"root": root, **settings})})
+    return check_domains({"d": FolderDomain.model_validate({"root": root, **settings})})
 
 
 def errors(root: Path) -> str:
@@ -51,7 +51,7 @@ def test_a_stem_in_two_folders_of_masks(tmp_path: Path) -> None:
     root = trees.cityscapes(tmp_path)
     mask = root / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png"
     (root / "gtFine/train/bochum" / mask.name).write_bytes(mask.read_bytes())
-    found = check({"d": CityscapesDomain(layout="cityscapes", root=root)}).errors
+    found = check_domains({"d": CityscapesDomain(layout="cityscapes", root=root)}).errors
     assert [p.where for p in found if "same stem" in p.value] == [str(root / "gtFine/train/bochum" / mask.name)]
 
 
@@ -84,7 +84,7 @@ def test_two_stems_that_are_one_elsewhere(tmp_path: Path) -> None:
     (case,) = [p for p in found if "equal but for its case" in p.value]
     (form,) = [p for p in found if "another Unicode form" in p.value]
     assert (case.severity, form.severity) == ("warning", "error")
-    assert form.mend == "rename one: nobody can tell them apart"
+    assert form.fix == "rename one: nobody can tell them apart"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_masks_of_0_and_255_are_recognised(classes: str, fix: str, tmp_path: Pat
     assert told.value == (
         "class 'plant' is in none of the 3 labelled images and in no other mask, and 255 fills 25.0 % of the pixels"
     )
-    assert fix in told.mend
+    assert fix in told.fix
     (root / "classes.yaml").write_text("classes: {0: soil, 255: plant}", encoding="utf-8")
     assert not report(root).errors
 
@@ -144,7 +144,7 @@ def test_a_class_that_no_mask_shows_is_an_error_unless_it_is_meant(tmp_path: Pat
     assert [p.value.split("'")[1] for p in report(root, absent=["bus"]).errors] == ["tram"]
     assert not report(root, absent=["bus", "tram"]).errors
     assert "`absent` names ship, no classes of it" in str(report(root, absent=["bus", "tram", "ship"]).errors[0])
-    asked = check({"d": FolderDomain(root=root)}, asks=True)
+    asked = check_domains({"d": FolderDomain(root=root)}, asks=True)
     assert not asked.errors
     assert sum("in no other mask" in p.value for p in asked.warnings) == 2
 

@@ -22,7 +22,7 @@ from fewmask.engine import fit
 from fewmask.engine.fit import train
 from fewmask.engine.run import load_model
 from fewmask.methods import parse_config
-from fewmask.models.batch_norm import lonely
+from fewmask.models.batch_norm import single_value_batch_norms
 from fewmask.models.universal import UniversalSegmenter
 
 
@@ -108,7 +108,7 @@ def test_prediction_is_the_same_whatever_is_frozen(encoder: str, decoder: str) -
 @pytest.mark.parametrize(("decoder", "few"), [("batch", True), ("frozen", False), ("group", False)])
 def test_only_what_takes_statistics_of_a_batch_needs_two_rows(decoder: str, few: bool) -> None:
     model = network("frozen", decoder)
-    assert bool(lonely(model, lambda: model.encode(images(1)))) == few
+    assert bool(single_value_batch_norms(model, lambda: model.encode(images(1)))) == few
     assert model.training
 
 
@@ -126,8 +126,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     class Stop(Exception):
         pass
 
-    def stop(moment: fit.Moment) -> None:
-        if moment.step == 2 and moment.stage != "evaluate":
+    def stop(event: fit.ProgressEvent) -> None:
+        if event.step == 2 and event.stage != "evaluate":
             raise Stop
 
     with pytest.raises(Stop):

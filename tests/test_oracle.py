@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from fewmask.acquisition.budget import CostModel, Rate
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.oracle import NAME, Given, Oracle, answer_all
+from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.view import answered_domain
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID

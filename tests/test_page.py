@@ -24,7 +24,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import auth, rle_codec, segments
 from fewmask.annotation.page.answer_index import AnswerIndex, in_order
@@ -32,6 +31,7 @@ from fewmask.annotation.page.guesses import Guesses, Predictor
 from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.server import create_app, serve
 from fewmask.annotation.page.service import LabellingService, Run
+from fewmask.annotation.questions import Answer, Question
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace

@@ -53,8 +53,8 @@ def test_each_question_is_asked_of_two_annotators_and_of_neither_twice(tmp_path:
         late.click("#options-form button")
         late.wait_for_selector("#end:not([hidden])")
 
-        facts = server.facts()
-        assert sorted((fact.question, fact.annotator) for fact in facts) == sorted(
+        answers = server.answers()
+        assert sorted((answer.question, answer.annotator) for answer in answers) == sorted(
             (number, name) for number in asked for name in ("ann", "bob")
         )
         with Ledger(server.folder / "ledger.sqlite", AnswerSettings(each=2)) as ledger:
@@ -80,11 +80,11 @@ def test_whoever_sits_down_next_paints_his_own(tmp_path: Path, browser: Any) -> 
         person.ready(first)
         person.then("Enter")
         person.saved()
-        (fact,) = server.facts()
-        assert (fact.annotator, fact.question) == ("bob", first)
+        (answer,) = server.answers()
+        assert (answer.annotator, answer.question) == ("bob", first)
         (question,) = (q for q in server.questions() if q.id == first)
         guess = pages.expected(pages.streets().image(question.stem), len(pages.streets().space.names))[0]
-        np.testing.assert_array_equal(fact.values, question.crop(guess))
+        np.testing.assert_array_equal(answer.values, question.crop(guess))
     finally:
         profile.close()
         server.kill()

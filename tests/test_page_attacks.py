@@ -32,13 +32,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ondisk import environment
 
-from fewmask.annotation.facts import Answer, fault, name_fault
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import auth, connections, rle_codec
 from fewmask.annotation.page.guesses import Guesses
 from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.server import create_app
 from fewmask.annotation.page.service import LabellingService, Run, Sent
+from fewmask.annotation.questions import Answer, answer_fault, name_fault
 
 TOKEN = "secret-token"
 BASE = "http://127.0.0.1:8123"
@@ -183,7 +183,7 @@ def test_times_that_nobody_worked_are_refused(
 def test_sums_of_what_is_kept_are_finite(number: float) -> None:
     question = pages.Question("a", "s", "points", 0, (0, 0, 1, 1))
     for answer in (Answer(1, "a", "t", kind="skip", seconds=number), Answer(1, "a", "t", kind="skip", clicks=number)):
-        assert (fault(answer, question, 3) == "") == (0 <= number <= 365 * 24 * 3600)
+        assert (answer_fault(answer, question, 3) == "") == (0 <= number <= 365 * 24 * 3600)
 
 
 def test_a_ledger_that_cannot_be_opened_for_a_moment_loses_no_answer(

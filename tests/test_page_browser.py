@@ -13,7 +13,7 @@ import pytest
 import torch
 from browsing import NAME, Person, Server
 
-from fewmask.annotation.facts import Question
+from fewmask.annotation.questions import Question
 from fewmask.campaigns import campaign
 from fewmask.engine.evaluation import as_array, predict_batch
 from fewmask.engine.run import load_domains, load_model
@@ -119,12 +119,12 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     # The server is killed: the answer waits, and arrives when the server is back, at the same place.
     question = asked[person.shown]
     expected[question.id] = painted(question, 0)
-    before = len(server.facts())
+    before = len(server.answers())
     server.kill()
     person.press("1", "1")
     person.press("Enter")
     person.page.wait_for_selector('#saved[data-state="unsaved"]')
-    assert len(server.facts()) == before
+    assert len(server.answers()) == before
     link = server.link
     server.start()
     assert server.link == link
@@ -182,8 +182,10 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
         seconds, clicks = words[number].seconds, words[number].clicks
         assert seconds is not None and 0 < seconds < 60
         assert clicks is not None and clicks >= 1
-    facts = server.facts()
-    assert len({a.token for a in facts}) == len(facts) == 9 + 2 + 1  # one was taken back and given anew, one skipped
+    answers = server.answers()
+    assert (
+        len({a.token for a in answers}) == len(answers) == 9 + 2 + 1
+    )  # one was taken back and given anew, one skipped
     assert "9 of 9" in person.page.inner_text("#counts")
 
 
@@ -272,7 +274,7 @@ def test_two_tabs_lose_and_duplicate_nothing(serve: Callable[[str], Server], con
     two.press("3", "3")
     two.press("Enter")
     two.saved()
-    assert [a.question for a in server.facts()] == [number, number]
+    assert [a.question for a in server.answers()] == [number, number]
     np.testing.assert_array_equal(server.words()[number].values, painted(question, 2))
     # Both go on with what is open, in turns, and no question is answered twice any more.
     person, other = one, two
@@ -285,7 +287,7 @@ def test_two_tabs_lose_and_duplicate_nothing(serve: Callable[[str], Server], con
         if person.page.is_visible("#notice button"):
             person.page.click("#notice button")
             person.page.wait_for_timeout(300)
-    assert len(server.facts()) == len(server.questions()) + 1
+    assert len(server.answers()) == len(server.questions()) + 1
     words = server.words()
     assert set(words) == {q.id for q in server.questions()}
 

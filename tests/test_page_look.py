@@ -84,13 +84,13 @@ def test_a_hundred_and_fifty_classes(nearby: Callable[..., Any], context: Any) -
     assert page.is_visible("#none")
     person.press("Backspace", "Enter")
     assert chosen(person) == 147
-    assert person.shown == question.id and person.server.facts() == []
+    assert person.shown == question.id and person.server.answers() == []
     person.press("r")
     person.click(question, (12, 12))
     person.then("Enter")
     person.saved()
-    (fact,) = person.server.facts()
-    assert fact.values is not None and (fact.values == 147).all()
+    (answer,) = person.server.answers()
+    assert answer.values is not None and (answer.values == 147).all()
     # It was used last, and so it has a key now, behind the guess's.
     held = page.locator('#list [data-value="147"] kbd').count()
     first = page.evaluate("[...document.querySelectorAll('#list button')].slice(0, 9).map((b) => +b.dataset.value)")

@@ -10,7 +10,7 @@ import pytest
 from browsing import Person, profile
 from test_page_tablet import TABLET, Toucher
 
-from fewmask.annotation.facts import Question
+from fewmask.annotation.questions import Question
 from fewmask.labels import NOT_LABELLED
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -55,10 +55,10 @@ def test_a_thin_polygon_is_what_was_outlined(nearby: Callable[..., Any], context
     person.press("Enter")
     np.testing.assert_array_equal(painted(person), rectangle((24, 24), 2, 10, 20, 12, 2))
     assert person.shown == number
-    assert person.server.facts() == []
+    assert person.server.answers() == []
     person.then("Shift+Enter")
     person.saved()
-    assert [fact.question for fact in person.server.facts()] == [number]
+    assert [answer.question for answer in person.server.answers()] == [number]
 
 
 def test_an_enter_out_of_habit_after_the_ring_was_clicked_saves_nothing(
@@ -79,7 +79,7 @@ def test_an_enter_out_of_habit_after_the_ring_was_clicked_saves_nothing(
         assert person.shown == number
         assert (painted(person) == 2).sum() > 100
         person.press("Control+z")
-    assert person.server.facts() == []
+    assert person.server.answers() == []
 
 
 def test_corners_wait_where_they_were_set(nearby: Callable[..., Any], context: Any) -> None:
@@ -110,7 +110,7 @@ def test_a_key_during_a_stroke_saves_and_leaves_nothing(nearby: Callable[..., An
     assert person.shown == number
     assert set(np.unique(painted(person))) == {2, NOT_LABELLED}
     assert (painted(person)[12, 5:19] == 2).all()
-    assert person.server.facts() == []
+    assert person.server.answers() == []
 
 
 # ── One press, one answer ────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,7 +140,7 @@ def test_what_is_pressed_twice_answers_one_question(
     person.page.evaluate(AT_REST)
     person.saved()
     assert person.shown == second
-    assert [fact.question for fact in person.server.facts()] == [first]
+    assert [answer.question for answer in person.server.answers()] == [first]
 
 
 def test_a_key_that_is_held_down_on_a_button_answers_once(nearby: Callable[..., Any], context: Any) -> None:
@@ -154,7 +154,7 @@ def test_a_key_that_is_held_down_on_a_button_answers_once(nearby: Callable[..., 
         person.page.wait_for_timeout(30)
     person.page.keyboard.up("Enter")
     person.saved()
-    assert len(person.server.facts()) == 1
+    assert len(person.server.answers()) == 1
 
 
 # ── Skipping drops nothing without a word ────────────────────────────────────────────────────────────────────────────
@@ -170,14 +170,14 @@ def test_skip_asks_where_something_is_painted_and_keeps_it(nearby: Callable[...,
     assert "stays here as a draft" in person.page.inner_text("#notice")
     person.page.click("#notice button:last-of-type")
     assert not person.page.is_visible("#notice")
-    assert (person.shown, person.server.facts()) == (number, [])
+    assert (person.shown, person.server.answers()) == (number, [])
     opened(person)
     person.page.click('[data-do="skip"]')
     person.page.wait_for_selector("#notice:not([hidden])")
     opened(person)
     person.then("x")
     person.saved()
-    assert [(fact.question, fact.kind) for fact in person.server.facts()] == [(number, "skip")]
+    assert [(answer.question, answer.kind) for answer in person.server.answers()] == [(number, "skip")]
     for _ in range(2):  # it is there after a reload too
         person.press("ArrowLeft")
         person.ready(number)
@@ -197,7 +197,7 @@ def test_skip_asks_before_it_takes_the_place_of_an_answer(nearby: Callable[..., 
     person.page.wait_for_selector("#notice:not([hidden])")
     assert "takes the answer's place" in person.page.inner_text("#notice")
     person.saved()
-    assert [fact.kind for fact in person.server.facts()] == ["answer"]
+    assert [answer.kind for answer in person.server.answers()] == ["answer"]
 
 
 # ── A question before one person is not shown to another ─────────────────────────────────────────────────────────────
@@ -213,13 +213,13 @@ def test_two_people_in_two_browsers_are_shown_different_questions(nearby: Callab
         while not bob.page.is_visible("#end"):
             bob.then("2")
         bob.saved()
-        assert held not in {fact.question for fact in server.facts()}
+        assert held not in {answer.question for answer in server.answers()}
         assert "1 question is before other annotators now" in bob.page.inner_text("#end")
         ann.page.close(run_before_unload=True)  # and gives it back
         bob.ready(held)
         bob.then("2")
         bob.saved()
-        assert sorted(fact.question for fact in server.facts()) == sorted(q.id for q in server.questions())
+        assert sorted(answer.question for answer in server.answers()) == sorted(q.id for q in server.questions())
         assert bob.page.inner_text("#command") == "go on"
     finally:
         for each in profiles:

@@ -11,7 +11,7 @@ import pages
 import pytest
 from browsing import Person, Place, Server, profile
 
-from fewmask.annotation.facts import Question
+from fewmask.annotation.questions import Question
 from fewmask.labels import NOT_LABELLED
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]

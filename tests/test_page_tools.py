@@ -12,9 +12,9 @@ import pytest
 from browsing import Person, Server, profile, violations
 from test_page_slips import asked, painted
 
-from fewmask.annotation.facts import Question
 from fewmask.annotation.page import segments
 from fewmask.annotation.page.smart_select import Frame, Point, Prompt
+from fewmask.annotation.questions import Question
 from fewmask.labels import NOT_LABELLED, Mask
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]

@@ -14,8 +14,8 @@ from command import Fewmask
 from ondisk import assert_same_run, write_config, write_domain
 from PIL import Image
 
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.view import answered_domain, write_labels
 from fewmask.campaigns import campaign
 from fewmask.config import ScenesDomain

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewmask.acquisition import regions as tiling
-from fewmask.acquisition.regions import parse
+from fewmask.acquisition.regions import parse_regions
 from fewmask.acquisition.scores import SCORES
 from fewmask.acquisition.selection import Candidates
-from fewmask.annotation.facts import Question
+from fewmask.annotation.questions import Question
 from fewmask.config import AskSettings, PoolSettings
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
@@ -162,7 +162,7 @@ def test_candidates_are_the_regions_with_their_mean_scores(
     rows = 0
     for position, stem in enumerate(domain.splits["train"]):
         image = domain.image(stem)
-        cells = parse("squares:8").tile(image)
+        cells = parse_regions("squares:8").tile(image)
         p = mean_softmax(network, image, (1.0,), "softmax")
         entropy = -(p * p.clamp_min(1e-30).log()).sum(0).numpy()
         of_image = np.flatnonzero(found.image == position)
@@ -252,7 +252,7 @@ def test_nothing_answered_or_asked_before_or_excluded_is_a_candidate(
     found = looked(committee(network), one, tmp_path / "asked", ask(), batch_size=1, before=before)
     own = dict(zip(found.region[found.image == 0].tolist(), found.cost[found.image == 0].tolist(), strict=True))
     assert {0, 15}.isdisjoint(own)
-    assert len(own) == parse("squares:8").tile(domain.image("a-0")).count - 2
+    assert len(own) == parse_regions("squares:8").tile(domain.image("a-0")).count - 2
     assert own[8] == own[16] == 32
     half, whole = (c.score[(c.image == 0) & (c.region == 8)] for c in (found, free))
     assert 0 < half < whole  # answered pixels count 0 in the mean
@@ -263,7 +263,7 @@ def test_nothing_answered_or_asked_before_or_excluded_is_a_candidate(
     assert score == pytest.approx(-(p * p.log()).sum(0).mean().item(), rel=1e-4)
 
     inner = looked(committee(network), one, tmp_path / "inner", ask(border=False), before=before)
-    cells = parse("squares:8").tile(domain.image("a-0"))
+    cells = parse_regions("squares:8").tile(domain.image("a-0"))
     assert set(inner.region[inner.image == 0]) == set(own) - set(np.flatnonzero(cells.border))
     assert 3 not in inner.image  # an image of one pixel is all border
 
@@ -506,7 +506,7 @@ def test_the_difficulty_branch_is_read_in_the_same_look(
         image = torch.from_numpy(domain.image(f"a-{position}")).permute(2, 0, 1)[None]
         with torch.inference_mode():
             wrong = network.upsample(F.conv2d(encode(network, image), weight), SIZES[position])[0, 0].sigmoid()
-        cells = parse("squares:8").tile(domain.image(f"a-{position}"))
+        cells = parse_regions("squares:8").tile(domain.image(f"a-{position}"))
         for row in np.flatnonzero(found.image == position):
             inside = cells.mask(int(found.region[row]))
             assert found.score[row] == pytest.approx(wrong.numpy()[inside].mean(), rel=1e-4)

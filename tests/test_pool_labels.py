@@ -23,7 +23,7 @@ from fewmask.losses.pseudo_label import pseudo_label
 from fewmask.methods import METHODS, build
 from fewmask.methods.common.base import Method
 from fewmask.methods.common.pool import encode_for_labels
-from fewmask.methods.common.teacher import Taught
+from fewmask.methods.common.teacher import MeanTeacherMethod
 from fewmask.models.universal import UniversalSegmenter
 
 LABELS_ITSELF: dict[str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ LABELS_ITSELF: dict[str, dict[str, Any]] = {
     "hung2018": {"channels": 4},
     "co-training": {},
 }
-TAUGHT = [name for name, kind in METHODS.items() if issubclass(kind, Taught)]
+TAUGHT = [name for name, kind in METHODS.items() if issubclass(kind, MeanTeacherMethod)]
 
 
 def made_of(name: str, of: dict[str, Domain], length: int = 100, **options: Any) -> Method:
@@ -138,7 +138,7 @@ def test_auto_ties_the_teacher_to_the_length(name: str, length: int, momentum: f
     of = domains(3, 4)
     made = made_of(name, of, length)
     made.prepare(model(of), torch.Generator())
-    assert isinstance(made, Taught)
+    assert isinstance(made, MeanTeacherMethod)
     assert made.teacher is not None
     assert made.teacher.momentum == pytest.approx(momentum)
 
@@ -148,7 +148,7 @@ def test_a_momentum_that_is_given_stays(name: str) -> None:
     of = domains(3, 4)
     made = made_of(name, of, 4, ema=0.996)
     made.prepare(model(of), torch.Generator())
-    assert isinstance(made, Taught)
+    assert isinstance(made, MeanTeacherMethod)
     assert made.teacher is not None
     assert made.teacher.momentum == 0.996
 

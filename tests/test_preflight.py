@@ -155,7 +155,7 @@ def weights() -> dict[str, torch.Tensor]:
 def refused(data: Path, path: Path) -> str:
     config = parse_config(asking(data, {"model.weights": str(path)}))
     with pytest.raises(ValueError, match=r"^model\.weights: ") as raised:
-        preflight.check([config], load_domains(config))
+        preflight.check_configs([config], load_domains(config))
     assert str(path) in str(raised.value)
     return str(raised.value)
 
@@ -250,4 +250,4 @@ def test_running_out_of_memory_is_not_blamed_on_the_encoder(data: Path, monkeypa
     monkeypatch.setattr(encoders, "build", lambda settings: Starving())
     config = parse_config(asking(data, {}))
     with pytest.raises(RuntimeError, match=r"^out of memory on one image"):
-        preflight.check([config], load_domains(config))
+        preflight.check_configs([config], load_domains(config))

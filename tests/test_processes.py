@@ -132,7 +132,7 @@ if __name__ == "__main__":
     from helpers import steps
     from test_processes import LAYOUTS, changed
     from torch.utils.data import ConcatDataset, Subset
-    from fewmask.data.batches import Phase, read
+    from fewmask.data.batches import Phase, read_batches
     from fewmask.data.layouts import load_domain
     from fewmask.engine.evaluation import LabelledBatches
     from fewmask.engine.pool import Pieces

@@ -25,7 +25,7 @@ NAMES = [
     *("active-camvid", "active-cityscapes", "cityscapes-camvid", "cityscapes-idd", "cityscapes-sunrgbd", "compare"),
     *("labels-camvid", "real-domains", "real-single", "scenes", "scenes-adaptation", "semi-cityscapes", "unimatch-v2"),
 ]
-ROWS = [(name, row) for name in NAMES for row in recipes.read(name).table()]
+ROWS = [(name, row) for name in NAMES for row in recipes.read_recipe(name).table()]
 ONCE = ["class-wise", "pixelpick-camvid", "random-images-camvid", "random-regions-camvid", "s4al-camvid"]
 ONCE += ["s4al-plus-camvid"]
 WEIGHTS = "weights/mobilenetv2_100.imagenet.safetensors"
@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(name: str, row: str, data: Path = Path(), overrides: list[str] | None = None) -> Config:
-    return recipes.configuration(recipes.read(name), name, row, data, overrides or [])
+    return recipes.configuration(recipes.read_recipe(name), name, row, data, overrides or [])
 
 
 def small(config: Config) -> list[str]:
@@ -83,7 +83,7 @@ def small(config: Config) -> list[str]:
 
 
 def command(name: str, row: str, data: Path, out: Path, *more: str) -> list[object]:
-    first = recipes.read(name).choose([row])[0]
+    first = recipes.read_recipe(name).choose([row])[0]
     words = ["recipes", "run", name, row, f"data={data}", *small(settings(name, first)), *more]
     return [*words, "--seeds", "0", "--incomplete", "--out", out]
 
@@ -93,12 +93,12 @@ def command(name: str, row: str, data: Path, out: Path, *more: str) -> list[obje
 
 def test_the_recipes_are_these() -> None:
     assert recipes.names() == NAMES
-    assert sorted(name for recipe in NAMES for name in recipes.read(recipe).once) == ONCE
+    assert sorted(name for recipe in NAMES for name in recipes.read_recipe(recipe).once) == ONCE
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_parses(name: str, data: Path) -> None:
-    recipe = recipes.read(name)
+    recipe = recipes.read_recipe(name)
     needed = {data / path for path in recipes.sources()}
     for row in recipe.table():
         config = settings(name, row, data)
@@ -111,7 +111,7 @@ def test_every_row_parses(name: str, data: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_published_is_of_its_rows_or_stands_alone_and_says_its_source(name: str) -> None:
-    recipe = recipes.read(name)
+    recipe = recipes.read_recipe(name)
     domains = set(recipe.config["domains"])
     assert all(domains >= set(of) for of in [*recipe.published.values(), *recipe.published_iou.values()])
     assert not recipe.published or recipe.source
@@ -122,12 +122,12 @@ def test_what_is_published_is_of_its_rows_or_stands_alone_and_says_its_source(na
 def test_rows_of_one_table_differ_in_what_they_say_alone() -> None:
     """So that nothing but the method, or what is labelled, tells two rows apart."""
     for name in ("compare", "real-domains", "real-single", "labels-camvid"):
-        trains = [settings(name, row) for row in recipes.read(name).table()]
+        trains = [settings(name, row) for row in recipes.read_recipe(name).table()]
         models = {config.model.model_dump_json() for config in trains}
         assert len(models) == 1
         crops = {(config.train.crop, config.train.optimiser) for config in trains}
         assert len(crops) == 1
-    rows = recipes.read("compare").table()
+    rows = recipes.read_recipe("compare").table()
     assert {rows[row]["method"] for row in ("joint", "univ-full")} == {"joint", "univ-full"}
     total = {row: settings("compare", row) for row in rows}
     steps = {c.train.steps * (c.campaign.rounds if c.campaign else 1) for c in total.values()}
@@ -206,7 +206,7 @@ def test_the_cost_is_pixels_by_rate(data: Path) -> None:
     teacher, student = 800 * 8, 800 * (8 + SETTINGS["s4al-plus"].pool_cost * 8)
     expected = (teacher + 2 * student) * 240 * 320 / 1e6
     assert recipes.megapixels(settings("labels-camvid", "s4al-plus")) == pytest.approx(expected)
-    seconds = recipes.seconds(recipes.read("compare"), {"joint": config})
+    seconds = recipes.seconds(recipes.read_recipe("compare"), {"joint": config})
     assert seconds["joint"] == pytest.approx(recipes.megapixels(config) / 0.65)
 
 
@@ -308,7 +308,7 @@ def test_every_row_runs(name: str, row: str, data: Path, tmp_path: Path, fewmask
     done = fewmask(*command(name, row, data, tmp_path / "runs"), *(["--json"]))
     assert done.code == 0, done.err
     cells = json.loads(done.out)["rows"][row]["domains"]
-    scored = set(settings(name, row).domains) if recipes.read(name).heads else set(cells)
+    scored = set(settings(name, row).domains) if recipes.read_recipe(name).heads else set(cells)
     assert {name for name, cell in cells.items() if cell["mean"] is not None} == scored
 
 
@@ -343,7 +343,7 @@ def test_they_are_listed(fewmask: Fewmask) -> None:
     told = json.loads(fewmask("recipes", "--json").out)
     assert list(told) == NAMES
     assert told["cityscapes-idd"]["published"]["univ-full"]["idd"] == 0.2745
-    assert list(told["compare"]["seconds"]) == list(recipes.read("compare").table())
+    assert list(told["compare"]["seconds"]) == list(recipes.read_recipe("compare").table())
 
 
 @pytest.mark.parametrize("name", ["semi-cityscapes", "s4al-camvid"])
@@ -351,7 +351,7 @@ def test_it_is_shown(name: str, fewmask: Fewmask) -> None:
     done = fewmask("recipes", "show", name)
     assert done.code == 0, done.err
     assert done.out.startswith(recipes.text(name))
-    recipe = recipes.read(name)
+    recipe = recipes.read_recipe(name)
     assert all(f"#   {row}: " in done.out for row in recipe.table())
     assert yaml.safe_load(done.out)["rows"] == recipe.rows
     told = json.loads(fewmask("recipes", "show", name, "--json").out)
@@ -430,7 +430,7 @@ def test_the_campaign_of_the_readme_parses() -> None:
 def test_the_page_of_the_recipes_names_them_all_and_its_own_one_is_one() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert [name for name in [*NAMES, *ONCE] if f"`{name}`" not in page] == []
-    counts = {name: f"{len(r.table())} × {len(r.seeds)}" for name in NAMES if (r := recipes.read(name))}
+    counts = {name: f"{len(r.table())} × {len(r.seeds)}" for name in NAMES if (r := recipes.read_recipe(name))}
     assert [name for name, count in counts.items() if not re.search(rf"`{name}` .*\| {count} \|", page)] == []
     (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     recipe = recipes.Recipe.model_validate(yaml.safe_load(block))

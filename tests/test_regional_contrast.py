@@ -17,7 +17,7 @@ from torch import Tensor
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses import regional_contrast as module
 from fewmask.losses.prototypes import by_class
-from fewmask.losses.regional_contrast import Draws, class_means, contrast, draw, regional_contrast
+from fewmask.losses.regional_contrast import Draws, class_means, contrast, draw_queries, regional_contrast
 
 B, D, H, W, C = 2, 12, 6, 8, 5
 TEMPERATURE, HARD = 0.5, 0.7
@@ -98,7 +98,7 @@ def test_it_equals_a_loop_over_the_same_draws(ignored: float, dtype: torch.dtype
     loss = run(representation, label, confidence, sets=sets)
     pixels, target, is_hard = flat(representation.detach(), label, confidence)
     means = class_means(pixels, target, C)
-    drawn = draw(means, target, is_hard, rng(), 8, 6, TEMPERATURE, sets)
+    drawn = draw_queries(means, target, is_hard, rng(), 8, 6, TEMPERATURE, sets)
     expected = loop_contrast(pixels, target, is_hard, drawn)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected, abs=1e-5 if dtype == torch.float32 else 1e-2)
@@ -114,7 +114,7 @@ def test_the_gradient_equals_that_of_the_definition_and_reaches_the_queries_alon
     run(one, label, confidence).backward()
     pixels, target, is_hard = flat(other, label, confidence)
     fixed = pixels.detach()
-    drawn = draw(class_means(fixed, target, C), target, is_hard, rng(), 8, 6, TEMPERATURE, 4)
+    drawn = draw_queries(class_means(fixed, target, C), target, is_hard, rng(), 8, 6, TEMPERATURE, 4)
     means, total = loop_means(fixed, target), []
     for c in [0, 1, 4]:
         for q in range(8):
@@ -201,7 +201,7 @@ def test_it_depends_on_the_generator_alone_and_not_on_the_global_one() -> None:
 
 def test_the_order_of_pixels_matters_to_the_draws_alone() -> None:
     pixels, target, is_hard = flat(*case())
-    drawn = draw(class_means(pixels, target, C), target, is_hard, rng(), 8, 6, TEMPERATURE, 4)
+    drawn = draw_queries(class_means(pixels, target, C), target, is_hard, rng(), 8, 6, TEMPERATURE, 4)
     order = torch.randperm(len(pixels), generator=rng(7))
     place = order.argsort()
     moved = drawn._replace(queries=place[drawn.queries], negatives=place[drawn.negatives])
@@ -235,7 +235,7 @@ def test_sharing_negatives_leaves_the_expected_loss_and_gradient() -> None:
 def test_negatives_follow_the_likeness_of_classes_and_are_uniform_inside_one() -> None:
     pixels, target, is_hard = flat(*case())
     means = class_means(pixels, target, C)
-    drawn = draw(means, target, is_hard, rng(), 8, 4000, TEMPERATURE, 4)
+    drawn = draw_queries(means, target, is_hard, rng(), 8, 4000, TEMPERATURE, 4)
     there = [0, 1, 2, 4]
     for c in there:
         index = drawn.negatives[c].flatten()
@@ -253,7 +253,7 @@ def test_negatives_follow_the_likeness_of_classes_and_are_uniform_inside_one() -
 
 def test_queries_are_hard_pixels_of_their_class_uniformly() -> None:
     pixels, target, is_hard = flat(*case())
-    drawn = draw(class_means(pixels, target, C), target, is_hard, rng(), 4000, 6, TEMPERATURE, 4)
+    drawn = draw_queries(class_means(pixels, target, C), target, is_hard, rng(), 4000, 6, TEMPERATURE, 4)
     for c in [0, 1, 4]:
         members = torch.nonzero((target == c) & is_hard).flatten()
         count = torch.stack([(drawn.queries[c] == p).sum() for p in members])

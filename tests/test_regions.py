@@ -27,7 +27,7 @@ from fewmask.acquisition.regions import (
     aggregate,
     dominant_class,
     embed,
-    parse,
+    parse_regions,
     points,
     preselect,
     squares,
@@ -122,13 +122,17 @@ def test_a_region_map_cannot_be_changed_and_survives_a_pickle() -> None:
 
 @given(SPECS)
 def test_a_spec_is_read_back_from_its_text(spec: Spec) -> None:
-    assert parse(str(spec)) == spec
+    assert parse_regions(str(spec)) == spec
 
 
 def test_specs_as_people_write_them() -> None:
-    assert parse("superpixels:256") == parse("superpixels:256:10") == Spec("superpixels", count=256, compactness=10)
-    assert str(parse("superpixels:256:10.0")) == "superpixels:256:10"
-    assert str(parse("superpixels:256:0.1")) == "superpixels:256:0.1"
+    assert (
+        parse_regions("superpixels:256")
+        == parse_regions("superpixels:256:10")
+        == Spec("superpixels", count=256, compactness=10)
+    )
+    assert str(parse_regions("superpixels:256:10.0")) == "superpixels:256:10"
+    assert str(parse_regions("superpixels:256:0.1")) == "superpixels:256:0.1"
 
 
 @pytest.mark.parametrize(
@@ -137,9 +141,9 @@ def test_specs_as_people_write_them() -> None:
      "superpixels:0", "superpixels:9:0", "superpixels:9:inf", "superpixels:9:nan", "superpixels:9:1:1", "points:3",
      "image:1"],
 )  # fmt: skip
-def test_a_spec_that_names_no_regions_is_refused_with_the_mend(text: str) -> None:
+def test_a_spec_that_names_no_regions_is_refused_with_the_fix(text: str) -> None:
     with pytest.raises(ValueError, match=r"write squares:30 .* superpixels:256:10"):
-        parse(text)
+        parse_regions(text)
 
 
 @given(SIZES, SPECS)
@@ -192,7 +196,7 @@ def loop_aggregate(score: np.ndarray, regions: Regions, unavailable: np.ndarray,
 def test_a_region_is_scored_from_its_own_open_pixels(share: float, spec: str, by: By, answered: str) -> None:
     rng = np.random.default_rng(3)
     score, unavailable = rng.random((17, 23)).astype(np.float32), rng.random((17, 23)) < share
-    regions = parse(spec).tile(picture((17, 23)))
+    regions = parse_regions(spec).tile(picture((17, 23)))
     given_ = torch.from_numpy(score), torch.from_numpy(unavailable)
     found = aggregate(given_[0], regions, given_[1], by, answered)  # type: ignore[arg-type]
     assert found.score.dtype == np.float32
@@ -224,7 +228,9 @@ def test_a_score_of_another_size_is_our_mistake() -> None:
 def test_the_mean_of_a_large_region_is_exact() -> None:
     """fp32 running sums of two million pixels would be off in the fourth digit."""
     score = torch.full((1000, 2000), 0.1)
-    assert aggregate(score, parse("image").tile(np.empty((1000, 2000, 3), np.uint8))).score[0] == np.float32(0.1)
+    assert aggregate(score, parse_regions("image").tile(np.empty((1000, 2000, 3), np.uint8))).score[0] == np.float32(
+        0.1
+    )
 
 
 def test_the_open_pixels_of_a_large_region_are_counted_exactly() -> None:
@@ -263,7 +269,7 @@ def test_an_embedding_is_the_mean_of_the_cells_inside_or_else_the_cell_around(sp
     H, W = 13, 19
     h, w = -(-H // stride), -(-W // stride)
     features = torch.randn(3, h, w, generator=torch.Generator().manual_seed(0))
-    regions = parse(spec).tile(picture((H, W)))
+    regions = parse_regions(spec).tile(picture((H, W)))
     chosen = np.unique([0, regions.count // 2, regions.count - 1])
     expected = []
     for region in chosen:
@@ -279,7 +285,7 @@ def test_an_embedding_is_the_mean_of_the_cells_inside_or_else_the_cell_around(sp
 def test_an_embedding_of_a_look_at_another_scale_is_of_the_cells_of_that_look() -> None:
     """At half the size, cells of 4 pixels there are of 8 here."""
     features = torch.arange(4.0).reshape(1, 2, 2)
-    regions = parse("points").tile(picture((16, 12)))
+    regions = parse_regions("points").tile(picture((16, 12)))
     found = embed(features, regions, np.arange(16 * 12), (8.0, 8.0)).reshape(16, 12)
     np.testing.assert_array_equal(found, np.kron([[0, 1], [2, 3]], np.ones((8, 8)))[:, :12])
 

@@ -24,18 +24,18 @@ from fewmask.campaigns import campaign
 from fewmask.comparison.single import score_intervals
 from fewmask.document.model import Charts, Figures, Note, Section
 from fewmask.engine.evaluation import evaluate
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.metrics import expected_calibration_error, reliability
 from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
 from fewmask.reports import report, space
 from fewmask.reports.colours import hatched
 from fewmask.reports.evaluation import chosen, evaluate_split, spread
-from fewmask.reports.facts import Facts, ImageCounts, groups, read
 from fewmask.reports.headline import headline
 from fewmask.reports.learning import learning
 from fewmask.reports.report import _once, with_something
-from fewmask.reports.space import _draw, class_similarity, draw
+from fewmask.reports.reported_run import ImageCounts, ReportedRun, groups, read_runs
+from fewmask.reports.space import _draw, class_similarity, sample_cells
 from fewmask.runs import RunFolder
 
 __all__ = ["fewmask"]
@@ -144,7 +144,7 @@ def test_a_campaign_shows_its_rounds_questions_and_answers(made: Made, runs: Pat
     assert "mIoU by pixels" in text and "power law" in text and "target 90 %" in text
     assert "After round 1" in text and "Round 3:" in text and "simulated" in text
     assert any(verdict in text for verdict in ("reach 90 %", "The target of 90 % is", "before labelling"))
-    assert read([runs / "campaign"])[0].pool == 6 * 40 * 48  # pixels of train
+    assert read_runs([runs / "campaign"])[0].pool == 6 * 40 * 48  # pixels of train
     assert "round 2</li>" in text  # the bars' change is since round 2
     asked = len(campaigns.asked(runs / "campaign"))
     assert len(re.findall(r'alt="squares:16 region', text)) == asked
@@ -197,7 +197,7 @@ def test_plain_runs_with_other_labels_make_a_curve(runs: Path, tmp_path: Path) -
         summary = json.loads((folder / "summary.json").read_text())
         summary |= {"avg_miou": 0.5 - 0.3 / images, "labelled": {"a": images, "b": images}}
         (folder / "summary.json").write_text(json.dumps(summary))
-    section = learning(read([tmp_path / name for name in ("4", "1", "2")]))
+    section = learning(read_runs([tmp_path / name for name in ("4", "1", "2")]))
     (block,) = section.blocks
     assert isinstance(block, Charts)
     (chart,) = block.charts
@@ -217,7 +217,7 @@ def test_runs_with_other_labels_are_not_averaged_and_are_compared(made: Made, ru
         (folder / "config.yaml").write_text(text.replace("labelled: {images: null}", own))
         summary = json.loads((folder / "summary.json").read_text()) | {"seed": seed, "avg_miou": miou}
         (folder / "summary.json").write_text(json.dumps(summary))
-    shown = headline(read([runs / name for name in folders])).blocks[0]
+    shown = headline(read_runs([runs / name for name in folders])).blocks[0]
     assert isinstance(shown, Figures)
     assert [(f.label, f.value, f.detail) for f in shown.figures] == [
         ("joint, 1 labelled image a domain", "20.0 %", "± 14.1 over 2 runs, mIoU on test"),
@@ -237,7 +237,7 @@ def test_seeds_of_a_method_share_their_entry_in_the_legend(runs: Path, tmp_path:
         summary = json.loads((folder / "summary.json").read_text())
         summary["validation"] = [{"step": step, "miou": {}, "avg_miou": 0.1 * step} for step in (1, 2)]
         (folder / "summary.json").write_text(json.dumps(summary))
-    block = learning(read([tmp_path / name for name in ("joint-0", "joint-1", "univ-full-0")])).blocks[0]
+    block = learning(read_runs([tmp_path / name for name in ("joint-0", "joint-1", "univ-full-0")])).blocks[0]
     assert isinstance(block, Charts)
     assert [(key.name, key.series) for key in block.charts[0].keys] == [("joint", 0), ("univ-full", 1)]
     assert "joint, seed 1: 20 % at 2" in block.charts[0].svg
@@ -272,16 +272,16 @@ def test_partly_labelled_images_are_counted_once_and_what_no_mask_shows_is_said(
     summary |= {"labelled": {"a": 4, "b": 3}, "unlabelled": {"a": 5, "b": 2}, "in_part": {"a": 3, "b": 0}}
     summary["unseen"] = {"b": ["c<0>"]}
     (folder / "summary.json").write_text(json.dumps(summary))
-    (facts,) = read([folder])
-    assert facts.image_counts == ImageCounts(4, 3, 4)
-    shown = headline([facts])
+    (reported,) = read_runs([folder])
+    assert reported.image_counts == ImageCounts(4, 3, 4)
+    shown = headline([reported])
     assert Note("b: no labelled mask has a pixel of c<0>, so that nothing could be learnt of that.") in shown.blocks
     figures = next(b for b in shown.blocks if isinstance(b, Figures))
     assert ("Labelled images", "4", "wholly, 3 in part; 4 without labels") in [
         (f.label, f.value, f.detail) for f in figures.figures
     ]
     (folder / "scores.npz").write_bytes(b"damaged")
-    missing = headline(read([folder])).missing
+    missing = headline(read_runs([folder])).missing
     assert len(missing) == 1 and "scores.npz" in missing[0].text
 
 
@@ -289,8 +289,8 @@ def test_labels_that_were_there_before_are_not_taken_for_asked_ones(data: Path, 
     by_regions = {"score": "random", "regions": "squares:16", "budget": {"amount": 2, "unit": "regions"}}
     settings = campaigns.settings(data, "supervised", ("a",), labelled=2, ask=by_regions)
     campaign(settings, tmp_path / "run")
-    (facts,) = read([tmp_path / "run"])
-    figures = next(b for b in headline([facts]).blocks if isinstance(b, Figures))
+    (reported,) = read_runs([tmp_path / "run"])
+    figures = next(b for b in headline([reported]).blocks if isinstance(b, Figures))
     (labels,) = [f for f in figures.figures if f.label == "Labels"]
     asked = len(campaigns.asked(tmp_path / "run"))
     assert asked and re.match(rf"regions: [\d,]+ for 2 masks that were there before and {asked} asked;", labels.detail)
@@ -300,8 +300,8 @@ def test_labels_that_were_there_before_are_not_taken_for_asked_ones(data: Path, 
 
 
 def test_a_run_that_is_not_finished_shows_what_there_is(data: Path, tmp_path: Path) -> None:
-    def stop(moment: Moment) -> None:
-        if moment.step == 2:
+    def stop(event: ProgressEvent) -> None:
+        if event.step == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -390,8 +390,8 @@ def test_domains_that_a_run_did_not_train_are_not_shown_as_if_it_had(data: Path,
     text = (tmp_path / "run" / "report.html").read_text()
     assert "b: this run did not train its head." in result["missing"]
     assert "supervised on a<" in text and "a, val: mIoU" in text and "b, val" not in text and "of 2 in b" not in text
-    (facts,) = read([tmp_path / "run"])
-    assert facts.image_counts == ImageCounts(4, 0, 2)
+    (reported,) = read_runs([tmp_path / "run"])
+    assert reported.image_counts == ImageCounts(4, 0, 2)
     assert '<dd class="value">4</dd><dd>wholly; 2 without labels</dd>' in text
     with pytest.raises(ValueError, match=r"no summary\.json"):
         RunFolder(tmp_path).read_summary()
@@ -445,10 +445,10 @@ def test_runs_are_named_apart_and_grouped_by_all_but_the_seed(runs: Path, tmp_pa
         shutil.copytree(runs / "joint", tmp_path / parent / "joint", ignore=shutil.ignore_patterns("state"))
         path = tmp_path / parent / "joint" / "config.yaml"
         path.write_text(path.read_text().replace("seed: 0", f"seed: {seed}", 1))
-    found = read([tmp_path / "one" / "joint", tmp_path / "two" / "joint", runs / "univ-full"])
+    found = read_runs([tmp_path / "one" / "joint", tmp_path / "two" / "joint", runs / "univ-full"])
     assert [f.name for f in found] == ["one/joint", "two/joint", f"{runs.name}/univ-full"]
     assert [(g.name, len(g.runs)) for g in groups(found)] == [("joint", 2), ("univ-full", 1)]
-    assert all(isinstance(f, Facts) and f.state == "done" for f in found)
+    assert all(isinstance(f, ReportedRun) and f.state == "done" for f in found)
 
 
 # ── What is computed ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -504,13 +504,13 @@ def test_the_same_labelled_cells_are_drawn_for_every_network(runs: Path) -> None
     folder = runs / "univ-full"
     domains, model = load_domains(load_config(folder)), load_model(folder)
     stems = {name: domain.splits["val"] for name, domain in domains.items()}
-    cells = draw([model, model], domains, stems, True, seed=3, precision="fp32")
+    cells = sample_cells([model, model], domains, stems, True, seed=3, precision="fp32")
     assert set(cells.label.tolist()) <= set(range(7)) and len(cells.label) > 20
     assert np.array_equal(*cells.vectors)
     assert np.linalg.norm(cells.vectors[0], axis=1) == pytest.approx(1, abs=1e-5)
-    again = draw([model], domains, stems, True, seed=3, precision="fp32")
+    again = sample_cells([model], domains, stems, True, seed=3, precision="fp32")
     assert np.array_equal(cells.vectors[0], again.vectors[0])
-    assert draw([model], domains, stems, False, seed=3).vectors[0].shape[1] == model.channels
+    assert sample_cells([model], domains, stems, False, seed=3).vectors[0].shape[1] == model.channels
 
 
 def test_no_class_has_more_cells_than_its_share() -> None:

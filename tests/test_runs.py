@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import runfolders
+import torch
 from command import Fewmask, is_refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewmask.acquisition.regions import parse
-from fewmask.engine import pool
+from fewmask.acquisition.regions import parse_regions
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
+from fewmask.engine.pool_scores import load_piece
 from fewmask.runs import FORMAT, Budget, CampaignSummary, Description, Heads, Round, RunFolder, Summary, read_counts
 from fewmask.runs.metrics import cut_after, read_steps
 from fewmask.runs.reading import FileRecord
@@ -69,7 +70,7 @@ def test_the_golden_runs_say_what_they_did() -> None:
     assert campaign.round(1).read_summary().model_copy(update={"round": 1, "seed": summary.seed}) == (
         campaign.read_summary()
     )
-    assert len(pool._load(GOLDEN / PIECE).candidates)
+    assert len(load_piece(GOLDEN / PIECE).candidates)
 
 
 def test_settings_are_the_same_but_for_seed_name_and_machine() -> None:
@@ -83,12 +84,12 @@ def test_settings_are_the_same_but_for_seed_name_and_machine() -> None:
 
 
 def weights(path: Path) -> Callable[[Path], object]:
-    digest = save_weights(path, {"w": pool.torch.arange(64.0)})
+    digest = save_weights(path, {"w": torch.arange(64.0)})
     return lambda file: load_weights(file, digest)
 
 
 def state(path: Path) -> Callable[[Path], object]:
-    save_state(path, {"step": 3, "model": {"w": pool.torch.arange(64.0)}})
+    save_state(path, {"step": 3, "model": {"w": torch.arange(64.0)}})
     return load_state
 
 
@@ -101,7 +102,7 @@ def heads(path: Path) -> Callable[[Path], object]:
 def superpixels(path: Path) -> Callable[[Path], object]:
     from fewmask.engine.pool import Regions
 
-    path.write_bytes(parse("superpixels:4").tile(np.zeros((16, 16, 3), np.uint8)).to_bytes("content"))
+    path.write_bytes(parse_regions("superpixels:4").tile(np.zeros((16, 16, 3), np.uint8)).to_bytes("content"))
     return lambda file: Regions.from_bytes(file.read_bytes(), "content")
 
 
@@ -111,7 +112,7 @@ GIVEN: dict[str, Callable[[Path], object]] = {
     SCORES: read_counts,
     "train/metrics.jsonl": read_steps,
     "train/config.yaml": lambda file: RunFolder(file.parent).load_config(),
-    PIECE: pool._load,
+    PIECE: load_piece,
 }
 MADE = {"heads.json": heads, "model.safetensors": weights, "last.pt": state, "a.superpixels.npz": superpixels}
 FILES = [*GIVEN, *MADE]
@@ -201,14 +202,14 @@ def test_a_record_of_another_format(name: str, number: object, tmp_path: Path) -
 
 
 def test_arrays_and_states_of_a_newer_format(tmp_path: Path) -> None:
-    for name, read in (("train/scores.npz", read_counts), (PIECE, pool._load)):
+    for name, read in (("train/scores.npz", read_counts), (PIECE, load_piece)):
         path, _ = placed(name, tmp_path)
         with np.load(path) as stored:
             arrays = {key: stored[key] for key in stored.files}
         np.savez(path, **(arrays | {"format": np.array(FORMAT + 1)}))
         with pytest.raises(ValueError, match="written by a newer fewmask"):
             read(path)
-    pool.torch.save({"format": FORMAT + 1, "step": 3}, tmp_path / "last.pt")
+    torch.save({"format": FORMAT + 1, "step": 3}, tmp_path / "last.pt")
     with pytest.raises(ValueError, match="written by a newer fewmask"):
         load_state(tmp_path / "last.pt")
 

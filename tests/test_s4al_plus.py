@@ -22,7 +22,7 @@ from fewmask.config import NoiseSettings
 from fewmask.data.batch import Batch, PixelCounts
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import HUMAN, STEPS, PseudoFolder, quantise
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 from fewmask.losses.regional_contrast import regional_contrast
@@ -372,10 +372,10 @@ def test_a_generation_with_pseudo_labels_on_disk_trains_and_resumes_bit_for_bit(
         of[name] = replace(d, pseudo=folder)
     train(settings, tmp_path / "whole", domains=of)
 
-    def stop_at(step: int) -> Callable[[Moment], None]:
-        def observe(moment: Moment) -> None:
-            assert moment.stage in ("student", "evaluate")
-            if moment.stage == "student" and moment.step == step:
+    def stop_at(step: int) -> Callable[[ProgressEvent], None]:
+        def observe(event: ProgressEvent) -> None:
+            assert event.stage in ("student", "evaluate")
+            if event.stage == "student" and event.step == step:
                 raise Stop
 
         return observe

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fewmask.config import FolderDomain
 from fewmask.config.scale import in_words, scaled
-from fewmask.data.doctor import check
+from fewmask.data.doctor import check_domains
 from fewmask.data.domain import read_mask
 from fewmask.data.layouts import load_domain
 from fewmask.engine.evaluation import count, evaluate
@@ -160,7 +160,7 @@ def test_a_scale_that_leaves_nothing_is_refused(data: Path, tmp_path: Path, scal
     domain = load_domain("a", FolderDomain(root=data / "a", size=scale))
     with pytest.raises(ValueError, match=r"images.test0\.png: `size: .*less than 8 a side; write a larger `size`"):
         domain.image("test0")
-    (found,) = check({"a": FolderDomain(root=data / "a", size=scale)}).errors
+    (found,) = check_domains({"a": FolderDomain(root=data / "a", size=scale)}).errors
     assert found.where == "domain a" and "sees nothing" in found.value
     given = json.dumps(settings(data, a=scale))
     (tmp_path / "c.yaml").write_text(given, encoding="utf-8")
@@ -168,9 +168,9 @@ def test_a_scale_that_leaves_nothing_is_refused(data: Path, tmp_path: Path, scal
 
 
 def test_the_doctor_warns_of_a_scale_that_leaves_little(data: Path) -> None:
-    (found,) = check({"a": FolderDomain(root=data / "a", size=0.25)}).warnings
+    (found,) = check_domains({"a": FolderDomain(root=data / "a", size=0.25)}).warnings
     assert found.where == "domain a" and "leaves less than 64 a side of 10 images, down to 48×40" in found.value
-    assert not check({"a": FolderDomain(root=data / "a", size=0.5)}).warnings
+    assert not check_domains({"a": FolderDomain(root=data / "a", size=0.5)}).warnings
 
 
 def test_classes_in_strips_are_the_classes_of_the_whole(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:

@@ -24,7 +24,7 @@ from fewmask.methods import METHODS
 from fewmask.methods.common.base import Method
 from fewmask.methods.common.pool import pool_targets
 from fewmask.methods.common.replay import Replay
-from fewmask.methods.common.teacher import Taught
+from fewmask.methods.common.teacher import MeanTeacherMethod
 from fewmask.methods.s4al import S4al
 from fewmask.methods.unimatch import channel_dropout, complementary_dropout
 from fewmask.models.universal import UniversalSegmenter
@@ -69,7 +69,7 @@ def prepared(name: str, of: dict[str, Domain], network: UniversalSegmenter, **op
     another class."""
     made = method(name, of, **options)
     made.prepare(opinionated(network), rng())
-    if isinstance(made, Taught) and made.teacher is not None:
+    if isinstance(made, MeanTeacherMethod) and made.teacher is not None:
         for head in made.teacher.model.heads.parameters():
             head.copy_(head.roll(1, 0))
     network.eval()
@@ -261,7 +261,7 @@ def test_fixmatch_equals_a_loop(ema: float | None, forward: str) -> None:
 
     rows = len(part.label) if ema is None else part.pool
     assert terms["supervised"].item() == pytest.approx(0.5 * supervised_loop(network, part, rows), rel=1e-4)
-    assert isinstance(made, Taught)
+    assert isinstance(made, MeanTeacherMethod)
     source = partners(part.domain[part.pool :])
     mask = box_masks(4, (32, 32), rng(5), 1)
     assert mask.any((1, 2)).all()
@@ -450,7 +450,7 @@ def test_any_number_of_domains_trains(name: str, count: int) -> None:
     made = method(name, of, threshold=0)
     history = run(made, network, of, 4, train_settings(batch_size=max(2, count)))
     assert all(math.isfinite(v) for terms in history for v in terms.values())
-    assert all(v.isfinite().all() for v in made.network(network).state_dict().values())
+    assert all(v.isfinite().all() for v in made.inference_model(network).state_dict().values())
     assert any(v > 0 for n, v in history[-1].items() if n != "supervised")
 
 

@@ -313,4 +313,4 @@ def test_any_number_of_domains_trains(count: int, game: str) -> None:
     made = method(of, generator_loss=game)
     history = run(made, model(of), of, 3)
     assert all(math.isfinite(v) for terms in history for v in terms.values())
-    assert made.kept(model(of)).keys() == {"generator"}
+    assert made.extra_modules(model(of)).keys() == {"generator"}

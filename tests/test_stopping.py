@@ -21,7 +21,7 @@ from fewmask import stopping
 from fewmask.campaigns import campaign
 from fewmask.engine import fit, pool
 from fewmask.engine.checkpoint import load_state
-from fewmask.engine.fit import Moment, train
+from fewmask.engine.fit import ProgressEvent, train
 from fewmask.methods import parse_config
 from fewmask.runs import RunFolder
 from fewmask.stopping import Stopped
@@ -51,13 +51,13 @@ def small(data: Path, **changes: Any) -> dict[str, Any]:
 
 
 class Sends:
-    """An observer that sends this process a signal when it hears the nth moment of a kind."""
+    """An observer that sends this process a signal when it gets the nth event of a kind."""
 
     def __init__(self, nth: int, evaluates: bool = False, number: int = signal.SIGINT) -> None:
         self.left, self.evaluates, self.number = nth, evaluates, number
 
-    def __call__(self, moment: Moment) -> None:
-        self.left -= moment.stage.endswith("evaluate") == self.evaluates
+    def __call__(self, event: ProgressEvent) -> None:
+        self.left -= event.stage.endswith("evaluate") == self.evaluates
         if self.left == 0:
             self.left = -1
             os.kill(os.getpid(), self.number)
@@ -67,29 +67,29 @@ class Sends:
 
 
 def test_the_first_signal_is_a_wish_and_the_second_is_what_it_was() -> None:
-    with stopping.heeded():
-        assert not stopping.asked()
+    with stopping.defer_signals():
+        assert not stopping.stop_requested()
         signal.raise_signal(signal.SIGTERM)
-        assert stopping.asked()
+        assert stopping.stop_requested()
         with pytest.raises(KeyboardInterrupt) as raised:
             signal.raise_signal(signal.SIGINT)
         assert raised.type is KeyboardInterrupt
-    assert not stopping.asked()
+    assert not stopping.stop_requested()
 
 
 def test_a_wish_between_two_runs_reaches_the_second() -> None:
-    with stopping.heeded():
-        with stopping.heeded():
+    with stopping.defer_signals():
+        with stopping.defer_signals():
             signal.raise_signal(signal.SIGINT)
-        with stopping.heeded():
-            assert stopping.asked()
+        with stopping.defer_signals():
+            assert stopping.stop_requested()
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with stopping.heeded():
+    with stopping.defer_signals():
         signal.raise_signal(signal.SIGINT)
-        assert not stopping.asked()
+        assert not stopping.stop_requested()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -141,8 +141,8 @@ def test_the_state_is_saved_by_time_as_well_as_by_steps(
         now[0] += 1e-6  # rates are divided by it
         return now[0]
 
-    def ticks(moment: Moment) -> None:
-        now[0] += 120 * (moment.stage != "evaluate")
+    def ticks(event: ProgressEvent) -> None:
+        now[0] += 120 * (event.stage != "evaluate")
 
     def seen(path: Path, state: dict[str, Any], *more: Any) -> None:
         saved.append(state["step"])
@@ -168,7 +168,7 @@ from pathlib import Path
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.fit import train
 from fewmask.methods import read_config
-from fewmask.stopping import Stopped, command
+from fewmask.stopping import Stopped, exit_on_signal
 
 settings, folder, random = read_config(Path(sys.argv[1])), Path(sys.argv[2]), random.Random(int(sys.argv[4]))
 stops, steps = int(sys.argv[3]), []
@@ -179,7 +179,7 @@ while not (folder / "summary.json").exists():
         os.setpgid(0, 0)
         code = 1
         try:
-            with command():
+            with exit_on_signal():
                 train(settings, folder)
             code = 0
         except Stopped as end:
@@ -268,9 +268,9 @@ def test_the_command_is_stopped_early_at_any_moment_without_a_traceback(
 ) -> None:
     """While it imports, reads, builds and begins: 0.2 to 4 s after its start, whatever it does then."""
     config = write_config(tmp_path / "c.yaml", small(data, steps=100_000, evaluate_every=0, workers=2))
-    for moment in range(12):
+    for event in range(12):
         process = started("train", config, "--out", tmp_path / "run")
-        time.sleep(1 + 0.25 * moment)
+        time.sleep(1 + 0.25 * event)
         process.send_signal(number)
         _, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err

@@ -55,13 +55,13 @@ def refusal(call: Callable[..., object], *arguments: Any) -> str:
 )
 def test_a_word_is_read_as_documented(text: str, value: object, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
-    found, _ = strict_yaml.read(tmp_path / "a.yaml")
+    found, _ = strict_yaml.read_yaml(tmp_path / "a.yaml")
     assert (found, type(found)) == (value, type(value))
 
 
 def test_merge_keys_give_what_is_not_given() -> None:
     text = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, y: 3}\nc: {<<: *b, y: 4}\nd: {<<: [*b, {y: 9, z: 5}], x: 0}\n"
-    assert strict_yaml.parse(text) == {
+    assert strict_yaml.parse_yaml(text) == {
         "a": {"x": 1, "y": 2},
         "b": {"x": 1, "y": 3},
         "c": {"x": 1, "y": 4},
@@ -97,7 +97,7 @@ def test_merge_keys_give_what_is_not_given() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_short_message(text: str, complaint: str) -> None:
-    told = refusal(strict_yaml.parse, text)
+    told = refusal(strict_yaml.parse_yaml, text)
     assert complaint in told
     assert len(told) < 500
 
@@ -110,12 +110,12 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     }.items():
         (tmp_path / "a.yaml").write_bytes(data)
         with pytest.raises(ValueError, match=complaint) as caught:
-            strict_yaml.read(tmp_path / "a.yaml")
+            strict_yaml.read_yaml(tmp_path / "a.yaml")
         assert str(tmp_path / "a.yaml") in str(caught.value)
     with pytest.raises(ValueError, match="not readable as YAML"):
-        strict_yaml.read(tmp_path)
+        strict_yaml.read_yaml(tmp_path)
     with pytest.raises(FileNotFoundError):
-        strict_yaml.read(tmp_path / "b.yaml")
+        strict_yaml.read_yaml(tmp_path / "b.yaml")
 
 
 def test_the_keys_of_a_large_mapping_are_each_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_the_keys_of_a_large_mapping_are_each_looked_at_once(monkeypatch: pytest
     )
     for keys in (500, 1000):
         Counted.compared = 0
-        strict_yaml.parse("\n".join(f"k{i}: 1" for i in range(keys)))
+        strict_yaml.parse_yaml("\n".join(f"k{i}: 1" for i in range(keys)))
         counts.append(Counted.compared)
     assert counts[1] <= 3 * max(counts[0], 1000)
 
@@ -158,17 +158,17 @@ LOOKALIKES = ["1e3", "1e-3", "-1E5", ".5", "1.", "010", "no", "null", "2020-01-0
 
 @given(PLAIN)
 def test_what_is_dumped_is_read_back(data: Any) -> None:
-    assert strict_yaml.parse(strict_yaml.dump(data)) == data
+    assert strict_yaml.parse_yaml(strict_yaml.dump(data)) == data
 
 
 @pytest.mark.parametrize("word", LOOKALIKES)
 def test_text_that_looks_like_something_else_stays_text(word: str) -> None:
-    assert strict_yaml.parse(strict_yaml.dump({word: word})) == {word: word}
+    assert strict_yaml.parse_yaml(strict_yaml.dump({word: word})) == {word: word}
 
 
 @given(st.text() | st.lists(WORDS, max_size=12).map(" ".join) | st.lists(WORDS, max_size=12).map("".join))
 def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
-    assert len(refusal(strict_yaml.parse, text)) < 600
+    assert len(refusal(strict_yaml.parse_yaml, text)) < 600
 
 
 @given(st.binary(max_size=60) | st.lists(WORDS, max_size=12).map(lambda w: " ".join(w).encode()))
@@ -328,6 +328,6 @@ def test_a_class_mapping_with_such_words_is_told_the_fix(tmp_path: Path, fewmask
 
 
 def test_infinity_is_no_setting(tmp_path: Path) -> None:
-    assert math.isinf(strict_yaml.parse(".inf"))
+    assert math.isinf(strict_yaml.parse_yaml(".inf"))
     with pytest.raises(ValueError, match=r"train.optimiser.lr"):
         parse_config(BASE | {"train": {"optimiser": {"lr": math.inf}}})

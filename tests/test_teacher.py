@@ -18,9 +18,9 @@ from fewmask.config import Config
 from fewmask.data.batch import Batch
 from fewmask.data.domain import Domain
 from fewmask.engine import fit
-from fewmask.engine.fit import Moment, NonFiniteError, train
+from fewmask.engine.fit import NonFiniteError, ProgressEvent, train
 from fewmask.methods import METHODS, parse_config
-from fewmask.methods.common.teacher import Taught, Teacher
+from fewmask.methods.common.teacher import MeanTeacherMethod, Teacher
 from fewmask.models.universal import UniversalSegmenter
 
 TAUGHT = {
@@ -31,9 +31,9 @@ TAUGHT = {
 }
 
 
-def taught(name: str, of: dict[str, Domain], **options: object) -> Taught:
+def taught(name: str, of: dict[str, Domain], **options: object) -> MeanTeacherMethod:
     made = METHODS[name](METHODS[name].Settings.model_validate({"name": name, **TAUGHT[name], **options}), of)
-    assert isinstance(made, Taught)
+    assert isinstance(made, MeanTeacherMethod)
     return made
 
 
@@ -96,9 +96,9 @@ def test_who_answers_is_a_setting(name: str) -> None:
         made.prepare(network, torch.Generator())
         assert made.teacher is not None
         pair = {"teacher": made.teacher.model, "student": network}
-        assert made.network(network) is pair[answers]
+        assert made.inference_model(network) is pair[answers]
         other = "student" if answers == "teacher" else "teacher"
-        assert {n: id(m) for n, m in made.kept(network).items()} == {other: id(pair[other])}
+        assert {n: id(m) for n, m in made.extra_modules(network).items()} == {other: id(pair[other])}
 
 
 @pytest.mark.parametrize("name", ["fixmatch", "unimatch"])
@@ -107,8 +107,8 @@ def test_without_a_teacher_the_student_answers(name: str) -> None:
     network = model(of)
     made = taught(name, of, ema=None)
     made.prepare(network, torch.Generator())
-    assert made.network(network) is network
-    assert made.kept(network) == {}
+    assert made.inference_model(network) is network
+    assert made.extra_modules(network) == {}
     assert not list(made.parameters())
 
 
@@ -218,8 +218,8 @@ def settings_like(config: Config, answers: str) -> Config:
 def test_the_student_of_a_stopped_run_is_that_of_one_that_was_not(data: Path, tmp_path: Path) -> None:
     """Its teacher is compared with all methods' in tests/test_engine.py."""
 
-    def stop(moment: Moment) -> None:
-        if moment.step == 3 and moment.stage != "evaluate":
+    def stop(event: ProgressEvent) -> None:
+        if event.step == 3 and event.stage != "evaluate":
             raise KeyboardInterrupt
 
     whole = settings(data, "s4al", adaptive="always", tail_share=0.5, threshold=0.3)
@@ -233,4 +233,4 @@ def test_the_student_of_a_stopped_run_is_that_of_one_that_was_not(data: Path, tm
 
 
 def test_every_method_with_a_teacher_is_tested_here() -> None:
-    assert {n for n, m in METHODS.items() if issubclass(m, Taught)} == set(TAUGHT)
+    assert {n for n, m in METHODS.items() if issubclass(m, MeanTeacherMethod)} == set(TAUGHT)

@@ -1,4 +1,4 @@
-"""The mend for torchvision beside a CPU-only torch, each case in a process of its own: imports cannot be undone."""
+"""The fix for torchvision beside a CPU-only torch, each case in a process of its own: imports cannot be undone."""
 
 from __future__ import annotations
 

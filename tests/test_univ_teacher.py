@@ -166,7 +166,7 @@ def test_the_terms_equal_a_loop(classes: tuple[int, ...], forward: str) -> None:
     means = [sum(v / n for v, n in zip(values, cells, strict=True) if n) for values in (within, across)]
     assert terms["within"].item() == pytest.approx(0.7 * means[0], rel=1e-4)
     assert terms["across"].item() == pytest.approx(0.3 * means[1], rel=1e-4)
-    assert made.watch["carried"].item() == pytest.approx(carried / (len(names) - 1) / sum(cells), rel=1e-5)
+    assert made.metrics["carried"].item() == pytest.approx(carried / (len(names) - 1) / sum(cells), rel=1e-5)
 
 
 def test_private_classes_teach_the_other_head_nothing() -> None:

@@ -379,7 +379,7 @@ def test_weights_that_do_not_fit_are_refused(of: str, change: Any, into: str, me
          "model.tuning: lora is for a ViT"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_with_the_mend(changes: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_refused_with_the_fix(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_vit(**changes)
 

@@ -68,12 +68,12 @@ def normalised(x: Tensor) -> dict[str, Tensor]:
         out = network(share)
     (out * weights.chunk(distributed.world())[distributed.rank()]).sum().backward()
     assert share.grad is not None
-    found = {"out": distributed.gather(out), "image": distributed.gather(share.grad)}
+    found = {"out": distributed.all_gather(out), "image": distributed.all_gather(share.grad)}
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None
-        found[f"gradient of {name}"] = distributed.total(parameter.grad)
+        found[f"gradient of {name}"] = distributed.all_reduce_sum(parameter.grad)
     network.eval()
-    return found | dict(network.state_dict()) | {"in eval mode": distributed.gather(network(share)).detach()}
+    return found | dict(network.state_dict()) | {"in eval mode": distributed.all_gather(network(share)).detach()}
 
 
 def images(far: bool) -> Tensor:
@@ -142,7 +142,7 @@ def first_refuses() -> str:
         raise ValueError(f"process {distributed.rank()}")
 
     try:
-        distributed.asked_of_first(refuse)
+        distributed.call_in_first(refuse)
     except ValueError as error:
         return str(error)
     return "not refused"

@@ -37,7 +37,7 @@ def read_class_list(path: Path) -> ClassList:
     Raises ValueError that names the file, the entry and the fix.
     """
     try:
-        data, text = strict_yaml.read(path)
+        data, text = strict_yaml.read_yaml(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; write one: `classes: {{0: {{name: road}}, 1: {{name: sky}}}}`") from None
     steps: list[Any] = ["classes"]

@@ -10,7 +10,7 @@ import torch
 
 from fewmask.data.pictures import Row, overlay, sheet, write_image
 from fewmask.engine.evaluation import as_array, predict_batch
-from fewmask.engine.fit import Observer, train
+from fewmask.engine.fit import ProgressCallback, train
 from fewmask.engine.run import load_domains, load_model
 from fewmask.files import write_json
 from fewmask.labels import Mask
@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
 SHOWN = 2  # test images of each domain in the picture
 
 
-def compare(folder: Path, observe: Observer = lambda moment: None) -> dict[str, Any]:
+def compare(folder: Path, observe: ProgressCallback = lambda event: None) -> dict[str, Any]:
     """Train each method into `folder/<method>`, write overlays of test images, one picture of all side by side, and a
     report page.
 

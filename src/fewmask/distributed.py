@@ -1,4 +1,4 @@
-"""One process or many (`torchrun`): who am I, and sums over all of us. Alone, everything here is the identity."""
+"""Collective operations over the processes of `torchrun`. In a single process every function here is the identity."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def spread(module: nn.Module, find_unused_parameters: bool) -> nn.Module:
     return DistributedDataParallel(module, find_unused_parameters=find_unused_parameters, **keep)
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of `values` over all processes, without a gradient."""
     if world() == 1:
         return values
@@ -63,7 +63,7 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def gather(rows: Tensor) -> Tensor:
+def all_gather(rows: Tensor) -> Tensor:
     """The rows (N_r, …) of all processes, in the order of ranks, without a gradient; N_r may differ."""
     if world() == 1:
         return rows
@@ -77,8 +77,8 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
 
 
-def first(values: Tensor) -> Tensor:
-    """The first process's `values`, of one shape in all of them, without a gradient: what is drawn once for all."""
+def broadcast(values: Tensor) -> Tensor:
+    """The first process's `values`, without a gradient. Every process passes values of the same shape."""
     if world() == 1:
         return values
     values = values.detach().clone()
@@ -91,38 +91,39 @@ def barrier() -> None:
         dist.barrier()
 
 
-def any_of(one: bool) -> bool:
-    """Whether it is so in any of the processes."""
-    return bool(total(torch.tensor(int(one))))
+def any_process(one: bool) -> bool:
+    """Whether `one` is true in any process."""
+    return bool(all_reduce_sum(torch.tensor(int(one))))
 
 
-def agreed(number: int) -> int:
-    """The first process's number, where the others may have counted differently."""
-    return int(first(torch.tensor(number)))
+def broadcast_int(number: int) -> int:
+    """The first process's number. The others may have counted differently."""
+    return int(broadcast(torch.tensor(number)))
 
 
-def asked_of_first(what: Callable[[], Any]) -> Any:
-    """What `what` returns in the first process; the others do not call it. Its ValueError is raised in all of them."""
-    answer: Any = None
+def call_in_first(function: Callable[[], Any]) -> Any:
+    """What `function` returns in the first process; the others do not call it. Its ValueError is raised in all of
+    them."""
+    result: Any = None
     refused: str | None = None
     if rank() == 0:
         try:
-            answer = what()
+            result = function()
         except ValueError as error:
             if world() == 1:
                 raise
             refused = str(error)
     if world() > 1:
-        both = [answer, refused]
-        dist.broadcast_object_list(both, device=torch.device("cpu"))
-        answer, refused = both
+        message = [result, refused]
+        dist.broadcast_object_list(message, device=torch.device("cpu"))
+        result, refused = message
     if refused is not None:
         raise ValueError(refused)
-    return answer
+    return result
 
 
 @contextmanager
-def entered_by_first(context: AbstractContextManager[object]) -> Iterator[None]:
+def enter_in_first(context: AbstractContextManager[object]) -> Iterator[None]:
     """Enter a context in the first process alone; the others wait for it. Its ValueError is raised in all of them."""
     if world() == 1:
         with context:
@@ -133,5 +134,5 @@ def entered_by_first(context: AbstractContextManager[object]) -> Iterator[None]:
         def enter() -> None:
             stack.enter_context(context)
 
-        asked_of_first(enter)
+        call_in_first(enter)
         yield

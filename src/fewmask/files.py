@@ -273,11 +273,11 @@ def write_json(path: Path, data: Any) -> None:
 
 
 @contextmanager
-def hold(lock: Path, busy: str, mend: str, wait: float = 0.0) -> Iterator[None]:
+def hold(lock: Path, busy: str, fix: str, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock file as one process at a time can, until the block ends or the process does, however that comes.
 
     The file stays behind and means nothing by itself. `wait` is how many seconds another process may take to let go.
-    Raises ValueError, `folder: busy by process … on …; mend`, where it does not. Where the file system knows no locks,
+    Raises ValueError, `folder: busy by process … on …; fix`, where it does not. Where the file system knows no locks,
     nothing is held, and a warning says so.
     """
     from filelock import FileLock, Timeout
@@ -287,7 +287,7 @@ def hold(lock: Path, busy: str, mend: str, wait: float = 0.0) -> Iterator[None]:
     try:
         held.acquire()
     except Timeout:
-        raise ValueError(f"{lock.parent}: {busy} by {_holder(lock)}; {mend}") from None
+        raise ValueError(f"{lock.parent}: {busy} by {_holder(lock)}; {fix}") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish, which a run fulfils where nothing is lost: it ends its step, saves, and stops.
+"""Ctrl-C and SIGTERM as a request that a run answers where nothing is lost: it finishes its step, saves and stops.
 
 Python hands signals to the main thread alone. In any other thread nothing here changes anything.
 """
@@ -17,58 +17,58 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], Any]
 
-_asked = _heeded = _told = False
+_stop_requested = _deferring = _announce = False
 
 
 class Stopped(KeyboardInterrupt):
     """A run was asked to stop and has saved what it needs to go on; the message says where that is."""
 
 
-def asked() -> bool:
-    """Whether a signal came since the outermost `heeded` began. Whoever saves then raises `Stopped`."""
-    return _asked
+def stop_requested() -> bool:
+    """Whether a signal came since the outermost `defer_signals` began. The run then saves and raises `Stopped`."""
+    return _stop_requested
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
-    """While inside, the first signal makes `asked` true and does nothing else; the second does what signals did before.
+def defer_signals() -> Iterator[None]:
+    """Inside, the first signal makes `stop_requested` true and does nothing else. The second does what it did before.
 
-    Inside of another one it changes nothing, so that a wish that came between two runs stops the second.
+    A nested call changes nothing, so that a request that came between two runs stops the second one.
     """
-    global _asked, _heeded
-    if _heeded or threading.current_thread() is not threading.main_thread():
+    global _stop_requested, _deferring
+    if _deferring or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def wish(number: int, frame: FrameType | None) -> None:
-        global _asked
-        _asked = True
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        global _stop_requested
+        _stop_requested = True
         _restore(before)
-        if _told:
+        if _announce:
             os.write(2, b"\nstopping: what is begun is ended and saved first; the same signal again ends at once\n")
 
-    _heeded, before = True, _install(wish)
+    _deferring, before = True, _install(request_stop)
     try:
         yield
     finally:
         _restore(before)
-        _asked = _heeded = False
+        _stop_requested = _deferring = False
 
 
 @contextmanager
-def command() -> Iterator[None]:
-    """For a command line: a signal that nobody heeds ends the process at once, in whatever it is, without a traceback.
+def exit_on_signal() -> Iterator[None]:
+    """For a command line: a signal that is not deferred ends the process at once and without a traceback.
 
-    Files are put in their places in one step, so that the disk is as it was; locks end with the process.
+    Files are put in their places in one step, so that the disk stays as it was. Locks end with the process.
     """
-    global _told
-    outer, _told = _told, True
+    global _announce
+    outer, _announce = _announce, True
     before = _install(_end) if threading.current_thread() is threading.main_thread() else {}
     try:
         yield
     finally:
         _restore(before)
-        _told = outer
+        _announce = outer
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -78,7 +78,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _install(handler: Handler) -> dict[signal.Signals, Any]:
-    """Returns the handlers there were. A signal that the process was started to ignore stays ignored."""
+    """Returns the former handlers. A signal that the process was started to ignore stays ignored."""
     before = {one: there for one in SIGNALS if (there := signal.getsignal(one)) not in (None, signal.SIG_IGN)}
     for one in before:
         signal.signal(one, handler)
@@ -91,8 +91,8 @@ def _restore(before: dict[signal.Signals, Any]) -> None:
 
 
 @contextmanager
-def workers_spared() -> Iterator[None]:
-    """Processes that are started inside never get SIGINT: a terminal sends it to all, and their parent ends them."""
+def shield_workers_from_sigint() -> Iterator[None]:
+    """Processes that are started inside never get SIGINT. A terminal sends it to all, and their parent ends them."""
     if sys.platform == "win32":
         yield
         return
@@ -104,11 +104,11 @@ def workers_spared() -> Iterator[None]:
 
 
 GRACE = 20
-"""Seconds."""
+"""Seconds that a worker goes on after SIGTERM."""
 
 
-def outlive_parents_step() -> None:
-    """In a worker: end some seconds after SIGTERM, which schedulers send to every process of a job, and not at once:
-    the parent's step needs its images."""
+def delay_sigterm() -> None:
+    """Make a worker end some seconds after SIGTERM and not at once. Schedulers send the signal to every process of a
+    job, and the parent still needs the images of its step."""
     if sys.platform != "win32":
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))

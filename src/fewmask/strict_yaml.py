@@ -128,7 +128,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def read(path: Path, times: int = 1) -> tuple[Any, str]:
+def read_yaml(path: Path, times: int = 1) -> tuple[Any, str]:
     """What a file holds, and its text. Raises ValueError that names the file, and FileNotFoundError.
 
     `times` raises the limits of size, for files that programs write.
@@ -139,7 +139,7 @@ def read(path: Path, times: int = 1) -> tuple[Any, str]:
         if len(data) > times * LARGEST:
             raise ValueError(f"larger than {times * LARGEST >> 20} MiB; is it another file?")
         text = data.decode("utf-8-sig")
-        return parse(text, times), text
+        return parse_yaml(text, times), text
     except UnicodeDecodeError as error:
         where = data[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}: not readable as YAML: line {where} is not UTF-8; save the file as UTF-8") from None
@@ -151,7 +151,7 @@ def read(path: Path, times: int = 1) -> tuple[Any, str]:
         raise ValueError(f"{path}: not readable as YAML: {error}") from None
 
 
-def parse(text: str, times: int = 1) -> Any:
+def parse_yaml(text: str, times: int = 1) -> Any:
     """The value of a text. Raises ValueError with the line and what to fix."""
     try:
         return _load(text, lambda loader: loader.get_single_data(), times)

@@ -72,7 +72,7 @@ RATES: Mapping[str, Rate] = {
 class CostModel:
     """Clicks of a region = `per_region` + `per_pixel` · its open pixels, seconds = clicks · `seconds_per_click`.
 
-    Costs stated before the answer: what a person really took is in the ledger, and is what settings are mended from.
+    Costs stated before the answer: what a person really took is in the ledger, and is what settings are corrected by.
     """
 
     rates: Mapping[str, Rate] = field(default_factory=lambda: RATES)

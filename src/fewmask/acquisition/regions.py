@@ -81,7 +81,7 @@ class Regions:
     def box(self, region: int) -> tuple[int, int, int, int]:
         """The smallest box that holds a region: top, left, bottom, right in pixels, the last two exclusive."""
         assert 0 <= region < self.count
-        side = parse(self.spec).side
+        side = parse_regions(self.spec).side
         if side:
             H, W = self.size
             row, column = divmod(region, -(-W // side))
@@ -148,10 +148,10 @@ class Spec:
         return points(size) if self.kind == "points" else whole(size)
 
 
-def parse(text: str) -> Spec:
+def parse_regions(text: str) -> Spec:
     """Read "squares:SIDE", "superpixels:COUNT[:COMPACTNESS]", "points" or "image".
 
-    Raises ValueError with the mend for anything else.
+    Raises ValueError with the fix for anything else.
     """
     kind, *numbers = text.split(":")
     try:
@@ -176,7 +176,7 @@ def parse(text: str) -> Spec:
 @lru_cache(maxsize=8)
 def squares(size: tuple[int, int], side: int) -> Regions:
     """A grid of squares, ids in row-major order; the last row and column hold what is left of the image."""
-    spec = str(parse(f"squares:{side}"))
+    spec = str(parse_regions(f"squares:{side}"))
     cells, count = _grid(size, side)
     return Regions(spec, cells, count)
 
@@ -207,7 +207,7 @@ def superpixels(image: np.ndarray, count: int, compactness: float = 10.0) -> Reg
     `count` is about how many there will be; a higher `compactness` makes them squarer. The same image and settings give
     the same ids with the same version of scikit-image: who refers to an id keeps the map (`to_bytes`).
     """
-    spec = parse(f"superpixels:{count}:{compactness!r}")
+    spec = parse_regions(f"superpixels:{count}:{compactness!r}")
     try:
         from skimage.measure import label
         from skimage.segmentation import slic

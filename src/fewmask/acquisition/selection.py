@@ -115,7 +115,7 @@ def _check(candidates: Candidates, balance: Balance, covered: np.ndarray | None)
             " there, so look at the training run that it comes from"
         )
     if not (np.isfinite(candidates.cost) & (candidates.cost > 0)).all():
-        raise ValueError("a candidate costs nothing, or its cost is not finite; mend the rates of the cost model")
+        raise ValueError("a candidate costs nothing, or its cost is not finite; fix the rates of the cost model")
     if balance == "class" and (candidates.score < 0).any():
         raise ValueError("class balance multiplies scores, so none may be below 0; add a constant to them")
     if balance == "diverse":

@@ -1,4 +1,4 @@
-"""Where annotators disagree: by class, by image, by region, and with whom.
+"""Measures where annotators disagree: by class, by image, by region and by pair.
 
 Shapes: A annotators · K values that a pixel can be given: the classes and void · N patterns of votes, counted.
 """
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from fewmask.annotation.consensus import NO_VOTE, as_votes, decide, patterns, stack
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.data.domain import Domain
 from fewmask.labels import Mask
 
@@ -21,7 +21,7 @@ WORST = 10
 
 
 def coincidences(votes: np.ndarray, pixels: np.ndarray, values: int) -> np.ndarray:
-    """The coincidence matrix (K,K) of votes (A,N), each of which so many pixels (N,) were given.
+    """The coincidence matrix (K,K) of votes (A,N). Each pattern of votes was given to so many pixels (N,).
 
     Cell c, k: how often one annotator said c and another k of the same pixel, each ordered pair of a pixel with m votes
     counting 1/(m − 1), so that every vote counts once (Krippendorff, Content Analysis, 2004, ch. 11). Where fewer than
@@ -34,15 +34,16 @@ def coincidences(votes: np.ndarray, pixels: np.ndarray, values: int) -> np.ndarr
 
 
 def share_agreed(matrix: np.ndarray) -> float | None:
-    """Of all votes, how many another annotator gives too, on the mean; None where nothing coincides."""
+    """The mean share of votes that another annotator gives too; None where nothing coincides."""
     total = matrix.sum()
     return float(np.trace(matrix) / total) if total > 0 else None
 
 
 def alpha(matrix: np.ndarray) -> float | None:
-    """Krippendorff's alpha for names of classes: 1 all agree, 0 they might as well throw dice, below that they differ.
+    """Krippendorff's alpha for nominal values: 1 is full agreement, 0 is agreement by chance, below 0 is systematic
+    disagreement.
 
-    None where it is not defined: nothing coincides, or everybody always gives one and the same value.
+    It is None where it is not defined: where nothing coincides, or where all votes have the same value.
     """
     total, of_value = matrix.sum(), matrix.sum(axis=1)
     expected = total**2 - (of_value**2).sum()
@@ -52,7 +53,7 @@ def alpha(matrix: np.ndarray) -> float | None:
 
 
 def agreement(ledger: Ledger, domains: Mapping[str, Domain], worst: int = WORST) -> dict[str, Any]:
-    """How far the annotators of a ledger agree on what several of them answered, as plain data.
+    """The agreement of a ledger's annotators on the questions that several of them answered, as plain data.
 
     Fractions are of votes on pixels that at least two annotators decided; None where there is no such pixel. Classes,
     pairs of classes, images and regions come with the least agreement first; of the last three no more than `worst`,
@@ -125,7 +126,7 @@ def _told(pixels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
 
 
 def _classes(matrix: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Of each value that was given: its share of all votes, and how many of those others give too."""
+    """For each value: its share of all votes, and the share of these that others give too."""
     of_value, total = matrix.sum(axis=1), matrix.sum()
     there = np.flatnonzero(of_value)
     agreed = np.diag(matrix)[there] / of_value[there]
@@ -142,13 +143,13 @@ def _confused(matrix: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _least(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those with the least agreement first, without those that agree; of the same, the larger first."""
+    """Sorts by agreement, the least first, and leaves out full agreement. Of equal ones the larger comes first."""
     differ = [part for part in parts if part["agreement"] < 1]
     return sorted(differ, key=lambda part: (part["agreement"], -part["pixels"]))
 
 
 class _Seen:
-    """What one annotator said of pixels that others decided too."""
+    """One annotator's votes on pixels that others decided too."""
 
     def __init__(self) -> None:
         self.shared, self.pixels, self.with_others = 0, 0.0, 0.0

@@ -1,6 +1,6 @@
 """Zip archives from strangers, read within limits and never unpacked to the disk.
 
-Whatever is refused is a ValueError that names the file, what was found there, and what mends it.
+Whatever is refused is a ValueError that names the file, what was found there, and what fixes it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Archive:
             _check_directory(path)
             self._zip = zipfile.ZipFile(path)
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
+            raise ValueError(f"{path}: cannot be read ({error.strerror}); fix the path or its permissions") from None
         except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not a zip archive that can be read ({error}); export it again") from None
         try:

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from fewmask.annotation.archive import MAX_MEMBER
-from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import, Inbox, Mode
+from fewmask.annotation.importer import AnswerImporter, Import, Mode
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.annotation.tasks import guarded, guesses, label_colours, labels, parts, tasks
 from fewmask.data.domain import Domain
 from fewmask.data.reading import decode_colours, png_size
@@ -137,19 +137,19 @@ def read_answers(
     Run-length codes, compressed or not, polygons, and panoptic PNGs. Where annotations overlap the later in the list
     wins. What is no answer is left aside. Raises one ValueError that lists every problem.
     """
-    inbox = Inbox(ledger, domains, "coco", mode)
-    with inbox.problems():
+    importer = AnswerImporter(ledger, domains, "coco", mode)
+    with importer.problems():
         data = read_json(path)
         names = {number: field(c, "name", str, f"{path}: a category") for number, c in _by_id(data, "categories", path)}
         images = dict(_by_id(data, "images", path))
-        for number, annotations in _of_images(inbox, data, images, path).items():
-            with inbox.problems():
-                _take_image(inbox, images[number], annotations, names, annotator, path)
-    return inbox.save(f"{path}: no images in it that were asked about; give the JSON file of a COCO export")
+        for number, annotations in _of_images(importer, data, images, path).items():
+            with importer.problems():
+                _take_image(importer, images[number], annotations, names, annotator, path)
+    return importer.save(f"{path}: no images in it that were asked about; give the JSON file of a COCO export")
 
 
 def _take_image(
-    inbox: Inbox,
+    importer: AnswerImporter,
     image: Mapping[str, Any],
     annotations: Sequence[dict[str, Any]],
     names: Mapping[int, str],
@@ -157,17 +157,17 @@ def _take_image(
     path: Path,
 ) -> None:
     where = f"{path}: image {str(image['id'])[:40]}"
-    if (known := inbox.find(field(image, "file_name", str, where), where)) is None:
+    if (known := importer.find_image(field(image, "file_name", str, where), where)) is None:
         return
     domain, stem = known
-    inbox.size(domain, stem, where, (field(image, "height", int, where), field(image, "width", int, where)))
-    mask = inbox.canvas(domain, stem, where)
+    importer.size(domain, stem, where, (field(image, "height", int, where), field(image, "width", int, where)))
+    mask = importer.canvas(domain, stem, where)
     for annotation in annotations:
         if "segments_info" in annotation:
-            _paint_segments(inbox, annotation, mask, names, domain.space, path, where)
+            _paint_segments(importer, annotation, mask, names, domain.space, path, where)
         else:
-            _paint(inbox, annotation, mask, names, domain.space, where)
-    inbox.take(domain, stem, mask, annotator, where)
+            _paint(importer, annotation, mask, names, domain.space, where)
+    importer.add_answer(domain, stem, mask, annotator, where)
 
 
 def _by_id(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -183,7 +183,7 @@ def _by_id(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[int,
 
 
 def _of_images(
-    inbox: Inbox, data: Mapping[str, Any], images: Mapping[int, Any], path: Path
+    importer: AnswerImporter, data: Mapping[str, Any], images: Mapping[int, Any], path: Path
 ) -> dict[int, list[dict[str, Any]]]:
     """The annotations of each image, in their order; an image without any has none."""
     found: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
@@ -192,7 +192,9 @@ def _of_images(
             raise ValueError(f"{path}: annotations: one of them is no object; export it again")
         number = field(annotation, "image_id", int, f"{path}: annotations")
         if number not in found:
-            inbox.leave("of an image that is not in the file", f"{_called(annotation)} (image {str(number)[:40]})")
+            importer.set_aside(
+                "of an image that is not in the file", f"{_called(annotation)} (image {str(number)[:40]})"
+            )
             continue
         if found[number] and ("segments_info" in annotation or "segments_info" in found[number][0]):
             raise ValueError(f"{path}: image {number} has a panoptic annotation and another one; keep one of the two")
@@ -205,19 +207,24 @@ def _called(annotation: Mapping[str, Any]) -> str:
 
 
 def _value(
-    inbox: Inbox, record: Mapping[str, Any], names: Mapping[int, str], space: LabelSpace, where: str, called: str
+    importer: AnswerImporter,
+    record: Mapping[str, Any],
+    names: Mapping[int, str],
+    space: LabelSpace,
+    where: str,
+    called: str,
 ) -> int | None:
     """The mask value of a category; None, and left aside, where no label has its name."""
     number, values = field(record, "category_id", int, where), labels(space)
     if (value := values.get(names.get(number, ""))) is None or number not in names:
         said = repr(names[number])[:60] if number in names else "which is not among its categories"
-        inbox.leave("of a category that is no label here", f"{called} (category {str(number)[:40]}, {said})")
+        importer.set_aside("of a category that is no label here", f"{called} (category {str(number)[:40]}, {said})")
         return None
     return value
 
 
 def _paint(
-    inbox: Inbox,
+    importer: AnswerImporter,
     annotation: Mapping[str, Any],
     mask: Mask,
     names: Mapping[int, str],
@@ -225,11 +232,11 @@ def _paint(
     where: str,
 ) -> None:
     called, where = _called(annotation), f"{where}, {_called(annotation)}"
-    value, shape = _value(inbox, annotation, names, space, where, called), annotation.get("segmentation")
+    value, shape = _value(importer, annotation, names, space, where, called), annotation.get("segmentation")
     if value is None:
         return
     if shape is None:
-        inbox.leave("a box or a caption, without a segmentation", called)
+        importer.set_aside("a box or a caption, without a segmentation", called)
         return
     if not isinstance(shape, list):
         code = field(annotation, "segmentation", dict, where)
@@ -241,24 +248,24 @@ def _paint(
         if isinstance(shape, list):
             for points in filter(None, shape):
                 done = fill_polygon(_points(points), mask, value)
-                inbox.spend(done.work, where)
+                importer.spend(done.work, where)
                 painted += done.pixels
         elif size != list(mask.shape):
             raise ValueError(f"a run-length code of size {str(size)[:60]}, its image has {list(mask.shape)}")
         else:
-            inbox.spend(len(runs), where)
+            importer.spend(len(runs), where)
             ones = positions(unpack(runs) if packed else _integers(runs), mask.size)
             x, y = np.divmod(ones, mask.shape[0])
             mask[y, x] = value
             painted = ones.size
-            inbox.spend(painted, where)
+            importer.spend(painted, where)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {error}; export it again") from None
     empty = not painted and not (isinstance(shape, list) and any(shape))
     if empty and (says := _says_more(annotation)):
         raise ValueError(f"{where}: its segmentation is empty, and it has {says}; draw it as a mask, or delete it")
     if not painted:
-        inbox.leave("a segmentation that covers no pixel", called)
+        importer.set_aside("a segmentation that covers no pixel", called)
 
 
 def _says_more(annotation: Mapping[str, Any]) -> str:
@@ -287,7 +294,7 @@ def _integers(values: list[Any]) -> np.ndarray:
 
 
 def _paint_segments(
-    inbox: Inbox,
+    importer: AnswerImporter,
     annotation: Mapping[str, Any],
     mask: Mask,
     names: Mapping[int, str],
@@ -313,12 +320,12 @@ def _paint_segments(
             raise ValueError(
                 f"{where}: a segment of id {str(number)[:40]}, which is another's or no colour; export it again"
             )
-        value = _value(inbox, segment, names, space, f"{where}, segment {number}", f"segment {number} of {png.name}")
+        value = _value(importer, segment, names, space, f"{where}, segment {number}", f"segment {number} of {png.name}")
         values[number] = NOT_LABELLED if value is None else value
     painted, codes = recode(picture, values)
     if unknown := [code for code in codes if code not in values]:
         ids = ", ".join(map(str, unknown[:20]))
         raise ValueError(f"{png}: ids {ids} are no segments of its image; export it again")
     for number in sorted(values.keys() - {UNPAINTED, *codes}):
-        inbox.leave("a segment that covers no pixel", f"segment {number} of {png.name}")
+        importer.set_aside("a segment that covers no pixel", f"segment {number} of {png.name}")
     np.copyto(mask, painted)

@@ -1,4 +1,4 @@
-"""Several annotators' answers to one question made one, pixel by pixel.
+"""Combines several annotators' answers to one question into one, pixel by pixel.
 
 Shapes: A annotators · h×w pixels of a region's box · P pixels · N patterns: pixels of which all say the same, counted ·
 K values that a pixel can be given: the classes and void.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fewmask.annotation.facts import Answer
+from fewmask.annotation.questions import Answer
 from fewmask.config import AnswerSettings
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 
@@ -23,9 +23,9 @@ MAX_STEPS = 1000
 
 
 def decide(answers: Sequence[Answer], rule: AnswerSettings, trust: Mapping[str, float]) -> Mask:
-    """The values (h,w) of one question that its answers, in the order of arrival, come to by a rule.
+    """Combines the answers to one question, in the order of arrival, into values (h,w) by a rule.
 
-    `trust` holds the weights that are not 1.
+    `trust` holds the weights of annotators whose weight is not 1.
     """
     values = stack(answers)
     if rule.decide == "latest":
@@ -39,9 +39,10 @@ def stack(answers: Sequence[Answer]) -> np.ndarray:
 
 
 def by_trust(values: np.ndarray, trust: np.ndarray) -> Mask:
-    """What the answers (A,h,w) say of each pixel with the greatest sum of trust (A,), 0 or more; (h,w) uint8.
+    """The value of each pixel with the greatest sum of trust (A,) among the answers (A,h,w), as (h,w) uint8. Trust is 0
+    or more.
 
-    254 is no vote, void is one. 254 is also the outcome of a tie, and of votes that nobody trusts.
+    254 is not a vote, but void is. A tie, and votes with no trust at all, also give 254.
     """
     there = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     best, runner_up = np.zeros((2, *values.shape[1:]))
@@ -58,23 +59,24 @@ def by_trust(values: np.ndarray, trust: np.ndarray) -> Mask:
 
 @dataclass(frozen=True, eq=False)
 class Ballot:
-    """What several annotators said of pixels of one region that at least two of them decided."""
+    """The votes of several annotators on those pixels of one region that at least two of them decided."""
 
     names: tuple[str, ...]
     votes: np.ndarray
-    """(A,N) of the values' numbers: a class's own, void the last; `NO_VOTE` where one said nothing."""
+    """(A,N), numbers of the values. A class has its own number, void has the last one, and `NO_VOTE` marks a pixel
+    without a vote."""
     pixels: np.ndarray
-    """(N,) that were given these votes."""
+    """(N,), the number of pixels with these votes."""
 
     def votes_of(self, names: Sequence[str]) -> np.ndarray:
-        """The votes of these annotators, in their order; `NO_VOTE` of those who did not answer."""
+        """The votes of these annotators, in their order. Those who did not answer have `NO_VOTE`."""
         rows = np.full((len(names), self.votes.shape[1]), NO_VOTE, dtype=self.votes.dtype)
         rows[[names.index(name) for name in self.names]] = self.votes
         return rows
 
 
 def ballot(answers: Sequence[Answer], classes: int) -> Ballot | None:
-    """The ballot of answers to one question; None where no two of them decide the same pixel."""
+    """The votes of the answers to one question; None where no two answers decide the same pixel."""
     votes = as_votes(stack(answers).reshape(len(answers), -1), classes)
     votes = votes[:, (votes != NO_VOTE).sum(axis=0) > 1]
     return Ballot(tuple(a.annotator for a in answers), *patterns(votes)) if votes.size else None
@@ -119,10 +121,10 @@ def estimate_trust(votes: np.ndarray, weight: np.ndarray, values: int) -> np.nda
 
 
 def trust_of(ballots: Sequence[Ballot], classes: int) -> dict[str, float]:
-    """The trust that annotators deserve by what several of them said of the same pixels, by name.
+    """Estimates the trust in each annotator, by name, from their votes on the same pixels.
 
-    Each question counts as much as any other, however many pixels it has: they are not answered one by one. Who shares
-    no question with anybody is not in it.
+    Each question has the same weight, however many pixels it has, because its pixels are not answered one by one. An
+    annotator who shares no question with others is left out.
     """
     names = sorted({name for ballot in ballots for name in ballot.names})
     if not names:
@@ -133,5 +135,6 @@ def trust_of(ballots: Sequence[Ballot], classes: int) -> dict[str, float]:
 
 
 def _log_odds(p: np.ndarray | np.float64, values: int) -> np.ndarray:
-    """Who does worse than chance is hardly trusted, but not the other way round: what all say stays what all say."""
+    """An annotator who is worse than chance gets almost no trust, but never a negative one. A unanimous vote therefore
+    keeps its value."""
     return np.maximum(np.log(p * (values - 1) / (1 - p)), LEAST_TRUST)

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from fewmask.annotation.archive import Archive
-from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import SYSTEM, Import, Inbox, Mode
+from fewmask.annotation.importer import SYSTEM, AnswerImporter, Import, Mode
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.annotation.tasks import Part, guarded, guesses, label_colours, labels, parts, tasks
 from fewmask.data.domain import Domain
 from fewmask.data.reading import decode_colours, png_size
@@ -156,20 +156,20 @@ def read_answers(
     Where shapes overlap, that of the higher z_order wins, and of the same the later. What is no answer is left aside.
     Raises one ValueError that lists every problem.
     """
-    inbox = Inbox(ledger, domains, "cvat", mode)
-    with inbox.problems():
+    importer = AnswerImporter(ledger, domains, "cvat", mode)
+    with importer.problems():
         if path.suffix.lower() == ".xml":
-            _read_xml(inbox, read_bytes(path, MAX_TEXT), path, annotator)
+            _read_xml(importer, read_bytes(path, MAX_TEXT), path, annotator)
         else:
             with Archive(path) as archive:
-                _read_archive(inbox, archive, annotator)
-    return inbox.save(f'{path}: no images in it; export as "CVAT for images 1.1" or "Segmentation mask 1.1"')
+                _read_archive(importer, archive, annotator)
+    return importer.save(f'{path}: no images in it; export as "CVAT for images 1.1" or "Segmentation mask 1.1"')
 
 
-def _read_archive(inbox: Inbox, archive: Archive, annotator: str) -> None:
+def _read_archive(importer: AnswerImporter, archive: Archive, annotator: str) -> None:
     """Either export, in a folder of the archive or not: what is packed again has one more."""
     for name in archive.strays:
-        inbox.leave(SYSTEM, name)
+        importer.set_aside(SYSTEM, name)
     xml, listed = archive.called(ANNOTATIONS), archive.called(LABELMAP)
     main = xml if xml is not None else listed
     if main is None:
@@ -184,59 +184,61 @@ def _read_archive(inbox: Inbox, archive: Archive, annotator: str) -> None:
         if xml is None and _under(inner, CLASSES) and inner.lower().endswith(".png") and name.startswith(root):
             masks.append((name, inner.partition("/")[2]))
         elif name != main and not (name.startswith(root) and inner.casefold().startswith(known)):
-            inbox.leave("a file that is no part of the export", name)
+            importer.set_aside("a file that is no part of the export", name)
     if xml is not None:
-        _read_xml(inbox, archive.read(xml, MAX_TEXT), archive.where(xml), annotator)
+        _read_xml(importer, archive.read(xml, MAX_TEXT), archive.where(xml), annotator)
     else:
-        _read_masks(inbox, archive, main, masks, annotator)
+        _read_masks(importer, archive, main, masks, annotator)
 
 
 def _under(name: str, folder: str) -> bool:
     return name.casefold().startswith(f"{folder.casefold()}/")
 
 
-def _read_xml(inbox: Inbox, data: bytes, where: Path, annotator: str) -> None:
+def _read_xml(importer: AnswerImporter, data: bytes, where: Path, annotator: str) -> None:
     for element, shapes in xml_elements(data, where):
-        with inbox.problems():
+        with importer.problems():
             if element[0] == "image":
-                _take_image(inbox, element, shapes, annotator, where)
+                _take_image(importer, element, shapes, annotator, where)
             elif element[0] not in ("version", "meta"):
                 label = element[1].get("label", "without a label")
-                inbox.leave(f"a <{element[0][:40]}>; only shapes of single images are read", label)
+                importer.set_aside(f"a <{element[0][:40]}>; only shapes of single images are read", label)
 
 
-def _take_image(inbox: Inbox, element: Element, shapes: list[Element], annotator: str, where: Path) -> None:
+def _take_image(importer: AnswerImporter, element: Element, shapes: list[Element], annotator: str, where: Path) -> None:
     name = _attribute(element, "name", f"{where}: an image")
     said = f"{where}: image {name[:200]!r}"
     if any(tag == "image" for tag, _ in shapes):
         raise ValueError(f'{said}: another image inside of it; export it again as "CVAT for images 1.1"')
-    if (known := inbox.find(name, said)) is None:
+    if (known := importer.find_image(name, said)) is None:
         return
     domain, stem = known
-    inbox.size(domain, stem, said, (_number(element, "height", said), _number(element, "width", said)))
-    mask = inbox.canvas(domain, stem, said)
+    importer.size(domain, stem, said, (_number(element, "height", said), _number(element, "width", said)))
+    mask = importer.canvas(domain, stem, said)
     shapes = [shape for shape in shapes if shape[0] != "attribute"]
     shapes.sort(key=lambda shape: _number(shape, "z_order", said, 0))
     for shape in shapes:
-        _paint(inbox, shape, mask, domain.space, said, name)
-    inbox.take(domain, stem, mask, annotator, said)
+        _paint(importer, shape, mask, domain.space, said, name)
+    importer.add_answer(domain, stem, mask, annotator, said)
 
 
-def _paint(inbox: Inbox, shape: Element, mask: Mask, space: LabelSpace, where: str, image: str) -> None:
+def _paint(importer: AnswerImporter, shape: Element, mask: Mask, space: LabelSpace, where: str, image: str) -> None:
     tag, values = shape[0], labels(space)
     if tag not in ("mask", "polygon"):
-        inbox.leave(f"a <{tag[:40]}>; only masks and polygons are read", f"{shape[1].get('label', tag)} of {image}")
+        importer.set_aside(
+            f"a <{tag[:40]}>; only masks and polygons are read", f"{shape[1].get('label', tag)} of {image}"
+        )
         return
     label = _attribute(shape, "label", where)
     said, called = f"{where}, {tag} {label[:60]!r}", f"{tag} {label[:60]!r} of {image}"
     if label not in values:
-        inbox.leave(OTHER_LABEL, called)
+        importer.set_aside(OTHER_LABEL, called)
         return
     try:
         if tag == "polygon":
             points = [pair.split(",") for pair in _attribute(shape, "points", said).split(";")]
             done = fill_polygon(np.array([(float(x), float(y)) for x, y in points]), mask, values[label])
-            inbox.spend(done.work, said)
+            importer.spend(done.work, said)
             painted = done.pixels
         else:
             left, top, w, h = (_number(shape, key, said) for key in ("left", "top", "width", "height"))
@@ -248,11 +250,11 @@ def _paint(inbox: Inbox, shape: Element, mask: Mask, space: LabelSpace, where: s
             y, x = np.divmod(positions(np.array(code.split(","), dtype=np.int64), w * h), w)
             mask[top + y, left + x] = values[label]
             painted = y.size
-            inbox.spend(count + painted, said)
+            importer.spend(count + painted, said)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{said}: {error}; export it again") from None
     if not painted:
-        inbox.leave("a shape that covers no pixel", called)
+        importer.set_aside("a shape that covers no pixel", called)
 
 
 def _attribute(element: Element, key: str, where: str) -> str:
@@ -268,18 +270,20 @@ def _number(element: Element, key: str, where: str, default: int | None = None) 
     return int(text)
 
 
-def _read_masks(inbox: Inbox, archive: Archive, listed: str, masks: Sequence[tuple[str, str]], annotator: str) -> None:
+def _read_masks(
+    importer: AnswerImporter, archive: Archive, listed: str, masks: Sequence[tuple[str, str]], annotator: str
+) -> None:
     """Take PNGs of the archive, each with the name of its image."""
     known, tables = _label_map(archive, listed), dict[tuple[str, bool], _Table]()
     for name, image in masks:
-        with inbox.problems():
+        with importer.problems():
             said = archive.where(name)
-            if (found := inbox.find(image, said)) is None:
+            if (found := importer.find_image(image, said)) is None:
                 continue
             domain, stem = found
             data = archive.read(name)
-            height, width = inbox.size(domain, stem, said, png_size(data, said))
-            inbox.spend(height * width, said)
+            height, width = importer.size(domain, stem, said, png_size(data, said))
+            importer.spend(height * width, said)
             picture = decode_colours(data, said)
             kind = domain.name, picture.ndim == 2
             if kind not in tables:
@@ -290,8 +294,8 @@ def _read_masks(inbox: Inbox, archive: Archive, listed: str, masks: Sequence[tup
                 there = ", ".join(str(c) if kind[1] else f"#{c.to_bytes(3, 'little').hex()}" for c in unknown[:20])
                 raise ValueError(f"{said}: {there} stands for no label of {LABELMAP}; paint with those that it has")
             for code in others.keys() & set(codes):
-                inbox.leave(OTHER_LABEL, f"{others[code]} in {name}")
-            inbox.take(domain, stem, mask, annotator, said)
+                importer.set_aside(OTHER_LABEL, f"{others[code]} in {name}")
+            importer.add_answer(domain, stem, mask, annotator, said)
 
 
 def _label_map(archive: Archive, listed: str) -> list[tuple[str, int]]:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from fewmask.annotation.archive import is_stray
-from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import FOREIGN, SYSTEM, Import, Inbox, Mode
+from fewmask.annotation.importer import FOREIGN, SYSTEM, AnswerImporter, Import, Mode
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.pixels import by_palette
+from fewmask.annotation.questions import Question
 from fewmask.annotation.tasks import ASKED, IMAGES, by_image, guarded, png, tasks
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_mask
@@ -69,19 +69,19 @@ def read_answers(
     Only pixels of regions that were asked about count, and 254 stays not labelled. What the ledger has already is not
     added again. What is no answer is left aside. Raises one ValueError that lists every problem of every file.
     """
-    inbox = Inbox(ledger, domains, "folder", mode)
-    with inbox.problems():
+    importer = AnswerImporter(ledger, domains, "folder", mode)
+    with importer.problems():
         if not path.is_dir():
             raise ValueError(f"{path}: no such folder; give the one that was painted in")
-        for file, name, inner in _masks(inbox, path):
-            with inbox.problems():
-                if (known := inbox.asked(name, inner)) is None:
-                    inbox.leave(FOREIGN, file.relative_to(path).as_posix())
+        for file, name, inner in _masks(importer, path):
+            with importer.problems():
+                if (known := importer.find_asked(name, inner)) is None:
+                    importer.set_aside(FOREIGN, file.relative_to(path).as_posix())
                     continue
                 domain, stem = known
-                inbox.spend(math.prod(inbox.size(domain, stem, file)), file)
-                inbox.take(domain, stem, _painted(domain, file), annotator, file)
-    return inbox.save(f"{path}: no masks in <domain>/{LABELS}/<stem>.png; give the folder that was painted in")
+                importer.spend(math.prod(importer.size(domain, stem, file)), file)
+                importer.add_answer(domain, stem, _painted(domain, file), annotator, file)
+    return importer.save(f"{path}: no masks in <domain>/{LABELS}/<stem>.png; give the folder that was painted in")
 
 
 def written_for(folder: Path) -> str | None:
@@ -106,7 +106,7 @@ def _painted(domain: Domain, file: Path) -> Mask:
     return domain.space.encode(raw, file)
 
 
-def _masks(inbox: Inbox, root: Path) -> Iterator[tuple[Path, str, str]]:
+def _masks(importer: AnswerImporter, root: Path) -> Iterator[tuple[Path, str, str]]:
     """Every mask below a folder with its domain's name and its image's stem.
 
     Masks lie in `<domain>/labels`, wherever that lies. What fewmask wrote beside them, for whichever tool, is passed
@@ -118,23 +118,25 @@ def _masks(inbox: Inbox, root: Path) -> Iterator[tuple[Path, str, str]]:
         if file.is_dir() and not file.is_symlink():
             continue
         name, parts = inner.as_posix(), inner.parts
-        place = next((n for n, part in enumerate(parts[:-1]) if part in inbox.domains), None)
+        place = next((n for n, part in enumerate(parts[:-1]) if part in importer.domains), None)
         inside = "" if place is None else parts[place + 1].casefold()
         if parts[-1] == NOTES and file.is_file():
             continue
         if is_stray(name):
-            inbox.leave(SYSTEM, name)
+            importer.set_aside(SYSTEM, name)
         elif file.is_dir():
-            inbox.leave("a link to a folder, which is not followed", name)
+            importer.set_aside("a link to a folder, which is not followed", name)
         elif place is not None and inside == LABELS and len(parts) > place + 2:
             if file.suffix.lower() == ".png":
                 yield file, parts[place], "/".join(parts[place + 2 :])[: -len(file.suffix)]
             else:
-                inbox.leave("not a PNG by its name", name)
+                importer.set_aside("not a PNG by its name", name)
         elif parts[-1] not in (QUESTIONS, ANNOTATOR, CLASSES) and inside not in (IMAGES, ASKED):
             others.append(file)
     for file in _foreign(others, {file.parent for file in files if file.name == NOTES and file.is_file()}):
-        inbox.leave(f"not in <domain>/{LABELS} of a domain that was asked about", file.relative_to(root).as_posix())
+        importer.set_aside(
+            f"not in <domain>/{LABELS} of a domain that was asked about", file.relative_to(root).as_posix()
+        )
 
 
 def _foreign(files: Sequence[Path], noted: Collection[Path]) -> Iterator[Path]:

@@ -14,9 +14,9 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from fewmask.annotation.facts import A_YEAR, Question
-from fewmask.annotation.inbox import FOREIGN, Import, Inbox, Mode
+from fewmask.annotation.importer import FOREIGN, AnswerImporter, Import, Mode
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import A_YEAR, Question
 from fewmask.annotation.tasks import ASKED, IMAGES, Task, guarded, label_colours, labels, tasks
 from fewmask.data.domain import Domain
 from fewmask.files import write_atomically, write_text
@@ -152,21 +152,22 @@ def read_answers(
     nobody's answers. Where results overlap the later in the list wins. What is no answer is left aside. Raises one
     ValueError that lists every problem.
     """
-    inbox = Inbox(ledger, domains, "label-studio", mode)
-    take_tasks(inbox, json_items(path), annotator, path)
-    return inbox.save(f"{path}: no annotations in it of what was asked; export them from Label Studio as JSON")
+    importer = AnswerImporter(ledger, domains, "label-studio", mode)
+    take_tasks(importer, json_items(path), annotator, path)
+    return importer.save(f"{path}: no annotations in it of what was asked; export them from Label Studio as JSON")
 
 
-def take_tasks(inbox: Inbox, tasks: Iterable[Mapping[str, Any]], annotator: str, where: object) -> None:
-    """Give the inbox the annotations of exported tasks, and the problems; `where` is what those say of the export."""
-    with inbox.problems():
+def take_tasks(importer: AnswerImporter, tasks: Iterable[Mapping[str, Any]], annotator: str, where: object) -> None:
+    """Give the importer the annotations of exported tasks, and the problems; `where` is what those say of the
+    export."""
+    with importer.problems():
         for place, task in enumerate(tasks):
             called = f"task {str(task.get('id', f'number {place + 1}'))[:40]}"
-            with inbox.problems():
+            with importer.problems():
                 for annotation in _annotations(task, f"{where}: {called}"):
-                    with inbox.problems():
+                    with importer.problems():
                         name = f"{called}, annotation {str(annotation.get('id', '?'))[:40]}"
-                        _take(inbox, task, annotation, annotator, f"{where}: {name}", name)
+                        _take(importer, task, annotation, annotator, f"{where}: {name}", name)
 
 
 def _annotations(task: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
@@ -179,47 +180,54 @@ def _annotations(task: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def _take(
-    inbox: Inbox, task: Mapping[str, Any], annotation: Mapping[str, Any], annotator: str, where: str, called: str
+    importer: AnswerImporter,
+    task: Mapping[str, Any],
+    annotation: Mapping[str, Any],
+    annotator: str,
+    where: str,
+    called: str,
 ) -> None:
     data = field(task, "data", dict, where)
     if "domain" not in data or "stem" not in data:
-        inbox.leave("of a task that `fewmask query` did not write", called)
+        importer.set_aside("of a task that `fewmask query` did not write", called)
         return
     name, stem = field(data, "domain", str, where), field(data, "stem", str, where)
-    if (known := inbox.asked(name, stem)) is None:
-        inbox.leave(FOREIGN, f"{called} ({name}/{stem})")
+    if (known := importer.find_asked(name, stem)) is None:
+        importer.set_aside(FOREIGN, f"{called} ({name}/{stem})")
         return
     (domain, stem), asked = known, field(data, "questions", list, where)
     if not all(type(number) is int for number in asked):
         raise ValueError(f"{where}: questions {str(asked)[:200]} are no ids; import tasks that `fewmask query` wrote")
     who, seconds = _annotator(annotation, where) or annotator, _seconds(annotation, where)
     if annotation.get("was_cancelled"):
-        inbox.skip(domain, stem, who, where, seconds, asked)
+        importer.skip(domain, stem, who, where, seconds, asked)
         return
-    mask = inbox.canvas(domain, stem, where)
+    mask = importer.canvas(domain, stem, where)
     for place, result in enumerate(field(annotation, "result", list, where)):
         said = f", result {place + 1}"
         if not isinstance(result, dict):
             raise ValueError(f"{where}{said}: no object; export it again")
-        _paint(inbox, result, mask, domain.space, f"{where}{said}", f"{called}{said}")
-    inbox.take(domain, stem, mask, who, where, seconds, asked)
+        _paint(importer, result, mask, domain.space, f"{where}{said}", f"{called}{said}")
+    importer.add_answer(domain, stem, mask, who, where, seconds, asked)
 
 
-def _paint(inbox: Inbox, result: Mapping[str, Any], mask: Mask, space: LabelSpace, where: str, called: str) -> None:
+def _paint(
+    importer: AnswerImporter, result: Mapping[str, Any], mask: Mask, space: LabelSpace, where: str, called: str
+) -> None:
     """Paint a brush result over a mask (H,W); others, such as the prompts of an assistant, are no answers."""
     kind, values = str(result.get("type"))[:60], labels(space)
     if kind not in ("brushlabels", "brush"):
-        inbox.leave(f"of type {kind}; only what the brush painted is read", called)
+        importer.set_aside(f"of type {kind}; only what the brush painted is read", called)
         return
     value = field(result, "value", dict, where)
     names, code = value.get("brushlabels", []), field(value, "rle", list, where)
     if not isinstance(names, list) or len(names) > 1 or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where}: labels {str(names)[:200]}, not one of {', '.join(values)}; label it anew")
     if not names or names[0] not in values:
-        inbox.leave("of a label that is none here", f"{called} ({names[0][:60] if names else 'no label'})")
+        importer.set_aside("of a label that is none here", f"{called} ({names[0][:60] if names else 'no label'})")
         return
     if not code:
-        inbox.leave("a brush region that covers no pixel", called)
+        importer.set_aside("a brush region that covers no pixel", called)
         return
     size = field(result, "original_height", int, where), field(result, "original_width", int, where)
     if size != mask.shape:
@@ -227,17 +235,17 @@ def _paint(inbox: Inbox, result: Mapping[str, Any], mask: Mask, space: LabelSpac
         raise ValueError(f"{where}: {w}×{h} pixels, its image is {mask.shape[1]}×{mask.shape[0]}; paint that one")
     if result.get("image_rotation"):
         raise ValueError(f"{where}: painted on an image that was turned; turn it back and paint again")
-    inbox.spend(BYTE * len(code), where)
+    importer.spend(BYTE * len(code), where)
     if any(type(byte) is not int for byte in code):
         raise ValueError(f"{where}: a run-length code that is no list of bytes; export it again")
     try:
         painted = decode_brush(bytes(code), mask.size)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {error}; export it again") from None
-    inbox.spend(painted.size, where)
+    importer.spend(painted.size, where)
     mask.reshape(-1)[painted] = values[names[0]]
     if not painted.size:
-        inbox.leave("a brush region that covers no pixel", called)
+        importer.set_aside("a brush region that covers no pixel", called)
 
 
 def _annotator(annotation: Mapping[str, Any], where: str) -> str | None:

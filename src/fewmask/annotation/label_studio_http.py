@@ -154,14 +154,14 @@ class LabelStudio:
         return f"Bearer {self._access}"
 
     def _expect_label_studio(self) -> None:
-        mend = "give the address at which Label Studio opens in a browser"
+        fix = "give the address at which Label Studio opens in a browser"
         try:
             with self._reply("GET", "/api/version/", signed=False) as (reply, where):
                 found = _parsed(_whole(reply, where), where)
         except ValueError as error:
-            raise ValueError(f"{self.address}: no Label Studio ({error}); {mend}") from None
+            raise ValueError(f"{self.address}: no Label Studio ({error}); {fix}") from None
         if not isinstance(found, dict) or "label-studio-os-package" not in found:
-            raise ValueError(f"{self.address}: no Label Studio; {mend}")
+            raise ValueError(f"{self.address}: no Label Studio; {fix}")
         if found.get("edition", "Community") != "Community":
             # It imports in the background and has no export in one request, so what is there is never known.
             raise ValueError(
@@ -223,7 +223,7 @@ def _visible(token: str) -> str:
 def _parts(reply: httpx.Response, where: str, limit: int) -> Iterator[bytes]:
     """The body of a reply, of at most `limit` bytes. It is never unpacked, and was asked for unpacked."""
     if packed := reply.headers.get("content-encoding"):
-        raise ValueError(f"{where}: a reply packed as {packed[:20]!r}, which was not asked for; mend the proxy")
+        raise ValueError(f"{where}: a reply packed as {packed[:20]!r}, which was not asked for; fix the proxy")
     total = 0
     for part in reply.iter_raw(CHUNK):
         total += len(part)

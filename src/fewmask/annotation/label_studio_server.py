@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fewmask.annotation.inbox import Import, Inbox, Mode
+from fewmask.annotation.importer import AnswerImporter, Import, Mode
 from fewmask.annotation.label_studio import config, take_tasks, task_record
 from fewmask.annotation.label_studio_http import LabelStudio, as_object, as_objects
 from fewmask.annotation.ledger import Ledger
@@ -101,11 +101,11 @@ def fetch_answers(
             f"{server.address}: no project of this run that the token's user may see; send the questions first: "
             "fewmask query RUN --to URL"
         )
-    inbox = Inbox(ledger, domains, "label-studio", mode)
+    importer = AnswerImporter(ledger, domains, "label-studio", mode)
     for place in places:
         exported = server.items(f"/api/projects/{place}/export", exportType="JSON")
-        take_tasks(inbox, exported, annotator, f"{server.address}/projects/{place}")
-    return inbox.save()
+        take_tasks(importer, exported, annotator, f"{server.address}/projects/{place}")
+    return importer.save()
 
 
 class _Projects:

@@ -1,8 +1,9 @@
-"""The ledger: which regions were asked about, and what came back. One SQLite file that only ever grows.
+"""The ledger: the questions about regions and their answers, in one SQLite file that only ever grows.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
 
-What was asked and answered is the record; here it is read by a rule: what the answers come to, and how far they are.
+The record holds the questions and answers. The ledger reads it by a rule: it combines the answers and reports the
+progress.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fewmask.annotation.consensus import Ballot, ballot, decide, trust_of
-from fewmask.annotation.facts import Progress, Question, Work
+from fewmask.annotation.questions import Progress, Question, Work
 from fewmask.annotation.record import FOREVER, Record, up_to_id
 from fewmask.annotation.store import words
 from fewmask.config import AnswerSettings
@@ -33,12 +34,12 @@ class Ledger(Record):
         self._trust: dict[tuple[str, int], Mapping[str, float]] = {}
 
     def decisions(self, domain: str, stem: str | None = None, up_to: int | None = None) -> list[tuple[Question, Mask]]:
-        """The same with what the answers come to by the rule: values (h,w) of each question."""
+        """The questions with their combined values (h,w) by the rule."""
         trust = self.trust(domain, up_to)
         return [(question, decide(those, self.rule, trust)) for question, those in self.given(domain, stem, up_to)]
 
     def trust(self, domain: str, up_to: int | None = None) -> Mapping[str, float]:
-        """What each annotator's vote weighs where it is not 1: as the rule says, or as their answers show it."""
+        """The weight of each annotator's vote where it is not 1, set by the rule or estimated from the answers."""
         if self.rule.decide != "trust":
             return {}
         if self.rule.trust != "estimated":
@@ -49,13 +50,14 @@ class Ledger(Record):
         return self._trust[domain, up_to]
 
     def ballots(self, domain: str, up_to: int | None = None) -> list[Ballot]:
-        """What several annotators said of the same pixels of a domain, question by question; one image in memory."""
+        """The votes of several annotators on the same pixels of a domain, question by question. One image is in memory
+        at a time."""
         classes = len(self.classes()[domain])
         given = (those for stem in self._stems(domain, up_to) for _, those in self.given(domain, stem, up_to))
         return [found for those in given if len(those) > 1 and (found := ballot(those, classes))]
 
     def labels(self, domain: str, stem: str, up_to: int | None = None) -> Mask:
-        """What is known of an image: (H,W) uint8, 254 where nobody answered, or where the rule sees no majority.
+        """The labels of an image, (H,W) uint8. They are 254 where nobody answered and where the rule sees no majority.
 
         Where regions overlap the later wins.
         """
@@ -82,7 +84,7 @@ class Ledger(Record):
         return tuple(stem for (stem,) in rows)
 
     def progress(self, number: int | None = None, up_to: int | None = None) -> Progress:
-        """How far a round is, or all rounds together."""
+        """The progress of a round, or of all rounds together."""
         values = {"number": number, "up_to": up_to_id(up_to)}
         chosen = "question IN (SELECT id FROM questions WHERE :number IS NULL OR round = :number)"
         ((asked, cost),) = self._store.rows(
@@ -108,7 +110,7 @@ class Ledger(Record):
         return Progress(asked, answered, enough - answered, asked - enough, pixels, seconds, clicks, cost)
 
     def work(self) -> dict[str, Work]:
-        """What each annotator did, by name."""
+        """The work of each annotator, by name."""
         said = self._store.rows(
             f"WITH {words()} SELECT annotator, sum(kind = 'answer'), sum(kind = 'skip') FROM words GROUP BY annotator",
             up_to=FOREVER,

@@ -12,8 +12,8 @@ from itertools import groupby
 import numpy as np
 
 from fewmask.acquisition.budget import CostModel
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, Mask
 

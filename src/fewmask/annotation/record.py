@@ -1,4 +1,4 @@
-"""The record: what was asked and what was answered, word for word. It is only ever added to.
+"""The record: every question and every answer as given. Entries are added and never changed.
 
 Shapes: H×W pixels of an image.
 
@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fewmask.annotation.facts import Answer, Question, check, digest, fault
+from fewmask.annotation.questions import (
+    Answer,
+    Question,
+    answer_fault,
+    check_question,
+    questions_digest,
+)
 from fewmask.annotation.store import (
     ANSWER,
     QUESTION,
@@ -64,7 +70,7 @@ class Record:
     # ── Images ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def add_images(self, domain: Domain, stems: Iterable[str]) -> None:
-        """Remember images by their pixels; those that are known already must be as they were.
+        """Remember images by their pixels. The pixels of images that are remembered already must be the same.
 
         Raises ValueError that lists every image whose pixels changed, or when the domain's classes did.
         """
@@ -163,7 +169,7 @@ class Record:
         The same round with the same regions again changes nothing. Raises ValueError when the round asked others, or
         when one of them was asked before.
         """
-        what, at = digest(questions), _now()
+        what, at = questions_digest(questions), _now()
         with self._store.write():
             asked = self._store.rows("SELECT asked, digest FROM rounds WHERE number = :number", number=number)
             if asked and asked[0][1] == what:
@@ -185,7 +191,7 @@ class Record:
             rows = []
             for question in questions:
                 image, height, width = images[question.domain, question.stem]
-                check(question, height, width)
+                check_question(question, height, width)
                 key = (image, question.kind, question.region)
                 if key in before:
                     raise ValueError(
@@ -239,7 +245,7 @@ class Record:
                 if question is None:
                     problems.append(f"question {answer.question}: nobody asked it; answer what `questions()` returns")
                     continue
-                wrong = fault(answer, question, len(classes[question.domain]))
+                wrong = answer_fault(answer, question, len(classes[question.domain]))
                 if before and not _same(before, answer):
                     wrong = f"another answer has its token {answer.token!r}; give each a token of its own"
                 elif not before and not wrong:

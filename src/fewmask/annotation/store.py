@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fewmask.annotation.facts import Answer, Question
+from fewmask.annotation.questions import Answer, Question
 from fewmask.files import write_new
 from fewmask.labels import NOT_LABELLED
 

@@ -15,8 +15,8 @@ from typing import ParamSpec, TypeVar
 import cv2
 import numpy as np
 
-from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_image
 from fewmask.files import Written

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from fewmask.annotation import coco, cvat, folder, label_studio
-from fewmask.annotation.facts import Question
-from fewmask.annotation.inbox import Import, Mode
+from fewmask.annotation.importer import Import, Mode
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
 from fewmask.formats.texts import CHUNK
 from fewmask.plugins import with_installed
@@ -85,7 +85,7 @@ def recognise(path: Path) -> str:
                 first = next((part for part in iter(lambda: file.read(CHUNK), "") if part.strip()), "")
                 return "label-studio" if first.lstrip().startswith("[") else "coco"
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
+            raise ValueError(f"{path}: cannot be read ({error.strerror}); fix the path or its permissions") from None
     raise ValueError(
         f"{path}: by its name no answers that are read; give the folder that was painted in, the JSON of Label Studio "
         "or COCO, or the XML or zip of CVAT"

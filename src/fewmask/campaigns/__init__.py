@@ -1,4 +1,4 @@
-"""Rounds of train → look → ask → learn."""
+"""Rounds of training, scoring the pool, asking and learning."""
 
 from fewmask.campaigns.rounds import campaign
 

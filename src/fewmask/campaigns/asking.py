@@ -1,4 +1,4 @@
-"""From the candidates of every domain to a round's questions: one pool, one budget.
+"""Selects a round's questions from the candidates of all domains, which share one pool and one budget.
 
 Shapes: N candidates.
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from fewmask.acquisition.budget import Budget, CostModel, buys_nothing
-from fewmask.acquisition.regions import parse
+from fewmask.acquisition.regions import parse_regions
 from fewmask.acquisition.scores import known_scores
 from fewmask.acquisition.selection import Candidates, concatenate, select
-from fewmask.annotation.facts import Question
+from fewmask.annotation.questions import Question
 from fewmask.config import AskSettings
 from fewmask.data.domain import Domain
 from fewmask.engine.pool import asked_pixels, tile
@@ -60,13 +60,13 @@ def questions(
 ) -> list[Question]:
     """The questions of a round, in the order of asking; none where there is nothing left to ask.
 
-    `found` is what a pass found in each domain, `before` are the questions of the rounds before.
+    `found` holds the scores of each domain's pool, `before` the questions of earlier rounds.
     """
     if not any(len(one.candidates) for one in found.values()):
         return []
     by_chance = known_scores()[settings.score].needs_rng
     pool, budget = ranked_together(found, domains, None if by_chance else need), settings.budget
-    pool = replace(pool, cost=cost.cost(parse(settings.regions).kind, pool.cost, budget.unit))
+    pool = replace(pool, cost=cost.cost(parse_regions(settings.regions).kind, pool.cost, budget.unit))
     # An embedding is of one network, so that all domains' lie in one space.
     known = [one.covered for one in found.values() if one.covered is not None]
     covered = np.concatenate(known) if known else None
@@ -77,7 +77,7 @@ def questions(
 
 @dataclass(frozen=True)
 class _Asking:
-    """From chosen candidates to questions."""
+    """Makes questions of chosen candidates."""
 
     pool: Candidates
     domains: Mapping[str, Domain]
@@ -103,7 +103,7 @@ class _Asking:
         stem = domain.splits["train"][int(pool.image[rows[0]]) - sum(len(d.splits["train"]) for d in before)]
         first_class = sum(d.space.num_classes for d in before)
         image = domain.image(stem)
-        regions = tile(domain, stem, image, parse(self.settings.regions), self.cache)
+        regions = tile(domain, stem, image, parse_regions(self.settings.regions), self.cache)
         shut = _shut(domain, stem, image, self.before)
         for row in rows.tolist():
             region, group = int(pool.region[row]), int(pool.group[row])
@@ -136,7 +136,7 @@ def why_nothing(
     before: Sequence[Question],
     cost: CostModel,
 ) -> str:
-    """Why a budget buys no question though pixels are open, and the mend, as `key: …`; empty where it is 0 or none is.
+    """Why a budget buys no question though pixels are open, and the fix, as `key: …`; empty where it is 0 or none is.
 
     `answerable` are, by domain, the images that the annotator can answer about.
     """
@@ -144,7 +144,7 @@ def why_nothing(
     if not budget.amount:
         return ""
     if sizes := [part.cost for part in by_domain.values() if len(part)]:
-        cheapest = cost.cost(parse(regions).kind, np.concatenate(sizes), budget.unit).min()
+        cheapest = cost.cost(parse_regions(regions).kind, np.concatenate(sizes), budget.unit).min()
         each = " an image" if budget.per == "image" else ""
         return (
             f"budget: {buys_nothing(budget.amount, budget.unit, each)}, the cheapest of {regions} costs "
@@ -164,5 +164,5 @@ def why_nothing(
 
 
 def bare(asked: Sequence[Question], domains: Mapping[str, Domain]) -> list[str]:
-    """Domains in which nothing is labelled and nothing would be."""
+    """Domains that have no label and would get none."""
     return [name for name, d in domains.items() if not d.labelled and all(q.domain != name for q in asked)]

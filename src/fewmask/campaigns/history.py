@@ -1,4 +1,4 @@
-"""What each round's labels cost and what they brought, and what more of them would bring."""
+"""The cost of each round's labels and the mIoU that they brought, and the mIoU that more labels would bring."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from fewmask.acquisition.budget import CostModel, Rate, Unit
 from fewmask.acquisition.curve import Curve, fit
-from fewmask.acquisition.regions import parse
+from fewmask.acquisition.regions import parse_regions
 from fewmask.config import CampaignSettings
 from fewmask.data.domain import Domain
 from fewmask.runs import Entry
@@ -34,7 +34,7 @@ def cost_of_image(settings: CampaignSettings, pixels: int, size: int) -> float:
     asked, unit = settings.ask or settings.first, unit_of(settings)
     if asked is None or unit != "regions":
         return float(cost_model(settings).cost("image", np.array([pixels]), unit)[0])
-    spec = parse(asked.regions)
+    spec = parse_regions(asked.regions)
     return pixels / (spec.side**2 or size / (spec.count or 1))
 
 

@@ -1,4 +1,4 @@
-"""The networks of finished rounds as those who look at the pool."""
+"""The networks of finished rounds, as the committee that scores the pool."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _member(config: Config, domains: Mapping[str, Domain], run: RunFolder, name:
     network = load_model(run.folder, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     branch = _branch(config, domains, run, network)
     if name != "model":
-        if not run.kept(name).exists():
-            raise ValueError(f"{run.kept(name)}: not there; the method keeps no network of that name")
+        if not run.module_weights(name).exists():
+            raise ValueError(f"{run.module_weights(name)}: not there; the method keeps no network of that name")
         network.load_state_dict(_weights(run, name))
     know_classes(network, {name: domain.space for name, domain in domains.items()})
     return Member(network, branch)
@@ -42,14 +42,14 @@ def _member(config: Config, domains: Mapping[str, Domain], run: RunFolder, name:
 def _branch(
     config: Config, domains: Mapping[str, Domain], run: RunFolder, network: UniversalSegmenter
 ) -> Callable[[Tensor], Tensor] | None:
-    if not run.kept("difficulty").exists():
+    if not run.module_weights("difficulty").exists():
         return None
     method = build(config.method, domains, config.train.steps)
     method.prepare(network, torch_generator(config.seed, "method", device=str(network.mean.device)))
-    branch = method.kept(network)["difficulty"].eval()
+    branch = method.extra_modules(network)["difficulty"].eval()
     branch.load_state_dict(_weights(run, "difficulty"))
     return branch
 
 
 def _weights(run: RunFolder, name: str) -> dict[str, Tensor]:
-    return load_weights(run.kept(name), run.digest_of(run.kept(name)))
+    return load_weights(run.module_weights(name), run.digest_of(run.module_weights(name)))

@@ -1,4 +1,5 @@
-"""What a run's other files say that its ledger knew. A ledger that knows less is an older copy, or another run's."""
+"""Checks a ledger against the other files of its run. A ledger that lacks what they mention is an older copy, or
+another run's."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def accept(run: RunFolder, ledger: Ledger) -> None:
 
 
 def _numbers(run: RunFolder) -> Iterator[int]:
-    """The rounds that have begun to learn."""
+    """The rounds whose training has begun."""
     return (int(path.stem) for path in sorted(run.record(0).parent.glob("[0-9]*.json")) if path.stem.isdigit())
 
 

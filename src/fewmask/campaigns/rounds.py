@@ -1,13 +1,13 @@
 """The campaign: rounds that a person can stop, kill and resume.
 
     for each round:
-        look at the pool with the last round's networks    pseudo-labels and scores, in one pass
-        ask for the regions that are worth it              within the budget, never twice
+        score the pool with the last round's networks      pseudo-labels and scores, in one pass
+        ask for the best regions                           within the budget, never twice
         wait for answers                                   of the oracle, or of people: then stop here and go on later
         learn                                              a new network, from labels, answers and pseudo-labels
 
 Everything that is done is on the disk: the ledger has the questions and answers, `rounds/<n>` the training,
-`rounds/<n>.json` which answers it knew, `pool/<n>` what the pass has seen. The same command goes on from there.
+`rounds/<n>.json` which answers it knew, `pool/<n>` the scores of the pass. The same command goes on from there.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import numpy as np
 from fewmask import card, distributed, stopping
 from fewmask.acquisition.budget import buys_nothing
 from fewmask.acquisition.selection import Candidates
-from fewmask.annotation.facts import Question
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.oracle import Oracle, answer_all
+from fewmask.annotation.questions import Question
 from fewmask.annotation.record import FOREVER
 from fewmask.annotation.view import answered_domain, write_labels
 from fewmask.campaigns import remembered
@@ -34,7 +34,7 @@ from fewmask.campaigns.changes import changes, write_changes
 from fewmask.campaigns.forecast import Scored, forecast
 from fewmask.campaigns.history import cost_model, cost_of_image, needs, pool_cost, unit_of
 from fewmask.campaigns.networks import committee
-from fewmask.campaigns.settings import check, config_of_round, seed_of_round
+from fewmask.campaigns.settings import check_campaign, config_of_round, seed_of_round
 from fewmask.campaigns.telling import looking
 from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
@@ -44,7 +44,7 @@ from fewmask.engine.automatic import settle
 from fewmask.engine.committee import possible
 from fewmask.engine.device import choose_device
 from fewmask.engine.evaluation import Progress
-from fewmask.engine.fit import Moment, Observer, train
+from fewmask.engine.fit import ProgressCallback, ProgressEvent, train
 from fewmask.engine.pool import ScoringRequest, score_pool
 from fewmask.engine.pool_scores import PoolScores, scored_stems, scoring_seconds
 from fewmask.engine.run import begin, load_domains, open_run
@@ -61,7 +61,7 @@ DOMAINS_APART = 2**40
 def campaign(
     config: Config,
     folder: AnyPath,
-    observe: Observer = lambda moment: None,
+    observe: ProgressCallback = lambda event: None,
     enough: bool = False,
     accept_older_ledger: bool = False,
 ) -> dict[str, Any]:
@@ -71,10 +71,10 @@ def campaign(
     there are to the questions of now suffice: the training begins, and what is still open may be answered later.
     `accept_older_ledger` goes on with a ledger that lacks answers which rounds have learnt from.
 
-    Raises ValueError for wrong settings, data or folder, and `stopping.Stopped` after Ctrl-C or SIGTERM, where what is
-    done of a training or of a look at the pool is saved.
+    Raises ValueError for wrong settings, data or folder, and `stopping.Stopped` after Ctrl-C or SIGTERM, where the
+    finished part of a training or of a pass over the pool is saved.
     """
-    with stopping.heeded(), distributed.processes():
+    with stopping.defer_signals(), distributed.processes():
         rounds = _Rounds(config, Path(folder), observe, enough, accept_older_ledger)
         with begin(rounds.run, rounds.config, other=bool(rounds.changes)):
             write_changes(rounds.run, rounds.config, rounds.changes, rounds.domains)
@@ -83,13 +83,13 @@ def campaign(
 
 class _Rounds:
     def __init__(
-        self, config: Config, folder: Path, observe: Observer, enough: bool, accept_older: bool = False
+        self, config: Config, folder: Path, observe: ProgressCallback, enough: bool, accept_older: bool = False
     ) -> None:
         config, _ = settle(config, domains := load_domains(config))
         self.known = {name: known_pixels(domain) for name, domain in domains.items()}
         self.domains = {name: in_part(domain, self.known[name]) for name, domain in domains.items()}
-        self.config, self.settings, self.observe, self.enough = config, check(config, self.domains), observe, enough
-        self.accept_older, self.device = accept_older, choose_device(config.train.device)
+        self.config, self.observe, self.enough, self.accept_older = config, observe, enough, accept_older
+        self.settings, self.device = check_campaign(config, self.domains), choose_device(config.train.device)
         self.run = _no_training(RunFolder(folder))
         self.changes = changes(self.run, config, self.domains, enough)
         open_run(folder, config, other=bool(self.changes))
@@ -119,14 +119,14 @@ class _Rounds:
             if self._published() < number:
                 self._publish(number)
             self._remember(number)
-            if number + 1 < self.settings.rounds and distributed.any_of(stopping.asked()):
+            if number + 1 < self.settings.rounds and distributed.any_process(stopping.stop_requested()):
                 where = f"{self.run.folder}: stopped after round {number + 1} of {self.settings.rounds}"
                 raise stopping.Stopped(f"{where}; the same command goes on")
         self._answered(FOREVER)  # the view of all answers, also of those that came too late to be learnt from
         return self._tell("done")
 
     def _open_ledger(self) -> None:
-        """Make the ledger where nothing was asked yet, or see that it is whole and has all that rounds learnt from."""
+        """Make the ledger where nothing was asked yet, or check that it has every answer that a round learnt from."""
         remembered.expect_ledger(self.run)
         with self._ledger() as ledger:
             ledger.examine()
@@ -139,7 +139,7 @@ class _Rounds:
     # ── Look and ask ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _prepare(self, number: int) -> None:
-        """Look at the pool and ask, if that is not done yet."""
+        """Score the pool and ask, if that is not done yet."""
         ask = self._asks(number)
         with self._ledger() as ledger:
             asked = number in ledger.rounds()
@@ -228,7 +228,7 @@ class _Rounds:
             ledger.ask(number, asked)
 
     def _need(self, ask: AskSettings, found: Mapping[str, Candidates]) -> dict[str, float]:
-        """How much each domain that has something to ask weighs."""
+        """The weight of each domain that has candidates."""
         if self.settings.need == "equal":
             return dict.fromkeys(found, 1.0)
         images = sum(len(np.unique(part.image)) for part in found.values())
@@ -252,11 +252,11 @@ class _Rounds:
         distributed.barrier()
         with self._ledger() as ledger:
             open_ = len(ledger.questions(number, open_only=True))
-        open_ = distributed.agreed(open_)
+        open_ = distributed.broadcast_int(open_)
         return self._tell("waiting", number) if open_ and number != self.enough_of else None
 
     def _known_before(self, number: int) -> int:
-        """The last answer that the round before knew of: a look that is begun again sees the same labels."""
+        """The last answer that the round before knew of, so that a pass that is begun again sees the same labels."""
         return self.run.read_record(number - 1).up_to if number else 0
 
     def _answered(self, up_to: int) -> dict[str, Domain]:
@@ -283,14 +283,14 @@ class _Rounds:
         start = self.run.round(number - 1).weights if warm else None
         run = self.run.round(number)
         config = config_of_round(self.config, number)
-        train(config, run.folder, lambda moment: self._hear(number, moment), domains, start)
+        train(config, run.folder, lambda event: self._hear(number, event), domains, start)
 
     def _begin(self, number: int) -> int:
         """The last answer that the round's training knows of. Written down, so that it begins again with the same."""
         if self.run.record(number).exists():
             return self.run.read_record(number).up_to
         with self._ledger() as ledger:
-            up_to = distributed.agreed(ledger.last_answer_id())
+            up_to = distributed.broadcast_int(ledger.last_answer_id())
             answers = ledger.fingerprint(up_to)
         if without := bare((), self._answered(up_to)):
             raise ValueError(f"{self.run.folder}: nothing is labelled in {', '.join(without)}; answer questions there")
@@ -321,17 +321,17 @@ class _Rounds:
     # ── Tell ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _looking(self, number: int, name: str, ask: AskSettings | None) -> Progress:
-        """Tells how far the look at a domain's pool is, and by which score, if it is not the one that was set."""
+        """Reports the progress of the pass over a domain's pool, with the score if it is not the one that was set."""
         stage = f"look by {ask.score}" if ask not in (None, self.settings.first, self.settings.ask) else "look"
-        return looking(lambda moment: self._hear(number, moment), name, stage, self.device)
+        return looking(lambda event: self._hear(number, event), name, stage, self.device)
 
-    def _hear(self, number: int, moment: Moment) -> None:
-        """Pass on what a training or a pass tells, with the round that it belongs to."""
+    def _hear(self, number: int, event: ProgressEvent) -> None:
+        """Pass on an event of a training or of a pass, with the round that it belongs to."""
         rounds = self.settings.rounds
         # Between rounds people answer: nobody knows for how long.
-        by_itself = self.settings.annotator != "people" and not moment.stage.startswith(("look", "evaluate"))
+        by_itself = self.settings.annotator != "people" and not event.stage.startswith(("look", "evaluate"))
         later = (rounds - 1 - number) * self.config.train.steps if by_itself else 0
-        self.observe(replace(moment, stage=f"round {number + 1}/{rounds} {moment.stage}", later=later))
+        self.observe(replace(event, stage=f"round {number + 1}/{rounds} {event.stage}", later=later))
 
     @cached_property
     def _start(self) -> dict[str, tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""What is wrong with a campaign's settings, all of it, before anything is written."""
+"""Checks a campaign's settings and lists everything that is wrong, before anything is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from fewmask.acquisition.budget import buys_nothing
-from fewmask.acquisition.regions import parse
+from fewmask.acquisition.regions import parse_regions
 from fewmask.acquisition.scores import known_scores
 from fewmask.acquisition.selection import SLACK
 from fewmask.campaigns.history import cost_model
@@ -22,7 +22,7 @@ from fewmask.models.universal import UniversalSegmenter
 SEEDS_APART = 2**20
 
 
-def check(config: Config, domains: Mapping[str, Domain]) -> CampaignSettings:
+def check_campaign(config: Config, domains: Mapping[str, Domain]) -> CampaignSettings:
     """The settings of a campaign. Raises one ValueError that lists all that is wrong with them."""
     if config.campaign is None:
         raise ValueError("campaign: missing; say how many rounds and what to ask, see configs/campaign-scenes.yaml")
@@ -57,7 +57,7 @@ def _faults(config: Config, settings: CampaignSettings, domains: Mapping[str, Do
 
 
 def _faults_of_budget(key: str, asked: AskSettings, settings: CampaignSettings) -> Iterator[str]:
-    spec, budget = parse(asked.regions), asked.budget
+    spec, budget = parse_regions(asked.regions), asked.budget
     kind = spec.kind
     whole = spec.side**2 if kind == "squares" and not asked.border else 1  # of other kinds a part may be left to ask
     price, of_two_pixels, least = (
@@ -84,9 +84,9 @@ def _faults_of_budget(key: str, asked: AskSettings, settings: CampaignSettings) 
 
 
 def _faults_of_method(config: Config, settings: CampaignSettings, domains: Mapping[str, Domain]) -> Iterator[str]:
-    """What the network and the method cannot give."""
+    """The settings that the network and the method do not support."""
     trainings = [config_of_round(config, number) for number in range(min(settings.rounds, 2))]
-    network, method = preflight.check(trainings, domains)
+    network, method = preflight.check_configs(trainings, domains)
     trained = {name for phase in method.phases(config.train.steps) for name in phase.labelled}
     looks = settings.ask or config.method.self_training
     if looks and (idle := [name for name in domains if name not in trained]):
@@ -94,7 +94,7 @@ def _faults_of_method(config: Config, settings: CampaignSettings, domains: Mappi
     if looks and settings.rounds > 1:
         yield from _faults_of_scales(settings, network, domains)
     pool = settings.pool
-    kept = method.kept(network)
+    kept = method.extra_modules(network)
     scorer = known_scores().get(settings.ask.score) if settings.ask else None
     if scorer is not None and scorer.reads == "difficulty" and settings.ask and "difficulty" not in kept:
         yield f"campaign.ask.score: {settings.ask.score} reads a branch that the method does not train; set method=deal"

@@ -1,4 +1,4 @@
-"""How far a look at the pool is, told as it goes on."""
+"""Reports the progress of a pass over the pool."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 from fewmask.engine.device import memory_mib
 from fewmask.engine.evaluation import Progress
-from fewmask.engine.moments import Moment
+from fewmask.engine.progress import ProgressEvent
 
 
-def looking(hear: Callable[[Moment], None], domain: str, stage: str, device: torch.device) -> Progress:
-    """Tells how far the look at a domain's pool is. The pace is that since the first images: what is done then may have
-    been done before a stop."""
+def looking(hear: Callable[[ProgressEvent], None], domain: str, stage: str, device: torch.device) -> Progress:
+    """Reports the progress of the pass over a domain's pool. The pace is measured from the first images of this call,
+    because earlier images may have been scored before a stop."""
     first: tuple[int, float] | None = None
 
     def progress(done: int, total: int) -> None:
@@ -22,6 +22,6 @@ def looking(hear: Callable[[Moment], None], domain: str, stage: str, device: tor
         now = time.monotonic()
         first = first or (done, now)
         rate = (done - first[0]) / (now - first[1]) if done > first[0] else 0.0
-        hear(Moment(domain, stage, done, total, {}, rate, memory_mib(device)))
+        hear(ProgressEvent(domain, stage, done, total, {}, rate, memory_mib(device)))
 
     return progress

@@ -81,13 +81,13 @@ def main() -> None:
             _fail(_where_it_stopped(end) or "stopped; the same command goes on from what is on the disk", 1)
         raise
     except (RuntimeError, OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.filename is not None and (mend := _PLACES.get(error.errno or 0)):
-            _fail(f"{error.filename}: {error.strerror}; {mend}", 2)
+        if isinstance(error, OSError) and error.filename is not None and (fix := _PLACES.get(error.errno or 0)):
+            _fail(f"{error.filename}: {error.strerror}; {fix}", 2)
         _fail(f"{type(error).__name__}: {error}", 1)
 
 
 # What is wrong with the place that somebody named, not with the machine.
-_PLACES = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "mend its permissions, or name another place")
+_PLACES = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "fix its permissions, or name another place")
 _PLACES |= dict.fromkeys(
     (errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "a file or folder is in the way, name another place"
 )

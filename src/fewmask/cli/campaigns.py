@@ -29,12 +29,12 @@ from fewmask.cli.terminal import (
 )
 from fewmask.paths import below, quoted
 from fewmask.plurals import agreeing, count
-from fewmask.stopping import command
+from fewmask.stopping import exit_on_signal
 
 if TYPE_CHECKING:
-    from fewmask.annotation.facts import Question
-    from fewmask.annotation.inbox import Mode
+    from fewmask.annotation.importer import Mode
     from fewmask.annotation.ledger import Ledger
+    from fewmask.annotation.questions import Question
     from fewmask.config import Config
     from fewmask.data.domain import Domain
 
@@ -43,7 +43,7 @@ Enough = Annotated[
 ]
 
 
-@command()
+@exit_on_signal()
 def campaign(
     config: ConfigFile,
     overrides: Overrides = None,

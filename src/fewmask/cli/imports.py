@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fewmask.cli.terminal import say
 
 if TYPE_CHECKING:
-    from fewmask.annotation.inbox import Import
+    from fewmask.annotation.importer import Import
 
 
 def print_import(counts: Import, rule: str, command: str) -> None:

@@ -28,7 +28,7 @@ def init(
 
     Nothing in the folder is changed, copied or converted, and no file is overwritten."""
     from fewmask.config import read_config
-    from fewmask.data.doctor import check
+    from fewmask.data.doctor import check_domains
     from fewmask.discovery import discover, name_of, taken, write
     from fewmask.paths import fault
 
@@ -51,7 +51,7 @@ def init(
     files = write(found, called, place)
     config = read_config(files["config"])
     with counting("files") as progress:
-        report = check(dict(config.domains), progress=progress)
+        report = check_domains(dict(config.domains), progress=progress)
     if as_json:
         written = {key: str(path) for key, path in files.items()}
         print_json({**found.to_dict(), "files": written, "check": report.to_dict()})

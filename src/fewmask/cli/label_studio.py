@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewmask.cli.terminal import counting
 
 if TYPE_CHECKING:
-    from fewmask.annotation.inbox import Import, Mode
+    from fewmask.annotation.importer import Import, Mode
     from fewmask.annotation.ledger import Ledger
     from fewmask.data.domain import Domain
 

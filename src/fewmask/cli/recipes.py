@@ -58,11 +58,11 @@ def recipes_alone(context: typer.Context, as_json: Json = False) -> None:
 
 def list_all(as_json: Json = False) -> None:
     """List the recipes: what they are, their rows, and what they cost."""
-    from fewmask.recipes import configuration, names, read, seconds
+    from fewmask.recipes import configuration, names, read_recipe, seconds
 
     plainly, told = {}, []
     for name in names():
-        recipe = read(name)
+        recipe = read_recipe(name)
         rows = recipe.table()
         cost = seconds(recipe, {row: configuration(recipe, name, row, Path()) for row in rows})
         plainly[name] = {
@@ -85,9 +85,9 @@ def list_all(as_json: Json = False) -> None:
 
 def show(name: Name, as_json: Json = False) -> None:
     """Print a recipe's YAML, its rows with their estimated cost, and the command."""
-    from fewmask.recipes import configuration, find, read, seconds, text
+    from fewmask.recipes import configuration, find, read_recipe, seconds, text
 
-    recipe, whole = read(name), find(name)[0]
+    recipe, whole = read_recipe(name), find(name)[0]
     cost = seconds(recipe, {row: configuration(recipe, _stem(whole), row, Path()) for row in recipe.table()})
     if as_json:
         print_json({**recipe.model_dump(mode="json"), "table": recipe.table(), "seconds": cost})
@@ -101,7 +101,7 @@ def show(name: Name, as_json: Json = False) -> None:
 
 def check(name: Name, words: Words = None, incomplete: Incomplete = False, as_json: Json = False) -> None:
     """Examine the data that a recipe reads, image by image: every problem listed at once, as `fewmask check` does."""
-    from fewmask.data.doctor import check as examine
+    from fewmask.data.doctor import check_domains as examine
     from fewmask.recipes.data import check_data
 
     asked = _Asked(name, words or [], None)
@@ -143,7 +143,7 @@ def run(
         say(f"{one.domain}: {counts} images{should} ({one.layout}, {one.folder})", err)
     estimate = sum(seconds(recipe, configs).values()) * len(asked.seeds)
     from fewmask.recipes.running import results
-    from fewmask.recipes.running import run as go_on
+    from fewmask.recipes.running import run_recipe as go_on
     from fewmask.recipes.table import as_json as plainly
 
     runs = _runs(asked.rows, asked.seeds)
@@ -197,10 +197,10 @@ class _Asked:
     """What the command line asks for: which rows of which recipe, on which data, with which seeds."""
 
     def __init__(self, name: str, words: Sequence[str], seeds: str | None) -> None:
-        from fewmask.recipes import asks, find, read
+        from fewmask.recipes import asks, find, read_recipe
 
         whole, own_rows = find(name)
-        self.recipe, self.name = read(whole), _stem(whole)
+        self.recipe, self.name = read_recipe(whole), _stem(whole)
         data = [word.removeprefix("data=") for word in words if word.startswith("data=")]
         self.overrides = [word for word in words if "=" in word and not word.startswith("data=")]
         patterns = [word for word in words if "=" not in word]

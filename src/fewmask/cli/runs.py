@@ -264,7 +264,7 @@ def _class_names(path: Path) -> dict[str, str | None]:
     from fewmask import strict_yaml
 
     try:
-        names, text = strict_yaml.read(path)
+        names, text = strict_yaml.read_yaml(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; write a file of `source: target` lines") from None
     for source, target in names.items() if isinstance(names, dict) else ():

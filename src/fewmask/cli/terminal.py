@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from fewmask.stopping import command
+from fewmask.stopping import exit_on_signal
 
 if TYPE_CHECKING:
-    from fewmask.engine.fit import Moment, Observer
+    from fewmask.engine.fit import ProgressCallback, ProgressEvent
 
 out, err = Console(), Console(stderr=True)
 
@@ -32,40 +32,40 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @contextmanager
-def training_progress(spent: Callable[[], str] = lambda: "") -> Iterator[Observer]:
+def training_progress(spent: Callable[[], str] = lambda: "") -> Iterator[ProgressCallback]:
     """A bar with loss, step rate, time left and memory; where stderr is no terminal, a line now and then.
 
     `spent` says in words what was spent of a budget; it is asked when a stage begins.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}")
-    with command(), Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+    with exit_on_signal(), Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         tasks: dict[str, Any] = {}
         stage, so_far, part = "", "", 0
 
-        def observe(moment: Moment) -> None:
+        def observe(event: ProgressEvent) -> None:
             nonlocal stage, so_far, part
-            if moment.stage != stage:
-                stage, so_far, part = moment.stage, spent(), 0
+            if event.stage != stage:
+                stage, so_far, part = event.stage, spent(), 0
             evaluates = stage.endswith("evaluate")
-            key = f"{moment.run} evaluate" if evaluates else moment.run
+            key = f"{event.run} evaluate" if evaluates else event.run
             if key not in tasks:
                 tasks[key] = bar.add_task(key, told="")
-            told = _told(moment, so_far)
-            description = f"{moment.run} · {stage}"
-            bar.update(tasks[key], description=description, completed=moment.step, total=moment.steps, told=told)
-            before, part = part, moment.step * (20 if moment.terms else 4) // moment.steps
+            told = _told(event, so_far)
+            description = f"{event.run} · {stage}"
+            bar.update(tasks[key], description=description, completed=event.step, total=event.steps, told=told)
+            before, part = part, event.step * (20 if event.terms else 4) // event.steps
             if part > before and not evaluates and not err.is_terminal:
-                print(f"{moment.run} {stage} {moment.step}/{moment.steps} {told}", file=sys.stderr, flush=True)
+                print(f"{event.run} {stage} {event.step}/{event.steps} {told}", file=sys.stderr, flush=True)
 
         yield observe
 
 
-def _told(moment: Moment, spent: str) -> str:
-    parts = [f"loss {moment.loss:.3f}"] if moment.terms else []
-    if moment.steps_per_second:
-        parts += [f"{moment.steps_per_second:.2f}/s", f"{duration(moment.seconds_left)} left"]
-    if moment.memory_mib is not None:
-        parts.append(f"{moment.memory_mib:.0f} MiB")
+def _told(event: ProgressEvent, spent: str) -> str:
+    parts = [f"loss {event.loss:.3f}"] if event.terms else []
+    if event.steps_per_second:
+        parts += [f"{event.steps_per_second:.2f}/s", f"{duration(event.seconds_left)} left"]
+    if event.memory_mib is not None:
+        parts.append(f"{event.memory_mib:.0f} MiB")
     return " · ".join([*parts, *filter(None, [spent])])
 
 

@@ -27,7 +27,7 @@ from fewmask.cli.terminal import (
 )
 from fewmask.paths import below
 from fewmask.plurals import agreeing, count
-from fewmask.stopping import command
+from fewmask.stopping import exit_on_signal
 
 if TYPE_CHECKING:
     from fewmask.config import Config
@@ -63,7 +63,7 @@ def demo(
 def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Examine a configuration's data, network and method: every problem at once, each with file or key and the fix."""
     from fewmask.config import read_config
-    from fewmask.data.doctor import check as examine
+    from fewmask.data.doctor import check_domains as examine
 
     settings = read_config(config, overrides or [])
     with counting("files") as progress:
@@ -114,15 +114,15 @@ def _of_network(settings: Config) -> list[Problem]:
         if domains is None:
             UniversalSegmenter(settings.model, {}, settings.seed)
         elif settings.campaign is None:
-            preflight.check([settings], domains)
+            preflight.check_configs([settings], domains)
         else:
-            of_campaigns.check(settings, domains)
+            of_campaigns.check_campaign(settings, domains)
     except ValueError as error:
         parted = [line.partition(": ") for line in str(error).splitlines()]
         told = [(key, *rest.rpartition("; ")) for key, _, rest in parted]
         return [
-            Problem(key, value, mend) if value else Problem(key, mend, "see docs/formats.md")
-            for key, value, _, mend in told
+            Problem(key, value, fix) if value else Problem(key, fix, "see docs/formats.md")
+            for key, value, _, fix in told
         ]
     return []
 
@@ -161,10 +161,10 @@ def _list(severity: str, problems: Sequence[Problem]) -> None:
         else:
             names = ", ".join(problem.where for problem in alike[:ALIKE])
             told = f"{len(alike):,} × {alike[0].value}: {names} and {len(alike) - ALIKE:,} more (--json lists them)"
-            out.print(f"{severity} {plain(told)}; {plain(alike[0].mend)}", soft_wrap=True)
+            out.print(f"{severity} {plain(told)}; {plain(alike[0].fix)}", soft_wrap=True)
 
 
-@command()
+@exit_on_signal()
 def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = None, as_json: Json = False) -> None:
     """Train a model. The same command goes on where a run stopped."""
     from fewmask.config import read_config

@@ -172,8 +172,8 @@ class _Pair:
                 told.append(f"{group.name} also has {_listed(more)}; compared on {_listed(self.domains)} alone")
             if alone := sorted(group.runs.keys() - set(self.seeds)):
                 told.append(f"{group.name}: seeds {_listed(alone)} have no partner and are left out")
-        facts = [line for one, other in self.runs for line in differing(one.facts, other.facts)]
-        told += [f"beside the method differs {line}" for line in dict.fromkeys(facts)]
+        differences = [line for one, other in self.runs for line in differing(one.comparable, other.comparable)]
+        told += [f"beside the method differs {line}" for line in dict.fromkeys(differences)]
         if without := [run.where for pair in self.runs for run in pair if not run.counts]:
             told.append(
                 f"{len(without)} of {2 * len(self.runs)} runs have no scores.npz, so that the luck of the images is "

@@ -38,7 +38,7 @@ class Scored:
     folder: Path | None = None
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def comparable(self) -> dict[str, Any]:
         """By dotted key, what should be equal in two runs that are compared: settings beside the method's own, labels,
         what was scored, versions."""
         told = {key: self.summary[key] for key in _TOLD if key in self.summary}

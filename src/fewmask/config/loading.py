@@ -12,7 +12,7 @@ from fewmask import strict_yaml
 from fewmask.config.base import Name, Settings
 from fewmask.config.campaign import CampaignSettings
 from fewmask.config.domains import LAYOUTS, DomainSettings, LabelledSettings, installed_layouts
-from fewmask.config.spelling import meant, mend_key
+from fewmask.config.spelling import fix_for_key, meant
 from fewmask.config.training import ModelSettings, TrainSettings
 from fewmask.paths import alike
 
@@ -61,7 +61,7 @@ def load(path: Path, overrides: Sequence[str] = (), methods: Mapping[str, type[S
     `methods` gives the settings' type of each method by its name; without it, the method's settings stay plain data.
     """
     try:
-        data, text = strict_yaml.read(path)
+        data, text = strict_yaml.read_yaml(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; give the path of a configuration, see configs/") from None
     if not isinstance(data, dict):
@@ -122,8 +122,8 @@ def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path, text
     given = data.get("name") if isinstance(data, dict) else data
     if not isinstance(data, dict) or not isinstance(given, str) or given not in methods:
         like = meant(given, methods) if isinstance(given, str) else None
-        mend = f"did you mean {like}? There are" if like else "there are"
-        return data, [f"method.name: no method {strict_yaml.short(given)}; {mend} {', '.join(sorted(methods))}"]
+        fix = f"did you mean {like}? There are" if like else "there are"
+        return data, [f"method.name: no method {strict_yaml.short(given)}; {fix} {', '.join(sorted(methods))}"]
     kind = methods[given]
     try:
         return kind.model_validate(data, context={"folder": folder}), []
@@ -138,7 +138,7 @@ def _override(data: dict[str, Any], override: str) -> str | None:
     if not equals or not all(parts):
         return f"override {override!r}: write key.sub=value"
     try:
-        parsed = strict_yaml.parse(value)
+        parsed = strict_yaml.parse_yaml(value)
     except ValueError as error:
         return f"override {strict_yaml.short(override)}: the value is not YAML: {error}"
     place = data
@@ -176,7 +176,7 @@ def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Set
         where = ".".join(map(str, steps[:-1])) or "a key" if is_key else key
         return f"{where}: {strict_yaml.unquoted(text, steps, value, is_key)}"
     if kind == "extra_forbidden":
-        return f"{key}: unknown key; {mend_key(method, place[1:]) if method else mend_key(Config, place)}"
+        return f"{key}: unknown key; {fix_for_key(method, place[1:]) if method else fix_for_key(Config, place)}"
     if kind == "missing":
         return f"{key}: missing; add it"
     known = [*LAYOUTS, *installed_layouts()]

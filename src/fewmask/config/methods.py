@@ -16,10 +16,10 @@ from pydantic import (
 from fewmask.config.base import ConfigPath, Fraction, MethodSettings, Settings
 from fewmask.config.self_labelling import (
     FixMatchSettings,
+    MeanTeacherSettings,
     PseudoLabelSettings,
     S4alSettings,
     SelfLabellingSettings,
-    TaughtSettings,
     UniMatchSettings,
 )
 from fewmask.config.training import AdamSettings, HungAdamSettings, TranslatorSettings
@@ -307,7 +307,7 @@ class UnivFullSettings(UnivSettings):
     """β, the weight of L_within."""
 
 
-class UnivTeacherSettings(TaughtSettings):
+class UnivTeacherSettings(MeanTeacherSettings):
     name: Literal["univ-teacher"] = "univ-teacher"
     pool_cost: ClassVar[float] = 1.0
     ema: Fraction | Literal["auto"] = "auto"

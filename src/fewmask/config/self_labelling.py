@@ -40,7 +40,7 @@ class PseudoLabelSettings(SelfLabellingSettings):
         return end
 
 
-class TaughtSettings(MethodSettings):
+class MeanTeacherSettings(MethodSettings):
     ema: Fraction | Literal["auto"] | None = "auto"
     """Momentum of the teacher. `auto` ties it to the length of the training: 1 − 1/(0.02 · steps), so that the teacher
     lies 2 % of the steps behind. None: the student labels the pool itself."""
@@ -57,7 +57,7 @@ def momentum(lag: float) -> float:
     return max(0.0, 1 - 1 / lag) if lag else 0.0
 
 
-class ConsistencySettings(TaughtSettings, SelfLabellingSettings):
+class ConsistencySettings(MeanTeacherSettings, SelfLabellingSettings):
     begin: Fraction = 0.0
     """Part of the steps that sees labels alone, before the pool has a term. The source begins at once."""
     supervised_weight: NonNegativeFloat = 0.5
@@ -101,7 +101,7 @@ class UniMatchSettings(ConsistencySettings):
     read."""
 
 
-class S4alSettings(TaughtSettings):
+class S4alSettings(MeanTeacherSettings):
     name: Literal["s4al"] = "s4al"
     pool_cost: ClassVar[float] = 2.9
     ema: Fraction | Literal["auto"] = "auto"

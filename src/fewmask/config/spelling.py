@@ -9,8 +9,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 
-def mend_key(settings: type[BaseModel], place: Sequence[str]) -> str:
-    """How to mend the unknown key at `place`: the key beside it that is spelt alike, or the one of that name that lies
+def fix_for_key(settings: type[BaseModel], place: Sequence[str]) -> str:
+    """How to fix the unknown key at `place`: the key beside it that is spelt alike, or the one of that name that lies
     further inside; else all that there are."""
     *above, key = place
     beside = known_keys(settings, above) - {key}
@@ -18,7 +18,7 @@ def mend_key(settings: type[BaseModel], place: Sequence[str]) -> str:
         return f"did you mean {like}?"
     if inside := sorted(name for name in beside if key in known_keys(settings, [*above, name])):
         return f"did you mean {' or '.join(f'{name}.{key}' for name in inside)}?"
-    return f"remove it; there are {', '.join(sorted(beside))}" if beside else "remove it or mend its spelling"
+    return f"remove it; there are {', '.join(sorted(beside))}" if beside else "remove it or fix its spelling"
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:

@@ -249,4 +249,4 @@ def mean_counts(batches: Sequence[Batch]) -> dict[int, PixelCounts]:
     """`Batch.counts` as the losses need them: the mean over micro-batches and processes."""
     parts = len(batches) * distributed.world()
     tables = {s: torch.stack([batch.counts[s].table() for batch in batches]).sum(0) for s in batches[0].counts}
-    return {s: PixelCounts(*(distributed.total(table) / parts)) for s, table in tables.items()}
+    return {s: PixelCounts(*(distributed.all_reduce_sum(table) / parts)) for s, table in tables.items()}

@@ -155,10 +155,10 @@ def _channels_last(images: Sequence[np.ndarray]) -> Tensor:
 
 def loader(steps: Steps, first: int, workers: int, **options: Any) -> Generator[list[Batch], None, None]:
     """The micro-batches of the steps from `first` on, in order, prefetched by worker processes."""
-    return read(steps, range(first, steps.phases[-1].stop), workers, **options)
+    return read_batches(steps, range(first, steps.phases[-1].stop), workers, **options)
 
 
-def read(
+def read_batches(
     items: Dataset[Item], order: Sequence[int], workers: int, ahead: int = 2, **options: Any
 ) -> Generator[Item, None, None]:
     """`items[i] for i in order`, with `ahead` of them prefetched by each of the worker processes.
@@ -177,7 +177,7 @@ def read(
         worker_init_fn=leave,
         **options,
     )
-    with stopping.workers_spared():
+    with stopping.shield_workers_from_sigint():
         started = iter(loading)
     for item in started:
         if isinstance(item, ValueError):
@@ -195,7 +195,7 @@ def _leave_with(parent: int, method: str, worker: int) -> None:
     alive = run is not None and run.is_alive() if method == "forkserver" else os.getppid() == parent
     if not alive:
         os._exit(1)
-    stopping.outlive_parents_step()
+    stopping.delay_sigterm()
 
 
 class _Told(Dataset[Any]):

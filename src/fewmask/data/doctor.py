@@ -76,8 +76,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "errors": [{"where": p.where, "value": p.value, "mend": p.mend} for p in self.errors],
-            "warnings": [{"where": p.where, "value": p.value, "mend": p.mend} for p in self.warnings],
+            "errors": [{"where": p.where, "value": p.value, "mend": p.fix} for p in self.errors],
+            "warnings": [{"where": p.where, "value": p.value, "mend": p.fix} for p in self.warnings],
             "statistics": {name: asdict(s) for name, s in self.statistics.items()},
         }
 
@@ -126,7 +126,7 @@ class _ImageCheck:
     """(256,) pixels of the mask by its value in 0 … C−1, 254, 255; ids outside the space are left out."""
 
 
-def check(
+def check_domains(
     domains: Mapping[str, DomainSettings],
     labelled: int | None = None,
     seed: int = 0,
@@ -214,8 +214,8 @@ def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
         )
         value = f"the mask is {mask_w}×{mask_h} pixels, its image {image_path} is {w}×{h}{turned}"
         again = "export the mask again at the image's size"
-        mend = f"{TURN_PIXELS}, set `orientation: apply`, or {again}" if turned and tag != 1 else again
-        problems.append(Problem(str(mask_path), value, mend))
+        fix = f"{TURN_PIXELS}, set `orientation: apply`, or {again}" if turned and tag != 1 else again
+        problems.append(Problem(str(mask_path), value, fix))
     for cell in judge(picture.kind) if picture else ():
         if cell.fix and not (turns and cell.fix.startswith(TURN_PIXELS)):
             problems.append(Problem(str(image_path), cell.how, cell.fix, "warning"))
@@ -224,11 +224,11 @@ def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
         counts, unknown = _by_value(ids, patient.space)
         if unknown:
             named = ", ".join(f"{i} ({n} pixels)" for i, n in unknown.items())
-            mend = "add them to the classes or to the void ids, or mend the mask"
-            problems.append(Problem(str(mask_path), f"ids outside the label space: {named}", mend))
+            fix = "add them to the classes or to the void ids, or fix the mask"
+            problems.append(Problem(str(mask_path), f"ids outside the label space: {named}", fix))
         elif not counts[: patient.space.num_classes].any():
-            mend = "label some of it, or remove the mask so that the image counts as unlabelled"
-            problems.append(Problem(str(mask_path), "the mask has no pixel of any class", mend, "warning"))
+            fix = "label some of it, or remove the mask so that the image counts as unlabelled"
+            problems.append(Problem(str(mask_path), "the mask has no pixel of any class", fix, "warning"))
     if image is None:
         return _ImageCheck(patient.name, stem, tuple(problems), ids=ids, counts=counts)
     size = (image.shape[1], image.shape[0])
@@ -275,15 +275,15 @@ def _missing_classes(
     for position, name in enumerate(patient.space.names):
         value = f"class {name!r} is in none of the {len(drawn)} labelled images"
         if everywhere[position] and not counts[position]:
-            mend = "it cannot be learnt: raise labelled.images, take another seed, or label images that show it"
-            yield Problem(where, value, mend, "warning")
+            fix = "it cannot be learnt: raise labelled.images, take another seed, or label images that show it"
+            yield Problem(where, value, fix, "warning")
         elif name in nowhere and len(nowhere) == 1 and white and VOID not in patient.space.raw_ids:
             value += f" and in no other mask, and 255 fills {100 * white:.1f} % of the pixels"
             again = " and take 255 out of `ignore`" if VOID in patient.space.void_ids else ""
             yield Problem(where, value, f"are these 0/255 masks? Write `255: {name}` in classes.yaml{again}")
         elif name in nowhere:
-            mend = f"take it out of the classes, label images that show it, or write `absent: [{name}]` if it is meant"
-            yield Problem(where, f"{value} and in no other mask", mend, "warning" if asks else "error")
+            fix = f"take it out of the classes, label images that show it, or write `absent: [{name}]` if it is meant"
+            yield Problem(where, f"{value} and in no other mask", fix, "warning" if asks else "error")
 
 
 def _white(checks: Iterable[_ImageCheck]) -> float:
@@ -307,8 +307,8 @@ def _scale(patient: _Patient, checks: Sequence[_ImageCheck]) -> Iterator[Problem
     if small:
         height, width = min(small)
         value = f"`size: {size}` leaves less than {SMALL} a side of {len(small)} images, down to {width}×{height}"
-        mend = "few objects are still seen, and scores at that size say little; write a larger `size`"
-        yield Problem(f"domain {patient.name}", value, mend, "warning")
+        fix = "few objects are still seen, and scores at that size say little; write a larger `size`"
+        yield Problem(f"domain {patient.name}", value, fix, "warning")
 
 
 def _copies(patients: Mapping[str, _Patient], checks: Mapping[str, Mapping[str, _ImageCheck]]) -> Iterator[Problem]:
@@ -357,8 +357,8 @@ def _near_copies(patient: _Patient, checks: Mapping[str, _ImageCheck]) -> Iterat
                     value = (
                         f"almost the same picture as {patient.where(other.stem)}, which is in {split_of[other.stem]}"
                     )
-                    mend = f"keep the two in one split, or the score on {split} flatters"
-                    yield Problem(patient.where(each.stem), value, mend, "warning")
+                    fix = f"keep the two in one split, or the score on {split} flatters"
+                    yield Problem(patient.where(each.stem), value, fix, "warning")
         earlier += here
         split_of |= {each.stem: split for each in here}
 

@@ -1,4 +1,4 @@
-"""Which masks of a domain are labelled in part. No list of files says it: only their pixels do."""
+"""Finds the masks of a domain that are labelled in part. Only the pixels of a mask can tell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 
 class Known(NamedTuple):
-    """How much of a mask is labelled: pixels of a class and void ones, of all `size`."""
+    """The labelled pixels of a mask, of a class or void, and its size in pixels."""
 
     pixels: int
     size: int
@@ -32,20 +32,21 @@ def known(mask: Mask) -> Known:
 
 
 def known_pixels(domain: Domain) -> dict[str, Known]:
-    """How much of each labelled image is; every mask is read. Raises ValueError with the file that cannot be."""
+    """The labelled pixels of each labelled image. Every mask is read. Raises ValueError with the name of a file that
+    cannot be read."""
     return dict(zip(domain.labelled, _of_masks(domain, known), strict=True))
 
 
 def _of_masks(domain: Domain, value_of: Callable[[Mask], Value]) -> list[Value]:
-    """What a function says of each labelled image's mask."""
+    """Applies a function to the mask of each labelled image."""
     # Decoding leaves the interpreter's lock, so threads use all cores.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(lambda stem: value_of(domain.mask(stem)), domain.labelled))
 
 
 def in_part(domain: Domain, found: Mapping[str, Known]) -> Domain:
-    """The domain with those of its labelled images in `partial` that are labelled in part by `found`; one of which no
-    pixel is labelled is none of them."""
+    """The domain with its partly labelled images in `partial`, by the counts in `found`. An image without a labelled
+    pixel is no longer one of the labelled images."""
     return replace(
         domain,
         labelled=tuple(s for s in domain.labelled if found[s].pixels),
@@ -54,7 +55,8 @@ def in_part(domain: Domain, found: Mapping[str, Known]) -> Domain:
 
 
 def with_parts(domains: Mapping[str, Domain]) -> dict[str, Domain]:
-    """The domains as their masks on the disk say; what is drawn on demand is labelled wholly, and is not drawn for it.
+    """The domains with `partial` as read from their masks. Procedural domains are wholly labelled and are not drawn for
+    this.
 
     Raises ValueError like `known_pixels`.
     """

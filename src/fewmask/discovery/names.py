@@ -54,7 +54,7 @@ def _of_yaml(path: Path, file: PurePosixPath) -> Names | None:
         void = listed.void_ids | listed.void_colours
         return Names(str(file), by_id, {c: by_id[i] for i, c in colours.items()}, colours, frozenset(void))
     except ValueError:
-        data: Any = strict_yaml.read(path)[0]
+        data: Any = strict_yaml.read_yaml(path)[0]
     names = data.get("names") if isinstance(data, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))

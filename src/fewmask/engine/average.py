@@ -45,8 +45,8 @@ def network_of(kept: nn.ModuleDict) -> UniversalSegmenter:
 def better(
     found: Mapping[str, Mapping[str, Any]], domains: Collection[str]
 ) -> tuple[str, float | None, dict[str, Any]]:
-    """Which of the networks' evaluations is the best by its mean mIoU over the domains, that mean, and what to note of
-    all. Of equal ones, and where none was scored, it is the first."""
+    """Returns the best evaluation of the networks by mean mIoU over the domains, that mean, and what to note of all. Of
+    equal ones, and where none was scored, it is the first."""
     means = {w: mean([s["miou"] for name, s in r["domains"].items() if name in domains]) for w, r in found.items()}
     which = max(means, key=lambda w: means[w] or 0.0)
     every = {"weights": {w: r["avg_miou"] for w, r in found.items()}} if len(found) > 1 else {}

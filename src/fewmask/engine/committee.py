@@ -1,4 +1,4 @@
-"""Who looks at the pool: the opinions of networks of one or more rounds, of dropout draws, and of scales.
+"""The committee that scores the pool: networks of one or more rounds, dropout draws, and scales.
 
 Shapes: B images of one size · M members · H×W pixels · C classes · D feature channels, h×w cells.
 """
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewmask.acquisition.regions import parse
+from fewmask.acquisition.regions import parse_regions
 from fewmask.acquisition.scores import known_scores
 from fewmask.config import AskSettings, PoolSettings, Precision
 from fewmask.engine.device import autocast
@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
 
 class Opinions(NamedTuple):
-    """What is said of a batch."""
+    """The outputs of all members for a batch."""
 
     logits: Tensor
     """(M,B,C,H,W)."""
@@ -46,7 +46,7 @@ class Opinions(NamedTuple):
     """Height and width of their cells, in pixels of the images."""
 
     def of(self, image: int) -> Opinions:
-        """Those of one image of the batch."""
+        """The outputs for one image of the batch."""
         one = slice(image, image + 1)
         wrong = None if self.difficulty is None else self.difficulty[:, one]
         return Opinions(self.logits[:, one], wrong, self.features[one], self.cell)
@@ -135,7 +135,7 @@ def dropout(network: UniversalSegmenter, on: bool, seed: int) -> Iterator[None]:
 
 
 def opinions(pool: PoolSettings, networks: int) -> int:
-    """How many opinions of an image so many networks give to be compared."""
+    """The number of opinions of an image that can be compared, for so many networks."""
     return networks * max(pool.dropout, 1) * (len(pool.scales) if pool.combine == "softmax" else 1)
 
 
@@ -151,7 +151,7 @@ def faults(pool: PoolSettings, ask: AskSettings, networks: int, difficulty: bool
     to set instead`, one each."""
     found = []
     try:
-        parse(ask.regions).tile(np.zeros((2, 2, 3), np.uint8))  # superpixels may lack their library
+        parse_regions(ask.regions).tile(np.zeros((2, 2, 3), np.uint8))  # superpixels may lack their library
     except ValueError as error:
         found.append(f"regions: {error}")
     if ask.balance != "none" and not networks:

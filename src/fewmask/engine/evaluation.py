@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from fewmask import distributed
 from fewmask.config import Precision
-from fewmask.data.batches import read
+from fewmask.data.batches import read_batches
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.metrics import confusion, mean, scores
@@ -119,7 +119,7 @@ def count(
     was_training = model.training
     model.eval()
     done = 0
-    for image, label in chain.from_iterable(read(batches, range(len(batches)), workers)):
+    for image, label in chain.from_iterable(read_batches(batches, range(len(batches)), workers)):
         prediction = predict_batch(model, image, head or domain.name, precision)
         if table is not None:
             prediction = table[prediction]
@@ -131,9 +131,9 @@ def count(
         if progress:
             progress(done, len(own))
     model.train(was_training)
-    by_rank = distributed.gather(torch.cat(images)).cpu()
+    by_rank = distributed.all_gather(torch.cat(images)).cpu()
     position = torch.cat([torch.arange(rank, len(stems), distributed.world()) for rank in range(distributed.world())])
-    return Counts(distributed.total(matrix).cpu(), torch.empty_like(by_rank).index_copy_(0, position, by_rank))
+    return Counts(distributed.all_reduce_sum(matrix).cpu(), torch.empty_like(by_rank).index_copy_(0, position, by_rank))
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewmask import distributed
 from fewmask.data.batch import Batch
-from fewmask.engine.moments import NonFiniteError
+from fewmask.engine.progress import NonFiniteError
 
 
 def finite(
@@ -20,7 +20,7 @@ def finite(
     waited for. `norms` are those of the gradients. Raises NonFiniteError."""
     names = list(parts[0])
     means = torch.stack([torch.stack([part[n] for part in parts]).mean() for n in names])
-    means = distributed.total(means) / distributed.world()
+    means = distributed.all_reduce_sum(means) / distributed.world()
     numbers = torch.cat([means, torch.stack(list(norms.values()))]).tolist()
     values = dict(zip(names, numbers[: len(names)], strict=True))
     broken = [f"the term {n!r} is {v}" for n, v in values.items() if not math.isfinite(v)]

@@ -36,11 +36,11 @@ from fewmask.engine.finite import finite
 from fewmask.engine.log import Log
 from fewmask.engine.longer import begun, former_steps
 from fewmask.engine.metrics import mean
-from fewmask.engine.moments import Moment as Moment
-from fewmask.engine.moments import NonFiniteError as NonFiniteError
-from fewmask.engine.moments import Observer as Observer
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.preflight import check_rows
+from fewmask.engine.progress import NonFiniteError as NonFiniteError
+from fewmask.engine.progress import ProgressCallback as ProgressCallback
+from fewmask.engine.progress import ProgressEvent as ProgressEvent
 from fewmask.engine.prototypes import make_prototypes, save_prototypes
 from fewmask.engine.run import hardware, load_domains, open_run, save_model, versions
 from fewmask.methods import build
@@ -71,7 +71,7 @@ class Training(nn.Module):
 def train(
     config: Config,
     folder: AnyPath,
-    observe: Observer = lambda moment: None,
+    observe: ProgressCallback = lambda event: None,
     domains: Mapping[str, Domain] | None = None,
     start: AnyPath | None = None,
 ) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def train(
     breaks down, and `stopping.Stopped` after Ctrl-C or SIGTERM, when the step is done and saved.
     """
     folder = Path(folder)
-    with stopping.heeded(), distributed.processes():
+    with stopping.defer_signals(), distributed.processes():
         known = load_domains(config) if domains is None else dict(domains)
         config, _ = settle(config, known)
         device = choose_device(config.train.device)
@@ -91,7 +91,7 @@ def train(
             run = open_run(folder, config, other=before is not None)
             if domains is None and run.ledger.exists():
                 raise ValueError(f"{folder}: a campaign's; `fewmask campaign` goes on with it, or give another --out")
-            if before is None and distributed.agreed(run.summary.exists()):
+            if before is None and distributed.broadcast_int(run.summary.exists()):
                 return _came_to(run)
             # Whoever gives domains knows which of their masks are labelled in part.
             known = with_parts(known) if domains is None else known
@@ -110,7 +110,7 @@ class _Fit:
         run: RunFolder,
         domains: dict[str, Domain],
         device: torch.device,
-        observe: Observer,
+        observe: ProgressCallback,
         start: Path | None,
     ) -> None:
         self.config, self.run, self.domains, self.device, self.observe = config, run, domains, device, observe
@@ -123,11 +123,11 @@ class _Fit:
         self.model = synchronise(model.to(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.method = build(config.method, domains, settings.steps).to(device)
         self.method.prepare(self.model, self._rng(0, PREPARE))
-        self.network = self.method.network(self.model)
+        self.network = self.method.inference_model(self.model)
         # What validation selects belongs together: a teacher with its student, a branch with its network.
-        self.kept = nn.ModuleDict({"model": self.network, **self.method.kept(self.model)})
-        self.average = average_of(self.kept, settings)
-        self.answering = answering(self.kept, self.average, settings)
+        self.saved_modules = nn.ModuleDict({"model": self.network, **self.method.extra_modules(self.model)})
+        self.average = average_of(self.saved_modules, settings)
+        self.answering = answering(self.saved_modules, self.average, settings)
         self.class_weights = class_weights(domains, settings.class_weights)
         self.phases = [p for p in self.method.phases(settings.steps) if p.stop > p.start]
         # A head that no phase trains has nothing to be scored on.
@@ -180,7 +180,7 @@ class _Fit:
                 self._tell(phase.name, self.done, settings.steps, (self.done - first) / (now - resumed), terms)
                 if self._out_of_patience():
                     break
-                if self.done < settings.steps and distributed.any_of(stopping.asked()):
+                if self.done < settings.steps and distributed.any_process(stopping.stop_requested()):
                     self._checkpoint()
                     distributed.barrier()  # a process that ends takes the others with it
                     self._stop(f"step {self.done + 1}")
@@ -217,7 +217,7 @@ class _Fit:
         self.optimisers.step()
         self.method.after_step(self.model, self._rng(step, AFTER))
         if self.average is not None:
-            self.average.follow(self.kept)
+            self.average.follow(self.saved_modules)
         return values
 
     def _validates(self) -> bool:
@@ -257,7 +257,7 @@ class _Fit:
 
         def progress(done: int, total: int) -> None:
             self._tell("evaluate", done, total, done / (time.monotonic() - began))
-            if stopping.asked():  # every process hears of it by itself, and none waits here for another
+            if stopping.stop_requested():  # every process hears of it by itself, and none waits here for another
                 self._checkpoint()
                 self._stop("its validation" if split == "val" else "its scores")
 
@@ -269,7 +269,7 @@ class _Fit:
     def _tell(self, stage: str, step: int, steps: int, rate: float, terms: Mapping[str, float] | None = None) -> None:
         if distributed.rank() == 0:
             memory = memory_mib(self.device)
-            self.observe(Moment(self.config.method.name, stage, step, steps, terms or {}, rate, memory))
+            self.observe(ProgressEvent(self.config.method.name, stage, step, steps, terms or {}, rate, memory))
 
     def _checkpoint_is_due(self) -> bool:
         """By steps, and in the process that writes by time, whatever the others' clocks say."""
@@ -317,9 +317,9 @@ class _Fit:
         """Take the weights that validation chose, score them once, and write model and summary."""
         distributed.barrier()  # the first process has written them
         if self.best:
-            self.kept.load_state_dict(load_weights(self.run.best(int(self.best["step"]))))
+            self.saved_modules.load_state_dict(load_weights(self.run.best(int(self.best["step"]))))
         elif self.average is not None:
-            self.kept.load_state_dict(self.average.model.state_dict())
+            self.saved_modules.load_state_dict(self.average.model.state_dict())
         split = self.config.train.score
         scored = {n: d for n, d in self.trained.items() if d.splits.get(split)}
         others = {n: d for n, d in self.trained.items() if n not in scored and d.splits.get("val")}
@@ -355,9 +355,9 @@ class _Fit:
         run, train = self.run, self.config.train
         description = save_model(run, self.network)
         written = [run.weights, *(path for p in self.phases[:-1] if (path := run.phase(p.name)).exists())]
-        for name in sorted(self.kept.keys() - {"model"}):
-            save_weights(run.kept(name), self.kept[name].state_dict())
-            written.append(run.kept(name))
+        for name in sorted(self.saved_modules.keys() - {"model"}):
+            save_weights(run.module_weights(name), self.saved_modules[name].state_dict())
+            written.append(run.module_weights(name))
         if len(self.trained) > 1 and any(d.labelled for d in self.trained.values()):
             found = make_prototypes(self.network, self.trained, workers=train.workers, precision=train.precision)
             save_prototypes(run.folder, found)
@@ -371,10 +371,10 @@ class _Fit:
     def _log(self, terms: Mapping[str, float], phase: Phase) -> None:
         if self.done % self.config.train.log_every and self.done != self.config.train.steps:
             return
-        watch = {name: value.item() for name, value in self.method.watch.items()}
+        metrics = {name: value.item() for name, value in self.method.metrics.items()}
         rate = self.optimisers.main.param_groups[0]["lr"]
         line = StepLine(
-            step=self.done, phase=phase.name, loss=sum(terms.values()), terms={**terms, **watch}, lr=rate,
+            step=self.done, phase=phase.name, loss=sum(terms.values()), terms={**terms, **metrics}, lr=rate,
             seconds=round(self.seconds, 3),
         )  # fmt: skip
         self._write(line.to_line())
@@ -389,7 +389,7 @@ class _Fit:
 
 def _came_to(run: RunFolder) -> dict[str, Any]:
     """The summary, which the first process wrote, in all of them: others need not see its disk as it is now."""
-    found: dict[str, Any] = distributed.asked_of_first(lambda: run.read_summary().to_dict())
+    found: dict[str, Any] = distributed.call_in_first(lambda: run.read_summary().to_dict())
     return found
 
 

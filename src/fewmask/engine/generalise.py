@@ -1,4 +1,5 @@
-"""A domain that no training has seen: what every head says of it, what they say together, and which one fits best.
+"""Evaluates a domain that no training has seen: with every head, with all heads together, and with the head that fits
+each image best.
 
 Shapes: B images · H×W pixels · h×w feature cells · K heads · C classes of the domain.
 """
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewmask.config import Precision
-from fewmask.data.batches import read
+from fewmask.data.batches import read_batches
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluation import LabelledBatches, Progress
@@ -86,7 +87,7 @@ def every_head(
     batches = LabelledBatches(target, stems, batch_size)
     was_training = model.training
     model.eval()
-    for image, label in chain.from_iterable(read(batches, range(len(batches)), workers)):
+    for image, label in chain.from_iterable(read_batches(batches, range(len(batches)), workers)):
         there = label.to(device)
         with torch.inference_mode(), autocast(device, precision):
             features = model.encode(image.to(device).permute(0, 3, 1, 2))

@@ -1,4 +1,4 @@
-"""A run's network as the one who guesses, on the labelling page and for other tools.
+"""A run's network as the predictor for the labelling page and for other tools.
 
 Shapes: H×W pixels of an image · C classes.
 """

@@ -43,6 +43,6 @@ def board_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        mend = 'pip install "fewmask[tensorboard]", or leave it out'
-        raise ValueError(f"train.tensorboard: it is not installed; {mend}") from None
+        fix = 'pip install "fewmask[tensorboard]", or leave it out'
+        raise ValueError(f"train.tensorboard: it is not installed; {fix}") from None
     return SummaryWriter

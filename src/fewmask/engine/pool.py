@@ -1,4 +1,4 @@
-"""One pass over the pool: what the networks of the last rounds say of every image that is not wholly labelled.
+"""One pass over the pool: the networks of the last rounds score every image that is not wholly labelled.
 
     for each piece of the pool:                       pieces are shared out over the processes; a done one is kept
         for each image:  logits of all members        networks × dropout draws × scales
@@ -28,13 +28,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fewmask import distributed, stopping
-from fewmask.acquisition.regions import Regions, Spec, aggregate, dominant_class, embed, parse, preselect
+from fewmask.acquisition.regions import Regions, Spec, aggregate, dominant_class, embed, parse_regions, preselect
 from fewmask.acquisition.scores import OfMean, known_scores, probabilities
 from fewmask.acquisition.selection import Candidates
-from fewmask.annotation.facts import Question
+from fewmask.annotation.questions import Question
 from fewmask.annotation.record import content_hash
 from fewmask.config import AskSettings
-from fewmask.data.batches import read
+from fewmask.data.batches import read_batches
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
 from fewmask.engine.committee import Committee, Opinions, faults
@@ -80,7 +80,7 @@ class Pieces(Dataset[list[list[PoolItem]]]):
         self.before: dict[str, list[Question]] = {}
         for question in () if request is None else request.before:
             self.before.setdefault(question.stem, []).append(question)
-        spec = None if request is None else parse(request.settings.regions)
+        spec = None if request is None else parse_regions(request.settings.regions)
         self.cut = spec if spec and spec.kind == "superpixels" else None
 
     def __len__(self) -> int:
@@ -173,7 +173,7 @@ def score_pool(
     total = pieces.images(own)
     done, began = total - pieces.images(left), time.monotonic()
     with ThreadPoolExecutor(max(workers, 1)) as writers:
-        for index, batches in zip(left, read(pieces, left, workers, ahead=1), strict=True):
+        for index, batches in zip(left, read_batches(pieces, left, workers, ahead=1), strict=True):
             scores, written = [], []
             for batch in batches:
                 for item, opinions in _opinions(committee, domain, batch, seed):
@@ -193,7 +193,7 @@ def score_pool(
             ended = time.monotonic()
             save_piece(piece_path(folder, index), pieces.stems(index), scores, ended - began)
             began = ended
-            if stopping.asked() and index != left[-1]:
+            if stopping.stop_requested() and index != left[-1]:
                 raise stopping.Stopped(
                     f"{folder}: stopped after image {done} of {total} of {domain.name}, up to which the look is saved; "
                     "the same command goes on with the next"
@@ -223,12 +223,12 @@ def _opinions(
 def _too_large(image: Tensor, scales: Sequence[float]) -> str:
     """What to do where a look at images (B,3,H,W) runs out of memory."""
     B, _, H, W = image.shape
-    mend = (
+    fix = (
         "lower campaign.pool.batch_size, and the same command goes on"
         if B > 1
         else "begin another campaign with smaller campaign.pool.scales, or go on where there is more memory"
     )
-    return f"out of memory in the look at {B} × {H}×{W} at scales {', '.join(f'{s:g}' for s in scales)}; {mend}"
+    return f"out of memory in the look at {B} × {H}×{W} at scales {', '.join(f'{s:g}' for s in scales)}; {fix}"
 
 
 def _predicted(domain: Domain, item: PoolItem, mean: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -281,7 +281,7 @@ def _scores_of(
 ) -> PoolScores:
     """The best regions of one image, `cost` their open pixels, and what is covered of it; predicted and score (H,W)."""
     settings, classes = request.settings, domain.space.num_classes
-    regions = item.regions or parse(settings.regions).tile(item.image.numpy())
+    regions = item.regions or parse_regions(settings.regions).tile(item.image.numpy())
     unavailable = _unavailable(item, regions, request, score.device)
     rng = generator(seed, "ask", request.number, 2**32 + item.position)
     if regions.spec == "points":

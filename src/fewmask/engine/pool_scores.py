@@ -1,4 +1,5 @@
-"""What a pass over the pool found, and the pieces of it on a disk: one file for each piece of the pool that is done."""
+"""The scores of a pass over the pool, and their pieces on the disk: one file for each piece of the pool that is
+done."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _ASKED = {"image": 1, "region": 1, "score": 1, "cost": 1, "group": 1, "scores": 
 
 
 class PoolScores(NamedTuple):
-    """What a pass found to choose questions from."""
+    """The candidates of a pass, from which questions are chosen."""
 
     candidates: Candidates
     covered: np.ndarray | None = None
@@ -27,7 +28,8 @@ class PoolScores(NamedTuple):
     far from each other are to be far from these too."""
     score_sum: float = 0.0
     score_count: int = 0
-    """Of all regions that may be asked, with those that are no candidates because their image has better ones."""
+    """The sum and the count are over all regions that may be asked, including those that are no candidates because
+    their image has better ones."""
 
 
 def scored_stems(folder: Path) -> frozenset[str]:
@@ -80,7 +82,7 @@ def load_piece(path: Path) -> PoolScores:
 
 
 def concatenate_scores(parts: Sequence[PoolScores]) -> PoolScores:
-    """What was found in several images or pieces in one; all with what is covered, or none."""
+    """Concatenates the scores of several images or pieces. All have `covered`, or none has."""
     covered = [one.covered for one in parts if one.covered is not None]
     return PoolScores(
         concatenate([one.candidates for one in parts]),

@@ -74,7 +74,7 @@ def digest_of(path: Path) -> str:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); fix the path or its permissions") from None
 
 
-def check(out: Path, prediction: Prediction) -> None:
+def check_output(out: Path, prediction: Prediction) -> None:
     """Raises ValueError for a folder that holds anything but this prediction."""
     record = out / RECORD
     if not record.exists():
@@ -99,18 +99,18 @@ def held(out: Path, prediction: Prediction, overwrite: bool = False) -> Iterator
     `overwrite`: where another prediction is in the folder, what it wrote is written anew. Nothing is removed.
     """
     if not overwrite or not (out / RECORD).exists():
-        check(out, prediction)
+        check_output(out, prediction)
     with hold(out / LOCK, "is being written", "wait for its end, or give another --out"):
         if overwrite and (out / RECORD).exists():
             write_text(out / LINES, "")
             write_text(out / RECORD, prediction.model_dump_json(indent=2) + "\n")
-        check(out, prediction)
+        check_output(out, prediction)
         if not (out / RECORD).exists():
             write_text(out / RECORD, prediction.model_dump_json(indent=2) + "\n")
         yield
 
 
-def read(out: Path, items: Sequence[Item]) -> dict[str, Predicted]:
+def read_predicted(out: Path, items: Sequence[Item]) -> dict[str, Predicted]:
     """The images that are done, by name. Raises ValueError for a damaged file, and for an image that has changed."""
     path = out / LINES
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]

@@ -130,7 +130,9 @@ def predict(
     model.eval()
     try:
         with predicted.held(out, prediction, overwrite):
-            lines |= {n: line for n, line in predicted.read(out, given.items).items() if writers[line.domain].has(n)}
+            lines |= {
+                n: line for n, line in predicted.read_predicted(out, given.items).items() if writers[line.domain].has(n)
+            }
             before = len(lines)
             for writer in writers.values():
                 writer.space.write_yaml(writer.out / "classes.yaml")

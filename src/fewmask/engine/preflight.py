@@ -1,8 +1,8 @@
-"""What can be known of a training before its first step: that its network and method can be built, that the network
-takes the crops, and that batch normalisation has enough values.
+"""Checks a training before its first step: its network and method can be built, the network takes the crops, and batch
+normalisation has enough values.
 
-A campaign asks this before it asks people, and the doctor with the data: what would fail only after a round of answers
-is told at once.
+A campaign checks this before it asks people, and `fewmask check` checks it with the data. An error that would otherwise
+come after a round of answers is reported at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fewmask.engine.log import board_writer
 from fewmask.engine.optimiser import Optimisers
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
-from fewmask.models.batch_norm import lonely
+from fewmask.models.batch_norm import single_value_batch_norms
 from fewmask.models.memory import memory_for, ran_out
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import torch_generator
@@ -30,7 +30,7 @@ from fewmask.randomness import torch_generator
 Found = TypeVar("Found")
 
 
-def check(configs: Sequence[Config], domains: Mapping[str, Domain]) -> tuple[UniversalSegmenter, Method]:
+def check_configs(configs: Sequence[Config], domains: Mapping[str, Domain]) -> tuple[UniversalSegmenter, Method]:
     """The network and the method of trainings that differ in `train` alone, on their device.
 
     Raises one ValueError that lists what is wrong with their settings, `key: what; the fix` a line.
@@ -72,9 +72,9 @@ def check_rows(train: TrainSettings, phases: Sequence[Phase], model: UniversalSe
     """Raises ValueError where torch would refuse the first step: batch normalisation of a single value."""
     labelled, unlabelled = train.batch_size, train.unlabelled_batch_size or train.batch_size
     pool = [unlabelled // train.accumulate if p.unlabelled else 0 for p in phases]
-    rows = min(rows for u in pool for rows in method.forwards(labelled // train.accumulate, u))
+    rows = min(rows for u in pool for rows in method.forward_batch_sizes(labelled // train.accumulate, u))
     image = torch.zeros(1, 3, *train.crop, device=model.mean.device)
-    if rows == 1 and (names := lonely(model, lambda: model.encode(image))):
+    if rows == 1 and (names := single_value_batch_norms(model, lambda: model.encode(image))):
         key = "batch_size" if labelled == train.accumulate else "unlabelled_batch_size"
         raise ValueError(
             f"train.{key}: with one image of {train.crop[0]}×{train.crop[1]} a micro-batch, batch normalisation "
@@ -89,8 +89,8 @@ def check_crop(train: TrainSettings, model: UniversalSegmenter) -> None:
 
 
 @torch.no_grad()
-def check_size(size: tuple[int, int], model: UniversalSegmenter, key: str, mend: str) -> None:
-    """Raises ValueError, `key: … mend`, where the network does not take one image of this size, and RuntimeError where
+def check_size(size: tuple[int, int], model: UniversalSegmenter, key: str, fix: str) -> None:
+    """Raises ValueError, `key: … fix`, where the network does not take one image of this size, and RuntimeError where
     the memory does not suffice for it."""
     height, width = size
     was_training = model.training
@@ -104,7 +104,7 @@ def check_size(size: tuple[int, int], model: UniversalSegmenter, key: str, mend:
             raise
         raise ValueError(
             f"{key}: {model.settings.encoder} with {model.settings.decoder} does not take images of {height}×{width} "
-            f"({' '.join(str(error).split())[:200]}); {mend}"
+            f"({' '.join(str(error).split())[:200]}); {fix}"
         ) from None
     finally:
         model.train(was_training)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewmask.config import Precision
-from fewmask.data.batches import read
+from fewmask.data.batches import read_batches
 from fewmask.data.domain import Domain
 from fewmask.engine.checkpoint import load_weights, save_weights
 from fewmask.engine.device import autocast
@@ -76,7 +76,7 @@ def _labelled(
     stems = domain.labelled[:: -(-len(domain.labelled) // IMAGES)]
     batches = LabelledBatches(domain, stems, batch_size=4)
     device = model.mean.device
-    for image, label in chain.from_iterable(read(batches, range(len(batches)), workers)):
+    for image, label in chain.from_iterable(read_batches(batches, range(len(batches)), workers)):
         with autocast(device, precision):
             features = model.encode(image.to(device).permute(0, 3, 1, 2))
         yield features, at_stride(label.to(device), model.stride, model.multiple)

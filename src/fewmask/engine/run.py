@@ -54,7 +54,7 @@ def begin(run: RunFolder, config: Config, other: bool = False) -> AbstractContex
 
     Raises ValueError where another process holds it, or has made something else of it since `open_run`.
     """
-    return distributed.entered_by_first(_begun(run, config, other))
+    return distributed.enter_in_first(_begun(run, config, other))
 
 
 @contextmanager

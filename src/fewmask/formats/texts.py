@@ -1,6 +1,6 @@
 """JSON and XML from strangers, read within limits of size, depth and count.
 
-Whatever is refused is a ValueError that names the file, what was found there, and what mends it.
+Whatever is refused is a ValueError that names the file, what was found there, and what fixes it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def json_items(path: Path) -> Iterator[dict[str, Any]]:
         with open(path, encoding="utf-8-sig") as file:
             yield from stream_items(path, file.read)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); fix the path or its permissions") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error}); export it again") from None
 
@@ -189,7 +189,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
         with open(path, "rb") as file:
             data = file.read(min(os.fstat(file.fileno()).st_size or limit, limit) + 1)  # of a pipe 0
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path or its permissions") from None
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); fix the path or its permissions") from None
     if len(data) > limit:
         raise ValueError(f"{path}: more than {limit} bytes; export fewer images")
     return data

@@ -21,7 +21,7 @@ from torch import Tensor
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
-def draw(member: Tensor, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_cells(member: Tensor, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """N = min(count, P) cells of every domain in random order, without replacement and without a loop over domains.
 
     member (K,P) bool → index (K,N) into the cells, valid (K,N) bool: a domain with fewer than N cells has all of them

@@ -66,7 +66,7 @@ def regional_contrast(
         target = torch.where(label >= NOT_LABELLED, classes, label.long()).flatten()
         prototypes = class_means(pixels, target, classes)
         is_hard = confidence.flatten() < hard
-        drawn = draw(prototypes, target, is_hard, rng, queries, negatives, temperature, sets)
+        drawn = draw_queries(prototypes, target, is_hard, rng, queries, negatives, temperature, sets)
         return contrast(pixels, prototypes, drawn, temperature)
 
 
@@ -81,7 +81,7 @@ def class_means(pixels: Tensor, label: Tensor, classes: int) -> Tensor:
 
 
 @torch.no_grad()
-def draw(
+def draw_queries(
     prototypes: Tensor,
     label: Tensor,
     is_hard: Tensor,

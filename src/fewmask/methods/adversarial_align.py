@@ -77,5 +77,5 @@ class AdversarialAlign(Method):
                 verdict, mask = classifier(take(features, rows[k]))[:, 0], take(seen, rows[k])
                 losses.append(share * verdict_loss(verdict, k == j, mask, cells[k]) / 2)
                 told.append(masked_mean(((verdict > 0) == (k == j)).float(), mask))
-        self.watch["told"] = torch.stack(told).mean()
+        self.metrics["told"] = torch.stack(told).mean()
         return torch.stack(losses).sum()

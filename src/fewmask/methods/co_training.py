@@ -1,5 +1,5 @@
-"""Co-training as cross pseudo supervision (Chen et al., CVPR 2021): two networks that begin differently, each of which
-learns the pool's labels from the other.
+"""Co-training as cross pseudo supervision (Chen et al., CVPR 2021): two networks with different initial weights label
+the pool for each other.
 
     for each step:  x labelled, u pool;  networks i = 1, 2, j the other one
         y_i   = argmax G_k^i(F^i(u))                                  eval mode; an answered pixel is its own
@@ -48,10 +48,10 @@ class CoTraining(Method):
         second = UniversalSegmenter(model.settings, model.spaces, seed).to(rng.device).train(model.training)
         self.second = synchronise(second).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def network(self, model: UniversalSegmenter) -> UniversalSegmenter:
+    def inference_model(self, model: UniversalSegmenter) -> UniversalSegmenter:
         return model if self.settings.answers == "first" else Ensemble([model, self.second])
 
-    def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
+    def extra_modules(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
         return {"second": self.second} if self.settings.answers == "first" else {}
 
     @property
@@ -66,7 +66,7 @@ class CoTraining(Method):
         change, whole = round(steps * self.settings.begin), self.settings.whole
         return [Phase("labels", 0, change, every), Phase("train", change, steps, every, every, whole=whole)]
 
-    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+    def forward_batch_sizes(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         both = labelled + unlabelled
         apart = unlabelled and self.settings.cutmix and self.settings.labels_in == "train"
         return (unlabelled, both) if apart else (both,)
@@ -118,5 +118,5 @@ class CoTraining(Method):
         for k, rows in batch.pool_rows().items():
             logits = [n.decode(take(f, rows), n.domains[k]) for n, f in zip(networks, features, strict=True)]
             apart[rows] = js_divergence(*logits)
-        self.watch |= {"agreement": agreed, "diversity": masked_mean(apart, cells != VOID)}
+        self.metrics |= {"agreement": agreed, "diversity": masked_mean(apart, cells != VOID)}
         return targets

@@ -91,7 +91,7 @@ class Cycada(Method):
         parameters = {name: list(network.parameters()) for name, network in own.items() if network is not None}
         return {name: OwnOptimiser(p, self.settings.optimiser) for name, p in parameters.items() if p}
 
-    def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
+    def extra_modules(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
         return {"translator": nn.ModuleList(t.to_target for t in self._pairs())} if self.translations else {}
 
     def begin(self, phase: Phase, model: UniversalSegmenter, rng: torch.Generator) -> None:
@@ -187,7 +187,7 @@ class Cycada(Method):
             return torch.stack([verdict_loss(own, of_source, mask, cells[k]), told])
 
         telling, told = sum_over_domains(batch.rows(), telling_and_told, features, 2)
-        self.watch["told"] = told.detach() / shown.sum().clamp_min(1)
+        self.metrics["told"] = told.detach() / shown.sum().clamp_min(1)
         return {"features": self.settings.features * fooling, "discriminator": telling / 2}
 
     def _pairs(self) -> list[Translation]:

@@ -34,7 +34,7 @@ class Deal(Method):
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
         self.branch = branch(model.channels, self.settings.channels, 1, self.settings.kernel, rng)
 
-    def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
+    def extra_modules(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
         return {"difficulty": self.branch}
 
     def difficulty(self, features: Tensor) -> Tensor:

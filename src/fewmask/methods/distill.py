@@ -83,7 +83,7 @@ class Distill(Method):
             return torch.stack([masked_mean(divergence, valid, batch.counts[1].known[k]), agreed])
 
         soft, agreed = sum_over_domains(batch.rows(), soft_and_agreed, features, 2)
-        self.watch["agreement"] = agreed.detach() / seen.sum().clamp_min(1)
+        self.metrics["agreement"] = agreed.detach() / seen.sum().clamp_min(1)
         return terms | {"soft": s.alpha * s.temperature**2 * soft}
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """Adversarial semi-supervised segmentation (Hung et al., BMVC 2018): a discriminator tells label maps of people from
-those of the network, which learns to fool it, and to believe itself where it does.
+those of the network. The network learns to fool it, and uses its own predictions as labels where the discriminator
+takes them for real.
 
     for each step:  x labelled, u pool (after the warm-up); D_k: the discriminator of domain k's maps
         p, q   = softmax(G_k(F(x))), softmax(G_k(F(u)))
@@ -116,7 +117,7 @@ class Hung2018(Method):
             return torch.stack([fooling, semi, sure.sum()])
 
         fooling, semi, sure = sum_over_domains(batch.pool_rows(), terms, features, 3)
-        self.watch["sure"] = sure.detach() / (labels == NOT_LABELLED).sum().clamp_min(1)
+        self.metrics["sure"] = sure.detach() / (labels == NOT_LABELLED).sum().clamp_min(1)
         return {"semi_adversarial": self.settings.semi_adversarial * fooling, "semi": self.settings.semi * semi}
 
     @torch.no_grad()

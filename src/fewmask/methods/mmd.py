@@ -22,7 +22,7 @@ from fewmask.config.methods import MmdSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.labels import VOID
-from fewmask.losses.mmd import draw, linear_mmd, quadratic_mmd
+from fewmask.losses.mmd import draw_cells, linear_mmd, quadratic_mmd
 from fewmask.methods.common.base import Method, supervised_loss, two_or_more
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
@@ -60,7 +60,7 @@ class Mmd(Method):
             return features.sum() * 0.0
         seen = at_stride(batch.label, stride, model.multiple) != VOID
         owner = (batch.domain == shown[:, None]).to(seen.device)
-        index, valid = draw((owner[:, :, None, None] & seen).flatten(1), s.cells, rng)
+        index, valid = draw_cells((owner[:, :, None, None] & seen).flatten(1), s.cells, rng)
         drawn = features.permute(0, 2, 3, 1).flatten(0, 2)[index]
         i, j = torch.combinations(torch.arange(len(shown), device=seen.device)).T
         mmd = linear_mmd if s.estimator == "linear" else quadratic_mmd

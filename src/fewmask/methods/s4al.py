@@ -30,7 +30,7 @@ from fewmask.losses.pseudo_label import pseudo_weight
 from fewmask.methods.common.base import supervised_loss
 from fewmask.methods.common.pool import Targets, encode, encode_for_labels, pool_loss, pool_targets
 from fewmask.methods.common.replay import Replay
-from fewmask.methods.common.teacher import Taught
+from fewmask.methods.common.teacher import MeanTeacherMethod
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import class_masks, partners, paste
 
@@ -43,7 +43,7 @@ class Stream(NamedTuple):
     weight: Tensor
 
 
-class S4al(Taught):
+class S4al(MeanTeacherMethod):
     Settings = S4alSettings
     name = "s4al"
     settings: S4alSettings
@@ -67,7 +67,7 @@ class S4al(Taught):
         train = Phase("train", change, steps, every, every, whole=s.whole, strong=(s.view,))
         return [Phase("cold", 0, change, every), train]
 
-    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+    def forward_batch_sizes(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         streams = [unlabelled] * len(self.weights) if unlabelled else []
         return (labelled, *streams) if self.settings.forward == "separate" else (labelled + sum(streams),)
 

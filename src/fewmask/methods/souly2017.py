@@ -71,7 +71,7 @@ class Souly2017(Method):
             return [Phase("train", 0, steps, every)]
         return [Phase("train", 0, steps, every, every, whole=self.settings.whole)]
 
-    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+    def forward_batch_sizes(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         games = {"minimax": 1, "non-saturating": 2}[self.settings.generator_loss] if self.settings.fake else 0
         return (labelled + unlabelled, *[unlabelled] * games * self.active)
 
@@ -84,7 +84,7 @@ class Souly2017(Method):
         s = self.settings
         return {"generator": OwnOptimiser(list(self.generator.parameters()), s.optimiser)} if s.fake else {}
 
-    def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
+    def extra_modules(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
         return {"generator": self.generator} if self.settings.fake else {}
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
@@ -160,7 +160,7 @@ def image_labels(path: Path, domain: Domain) -> dict[str, Tensor]:
     Raises ValueError that names the file and all that is wrong in it.
     """
     try:
-        data, text = strict_yaml.read(path, times=16)  # it may be written by a program, for a whole dataset
+        data, text = strict_yaml.read_yaml(path, times=16)  # it may be written by a program, for a whole dataset
     except (OSError, ValueError) as error:
         raise ValueError(f"method.weak.{domain.name}: {path} cannot be read ({error})") from None
     if not isinstance(data, dict):

@@ -72,7 +72,7 @@ class Univ(Method):
         if phase.name == "align":
             self.prototypes.settle(model)
 
-    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+    def forward_batch_sizes(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         apart = unlabelled and self.settings.forward == "separate"
         return (labelled, unlabelled) if apart else (labelled + unlabelled,)
 
@@ -98,7 +98,7 @@ class Univ(Method):
             terms["cross"] = alpha * aligned.cross
             if beta:
                 terms["within"] = beta * aligned.within
-            self.watch["marginal_entropy"] = aligned.marginal
+            self.metrics["marginal_entropy"] = aligned.marginal
         return terms
 
     def after_step(self, model: UniversalSegmenter, rng: torch.Generator) -> None:

@@ -35,11 +35,11 @@ from fewmask.losses.pseudo_label import carried_over, pseudo_label
 from fewmask.methods.common.base import sum_over_domains, supervised_loss
 from fewmask.methods.common.pool import encode, encode_for_labels
 from fewmask.methods.common.prototypes import Cells, LivePrototypes
-from fewmask.methods.common.teacher import Taught
+from fewmask.methods.common.teacher import MeanTeacherMethod
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 
-class UnivTeacher(Taught):
+class UnivTeacher(MeanTeacherMethod):
     Settings = UnivTeacherSettings
     name = "univ-teacher"
     settings: UnivTeacherSettings
@@ -71,7 +71,7 @@ class UnivTeacher(Taught):
         if self.trains_embedding:
             self.prototypes.prepare(model, rng)
 
-    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+    def forward_batch_sizes(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         apart = unlabelled and self.settings.forward == "separate"
         return (labelled, unlabelled) if apart else (labelled + unlabelled,)
 
@@ -122,5 +122,5 @@ class UnivTeacher(Taught):
 
         within, across = sum_over_domains(batch.pool_rows(), terms, features, 2)
         pairs = max(1, len(p.classes) - 1) * (answers != VOID).sum().clamp_min(1)
-        self.watch["carried"] = carried / pairs
+        self.metrics["carried"] = carried / pairs
         return {"within": s.within * within, "across": s.across * across}

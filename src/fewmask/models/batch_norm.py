@@ -50,14 +50,14 @@ def synchronise(model: Module) -> Module:
 
 
 @torch.no_grad()
-def lonely(model: nn.Module, forward: Callable[[], object]) -> list[str]:
-    """Names of the batch normalisations that get one value per channel in this forward of the model: it would be its
-    own mean, and what they give their bias alone. torch refuses to train that."""
-    found = []
+def single_value_batch_norms(model: nn.Module, forward: Callable[[], object]) -> list[str]:
+    """Names of the batch normalisations that get a single value per channel in this forward of the model. That value
+    would be its own mean, so that the output would be the bias alone. torch refuses to train that."""
+    names = []
 
     def record_single_values(name: str, module: nn.Module, x: Tensor) -> None:
         if x[:, 0].numel() == 1:
-            found.append(name)
+            names.append(name)
 
     was_training = model.training
     model.train()
@@ -68,7 +68,7 @@ def lonely(model: nn.Module, forward: Callable[[], object]) -> list[str]:
     model.train(was_training)
     for hook in hooks:
         hook.remove()
-    return found
+    return names
 
 
 @contextmanager

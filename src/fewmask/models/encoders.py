@@ -38,7 +38,7 @@ def build(settings: ModelSettings) -> nn.Module:
     """F as one module, image (B,3,H,W) → features (B,C,h,w): a ViT with a decoder of ours, or smp's model of that
     decoder without its head.
 
-    H and W must be multiples of `stride_multiple`. Raises ValueError that names the setting and the mend.
+    H and W must be multiples of `stride_multiple`. Raises ValueError that names the setting and the fix.
     """
     options = _options(settings)
     # Of a timm encoder smp wants to hear yes or no: which weights is part of the name.

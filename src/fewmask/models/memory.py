@@ -18,11 +18,11 @@ def ran_out(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_for(what: str, mend: str) -> Iterator[None]:
+def memory_for(what: str, fix: str) -> Iterator[None]:
     """Raises RuntimeError that says for what the memory did not suffice, and what to do."""
     try:
         yield
     except Exception as error:
         if not ran_out(error):
             raise
-        raise RuntimeError(f"out of memory {what}; {mend} ({' '.join(str(error).split())[:200]})") from error
+        raise RuntimeError(f"out of memory {what}; {fix} ({' '.join(str(error).split())[:200]})") from error

@@ -110,16 +110,16 @@ class History(nn.Module):
         While there is room every image is remembered and shown; then, with a probability of ½ each, it takes the place
         of another one, which is shown. Of more images than there are places the rest is shown as it is.
         """
-        owner = distributed.gather(torch.full((len(image),), distributed.rank()))
-        every = distributed.gather(image)
+        owner = distributed.all_gather(torch.full((len(image),), distributed.rank()))
+        every = distributed.all_gather(image)
         count = min(len(every), self.places)
         if count:
             self._fit(image)
             new, at = every[:count], torch.arange(count, device=image.device)
-            chance = distributed.first(torch.randperm(self.places, generator=rng, device=image.device))[:count]
+            chance = distributed.broadcast(torch.randperm(self.places, generator=rng, device=image.device))[:count]
             full = self.seen + at >= self.places
             place = torch.where(self.seen < self.places, (self.seen + at) % self.places, chance)
-            coin = distributed.first(torch.rand(count, generator=rng, device=image.device))
+            coin = distributed.broadcast(torch.rand(count, generator=rng, device=image.device))
             swapped = full & (coin < 0.5)
             old = self.images[place]
             kept = torch.where((swapped | ~full)[:, None, None, None], new.round().to(torch.uint8), old)

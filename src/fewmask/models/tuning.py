@@ -17,7 +17,7 @@ from fewmask.models.vit import Encoder
 
 
 def tune(encoder: nn.Module, settings: ModelSettings) -> None:
-    """Freeze what the settings do not want trained. Raises ValueError that names the setting and the mend."""
+    """Freeze what the settings do not want trained. Raises ValueError that names the setting and the fix."""
     how = settings.tuning
     vit: Any = encoder.model if isinstance(encoder, Encoder) else None
     if isinstance(how, LastBlocks | Lora) and vit is None:

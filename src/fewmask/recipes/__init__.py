@@ -116,7 +116,7 @@ def find(name: str) -> tuple[str, list[str]]:
     if name in names() or name.endswith((".yaml", ".yml")):
         return name, []
     for recipe in names():
-        if row := read(recipe).once.get(name):
+        if row := read_recipe(recipe).once.get(name):
             return recipe, [row]
     raise ValueError(f"no recipe {name!r}; there are {', '.join(names())}")
 
@@ -134,11 +134,11 @@ def text(name: str) -> str:
         ) from None
 
 
-def read(name: str) -> Recipe:
+def read_recipe(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError as `text`, and for a file that is none, with all that is wrong."""
     found = text(name)
     try:
-        data = strict_yaml.parse(found)
+        data = strict_yaml.parse_yaml(found)
     except ValueError as error:
         raise ValueError(f"{name}: not readable as YAML: {error}") from None
     try:
@@ -153,7 +153,7 @@ def read(name: str) -> Recipe:
 
 def sources() -> dict[str, Source]:
     """What recipes need, by path under the data's folder."""
-    found = strict_yaml.parse((HERE / SOURCES).read_text(encoding="utf-8"))
+    found = strict_yaml.parse_yaml((HERE / SOURCES).read_text(encoding="utf-8"))
     return {path: Source.model_validate(source) for path, source in found.items()}
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from fewmask import distributed
 from fewmask.campaigns import campaign
-from fewmask.campaigns.settings import check
+from fewmask.campaigns.settings import check_campaign
 from fewmask.config import Config
 from fewmask.engine.device import choose_device
-from fewmask.engine.fit import NonFiniteError, Observer, train
+from fewmask.engine.fit import NonFiniteError, ProgressCallback, train
 from fewmask.engine.run import load_domains, load_model, open_run
 from fewmask.engine.transfer import with_new_head
 from fewmask.files import hold, write_json, write_text
@@ -28,14 +28,14 @@ from fewmask.runs import Heads, RunFolder
 from fewmask.runs.records import mean
 
 
-def run(
+def run_recipe(
     recipe: Recipe,
     configure: Callable[[str, int], Config],
     folder: Path,
     rows: Sequence[str],
     seeds: Sequence[int],
     command: str,
-    observe: Observer = lambda moment: None,
+    observe: ProgressCallback = lambda event: None,
     enough: bool = False,
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Run rows × seeds, all rows of a seed before the next; yields each run's summary as it ends.
@@ -72,19 +72,19 @@ def _check_campaigns(configs: Mapping[str, Config]) -> None:
     for row, config in configs.items():
         if config.campaign is not None:
             try:
-                check(config, load_domains(config))
+                check_campaign(config, load_domains(config))
             except ValueError as error:
                 problems.append(f"row {row}: {error}")
     if problems:
         raise ValueError("\n".join(problems))
 
 
-def _named(run: str, observe: Observer) -> Observer:
+def _named(run: str, observe: ProgressCallback) -> ProgressCallback:
     """Tells of which run a moment is."""
-    return lambda moment: observe(replace(moment, stage=f"{run} {moment.stage}"))
+    return lambda event: observe(replace(event, stage=f"{run} {event.stage}"))
 
 
-def _run(config: Config, folder: Path, observe: Observer, enough: bool) -> dict[str, Any]:
+def _run(config: Config, folder: Path, observe: ProgressCallback, enough: bool) -> dict[str, Any]:
     if config.campaign is None:
         return train(config, folder, observe)
     return campaign(config, folder, observe, enough)

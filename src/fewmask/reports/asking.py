@@ -7,30 +7,30 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.document.charts import columns
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.labels import Mask
 from fewmask.plurals import count
-from fewmask.reports.facts import Facts
 from fewmask.reports.headline import simulated
+from fewmask.reports.reported_run import ReportedRun
 from fewmask.reports.words import duration, percent, whole
 from fewmask.runs import RunFolder
 
 
-def budget(facts: Facts) -> Section:
+def budget(reported: ReportedRun) -> Section:
     """What the labels cost, by round and by annotator."""
     title, name = "Budget", "budget"
-    if not RunFolder(facts.folder).ledger.exists():
+    if not RunFolder(reported.folder).ledger.exists():
         why = "Budget and annotators: this run asked nobody; campaigns do."
         return Section(name, title, [Note(why, "missing")])
-    with ledger_of(facts) as ledger:
+    with ledger_of(reported) as ledger:
         asked, answers, decided = ledger.questions(), ledger.answers(), decided_by_question(ledger)
         rounds = {number: ledger.progress(number) for number in ledger.rounds()}
     if not asked:
         return Section(name, title, [Note("Budget and annotators: no question was asked yet.", "missing")])
-    head = ["round", "asked", "images", "answered", "skipped", "open", f"expected {facts.unit}", "pixels decided"]
+    head = ["round", "asked", "images", "answered", "skipped", "open", f"expected {reported.unit}", "pixels decided"]
     head += ["seconds", "clicks"]
     rows = []
     for number, p in rounds.items():
@@ -42,23 +42,23 @@ def budget(facts: Facts) -> Section:
     blocks: list[Block] = [Table(head, rows, caption="By round")]
     if answers:
         blocks.append(_people(answers))
-        table = _classes(facts, asked, decided)
+        table = _classes(reported, asked, decided)
         blocks.append(Charts([_time(asked, answers), *([table] if table else [])]))
-    if facts.campaign and facts.campaign.changes:
-        lines = [[f"{c.round}", c.key, f"{c.before}", f"{c.now}", c.time] for c in facts.campaign.changes]
+    if reported.campaign and reported.campaign.changes:
+        lines = [[f"{c.round}", c.key, f"{c.before}", f"{c.now}", c.time] for c in reported.campaign.changes]
         head = ["from round", "setting", "before", "now", "when"]
         blocks.append(Table(head, lines, caption="Settings that changed between rounds"))
-    if simulated(facts):
+    if simulated(reported):
         blocks.append(
             Note("The annotator is simulated: seconds and clicks are what the cost model states, nobody worked them.")
         )
-    return Section(name, title, blocks, _plan(facts, sum(p.cost for p in rounds.values())))
+    return Section(name, title, blocks, _plan(reported, sum(p.cost for p in rounds.values())))
 
 
-def ledger_of(facts: Facts) -> Ledger:
+def ledger_of(reported: ReportedRun) -> Ledger:
     """The ledger, read by the campaign's rule."""
-    assert facts.config.campaign is not None
-    return Ledger(RunFolder(facts.folder).ledger, facts.config.campaign.answers)
+    assert reported.config.campaign is not None
+    return Ledger(RunFolder(reported.folder).ledger, reported.config.campaign.answers)
 
 
 def decided_by_question(ledger: Ledger) -> dict[int, Mask]:
@@ -66,17 +66,19 @@ def decided_by_question(ledger: Ledger) -> dict[int, Mask]:
     return {question.id: values for name in ledger.classes() for question, values in ledger.decisions(name)}
 
 
-def _plan(facts: Facts, spent: float) -> str:
-    settings = facts.config.campaign
+def _plan(reported: ReportedRun, spent: float) -> str:
+    settings = reported.config.campaign
     assert settings is not None
     planned, whole_pool = 0.0, True
     for ask, times in ((settings.first, 1), (settings.ask, settings.rounds - 1)):
         if ask is not None:
             planned += times * ask.budget.amount
-            whole_pool &= ask.budget.per == "pool" and ask.budget.unit == facts.unit
+            whole_pool &= ask.budget.per == "pool" and ask.budget.unit == reported.unit
     if not whole_pool or not planned:
-        return f"{whole(spent)} {facts.unit} were asked for."
-    return f"{whole(spent)} of the {whole(planned)} {facts.unit} planned for {settings.rounds} rounds were asked for."
+        return f"{whole(spent)} {reported.unit} were asked for."
+    return (
+        f"{whole(spent)} of the {whole(planned)} {reported.unit} planned for {settings.rounds} rounds were asked for."
+    )
 
 
 def _people(answers: Sequence[Answer]) -> Table:
@@ -110,11 +112,11 @@ def _time(asked: Sequence[Question], answers: Sequence[Answer]) -> Chart:
     return columns("Annotators' time", labels, minutes, "minutes", description=words, caption=words)
 
 
-def _classes(facts: Facts, asked: Sequence[Question], decided: Mapping[int, Mask]) -> Chart | None:
+def _classes(reported: ReportedRun, asked: Sequence[Question], decided: Mapping[int, Mask]) -> Chart | None:
     """What the answers were, by round: the share of the decided pixels that each class has. For one domain."""
-    if len(facts.config.domains) != 1 or facts.campaign is None or facts.campaign.result is None:
+    if len(reported.config.domains) != 1 or reported.campaign is None or reported.campaign.result is None:
         return None
-    (scores,) = facts.campaign.result.domains.values()
+    (scores,) = reported.campaign.result.domains.values()
     names = list(scores.iou)
     round_of = {q.id: q.round for q in asked}
     numbers = sorted(set(round_of.values()))

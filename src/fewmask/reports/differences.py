@@ -9,20 +9,20 @@ from fewmask.comparison import compare, words
 from fewmask.comparison.runs import groups
 from fewmask.document.intervals import POSSIBLE, Difference, intervals
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
-from fewmask.reports.facts import Facts
+from fewmask.reports.reported_run import ReportedRun
 
 
-def several(runs: Sequence[Facts]) -> bool:
+def several(runs: Sequence[ReportedRun]) -> bool:
     """Whether a comparison tells methods apart among those that are finished: runs with other labels are one method of
     the learning curve and several of the comparison."""
-    done = [facts.folder for facts in runs if facts.finished]
+    done = [reported.folder for reported in runs if reported.finished]
     return bool(done) and len(groups(done)[0]) > 1
 
 
-def compared(runs: Sequence[Facts]) -> Mapping[str, Any] | str:
+def compared(runs: Sequence[ReportedRun]) -> Mapping[str, Any] | str:
     """The comparison of those that are finished, or why there is none."""
     try:
-        return compare([facts.folder for facts in runs if facts.finished])
+        return compare([reported.folder for reported in runs if reported.finished])
     except ValueError as error:
         return str(error)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewmask.config import Precision
-from fewmask.data.batches import read
+from fewmask.data.batches import read_batches
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluation import LabelledBatches, as_array
@@ -79,7 +79,7 @@ def evaluate_split(
     table = reliability(torch.ones(0), torch.ones(0))  # of no pixel: zeros
     found = []
     batches = LabelledBatches(domain, stems, batch_size=1)
-    for stem, ((image, label),) in zip(stems, read(batches, range(len(stems)), workers), strict=True):
+    for stem, ((image, label),) in zip(stems, read_batches(batches, range(len(stems)), workers), strict=True):
         sure, prediction = probabilities(model, image, domain.name, precision).max(1)
         truth = label.to(prediction.device)
         own = confusion(prediction, truth, classes).cpu()

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from fewmask.comparison.single import Intervals
 from fewmask.document.model import Block, Figure, Figures, Note, Section, Table
 from fewmask.plurals import agreeing, count
-from fewmask.reports.facts import Facts, Group, ImageCounts, by_labels, groups
 from fewmask.reports.learning import outlook
+from fewmask.reports.reported_run import Group, ImageCounts, ReportedRun, by_labels, groups
 from fewmask.reports.words import between, duration, percent, points, whole
 
 
-def headline(runs: Sequence[Facts], answers: Sequence[Block] = ()) -> Section:
+def headline(runs: Sequence[ReportedRun], answers: Sequence[Block] = ()) -> Section:
     """`answers` are the verdicts of a comparison. What a reader came for stands first, and the figures behind it."""
     blocks: list[Block] = [*answers]
     if len(runs) == 1:
@@ -24,7 +24,7 @@ def headline(runs: Sequence[Facts], answers: Sequence[Block] = ()) -> Section:
             Figures([_group(part) for group in groups(runs) for part in by_labels(group)]),
             _runs(runs),
         ]
-        blocks += [*(Note(f"{facts.name} is {facts.state}.") for facts in runs if not facts.finished)]
+        blocks += [*(Note(f"{reported.name} is {reported.state}.") for reported in runs if not reported.finished)]
     blocks += _certain(runs)
     return Section("headline", "At a glance", blocks)
 
@@ -40,9 +40,9 @@ def _group(group: Group) -> Figure:
     return Figure(group.name, percent(statistics.fmean(values)), f"{over}mIoU on {on}")
 
 
-def _certain(runs: Sequence[Facts]) -> list[Block]:
+def _certain(runs: Sequence[ReportedRun]) -> list[Block]:
     """Domains whose figures say nothing of the network."""
-    own = {name: s for facts in runs if facts.summary for name, s in facts.summary.domains.items()}
+    own = {name: s for reported in runs if reported.summary for name, s in reported.summary.domains.items()}
     alone = {name: next(iter(s.iou)) for name, s in own.items() if len(s.iou) == 1}
     return [
         Note(
@@ -53,74 +53,74 @@ def _certain(runs: Sequence[Facts]) -> list[Block]:
     ]
 
 
-def _shared_outlook(runs: Sequence[Facts]) -> list[Block]:
+def _shared_outlook(runs: Sequence[ReportedRun]) -> list[Block]:
     """Of runs of one method; of several each stands beside its curve."""
     found = groups(runs)
     return [Note(words, "verdict") for words in outlook(runs)] if len(found) == 1 else []
 
 
-def _figures(facts: Facts) -> list[Figure]:
+def _figures(reported: ReportedRun) -> list[Figure]:
     found = []
-    test, validation = scored(facts), validated(facts)
+    test, validation = scored(reported), validated(reported)
     if test is not None:
         split, miou = test
         again = "scored once, at the end" if split == "test" else "not on test; this is what selected the weights"
-        own = facts.intervals
+        own = reported.intervals
         sure = f"95 %: {between(own.avg_miou)} over {count(own.images, 'image')}; " if own and own.avg_miou else ""
         found.append(Figure(f"mIoU on {split}", percent(miou), sure + again))
     if validation is not None and (test is None or test[0] != "val"):
-        before = [e.avg_miou for e in facts.history[:-1] if e.avg_miou is not None]
+        before = [e.avg_miou for e in reported.history[:-1] if e.avg_miou is not None]
         change = f"{points(validation - before[-1])} points since the last round" if before else "selects the weights"
         found.append(Figure("mIoU on validation", percent(validation), change))
-    found.append(_labels(facts))
-    if facts.campaign and facts.campaign.answered:
-        told = facts.campaign
-        who = "by the cost model: the annotator is simulated" if simulated(facts) else f"{whole(told.clicks)} clicks"
+    found.append(_labels(reported))
+    if reported.campaign and reported.campaign.answered:
+        told = reported.campaign
+        who = "by the cost model: the annotator is simulated" if simulated(reported) else f"{whole(told.clicks)} clicks"
         if told.seconds or told.clicks:
             found.append(Figure("Annotator's time", duration(told.seconds), who))
         else:
             found.append(Figure("Annotator's time", "–", "not measured: painting programs do not tell"))
-    steps = sum(t.steps for t in facts.trainings)
-    seconds = sum(t.lines[-1].seconds for t in facts.trainings if t.lines)
-    found.append(Figure("Training", duration(seconds), f"{count(steps, 'step')}, {facts.config.method.name}"))
+    steps = sum(t.steps for t in reported.trainings)
+    seconds = sum(t.lines[-1].seconds for t in reported.trainings if t.lines)
+    found.append(Figure("Training", duration(seconds), f"{count(steps, 'step')}, {reported.config.method.name}"))
     return found
 
 
-def _labels(facts: Facts) -> Figure:
-    if facts.history:
-        last = facts.history[-1]
-        pixels = f"; {count(sum(last.pixels.values()), 'pixel')} decided" if facts.unit != "pixels" else ""
-        return Figure("Labels", whole(last.total_cost), facts.unit + _made_of(facts) + pixels)
-    images = facts.image_counts
+def _labels(reported: ReportedRun) -> Figure:
+    if reported.history:
+        last = reported.history[-1]
+        pixels = f"; {count(sum(last.pixels.values()), 'pixel')} decided" if reported.unit != "pixels" else ""
+        return Figure("Labels", whole(last.total_cost), reported.unit + _made_of(reported) + pixels)
+    images = reported.image_counts
     if images is not None:
         part = f", {whole(images.in_part)} in part" if images.in_part else ""
         beside = f"wholly{part}; {whole(images.without)} without labels"
         return Figure("Labelled images", whole(images.whole), beside)
-    chosen = facts.config.labelled.images
+    chosen = reported.config.labelled.images
     return Figure("Labelled images", "all" if chosen is None else whole(chosen), "per domain")
 
 
-def _made_of(facts: Facts) -> str:
+def _made_of(reported: ReportedRun) -> str:
     """Which part of a campaign's labels was there before anything was asked."""
-    before = facts.start
+    before = reported.start
     if before is None or not before.cost:
         return ""
     if before.masks is None:
         return f", {whole(before.cost)} of them in masks that were there before"
     masks = count(before.masks, "mask")
-    asked = facts.history[-1].total_cost - before.cost
+    asked = reported.history[-1].total_cost - before.cost
     rest = f" and {whole(asked)} asked" if round(asked) else ""
     return f": {whole(before.cost)} for {masks} that {agreeing(before.masks, 'was', 'were')} there before{rest}"
 
 
-def _verdicts(facts: Facts) -> list[Block]:
+def _verdicts(reported: ReportedRun) -> list[Block]:
     """The answer first: of a campaign what to do next, of a single run how good it is."""
-    found: list[Block] = [Note(words, "verdict") for words in outlook([facts])]
-    test, own = scored(facts), facts.intervals
-    if not found and facts.finished and test is not None and test[1] is not None:
+    found: list[Block] = [Note(words, "verdict") for words in outlook([reported])]
+    test, own = scored(reported), reported.intervals
+    if not found and reported.finished and test is not None and test[1] is not None:
         found.append(Note(_score(test[0], test[1], own), "verdict"))
-    if not facts.finished:
-        found.append(Note(f"State of this run: {facts.state}. The page shows what there is so far.", "missing"))
+    if not reported.finished:
+        found.append(Note(f"State of this run: {reported.state}. The page shows what there is so far.", "missing"))
     return found
 
 
@@ -133,11 +133,11 @@ def _score(split: str, miou: float, own: Intervals | None) -> str:
     )
 
 
-def _domains(facts: Facts) -> list[Block]:
+def _domains(reported: ReportedRun) -> list[Block]:
     """A row for each domain, where the run has scored them."""
-    if facts.summary is None:
+    if reported.summary is None:
         return []
-    own, intervals = facts.summary.domains, facts.intervals
+    own, intervals = reported.summary.domains, reported.intervals
     if not own:
         return [Note("Scores: no image of val or test had a mask when the run ended.", "missing")]
     aligned = any(s.divided for s in own.values())
@@ -146,7 +146,7 @@ def _domains(facts: Facts) -> list[Block]:
     head += ["shared classes", "private classes"] if aligned else []
     rows = []
     for name, s in own.items():
-        images = ImageCounts.of(facts.summary, [name])
+        images = ImageCounts.of(reported.summary, [name])
         row = [name, str(len(s.iou)), whole(images.whole), whole(images.in_part), whole(images.without)]
         ends = intervals.domains[name].miou if intervals is not None else None
         row += [s.split, whole(s.images), percent(s.miou), between(ends), percent(s.pixel_accuracy)]
@@ -154,44 +154,44 @@ def _domains(facts: Facts) -> list[Block]:
         rows.append(row)
     unseen = [
         Note(f"{name}: no labelled mask has a pixel of {', '.join(missing)}, so that nothing could be learnt of that.")
-        for name, missing in facts.summary.unseen.items()
-        if name in facts.domains
+        for name, missing in reported.summary.unseen.items()
+        if name in reported.domains
     ]
-    unseen += [Note(f"Intervals of the scores: {why}", "missing")] if (why := facts.no_intervals) else []
+    unseen += [Note(f"Intervals of the scores: {why}", "missing")] if (why := reported.no_intervals) else []
     return [Table(head, rows, caption="The run's own scores, by domain", text_columns=1), *unseen]
 
 
-def _runs(runs: Sequence[Facts]) -> Table:
+def _runs(runs: Sequence[ReportedRun]) -> Table:
     """A row for each run."""
-    names = list(dict.fromkeys(name for facts in runs for name in facts.domains))
+    names = list(dict.fromkeys(name for reported in runs for name in reported.domains))
     head = ["run", "method", "seed", "state", "labels", "mIoU on validation", "scored on", "mIoU"]
     head += names if len(names) > 1 else []
     rows = []
-    for facts in runs:
-        test = scored(facts)
+    for reported in runs:
+        test = scored(reported)
         split, miou = test or ("–", None)
-        own = facts.summary.domains if facts.summary else {}
-        state = "done" if facts.finished else "not finished"
-        row = [facts.name, facts.config.method.name, str(facts.config.seed), state]
-        row += [f"{_labels(facts).value} {facts.unit}", percent(validated(facts)), split, percent(miou)]
+        own = reported.summary.domains if reported.summary else {}
+        state = "done" if reported.finished else "not finished"
+        row = [reported.name, reported.config.method.name, str(reported.config.seed), state]
+        row += [f"{_labels(reported).value} {reported.unit}", percent(validated(reported)), split, percent(miou)]
         row += [percent(own[name].miou if name in own else None) for name in names] if len(names) > 1 else []
         rows.append(row)
     return Table(head, rows, caption="Every run", text_columns=2)
 
 
-def scored(facts: Facts) -> tuple[str, float | None] | None:
+def scored(reported: ReportedRun) -> tuple[str, float | None] | None:
     """The split that the run's summary was scored on, and the mean mIoU; None where there is no summary."""
-    if facts.summary is None or not facts.summary.domains:
+    if reported.summary is None or not reported.summary.domains:
         return None
-    splits = {s.split for s in facts.summary.domains.values()}
-    return " and ".join(sorted(splits)), facts.summary.avg_miou
+    splits = {s.split for s in reported.summary.domains.values()}
+    return " and ".join(sorted(splits)), reported.summary.avg_miou
 
 
-def validated(facts: Facts) -> float | None:
+def validated(reported: ReportedRun) -> float | None:
     """The mean mIoU on validation of the weights that were kept."""
-    chosen = facts.summary.selected if facts.summary else None
+    chosen = reported.summary.selected if reported.summary else None
     return chosen.avg_miou if chosen else None
 
 
-def simulated(facts: Facts) -> bool:
-    return facts.config.campaign is not None and facts.config.campaign.annotator == "oracle"
+def simulated(reported: ReportedRun) -> bool:
+    return reported.config.campaign is not None and reported.config.campaign.annotator == "oracle"

@@ -14,7 +14,7 @@ from fewmask.campaigns.history import curve
 from fewmask.document.charts import Series, lines
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.document.svg import plain_number
-from fewmask.reports.facts import Facts, Group, groups
+from fewmask.reports.reported_run import Group, ReportedRun, groups
 from fewmask.reports.words import percent, whole
 from fewmask.runs import StepLine
 
@@ -24,7 +24,7 @@ LINE = 150  # points of a line of losses: more than that are no longer told apar
 Point = tuple[float, float]
 
 
-def learning(runs: Sequence[Facts]) -> Section:
+def learning(runs: Sequence[ReportedRun]) -> Section:
     title = "Learning curve"
     found = groups(runs)
     units = list(dict.fromkeys(group.runs[0].unit for group in found))
@@ -38,8 +38,8 @@ def learning(runs: Sequence[Facts]) -> Section:
     return Section("learning", title, [Charts(charts), *words], lead)
 
 
-def _why(runs: Sequence[Facts]) -> str:
-    if any(facts.rounds for facts in runs):
+def _why(runs: Sequence[ReportedRun]) -> str:
+    if any(reported.rounds for reported in runs):
         return "A learning curve: it takes two finished rounds with different labels, and images to validate on."
     return (
         "A learning curve: this was trained once, with one amount of labels. Rounds of a campaign, or runs with other "
@@ -47,7 +47,7 @@ def _why(runs: Sequence[Facts]) -> str:
     )
 
 
-def outlook(runs: Sequence[Facts], name: str = "") -> list[str]:
+def outlook(runs: Sequence[ReportedRun], name: str = "") -> list[str]:
     """Whether to label more, by the curve through the rounds of all runs of one configuration."""
     settings, rounds = runs[0].config.campaign, _rounds(runs)
     if settings is None or not rounds:
@@ -55,11 +55,11 @@ def outlook(runs: Sequence[Facts], name: str = "") -> list[str]:
     return [name + forecast_words(forecast(rounds, settings, runs[0].pool))]
 
 
-def _rounds(runs: Sequence[Facts]) -> list[Scored]:
+def _rounds(runs: Sequence[ReportedRun]) -> list[Scored]:
     """The mean of each round over the runs that have scored it."""
     found = []
-    for number in range(max(len(facts.history) for facts in runs)):
-        entries = [facts.history[number] for facts in runs if number < len(facts.history)]
+    for number in range(max(len(reported.history) for reported in runs)):
+        entries = [reported.history[number] for reported in runs if number < len(reported.history)]
         known = [(e.total_cost, e.avg_miou) for e in entries if e.avg_miou is not None]
         if known:
             labels, score = np.mean(known, 0).tolist()
@@ -68,13 +68,13 @@ def _rounds(runs: Sequence[Facts]) -> list[Scored]:
 
 
 def _charts(found: Sequence[Group], unit: str) -> list[Chart]:
-    by_run = {facts.name: _points(facts) for group in found for facts in group.runs}
+    by_run = {reported.name: _points(reported) for group in found for reported in group.runs}
     if len({x for part in by_run.values() for x, _ in part}) < 2:
         return []
     series: list[Series] = []
     fits = []
     for place, group in enumerate(found):
-        mine = [by_run[facts.name] for facts in group.runs if by_run[facts.name]]
+        mine = [by_run[reported.name] for reported in group.runs if by_run[reported.name]]
         if not mine:
             continue
         middle, band = _mean(mine, group.runs[0].rounds)
@@ -102,14 +102,14 @@ def _charts(found: Sequence[Group], unit: str) -> list[Chart]:
     return charts
 
 
-def _points(facts: Facts) -> list[Point]:
+def _points(reported: ReportedRun) -> list[Point]:
     """(labels, mIoU): of each round on validation; of a plain run the one of its summary."""
-    if facts.rounds:
-        return [(e.total_cost, e.avg_miou) for e in facts.history if e.avg_miou is not None]
-    images = facts.image_counts
-    if facts.summary is None or images is None or facts.summary.avg_miou is None:
+    if reported.rounds:
+        return [(e.total_cost, e.avg_miou) for e in reported.history if e.avg_miou is not None]
+    images = reported.image_counts
+    if reported.summary is None or images is None or reported.summary.avg_miou is None:
         return []
-    return [(float(images.labelled), facts.summary.avg_miou)]
+    return [(float(images.labelled), reported.summary.avg_miou)]
 
 
 def _mean(parts: Sequence[Sequence[Point]], rounds: bool) -> tuple[list[Point], list[tuple[float, float, float]]]:
@@ -151,7 +151,7 @@ def _caption(fits: Sequence[Curve], several: bool) -> str:
 def _described(found: Sequence[Group], by_run: dict[str, list[Point]], unit: str) -> str:
     told = []
     for group in found:
-        every = [point for facts in group.runs for point in by_run[facts.name]]
+        every = [point for reported in group.runs for point in by_run[reported.name]]
         if every:
             (x0, y0), (x1, y1) = min(every), max(every)
             told.append(f"{group.name}: from {percent(y0)} with {whole(x0)} {unit} to {percent(y1)} with {whole(x1)}")
@@ -160,10 +160,10 @@ def _described(found: Sequence[Group], by_run: dict[str, list[Point]], unit: str
 
 def _table(found: Sequence[Group], by_run: dict[str, list[Point]], unit: str) -> Table:
     rows = [
-        [group.name, facts.name, str(i + 1), whole(x), percent(y)]
+        [group.name, reported.name, str(i + 1), whole(x), percent(y)]
         for group in found
-        for facts in group.runs
-        for i, (x, y) in enumerate(by_run[facts.name])
+        for reported in group.runs
+        for i, (x, y) in enumerate(by_run[reported.name])
     ]
     return Table(("method", "run", "point", unit, "mIoU"), rows, text_columns=2)
 
@@ -172,8 +172,8 @@ def _by_domain(group: Group, domains: Sequence[str], unit: str) -> Chart:
     series = []
     for place, name in enumerate(domains):
         parts = [
-            [(e.cost[name], miou) for e in facts.history if (miou := e.miou.get(name)) is not None]
-            for facts in group.runs
+            [(e.cost[name], miou) for e in reported.history if (miou := e.miou.get(name)) is not None]
+            for reported in group.runs
         ]
         if any(parts):
             middle, band = _mean([part for part in parts if part], rounds=True)
@@ -187,15 +187,15 @@ def _by_domain(group: Group, domains: Sequence[str], unit: str) -> Chart:
     )  # fmt: skip
 
 
-def _over_steps(runs: Sequence[Facts]) -> list[Block]:
+def _over_steps(runs: Sequence[ReportedRun]) -> list[Block]:
     """Validation during the training, where it was looked at more than once."""
     series = []
     for place, group in enumerate(groups(runs)):
-        for facts in group.runs:
-            told = facts.summary.validation if facts.summary else []
+        for reported in group.runs:
+            told = reported.summary.validation if reported.summary else []
             at = [(float(v.step), v.avg_miou) for v in told if v.avg_miou is not None]
             if len(at) > 1:
-                name = group.name if len(group.runs) == 1 else f"{group.name}, seed {facts.config.seed}"
+                name = group.name if len(group.runs) == 1 else f"{group.name}, seed {reported.config.seed}"
                 series.append(Series(name, at, place, dots=True, legend=group.name))
     if not series:
         return []
@@ -207,18 +207,18 @@ def _over_steps(runs: Sequence[Facts]) -> list[Block]:
 # ── Losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def losses(runs: Sequence[Facts]) -> Section:
+def losses(runs: Sequence[ReportedRun]) -> Section:
     title, name = "Losses", "losses"
-    if not any(t.lines for facts in runs for t in facts.trainings):
+    if not any(t.lines for reported in runs for t in reported.trainings):
         return Section(name, title, [Note("Loss curves: nothing was logged yet (no metrics.jsonl).", "missing")])
     found = groups(runs)
     terms = list(dict.fromkeys(term for f in runs for t in f.trainings for line in t.lines for term in line.terms))
     charts = []
     for term in ["loss", *(terms if len(terms) > 1 else [])]:
         series = [
-            Series(group.name if i == 0 else "", _curve(facts, term), place, faint=len(runs) > 1)
+            Series(group.name if i == 0 else "", _curve(reported, term), place, faint=len(runs) > 1)
             for place, group in enumerate(found)
-            for i, facts in enumerate(group.runs)
+            for i, reported in enumerate(group.runs)
         ]
         series = [s for s in series if s.points]
         first, last = [s.points[0][1] for s in series], [s.points[-1][1] for s in series]
@@ -230,7 +230,7 @@ def losses(runs: Sequence[Facts]) -> Section:
             )
         )  # fmt: skip
     lead = "Weighted as they enter the loss; what a method only watches stands beside them."
-    if any(sum(len(t.lines) for t in facts.trainings) > LINE for facts in runs):
+    if any(sum(len(t.lines) for t in reported.trainings) > LINE for reported in runs):
         lead += f" Each of the {LINE} points of a line is the mean of several logged steps."
     return Section(name, title, [Charts(charts)], lead)
 
@@ -246,10 +246,10 @@ def _named(series: Sequence[Series]) -> list[Series]:
     return found
 
 
-def _curve(facts: Facts, key: str) -> list[Point]:
+def _curve(reported: ReportedRun, key: str) -> list[Point]:
     """Over the steps of all rounds, thinned to means of equal stretches."""
     points, before = [], 0
-    for training in facts.trainings:
+    for training in reported.trainings:
         told = ((line.step, _value(line, key)) for line in training.lines)
         points += [(float(before + step), value) for step, value in told if value is not None]
         before += training.config.train.steps
@@ -263,15 +263,15 @@ def _value(line: StepLine, key: str) -> float | None:
     return line.loss if key == "loss" else line.terms.get(key)
 
 
-def _marks(facts: Facts) -> list[tuple[float, str]]:
+def _marks(reported: ReportedRun) -> list[tuple[float, str]]:
     """Where a round or a phase begins."""
     marks, before = [], 0
-    for training in facts.trainings:
-        if facts.rounds:
+    for training in reported.trainings:
+        if reported.rounds:
             marks.append((float(before), f"round {training.number + 1}"))
         seen: Any = None
         for line in training.lines:
-            if line.phase != seen and (seen is not None or not facts.rounds):
+            if line.phase != seen and (seen is not None or not reported.rounds):
                 marks.append((float(before + (line.step if seen is not None else 0)), line.phase))
             seen = line.phase
         before += training.config.train.steps

@@ -10,39 +10,39 @@ from fewmask.document.maps import LARGE, heat_map
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.engine.metrics import expected_calibration_error
 from fewmask.reports.evaluation import SplitEvaluation
-from fewmask.reports.facts import Facts
+from fewmask.reports.reported_run import ReportedRun
 from fewmask.reports.words import between, percent, points, whole
 
 CONFUSIONS = 6  # the worst ones are told in words
 NAMED = 3  # of a class, where the whole table would be too large
 
 
-def classes(facts: Facts, evaluations: Mapping[str, SplitEvaluation], without: Sequence[Note]) -> Section:
+def classes(reported: ReportedRun, evaluations: Mapping[str, SplitEvaluation], without: Sequence[Note]) -> Section:
     """Per-class IoU with the change since the last round."""
     charts, notes = [], list(without)
-    for name, own in _scores(facts, evaluations).items():
-        before, why = _before(facts, name, own, evaluations.get(name))
-        charts.append(_bars(facts, name, own, before))
+    for name, own in _scores(reported, evaluations).items():
+        before, why = _before(reported, name, own, evaluations.get(name))
+        charts.append(_bars(reported, name, own, before))
         notes += [Note(why, "missing")] if why else []
-    if not charts and not facts.finished:
+    if not charts and not reported.finished:
         notes.append(Note("IoU by class: the run has not scored itself yet.", "missing"))
     lead = "Intersection over union of each class, over all pixels that are labelled." if charts else ""
     return Section("classes", "Classes", [*([Charts(charts)] if charts else []), *notes], lead)
 
 
-def _scores(facts: Facts, evaluations: Mapping[str, SplitEvaluation]) -> dict[str, dict[str, Any]]:
+def _scores(reported: ReportedRun, evaluations: Mapping[str, SplitEvaluation]) -> dict[str, dict[str, Any]]:
     """By domain, what was seen now; else what the run wrote down."""
-    own = {n: s.to_dict() for n, s in facts.summary.domains.items()} if facts.summary else {}
+    own = {n: s.to_dict() for n, s in reported.summary.domains.items()} if reported.summary else {}
     seen = {name: seen.scores | {"split": seen.split, "images": len(seen.stems)} for name, seen in evaluations.items()}
     return own | seen
 
 
 def _before(
-    facts: Facts, name: str, own: Mapping[str, Any], seen: SplitEvaluation | None
+    reported: ReportedRun, name: str, own: Mapping[str, Any], seen: SplitEvaluation | None
 ) -> tuple[Mapping[str, float | None], str]:
     """The IoU of the round before on the same images, or why there is none to compare with."""
-    done = [t for t in facts.trainings if t.summary is not None]
-    if not facts.rounds or len(done) < 2:
+    done = [t for t in reported.trainings if t.summary is not None]
+    if not reported.rounds or len(done) < 2:
         return {}, ""
     summary = done[-2].summary
     assert summary is not None
@@ -54,16 +54,16 @@ def _before(
     return earlier.iou, ""
 
 
-def _bars(facts: Facts, name: str, own: Mapping[str, Any], before: Mapping[str, float | None]) -> Chart:
+def _bars(reported: ReportedRun, name: str, own: Mapping[str, Any], before: Mapping[str, float | None]) -> Chart:
     order = sorted(own["iou"], key=lambda c: -1 if own["iou"][c] is None else own["iou"][c], reverse=True)
     given = [Bar(c, own["iou"][c], before.get(c)) for c in order]
-    done = [t.number for t in facts.trainings if t.summary is not None]
+    done = [t.number for t in reported.trainings if t.summary is not None]
     then = f"round {done[-2] + 1}" if len(done) > 1 else ""
-    test = facts.summary.domains.get(name) if facts.summary else None
+    test = reported.summary.domains.get(name) if reported.summary else None
     head = ["class", own["split"], *([then, "change"] if before else [])]
     scored_on = test if test and test.split != own["split"] else None
     head += [scored_on.split] if scored_on else []
-    sure = facts.intervals.domains[name].iou if facts.intervals and test else None
+    sure = reported.intervals.domains[name].iou if reported.intervals and test else None
     head += [f"95 % on {test.split}"] if sure and test else []
     rows = []
     for bar in given:

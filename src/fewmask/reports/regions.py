@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import torch
 
-from fewmask.annotation.facts import Question
 from fewmask.annotation.page.guesses import Predictor
+from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
 from fewmask.document.html import picture
 from fewmask.document.model import Block, Gallery, Key, Note, Row, Section
@@ -22,7 +22,7 @@ from fewmask.plurals import count
 from fewmask.reports.asking import decided_by_question, ledger_of
 from fewmask.reports.colours import hatched, legend
 from fewmask.reports.evaluation import spread
-from fewmask.reports.facts import Facts
+from fewmask.reports.reported_run import ReportedRun
 from fewmask.runs import RunFolder
 
 OF_ROUND = 12  # regions of a round
@@ -36,7 +36,7 @@ CONTEXT = 2.5  # times the region: how much of the image around it is shown
 
 
 def asked_regions(
-    facts: Facts,
+    reported: ReportedRun,
     domains: Mapping[str, Domain],
     without: Sequence[Note],
     device: torch.device | str = "cpu",
@@ -44,15 +44,15 @@ def asked_regions(
 ) -> Section:
     """Some of the regions of each round, from the first to the last in the order of their scores."""
     title, name = "Asked regions", "asked"
-    if not RunFolder(facts.folder).ledger.exists():
+    if not RunFolder(reported.folder).ledger.exists():
         return Section(name, title, [Note("Asked regions: this run asked nobody.", "missing")])
-    with ledger_of(facts) as ledger:
+    with ledger_of(reported) as ledger:
         asked, said = ledger.questions(), decided_by_question(ledger)
     if not asked:
         return Section(name, title, [Note("Asked regions: no question was asked yet.", "missing")])
     blocks: list[Block] = []
     for number, shown in shown_regions(asked).items():
-        expects = _network_before(facts, number, device)
+        expects = _network_before(reported, number, device)
         rows, problems = list[Row](), list[str]()
         for question in shown:
             step(1)
@@ -85,12 +85,12 @@ def shown_regions(asked: Sequence[Question]) -> dict[int, list[Question]]:
     return {number: spread(own, each) for number, own in ranked.items()}
 
 
-def _network_before(facts: Facts, number: int, device: torch.device | str) -> Predictor | None:
+def _network_before(reported: ReportedRun, number: int, device: torch.device | str) -> Predictor | None:
     """The network that chose a round's questions; None of the first ones, which no network chose, and where it is no
     longer there."""
     if number == 0:
         return None
-    return predictor(RunFolder(facts.folder).round(number - 1).folder, device, facts.config.train.precision)
+    return predictor(RunFolder(reported.folder).round(number - 1).folder, device, reported.config.train.precision)
 
 
 def _region(question: Question, answer: Mask | None, domain: Domain, expects: Predictor | None) -> Row:

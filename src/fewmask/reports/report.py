@@ -31,14 +31,14 @@ from fewmask.paths import AnyPath
 from fewmask.reports.asking import budget, ledger_of
 from fewmask.reports.differences import compared, differences, several, verdicts
 from fewmask.reports.evaluation import SplitEvaluation, chosen, evaluate_split, spread
-from fewmask.reports.facts import Facts, Group, groups, read
 from fewmask.reports.headline import headline
 from fewmask.reports.learning import learning, losses
 from fewmask.reports.neighbours import PLACING, Views, neighbours
 from fewmask.reports.panels import FEW, SHOWN, panels
 from fewmask.reports.quality import calibration, classes, confusions
 from fewmask.reports.regions import asked_regions, shown_regions
-from fewmask.reports.space import draw
+from fewmask.reports.reported_run import Group, ReportedRun, groups, read_runs
+from fewmask.reports.space import sample_cells
 from fewmask.runs import RunFolder
 
 BESIDE = 3  # methods whose pictures stand beside each other
@@ -66,7 +66,7 @@ def report(
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"--split {split}: there are train, val and test")
-    runs = read([Path(f) for f in ([folders] if isinstance(folders, str | os.PathLike) else folders)])
+    runs = read_runs([Path(f) for f in ([folders] if isinstance(folders, str | os.PathLike) else folders)])
     out = Path(out) if out is not None else runs[0].folder / "report.html"
     found, place = groups(runs), choose_device(device)
     first = found[-1].runs[0]
@@ -93,7 +93,7 @@ def report(
     return {
         "report": str(out),
         "bytes": out.stat().st_size,
-        "runs": [str(facts.folder) for facts in runs],
+        "runs": [str(reported.folder) for reported in runs],
         "sections": [section.name for section in sections],
         "missing": page.missing,
     }
@@ -122,30 +122,30 @@ class _Seen:
 
 def _look_into(found: Sequence[Group], images: int, split: str, device: torch.device, progress: Progress) -> _Seen:
     """The pass over the split of each domain, and the cells of the embeddings."""
-    facts = found[-1].runs[0]
+    reported = found[-1].runs[0]
     seen = _Seen(_Counter(progress))
     try:
-        seen.domains = load_domains(facts.config)
+        seen.domains = load_domains(reported.config)
     except ValueError as error:
         seen.no_data = [Note(f"What needs the images, which cannot be read: {error}", "missing")]
         seen.without = list(seen.no_data)
         return seen
-    if not facts.trained:
+    if not reported.trained:
         seen.without = [Note("What needs a trained network: none is saved yet.", "missing")]
         return seen
-    if facts.summary is None:
+    if reported.summary is None:
         seen.without = [Note(UNFINISHED, "missing")]
         return seen
     for group in found[-BESIDE:-1]:
         _load_beside(group, seen, device)
-    model = load_model(facts.folder, device)
+    model = load_model(reported.folder, device)
     seen.models[found[-1].name] = model
     stems = {name: chosen(domain, split, images) for name, domain in seen.domains.items()}
     pictures = sum(min(len(s), SHOWN) * len(seen.models) if s else FEW for s in stems.values())
     step = seen.step
-    step.expect(sum(len(s) + min(len(s), EMBEDDED) for s in stems.values()) + pictures + 2 * PLACING + _asked(facts))
+    step.expect(sum(len(s) + min(len(s), EMBEDDED) for s in stems.values()) + pictures + 2 * PLACING + _asked(reported))
     for name, domain in seen.domains.items():
-        if name not in facts.domains and _could_be_scored(domain):
+        if name not in reported.domains and _could_be_scored(domain):
             seen.without.append(Note(f"{name}: this run did not train its head.", "missing"))
         elif name not in model.spaces or model.spaces[name].names != domain.space.names:
             seen.without.append(Note(f"{name}: its classes are no longer those of the network.", "missing"))
@@ -155,15 +155,15 @@ def _look_into(found: Sequence[Group], images: int, split: str, device: torch.de
         else:
             try:
                 seen.evaluations[name] = evaluate_split(
-                    model, domain, split, stems[name], facts.config.train.precision, 0, step
+                    model, domain, split, stems[name], reported.config.train.precision, 0, step
                 )
             except ValueError as error:
                 seen.without.append(Note(f"{name}: {error}", "missing"))
     if split == "test":
         own = {name: s.scores | {"split": split, "images": len(s.stems)} for name, s in seen.evaluations.items()}
-        RunFolder(facts.folder).record_evaluation(split, {"domains": own})
+        RunFolder(reported.folder).record_evaluation(split, {"domains": own})
     if seen.evaluations:
-        seen.views = _views(facts, model, seen, step)
+        seen.views = _views(reported, model, seen, step)
     return seen
 
 
@@ -178,11 +178,11 @@ def _load_beside(group: Group, seen: _Seen, device: torch.device) -> None:
         seen.not_beside.append(Note(f"Pictures of {group.name}: {error}.", "missing"))
 
 
-def _asked(facts: Facts) -> int:
+def _asked(reported: ReportedRun) -> int:
     """How many asked regions will be shown."""
-    if not RunFolder(facts.folder).ledger.exists():
+    if not RunFolder(reported.folder).ledger.exists():
         return 0
-    with ledger_of(facts) as ledger:
+    with ledger_of(reported) as ledger:
         return sum(map(len, shown_regions(ledger.questions()).values()))
 
 
@@ -190,8 +190,8 @@ def _no_mask(domain: Domain, split: str) -> str:
     """That nothing can be scored in a split, and the option that gives scores."""
     what = {"val": "", "test": "", "train": ", of images that it learned from"}
     other = next((s for s in what if s != split and chosen(domain, s, 1)), None)
-    mend = f"--split {other} gives scores{what[other]}" if other else "scores take masks in val or test"
-    return f"{domain.name}: no image of its split {split} has a mask to compare with; {mend}."
+    fix = f"--split {other} gives scores{what[other]}" if other else "scores take masks in val or test"
+    return f"{domain.name}: no image of its split {split} has a mask to compare with; {fix}."
 
 
 def _could_be_scored(domain: Domain) -> bool:
@@ -217,13 +217,15 @@ class _Counter:
         self.progress(self.done, self.total)
 
 
-def _views(facts: Facts, model: UniversalSegmenter, seen: _Seen, step: Callable[[int], object]) -> Views:
-    method = _method(facts.config, seen.domains)
+def _views(reported: ReportedRun, model: UniversalSegmenter, seen: _Seen, step: Callable[[int], object]) -> Views:
+    method = _method(reported.config, seen.domains)
     embedding = method is not None and method.trains_embedding
-    name, before = _before(facts, seen, model)
+    name, before = _before(reported, seen, model)
     stems = {n: spread(s.stems, EMBEDDED) for n, s in seen.evaluations.items()}
     models = [*([before] if before is not None else []), model]
-    cells = draw(models, seen.embedded, stems, embedding, facts.config.seed, facts.config.train.precision, step)
+    cells = sample_cells(
+        models, seen.embedded, stems, embedding, reported.config.seed, reported.config.train.precision, step
+    )
     after = "after the alignment" if embedding else "after the training"
     if before is None:
         seen.without.append(Note(f"Where pixels lay before: {name}", "missing"))
@@ -239,18 +241,18 @@ def _method(config: Config, domains: dict[str, Domain]) -> Method | None:
         return None
 
 
-def _before(facts: Facts, seen: _Seen, model: UniversalSegmenter) -> tuple[str, UniversalSegmenter | None]:
+def _before(reported: ReportedRun, seen: _Seen, model: UniversalSegmenter) -> tuple[str, UniversalSegmenter | None]:
     """An earlier state of the network and what to call it; or why there is none."""
-    last = next(t for t in reversed(facts.trainings) if t.summary is not None)
+    last = next(t for t in reversed(reported.trainings) if t.summary is not None)
     method = _method(last.config, seen.domains)
     phases = [p for p in method.phases(last.config.train.steps) if p.stop > p.start] if method else []
     if len(phases) > 1 and (weights := last.run.phase(phases[-2].name)).exists():
         name = "alignment" if phases[-1].name == "align" else f"phase {phases[-1].name}"
         return f"before the {name}, after step {phases[-2].stop:,}", _twin(model, last.config.seed, last.run, weights)
-    if facts.rounds and last.number > 0:
-        first = facts.trainings[0].run
+    if reported.rounds and last.number > 0:
+        first = reported.trainings[0].run
         return "after round 1", _twin(model, last.config.seed, first, first.weights)
-    settings = facts.config.model
+    settings = reported.config.model
     if settings.weights == "imagenet":
         return "the first weights were fetched by name, and nothing is fetched for a report.", None
     try:
@@ -294,21 +296,21 @@ def with_something(sections: Sequence[Section]) -> list[Section]:
     return [*shown, Section("left-out", "What is not shown", why, lead)]
 
 
-def _title(runs: Sequence[Facts]) -> str:
-    names = list(dict.fromkeys(facts.config.name for facts in runs))
+def _title(runs: Sequence[ReportedRun]) -> str:
+    names = list(dict.fromkeys(reported.config.name for reported in runs))
     return names[0] if len(names) == 1 else f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
 
 
-def _subtitle(runs: Sequence[Facts], first: Facts) -> str:
-    methods = list(dict.fromkeys(facts.config.method.name for facts in runs))
-    domains = list(dict.fromkeys(name for facts in runs for name in facts.domains))
+def _subtitle(runs: Sequence[ReportedRun], first: ReportedRun) -> str:
+    methods = list(dict.fromkeys(reported.config.method.name for reported in runs))
+    domains = list(dict.fromkeys(name for reported in runs for name in reported.domains))
     what = f"{', '.join(methods)} on {', '.join(domains)}"
     return (
         what if len(runs) == 1 else f"{len(runs)} runs of {what}. Classes, images, budget and embeddings: {first.name}."
     )
 
 
-def _foot(runs: Sequence[Facts], first: Facts, seen: _Seen, split: str) -> list[str]:
+def _foot(runs: Sequence[ReportedRun], first: ReportedRun, seen: _Seen, split: str) -> list[str]:
     lines = []
     if seen.evaluations:
         images = ", ".join(f"{len(s.stems)} of {s.images_in_split} in {n}" for n, s in seen.evaluations.items())

@@ -37,7 +37,7 @@ class Cells:
 
 
 @torch.inference_mode()
-def draw(
+def sample_cells(
     models: Sequence[UniversalSegmenter],
     domains: Mapping[str, Domain],
     stems: Mapping[str, Sequence[str]],

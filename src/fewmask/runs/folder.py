@@ -92,7 +92,7 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        return self.kept("model")
+        return self.module_weights("model")
 
     @property
     def model(self) -> Path:
@@ -101,7 +101,7 @@ class RunFolder:
     @property
     def prototypes(self) -> Path:
         """Of the classes of all domains, for predictions by several heads."""
-        return self.kept("prototypes")
+        return self.module_weights("prototypes")
 
     @property
     def state(self) -> Path:
@@ -112,8 +112,8 @@ class RunFolder:
         """What is needed as long as the training goes on."""
         return Written(self.state.parent)
 
-    def kept(self, name: str) -> Path:
-        """The weights of a further network of the method, see `Method.kept`."""
+    def module_weights(self, name: str) -> Path:
+        """The weights of a further network of the method, see `Method.extra_modules`."""
         return below(self.folder, name, ending=".safetensors")
 
     def phase(self, name: str) -> Path:
@@ -190,7 +190,7 @@ class RunFolder:
         """The configuration as plain data. Raises ValueError for a missing or damaged file."""
         fix = "put it back from a copy, or train the run again"
         try:
-            data, _ = strict_yaml.read(self.check().config)
+            data, _ = strict_yaml.read_yaml(self.check().config)
         except OSError as error:
             raise ValueError(f"{self.config}: cannot be read ({error.strerror}); fix its permissions") from None
         except ValueError as error:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fewmask.annotation.facts import Answer, Question
+from fewmask.annotation.questions import Answer, Question
 
 
 @dataclass(frozen=True)

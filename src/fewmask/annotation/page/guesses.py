@@ -1,4 +1,5 @@
-"""What a trained network expects in the images that are asked about: computed beside the page, kept on the disk.
+"""Predictions of a trained network for the images that are asked about. They are computed beside the page and kept on
+the disk.
 
 Shapes: H×W pixels of an image.
 """
@@ -45,7 +46,7 @@ class Guesses:
     """Guesses by domain and stem. One image is computed at a time, in a thread of its own; each once a network."""
 
     def __init__(self, folder: Path, predictor: Predictor) -> None:
-        """What networks before this one expected, as it was written here, is removed from the folder."""
+        """Removes from the folder the predictions of earlier networks that were written here."""
         self._root, self._predictor, self._written = below(folder, predictor.version), predictor, Written(folder)
         self._written.remove(n for n in self._written.names() if not n.startswith(f"{predictor.version}/"))
         self._worker = ThreadPoolExecutor(1, "guess")

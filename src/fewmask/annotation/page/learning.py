@@ -21,9 +21,9 @@ from threading import Lock
 import numpy as np
 from scipy.optimize import minimize
 
-from fewmask.annotation.facts import Question
 from fewmask.annotation.page.ahead import Ahead, Key, Read
 from fewmask.annotation.page.features import Features, at_pixels, cells_around
+from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
 from fewmask.labels import Mask
 

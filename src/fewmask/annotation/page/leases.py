@@ -1,7 +1,7 @@
-"""Which question is before whom: so that two annotators do not paint the same one, of whom one would paint in vain.
+"""Leases of questions, so that two annotators do not paint the same question and one of them in vain.
 
-A lease is a courtesy and no right: whatever is answered is kept, leased or not. It is kept in the memory alone, and a
-page that is open renews it.
+A lease is not a lock: every answer is kept, leased or not. Leases are kept in memory alone, and an open page renews its
+own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Leases:
             self._drop(window)
 
     def held(self) -> dict[int, list[str]]:
-        """Who holds which questions, now."""
+        """The annotators that hold each question now."""
         with self._lock:
             self._drop()
             found: dict[int, set[str]] = {}
@@ -58,6 +58,6 @@ class Leases:
         return {question: sorted(names) for question, names in found.items()}
 
     def _drop(self, window: str | None = None) -> None:
-        """Forget those that have ended, and a window's."""
+        """Drop the leases that have ended, and that of a window."""
         now = self._now()
         self._leases = {w: lease for w, lease in self._leases.items() if lease.until > now and w != window}

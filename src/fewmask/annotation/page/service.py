@@ -1,4 +1,5 @@
-"""What the page asks of a run and tells it, as plain data. Threads may call it at once.
+"""What the labelling page reads from a run and writes to it, as plain data. It may be called from several threads at
+once.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
 """
@@ -17,7 +18,6 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from fewmask.annotation.facts import Answer, Question, name_fault
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import rle_codec, segments
 from fewmask.annotation.page.ahead import Read
@@ -26,6 +26,7 @@ from fewmask.annotation.page.guesses import Guesses
 from fewmask.annotation.page.learning import Learner
 from fewmask.annotation.page.leases import Leases
 from fewmask.annotation.page.smart_select import Prompt, Scores, Selector
+from fewmask.annotation.questions import Answer, Question, name_fault
 from fewmask.annotation.tasks import identity
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
@@ -41,16 +42,16 @@ A_DAY = 24 * 3600.0
 
 
 class Unknown(LookupError):
-    """The page asks for what is not there."""
+    """The page asked for something that does not exist."""
 
 
 class Sent(BaseModel):
-    """What the page sends when something was done about a question."""
+    """What the page sends after an action on a question."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     ledger: str = Field(max_length=64)
-    """Of which run's questions it speaks: answers may have waited in a browser for longer than a run was there."""
+    """The ledger that the question is from. Answers may wait in a browser for longer than a run exists."""
     token: str = Field(min_length=8, max_length=64, pattern=r"^[\w-]+$")
     question: int
     annotator: str = Field(min_length=1, max_length=80)
@@ -71,24 +72,24 @@ class Lease(BaseModel):
     window: str = Field(min_length=8, max_length=64, pattern=r"^[\w-]+$")
     annotator: str = Field(min_length=1, max_length=80)
     question: int | None
-    """None: none any more."""
+    """None means that it shows none any more."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the page is about."""
+    """The run that the page shows."""
 
     name: str
     ledger: Path
     domains: Mapping[str, Domain]
     unit: str
-    """Of the questions' costs."""
+    """The unit of the questions' costs."""
     annotator: str | None = None
     """The name that the page proposes; the user's of this machine by default."""
     rule: AnswerSettings = field(default_factory=AnswerSettings)
     """How many annotators a question waits for, and what their answers come to."""
     command: str = ""
-    """What goes on when people have answered."""
+    """The command that goes on when people have answered."""
     only: frozenset[int] | None = None
     """The ids of the questions to ask again, of everybody who has not answered them yet, instead of the open ones."""
 
@@ -136,7 +137,7 @@ class LabellingService:
             raise OSError(str(error)) from error
 
     def _read(self, ledger: Ledger) -> AnswerIndex:
-        """Everything, or what is new since; questions are only ever added, a round at a time."""
+        """Reads everything, or what is new since the last call. Questions are only ever added, a round at a time."""
         with self._lock:
             if (rounds := ledger.rounds()) != self._rounds:
                 self._rounds, self._index = rounds, AnswerIndex(ledger.questions())
@@ -158,7 +159,7 @@ class LabellingService:
     # ── What is asked ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def session(self) -> dict[str, Any]:
-        """The questions to ask, who said what of them, and the classes."""
+        """The questions to ask, their answers, and the classes."""
         index = self.index
         shown = self._shown(index)
         images: dict[tuple[str, str], int] = {}
@@ -195,7 +196,7 @@ class LabellingService:
         }
 
     def changes(self, after: int) -> dict[str, Any]:
-        """The questions of which somebody said something after the answer of id `after`, with all words on them."""
+        """The questions that got an answer after the answer of id `after`, with all answers to them."""
         index = self.index
         words = {n: [_plain(summary) for summary in index.latest(n)] for n in index.touched(after)}
         return {"words": words, **self._state(index)}
@@ -216,7 +217,8 @@ class LabellingService:
         return state | spent
 
     def lease(self, told: Lease) -> dict[str, Any]:
-        """A window shows a question, or none any more. Whether it is its alone, and who holds which."""
+        """A window shows a question, or none any more. Returns whether the lease was granted, and who holds which
+        question."""
         granted = True
         if told.question is None:
             self._leases.give_back(told.window)
@@ -287,7 +289,7 @@ class LabellingService:
         return lambda: self._image(question.domain, question.stem)
 
     def known(self, number: int) -> dict[str, Any]:
-        """What was answered last of the question's image beside its region: the image's values, 254 elsewhere."""
+        """The last answers about the question's image outside of its region: the image's values, 254 elsewhere."""
         question = self._question(number)
         with self._ledger() as ledger:
             mask = ledger.labels(question.domain, question.stem)

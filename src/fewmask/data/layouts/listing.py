@@ -32,17 +32,17 @@ class Problem:
 
     where: str
     value: str
-    mend: str
+    fix: str
     severity: Literal["error", "warning"] = "error"
 
     @classmethod
     def of(cls, error: ValueError, path: Path) -> Problem:
-        """The problem that a reader's error tells of, which is written `file: value; mend`."""
-        value, semicolon, mend = str(error).removeprefix(f"{path}: ").rpartition("; ")
-        return cls(str(path), value, mend) if semicolon else cls(str(path), mend, "see docs/formats.md")
+        """The problem that a reader's error tells of, which is written `file: value; fix`."""
+        value, semicolon, fix = str(error).removeprefix(f"{path}: ").rpartition("; ")
+        return cls(str(path), value, fix) if semicolon else cls(str(path), fix, "see docs/formats.md")
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.value}; {self.mend}"
+        return f"{self.where}: {self.value}; {self.fix}"
 
     @property
     def kind(self) -> str:
@@ -98,11 +98,11 @@ class Listing:
     # By split: the stem and where it stands, so that a fault can name the file and line.
     _splits: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {s: [] for s in SPLITS})
 
-    def error(self, where: str | Path, value: str, mend: str) -> None:
-        self.problems.append(Problem(str(where), value, mend))
+    def error(self, where: str | Path, value: str, fix: str) -> None:
+        self.problems.append(Problem(str(where), value, fix))
 
-    def warn(self, where: str | Path, value: str, mend: str) -> None:
-        self.problems.append(Problem(str(where), value, mend, "warning"))
+    def warn(self, where: str | Path, value: str, fix: str) -> None:
+        self.problems.append(Problem(str(where), value, fix, "warning"))
 
     def files(self, folder: str, required: bool = True) -> list[Path]:
         """The files directly in a folder, by name, without hidden ones; links out of the root are problems."""
@@ -300,11 +300,11 @@ class Listing:
             if stem in seen:
                 self.error(where, f"{stem!r} is listed twice", "keep one line")
             elif stem not in self.images:
-                self.error(where, f"{stem!r} has no image{self._near(stem)}", self._mend_stem(stem))
+                self.error(where, f"{stem!r} has no image{self._near(stem)}", self._fix_for_stem(stem))
             else:
                 if stem in elsewhere:
-                    mend = "keep it in one split, or the score is of images the network has seen"
-                    self.error(where, f"{stem!r} is also in {elsewhere[stem]}", mend)
+                    fix = "keep it in one split, or the score is of images the network has seen"
+                    self.error(where, f"{stem!r} is also in {elsewhere[stem]}", fix)
                 if split != "train" and stem not in self.masks:
                     self.error(self.images[stem], f"in {split} but without a mask", "add its mask, or move it to train")
                 seen[stem] = None
@@ -322,13 +322,13 @@ class Listing:
     def _tell_alike(self) -> None:
         """Images whose stems are one name on other systems."""
         for first, other in alike(self.images):
-            value, mend = f"beside {self.images[first]}, whose name {_difference(first, other)}", "rename one"
+            value, fix = f"beside {self.images[first]}, whose name {_difference(first, other)}", "rename one"
             if _nfc(first) == _nfc(other):
-                self.error(self.images[other], value, f"{mend}: nobody can tell them apart")
+                self.error(self.images[other], value, f"{fix}: nobody can tell them apart")
             else:
-                self.warn(self.images[other], value, f"{mend}: on macOS and Windows one replaces the other")
+                self.warn(self.images[other], value, f"{fix}: on macOS and Windows one replaces the other")
 
-    def _mend_stem(self, stem: str) -> str:
+    def _fix_for_stem(self, stem: str) -> str:
         if self._near(stem):
             return "rename the file or write the line anew, so that they are the same to the byte"
         if Path(stem).suffix.lower() in IMAGE_SUFFIXES and Path(stem).stem in self.images:
@@ -366,8 +366,8 @@ def resolve(names: Mapping[str, set[str]], *written: str) -> set[str]:
 def _fault(stem: str) -> tuple[str, str] | None:
     """Why a file's name cannot be used, and what to do about it."""
     if wrong := fault_of_stem(stem):
-        value, _, mend = wrong.rpartition("; ")
-        return f"its name cannot be used: {value}", mend
+        value, _, fix = wrong.rpartition("; ")
+        return f"its name cannot be used: {value}", fix
     return ("a blank begins or ends its name", "rename it: lists leave blanks out") if stem != stem.strip() else None
 
 

@@ -33,7 +33,7 @@ class Method(nn.Module):
     """One training method. Being a module, the networks, buffers and parameters that it owns are moved, optimised,
     spread over processes, saved and resumed with the model's.
 
-    `step` returns the terms of the loss, named and already weighted; `watch` holds scalars to be logged beside them.
+    `step` returns the terms of the loss, named and already weighted; `metrics` holds scalars to be logged beside them.
     What `step` draws from its generator is its process's own; that of every other call is equal in all processes.
     """
 
@@ -45,7 +45,7 @@ class Method(nn.Module):
         super().__init__()
         self.settings = settings
         self.domains = dict(domains)
-        self.watch: dict[str, Tensor] = {}
+        self.metrics: dict[str, Tensor] = {}
 
     def phases(self, steps: int) -> list[Phase]:
         """Who is drawn from when; one phase over all labelled images by default."""
@@ -66,12 +66,13 @@ class Method(nn.Module):
         """
         return {}
 
-    def network(self, model: UniversalSegmenter) -> UniversalSegmenter:
-        """The network that answers: validated, selected and saved as the run's model. Some methods' is a teacher."""
+    def inference_model(self, model: UniversalSegmenter) -> UniversalSegmenter:
+        """The network that predicts. It is validated, selected and saved as the run's model. Some methods return a
+        teacher."""
         return model
 
-    def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
-        """What else is of use after training, such as the student of a teacher: saved as `<name>.safetensors`."""
+    def extra_modules(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
+        """Further modules to save as `<name>.safetensors`, such as the student of a teacher."""
         return {}
 
     @property
@@ -79,9 +80,9 @@ class Method(nn.Module):
         """Whether it trains the embedding head E, so that a picture of E shows something."""
         return False
 
-    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
-        """Images of each forward of F in a step with so many labelled and unlabelled rows: batch normalisation needs
-        two in each."""
+    def forward_batch_sizes(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+        """The number of images in each forward of F, in a step with so many labelled and unlabelled rows. Batch
+        normalisation needs two in each."""
         return (labelled + unlabelled,)
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from fewmask.data.batch import Batch, Phase
 from fewmask.labels import VOID
 from fewmask.methods.common.base import supervised_loss
 from fewmask.methods.common.pool import Targets, encode, encode_for_labels, pool_loss, pool_targets
-from fewmask.methods.common.teacher import Taught
+from fewmask.methods.common.teacher import MeanTeacherMethod
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.views.mixing import box_masks, partners, paste
 
@@ -38,7 +38,7 @@ class CutMix(NamedTuple):
         return targets.pasted(self.mask, targets.rows(self.source))
 
 
-class Consistency(Taught):
+class Consistency(MeanTeacherMethod):
     """One step's parts, in the order that the methods use them."""
 
     settings: ConsistencySettings
@@ -63,7 +63,7 @@ class Consistency(Taught):
         train = Phase("train", change, steps, every, every, whole=self.settings.whole, strong=view)
         return [Phase("labels", 0, change, every), train]
 
-    def forwards(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
+    def forward_batch_sizes(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
         plain, strong = labelled + self.sees_weak * unlabelled, self.views * unlabelled
         return (plain, strong) if strong and self.settings.forward == "separate" else (plain + strong,)
 
@@ -94,7 +94,7 @@ class Consistency(Taught):
         features = plain[batch.pool :] if own else encode_for_labels(labeller, batch.image[batch.pool :])
         targets = pool_targets(labeller, features, batch)
         seen = targets.label != VOID
-        self.watch["sure"] = (seen & (targets.confidence >= self.settings.threshold)).sum() / seen.sum().clamp_min(1)
+        self.metrics["sure"] = (seen & (targets.confidence >= self.settings.threshold)).sum() / seen.sum().clamp_min(1)
         return targets
 
     def agreement(self, model: UniversalSegmenter, features: Tensor, targets: Targets, batch: Batch) -> Tensor:

@@ -227,7 +227,7 @@ class LivePrototypes(Prototypes):
         """Move the prototypes with the labelled cells of this step, of all processes."""
         # All processes gather, also one whose rows have no labelled cell in this step: the others wait for it.
         none = self.vectors.new_zeros(0, self.vectors.shape[-1]), self.domain_of.new_zeros(0)
-        embedding, label = (distributed.gather(torch.cat(c)) for c in zip(none, *self._cells, strict=True))
+        embedding, label = (distributed.all_gather(torch.cat(c)) for c in zip(none, *self._cells, strict=True))
         self._cells.clear()
         if not len(label):
             return

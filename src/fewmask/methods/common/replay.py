@@ -37,7 +37,7 @@ class Replay(nn.Module):
 
     def observe(self, image: Tensor, label: Tensor) -> None:
         """Count the classes of the rows (B,3,H,W), (B,H,W) of all processes, and remember those with a rare one."""
-        image, label = distributed.gather(image), distributed.gather(label)
+        image, label = distributed.all_gather(image), distributed.all_gather(label)
         values = label.flatten().long()
         self.counts += torch.zeros(256, dtype=torch.int64, device=label.device).scatter_add_(
             0, values, torch.ones_like(values)

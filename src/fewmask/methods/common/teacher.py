@@ -14,7 +14,7 @@ from typing import Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fewmask.config.self_labelling import TaughtSettings
+from fewmask.config.self_labelling import MeanTeacherSettings
 from fewmask.data.domain import Domain
 from fewmask.methods.common.base import RIVAL, Method
 from fewmask.models.universal import UniversalSegmenter
@@ -58,12 +58,12 @@ def _values(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
 
 
-class Taught(Method):
+class MeanTeacherMethod(Method):
     """A method with a teacher, where its settings want one."""
 
-    settings: TaughtSettings
+    settings: MeanTeacherSettings
 
-    def __init__(self, settings: TaughtSettings, domains: Mapping[str, Domain]) -> None:
+    def __init__(self, settings: MeanTeacherSettings, domains: Mapping[str, Domain]) -> None:
         super().__init__(settings, domains)
         self.teacher: Teacher[UniversalSegmenter] | None = None
 
@@ -73,10 +73,10 @@ class Taught(Method):
         if ema is not None:
             self.teacher = Teacher(model, ema)
 
-    def network(self, model: UniversalSegmenter) -> UniversalSegmenter:
+    def inference_model(self, model: UniversalSegmenter) -> UniversalSegmenter:
         return model if self.teacher is None or self.settings.answers == "student" else self.teacher.model
 
-    def kept(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
+    def extra_modules(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
         if self.teacher is None:
             return {}
         if self.settings.answers == "auto":

@@ -1,9 +1,9 @@
-"""Answers in: what was painted becomes answers to what was asked, all of it or, where anything is wrong, nothing.
+"""Imports answers from annotation tools: all of them, or none if any is invalid.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
 
-The rule of every format: what is no answer to what was asked is left aside, counted and named; an answer that is there
-and cannot be read for certain refuses the import, with file, value and mend; nothing else keeps the rest out.
+Every format follows one rule. Content that answers no question is set aside, counted and named. An answer that cannot
+be read for certain refuses the import, with file, value and fix. Nothing else prevents an import.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from unicodedata import normalize
 
 import numpy as np
 
-from fewmask.annotation.facts import Answer, Question
 from fewmask.annotation.ledger import Ledger
+from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.store import Unavailable
 from fewmask.annotation.tasks import by_image
 from fewmask.data.domain import Domain
@@ -31,12 +31,12 @@ MAX_PROBLEMS = 100
 LONGEST_NAME = 4096
 """Characters of an image's name, its folders included."""
 NAMED = 5
-"""Of what was left aside for one reason."""
+"""Names that are kept of what was set aside for one reason."""
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_WORK, SHAPE = 8_000_000_000, 10_000
 """Pixels that one import paints or looks at; what one shape takes besides its pixels."""
 MAX_TAKEN = 1 << 30
-"""Pixels of new answers, which are held until all of the import is known to be right."""
+"""Pixels of new answers, which are held in memory until the whole import is valid."""
 
 Mode = Literal["open", "corrections", "take-back"]
 """Which questions an import answers: those that are open; also those that were answered; or none, and the answers that
@@ -48,7 +48,7 @@ SYSTEM = "a file that a system left there"
 
 @dataclass(frozen=True)
 class Aside:
-    """What was left aside for one reason."""
+    """What was set aside for one reason."""
 
     why: str
     count: int
@@ -58,7 +58,7 @@ class Aside:
 
 @dataclass(frozen=True)
 class Import:
-    """What came back."""
+    """The result of an import."""
 
     answered: int
     """Questions that got a new answer."""
@@ -88,8 +88,8 @@ class Import:
     """What was left aside."""
 
 
-class Inbox:
-    """Takes what was painted and remembers what is wrong; `save` gives it to the ledger, or raises."""
+class AnswerImporter:
+    """Collects answers and problems. `save` writes the answers to the ledger, or raises."""
 
     def __init__(self, ledger: Ledger, domains: Mapping[str, Domain], tool: str, mode: Mode = "open") -> None:
         self._ledger, self._domains, self._tool, self._mode = ledger, domains, tool, mode
@@ -131,9 +131,9 @@ class Inbox:
 
     @contextmanager
     def problems(self) -> Iterator[None]:
-        """What is raised inside as a ValueError is remembered, and the next image can be looked at.
+        """Collects a ValueError that is raised inside, so that the next image can be read.
 
-        That the ledger is unavailable is no image's problem, and raised at once.
+        An unavailable ledger is not the fault of an image and is raised at once.
         """
         try:
             yield
@@ -144,8 +144,8 @@ class Inbox:
             if len(self._problems) < MAX_PROBLEMS:
                 self._problems.append(str(error))
 
-    def leave(self, why: str, name: object) -> None:
-        """Leave aside what is no answer, for a reason that many may have, and remember it by its name."""
+    def set_aside(self, why: str, name: object) -> None:
+        """Set aside content that is no answer, by its reason and name. Many names may share a reason."""
         count, names = self._aside.setdefault(why, (0, []))
         if len(names) < NAMED:
             names.append("".join(c if c.isprintable() else "?" for c in str(name)[:200]))
@@ -158,12 +158,12 @@ class Inbox:
             raise ValueError(f"{where}: more than {MAX_WORK} pixels to paint in one import; export fewer images")
 
     def canvas(self, domain: Domain, stem: str, where: object) -> Mask:
-        """A mask of an image (H,W) on which nobody has painted. Raises ValueError as `spend` does."""
+        """An empty mask (H,W) of an image. Raises ValueError as `spend` does."""
         size = self._sizes[domain.name][stem]
         self.spend(size[0] * size[1], where)
         return np.full(size, NOT_LABELLED, dtype=np.uint8)
 
-    def asked(self, domain: str, stem: str) -> tuple[Domain, str] | None:
+    def find_asked(self, domain: str, stem: str) -> tuple[Domain, str] | None:
         """The image of a domain, whose name may be spelt in another Unicode form; None when nothing was asked about it.
 
         Raises ValueError when the domain's classes have changed.
@@ -182,10 +182,10 @@ class Inbox:
 
     @property
     def domains(self) -> frozenset[str]:
-        """The names of those that were asked about."""
+        """The names of the domains that were asked about."""
         return frozenset(self._sizes)
 
-    def find(self, name: str, where: object) -> tuple[Domain, str] | None:
+    def find_image(self, name: str, where: object) -> tuple[Domain, str] | None:
         """The image that a tool calls `name`: <stem> or <domain>/<stem>, with or without a picture's ending, in
         folders that are the tool's or not.
 
@@ -203,10 +203,10 @@ class Inbox:
                 owners = ", ".join("/".join(image) for image in found)
                 raise ValueError(f"{where}: the name {name[:200]!r} may be {owners}; call it <domain>/<stem>")
             if found:
-                return self.asked(*found[0])
+                return self.find_asked(*found[0])
             if ends & self._stems:
                 break
-        self.leave(FOREIGN, name)
+        self.set_aside(FOREIGN, name)
         return None
 
     @cached_property
@@ -223,7 +223,7 @@ class Inbox:
             raise ValueError(f"{where}: {w}×{h} pixels, its image is {width}×{height}; paint it at the image's size")
         return height, width
 
-    def take(
+    def add_answer(
         self,
         domain: Domain,
         stem: str,
@@ -233,7 +233,7 @@ class Inbox:
         seconds: float | None = None,
         task: Sequence[int] | None = None,
     ) -> None:
-        """Take a mask (H,W) of contract values as the annotator's answers about an image.
+        """Add a mask (H,W) of contract values as the annotator's answers about an image.
 
         `task` are the ids of the questions that were to be answered with it, by default all about the image. `seconds`
         were worked on it in all: its decided questions share them by their decided pixels, less what the ledger has of
@@ -263,7 +263,7 @@ class Inbox:
         seconds: float | None = None,
         task: Sequence[int] | None = None,
     ) -> None:
-        """The annotator passed the task's questions about an image over, in `seconds` together."""
+        """Record that the annotator skipped the task's questions about an image, in `seconds` together."""
         questions = self._questions(domain, stem, annotator, where, task)
         for question in questions:
             if self._is_new(question, self._last.get((question.id, annotator)), annotator, None):
@@ -285,7 +285,9 @@ class Inbox:
             self._problems.append(
                 f"questions {late[:20]} were answered while this was read; give the same command again"
             )
-        images = {image for image, asked in self._asked.items() if any(question.id in new for question in asked)}
+        images = {
+            image for image, questions in self._asked.items() if any(question.id in new for question in questions)
+        }
         for name in {name for name, _ in images}:
             with self.problems():
                 self._ledger.expect_images(self._domains[name], {stem for owner, stem in images if owner == name})
@@ -297,7 +299,7 @@ class Inbox:
         return replace(self._counts, beside=dict(sorted(self._beside.items())), aside=aside)
 
     def _is_new(self, question: Question, known: Answer | None, annotator: str, values: Mask | None) -> bool:
-        """Whether what was said of a question is to be added; counts what is not."""
+        """Whether an answer to a question is to be added. Counts those that are not."""
         same = known is not None and (
             known.kind == "skip"
             if values is None
@@ -309,14 +311,14 @@ class Inbox:
                 self._new.append(Answer(question.id, annotator, token, kind="retract", retracts=known.id))
                 self._count(taken_back=1)
             else:
-                self.leave("no answer that came this way and stands, so nothing to take back", question)
+                self.set_aside("no answer that came this way and stands, so nothing to take back", question)
         elif same:
             self._count(unchanged=1)
         elif known is not None and self._brought.get((question.id, annotator)) == _said(values):
             self._count(changed_since=1)
         elif self._mode == "open" and (known is not None or question.id not in self._open):
             who = ", ".join(sorted(self._seen_by[question.id]))
-            self.leave(f"not open, answered or skipped before by {who[:200]}", question)
+            self.set_aside(f"not open, answered or skipped before by {who[:200]}", question)
             self._count(closed=1)
         else:
             return True
@@ -336,17 +338,17 @@ class Inbox:
     ) -> list[Question]:
         """A task's questions, of which this annotator must not have answered another copy in this import."""
         self.size(domain, stem, where, None if found is None else (found[0], found[1]))
-        asked = {question.id: question for question in self._asked[domain.name, stem]}
-        ids = sorted(asked) if task is None else list(task)
-        if not set(ids) <= set(asked):
+        by_id = {question.id: question for question in self._asked[domain.name, stem]}
+        ids = sorted(by_id) if task is None else list(task)
+        if not set(ids) <= set(by_id):
             raise ValueError(
-                f"{where}: a task of questions {str(ids)[:200]} about {stem}, which has {sorted(asked)}; ask anew"
+                f"{where}: a task of questions {str(ids)[:200]} about {stem}, which has {sorted(by_id)}; ask anew"
             )
         entry = domain.name, stem, annotator, tuple(ids)
         if entry in self._seen:
             raise ValueError(f"{where}: {annotator} answers about {domain.name}/{stem} twice; keep one of the two")
         self._seen.add(entry)
-        return [asked[number] for number in ids]
+        return [by_id[number] for number in ids]
 
     def _add(
         self, question: Question, annotator: str, where: object, values: Mask | None, seconds: float | None

@@ -1,4 +1,4 @@
-"""What a training tells while it runs, and what it breaks down with."""
+"""The progress of a training, as its callback gets it, and the error of a training that diverges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class NonFiniteError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Moment:
+class ProgressEvent:
     """What an observer is told after every step, and after every image of an evaluation (stage "evaluate")."""
 
     run: str
@@ -21,7 +21,7 @@ class Moment:
     terms: Mapping[str, float]
     steps_per_second: float
     memory_mib: float | None
-    """Of the GPU or, without one, of this process; None where the system does not tell, as Windows."""
+    """The memory of the GPU or, without one, of this process; None where the system does not report it, as Windows."""
     later: int = 0
     """Steps of the trainings that come after this one."""
 
@@ -34,4 +34,4 @@ class Moment:
         return (self.steps - self.step + self.later) / self.steps_per_second if self.steps_per_second else 0.0
 
 
-Observer = Callable[[Moment], None]
+ProgressCallback = Callable[[ProgressEvent], None]

@@ -64,7 +64,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportedRun:
     """A run, as its folder tells it."""
 
     folder: Path
@@ -179,23 +179,23 @@ class Group:
     """Runs of one configuration; their seeds, and at times their labels, differ."""
 
     name: str
-    runs: Sequence[Facts]
+    runs: Sequence[ReportedRun]
 
 
-def read(folders: Sequence[Path]) -> list[Facts]:
+def read_runs(folders: Sequence[Path]) -> list[ReportedRun]:
     """The facts of runs. Raises ValueError for a folder that is no run, or one that is named twice."""
     real = [folder.resolve() for folder in folders]
     if twice := sorted({str(f) for f in real if real.count(f) > 1}):
         raise ValueError(f"{', '.join(twice)}: named twice; name each run once")
     names = _names(real)
-    return [_read(folder, names[path]) for folder, path in zip(folders, real, strict=True)]
+    return [_read_run(folder, names[path]) for folder, path in zip(folders, real, strict=True)]
 
 
-def groups(runs: Sequence[Facts]) -> list[Group]:
+def groups(runs: Sequence[ReportedRun]) -> list[Group]:
     """Runs of one configuration together, in the order of the first of each."""
-    found: dict[str, list[Facts]] = {}
-    for facts in runs:
-        found.setdefault(facts.essence, []).append(facts)
+    found: dict[str, list[ReportedRun]] = {}
+    for reported in runs:
+        found.setdefault(reported.essence, []).append(reported)
     methods = [part[0].config.method.name for part in found.values()]
     named = [
         method if methods.count(method) == 1 else f"{method} ({part[0].config.name})"
@@ -209,9 +209,9 @@ def groups(runs: Sequence[Facts]) -> list[Group]:
 
 def by_labels(group: Group) -> list[Group]:
     """Its runs of one `labelled.images` together, fewest first: what they differ by is their seeds' alone."""
-    found: dict[int | None, list[Facts]] = {}
-    for facts in group.runs:
-        found.setdefault(facts.config.labelled.images, []).append(facts)
+    found: dict[int | None, list[ReportedRun]] = {}
+    for reported in group.runs:
+        found.setdefault(reported.config.labelled.images, []).append(reported)
     if len(found) == 1:
         return [group]
     counts = sorted(found, key=lambda images: (images is None, images))
@@ -231,7 +231,7 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _read(folder: Path, name: str) -> Facts:
+def _read_run(folder: Path, name: str) -> ReportedRun:
     config, run = load_config(folder), RunFolder(folder)
     trainings = [_training(0, run, config)]
     if config.campaign is not None:
@@ -239,7 +239,7 @@ def _read(folder: Path, name: str) -> Facts:
         begun = {number: its for number, its in rounds.items() if its.config.exists()}
         trainings = [_training(number, its, load_config(its.folder)) for number, its in begun.items()]
     campaign = run.read_campaign() if run.campaign.exists() else None
-    return Facts(folder, name, config, _summary(run), campaign, trainings)
+    return ReportedRun(folder, name, config, _summary(run), campaign, trainings)
 
 
 def _training(number: int, run: RunFolder, config: Config) -> Training:

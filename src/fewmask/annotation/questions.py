@@ -1,4 +1,4 @@
-"""Questions and answers, as plain data.
+"""Questions and answers, as plain records.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
 """
@@ -69,13 +69,13 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """One thing that an annotator did about a question. Skipping and taking back are facts too: nothing is erased."""
+    """One action of an annotator on a question: an answer, a skip or a retraction. Nothing is ever erased."""
 
     question: int
     """The question's id."""
     annotator: str
     token: str
-    """Chosen by the sender: however often an answer of one token arrives, it is one answer."""
+    """A key that the sender chooses. An answer that arrives several times under one token is one answer."""
     values: Mask | None = None
     """(h,w) uint8 of the question's box: classes, 255 void, 254 outside of the region or not decided; only of kind
     "answer"."""
@@ -90,8 +90,8 @@ class Answer:
     at: str = ""
 
 
-def check(question: Question, height: int, width: int) -> None:
-    """A region lies inside of its image (height, width), has a pixel, and was ranked by a number."""
+def check_question(question: Question, height: int, width: int) -> None:
+    """Asserts that the region lies inside its image (height, width), has a pixel, and has a finite score and cost."""
     y0, x0, y1, x1 = question.box
     assert 0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width, f"{question}: box {question.box} of {height}×{width}"
     inside = question.inside
@@ -99,20 +99,20 @@ def check(question: Question, height: int, width: int) -> None:
     assert np.isfinite(question.score) and np.isfinite(question.cost), f"{question}: {question.score}, {question.cost}"
 
 
-def digest(questions: Iterable[Question]) -> str:
-    """A hash of which regions are asked about, in any order. Scores, costs and guesses are no part of it."""
+def questions_digest(questions: Iterable[Question]) -> str:
+    """A hash of the regions of these questions, in any order. It ignores scores, costs and guesses."""
     what = sorted((q.domain, q.stem, q.kind, int(q.region), *map(int, q.box), q.inside.tobytes()) for q in questions)
     return blake2b(repr(what).encode(), digest_size=16).hexdigest()
 
 
 JOINERS = str.maketrans("", "", "\u200c\u200d")
-"""What nobody sees either, yet Persian and Indian names are written with."""
+"""Invisible characters that Persian and Indian names are written with."""
 A_YEAR = 365 * 24 * 3600.0
 
 
 def name_fault(name: str) -> str:
-    """Why nobody can be called so, in words; empty where it is a name. The ledger keeps a name for good, and terminals,
-    tables and other people read it."""
+    """Why this cannot be an annotator's name, in words; empty where it can. The ledger keeps a name for good, and
+    terminals, tables and other people read it."""
     if not name.strip():
         return f"annotator {name!r} is no name; give one"
     if name != name.strip():
@@ -123,15 +123,16 @@ def name_fault(name: str) -> str:
 
 
 def work_fault(answer: Answer) -> str:
-    """Why the answer's seconds or clicks cannot be, in words; empty where they can: sums of them stay finite."""
+    """Why the answer's seconds or clicks are invalid, in words; empty where they are valid. Sums of valid ones stay
+    finite."""
     for what, number in (("seconds", answer.seconds), ("clicks", answer.clicks)):
         if number is not None and not (math.isfinite(number) and 0 <= number <= A_YEAR):
             return f"{number:g} {what} for one answer; give 0..{A_YEAR:.0f}"
     return ""
 
 
-def fault(answer: Answer, question: Question, classes: int) -> str:
-    """What keeps the answer from being kept as one to the question, in words; empty where nothing does."""
+def answer_fault(answer: Answer, question: Question, classes: int) -> str:
+    """Why the answer is not valid for the question, in words; empty where it is valid."""
     return name_fault(answer.annotator) or work_fault(answer) or _values_fault(answer, question, classes)
 
 
@@ -154,8 +155,8 @@ def _values_fault(answer: Answer, question: Question, classes: int) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the answers are. Every question is one of answered, skipped (by all who saw it) and open, which it is
-    until as many annotators as the ledger's rule waits for have seen it."""
+    """The progress of the answers. Every question is answered, skipped (by all who saw it) or open. It is open until as
+    many annotators as the ledger's rule waits for have seen it."""
 
     asked: int
     answered: int
@@ -164,21 +165,21 @@ class Progress:
     pixels: int
     """Pixels that the answers decided by the ledger's rule, each question counted once."""
     seconds: float
-    """Of all that was done, corrections and what was taken back included: it was worked."""
+    """The time of all work, with corrections and retracted answers."""
     clicks: float
     """Likewise."""
     cost: float
-    """What the questions asked were expected to cost."""
+    """The expected cost of the questions."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one annotator did."""
+    """The work of one annotator."""
 
     answered: int
-    """Questions of which their last word is an answer."""
+    """Questions of which their last action is an answer."""
     skipped: int
     seconds: float
-    """Of all that they did, corrections and what was taken back included."""
+    """The time of all their work, with corrections and retracted answers."""
     clicks: float
     """Likewise."""
