@@ -19,7 +19,8 @@ from fewmask.data.domain import read_mask
 from fewmask.document.model import Gallery, Table
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID
-from fewmask.reports.asking import asked_regions, budget
+from fewmask.reports.asking import budget
+from fewmask.reports.regions import asked_regions
 from fewmask.reports.reported_run import read_runs
 from fewmask.runs import RunFolder
 
