@@ -562,7 +562,7 @@ def test_a_first_budget_that_leaves_a_domain_without_labels_is_refused_before_an
     data: Path, tmp_path: Path
 ) -> None:
     first = {**BY_CHANCE, "budget": {"amount": 1, "unit": "regions"}}
-    with pytest.raises(ValueError, match=r"campaign\.first\.budget: 1 regions buy no question in [ab], where nothing"):
+    with pytest.raises(ValueError, match=r"campaign\.first\.budget: 1 region buys no question in [ab], where nothing"):
         campaign(settings(data, labelled=0, rounds=1, first=first), tmp_path / "run")
     assert asked(tmp_path / "run") == []
 
