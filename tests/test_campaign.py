@@ -364,7 +364,7 @@ def test_a_campaign_stopped_at_every_boundary_is_bit_for_bit_the_one_that_was_no
     campaign(config, tmp_path / "whole")
     stops = Stops(monkeypatch)
     folder = tmp_path / "run"
-    stops.at(pool, "_save", lambda path, *_: str(path.relative_to(folder)))
+    stops.at(pool, "save_piece", lambda path, *_: str(path.relative_to(folder)))
     stops.at(PseudoFolder, "write", lambda self, stem, *_: stem)
     stops.at(Ledger, "add_images", lambda self, domain, stems: "")
     stops.at(Ledger, "ask", lambda self, number, questions: str(number), before=True)

@@ -87,7 +87,7 @@ def test_a_round_waits_for_both_and_learns_what_they_agree_on(data: Path, tmp_pa
 
     shown = asked_regions(read_runs([run])[0], load_domains(config), ())
     (gallery,) = (b for b in shown.blocks if isinstance(b, Gallery) and b.title.startswith("Round 1"))
-    told = [picture.caption for picture in gallery.pictures]
+    told = [row.name for row in gallery.rows]
     assert sum("undecided" in words for words in told) >= len(told) - len(agreed)
     assert not any("void" in words for words in told)  # a tie is not void, nor is what one of two calls so
 

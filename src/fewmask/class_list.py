@@ -82,11 +82,11 @@ def _entry(path: Path, raw: Any, entry: Any, steps: list[Any], text: str) -> tup
     if name is None or isinstance(name, bool | int | float):
         place = [*steps, *(["name"] if isinstance(given, dict) else [])]
         raise ValueError(f"{path}: class {raw}: {strict_yaml.unquoted(text, place, name)}")
-    extra = set(given) - {"name", "color", "colour"} if isinstance(given, dict) else {entry}
-    if not isinstance(name, str) or extra or {"color", "colour"} <= set(given):
+    keys = set(given) if isinstance(given, dict) else set()
+    if not isinstance(name, str) or keys - {"name", "color", "colour"} or {"color", "colour"} <= keys:
         raise ValueError(f"{path}: class {raw}: write `{{name: …, colour: [r, g, b]}}`, not {short(entry)}")
     colour = given.get("colour", given.get("color"))
-    if not _is_colour(colour) and ({"color", "colour"} & set(given)):
+    if not _is_colour(colour) and {"color", "colour"} & keys:
         raise ValueError(f"{path}: class {raw}: a color is three numbers from 0 to 255, not {short(colour)}")
     return name, None if colour is None else _colour(colour)
 
