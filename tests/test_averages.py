@@ -28,7 +28,7 @@ from fewmask.engine.checkpoint import load_state
 from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID
-from fewmask.methods import METHODS, parse_config
+from fewmask.methods import METHODS, build, parse_config
 from fewmask.methods.common.base import supervised_loss
 
 # ── The moving average ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,7 +255,7 @@ def test_every_methods_labels_are_weighed(name: str) -> None:
     def first_terms(weight: float) -> dict[str, float]:
         settings = METHODS[name].Settings.model_validate({"name": name, **needs(name, of)})
         network, rng = model(of), torch.Generator().manual_seed(0)
-        made = METHODS[name](settings, of)
+        made = build(settings, of, 4)
         made.prepare(network, rng)
         phases = [p for p in made.phases(4) if p.stop > p.start]
         made.begin(phases[0], network, rng)

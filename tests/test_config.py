@@ -94,7 +94,7 @@ def test_every_wrong_key_is_listed_at_once() -> None:
         (changed(method=None), "method: missing; add it"),
         (
             changed(method="jiont"),
-            r"method.name: no method 'jiont'; did you mean joint\? There are adversarial-align, co-training, cycada",
+            r"method.name: no method 'jiont'; did you mean joint\? There are adversarial-align, auto, co-training",
         ),
         (changed(method={"alpha": 1}), "method.name: no method None"),
         (changed(method={"name": ["joint"]}), r"method.name: no method \['joint'\]"),
