@@ -42,7 +42,7 @@ def step_of(
     settings of the method.
     """
     domains = {n: _answered(d, asked) for n, d in domains.items()}
-    method = build(METHODS[name].Settings.model_validate({"name": name, **options}), domains)
+    method = build(METHODS[name].Settings.model_validate({"name": name, **options}), domains, config.train.steps)
     device = model.mean.device
     rng = torch.Generator(device).manual_seed(0)
     method.prepare(model.train(), rng)

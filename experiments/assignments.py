@@ -75,7 +75,7 @@ def measure_run(folder: Path, split: str) -> dict[str, Any]:
     config, device = load_config(folder), choose_device()
     domains = load_domains(config)
     model = load_model(folder, device)
-    method = build(config.method, domains)
+    method = build(config.method, domains, config.train.steps)
     if not isinstance(method, Univ) or not isinstance(method.prototypes, LivePrototypes):
         raise ValueError(
             f"{folder}: a run of {config.method.name}; give one of univ-full or univ-cross, mode: anchored"

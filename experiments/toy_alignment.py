@@ -43,7 +43,7 @@ def train(world: World, case: dict[str, Any], seed: int, steps: int) -> tuple[Ce
     torch.manual_seed(seed)
     cells = [Cells(world, k, seed) for k in range(2)]
     of = {n: domain(n, c) for n, c in zip("ab", cells, strict=True)}
-    method = build(METHODS[case["name"]].Settings.model_validate(case), of)
+    method = build(METHODS[case["name"]].Settings.model_validate(case), of, steps)
     network: Any = CellNetwork(of, world.values)
     rng = torch.Generator().manual_seed(seed)
     method.prepare(network, rng)

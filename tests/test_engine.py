@@ -619,7 +619,7 @@ OWNERS = {"owner": Owner, "claiming": Claiming}
 
 
 def of_class(kind: type[Method], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "build", lambda settings, domains: kind(settings, domains))
+    monkeypatch.setattr(fit, "build", lambda settings, domains, steps: kind(settings, domains))
 
 
 class Drawing(METHODS["joint"]):  # type: ignore[misc]

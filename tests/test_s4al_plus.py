@@ -60,7 +60,7 @@ def students(*classes: int, **options: int) -> dict[str, Domain]:
 
 
 def s4al_plus(of: dict[str, Domain], **options: object) -> S4alPlus:
-    made = build(SETTINGS["s4al-plus"].model_validate({"name": "s4al-plus", "contrast": SMALL, **options}), of)
+    made = build(SETTINGS["s4al-plus"].model_validate({"name": "s4al-plus", "contrast": SMALL, **options}), of, 4)
     assert isinstance(made, S4alPlus)
     return made
 
@@ -161,7 +161,7 @@ def test_holes_are_void() -> None:
 def test_a_teacher_without_contrast_is_joint_training_bit_for_bit() -> None:
     of = domains(3, 4)
     one, other = model(of), model(of)
-    expected = run(build(SETTINGS["joint"].model_validate({"name": "joint"}), of), one, of, 4)
+    expected = run(build(SETTINGS["joint"].model_validate({"name": "joint"}), of, 4), one, of, 4)
     made = s4al_plus(of, contrast={"weight": 0})
     assert run(made, other, of, 4) == expected
     assert same(one.state_dict(), other.state_dict())

@@ -55,7 +55,7 @@ def image(height: int = 61, width: int = 90, count: int = 2) -> Tensor:
 
 
 def train_a_little(network: UniversalSegmenter, steps: int = 3, rate: float = 1e-2) -> Optimisers:
-    method = build(SETTINGS["joint"](), domains(3, 4))
+    method = build(SETTINGS["joint"](), domains(3, 4), 4)
     optimisers = Optimisers(OptimiserSettings(lr=rate, head_lr=rate), network, method)
     network.train()
     for _ in range(steps):
@@ -223,7 +223,7 @@ def test_lora_is_a_product_of_low_rank_times_alpha_over_rank() -> None:
 def test_heads_of_two_domains_learn_a_toy(tuning: Any) -> None:
     of = domains(3, 4)
     network = UniversalSegmenter(build_vit("dinov3", tuning=tuning).settings, {name: d.space for name, d in of.items()})
-    method = build(SETTINGS["joint"](), of)
+    method = build(SETTINGS["joint"](), of, 4)
     history = [step["supervised"] for step in helpers.run(method, network, of, 40, rate=3e-3)]
     assert sum(history[-5:]) < 0.9 * sum(history[:5])
 
