@@ -10,7 +10,7 @@ from helpers import ENCODER
 from ondisk import assert_same_run, plain, two_domains, write_domain
 
 from fewmask.config import FolderDomain
-from fewmask.data import domain as reading
+from fewmask.data import domain, masks
 from fewmask.data.layouts import load_domain
 from fewmask.engine.fit import train
 from fewmask.methods import parse_config
@@ -24,9 +24,9 @@ def test_what_is_kept_is_read_once_and_is_what_the_files_hold(
     fresh, kept = load_domain("a", settings), load_domain("a", settings, keep=True)
     expected = {stem: (fresh.image(stem), fresh.mask(stem)) for stem in fresh.labelled}
     read: list[Path] = []
-    for name in ("read_image", "read_mask"):
-        real = getattr(reading, name)
-        monkeypatch.setattr(reading, name, lambda path, real=real: (read.append(path), real(path))[1])
+    for module, name in ((domain, "read_picture"), (masks, "read_mask")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda path, *more, real=real: (read.append(path), real(path, *more))[1])
     for _ in range(3):
         for stem, (image, mask) in expected.items():
             np.testing.assert_array_equal(kept.image(stem), image)

@@ -1018,7 +1018,8 @@ def test_the_student_may_look_in_the_teachers_place(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = lookers(monkeypatch)
-    config = settings(data, "s4al", ["a"], rounds=2, ask=SQUARES, pool={"scales": [1.0], "network": "student"})
+    method = {"name": "s4al", "ema": 0.9}
+    config = settings(data, method, ["a"], rounds=2, ask=SQUARES, pool={"scales": [1.0], "network": "student"})
     campaign(config, tmp_path / "run")
     run = RunFolder(tmp_path / "run").round(0)
     student = load_weights(run.module_weights("student"))
@@ -1035,7 +1036,8 @@ def test_several_networks_of_one_training_form_a_committee(
     both = {"scales": [1.0], "network": ["model", "second"]}
     ask = {**SQUARES, "score": "disagreement"}
     heard: list[ProgressEvent] = []
-    campaign(settings(data, "co-training", ["a"], rounds=2, ask=ask, pool=both), tmp_path / "run", heard.append)
+    method = {"name": "co-training", "labels_in": "train"}
+    campaign(settings(data, method, ["a"], rounds=2, ask=ask, pool=both), tmp_path / "run", heard.append)
     run = RunFolder(tmp_path / "run").round(0)
     expected = (weights_of(run.folder), load_weights(run.module_weights("second")))
     for member, weights in zip(seen[0].members, expected, strict=True):

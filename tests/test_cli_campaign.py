@@ -182,7 +182,7 @@ def test_answers_after_the_last_training_are_kept_and_said_to_come_too_late(
     waiting: Path, config: Path, fewmask: Fewmask
 ) -> None:
     done = fewmask("campaign", config, "--out", waiting, "--enough")
-    assert "3 questions stay open; no training is left that would learn from their answers." in done.out
+    assert "3 questions stay open; no training is left that would learn from the answers." in done.out
     fewmask("query", waiting)
     paint(waiting / "questions")
     late = fewmask("answer", waiting, "--from", waiting / "questions")

@@ -37,7 +37,7 @@ def test_two_images_of_one_stem(other: str, tmp_path: Path) -> None:
     assert {Path(told.where).name, Path(told.value.split()[-1]).name} == {"train0.jpg", other}
 
 
-@pytest.mark.parametrize("other", ["train0.PNG", "train0.Png", "train0.jpg"])
+@pytest.mark.parametrize("other", ["train0.PNG", "train0.Png", "train0.tif", "train0.bmp"])
 def test_two_masks_of_one_stem(other: str, tmp_path: Path) -> None:
     root = trees.folder(tmp_path)
     (root / "labels" / other).write_bytes((root / "labels" / "train1.png").read_bytes())

@@ -63,7 +63,7 @@ def test_every_cell_of_masks(channels: str, depth: str, tmp_path: Path) -> None:
     path, cell = put(tmp_path, make("PNG", channels, depth)[0]), MASKS[channels, depth]
     if cell.verdict in ("refused", "by colours"):
         with pytest.raises(ValueError, match=re.escape(f"{path}: {cell.how}; {cell.fix}")):
-            read_mask(path)
+            read_mask(path, {})
     elif depth == "16":
         with pytest.raises(ValueError, match=r"16 bits a pixel, and \d+ at column \d+, row \d+ is no id"):
             read_mask(path)

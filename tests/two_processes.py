@@ -160,7 +160,9 @@ def main(data: Path, out: Path) -> None:
         trained(stopped, out / "resumed", stop=3)
         found["resumed"] = trained(stopped, out / "resumed")
         found["accumulated"] = trained(settings(data, "univ-full", accumulate=2), out / "accumulated")
-        mixed = settings(data, "co-training").model_dump(serialize_as_any=True) | {"method": {"name": "co-training"}}
+        mixed = settings(data, "co-training", unlabelled_batch_size=8).model_dump(serialize_as_any=True) | {
+            "method": {"name": "co-training"}
+        }
         found["mixed"] = trained(parse_config(mixed), out / "mixed")
         found["confusions"] = confusions(load_domains(config(data)))
         # Each process has its own place here, which stays empty unless it writes.

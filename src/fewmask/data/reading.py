@@ -95,7 +95,11 @@ def decode_mask(data: bytes, path: Path, colours: Mapping[Colour, int] | None = 
     cell = MASKS.get((kind.channels, kind.depth), other)
     if cell.verdict == "by colours" and colours:
         return _ids_of_colours(data, kind, path, colours)
-    _refuse(cell._replace(verdict="refused") if cell.verdict == "by colours" else cell, path)
+    if cell.verdict == "by colours":
+        cell = cell._replace(verdict="refused")
+        if colours is None:  # nobody would read them
+            cell = cell._replace(fix="save one channel of class ids")
+    _refuse(cell, path)
     if kind.container == "TIFF":
         if white_is_zero(data):
             raise ValueError(f"{path}: its 0 is white (WhiteIsZero), so that ids are read in two ways; save it as PNG")
@@ -157,7 +161,9 @@ def decode_colours(data: bytes, path: Path) -> np.ndarray:
         return _png(data, kind, path)
     cell = MASKS.get((kind.channels, kind.depth), NO_MASK)
     if "colours" in cell.how:
-        cell = cell._replace(fix="save three channels of 8 bits")
+        cell = cell._replace(verdict="refused", fix="save three channels of 8 bits")
+    elif kind.depth == "16":
+        cell = Cell("refused", "16 bits a pixel", "save it with 8 bits a pixel")
     _refuse(cell, path)
     return _png(data, kind, path) if kind.channels == "palette" else _decoded(data, cv2.IMREAD_GRAYSCALE, path)
 
