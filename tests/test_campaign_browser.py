@@ -63,7 +63,8 @@ def fewmask(*arguments: object) -> Any:
 
 @contextmanager
 def page_of(run: Path) -> Iterator[Server]:
-    server = Server(run, "-m", "fewmask.cli", "answer", run, "--device", "cpu")
+    # A server that was killed learns anew, and the guess below half-painted work would be another one.
+    server = Server(run, "-m", "fewmask.cli", "answer", run, "--device", "cpu", "--no-learn")
     try:
         yield server
     finally:
