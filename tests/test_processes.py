@@ -144,7 +144,7 @@ if __name__ == "__main__":
         drawn = steps({"a": domain}, [Phase("train", 0, 2, ("a",), ("a",))])
         loaders.append(Subset(drawn, [0]))
     items = ConcatDataset(loaders)
-    print(len(list(read(items, range(len(items)), workers=1))) == len(items) >= 3 * len(LAYOUTS))
+    print(len(list(read_batches(items, range(len(items)), workers=1))) == len(items) >= 3 * len(LAYOUTS))
 """
 
 

@@ -91,12 +91,15 @@ def _restore(before: dict[signal.Signals, Any]) -> None:
 
 
 @contextmanager
-def shield_workers_from_sigint() -> Iterator[None]:
-    """Processes that are started inside never get SIGINT. A terminal sends it to all, and their parent ends them."""
+def shield_workers() -> Iterator[None]:
+    """Processes that are started inside never get SIGINT. A terminal sends it to all, and their parent ends them.
+
+    They get SIGTERM from their `delay_sigterm` on: before, it would end them at once.
+    """
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -112,3 +115,4 @@ def delay_sigterm() -> None:
     job, and the parent still needs the images of its step."""
     if sys.platform != "win32":
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

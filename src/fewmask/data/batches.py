@@ -177,7 +177,7 @@ def read_batches(
         worker_init_fn=leave,
         **options,
     )
-    with stopping.shield_workers_from_sigint():
+    with stopping.shield_workers():
         started = iter(loading)
     for item in started:
         if isinstance(item, ValueError):
