@@ -168,7 +168,7 @@ def test_grey_masks_give_their_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "complaint"),
     [
-        (PHOTO, r"holds colours \(RGB\); give every class its"),
+        (PHOTO, r"holds colours \(RGB\); save one channel of class ids"),
         (np.dstack([PHOTO, PHOTO[..., :1]]), r"holds colours \(RGB and alpha\)"),
         (np.full((4, 4), 300, np.uint16), "16 bits a pixel, and 300 at column 0, row 0 is no id"),
         (np.zeros((4, 4), bool), "1 bit a pixel; save it with 8"),
