@@ -116,3 +116,12 @@ def test_strings_do_what_paths_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         fewmask.campaign(read, "runs/campaign")
     pytest.importorskip("onnx")
     assert Path(fewmask.export("runs/mine", "model.onnx", seeds=["runs/mine"])["file"]).exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["annotation.facts.Question", "annotation.rle.encode_brush", "annotation.rle.decode_brush", "data.doctor.check"],
+)
+def test_names_that_scripts_outside_of_the_repository_use_stay(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    assert callable(getattr(import_module(f"fewmask.{module}"), attribute))

@@ -168,6 +168,9 @@ def check_domains(
     return Report(tuple(problems), statistics)
 
 
+check = check_domains  # scripts outside of this repository call it by this name
+
+
 def _patient(name: str, settings: DomainSettings) -> _Patient:
     if isinstance(settings, ScenesDomain):
         domain = load_domain(name, settings)
