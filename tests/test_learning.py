@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from fewmask.annotation.page.server import create_app
 from fewmask.annotation.page.service import LabellingService, Run, Sent
 from fewmask.annotation.questions import Question
 from fewmask.campaigns import campaign
+from fewmask.config import AnswerSettings
 from fewmask.engine.guess import predictor
 from fewmask.engine.run import load_domains
-from fewmask.labels import NOT_LABELLED, VOID
+from fewmask.labels import NOT_LABELLED, VOID, Mask
 from fewmask.runs import RunFolder
 
 CLASSES = 3
@@ -138,15 +140,15 @@ def test_a_learner_hears_answers_corrections_and_retractions(ahead: Ahead[Featur
     image = picture(np.full((SIDE, SIDE), 2))
     learner = Learner(ahead, lambda _: own())
     assert learner.expected(asked(2, "b"), lambda: image) is None and learner.version == 0
-    learner.hear(asked(1, "a"), np.full((SIDE, SIDE), 2, np.uint8), lambda: image)
+    learner.hear(asked(1, "a"), lambda: np.full((SIDE, SIDE), 2, np.uint8), lambda: image)
     learner.settle()
     found = learner.expected(asked(2, "b"), lambda: image)
     assert found is not None and (found[0] == 2).mean() > 0.9 and learner.version == 1
-    learner.hear(asked(1, "a"), np.full((SIDE, SIDE), 1, np.uint8), lambda: image)  # a correction
+    learner.hear(asked(1, "a"), lambda: np.full((SIDE, SIDE), 1, np.uint8), lambda: image)  # a correction
     learner.settle()
     found = learner.expected(asked(2, "b"), lambda: image)
     assert found is not None and (found[0] == 1).mean() > 0.9
-    learner.hear(asked(1, "a"), None, lambda: image)  # taken back
+    learner.hear(asked(1, "a"), lambda: None, lambda: image)  # taken back
     learner.settle()
     assert learner.expected(asked(2, "b"), lambda: image) is None and learner.version == 3
     assert learner.expected(Question("other", "b", "k", 1, (0, 0, 4, 4)), lambda: image) is None
@@ -165,7 +167,7 @@ def test_what_was_labelled_before_is_seen_too(ahead: Ahead[Features]) -> None:
     learner = Learner(ahead, lambda _: own(), lambda _: known)
     values = np.full((SIDE, SIDE), 2, np.uint8)
     for number in range(5):
-        learner.hear(asked(number, "a"), values, lambda: picture(values))
+        learner.hear(asked(number, "a"), lambda: values, lambda: picture(values))
         learner.settle()
     assert reads == ["x", "y", "z"]  # one with every fit
     found = learner.expected(asked(9, "x"), lambda: picture(mask))
@@ -185,11 +187,55 @@ def test_answers_are_never_waited_for_and_faults_are_told(
     learner = Learner(ahead, slow)
     image = picture(np.zeros((SIDE, SIDE)))
     for number in range(20):
-        learner.hear(asked(number, "a"), np.zeros((SIDE, SIDE), np.uint8), lambda: image)  # it would wait for ever
+        learner.hear(
+            asked(number, "a"), lambda: np.zeros((SIDE, SIDE), np.uint8), lambda: image
+        )  # it would wait for ever
     go.set()
     learner.settle()
     assert "no memory" in caplog.text and learner.version == 0
     learner.close()
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_learned(
+    ahead: Ahead[Features], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> np.ndarray:
+        raise ValueError("b.png is damaged")
+
+    image, twos = picture(np.full((SIDE, SIDE), 2)), np.full((SIDE, SIDE), 2, np.uint8)
+    hold = threading.Event()
+
+    def head(_: str) -> Head:
+        assert hold.wait(60)
+        return own()
+
+    learner = Learner(ahead, head, lambda _: [Labelled("b", broken, lambda: twos)])
+    learner.hear(asked(1, "a"), lambda: twos - 1, lambda: image)
+    hold.set()
+    learner.settle()
+    hold.clear()
+    learner.hear(asked(4, "a"), lambda: None, lambda: image)  # waits, and what follows is heard with the next fit
+    learner.hear(asked(2, "b"), lambda: twos, broken)
+    learner.hear(asked(1, "a"), lambda: None, lambda: image)
+    learner.hear(asked(3, "c"), lambda: twos, lambda: image)
+    hold.set()
+    learner.settle()
+    learner.settle()
+    assert "question 2" in caplog.text and "b.png is damaged" in caplog.text
+    found = learner.expected(asked(9, "d"), lambda: image)
+    assert found is not None and (found[0] == 2).all()  # nothing of what was taken back
+    learner.close()
+    learner.hear(
+        asked(5, "a"), lambda: twos, lambda: image
+    )  # an answer that comes while the page is closed is no error
+
+
+def test_images_that_were_labelled_before_are_spread_over_all() -> None:
+    domain = pages.streets(1)
+    stems = tuple(f"s{i:02}" for i in range(15))
+    chosen = [image.stem for image in labelled(replace(domain, labelled=stems))]
+    assert chosen[0] == "s00" and chosen[-1] == "s14" and len(chosen) == 8
+    assert labelled(replace(domain, labelled=())) == []
 
 
 # ── At the page ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -227,6 +273,33 @@ def test_open_questions_get_new_guesses_and_answers_stay(tmp_path: Path) -> None
     np.testing.assert_array_equal(answers(run)[0].values, np.full(first.size, 2))
     assert [a.question for a in answers(run)] == [first.id, second.id]
     assert answers(run)[0].token == entry["token"]
+    service.close()
+
+
+def test_what_is_learned_is_what_stands_by_the_campaigns_rule(tmp_path: Path) -> None:
+    domain = pages.streets(1)
+    run = replace(pages.ask(tmp_path, domain, "squares:24"), rule=AnswerSettings(each=3, decide="majority"))
+    classes = domain.space.num_classes
+    start = Head(np.zeros((3, classes), np.float32), np.zeros(classes, np.float32))
+    learner = Learner(Ahead(colours, lambda one: one.bytes), lambda _: start)
+    service = LabellingService(run, None, None, learner)
+    first, second, _ = questions(run)
+
+    def said(**changes: Any) -> Mask | None:
+        service.take(Sent.model_validate(sent(service, first, **changes)))
+        learner.settle()
+        found = learner.expected(second, lambda: domain.image(second.stem))
+        return None if found is None else found[0]
+
+    def mostly(label: Mask | None, value: int) -> bool:
+        return label is not None and bool((label == value).mean() > 0.9)
+
+    ann = said(value=2, annotator="ann", token="the-token-1")
+    assert mostly(ann, 2)
+    assert mostly(said(value=2, annotator="bob", token="the-token-2"), 2)
+    assert mostly(said(value=3, annotator="cyd", token="the-token-3"), 2)  # two of three
+    back = said(annotator="cyd", token="the-token-4", kind="retract", values=None, takes_back="the-token-3")
+    assert mostly(back, 2)
     service.close()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewmask.cli.terminal import print_json, say
+from fewmask.cli.terminal import err, print_json, say
 
 if TYPE_CHECKING:
     from fewmask.data.domain import Domain
@@ -65,7 +65,12 @@ def open_page(
 
     chosen = choose_device(device)
     guesses = predictor(run, chosen, config.train.precision)
-    encode = guesses.encode if guesses else untrained_encoder(config, chosen)
+    encode = guesses.encode if guesses else None
+    if guesses is None and sam is None:
+        try:
+            encode = untrained_encoder(config, chosen)
+        except ValueError as error:  # people can answer without it
+            say(f"There is no smart select: {error}", err)
     selector = ByFeatures(encode) if encode else None
     learner = None
     if learn and guesses and guesses.head and selector:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -69,7 +70,7 @@ class Cells:
 def cells_of(features: Features, box: tuple[int, int, int, int], values: Mask, classes: int, most: int) -> Cells:
     """Cells below pixels of a box that have a class, spread evenly over them; `values` are those of the box (h,w)."""
     rows, columns = np.nonzero(values < classes)
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64))
+    chosen = _spread(len(rows), most)
     rows, columns = rows[chosen], columns[chosen]
     limit = np.array(features.values.shape[:2]) - 1
     y = np.minimum((rows + box[0]) // features.stride, limit[0])
@@ -153,8 +154,15 @@ class Labelled:
 
 def labelled(domain: Domain) -> list[Labelled]:
     """The images of a domain that were labelled before, as far as a learner looks at them: spread over all of them."""
-    stems = domain.labelled[:: max(len(domain.labelled) // IMAGES, 1)][:IMAGES]
+    stems = [domain.labelled[i] for i in _spread(len(domain.labelled), IMAGES)]
     return [Labelled(s, partial(domain.image, s), partial(domain.mask, s)) for s in stems]
+
+
+@dataclass(frozen=True)
+class _Heard:
+    question: Question
+    standing: Callable[[], Mask | None]
+    read: Read
 
 
 class Learner:
@@ -170,8 +178,9 @@ class Learner:
         self._features, self._head, self._labelled = features, head, labelled
         self._worker = ThreadPoolExecutor(1, "learn")
         self._lock = Lock()
-        self._heard: list[tuple[Question, Mask | None, Read]] = []
+        self._heard: dict[int, _Heard] = {}
         self._domains: dict[str, _Domain] = {}
+        self._closed = False
         self.version = 0
         """Counts the fits: guesses of an older one are out of date."""
 
@@ -179,13 +188,16 @@ class Learner:
         """Have an image's features ready; returns at once."""
         self._features.begin(key, read)
 
-    def hear(self, question: Question, values: Mask | None, read: Read) -> None:
-        """A question was answered with values (h,w), or its answer was taken back; returns at once."""
+    def hear(self, question: Question, standing: Callable[[], Mask | None], read: Read) -> None:
+        """Something was said about a question; returns at once. `standing` then gives what all answers to it come to,
+        (h,w), or None where there is none: one may have been taken back, or another person's may count beside it."""
         with self._lock:
-            self._heard.append((question, values, read))
+            self._heard.pop(question.id, None)
+            self._heard[question.id] = _Heard(question, standing, read)
             waiting = len(self._heard) > 1
         if not waiting:
-            self._worker.submit(self._learn)
+            with suppress(RuntimeError):  # the page is being closed; the answer is on the disk
+                self._worker.submit(self._learn)
 
     def expected(self, question: Question, read: Read) -> tuple[Mask, np.ndarray] | None:
         """The most likely class (h,w) uint8 and its probability (h,w) of a question's box; None where nothing was
@@ -202,34 +214,47 @@ class Learner:
         self._worker.submit(lambda: None).result()
 
     def close(self) -> None:
+        self._closed = True
         self._worker.shutdown(wait=False, cancel_futures=True)
+        self._features.close()
 
     def _learn(self) -> None:
         with self._lock:
-            heard, self._heard = self._heard, []
-        try:
-            for domain in dict.fromkeys(question.domain for question, _, _ in heard):
-                self._refit(domain, [h for h in heard if h[0].domain == domain])
-        except Exception:  # guesses stay as they were; answers do not depend on it
-            logging.getLogger(__name__).exception("The guesses do not learn from %s", heard[0][0])
+            heard, self._heard = list(self._heard.values()), {}
+        for domain in dict.fromkeys(one.question.domain for one in heard):
+            with self._guarded(f"the guesses of {domain}"):
+                self._refit(domain, [one for one in heard if one.question.domain == domain])
 
-    def _refit(self, domain: str, heard: list[tuple[Question, Mask | None, Read]]) -> None:
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        """Guesses learn from the rest where something fails, and answers do not depend on it."""
+        try:
+            yield
+        except Exception:
+            if not self._closed:
+                logging.getLogger(__name__).exception("The guesses do not learn from %s", what)
+
+    def _refit(self, domain: str, heard: list[_Heard]) -> None:
         own, known = self._head(domain), self._domains.setdefault(domain, _Domain())
         classes = len(own.bias)
-        for question, values, read in heard:
+        for one in heard:
+            question = one.question
             known.answers.pop(question.id, None)
-            if values is not None:
-                key = domain, question.stem
-                cells = cells_of(self._features.of(key, read), question.box, values, classes, CELLS_OF_ANSWER)
-                known.answers[question.id] = cells
+            with self._guarded(f"question {question.id} ({question})"):
+                values = one.standing()
+                if values is not None:
+                    features = self._features.of((domain, question.stem), one.read)
+                    known.answers[question.id] = cells_of(features, question.box, values, classes, CELLS_OF_ANSWER)
         while len(known.answers) > ANSWERS:
             known.answers.popitem(last=False)
         # A further labelled image with every fit: the first one need not wait for all of them.
         for image in self._labelled(domain):
             key = domain, image.stem
             if key not in known.before:
-                mask, features = image.mask(), self._features.of(key, image.read)
-                known.before[key] = cells_of(features, (0, 0, *mask.shape), mask, classes, CELLS_OF_IMAGE)
+                known.before[key] = Cells(np.zeros((0, len(own.weight)), np.float16), np.zeros(0, np.int64))
+                with self._guarded(f"{domain}/{image.stem}"):
+                    mask, features = image.mask(), self._features.of(key, image.read)
+                    known.before[key] = cells_of(features, (0, 0, *mask.shape), mask, classes, CELLS_OF_IMAGE)
                 break
         answers = [cells for cells in known.answers.values() if len(cells.label)]
         head = None
@@ -245,5 +270,10 @@ class Learner:
 
 def _some(cells: Cells, most: int) -> Cells:
     """At most so many of them, evenly."""
-    chosen = np.unique(np.linspace(0, len(cells.label) - 1, min(most, len(cells.label))).round().astype(np.int64))
+    chosen = _spread(len(cells.label), most)
     return Cells(cells.values[chosen], cells.label[chosen])
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most so many places of `count`, evenly from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))

@@ -78,10 +78,12 @@ class Sam:
                 f"{_told(missing or ['image_embeddings'])}. Give the decoder of the same export"
             )
         self._takes = takes
-        self._image = inputs[0].name
+        self._image, self._kind = inputs[0].name, _kinds(inputs)[inputs[0].name]
         self._rank = len(inputs[0].shape)
         side = inputs[0].shape[2] if self._rank == 4 else SIDE
         self._side = side if isinstance(side, int) else SIDE
+        (mask,) = [i.shape[2:] for i in self._decoder.get_inputs() if i.name == "mask_input"] or [[None, None]]
+        self._mask = [n if isinstance(n, int) else self._side // 4 for n in mask]
         self._family: Family = (
             "efficient" if self._batched else "sam2" if any(n.startswith("high_res_feats") for n in outputs) else "sam"
         )
@@ -122,6 +124,7 @@ class Sam:
             if self._family != "efficient":
                 given = np.pad(given, ((0, self._side - seen[0]), (0, self._side - seen[1]), (0, 0)))
             given = np.ascontiguousarray(given.transpose(2, 0, 1)[None])
+        given = given.astype(self._kind, copy=False)
         found = _run(self._encoder, list(self._passed.values()), {self._image: given})
         return Embedding(dict(zip(self._passed, found, strict=True)), (height, width))
 
@@ -145,7 +148,7 @@ class Sam:
             **embedding.values,
             self._names["point_coords"]: places.reshape(*extra, *places.shape),
             self._names["point_labels"]: labels.reshape(*extra, *labels.shape),
-            "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+            "mask_input": np.zeros((1, 1, *self._mask), np.float32),
             "has_mask_input": np.zeros(1, np.float32),
             "orig_im_size": np.array(embedding.size, np.float32),
         }
@@ -188,7 +191,11 @@ def _run(session: Any, names: list[str], given: dict[str, np.ndarray]) -> list[n
 
 def _kinds(inputs: Any) -> dict[str, type[np.generic]]:
     """The types of a network's inputs, by name."""
-    kinds: dict[str, type[np.generic]] = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+    kinds: dict[str, type[np.generic]] = {
+        "tensor(int64)": np.int64,
+        "tensor(int32)": np.int32,
+        "tensor(float16)": np.float16,
+    }
     return {each.name: kinds.get(each.type, np.float32) for each in inputs}
 
 

@@ -31,7 +31,7 @@ from fewmask.annotation.tasks import identity
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import STEPS
-from fewmask.labels import NOT_LABELLED
+from fewmask.labels import NOT_LABELLED, Mask
 
 AT_ONCE = 256
 """Answers that are read into the memory together."""
@@ -337,13 +337,19 @@ class LabellingService:
         with self._ledger() as ledger:
             (number,) = ledger.answer([answer])
             index = self._read(ledger)
-        if self._learner is not None and sent.kind != "skip":
-            self._learner.hear(question, values, self._reading(question))
+        if self._learner is not None:
+            self._learner.hear(question, lambda: self._standing(question), self._reading(question))
         return {
             "id": number,
             "words": [_plain(summary) for summary in index.latest(sent.question)],
             **self._state(index),
         }
+
+    def _standing(self, question: Question) -> Mask | None:
+        """What the answers to a question come to by the campaign's rule, (h,w); None where there is none."""
+        with Ledger(self.run.ledger, self.run.rule) as ledger:
+            decisions = ledger.decisions(question.domain, question.stem)
+        return next((values for decided, values in decisions if decided.id == question.id), None)
 
     def _id_of(self, token: str) -> int:
         number = self.index.id_of(token)
@@ -352,7 +358,8 @@ class LabellingService:
         return number
 
     def close(self) -> None:
-        for helper in (self._guesses, self._selector, self._learner):
+        # The learner first: it waits for features of the others.
+        for helper in (self._learner, self._guesses, self._selector):
             if helper is not None:
                 helper.close()
 

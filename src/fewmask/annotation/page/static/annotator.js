@@ -135,6 +135,7 @@ export class Annotator {
     }
     this.clock.take();
     this.clicks = 0;
+    this.painter.smart.forget(); // what was pointed at while this was loading is of the question before
     Object.assign(this, { id, detail, guess: undefined, segmentation: null });
     this.#done(false);
     document.body.classList.toggle("point", this.point);

@@ -89,6 +89,7 @@ export class Session {
     const touched = Object.keys(told.words).map(Number);
     if (told.asked !== this.questions.length) this.#take(await (await get("session")).json());
     for (const id of touched) this.heard(id, told.words[id], told);
+    this.#spent(told); // a fit may have ended since the words that it learned from came
     this.last = told.last;
     this.held = told.held;
     return touched;

@@ -88,7 +88,7 @@ export class Smart {
     const { prompt, value } = this.chosen, without = { ...prompt, points: [...prompt.points, { x, y, belongs: false }] };
     if (!without.points.some((p) => p.belongs)) without.points.unshift(middle(prompt.frame));
     const found = await this.#wait(without);
-    if (found) this.#again(without, found, value);
+    if (found && this.live) this.#again(without, found, value);
     return true;
   }
 
