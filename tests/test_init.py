@@ -17,6 +17,8 @@ from fewmask.class_list import read_class_list
 from fewmask.config import read_config
 from fewmask.data.doctor import check_domains
 from fewmask.data.layouts import load_domain
+from fewmask.discovery.names import find_names
+from fewmask.discovery.tree import Tree
 from fewmask.labels import VOID
 
 H, W = 48, 64
@@ -367,6 +369,56 @@ def test_masks_that_fit_the_turned_images_turn_them(tmp_path: Path, fewmask: Few
     assert not told["check"]["errors"]
     found = load_domain("d", read_config(tmp_path / "data.yaml").domains["data"])
     assert found.image(found.splits["train"][0]).shape[:2] == (W, H)
+
+
+@pytest.mark.parametrize("name", ["2024", "müllers sehr langer Ordner mit Namen " * 3])
+def test_any_folder_can_be_named(name: str, tmp_path: Path, fewmask: Fewmask) -> None:
+    root = tmp_path / "data" / name.strip()
+    images_and_labels(root)
+    done = fewmask("init", root, "--yes", "--out", tmp_path / "data")
+    assert done.code == 0, done
+    (config,) = [path for path in (tmp_path / "data").glob("*.yaml") if path.name != "classes.yaml"]
+    assert next(iter(read_config(config).domains.values())).root.samefile(root)  # type: ignore[attr-defined]
+
+
+def test_a_dangling_link_is_in_the_way(tmp_path: Path, fewmask: Fewmask) -> None:
+    images_and_labels(tmp_path / "data")
+    (tmp_path / "classes.yaml").symlink_to(tmp_path / "nowhere" / "x")
+    done = fewmask("init", tmp_path / "data", "--yes", "--out", tmp_path)
+    assert done.code == 2 and "classes.yaml: there already" in done.err
+
+
+def test_lines_of_splits_that_are_left_out_are_told(tmp_path: Path, fewmask: Fewmask) -> None:
+    images_and_labels(tmp_path / "data")
+    (tmp_path / "data/train.txt").write_text("a0\na1\na2\na3\nmissing\n", encoding="utf-8")
+    (tmp_path / "data/val.txt").write_text("a0\na1\na4\n", encoding="utf-8")
+    done = fewmask("init", tmp_path / "data", "--yes", "--out", tmp_path / "out")
+    assert "1 of their lines name no image; 2 of their lines repeat an image" in done.out
+
+
+@pytest.mark.parametrize(
+    ("text", "by_colour", "colours"),
+    [
+        (
+            "unlabeled 0 0 0\nstatic 0 0 0\nroad 128 64 128\n",
+            {(128, 64, 128): "road"},
+            {0: (0, 0, 0), 1: (0, 0, 0), 2: (128, 64, 128)},
+        ),
+        ("7,road,1,2,3\n9,car,4,5,6\n", {(1, 2, 3): "road", (4, 5, 6): "car"}, {7: (1, 2, 3), 9: (4, 5, 6)}),
+    ],
+)
+def test_a_colour_of_two_names_is_of_neither(
+    text: str, by_colour: dict[object, str], colours: dict[int, object], tmp_path: Path
+) -> None:
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    (names,) = find_names(Tree.of(tmp_path))
+    assert (names.by_colour, names.colours) == (by_colour, colours)
+
+
+@pytest.mark.parametrize("text", ["a0.jpg\na1.jpg\n", "7,road,1,2,3\n7,car,4,5,6\n"])
+def test_lists_of_something_else_name_no_class(text: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text(text, encoding="utf-8")
+    assert find_names(Tree.of(tmp_path)) == []
 
 
 def test_without_a_terminal_it_asks_for_yes(tmp_path: Path, fewmask: Fewmask) -> None:

@@ -176,6 +176,35 @@ def test_binary_masks_that_are_none(root: Path, files: dict[str, bytes], told: s
     assert told in errors(root, masks="binary")
 
 
+@pytest.mark.parametrize("alpha", [0, 254])
+def test_a_transparent_pixel_is_of_no_class(root: Path, alpha: int) -> None:
+    white = np.full((H, W, 4), 255, np.uint8)
+    fresh(root, cat__a_dot_png=saved(white))
+    assert (mask_of(root, masks="binary") == 1).all()
+    white[2, 3, 3] = alpha
+    fresh(root, cat__a_dot_png=saved(white))
+    assert "transparent at column 3, row 2" in errors(root, masks="binary")
+
+
+def test_a_transparent_colour_is_of_no_class(root: Path) -> None:
+    fresh(root, a_dot_png=saved(np.full((H, W, 3), 200, np.uint8), transparency=(200, 200, 200)))
+    assert "one of its colours is transparent" in errors(root)
+
+
+def test_ids_are_not_packed_as_a_jpeg(root: Path) -> None:
+    fresh(root, a_dot_tif=saved(np.zeros((H, W), np.uint8), "TIFF", compression="jpeg"))
+    assert "compressed as JPEG, which changes pixels" in errors(root)
+
+
+@pytest.mark.parametrize(("height", "width"), [(10**9, 10**9), (-1, 4)])
+def test_sizes_that_no_image_has(root: Path, height: int, width: int) -> None:
+    value = {"brushlabels": ["cat"], "rle": [0]}
+    result = {"type": "brushlabels", "value": value, "original_height": height, "original_width": width}
+    tasks = [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": [result]}]}]
+    fresh(root, all_dot_json=json.dumps(tasks).encode())
+    assert f"claims {width}×{height} pixels" in errors(root, masks="label-studio")
+
+
 # ── Drawn ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 Box = tuple[int, int, int, int]
@@ -341,6 +370,32 @@ BAD: list[tuple[str, str, bytes, str]] = [
     ("cvat", "all_dot_xml", cvat('<polygon label="cow" points="0,0;1,0;1,1"/>'), "'cow' is no class"),
     ("cvat", "all_dot_xml", cvat('<polygon label="cat" points="0;1,0;1,1"/>'), "no list of x, y"),
     ("cvat", "all_dot_xml", b"<annotations>", "not XML"),
+    # Numbers that no picture has.
+    (
+        "coco",
+        "all_dot_json",
+        coco([{"category_id": 11, "segmentation": {"size": [H, W], "counts": [10**30]}}]),
+        "no list of lengths",
+    ),
+    (
+        "coco",
+        "all_dot_json",
+        coco([{"category_id": 11, "segmentation": [[0, 0, 10**400, 0, 1, 1]]}]),
+        "no list of x, y",
+    ),
+    ("labelme", "a_dot_json", labelme([{"label": "cat", "points": [[0, 0], [10**400, 0], [1, 1]]}]), "no list of x, y"),
+    (
+        "labelme",
+        "a_dot_json",
+        labelme([{"label": "cat", "shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": "ü"}]),
+        "no PNG in base64",
+    ),
+    (
+        "cvat",
+        "all_dot_xml",
+        cvat(f'<mask label="cat" top="0" left="0" width="2" height="2" rle="{10**30}"/>'),
+        "no list of lengths",
+    ),
 ]
 
 

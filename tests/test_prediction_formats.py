@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -41,6 +42,8 @@ def test_outlines_along_pixels_enclose_them_and_nothing_else(inside: np.ndarray)
         fill_rings([ring[:-1].astype(float) for ring in found], mask, 1)
     np.testing.assert_array_equal(mask, inside)
     assert all((ring[0] == ring[-1]).all() for ring in found)
+    if cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)[0] == 2:  # as `write_form` calls it
+        assert all(len({*map(tuple, ring.tolist())}) == len(ring) - 1 for ring in found)  # none touches itself
 
 
 def write(out: Path, mask: np.ndarray, form: str) -> Path:
@@ -80,6 +83,26 @@ def test_geojson_has_a_polygon_for_each_area(tmp_path_factory: pytest.TempPathFa
         assert SPACE.raw_ids[feature["properties"]["id"]] == index
         fill_rings(outlines, again, index)
     np.testing.assert_array_equal(again, mask)
+
+
+@pytest.mark.parametrize(
+    ("form", "file"), [("labelme", "labelme/a.json"), ("geojson", "geojson/a.geojson"), ("coco", "coco.json")]
+)
+def test_what_somebody_corrected_is_not_written_over(form: str, file: str, tmp_path: Path) -> None:
+    mask = np.eye(H, W, dtype=np.uint8)
+    write(tmp_path, mask, form)
+    write(tmp_path, mask, form)  # the same again
+    corrected = (tmp_path / file).read_text(encoding="utf-8").replace("cat", "dog")
+    (tmp_path / file).write_text(corrected, encoding="utf-8")
+    with pytest.raises(ValueError, match="changed since it was written; move it away"):
+        write(tmp_path, mask, form)
+    assert (tmp_path / file).read_text(encoding="utf-8") == corrected
+
+
+def test_labelme_finds_the_image(tmp_path: Path) -> None:
+    write(tmp_path, np.zeros((H, W), np.uint8), "labelme")
+    path = tmp_path / "labelme" / json.loads((tmp_path / "labelme/a.json").read_text(encoding="utf-8"))["imagePath"]
+    assert path.resolve() == (tmp_path / "images/a.jpg").resolve()
 
 
 @pytest.fixture

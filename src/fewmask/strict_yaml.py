@@ -173,6 +173,12 @@ def dump(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None)
 
 
+def dump_line(value: Any) -> str:
+    """A value on one line of YAML."""
+    line = yaml.dump([value], Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=float("inf"))
+    return line.strip()[1:-1]
+
+
 def unquoted(text: str | None, place: Sequence[Any], value: Any, key: bool = False) -> str:
     """Why a value that should be text is none, and the fix: `no` without quotes is a truth value. `place` are the keys
     on the way to it; `key` where the last of them is what is meant."""

@@ -104,7 +104,7 @@ def _asked(found: Discovery) -> Discovery:
     for one in found.proposals:
         if one.key in ("train.steps", "method"):
             answer = typer.prompt(f"{one.key} ({one.why})", default=one.value)
-            one = replace(one, value=answer)
+            one = replace(one, value=int(answer) if str(answer).isdigit() else answer)
         proposals.append(one)
     if not typer.confirm("Write the configuration?", default=True):
         raise typer.Exit(1)

@@ -6,7 +6,6 @@ Shapes: P points · H×W pixels of an image.
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,14 @@ from urllib.parse import unquote, urlsplit
 import cv2
 import numpy as np
 
-from fewmask.data.masks import ClassIds, Rings, Runs, Shape, Size, drawn
+from fewmask.data.headers import MAX_PIXELS
+from fewmask.data.masks import ClassIds, Rings, Runs, Shape, Size, check_size, drawn
 from fewmask.formats.rle import counts, decode_brush, unpack
 from fewmask.formats.texts import MAX_TEXT, Element, field, json_items, read_bytes, read_json, xml_elements
 from fewmask.labels import Mask
 
+LARGEST = 1e9
+"""A coordinate beyond it is no place in a picture."""
 AREAS = "polygons, rectangles, circles and masks are areas"
 
 
@@ -33,8 +35,10 @@ class LabelMe:
 
     def __call__(self, stem: str, path: Path, size: Callable[[], Size]) -> Mask:
         data = read_json(path)
-        told = data.get("imageHeight"), data.get("imageWidth")
-        shape = size() if None in told else (field(data, "imageHeight", int, str(path)), _width(data, path))
+        if None in (data.get("imageHeight"), data.get("imageWidth")):
+            shape = size()
+        else:
+            shape = field(data, "imageHeight", int, str(path)), field(data, "imageWidth", int, str(path))
         shapes = [self._shape(one, f"{path}: shape {n}") for n, one in enumerate(_objects(data, "shapes", path), 1)]
         return drawn(shapes, shape, self.ids.unpainted, path)
 
@@ -63,10 +67,6 @@ class LabelMe:
         raise ValueError(f"{where}: a {str(kind)[:40]} of {len(points)} points; {AREAS}, delete it or draw one of them")
 
 
-def _width(data: Mapping[str, Any], path: Path) -> int:
-    return field(data, "imageWidth", int, str(path))
-
-
 def _objects(data: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
     found = field(data, key, list, str(path))
     if not all(isinstance(one, dict) for one in found):
@@ -83,14 +83,14 @@ def _points(values: Sequence[Any], where: str) -> np.ndarray:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _png(text: str, where: str) -> np.ndarray:
     """A PNG in base64 as (H,W) bool."""
     try:
         pixels = cv2.imdecode(np.frombuffer(base64.b64decode(text, validate=True), np.uint8), cv2.IMREAD_GRAYSCALE)
-    except (binascii.Error, cv2.error):
+    except (ValueError, cv2.error):  # also of base64
         pixels = None
     if pixels is None:
         raise ValueError(f"{where}: its mask is no PNG in base64; draw it anew")
@@ -219,8 +219,8 @@ def _segmentation(shape: object, value: int, sides: list[int], where: str) -> Sh
                 return Runs(value, unpack(code))
         except ValueError as error:
             raise ValueError(f"{where}: {error}; export it again") from None
-        if not isinstance(code, list) or not all(type(run) is int for run in code):
-            raise ValueError(f"{where}: a run-length code that is no list of whole numbers; export it again")
+        if not isinstance(code, list) or not all(type(run) is int and 0 <= run <= MAX_PIXELS for run in code):
+            raise ValueError(f"{where}: a run-length code that is no list of lengths; export it again")
         return Runs(value, np.array(code, dtype=np.int64))
     if not isinstance(shape, list) or not shape:
         raise ValueError(f"{where}: a box or a caption without a segmentation; draw it, or delete it")
@@ -269,8 +269,8 @@ def _cvat_shape(element: Element, ids: ClassIds, where: str) -> Iterable[tuple[i
         box = [_whole(told, key, where) for key in ("top", "left", "height", "width")]
         try:
             runs = np.array([int(run) for run in told.get("rle", "").split(",")], dtype=np.int64)
-        except ValueError:
-            raise ValueError(f"{where}: a run-length code that is no list of whole numbers; export it again") from None
+        except (ValueError, OverflowError):
+            raise ValueError(f"{where}: a run-length code that is no list of lengths; export it again") from None
         yield order, Runs(value, runs, (box[0], box[1], box[2], box[3]))
     else:
         raise ValueError(f"{where}: a {kind[:40]}, which is no area; draw it as a polygon or a mask, or delete it")
@@ -329,6 +329,7 @@ def _drawing(result: Mapping[str, Any], ids: ClassIds, where: str) -> tuple[Size
         raise ValueError(f"{where}: of type {kind}, which is no area of one label; draw it anew, or delete it")
     number = ids.of_name(str(names[0]), where)
     height, width = field(result, "original_height", int, where), field(result, "original_width", int, where)
+    check_size((height, width), where)
     if kind == "polygonlabels":
         points = _points(field(value, "points", list, where), where)
         return (height, width), Rings(number, [points * (width, height) / 100])

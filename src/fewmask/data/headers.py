@@ -215,7 +215,8 @@ _SPACES = {
 """By a TIFF's photometric interpretation its channels and how many they are."""
 
 
-_PACKED = {6: "old-style JPEG", 7: "JPEG", 8: "Deflate", 32946: "Deflate"}
+_PACKED = {6: "old-style JPEG", 7: "JPEG", 8: "Deflate", 32946: "Deflate", 50001: "WebP"}
+_PACKED |= dict.fromkeys((33003, 33005, 34712), "JPEG 2000")
 
 
 def _tiff(data: bytes, path: Path) -> Kind:

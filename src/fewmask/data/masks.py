@@ -14,7 +14,7 @@ import numpy as np
 
 from fewmask.class_list import ClassList, Colour
 from fewmask.data.headers import MAX_PIXELS
-from fewmask.data.reading import image_kind, read_image, read_mask
+from fewmask.data.reading import read_colours, read_mask
 from fewmask.formats.rle import positions
 from fewmask.formats.shapes import fill_rings, recode
 from fewmask.labels import LabelSpace, Mask
@@ -122,15 +122,13 @@ class BinaryMasks:
 
 def _black_and_white(path: Path) -> np.ndarray:
     """Where an image of black and one more colour is not black (H,W) bool."""
-    kind = image_kind(path)
-    if kind.container in ("JPEG", "WebP"):
-        raise ValueError(f"{path}: a {kind.container}, whose edges are blurred; save masks as PNG")
-    _, codes = recode(read_image(path), {})
+    pixels = read_colours(path)
+    _, codes = recode(pixels, {})
     others = [code for code in codes if code]
     if len(others) > 1:
         colours = ", ".join(str([c & 255, c >> 8 & 255, c >> 16]) for c in others[:4])
         raise ValueError(f"{path}: more than black and one colour: {colours}; save one mask a class, of 0 and 255")
-    return recode(read_image(path), dict.fromkeys(others, 1))[0].astype(bool)
+    return recode(pixels, dict.fromkeys(others, 1))[0].astype(bool)
 
 
 # ── What annotators drew ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,11 +170,16 @@ class Runs:
 Shape = Rings | Runs
 
 
-def drawn(shapes: Sequence[Shape], size: Size, unpainted: int, where: object) -> Mask:
-    """The mask (H,W) of shapes: where they overlap the later one wins. Raises ValueError that names `where`."""
+def check_size(size: Size, where: object) -> None:
+    """Raises ValueError that names `where` for H, W that no image has."""
     height, width = size
     if min(size) < 1 or height * width > MAX_PIXELS:
         raise ValueError(f"{where}: claims {width}×{height} pixels; export it again")
+
+
+def drawn(shapes: Sequence[Shape], size: Size, unpainted: int, where: object) -> Mask:
+    """The mask (H,W) of shapes: where they overlap the later one wins. Raises ValueError that names `where`."""
+    check_size(size, where)
     mask = np.full(size, unpainted, np.uint8)
     for number, shape in enumerate(shapes, 1):
         try:

@@ -37,6 +37,9 @@ from fewmask.data.kinds import MASKS, NO_MASK, Cell, Kind, judge, judge_properti
 from fewmask.formats.shapes import recode
 from fewmask.labels import Mask
 
+LOSSY = ("old-style JPEG", "JPEG", "JPEG 2000", "WebP")
+"""Compressions of a TIFF that change pixels, or may."""
+
 
 class Picture(NamedTuple):
     """An image (H,W,3) uint8 RGB, and what its file is like."""
@@ -113,6 +116,18 @@ def decode_mask(data: bytes, path: Path, colours: Mapping[Colour, int] | None = 
     return _decoded(data, cv2.IMREAD_GRAYSCALE, path)
 
 
+def read_colours(path: Path) -> np.ndarray:
+    """The colours of a mask (H,W,3) uint8 RGB. Raises ValueError where a pixel is transparent, and as `read_mask` for
+    what is no file of masks."""
+    data = _bytes(path)
+    kind = _mask_kind(data, path)
+    if kind.channels in ("RGB", "RGB and alpha") and kind.depth == "8":
+        return _opaque(data, kind, path)
+    if "alpha" in kind.channels or kind.clear:
+        raise ValueError(f"{path}: it has transparent pixels; save it without alpha")
+    return read_image(path)
+
+
 def _narrow(ids: np.ndarray, path: Path) -> Mask:
     """Ids of 8 or 16 bits (H,W) as uint8."""
     if ids.size and ids.max() > 255:
@@ -123,7 +138,10 @@ def _narrow(ids: np.ndarray, path: Path) -> Mask:
     return ids.astype(np.uint8)
 
 
-def _ids_of_colours(data: bytes, kind: Kind, path: Path, colours: Mapping[Colour, int]) -> Mask:
+def _opaque(data: bytes, kind: Kind, path: Path) -> np.ndarray:
+    """The colours (H,W,3) of a mask with RGB of 8 bits, with or without alpha."""
+    if kind.clear:
+        raise ValueError(f"{path}: one of its colours is transparent; save it without")
     if kind.container == "TIFF":
         pixels = _tiff(data, kind, path, None)
     elif kind.container == "BMP":
@@ -134,7 +152,11 @@ def _ids_of_colours(data: bytes, kind: Kind, path: Path, colours: Mapping[Colour
     if pixels.shape[2] == 4 and (clear := np.argwhere(pixels[..., 3] < 255)).size:
         y, x = clear[0]
         raise ValueError(f"{path}: transparent at column {x}, row {y}; save it without alpha")
-    pixels = np.ascontiguousarray(pixels[..., :3])
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def _ids_of_colours(data: bytes, kind: Kind, path: Path, colours: Mapping[Colour, int]) -> Mask:
+    pixels = _opaque(data, kind, path)
     values = {r + 256 * g + 65536 * b: number for (r, g, b), number in colours.items()}
     mask, codes = recode(pixels, values)
     if unknown := [code for code in codes if code not in values]:
@@ -201,12 +223,14 @@ def _png_kind(data: bytes, path: Path) -> Kind:
 
 
 def _mask_kind(data: bytes, path: Path) -> Kind:
-    """The kind of a PNG or a TIFF of one page."""
+    """The kind of a PNG, of a BMP, or of a TIFF of one page."""
     if data and not is_png(data) and not is_tiff(data) and not data.startswith(b"BM"):
         _refuse(NO_MASK, path)
     kind = examine(data, path)
     for cell in judge_properties(kind):
         _refuse(cell, path)
+    if kind.compression in LOSSY:
+        raise ValueError(f"{path}: compressed as {kind.compression}, which changes pixels; save it as PNG")
     return kind
 
 

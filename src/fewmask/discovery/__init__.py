@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def discover(folder: Path, progress: Progress | None = None) -> Discovery:
 
 def name_of(folder: Path) -> str:
     """A name for the configuration, of the folder's."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:60].strip("-._")
     return name or "mine"
 
 
@@ -90,7 +91,7 @@ def files_of(name: str, out: Path) -> dict[str, Path]:
 
 def taken(name: str, out: Path) -> list[Path]:
     """What of it is there already."""
-    return [path for path in files_of(name, out).values() if path.exists()]
+    return [path for path in files_of(name, out).values() if os.path.lexists(path)]
 
 
 def write(discovery: Discovery, name: str, out: Path) -> dict[str, Path]:
@@ -105,5 +106,8 @@ def write(discovery: Discovery, name: str, out: Path) -> dict[str, Path]:
     contents |= {s: "".join(f"{stem}\n" for stem in discovery.splits.stems[s]) for s in SPLITS}
     written = {key: path for key, path in files.items() if contents[key]}
     for key, path in written.items():
-        write_new(path, contents[key].encode())
+        data = contents[key].encode()
+        write_new(path, data)
+        if path.read_bytes() != data:
+            raise ValueError(f"{path}: another process wrote it meanwhile; move it away, and say init again")
     return written

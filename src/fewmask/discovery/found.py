@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fewmask import strict_yaml
 from fewmask.class_list import Colour
 from fewmask.config.domains import MaskKind
 from fewmask.data.masks import BACKGROUND
 from fewmask.discovery.names import Names
 from fewmask.discovery.pixels import PixelFacts
 from fewmask.labels import NOT_LABELLED, VOID, distinct_colour
+from fewmask.strict_yaml import dump_line
 
 VOID_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "ignored", "unknown", "dontcare", "don't care", "__ignore__"}
 MOST_IDS = 64
@@ -39,27 +39,18 @@ class Classes:
     """The file that says the names; empty where they were chosen."""
 
     def yaml(self) -> str:
-        lines = [] if not self.ignore else [f"ignore: {flow([_plain(i) for i in self.ignore])}"]
+        lines = [] if not self.ignore else [f"ignore: {dump_line([_plain(i) for i in self.ignore])}"]
         lines.append("classes:")
         for entry in self.entries:
             data: dict[str, Any] = {"name": entry.name}
             if entry.colour is not None:
                 data["colour"] = list(entry.colour)
-            lines.append(f"  {entry.id}: {flow(data)}")
+            lines.append(f"  {entry.id}: {dump_line(data)}")
         return "\n".join(lines) + "\n"
 
 
 def _plain(value: int | str | Colour) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def flow(value: Any) -> str:
-    """A value on one line of YAML."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{flow(key)}: {flow(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(flow, value)) + "]"
-    return re.sub(r"\n\s*", " ", strict_yaml.dump([value]).strip())[1:-1]
 
 
 @dataclass(frozen=True)

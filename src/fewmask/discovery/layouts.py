@@ -82,11 +82,13 @@ def _coco(tree: Tree) -> Found | None:
         if annotations and not all(a.get("segmentation") for a in annotations):
             continue  # boxes, captions or keypoints
         files.append(file)
-        called = {c.get("id"): str(c.get("name")) for c in data["categories"] if isinstance(c, dict)}
+        categories = [c for c in data["categories"] if isinstance(c, dict)]
+        called = {c.get("id"): str(c.get("name")) for c in categories}
         numbers = Counter(a.get("category_id") for a in annotations)
         used |= {called[n] for n in numbers if n in called}
-        # Exports of Roboflow have a category of no annotation that names the project.
-        names |= dict.fromkeys(n for i, n in called.items() if numbers[i] or called)
+        # Exports of Roboflow have a category that names the project: no annotation has it, and others lie in it.
+        above = {str(c.get("supercategory")) for c in categories if c.get("supercategory") != c.get("name")}
+        names |= dict.fromkeys(n for i, n in called.items() if numbers[i] or n not in above)
     if not files:
         return None
     classes = classes_of_names(names, used, str(files[0]))

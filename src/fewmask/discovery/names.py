@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ from typing import Any
 
 from fewmask import strict_yaml
 from fewmask.class_list import Colour, read_class_list
+from fewmask.data.layouts.listing import IMAGE_SUFFIXES
 from fewmask.discovery.tree import Tree
 from fewmask.formats.texts import MIB, read_bytes
 
@@ -70,6 +72,8 @@ def _of_lines(path: Path, file: PurePosixPath) -> Names | None:
     parsed = [_words(line) for line in lines]
     if parsed and not any(numbers for _, numbers in parsed[:1]) and len(parsed) > 1 and any(n for _, n in parsed[1:]):
         parsed = parsed[1:]  # the head of a table
+    if any(name.lower().endswith(IMAGE_SUFFIXES) for name, _ in parsed):
+        return None  # a list of images
     if not parsed or any(not name for name, _ in parsed) or len({len(n) for _, n in parsed}) != 1:
         return None
     count = len(parsed[0][1])
@@ -78,10 +82,13 @@ def _of_lines(path: Path, file: PurePosixPath) -> Names | None:
     if count == 1:
         return Names(str(file), {numbers[0]: name for name, numbers in parsed}, {}, {})
     if count in (3, 4):
-        colours = {(n[-3], n[-2], n[-1]): name for name, n in parsed}
-        ids = [n[0] for _, n in parsed] if count == 4 else range(len(parsed))
+        ids = [n[0] for _, n in parsed] if count == 4 else list(range(len(parsed)))
+        colours = {i: (n[-3], n[-2], n[-1]) for i, (_, n) in zip(ids, parsed, strict=True)}
         by_id = {i: name for i, (name, _) in zip(ids, parsed, strict=True)}
-        return Names(str(file), by_id, colours, dict(zip(ids, colours, strict=False)))
+        # A colour that two classes share stands for neither of them.
+        shared = {colour for colour, times in Counter(colours.values()).items() if times > 1}
+        by_colour = {colour: by_id[i] for i, colour in colours.items() if colour not in shared}
+        return Names(str(file), by_id, by_colour, colours) if len(by_id) == len(parsed) else None
     return None
 
 

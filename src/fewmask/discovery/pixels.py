@@ -16,7 +16,7 @@ import numpy as np
 
 from fewmask.class_list import Colour
 from fewmask.data.kinds import Kind
-from fewmask.data.reading import image_kind, read_image, read_mask
+from fewmask.data.reading import image_kind, read_colours, read_image, read_mask
 from fewmask.formats.shapes import recode
 
 MOST_COLOURS = 64
@@ -71,7 +71,7 @@ def _one(path: Path) -> _One:
         if kind.container not in ("PNG", "TIFF", "BMP"):
             return "ids", {}, (), f"{path}: a mask as {kind.container}, which changes ids; save masks as PNG"
         if kind.channels in ("RGB", "RGB and alpha"):
-            pixels = read_image(path)
+            pixels = read_colours(path)
             return "colours", _counted(pixels), (), ""
         mask = read_mask(path)
         return "ids", _counted(mask), _palette(path, kind, mask), ""

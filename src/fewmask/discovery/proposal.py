@@ -10,8 +10,9 @@ from typing import Any
 
 from fewmask.data.layouts.listing import Index
 from fewmask.data.reading import image_kind
-from fewmask.discovery.found import Found, flow
+from fewmask.discovery.found import Found
 from fewmask.discovery.splits import Splits
+from fewmask.strict_yaml import dump_line
 
 ENCODER = "tu-mobilenetv2_100"
 LARGEST_CROP = 256
@@ -79,16 +80,16 @@ def configuration(name: str, root: Path, folder: Path, found: Found, proposals: 
     domain: dict[str, Any] = {"layout": "folder", "root": place, **found.settings()}
     domain |= {"classes": "classes.yaml", "splits": f"{name}-splits"}
     domain |= {"orientation": "apply"} if upright else {}
-    lines = [f"name: {name}", "domains:", f"  {flow(name)}:"]
-    lines += [f"    {key}: {flow(value)}" for key, value in domain.items()]
+    lines = [f"name: {dump_line(name)}", "domains:", f"  {dump_line(name)}:"]
+    lines += [f"    {key}: {dump_line(value)}" for key, value in domain.items()]
     tree: dict[str, list[Proposal]] = {}
     for one in proposals:
         head, _, _ = one.key.partition(".")
         tree.setdefault(head, []).append(one)
     for head, inside in tree.items():
         if inside[0].key == head:
-            lines.append(f"{head}: {flow(inside[0].value)}  # {inside[0].why}")
+            lines.append(f"{head}: {dump_line(inside[0].value)}  # {inside[0].why}")
             continue
         lines.append(f"{head}:")
-        lines += [f"  {p.key.partition('.')[2]}: {flow(p.value)}  # {p.why}" for p in inside]
+        lines += [f"  {p.key.partition('.')[2]}: {dump_line(p.value)}  # {p.why}" for p in inside]
     return "\n".join(lines) + "\n"

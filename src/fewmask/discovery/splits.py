@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from fewmask.data.doctor import NEAR
 from fewmask.data.domain import SPLITS
@@ -75,14 +78,19 @@ def _of_lists(tree: Tree, listing: Index) -> tuple[dict[str, list[str]], str] | 
     for folder, files in sorted(lists.items(), key=lambda item: (-len(item[1]), item[0])):
         found: dict[str, list[str]] = {split: [] for split in SPLITS}
         seen: set[str] = set()
+        odd = Counter[str]()
         for split in (s for s in SPLITS if s in files):
             for line in read_bytes(tree.path(files[split]), 64 * MIB).decode("utf-8-sig", "replace").splitlines():
                 same = resolve(names, line.strip(), *line.split()[:1]) if line.strip() else set()
                 if len(same) == 1 and not same & seen:
                     seen |= same
                     found[split] += same
+                elif line.strip():
+                    many = "name several images" if len(same) > 1 else "repeat an image"
+                    odd[many if same else "name no image"] += 1
         if found["train"]:
-            return found, f"as the lists in {folder} say"
+            left = [f"{number:,} of their lines {what}" for what, number in odd.items()]
+            return found, "; ".join([f"as the lists in {folder} say", *left])
     return None
 
 
@@ -168,8 +176,13 @@ def _alike(
     for start in range(0, len(rows), 512):
         block = table[start : start + 512]
         near = squares[start : start + 512, None] + squares - 2 * block @ table.T < NEAR**2 * table.shape[1]
-        for a, b in zip(*np.nonzero(near), strict=True):
-            parent[top(rows[start + int(a)])] = top(rows[int(b)])
+        # Every picture of a part of this block that is connected by likeness joins the first one of it.
+        inside, to = np.nonzero(near)
+        size = len(rows)
+        _, part = connected_components(coo_array((np.ones(len(to), bool), (inside + start, to)), (size, size)), False)
+        leader: dict[int, int] = {}
+        for row in np.unique(np.concatenate([inside + start, to])).tolist():
+            parent[top(rows[row])] = top(rows[leader.setdefault(int(part[row]), row)])
     groups: dict[int, list[str]] = {}
     for i, stem in enumerate(among):
         groups.setdefault(top(i), []).append(stem)

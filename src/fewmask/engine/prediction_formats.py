@@ -6,6 +6,7 @@ Shapes: H×W pixels of an image · P points.
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import numpy as np
 from fewmask.annotation.coco import write_instances
 from fewmask.data.reading import read_mask
 from fewmask.engine.image_files import Item
-from fewmask.files import write_json
+from fewmask.files import Written, write_json
 from fewmask.labels import LabelSpace, Mask
 from fewmask.paths import below
 
@@ -26,9 +27,17 @@ FORMS: tuple[Form, ...] = ("png", "coco", "labelme", "geojson")
 
 def write_form(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) -> Path | None:
     """Write the masks below `out/masks` in another form, and return where: `coco.json`, or a file an image in
-    `labelme/` or `geojson/`. None for "png", which the masks are."""
+    `labelme/` or `geojson/`. None for "png", which the masks are.
+
+    Raises ValueError where a file has changed since it was written: somebody may have corrected it.
+    """
     if form == "png":
         return None
+    with Written(out, "ours").guard():
+        return _write(out, items, space, form)
+
+
+def _write(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) -> Path:
     if form == "coco":
         masks = ((item.name.as_posix(), _mask(out, item, space)) for item in items)
         names = {item.name.as_posix(): f"{item.name.as_posix()}{item.path.suffix}" for item in items}
@@ -37,7 +46,9 @@ def write_form(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) 
     for item in items:
         mask = _mask(out, item, space)
         if form == "labelme":
-            write_json(below(out, "labelme", item.name.as_posix(), ending=".json"), _labelme(mask, space, item.path))
+            path = below(out, "labelme", item.name.as_posix(), ending=".json")
+            image = Path(os.path.relpath(item.path.resolve(), path.parent.resolve())).as_posix()
+            write_json(path, _labelme(mask, space, image))
         else:
             write_json(below(out, "geojson", item.name.as_posix(), ending=".geojson"), _geojson(mask, space))
     return below(out, form)
@@ -57,8 +68,8 @@ def _areas(mask: Mask, space: LabelSpace) -> Iterator[tuple[int, np.ndarray, tup
             yield index, numbers[top : top + height, left : left + width] == number, (top, left)
 
 
-def _labelme(mask: Mask, space: LabelSpace, image: Path) -> dict[str, Any]:
-    """LabelMe's shapes of type `mask`, one for each connected area."""
+def _labelme(mask: Mask, space: LabelSpace, image: str) -> dict[str, Any]:
+    """LabelMe's shapes of type `mask`, one for each connected area; `image` is its path from the file's folder."""
     shapes: list[dict[str, Any]] = []
     for index, inside, (top, left) in _areas(mask, space):
         height, width = inside.shape
@@ -78,7 +89,7 @@ def _labelme(mask: Mask, space: LabelSpace, image: Path) -> dict[str, Any]:
         "version": "5.5.0",
         "flags": {},
         "shapes": shapes,
-        "imagePath": image.name,
+        "imagePath": image,
         "imageData": None,
         "imageHeight": mask.shape[0],
         "imageWidth": mask.shape[1],
@@ -118,25 +129,21 @@ def rings(inside: np.ndarray) -> list[np.ndarray]:
         for y, x in np.argwhere(padded & ~neighbour).tolist():
             steps.setdefault((x - 1 + start[0], y - 1 + start[1]), []).append((x - 1 + end[0], y - 1 + end[1]))
     found = []
-    while steps:
-        first = min(steps)
-        ring, at, came = [first], first, (0, 0)
-        while True:
-            ends = steps[at]
-            # Where two areas touch at a corner the way turns right, and stays with its own.
-            nxt = (
-                max(ends, key=lambda e: came[0] * (e[1] - at[1]) - came[1] * (e[0] - at[0]))
-                if len(ends) > 1
-                else ends[0]
-            )
-            ends.remove(nxt)
-            if not ends:
-                del steps[at]
-            came, at = (nxt[0] - at[0], nxt[1] - at[1]), nxt
-            ring.append(at)
-            if at == first:
-                break
-        found.append(_straight(np.array(ring)))
+    for first in sorted(steps):
+        while first in steps:
+            ring, at, came = [first], first, (0, 0)
+            while True:
+                ends = steps[at]
+                # Where two pixels of the area touch at a corner the way turns left, so that no outline touches itself.
+                nxt = min(ends, key=lambda e: came[0] * (e[1] - at[1]) - came[1] * (e[0] - at[0]))
+                ends.remove(nxt)
+                if not ends:
+                    del steps[at]
+                came, at = (nxt[0] - at[0], nxt[1] - at[1]), nxt
+                ring.append(at)
+                if at == first:
+                    break
+            found.append(_straight(np.array(ring)))
     return sorted(found, key=lambda r: -abs(_area(r)))
 
 

@@ -189,6 +189,7 @@ def _annotated(listing: Listing, files: _Files, ids: ClassIds) -> AnnotatedMasks
     read = OF_MANY[files.settings.masks]
     found: dict[str, Annotated] = {}
     absent = 0
+    elsewhere: list[tuple[str, Path]] = []
     stems = image_names(listing.root, listing.images, listing.masks)
     for _, path in files.masks():
         try:
@@ -211,8 +212,19 @@ def _annotated(listing: Listing, files: _Files, ids: ClassIds) -> AnnotatedMasks
                 listing.error(image.where, f"{image.name!r} is {both}", "write its folder into the name")
             else:
                 (stem,) = same
+                written = image.name.replace("\\", "/").removeprefix("./")
+                uploaded = UPLOADED.search(image.name)
+                if "/" in written and not uploaded and not listing.images[stem].as_posix().endswith(f"/{written}"):
+                    elsewhere.append((image.name, listing.images[stem]))
                 listing.add_mask(stem, path)
                 found.setdefault(stem, image)
+    if elsewhere:
+        name, taken = elsewhere[0]
+        listing.warn(
+            taken,
+            f"taken for {name!r} of the annotations, which name another folder ({len(elsewhere):,} such images)",
+            "write the folder that it lies in, if it is another image",
+        )
     if absent:
         listing.warn(
             listing.root, f"{absent:,} images of the annotations are not there", "add them if they are to be used"
