@@ -9,19 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import ENCODER, domain, domains
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ondisk import assert_same_run, plain, two_domains
+from ondisk import assert_same_run, plain, two_domains, write_domain
+from PIL import Image
 
 from fewmask import config as configuration
 from fewmask.config import SETTINGS, Config
 from fewmask.config.choices import CHOICES, Choice, choose
 from fewmask.engine.automatic import LONGEST, PATIENCE, SHORTEST, SHOWN, labelled_pixels, settle
 from fewmask.engine.fit import ProgressEvent, train
-from fewmask.engine.run import load_config
+from fewmask.engine.run import load_config, load_domains
+from fewmask.labels import NOT_LABELLED
 from fewmask.methods import METHODS, parse_config
+from fewmask.runs.settings import settings_of
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +150,46 @@ def test_a_stopped_training_ends_where_one_that_was_not_ends(at: int, data: Path
         train(still(data), tmp_path / "run", stop)
     train(still(data), tmp_path / "run")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_patience_waits_for_the_last_phase(data: Path, tmp_path: Path) -> None:
+    """Labels alone may stop improving; what the method adds then has not begun."""
+    slow = {"lr": 1e-12, "head_lr": 1e-12, "weight_decay": 0}
+    options = {"steps": 12, "evaluate_every": 1, "patience": 2, "optimiser": slow}
+    method = {"name": "fixmatch", "begin": 0.5}
+    summary = train(small(data, method, **options), tmp_path / "run")
+    assert summary["steps"] == 8  # two validations after the six steps of labels alone
+
+
+def test_more_steps_go_on_where_patience_ended_and_is_lifted(data: Path, tmp_path: Path) -> None:
+    ended = train(still(data), tmp_path / "run")
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    with pytest.raises(ValueError, match=r"train\.patience: 2 validations .* set train\.patience=null to go on"):
+        train(still(data, steps=20), tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+    assert ended["steps"] < train(still(data, steps=20, patience=None), tmp_path / "run")["steps"] == 20
+
+
+def test_masks_that_are_labelled_in_part_count_in_part(tmp_path: Path) -> None:
+    root = write_domain(tmp_path / "a")
+    for path in (root / "labels").glob("*.png"):
+        with Image.open(path) as picture:
+            pixels = np.array(picture)
+        pixels[:, 1:] = NOT_LABELLED
+        Image.fromarray(pixels).save(path)
+    given = {**plain(tmp_path, "joint", steps="auto"), "domains": {"a": {"layout": "folder", "root": str(root)}}}
+    config = parse_config(given)
+    _, (line,) = settle(config, load_domains(config))
+    height, images = pixels.shape[0], len(load_domains(config)["a"].labelled)
+    assert f"{height * images:,} labelled pixels" in line
+
+
+def test_trainings_whose_steps_the_data_decides_are_of_one_method(data: Path, tmp_path: Path) -> None:
+    one, other = (
+        settle(small(data, "joint", steps="auto"), domains(3, 4))[0].model_dump(mode="json", serialize_as_any=True)
+        for _ in range(2)
+    )
+    other["train"]["steps"] += 100
+    assert settings_of(one) == settings_of(other)
+    by_hand = small(data, "joint", steps=one["train"]["steps"]).model_dump(mode="json", serialize_as_any=True)
+    assert settings_of(by_hand)["train.steps"] == one["train"]["steps"]

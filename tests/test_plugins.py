@@ -95,7 +95,7 @@ def test_a_domain_that_is_no_mapping(value: Any, tmp_path: Path) -> None:
         fewmask.parse_config(plain(tmp_path) | {"domains": {"a": value}})
 
 
-@pytest.mark.parametrize("layout", [5, [1], {"a": 1}, True])
+@pytest.mark.parametrize("layout", [5, [1], {"a": 1}, True, "plug-in"])
 def test_a_layout_that_is_no_name(layout: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"domains\.a\.layout: (there is no such layout|missing)"):
         fewmask.parse_config(plain(tmp_path) | {"domains": {"a": {"layout": layout, "root": "x"}}})

@@ -63,7 +63,11 @@ def test_a_class_that_is_defined_again_replaces_itself_and_no_other() -> None:
     again = type("Own", (Own,), {"__module__": Own.__module__})
     fewmask.register(again)
     assert methods.METHODS["own"] is again
-    for taken in (type("Other", (Own,), {}), type("Mine", (Own,), {"name": "joint"})):
+    for taken in (
+        type("Other", (Own,), {}),
+        type("Mine", (Own,), {"name": "joint"}),
+        type("A", (Own,), {"name": "auto"}),
+    ):
         with pytest.raises(ValueError, match="take another name"):
             fewmask.register(taken)
     assert methods.METHODS["joint"] is Joint

@@ -330,7 +330,8 @@ class _Rounds:
         rounds = self.settings.rounds
         # Between rounds people answer: nobody knows for how long.
         by_itself = self.settings.annotator != "people" and not event.stage.startswith(("look", "evaluate"))
-        later = (rounds - 1 - number) * self.config.train.steps if by_itself else 0
+        ahead = range(number + 1, rounds) if by_itself else ()
+        later = sum(config_of_round(self.config, after).train.steps for after in ahead)
         self.observe(replace(event, stage=f"round {number + 1}/{rounds} {event.stage}", later=later))
 
     @cached_property

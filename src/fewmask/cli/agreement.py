@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from fewmask.cli.campaigns import ledger_of, opened
-from fewmask.cli.terminal import Json, RunFolder, duration, out, percent, plain, print_json, say
-from fewmask.plurals import count
+from fewmask.cli.terminal import Json, RunFolder, out, plain, print_json, say
+from fewmask.plurals import count, duration, percent
 
 
 def agreement(

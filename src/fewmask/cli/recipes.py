@@ -13,10 +13,10 @@ from rich.table import Table
 
 from fewmask.cli.campaigns import Enough, print_campaign
 from fewmask.cli.help import Verbs, add
-from fewmask.cli.terminal import Json, counting, duration, err, out, percent, plain, print_json, say, training_progress
+from fewmask.cli.terminal import Json, counting, err, out, plain, print_json, say, training_progress
 from fewmask.cli.training import print_report
 from fewmask.paths import below
-from fewmask.plurals import count
+from fewmask.plurals import count, duration, percent
 
 if TYPE_CHECKING:
     from fewmask.config import Config

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fewmask.cli.terminal import Device, Json, Split, check_split, counting, print_json, say
+from fewmask.cli.terminal import Device, Json, Split, counting, print_json, say
 
 
 def report(
@@ -31,6 +31,7 @@ def report(
 ) -> None:
     """One HTML page about runs: what labels bring, how good each class is, what was asked, and pictures."""
     from fewmask.runs import RunFolder
+    from fewmask.runs.reading import check_split
 
     check_split(split)
     for run in runs:

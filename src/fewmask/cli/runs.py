@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewmask.cli.tables import print_heads, print_scores
-from fewmask.cli.terminal import Device, Json, RunFolder, Split, check_split, counting, print_json, say
+from fewmask.cli.terminal import Device, Json, RunFolder, Split, counting, print_json, say
 from fewmask.plurals import count
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def evaluate(
 ) -> None:
     """Per-class IoU of a run on its own domains, or on another domain through class mappings or with a new head."""
     from fewmask.runs import RunFolder
+    from fewmask.runs.reading import check_split
 
     check_split(split)
     settings = RunFolder(run).load_config()

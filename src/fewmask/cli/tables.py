@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fewmask.cli.terminal import out, percent, plain, say
-from fewmask.plurals import count
+from fewmask.cli.terminal import out, plain, say
+from fewmask.plurals import count, percent
 
 if TYPE_CHECKING:
     from fewmask.data.doctor import Statistics

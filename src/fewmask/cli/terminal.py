@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from fewmask.plurals import duration
 from fewmask.stopping import exit_on_signal
 
 if TYPE_CHECKING:
@@ -69,12 +70,6 @@ def _told(event: ProgressEvent, spent: str) -> str:
     return " · ".join([*parts, *filter(None, [spent])])
 
 
-def check_split(split: str) -> None:
-    """Raises ValueError for a split that cannot be."""
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"--split {split}: there are train, val and test")
-
-
 @contextmanager
 def counting(what: str) -> Iterator[Any]:
     with Progress(console=err, disable=not err.is_terminal, transient=True) as bar:
@@ -94,14 +89,3 @@ def print_json(data: Any) -> None:
 def plain(value: object) -> str:
     """Text that rich must not read as its own markup."""
     return str(value).replace("[", r"\[")
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}" if unit == "min" else f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

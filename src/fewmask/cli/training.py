@@ -19,14 +19,13 @@ from fewmask.cli.terminal import (
     counting,
     err,
     out,
-    percent,
     plain,
     print_json,
     say,
     training_progress,
 )
 from fewmask.paths import below
-from fewmask.plurals import agreeing, count
+from fewmask.plurals import agreeing, count, percent
 from fewmask.stopping import exit_on_signal
 
 if TYPE_CHECKING:

@@ -41,7 +41,9 @@ class Scored:
     def comparable(self) -> dict[str, Any]:
         """By dotted key, what should be equal in two runs that are compared: settings beside the method's own, labels,
         what was scored, versions."""
-        told = {key: self.summary[key] for key in _TOLD if key in self.summary}
+        # With patience a training ends when validation says so.
+        ends = {"steps", "steps_of_all_rounds"} if self.settings.get("train.patience") else set()
+        told = {key: self.summary[key] for key in _TOLD if key in self.summary and key not in ends}
         scored = {
             name: {key: scores.get(key) for key in ("split", "images", "pixels")}
             for name, scores in self.summary["domains"].items()

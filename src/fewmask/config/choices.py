@@ -1,4 +1,4 @@
-"""What `method: auto` takes: the one table, which follows results/few-masks.json.
+"""What `method: auto` takes, in one table. It follows results/few-masks.json; for several domains, compare-half.json.
 
 A method that looks at the pool stands here once it was shown to be above labels alone: paired by seed, with an interval
 above 0. No other one is taken, however well it does elsewhere.

@@ -158,7 +158,9 @@ def installed_layouts() -> dict[str, Layout]:
 def _tag(value: Any) -> Any:
     """The layout of a domain's settings, plain or typed."""
     layout = value.get("layout") if isinstance(value, Mapping) else getattr(value, "layout", None)
-    return "plug-in" if isinstance(layout, str) and layout in installed_layouts() else layout
+    if isinstance(layout, str) and layout in installed_layouts():
+        return "plug-in"
+    return "no layout" if layout == "plug-in" else layout
 
 
 def _of_plugin(value: Any, info: ValidationInfo) -> PluginDomain:

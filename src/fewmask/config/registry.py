@@ -25,6 +25,8 @@ METHODS: dict[str, Any] = {}
 
 def register(method: Any) -> None:
     """Make the class of a method known. Raises ValueError for a name that another method has."""
+    if SETTINGS.get(method.name) is methods.AutoSettings:
+        raise ValueError(f"{method.__qualname__}.name: {method.name!r} lets the data choose; take another name")
     there = METHODS.get(method.name, method)
     if (there.__module__, there.__qualname__) != (method.__module__, method.__qualname__):
         raise ValueError(f"{method.__qualname__}.name: {method.name!r} is {there.__qualname__}; take another name")

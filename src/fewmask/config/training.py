@@ -207,6 +207,9 @@ class TrainSettings(Settings):
     steps: Steps = 2000
     """A number, or `auto`: by the labelled pixels and the crop, see `fewmask.engine.automatic`; `fewmask check` prints
     it, and the run's configuration holds it."""
+    by_data: bool = False
+    """Whether `steps: auto` decided the number of steps. fewmask writes it into a run's configuration: trainings of one
+    method have as many steps as their labels need."""
     patience: PositiveInt | None = None
     """So many validations in a row without a better one end the training; None: none do, but 4 with `steps: auto`."""
     batch_size: PositiveInt = 8

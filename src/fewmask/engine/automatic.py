@@ -13,9 +13,12 @@ from fewmask.config import SETTINGS, Config
 from fewmask.config.choices import choose
 from fewmask.config.training import AUTO
 from fewmask.data.domain import Domain
+from fewmask.data.parts import with_parts
+from fewmask.plurals import count
 
 SHORTEST, LONGEST = 1_200, 40_000
-"""MSRC-v2 with 30 masks is used up after 1,200 steps of 8 crops; the longest published training here has 40,000."""
+"""MSRC-v2, one of three domains with 30 masks each, stops improving after 1,200 steps; who wants more than the longest
+says so by a number."""
 SHOWN = 12
 """How often each labelled pixel is shown in the mean. All masks of CamVid stop improving after 11 to 12 times, those of
 LabelMeFacade after 5 (docs/results.md)."""
@@ -33,7 +36,7 @@ def settle(config: Config, domains: Mapping[str, Domain]) -> tuple[Config, list[
     if config.train.steps == AUTO:
         steps, why = steps_for(config, domains)
         patience = config.train.patience or PATIENCE
-        changes = {"steps": steps, "patience": patience}
+        changes = {"steps": steps, "by_data": True, "patience": patience}
         config = config.model_copy(update={"train": config.train.model_copy(update=changes)})
         told.append(f"train.steps: auto takes {steps:,}: {why}; {patience} validations without a better one end it")
     return config, told
@@ -45,14 +48,15 @@ def chosen_method(domains: Mapping[str, Domain]) -> tuple[dict[str, Any], str]:
     unlabelled = sum(len(domain.unlabelled) for domain in domains.values())
     masks, pool = fmean(labelled), unlabelled / max(1, sum(labelled))
     choice = choose(len(domains), masks, pool)
-    seen = f"{len(domains)} domain{'s' * (len(domains) > 1)}, {masks:.0f} masks each, {unlabelled:,} unlabelled images"
+    has = count(len(domains), "domain"), count(round(masks), "mask"), count(unlabelled, "unlabelled image")
+    seen = f"{has[0]}, {has[1]} each, {has[2]}"
     return dict(choice.method), f"{seen}; {choice.why}"
 
 
 def steps_for(config: Config, domains: Mapping[str, Domain]) -> tuple[int, str]:
     """So many that each labelled pixel is shown `SHOWN` times, by hundreds, and between `SHORTEST` and `LONGEST`."""
     train = config.train
-    pixels = sum(labelled_pixels(domain) for domain in domains.values())
+    pixels = sum(labelled_pixels(domain) for domain in with_parts(domains).values())
     a_step = train.batch_size * train.crop[0] * train.crop[1]
     wanted = -(-SHOWN * pixels // a_step)
     steps = min(max(-(-wanted // 100) * 100, SHORTEST), LONGEST)

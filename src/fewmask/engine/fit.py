@@ -188,9 +188,10 @@ class _Fit:
         return self._finish()
 
     def _out_of_patience(self) -> bool:
-        """Whether the last validations, as many as the patience, were no better than one before them."""
+        """Whether the last validations of the last phase, as many as the patience, were no better than one before."""
         patience, best = self.config.train.patience, self.best
-        return bool(patience and best and sum(one.step > best["step"] for one in self.history) >= patience)
+        since = max(best["step"], self.phases[-1].start) if best else 0
+        return bool(patience and best and sum(one.step > since for one in self.history) >= patience)
 
     def _stop(self, onward: str) -> None:
         where = f"{self.run.folder}: stopped after step {self.done} of {self.config.train.steps}, which is saved"

@@ -18,13 +18,15 @@ from fewmask.runs import RunFolder, changed_settings
 
 
 def former_steps(run: RunFolder, config: Config) -> int | None:
-    """The steps that the run in the folder was begun with, where `config` has more and differs in nothing else."""
+    """The steps that the run in the folder was begun with, where `config` has more and differs in nothing else but the
+    patience."""
     if not run.config.exists() or not run.state.exists():
         return None
     changed = changed_settings(load_config(run.folder), config)
-    if [key for key, _, _ in changed] != ["train.steps"]:
+    steps = [before for key, before, _ in changed if key == "train.steps"]
+    if not steps or {key for key, _, _ in changed} - {"train.steps", "train.patience"}:
         return None
-    before = int(changed[0][1])
+    before = int(steps[0])
     return before if before < config.train.steps else None
 
 
@@ -41,11 +43,25 @@ def check_longer(method: Method, before: int, steps: int) -> None:
         )
 
 
+def check_patience(run: RunFolder, config: Config) -> None:
+    """Raises ValueError where validations ended the run before its steps did, and would end it again at once."""
+    patience = config.train.patience
+    if not run.summary.exists() or patience is None:
+        return
+    ended, former = run.read_summary().steps, load_config(run.folder).train
+    if ended < former.steps and (former.patience or patience) >= patience:
+        raise ValueError(
+            f"train.patience: {patience} validations without a better one ended this run at step {ended}; "
+            "set train.patience=null to go on"
+        )
+
+
 @contextmanager
 def begun(run: RunFolder, config: Config, before: int | None, method: Method) -> Iterator[None]:
     """`begin`; where the run was begun with `before` steps and is to have more, its summary is laid aside first."""
     if before is not None:
         check_longer(method, before, config.train.steps)
+        check_patience(run, config)
     with begin(run, config, other=before is not None):
         if before is not None and distributed.rank() == 0:
             if run.summary.exists():

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from fewmask.plurals import percent
 from fewmask.recipes import Recipe
 
 Results = dict[str, dict[int, dict[str, Any]]]
@@ -89,7 +90,7 @@ def lines(recipe: Recipe, found: Results) -> list[list[str]]:
         cells = [row["domains"].get(domain) for domain in domains]
         # A mean over fewer domains than the others' would not be one to compare.
         cells += [row["mean"] if len(row["domains"]) == len(domains) else None] if several else []
-        words = [word for cell in cells for word in (_ours(cell), _percent(cell["published"] if cell else None))]
+        words = [word for cell in cells for word in (_ours(cell), percent(cell["published"] if cell else None))]
         cost = [(row[key]["mean"], digits) for key, _, digits in COST]
         words += ["–" if mean is None else f"{mean:.{digits}f}" for mean, digits in cost]
         body.append([name, str(len(row["seeds"])), *words])
@@ -113,7 +114,7 @@ def class_lines(recipe: Recipe, found: Results) -> dict[str, list[list[str]]]:
 
 
 def _cell(cell: Mapping[str, Any] | None, published: bool) -> str:
-    return _percent(cell["published"] if cell else None) if published else _ours(cell)
+    return percent(cell["published"] if cell else None) if published else _ours(cell)
 
 
 def _parts(iou: Mapping[str, Mapping[str, Any]]) -> Iterator[bool]:
@@ -131,7 +132,7 @@ def markdown(recipe: Recipe, found: Results, command: str) -> str:
         parts += [f"## {domain}: IoU by class", _markdown(table)]
     if recipe.source:
         parts.append(f"Published: {recipe.source}. Ours: mean ± sample standard deviation over seeds.")
-    parts += [f"- {_percent(one.miou)}: {one.figure} ({one.source})" for one in recipe.elsewhere]
+    parts += [f"- {percent(one.miou)}: {one.figure} ({one.source})" for one in recipe.elsewhere]
     return "\n\n".join(parts) + "\n"
 
 
@@ -144,7 +145,3 @@ def _ours(cell: Mapping[str, Any] | None) -> str:
     if cell is None or cell["mean"] is None:
         return "–"
     return f"{100 * cell['mean']:.1f}" + ("" if cell["sd"] is None else f" ± {100 * cell['sd']:.1f}")
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"

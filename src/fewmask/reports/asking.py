@@ -12,10 +12,10 @@ from fewmask.annotation.questions import Answer, Question
 from fewmask.document.charts import columns
 from fewmask.document.model import Block, Chart, Charts, Note, Section, Table
 from fewmask.labels import Mask
-from fewmask.plurals import count
+from fewmask.plurals import count, duration
 from fewmask.reports.headline import simulated
 from fewmask.reports.reported_run import ReportedRun
-from fewmask.reports.words import duration, percent, whole
+from fewmask.reports.words import percent, whole
 from fewmask.runs import RunFolder
 
 

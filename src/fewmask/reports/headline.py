@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from fewmask.comparison.single import Intervals
 from fewmask.document.model import Block, Figure, Figures, Note, Section, Table
-from fewmask.plurals import agreeing, count
+from fewmask.plurals import agreeing, count, duration
 from fewmask.reports.learning import outlook
 from fewmask.reports.reported_run import Group, ImageCounts, ReportedRun, by_labels, groups
-from fewmask.reports.words import between, duration, percent, points, whole
+from fewmask.reports.words import between, percent, points, whole
 
 
 def headline(runs: Sequence[ReportedRun], answers: Sequence[Block] = ()) -> Section:

@@ -40,6 +40,7 @@ from fewmask.reports.regions import asked_regions, shown_regions
 from fewmask.reports.reported_run import Group, ReportedRun, groups, read_runs
 from fewmask.reports.space import sample_cells
 from fewmask.runs import RunFolder
+from fewmask.runs.reading import check_split
 
 BESIDE = 3  # methods whose pictures stand beside each other
 EMBEDDED = 40  # images of a domain that cells are drawn from
@@ -64,8 +65,7 @@ def report(
     Whoever looks at the test split so notes it in the run, as `fewmask evaluate` does. Raises ValueError for a folder
     that is no run, and for a split that does not exist.
     """
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"--split {split}: there are train, val and test")
+    check_split(split)
     runs = read_runs([Path(f) for f in ([folders] if isinstance(folders, str | os.PathLike) else folders)])
     out = Path(out) if out is not None else runs[0].folder / "report.html"
     found, place = groups(runs), choose_device(device)

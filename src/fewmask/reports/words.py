@@ -27,13 +27,6 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def css(colour: Iterable[int]) -> str:
     """RGB in 0–255 as the style sheet writes it."""
     return "#{:02x}{:02x}{:02x}".format(*map(int, colour))

@@ -88,3 +88,9 @@ def told(error: Exception) -> str:
         more = f" and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
         return "; ".join(lines[:LISTED])[:500] + more
     return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError for a split that no run can be scored on."""
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"--split {split}: there are train, val and test")

@@ -53,7 +53,8 @@ def _whole(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
 def settings_of(data: Mapping[str, Any]) -> dict[str, Any]:
     """By dotted key, what the seeds of one method have in common: no seed, no name, nothing of the machine. `data` is a
     configuration as plain data: whoever compares runs need not have their methods installed."""
-    return {key: value for key, value in flat(data).items() if key not in ("seed", "name", *MOVABLE)}
+    own = {key: value for key, value in flat(data).items() if key not in ("seed", "name", *MOVABLE)}
+    return {key: value for key, value in own.items() if key != "train.steps"} if own.get("train.by_data") else own
 
 
 def flat(data: Mapping[str, Any], at: str = "") -> dict[str, Any]:
