@@ -34,6 +34,11 @@ SCREEN = """(anew) => import('./static/main.js').then(({ view: v }) => {
   return [light / (0.75 * data.length), sum];
 })"""
 
+# Names find their places after a while, with the frame that follows; frames come late on a loaded machine.
+DRAWN = """() => new Promise((done) => {
+  setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 200);
+})"""
+
 
 # How opaque what is known beside the region is, at some places of the image.
 BESIDE = """(places) => import('./static/main.js').then(({ view: v }) => {
@@ -49,7 +54,7 @@ def chosen(person: Person) -> int:
 def screen(person: Person, anew: bool = False) -> tuple[float, int]:
     """How light the canvas is, and what tells it from another, the pointer being elsewhere."""
     person.page.mouse.move(5, 5)
-    person.page.wait_for_timeout(300)  # names find their places after a while
+    person.page.evaluate(DRAWN)
     light, told = person.page.evaluate(SCREEN, anew)
     return light, told
 
@@ -194,6 +199,7 @@ def test_what_was_answered_beside_the_region_is_shown(nearby: Callable[..., Any]
     person.page.click("#settings")
     person.page.uncheck("#neighbours")
     person.page.click("#options-form button")
+    person.page.wait_for_selector("#canvas:focus")  # until the dialog has gone, keys are its own
     person.then("ArrowRight")
     person.page.wait_for_timeout(500)
     assert person.page.evaluate("import('./static/main.js').then(({ view: v }) => v.beside === null)")

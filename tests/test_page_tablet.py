@@ -135,6 +135,7 @@ def test_fingers_paint_move_and_zoom(server: Server, tablet: Any) -> None:
     person.tap('#classes [data-value="6"]')
     person.tap_at(question, (6, 6))
     assert (person.painted == 6).all()
+    person.ready(question.id)  # a polygon that was just closed is looked at for a moment
     person.tap("#confirm")
     person.away_from(question.id)
     person.saved()
