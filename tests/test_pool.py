@@ -317,7 +317,7 @@ def test_superpixels_of_an_image_that_has_changed_are_refused(
     images = dict(domain.source.images)  # type: ignore[attr-defined]
     images["a-1"] = images["a-1"][:30].copy() if change == "size" else images["a-1"] ^ 1
     other = replace(domain, source=NoMasks(images, {}))
-    words = r"a-1\.superpixels-6-10\.npz: regions of an image that has changed since; put it back as it was, or remove"
+    words = r"a-1\.superpixels-6-10\.npz: the image has changed since its regions were computed; restore the image, or"
     with pytest.raises(ValueError, match=words):
         looked(committee(network), other, tmp_path / "2", settings, cache=cache)
     (cache / "a" / "a-1.superpixels-6-10.npz").unlink()

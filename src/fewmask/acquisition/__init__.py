@@ -1,4 +1,4 @@
-"""Which regions are worth asking for: pure functions of arrays, with no way to a mask or a file of a dataset."""
+"""Selection of the regions to label: pure functions of arrays, without access to masks or files of a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a question costs, and how much may be spent.
+"""The cost of a question, and the budget of a round.
 
 Shapes: N candidates.
 """
@@ -72,14 +72,15 @@ RATES: Mapping[str, Rate] = {
 class CostModel:
     """Clicks of a region = `per_region` + `per_pixel` · its open pixels, seconds = clicks · `seconds_per_click`.
 
-    Costs stated before the answer: what a person really took is in the ledger, and is what settings are corrected by.
+    These costs are estimates. The ledger holds the time that an answer really took, from which the rates can be set.
     """
 
     rates: Mapping[str, Rate] = field(default_factory=lambda: RATES)
     seconds_per_click: float = SECONDS_PER_CLICK
 
     def times(self, people: int) -> CostModel:
-        """The same questions answered by so many people each: clicks and seconds add up, pixels and regions do not."""
+        """The model for questions that so many people answer each: clicks and seconds add up, pixels and regions do
+        not."""
         rates = {kind: Rate(people * rate.per_region, people * rate.per_pixel) for kind, rate in self.rates.items()}
         return replace(self, rates=rates)
 

@@ -1,13 +1,13 @@
-"""The learning curve: how many more labels a target mIoU needs, and how sure one can be of that.
+"""The learning curve: how many more labels a target mIoU needs, with the uncertainty of that number.
 
     mIoU(n) = a − b·n^(−c),   0 ≤ a ≤ 1,  b ≥ 0,  0.05 ≤ c ≤ 2        n labels, in any unit of cost
 
 The point estimate is least squares. The uncertainty is the posterior over curves, summed on a grid. There are three
-parameters and often four or five rounds: a bootstrap of so few points draws mostly the same ones again and finds less
-scatter than there is, and a covariance is a straight line through a curve whose bounds matter (a ≤ 1). The grid
-knows the bounds, and needs no generator. It is flat over the curve's height at the first and the last point, which the
-data fix well, and over log c, which they do not. The runs' scatter is unknown, with an expectation (`noise`)
-that weighs as much as 3 points: without one, three points that happen to lie on a curve would look certain.
+parameters and often only four or five rounds. A bootstrap of so few points mostly repeats them and underestimates the
+scatter. A covariance linearises a curve whose bounds matter (a ≤ 1). The grid respects the bounds and needs no
+generator. Its prior is flat over the curve's height at the first and the last point, and over log c. The variance of
+the runs is unknown. Its prior expectation (`noise`) weighs as much as 3 points: without it, three points that happen to
+lie on a curve would look certain.
 
 Shapes: n points · G curves of the grid.
 """
@@ -53,7 +53,7 @@ class Curve:
         return _quantiles(np.where(a > target, n, np.where((b == 0) & (a == target), 0.0, np.inf)), weight, level)
 
     def limit(self, level: float = 0.8) -> tuple[float, float, float]:
-        """(low, median, high) of the mIoU that ever more labels lead to, the curve's a."""
+        """(low, median, high) of the mIoU in the limit of infinitely many labels, the curve's a."""
         return _quantiles(self._curves[0], self._curves[3], level)
 
     def gain(self, n: float, more: float) -> float:
@@ -78,8 +78,8 @@ class Curve:
 def fit(
     costs: Sequence[float], scores: Sequence[float], weights: Sequence[float] | None = None, noise: float = 0.01
 ) -> Curve | None:
-    """The curve through (labels, mIoU) points, mIoU as fractions; None where there are fewer than three different
-    costs, as many as parameters: nothing is known of the curve then.
+    """The curve through (labels, mIoU) points, mIoU as fractions. None where there are fewer than three different
+    costs, since the curve has three parameters.
 
     `weights`: how many runs a point is the mean of. `noise`: the expected standard deviation of one run's mIoU.
     Raises ValueError for numbers that cannot be such points.
@@ -104,11 +104,11 @@ def fit(
 def unexplained_change(
     costs: Sequence[float], scores: Sequence[float], weights: Sequence[float] | None = None, noise: float = 0.01
 ) -> float | None:
-    """The change of the last score, if labels do not explain it; None if they do, and for a first score.
+    """The change of the last score, if labels do not explain it. None if they do, and for a first score.
 
     `costs` do not fall. Labels alone never lower a learning curve. From the fourth different cost on, the curve through
-    the points before says how far they raise it (95 % interval). The scatter of the two runs, √2·`noise` for single
-    runs, is allowed for twice. The numbers are those of `fit`.
+    the earlier points bounds the rise (95 % interval). A change may exceed the bounds by twice the scatter of the two
+    runs, which is √2·`noise` for single runs. The arguments are those of `fit`.
     """
     if len(scores) < 2:
         return None
@@ -122,7 +122,7 @@ def unexplained_change(
 
 
 def _least_squares(u: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float, float]:
-    """For each exponent the best a and b in closed form; the exponents on grids that close in on the best one."""
+    """The best a, b and c: a and b in closed form for each exponent c, c on successively finer grids."""
     low, high = STEEPNESS
     for _ in range(9):
         c = np.linspace(low, high, 129)
@@ -135,7 +135,7 @@ def _least_squares(u: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, 
 def _best_line(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """a, b and the weighted squared error (E,) of the best y = a − b·x with a ≤ 1, b ≥ 0, for x (E,n).
 
-    The error is a parabola, so that a best line outside of the bounds gives way to the better of those on them.
+    The error is a parabola. So if the best line violates the bounds, the better of the lines on the bounds is the best.
     """
     total = w.sum()
     mean_x, mean_y = x @ w / total, float(y @ w / total)
@@ -159,9 +159,9 @@ def _posterior(u: np.ndarray, y: np.ndarray, w: np.ndarray, noise: float) -> np.
     """a, b, c and weight (4,G): a grid over the heights at the first and the last point and over log c.
 
     The runs' variance has a scaled inverse χ² prior and is integrated out, which leaves
-    (NOISE_WEIGHT · noise² + squared error)^(−(n + NOISE_WEIGHT)/2). How high a curve may be at the last point depends
-    on where it begins and how steep it is (b ≥ 0, a ≤ 1): of costs that hardly differ, hardly higher than at the first.
-    So the grid divides what is left to each, and weighs by its length.
+    (NOISE_WEIGHT · noise² + squared error)^(−(n + NOISE_WEIGHT)/2). The range of heights at the last point depends on
+    the height at the first point and on the exponent (b ≥ 0, a ≤ 1). So the grid divides the range of each curve, and
+    weighs a curve by the length of its range.
     """
     c = np.geomspace(*STEEPNESS, EXPONENTS)
     x = u[None] ** -c[:, None]
@@ -169,15 +169,15 @@ def _posterior(u: np.ndarray, y: np.ndarray, w: np.ndarray, noise: float) -> np.
     sigma = math.sqrt((NOISE_WEIGHT * noise**2 + error) / (len(y) + NOISE_WEIGHT))
     at_first, at_last = (float(y[u == edge] @ w[u == edge] / w[u == edge].sum()) for edge in (1.0, u.max()))
     first = np.linspace(max(0.0, at_first - 6 * sigma), min(1.0, at_first + 6 * sigma), HEIGHTS)
-    part = (np.arange(HEIGHTS) + 0.5) / HEIGHTS
-    c, first, part = (g.reshape(-1) for g in np.meshgrid(c, first, part, indexing="ij"))
-    travelled = 1 - u.max() ** -c  # of the way from the first point to a
+    fraction = (np.arange(HEIGHTS) + 0.5) / HEIGHTS
+    c, first, fraction = (g.reshape(-1) for g in np.meshgrid(c, first, fraction, indexing="ij"))
+    travelled = 1 - u.max() ** -c  # the fraction of the way from the first point to a
     low = np.maximum(first, max(0.0, at_last - 6 * sigma))
     high = np.minimum(first + (1 - first) * travelled, min(1.0, at_last + 6 * sigma))
     allowed = high > low
-    c, first, part, travelled, low, high = (v[allowed] for v in (c, first, part, travelled, low, high))
-    b = (low + part * (high - low) - first) / travelled
-    a = np.minimum(first + b, 1.0)  # but for rounding it is no more
+    c, first, fraction, travelled, low, high = (v[allowed] for v in (c, first, fraction, travelled, low, high))
+    b = (low + fraction * (high - low) - first) / travelled
+    a = np.minimum(first + b, 1.0)  # only rounding can exceed 1
     error = _error(a, b, u[None] ** -c[:, None], y, w)
     likelihood = np.log(NOISE_WEIGHT * noise**2 + error) * (-(len(y) + NOISE_WEIGHT) / 2) + np.log(high - low)
     weight = np.exp(likelihood - likelihood.max())

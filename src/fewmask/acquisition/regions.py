@@ -1,7 +1,8 @@
-"""Regions: what a question asks about. They tile the image, every pixel in exactly one, each with a stable id.
+"""Regions, the areas that questions are about. They tile the image: every pixel lies in exactly one region, and each
+region has a stable id.
 
-What is scored is what is marked: a region's score, mask, box, pixels and cost all come from the same map. Regions at
-the right and lower edge are smaller where the size does not divide the image; they are never dropped.
+A region's score, mask, box, pixels and cost all come from the same map. Regions at the right and lower edge are smaller
+where the size does not divide the image; they are never dropped.
 
 Shapes: H×W pixels · R regions · C classes · D embedding size · h×w cells of the embedding.
 """
@@ -25,13 +26,13 @@ from fewmask.acquisition.scores import By
 BINS = 10  # of the histogram of difficulties
 
 
-# What numpy raises for a file of arrays that is damaged, beside the errors of its archive.
+# The exceptions that numpy raises for a damaged file of arrays, beside the errors of its archive.
 _DAMAGED = (ValueError, KeyError, TypeError, EOFError, OSError, OverflowError, MemoryError, RuntimeError, SyntaxError)
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """`map` (H,W) int32 holds the id, 0 … count−1, of each pixel's region; `spec` is how it was made."""
+    """`map` (H,W) int32 holds the id, 0 … count−1, of each pixel's region. `spec` says how the map was made."""
 
     spec: str
     map: np.ndarray
@@ -62,17 +63,17 @@ class Regions:
     @cached_property
     def first(self) -> np.ndarray:
         """Row-major position of each region's first pixel, (R,) int64."""
-        found = np.zeros(self.count, dtype=np.int64)
-        found[self.map.reshape(-1)[::-1]] = np.arange(self.map.size - 1, -1, -1)  # of several the last one stays
-        return found
+        positions = np.zeros(self.count, dtype=np.int64)
+        positions[self.map.reshape(-1)[::-1]] = np.arange(self.map.size - 1, -1, -1)  # the last write to an id wins
+        return positions
 
     @cached_property
     def border(self) -> np.ndarray:
-        """Which regions touch the image's edge, (R,) bool: the outer ring of cells that S4AL+ never asks for."""
-        found = np.zeros(self.count, dtype=bool)
+        """Which regions touch the image's edge, (R,) bool. S4AL+ never asks for these."""
+        touches = np.zeros(self.count, dtype=bool)
         for edge in (self.map[0], self.map[-1], self.map[:, 0], self.map[:, -1]):
-            found[edge] = True
-        return found
+            touches[edge] = True
+        return touches
 
     def mask(self, region: int) -> np.ndarray:
         """The pixels of a region, (H,W) bool."""
@@ -90,9 +91,9 @@ class Regions:
         return int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1
 
     def to_bytes(self, content: str = "") -> bytes:
-        """Compressed, for a cache: superpixels are computed once. `from_bytes` gives an equal value back.
+        """Compressed bytes for a cache, so that superpixels are computed once. `from_bytes` gives an equal value back.
 
-        `content` is a digest of the pixels that were cut.
+        `content` is a digest of the image's pixels.
         """
         narrow = self.map.astype(np.min_scalar_type(self.count))
         buffer = io.BytesIO()
@@ -103,7 +104,8 @@ class Regions:
 
     @classmethod
     def from_bytes(cls, data: bytes, content: str | None = None) -> Regions:
-        """Raises ValueError for bytes that `to_bytes` has not written, or for another `content` than is given here."""
+        """Raises ValueError for bytes that `to_bytes` has not written, or for a `content` that differs from the stored
+        one."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 made = cls(str(stored["spec"]), stored["map"].astype(np.int32), int(stored["count"]))
@@ -112,7 +114,8 @@ class Regions:
             raise ValueError(f"not a stored region map ({error}); remove it, and it is computed again") from None
         if content not in (None, cut):
             raise ValueError(
-                "regions of an image that has changed since; put it back as it was, or remove this file to cut it anew"
+                "the image has changed since its regions were computed; restore the image, or remove this file to "
+                "compute its regions again"
             )
         return made
 
@@ -126,9 +129,9 @@ class Spec:
 
     kind: Literal["squares", "superpixels", "points", "image"]
     side: int = 0
-    """In pixels; of the kinds that are a grid."""
+    """The side of a square in pixels, for the kinds that are a grid."""
     count: int = 0
-    """About so many superpixels an image."""
+    """The approximate number of superpixels in an image."""
     compactness: float = 0.0
 
     def __str__(self) -> str:
@@ -139,7 +142,8 @@ class Spec:
         return self.kind
 
     def tile(self, image: np.ndarray) -> Regions:
-        """The regions of an image (H,W,3) uint8, of which only superpixels read more than the size."""
+        """The regions of an image (H,W,3) uint8. Superpixels depend on its pixels, the other kinds on its size
+        alone."""
         if self.kind == "superpixels":
             return superpixels(image, self.count, self.compactness)
         size = image.shape[0], image.shape[1]
@@ -149,7 +153,7 @@ class Spec:
 
 
 def parse_regions(text: str) -> Spec:
-    """Read "squares:SIDE", "superpixels:COUNT[:COMPACTNESS]", "points" or "image".
+    """Parse "squares:SIDE", "superpixels:COUNT[:COMPACTNESS]", "points" or "image".
 
     Raises ValueError with the fix for anything else.
     """
@@ -168,8 +172,8 @@ def parse_regions(text: str) -> Spec:
     except ValueError:
         pass
     raise ValueError(
-        f"{text!r} names no regions; write squares:30 (side in pixels), superpixels:256:10 (about how many an image,"
-        " and how compact), points or image"
+        f"{text!r} names no regions; write squares:30 (side in pixels), superpixels:256:10 (number in an image, and "
+        "compactness), points or image"
     )
 
 
@@ -204,8 +208,8 @@ def superpixels(image: np.ndarray, count: int, compactness: float = 10.0) -> Reg
     """SLIC superpixels (Achanta et al., TPAMI 2012) of an RGB image (H,W,3) uint8, connected, ids in the order of their
     first pixel.
 
-    `count` is about how many there will be; a higher `compactness` makes them squarer. The same image and settings give
-    the same ids with the same version of scikit-image: who refers to an id keeps the map (`to_bytes`).
+    `count` is their approximate number. A higher `compactness` makes them squarer. The same image and settings give the
+    same ids only with the same version of scikit-image, so code that refers to an id keeps the map (`to_bytes`).
     """
     spec = parse_regions(f"superpixels:{count}:{compactness!r}")
     try:
@@ -213,8 +217,8 @@ def superpixels(image: np.ndarray, count: int, compactness: float = 10.0) -> Reg
         from skimage.segmentation import slic
     except ImportError:
         raise ValueError("superpixels need scikit-image; install fewmask[superpixels]") from None
-    found = slic(image, n_segments=count, compactness=compactness, start_label=0)
-    connected = label(found, background=-1, connectivity=1) - 1
+    segments = slic(image, n_segments=count, compactness=compactness, start_label=0)
+    connected = label(segments, background=-1, connectivity=1) - 1
     return Regions(str(spec), np.ascontiguousarray(connected, dtype=np.int32), int(connected.max()) + 1)
 
 
@@ -222,12 +226,12 @@ def superpixels(image: np.ndarray, count: int, compactness: float = 10.0) -> Reg
 
 
 class Scored(NamedTuple):
-    """What a pass knows of one image's regions."""
+    """The scores of one image's regions."""
 
     score: np.ndarray
     """(R,) float32; 0 where nothing is open."""
     open: np.ndarray
-    """Number of pixels that may still be asked for, (R,) int64. A region without any is no candidate."""
+    """The number of pixels that may still be asked for, (R,) int64. A region with 0 is no candidate."""
 
 
 def aggregate(
@@ -237,9 +241,10 @@ def aggregate(
     by: By = "mean",
     answered: Literal["zero", "leave-out"] = "zero",
 ) -> Scored:
-    """Each region's score from its pixels'.
+    """Each region's score from the scores of its pixels.
 
-    `score` (H,W) on any device; `unavailable` (H,W) bool there marks pixels that are answered or excluded. `by`:
+    `score` (H,W) on any device; `unavailable` (H,W) bool, on the same device, marks pixels that are answered or
+    excluded. `by`:
 
     - "mean" over the region, where unavailable pixels count as 0 (S4AL+), or with `answered="leave-out"` not at all;
     - "histogram-entropy" of scores within 0 … 1 in 10 bins, in nats (DEAL's DE), of the available pixels;
@@ -253,37 +258,38 @@ def aggregate(
         open_ = torch.from_numpy(regions.pixels)
     else:
         available = ~unavailable.reshape(-1)
-        # Counted, not summed: a sum of ones in fp32 ends at 2²⁴ pixels.
+        # A count instead of a sum: a sum of ones in fp32 stops at 2²⁴ pixels.
         open_ = torch.bincount(ids[available], minlength=regions.count).cpu()
         flat = torch.where(available, flat, 0.0)
     if not bool(flat.isfinite().all()):
         raise ValueError(
-            f"{int((~flat.isfinite()).sum())} pixels have a score that is not finite; the network's logits are not"
-            " finite there, so look at the training run that it comes from"
+            f"{int((~flat.isfinite()).sum())} pixels have a score that is not finite, because the network's logits are"
+            " not finite; check the training run of the network"
         )
     if by == "mean":
         divisor = torch.from_numpy(regions.pixels) if answered == "zero" else open_
         wide = flat if flat.device.type == "mps" else flat.double()  # MPS has no float64
         total = torch.bincount(ids, wide, regions.count).cpu().double()
-        found = total / divisor.clamp_min(1)
+        region_score = total / divisor.clamp_min(1)
     elif by == "histogram-entropy":
         bins = (flat * BINS).long().clamp_(0, BINS - 1)
         cells = ids * BINS + bins
         cells = cells if unavailable is None else cells[available]
         counts = torch.bincount(cells, minlength=regions.count * BINS).view(-1, BINS).cpu()
         share = counts.double() / open_.clamp_min(1)[:, None]
-        found = torch.special.entr(share).sum(1)
+        region_score = torch.special.entr(share).sum(1)
     else:
         position = torch.arange(len(flat), device=flat.device)
         if unavailable is not None:
             position = torch.where(available, position, len(flat) - 1)
         first = torch.full((regions.count,), len(flat) - 1, device=flat.device)
-        found = flat[first.scatter_reduce_(0, ids.long(), position, "amin")].cpu()
-    return Scored(torch.where(open_ > 0, found, 0.0).float().numpy(), open_.numpy())
+        region_score = flat[first.scatter_reduce_(0, ids.long(), position, "amin")].cpu()
+    return Scored(torch.where(open_ > 0, region_score, 0.0).float().numpy(), open_.numpy())
 
 
 def dominant_class(prediction: Tensor, regions: Regions, classes: int) -> np.ndarray:
-    """The most frequent class of each region, the lowest of equals, (R,) int16; −1 where no pixel has one.
+    """The most frequent class of each region, (R,) int16: the lowest number among equals, −1 where no pixel has a
+    class.
 
     `prediction` (H,W) of an integer dtype; values of `classes` and above, such as void, are no class.
     """
@@ -295,11 +301,12 @@ def dominant_class(prediction: Tensor, regions: Regions, classes: int) -> np.nda
 
 
 def embed(features: Tensor, regions: Regions, chosen: np.ndarray, cell: tuple[float, float]) -> np.ndarray:
-    """An embedding of each chosen region, (n,D) float32, from features (D,h,w) of the image, each of a cell of `cell`
-    (height, width) pixels from its upper left corner on; the last ones may reach beyond the image.
+    """An embedding of each chosen region, (n,D) float32, from features (D,h,w) of the image. Each feature belongs to a
+    cell of `cell` (height, width) pixels, counted from the upper left corner. The last cells may reach beyond the
+    image.
 
-    The mean over the cells whose centre is in the region; a region that holds none, such as a point, takes the cell
-    that it lies in (its first pixel does).
+    The embedding is the mean over the cells whose centre is in the region. A region without a cell centre, such as a
+    point, takes the cell that holds its first pixel.
     """
     D, h, w = features.shape
     H, W = regions.size
@@ -319,17 +326,17 @@ def embed(features: Tensor, regions: Regions, chosen: np.ndarray, cell: tuple[fl
 
 
 def _within(place: np.ndarray, count: int) -> np.ndarray:
-    """The numbers of the unit steps that places lie in, the last of `count` for what is beyond."""
+    """The index of the unit step that each place lies in, at most `count` − 1."""
     return np.minimum(place.astype(np.int64), count - 1)
 
 
 def preselect(
     score: Tensor, keep: int, top: float, rng: np.random.Generator, unavailable: Tensor | None = None
 ) -> np.ndarray:
-    """Points of one image, drawn uniformly from its `top` fraction of best-scored available pixels (PixelPick, Shin et
-    al., ICCVW 2021, with `top` 0.05): ids in `points`, (≤ keep,) int64 in ascending order.
+    """Draw points of one image uniformly from its `top` fraction of best-scored available pixels (PixelPick, Shin et
+    al., ICCVW 2021, with `top` 0.05) → ids in `points`, (≤ keep,) int64 in ascending order.
 
-    Spread by chance, so that an image's points do not all lie on one edge. Raises ValueError like `aggregate`.
+    The draw spreads the points, so that they do not all lie on one edge. Raises ValueError like `aggregate`.
     """
     assert keep >= 0 and 0 < top <= 1
     flat = score.reshape(-1).float()
@@ -338,7 +345,7 @@ def preselect(
         ids = (~unavailable.reshape(-1)).nonzero()[:, 0]
         flat = flat[ids]
     if not bool(flat.isfinite().all()):
-        raise ValueError("pixels have a score that is not finite; the network's logits are not finite there")
+        raise ValueError("pixels have a score that is not finite, because the network's logits are not finite")
     best = math.ceil(top * len(flat))
     if not best or not keep:
         return np.empty(0, dtype=np.int64)

@@ -1,9 +1,9 @@
-"""How much each pixel of an image is worth asking for: higher is more.
+"""Acquisition scores of the pixels of an image: a higher score means that a label is expected to help more.
 
-Every score takes the logits of M members, which are scales, dropout draws or generations of one image (a single network
-is M = 1), and is finite and at least 0 at any finite logits and dtype. Probabilities are those of a softmax in
-fp32, and p·log p is 0 where p underflows (methods of the literature that write it as a bare product return NaN there,
-and a top-k ranks NaN first). A NaN logit becomes a NaN score, and `aggregate` refuses it.
+Every score takes the logits of M members, which are scales, dropout draws or generations for one image. A single
+network is M = 1. A score is finite and at least 0 at any finite logits and dtype. Probabilities are those of a softmax
+in fp32, and p·log p is 0 where p underflows: the bare product would be NaN, and a top-k ranks NaN first. A NaN logit
+gives a NaN score, which `aggregate` refuses.
 
 Shapes: M members · B images · C classes · H×W pixels.
 """
@@ -34,7 +34,7 @@ class Score(Protocol):
 def image_by_image(score: Callable[[Tensor], Tensor]) -> Score:
     """Lift a score of one image, (M,C,H,W) → (H,W), to a batch.
 
-    What lies between logits and score then takes the memory of one image, which on a CPU is also 2–4 times faster.
+    Intermediate values then take the memory of one image. On a CPU this is also 2–4 times faster.
     """
 
     @wraps(score)
@@ -62,7 +62,7 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    if logits.dtype == torch.float64:  # beyond fp32's range before the softmax, never after it
+    if logits.dtype == torch.float64:  # logits may exceed the range of fp32, probabilities cannot
         return logits.softmax(1).float()
     return logits.softmax(1, dtype=torch.float32)
 
@@ -86,10 +86,10 @@ def normalised_entropy(mean: Tensor) -> Tensor:
 
 @OfMean
 def margin(mean: Tensor) -> Tensor:
-    """1 − (p₁ − p₂), best versus second best (Joshi et al., CVPR 2009), 0 … 1. With one class there is no doubt: 0."""
+    """1 − (p₁ − p₂), best versus second best (Joshi et al., CVPR 2009), 0 … 1. With a single class it is 0."""
     first, *others = mean
     best, second = first, torch.zeros_like(first)
-    for p in others:  # on a CPU a tenth of the time of topk, which sorts
+    for p in others:  # on a CPU this takes a tenth of the time of topk, which sorts
         second = torch.maximum(second, torch.minimum(best, p))
         best = torch.maximum(best, p)
     return 1 - (best - second) if others else 0 * best
@@ -103,8 +103,8 @@ def least_confidence(mean: Tensor) -> Tensor:
 
 @image_by_image
 def bald(logits: Tensor) -> Tensor:
-    """H(mean softmax) − mean H: what the members know better than their mean (Houlsby et al. 2011; for dropout draws
-    Gal et al., ICML 2017), 0 … log min(C, M) nats. It is also the members' mean KL divergence to their mean."""
+    """H(mean softmax) − mean H, the mutual information between prediction and member (Houlsby et al. 2011; for dropout
+    draws Gal et al., ICML 2017), 0 … log min(C, M) nats. It is also the members' mean KL divergence to their mean."""
     p = _softmax(logits)
     return (_entropy(p.mean(0), 0) - _entropy(p, 1).mean(0)).clamp_min(0.0)
 
@@ -124,42 +124,42 @@ def disagreement(logits: Tensor) -> Tensor:
 def difficulty(logits: Tensor) -> Tensor:
     """Probability of being wrong, 0 … 1, from the logits (M,1,H,W) of DEAL's difficulty branch (Xie et al., ACCV 2020).
 
-    A region's mean of it is DEAL's DS, its "histogram-entropy" DE.
+    Its mean over a region is DEAL's DS, its "histogram-entropy" is DEAL's DE.
     """
     assert logits.shape[1] == 1, f"the difficulty branch has one channel, not {logits.shape[1]}"
     return logits.float().sigmoid().mean((0, 1))
 
 
 def random(members: Tensor, rng: torch.Generator | None = None) -> Tensor:
-    """Uniform over 0 … 1, from the generator alone.
+    """Scores drawn uniformly from 0 … 1.
 
-    A region takes the draw of one of its pixels: a mean would bring large regions close to one half, so that the small
-    ones at the image's edge would come first and last.
+    A region takes the draw of one of its pixels. With a mean, large regions would lie close to one half, so that the
+    small regions at the image's edge would come first and last.
     """
-    assert rng is not None, "hand in a generator"
+    assert rng is not None, "a random score needs a generator"
     _, B, _, H, W = members.shape
     return torch.rand((B, H, W), generator=rng, device=rng.device).to(members.device)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A score and what it asks for."""
+    """A score and its requirements."""
 
     score: Score
     members: int = 1
-    """The fewest members that it can compare."""
+    """The least number of members that it compares."""
     reads: Literal["classes", "difficulty"] = "classes"
-    """Logits of the classes, or of the difficulty branch."""
+    """The logits that it reads: those of the classes, or of the difficulty branch."""
     needs_rng: bool = False
     by: By = "mean"
-    """How `aggregate` makes it a region's score."""
+    """How `aggregate` computes a region's score from it."""
 
     def __call__(self, members: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Scores (B,H,W). Raises ValueError where there are too few members."""
         if len(members) < self.members:
             raise ValueError(
-                f"the score compares members and got {len(members)}; give it at least {self.members} scales, dropout"
-                " draws or generations, or choose a score of a single network, such as entropy"
+                f"the score compares at least {self.members} members and got {len(members)}; configure more scales,"
+                " dropout draws or generations, or choose a score of a single network, such as entropy"
             )
         return self.score(members, rng)
 

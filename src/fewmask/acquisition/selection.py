@@ -1,4 +1,5 @@
-"""Which candidates to ask for: the best that a budget pays for, balanced over classes or spread over the embedding.
+"""Selection of the candidates to ask for: the best that a budget pays for, balanced over classes or spread over the
+embedding.
 
     scores      S = s                              none
                 S = s · exp(−share of the candidates with its predicted class)        class
@@ -6,8 +7,8 @@
     picking     down the ranking, whatever the budget still pays for                  none, class
                 the best, then again and again the one farthest from all picked       diverse
 
-The order in which the candidates come means nothing: a pool that was scored by another number of processes asks the
-same questions.
+The order of the candidates does not matter, so the number of processes that scored the pool does not change the
+questions.
 
 Shapes: N candidates · k of them picked · D embedding size.
 """
@@ -24,7 +25,7 @@ from fewmask.acquisition.budget import Budget
 
 Balance = Literal["none", "class", "diverse"]
 BLOCK = 256  # labelled regions that are compared with all listed candidates at once
-SLACK = 1e-9  # relative: ten times 2.4 seconds are 24 seconds, whatever their sum in floating point
+SLACK = 1e-9  # relative tolerance for floating-point sums: ten times 2.4 seconds are 24 seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +37,11 @@ class Candidates:
     region: np.ndarray
     """int32, id within the image."""
     score: np.ndarray
-    """float32, higher is more worth asking for."""
+    """float32, a higher score is asked for first."""
     cost: np.ndarray
     """float64, in the budget's unit, above 0."""
     group: np.ndarray
-    """int16, predicted class; −1 for none. Over several domains each of its classes has its own number."""
+    """int16, predicted class; −1 for none. The classes of several domains are numbered consecutively."""
     embedding: np.ndarray | None = None
     """(N,D) float16 or float32."""
     domain: np.ndarray | None = None
@@ -57,12 +58,13 @@ class Candidates:
         return len(self.image)
 
     def take(self, which: np.ndarray) -> Candidates:
-        """Those at the indices or where the mask is set."""
+        """The candidates at the indices or where the mask is set."""
         return replace(self, **{name: value[which] for name, value in self._arrays().items()})
 
 
 def concatenate(parts: Sequence[Candidates]) -> Candidates:
-    """The candidates of several images or processes in one; all with an embedding or none, and so for domains."""
+    """The candidates of several images or processes in one. All of them have an embedding or none has, and likewise for
+    domains."""
     names = parts[0]._arrays().keys()
     assert all(part._arrays().keys() == names for part in parts)
     return Candidates(**{name: np.concatenate([part._arrays()[name] for part in parts]) for name in names})
@@ -79,9 +81,9 @@ def select(
 ) -> np.ndarray:
     """Indices (k,) int64 of the candidates to ask for, in the order of asking; their cost never exceeds the budget.
 
-    "diverse" picks among the best-scored candidates that `factor` budgets would pay for; `covered` (A,D) holds
-    embeddings of what is labelled already, from which it keeps away too. Raises ValueError for a score or an embedding
-    that is not finite, a cost that is not above 0, and class balance of scores below 0, which a weight would lift.
+    "diverse" picks among the best-scored candidates that `factor` budgets would pay for. It also keeps away from
+    `covered` (A,D), the embeddings of labelled regions. Raises ValueError for a score or an embedding that is not
+    finite, a cost that is not above 0, and class balance of scores below 0.
     """
     _check(candidates, balance, covered)
     S = class_balanced(candidates) if balance == "class" else candidates.score
@@ -98,8 +100,8 @@ def select(
 
 
 def class_balanced(candidates: Candidates) -> np.ndarray:
-    """Scores (N,) weighted by exp(−share of the candidates whose predicted class it is): rare classes rise (Cai et al.,
-    CVPR 2021). The weight of a class that is everywhere is 1/e of that of one that is nearly nowhere."""
+    """Scores (N,) weighted by exp(−share of the candidates that have the same predicted class), which favours rare
+    classes (Cai et al., CVPR 2021). The weights lie between 1/e and 1."""
     group = candidates.group.astype(np.int64) + 1
     share = np.bincount(group) / max(len(candidates), 1)
     weighted: np.ndarray = candidates.score * np.exp(-share)[group]
@@ -111,8 +113,8 @@ def _check(candidates: Candidates, balance: Balance, covered: np.ndarray | None)
     if len(broken):
         where = ", ".join(f"image {candidates.image[i]} region {candidates.region[i]}" for i in broken[:3])
         raise ValueError(
-            f"{len(broken)} candidates have a score that is not finite ({where}); the network's logits are not finite"
-            " there, so look at the training run that it comes from"
+            f"{len(broken)} candidates have a score that is not finite ({where}), because the network's logits are not"
+            " finite; check the training run of the network"
         )
     if not (np.isfinite(candidates.cost) & (candidates.cost > 0)).all():
         raise ValueError("a candidate costs nothing, or its cost is not finite; fix the rates of the cost model")
@@ -121,16 +123,17 @@ def _check(candidates: Candidates, balance: Balance, covered: np.ndarray | None)
     if balance == "diverse":
         if candidates.embedding is None:
             raise ValueError("diverse selection needs an embedding of each candidate; choose none or class without one")
-        for whose, embedding in (("a candidate", candidates.embedding), ("a labelled region", covered)):
+        for owner, embedding in (("a candidate", candidates.embedding), ("a labelled region", covered)):
             if embedding is not None and not np.isfinite(embedding).all():
-                raise ValueError(f"{whose}'s embedding is not finite; look at the training run that it comes from")
+                raise ValueError(f"{owner}'s embedding is not finite; check the training run of the network")
 
 
 def _ranking(candidates: Candidates, S: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Indices from the highest score to the lowest; equals in an order that (image, region) and the generator give."""
+    """Indices from the highest score to the lowest. The generator orders equal scores, starting from (image,
+    region)."""
     key = candidates.image.astype(np.int64) << 32 | candidates.region.astype(np.int64)
     given = np.argsort(key, kind="stable")
-    assert len(key) < 2 or (np.diff(key[given]) > 0).all(), "a candidate is there twice"
+    assert len(key) < 2 or (np.diff(key[given]) > 0).all(), "a candidate occurs twice"
     shuffled = given[rng.permutation(len(given))]
     return shuffled[np.argsort(-S[shuffled], kind="stable")]
 
@@ -147,7 +150,8 @@ Pick = Callable[[np.ndarray, float, np.ndarray], np.ndarray]
 
 
 def _affordable(cost: np.ndarray, amount: float, _: np.ndarray) -> np.ndarray:
-    """Down the ranking, whatever still fits; in runs, since the first candidate that does not fit is out for good."""
+    """Go down the ranking and pick every candidate that the rest of the amount pays for. The work is done in runs of
+    candidates that fit: a candidate that does not fit is out for good."""
     left, open_ = amount * (1 + SLACK), np.flatnonzero(cost <= amount * (1 + SLACK))
     picked = []
     while len(open_):
@@ -161,7 +165,7 @@ def _affordable(cost: np.ndarray, amount: float, _: np.ndarray) -> np.ndarray:
 
 
 def _diverse(candidates: Candidates, factor: float, covered: np.ndarray | None) -> Pick:
-    """k-center greedy (Sener and Savarese, ICLR 2018) on a shortlist: a row of distances a step, never all pairs."""
+    """k-center greedy (Sener and Savarese, ICLR 2018) on a shortlist. Each step computes one row of distances."""
     assert factor >= 1
     embedding = candidates.embedding
     assert embedding is not None
@@ -173,8 +177,8 @@ def _diverse(candidates: Candidates, factor: float, covered: np.ndarray | None) 
         nearest = _nearest(points, covered)
         left, price, picked = amount * (1 + SLACK), cost[listed], []
         while len(listed):
-            nearest[price > left] = -1  # no distance is below 0: out for good
-            best = int(nearest.argmax())  # of equals the best-scored
+            nearest[price > left] = -1  # no distance is below 0, so these are out for good
+            best = int(nearest.argmax())  # the best-scored among equals
             if nearest[best] < 0:
                 break
             picked.append(best)
@@ -187,18 +191,18 @@ def _diverse(candidates: Candidates, factor: float, covered: np.ndarray | None) 
 
 
 def _nearest(points: np.ndarray, covered: np.ndarray | None) -> np.ndarray:
-    """Squared distance of each point to the nearest of what is covered, (n,) float32; infinite where nothing is.
+    """Squared distance of each point to the nearest covered embedding, (n,) float32; infinite where nothing is covered.
 
-    In blocks: all pairs of a large pool would be gigabytes.
+    The distances are computed in blocks, since all pairs of a large pool would take gigabytes.
     """
-    found = np.full(len(points), np.inf, dtype=np.float32)
-    own = np.einsum("nd,nd->n", points, points)
+    nearest = np.full(len(points), np.inf, dtype=np.float32)
+    norms = np.einsum("nd,nd->n", points, points)
     for start in range(0, 0 if covered is None else len(covered), BLOCK):
         assert covered is not None
         centres = covered[start : start + BLOCK].astype(np.float32)
         squared = np.einsum("nd,nd->n", centres, centres) - 2 * points @ centres.T
-        np.minimum(found, own + squared.min(1), out=found)
-    return found.clip(0)  # rounding could leave less
+        np.minimum(nearest, norms + squared.min(1), out=nearest)
+    return nearest.clip(0)  # rounding could give a value below 0
 
 
 def _distances(points: np.ndarray, centre: np.ndarray) -> np.ndarray:

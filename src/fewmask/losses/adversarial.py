@@ -1,4 +1,4 @@
-"""What the players of a game are told of a discriminator's verdict.
+"""Loss terms that are computed from a discriminator's output.
 
 Shapes: B images · C classes · H×W pixels.
 """
@@ -24,20 +24,20 @@ def verdict_loss(verdict: Tensor, real: bool, mask: Tensor, pixels: Tensor | flo
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
     """Labels (B,H,W) as maps (B,C,H,W) fp32; a pixel without a class is 0 in all of them."""
-    known = label < NOT_LABELLED
-    index = label.long().where(known, 0)
-    return F.one_hot(index, classes).permute(0, 3, 1, 2).float() * known[:, None]
+    has_class = label < NOT_LABELLED
+    index = label.long().where(has_class, 0)
+    return F.one_hot(index, classes).permute(0, 3, 1, 2).float() * has_class[:, None]
 
 
 def with_fake(logits: Tensor) -> Tensor:
-    """Logits (B,C,H,W) of the classes → (B,C+1,H,W) of these and of "fake", which is 0 everywhere: a softmax has one
-    logit to spare (Salimans et al., NIPS 2016, §5), so that the head need not grow."""
+    """Logits (B,C,H,W) of the classes → (B,C+1,H,W) of the classes and of "fake". The logit of "fake" is 0 everywhere:
+    a softmax is unchanged by a common shift, so one logit may be fixed (Salimans et al., NIPS 2016, §5)."""
     return F.pad(logits, (0, 0, 0, 0, 0, 1))
 
 
 def surprise_if_real(logits: Tensor, possible: Tensor | None = None) -> Tensor:
-    """−log P(y ∈ A | x) (B,H,W) in nats of the softmax of `with_fake`: A are all classes, or those `possible` (B,C)
-    bool in the image. logits (B,C,H,W)."""
+    """−log P(y ∈ A | x) (B,H,W) in nats of the softmax of `with_fake`. A is the set of all classes, or of the classes
+    that are `possible` (B,C) bool in the image. logits (B,C,H,W)."""
     logits = logits.float()
     inside = logits if possible is None else logits.masked_fill(~possible[:, :, None, None], -torch.inf)
     return surprise_if_fake(logits) - inside.logsumexp(1)

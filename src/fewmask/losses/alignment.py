@@ -1,4 +1,5 @@
-"""The entropy module's terms: how surely each pixel belongs to one class of its own domain, and of every other.
+"""The terms of the entropy module: the entropy of each pixel's assignment to the classes of its own domain, and to the
+classes of every other domain.
 
 Kalluri et al., Universal semi-supervised semantic segmentation, ICCV 2019, §3.3.
 
@@ -19,7 +20,8 @@ from fewmask.losses.entropy import entropy, masked_mean
 
 
 class Alignment(NamedTuple):
-    """Scalars: `cross` and `within` of §3.3, and what to watch for: the entropy of the mean assignment (nats)."""
+    """Scalars: `cross` and `within` of §3.3, and `marginal`, the entropy of the mean assignment in nats. A `marginal`
+    near 0 shows that the assignments have collapsed to one class."""
 
     cross: Tensor
     within: Tensor
@@ -30,7 +32,7 @@ def dot_similarity(embedding: Tensor, prototypes: Tensor) -> Tensor:
     """⟨e, c⟩ of every cell with every class: (b,D,h,w), (G,P,D) → (b,G,h,w), the best of a class's P prototypes."""
     b, d, h, w = embedding.shape
     classes, per_class, _ = prototypes.shape
-    # Autocast would multiply in bf16: at a temperature of .1 its steps of 2⁻⁸ are an error of 4 % in a probability.
+    # Autocast would multiply in bf16. At a temperature of .1 its rounding changes a probability by 4 %.
     with torch.autocast(embedding.device.type, enabled=False):
         cells = embedding.float().permute(0, 2, 3, 1).reshape(-1, d)
         scores = (cells @ prototypes.float().reshape(-1, d).T).view(-1, classes, per_class).amax(-1)
@@ -38,7 +40,7 @@ def dot_similarity(embedding: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def cosine_similarity(embedding: Tensor, prototypes: Tensor) -> Tensor:
-    """cos(e, c) in [−1, 1], shapes as in `dot_similarity`: unlike the dot product it cannot fall by scaling e."""
+    """cos(e, c) in [−1, 1], with the shapes of `dot_similarity`. Scaling e does not change it."""
     return dot_similarity(F.normalize(embedding.float(), dim=1), F.normalize(prototypes.float(), dim=-1))
 
 
@@ -56,8 +58,9 @@ def alignment(
 
     logits[i] (b_i,G,h,w): similarities of domain i's cells to all classes, columns in the order of domains;
     unlabelled[i] (b_i,h,w) bool; classes: C_j of each domain; count[i]: cells to divide by (see `masked_mean`).
-    Two answers to classes that the other domain lacks: unknown (K,) adds a column of that logit to σ(v_ij), j ≠ i, so
-    that "none of these" is a sure answer too; gate[i] (b_i,K,h,w) bool leaves a cell's v_ij out where it is false.
+    Two options handle classes that the other domain lacks. unknown (K,) adds a column with that logit to σ(v_ij), j ≠
+    i, so that "none of these" is a confident assignment too. gate[i] (b_i,K,h,w) bool leaves out a cell's v_ij where it
+    is false.
     """
     domains = len(classes)
     cross, within, marginal = [], [], []

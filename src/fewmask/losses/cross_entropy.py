@@ -32,7 +32,7 @@ def cross_entropy(
     gives 0 with a gradient of 0, never NaN.
     """
     target = label.long()
-    # One ignore value is all that the kernel knows; ours are two. Any other label that is no class is an error there.
+    # The kernel takes a single ignore value, and there are two. It raises for any other label that is no class.
     target = torch.where(target == NOT_LABELLED, VOID, target)
     labelled = target != VOID
     if weight is None and gamma == epsilon == 0:
@@ -40,8 +40,8 @@ def cross_entropy(
     else:
         loss = F.cross_entropy(logits.float(), target, ignore_index=VOID, reduction="none")
         # 1 − p, exact where p is nearly 1. Zero would give an infinite slope to a power between 0 and 1.
-        wrong = -torch.expm1(-loss)
-        loss = wrong.clamp_min(torch.finfo(loss.dtype).tiny) ** gamma * (loss + epsilon * wrong)
+        error = -torch.expm1(-loss)
+        loss = error.clamp_min(torch.finfo(loss.dtype).tiny) ** gamma * (loss + epsilon * error)
         total = loss.sum() if weight is None else (torch.where(labelled, weight, 0.0) * loss).sum()
     count = labelled.sum() if pixels is None else pixels
     return total / torch.as_tensor(count, device=logits.device).clamp_min(1e-9 if pixels is not None else 1)

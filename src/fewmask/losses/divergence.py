@@ -1,6 +1,6 @@
-"""How far the answers of two networks are apart, pixel by pixel, in nats.
+"""Divergences between the softmaxes of two networks, for each pixel, in nats.
 
-All of it is computed from log-probabilities in fp32, which stay finite where probabilities underflow.
+They are computed from log-probabilities in fp32, which stay finite where probabilities underflow.
 
 Shapes: B images · C classes · H×W pixels.
 """
@@ -26,9 +26,9 @@ def kl_divergence(log_p: Tensor, logits: Tensor, temperature: float = 1.0) -> Te
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
-def js_divergence(one: Tensor, other: Tensor) -> Tensor:
+def js_divergence(first: Tensor, second: Tensor) -> Tensor:
     """½ KL(p ‖ m) + ½ KL(q ‖ m), m = (p + q)/2, of the softmaxes of two logits (B,C,H,W) → (B,H,W), at most log 2
     (Lin, IEEE Trans. Information Theory, 1991)."""
-    middle = log_mean_softmax([one, other])
-    parts = [torch.log_softmax(z.float(), 1) for z in (one, other)]
-    return torch.stack([(log_p.exp() * (log_p - middle)).sum(1) for log_p in parts]).mean(0)
+    log_mean = log_mean_softmax([first, second])
+    log_ps = [torch.log_softmax(z.float(), 1) for z in (first, second)]
+    return torch.stack([(log_p.exp() * (log_p - log_mean)).sum(1) for log_p in log_ps]).mean(0)

@@ -21,7 +21,7 @@ def by_class(label: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     Values ≥ `classes` come last and are counted nowhere.
     """
     value, order = label.sort(stable=True)
-    # By search: on a GPU, bincount would wait for it to know the largest value.
+    # A search, because bincount on a GPU would wait until the device has found the largest value.
     bounds = torch.searchsorted(value, torch.arange(classes + 1, dtype=label.dtype, device=label.device))
     return order, bounds[:-1], bounds.diff()
 
@@ -68,7 +68,7 @@ def pca_prototypes(features: Tensor, label: Tensor, classes: int, dim: int) -> t
     """Class-wise centroids of features, reduced by PCA and L2-normalised: fixed prototypes (ICCV 2019, §3.3).
 
     features (N,F), label (N,) in 0 … G−1 → prototypes (G,1,D), and the projection that made them: components (D,F) and
-    mean (F,). A class without a cell has zeros. D is at most F and N: the caller sees to it.
+    mean (F,). A class without a cell has zeros. The caller makes sure that D is at most F and N.
     """
     assert dim <= min(features.shape), "more components than features or cells"
     components, mean = _principal_axes(features, dim)
@@ -82,12 +82,12 @@ def pca_prototypes(features: Tensor, label: Tensor, classes: int, dim: int) -> t
     return prototypes.float().unsqueeze(1).to(features.device), components.float(), mean.float()
 
 
-_CHUNK = 2**16  # cells at a time: all of them in double precision would be the largest thing in memory
+_CHUNK = 2**16  # cells that are converted to double precision at a time, to save memory
 
 
 def _principal_axes(features: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """The `dim` directions (dim,F) of largest variance of features (N,F), largest first, and their mean (F,), in double
-    precision on the CPU: from the covariance, since an SVD of a million cells would need gigabytes."""
+    precision on the CPU. They come from the covariance, since an SVD of a million cells would need gigabytes."""
     chunks = [chunk.cpu() for chunk in features.split(_CHUNK)]
     mean = torch.stack([c.double().sum(0) for c in chunks]).sum(0) / len(features)
     covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
@@ -98,19 +98,19 @@ def _principal_axes(features: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return axes.flip(1)[:, :dim].T, mean
 
 
-def counterparts(prototypes: Tensor, seen: Tensor, boundary: Tensor, classes: Sequence[int]) -> Tensor:
-    """Which classes of different domains mean the same, as their prototypes say: (G,G) bool, symmetric.
+def counterparts(prototypes: Tensor, has_prototype: Tensor, boundary: Tensor, classes: Sequence[int]) -> Tensor:
+    """The pairs of classes of different domains that mean the same by their prototypes: (G,G) bool, symmetric.
 
-    Two classes are counterparts where each is the most similar one of its domain to the other, and they are as similar
-    as labelled cells of both domains are to their own class: at least `boundary` (K,). Similarity is the largest cosine
-    between a prototype of the one and one of the other. prototypes (G,P,D) unit vectors; seen (G,) bool, the classes
-    that have any; classes (K,): C_k of each domain. A class without a counterpart is private.
+    Two classes are counterparts if each is the most similar class of its domain to the other, and if their similarity
+    is at least the `boundary` (K,) of both domains. The boundary is how similar labelled cells of a domain are to their
+    own class. The similarity of two classes is the largest cosine between their prototypes. prototypes (G,P,D) unit
+    vectors; has_prototype (G,) bool; classes (K,): C_k of each domain. A class without a counterpart is private.
     """
     similarity = torch.einsum("gpd,hqd->ghpq", prototypes, prototypes).amax((2, 3))
-    there = seen[:, None] & seen
-    blocks = similarity.masked_fill(~there, -2).split(list(classes), dim=1)
+    comparable = has_prototype[:, None] & has_prototype
+    blocks = similarity.masked_fill(~comparable, -2).split(list(classes), dim=1)
     nearest = torch.cat([F.one_hot(block.argmax(1), block.shape[1]).bool() for block in blocks], dim=1)
-    sizes = torch.tensor(classes, device=seen.device)
-    owner = torch.repeat_interleave(torch.arange(len(classes), device=seen.device), sizes)
+    sizes = torch.tensor(classes, device=has_prototype.device)
+    owner = torch.repeat_interleave(torch.arange(len(classes), device=has_prototype.device), sizes)
     least = torch.maximum(boundary[owner][:, None], boundary[owner])
-    return there & nearest & nearest.T & (similarity >= least) & (owner[:, None] != owner)
+    return comparable & nearest & nearest.T & (similarity >= least) & (owner[:, None] != owner)

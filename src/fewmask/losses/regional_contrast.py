@@ -1,5 +1,5 @@
-"""Regional contrast: queries of the pixels that a network is unsure of, each drawn to its class's mean and away from
-pixels of the classes that are most like it.
+"""Regional contrast: each query, a pixel with low confidence, is pulled towards the mean of its class and pushed away
+from pixels of the most similar other classes.
 
 Liu et al., Bootstrapping semantic segmentation with regional contrast (ReCo), ICLR 2022, §3.
 
@@ -20,14 +20,14 @@ from fewmask.losses.prototypes import by_class, draw_per_class
 
 
 class Draws(NamedTuple):
-    """What is compared: indices of pixels. Rows of a class that is not in `active` hold arbitrary ones."""
+    """Indices of the pixels that are compared. Rows of a class that is not in `active` hold arbitrary indices."""
 
     queries: Tensor
     """(C,Q)"""
     negatives: Tensor
     """(C,S,N): the Q queries are split into S runs of Q/S, and set s is compared with every query of run s."""
     active: Tensor
-    """(C,) bool: the class has a hard pixel, and another class is there to tell it from."""
+    """(C,) bool: the class has a hard pixel, and another class is present."""
     present: Tensor
     """(C,) bool: the class has a pixel."""
 
@@ -45,20 +45,20 @@ def regional_contrast(
     temperature: float = 0.5,
     sets: int = 8,
 ) -> Tensor:
-    """Mean over the classes that are there, and over their queries, of −log of the prototype's share in the softmax of
-    cos/τ over it and N negatives (ReCo, eq. 1); 0 for a class without a hard pixel, so that the loss fades as classes
-    get easy.
+    """Mean over the present classes, and over their queries, of −log of the prototype's share in the softmax of cos/τ
+    over the prototype and N negatives (ReCo, eq. 1). A class without a hard pixel has a loss of 0, so the loss fades as
+    classes get easy.
 
-    representation (B,D,h,w), label (B,h,w) integer (254 and 255 take no part), confidence (B,h,w) the network's own
-    probability of each pixel's label: a pixel is hard below `hard`, δ_s → scalar, in nats, whose gradient reaches the
-    queries alone. 0 with a gradient of 0 where no class is active. Random features of classes that all have hard pixels
-    give about log(1+N).
+    representation (B,D,h,w), label (B,h,w) integer (254 and 255 are left out), confidence (B,h,w) the network's
+    probability of each pixel's label → scalar, in nats. A pixel is hard if its confidence is below `hard`, δ_s. The
+    gradient reaches the queries alone. Where no class is active the loss is 0 with a gradient of 0. Random features of
+    classes that all have hard pixels give about log(1+N).
 
-    ReCo draws negatives for every query apart, which is `sets=queries`, and costs C·Q·N·D floats of memory. Fewer sets
-    leave the distribution of every query's negatives, hence the expected loss and gradient, exactly as they are:
-    queries of one run merely see the same draw. `sets` divides `queries`.
+    ReCo draws separate negatives for every query. That is `sets=queries`, and costs C·Q·N·D floats of memory. With
+    fewer sets the queries of one run share a draw. The distribution of every query's negatives stays the same, and so
+    do the expected loss and gradient. `sets` divides `queries`.
 
-    Products are taken in the representation's precision, all else in fp32.
+    Products are computed in the representation's precision, everything else in fp32.
     """
     assert label.shape == confidence.shape == representation[:, 0].shape, "one label and confidence for each cell"
     with torch.autocast(representation.device.type, enabled=False):
@@ -72,7 +72,7 @@ def regional_contrast(
 
 @torch.no_grad()
 def class_means(pixels: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Mean of each class's pixels (P,D) → (C,D), 0 for an absent class; label (P,), of which C takes no part.
+    """Mean of each class's pixels (P,D) → (C,D), 0 for an absent class. A label (P,) of C is left out.
 
     Raises RuntimeError for a label above C.
     """
@@ -91,17 +91,18 @@ def draw_queries(
     temperature: float,
     sets: int,
 ) -> Draws:
-    """Queries: hard pixels of each class, uniformly. Negatives: the class of each from softmax(cos(prototypes)/τ) over
-    the other classes that are there, the pixel uniformly from that class. All with replacement.
+    """Draw queries and negatives, with replacement. Queries are drawn uniformly from the hard pixels of each class. The
+    class of a negative is drawn from softmax(cos(prototypes)/τ) over the other present classes, its pixel uniformly
+    from that class.
 
-    prototypes (C,D), label (P,), of which C takes no part, is_hard (P,) bool.
+    prototypes (C,D), label (P,), where C is left out, is_hard (P,) bool.
     """
     classes = len(prototypes)
     chosen, has_hard = draw_per_class(torch.where(is_hard, label, classes), classes, queries, rng)
     order, first, count = by_class(label, classes)
     unit = F.normalize(prototypes, dim=1)
     other = (count > 0) & ~torch.eye(classes, dtype=torch.bool, device=label.device)
-    # The lowest number instead of −∞: a class without any other has a softmax all the same, and is not active.
+    # The lowest number instead of −∞ gives a class without any other a valid softmax. Such a class is not active.
     likeness = torch.where(other, unit @ unit.T / temperature, torch.finfo(unit.dtype).min).softmax(1)
     of_class = torch.multinomial(likeness, sets * negatives, replacement=True, generator=rng)
     fraction = torch.rand(of_class.shape, generator=rng, device=label.device)

@@ -1,4 +1,4 @@
-"""What an image translator is asked for: to be believed, to lose nothing on the way, to keep what things are.
+"""The losses of an image translator: adversarial, cycle consistency and semantic consistency.
 
 Zhu et al. (CycleGAN), ICCV 2017, §3; Mao et al. (LSGAN), ICCV 2017; Hoffman et al. (CyCADA), ICML 2018, §3.
 
@@ -24,21 +24,21 @@ def least_squares(verdict: Tensor, real: bool, mask: Tensor, pixels: Tensor | fl
     return masked_mean((verdict.float() - float(real)).square(), mask, pixels)
 
 
-def image_distance(one: Tensor, other: Tensor, mask: Tensor, pixels: Tensor | float | None = None) -> Tensor:
-    """Mean over the mask and the channels of |one − other|, where 0–255 are −1…1 (CycleGAN, eq. 2 and §5.2).
+def image_distance(first: Tensor, second: Tensor, mask: Tensor, pixels: Tensor | float | None = None) -> Tensor:
+    """Mean over the mask and the channels of |first − second|, where 0–255 are −1…1 (CycleGAN, eq. 2 and §5.2).
 
-    one, other (B,3,H,W) → scalar.
+    first, second (B,3,H,W) → scalar.
     """
-    return masked_mean((one.float() - other.float()).abs().mean(1) / 127.5, mask, pixels)
+    return masked_mean((first.float() - second.float()).abs().mean(1) / 127.5, mask, pixels)
 
 
 def semantic_consistency(
     translated: Tensor, original: Tensor, mask: Tensor, pixels: Tensor | float | None = None
 ) -> Tensor:
-    """Mean over the mask of −log p_translated(argmax p_original) (CyCADA, eq. 4): what the network saw in an image it
-    is to see in its translation.
+    """Mean over the mask of −log p_translated(argmax p_original) (CyCADA, eq. 4): the network should predict the same
+    classes for an image and for its translation.
 
     logits (B,C,H,W) → scalar, in nats. No gradient reaches `original`.
     """
-    seen = torch.where(mask, original.detach().argmax(1), VOID)
-    return cross_entropy(translated, seen, mask.sum() if pixels is None else pixels)
+    original_class = torch.where(mask, original.detach().argmax(1), VOID)
+    return cross_entropy(translated, original_class, mask.sum() if pixels is None else pixels)
