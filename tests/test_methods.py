@@ -218,13 +218,13 @@ def test_the_terms_equal_their_formula(mode: str, private: str) -> None:
     made = settled("univ-full", of, network, mode=mode, private=private, alpha=2, beta=3, temperature=0.2)
     part = aligned_batch(of, network, made)
     first, classes = [0, 3], [3, 4]
-    if private == "gate":  # which is to be shut for some of the cells
+    if private == "gate":  # which is to be closed for some of the cells
         network.eval()
         near = cosine_similarity(network.embed(network.encode(part.image)), made.prototypes.vectors)
         made.prototypes.boundary = torch.stack([v.amax(1).mean() for v in near.detach().split(classes, 1)])
     terms = evaluated(made, network, part)
     label = at_stride(part.label, network.embedding_stride, network.multiple)
-    cross, within, shut = 0.0, 0.0, []
+    cross, within, closed = 0.0, 0.0, []
     for i in range(2):
         cells = {0: [], 1: []}
         for row in torch.nonzero(part.domain == i).flatten():
@@ -240,13 +240,13 @@ def test_the_terms_equal_their_formula(mode: str, private: str) -> None:
                         p = scores.softmax(0)
                         cells[j].append(-(p * p.log()).sum().item())
                         if j != i and private == "gate":
-                            shut.append(bool(scores.max() * 0.2 < made.prototypes.boundary[j]))
-                            cells[j][-1] *= not shut[-1]
+                            closed.append(bool(scores.max() * 0.2 < made.prototypes.boundary[j]))
+                            cells[j][-1] *= not closed[-1]
         cross += float(np.mean(cells[1 - i]))
         within += float(np.mean(cells[i]))
     assert terms["cross"] == pytest.approx(2 * cross, rel=1e-4)
     assert terms["within"] == pytest.approx(3 * within, rel=1e-4)
-    assert (any(shut) and not all(shut)) == (private == "gate")
+    assert (any(closed) and not all(closed)) == (private == "gate")
 
 
 def test_the_anchor_is_the_cross_entropy_of_labelled_cells_to_their_own_prototypes() -> None:

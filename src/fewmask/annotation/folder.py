@@ -42,8 +42,8 @@ def write_questions(
     Pictures of where to paint that an earlier writing left are taken away from images that have no open question now.
     """
     questions, own = ledger.questions(number, open_only=True, annotator=annotator), Written(folder, "ours")
-    shut = by_image(ledger.questions()).keys() - by_image(questions).keys()
-    own.remove(png(below(folder, name) / ASKED, stem).relative_to(folder).as_posix() for name, stem in shut)
+    closed = by_image(ledger.questions()).keys() - by_image(questions).keys()
+    own.remove(png(below(folder, name) / ASKED, stem).relative_to(folder).as_posix() for name, stem in closed)
     for name in {question.domain for question in ledger.questions(number)}:
         # Who has painted already finds where to put it.
         (below(folder, name) / LABELS).mkdir(parents=True, exist_ok=True)

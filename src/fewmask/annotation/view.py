@@ -64,7 +64,11 @@ def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | N
             "and the split back as they were, or begin a new run"
         )
     labelled = frozenset(domain.labelled)
-    parts = {stem: part for stem, part in _parts(ledger, domain.name, up_to).items() if stem not in labelled}
+    fractions = {
+        stem: fraction
+        for stem, fraction in _labelled_fractions(ledger, domain.name, up_to).items()
+        if stem not in labelled
+    }
     source = AnsweredSource(
         domain.source,
         below(folder, domain.name),
@@ -73,25 +77,28 @@ def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | N
         both=answered & labelled,
         hidden=frozenset(train) - labelled - answered,
     )
-    known_by_both = {stem: known(source.mask(stem)).part for stem in domain.partial if stem in answered}
-    parts |= {stem: part for stem, part in {**domain.partial, **known_by_both}.items() if part < 1}
-    return replace(domain, source=source, labelled=tuple(s for s in train if s in labelled | answered), partial=parts)
+    merged_fractions = {stem: known(source.mask(stem)).labelled_fraction for stem in domain.partial if stem in answered}
+    fractions |= {stem: fraction for stem, fraction in {**domain.partial, **merged_fractions}.items() if fraction < 1}
+    return replace(
+        domain, source=source, labelled=tuple(s for s in train if s in labelled | answered), partial=fractions
+    )
 
 
-def _parts(ledger: Ledger, domain: str, up_to: int | None) -> dict[str, float]:
-    """The part of its pixels that is decided, of each image of which only a part is. Answers are laid together only
-    where there are enough of them to decide every pixel; elsewhere what several of them say counts several times."""
+def _labelled_fractions(ledger: Ledger, domain: str, up_to: int | None) -> dict[str, float]:
+    """The labelled fraction of each image whose answers decide some of its pixels, but not all. The answers are merged
+    only where they are enough to decide every pixel. Elsewhere a pixel that several answers decide counts several
+    times."""
     decided = Counter[str]()
     for question, values in ledger.decisions(domain, up_to=up_to):
         decided[question.stem] += int((values != NOT_LABELLED).sum())
-    parts = {}
+    fractions = {}
     for stem, (height, width) in ledger.sizes(domain).items():
-        part = decided[stem] / (height * width)
-        if part >= 1:
-            part = float((ledger.labels(domain, stem, up_to) != NOT_LABELLED).mean())
-        if 0 < part < 1:
-            parts[stem] = part
-    return parts
+        fraction = decided[stem] / (height * width)
+        if fraction >= 1:
+            fraction = float((ledger.labels(domain, stem, up_to) != NOT_LABELLED).mean())
+        if 0 < fraction < 1:
+            fractions[stem] = fraction
+    return fractions
 
 
 @dataclass(frozen=True)

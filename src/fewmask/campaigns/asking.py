@@ -104,11 +104,11 @@ class _Asking:
         first_class = sum(d.space.num_classes for d in before)
         image = domain.image(stem)
         regions = tile(domain, stem, image, parse_regions(self.settings.regions), self.cache)
-        shut = _shut(domain, stem, image, self.before)
+        unavailable = _unavailable_pixels(domain, stem, image, self.before)
         for row in rows.tolist():
             region, group = int(pool.region[row]), int(pool.group[row])
             y0, x0, y1, x1 = box = regions.box(region)
-            inside = (regions.map[y0:y1, x0:x1] == region) & ~shut[y0:y1, x0:x1]
+            inside = (regions.map[y0:y1, x0:x1] == region) & ~unavailable[y0:y1, x0:x1]
             yield Question(
                 domain.name,
                 stem,
@@ -122,10 +122,10 @@ class _Asking:
             )
 
 
-def _shut(domain: Domain, stem: str, image: np.ndarray, before: Sequence[Question]) -> np.ndarray:
+def _unavailable_pixels(domain: Domain, stem: str, image: np.ndarray, before: Sequence[Question]) -> np.ndarray:
     """The pixels (H,W) bool of an image that are labelled, or were asked for."""
-    shut = asked_pixels([q for q in before if (q.domain, q.stem) == (domain.name, stem)], image.shape[:2])
-    return shut | (domain.mask(stem) != NOT_LABELLED) if stem in domain.partial else shut
+    pixels = asked_pixels([q for q in before if (q.domain, q.stem) == (domain.name, stem)], image.shape[:2])
+    return pixels | (domain.mask(stem) != NOT_LABELLED) if stem in domain.partial else pixels
 
 
 def why_nothing(
@@ -154,7 +154,7 @@ def why_nothing(
         stem in answerable[name]
         for name, domain in domains.items()
         for stem in domain.unlabelled
-        if not _shut(domain, stem, domain.image(stem), before).all()
+        if not _unavailable_pixels(domain, stem, domain.image(stem), before).all()
     ]
     if any(left):
         return f"border: false leaves out every open region of {regions}; set true, or take smaller regions"

@@ -23,7 +23,7 @@ class Known(NamedTuple):
     size: int
 
     @property
-    def part(self) -> float:
+    def labelled_fraction(self) -> float:
         return self.pixels / self.size
 
 
@@ -44,13 +44,13 @@ def _of_masks(domain: Domain, value_of: Callable[[Mask], Value]) -> list[Value]:
         return list(pool.map(lambda stem: value_of(domain.mask(stem)), domain.labelled))
 
 
-def in_part(domain: Domain, found: Mapping[str, Known]) -> Domain:
+def in_part(domain: Domain, counts: Mapping[str, Known]) -> Domain:
     """The domain with its partly labelled images in `partial`, by the counts in `found`. An image without a labelled
     pixel is no longer one of the labelled images."""
     return replace(
         domain,
-        labelled=tuple(s for s in domain.labelled if found[s].pixels),
-        partial={s: found[s].part for s in domain.labelled if 0 < found[s].pixels < found[s].size},
+        labelled=tuple(s for s in domain.labelled if counts[s].pixels),
+        partial={s: counts[s].labelled_fraction for s in domain.labelled if 0 < counts[s].pixels < counts[s].size},
     )
 
 
@@ -67,8 +67,8 @@ def _as_read(domain: Domain) -> Domain:
     looks = _of_masks(domain, lambda mask: (known(mask), np.bincount(mask.ravel(), minlength=256) > 0))
     shown = np.any([classes for _, classes in looks], axis=0) if looks else np.ones(256, bool)
     unseen = tuple(name for i, name in enumerate(domain.space.names) if not shown[i])
-    found = dict(zip(domain.labelled, (part for part, _ in looks), strict=True))
-    return replace(in_part(domain, found), unseen=unseen)
+    counts = dict(zip(domain.labelled, (known_pixels for known_pixels, _ in looks), strict=True))
+    return replace(in_part(domain, counts), unseen=unseen)
 
 
 def image_counts(domains: Mapping[str, Domain]) -> dict[str, dict[str, int]]:

@@ -1,6 +1,6 @@
 """The server's connections: few at a time, and none that is kept open by saying nothing.
 
-Whoever can reach the port can open connections without knowing the token, so that a limit must not shut out the page:
+Whoever can reach the port can open connections without knowing the token, so that a limit must not lock out the page:
 beyond it the connection that has been silent the longest is closed, and the new one is served.
 """
 
