@@ -786,7 +786,7 @@ def test_domains_look_at_their_pools_with_draws_of_their_own(
 
 
 def entry(number: int, cost: dict[str, float], miou: dict[str, float | None]) -> Entry:
-    return Entry.of(number, cost, {name: int(c) for name, c in cost.items()}, miou, 1.0, 0.0)
+    return Entry.with_sums(number, cost, {name: int(c) for name, c in cost.items()}, miou, 1.0, 0.0)
 
 
 def history(**curves: tuple[float | None, ...]) -> list[Entry]:

@@ -328,7 +328,9 @@ def test_evaluate_gives_an_older_run_the_counts_of_its_images(trained: Path, tmp
 
 
 def test_evaluate_of_what_is_not_there(trained: Path, tmp_path: Path, fewmask: Fewmask) -> None:
-    is_refused(fewmask("evaluate", trained, "--split", "tset"), "--split tset: there are train, val and test")
+    is_refused(
+        fewmask("evaluate", trained, "--split", "tset"), "--split tset: no such split; choose train, val or test"
+    )
     is_refused(fewmask("evaluate", tmp_path), f"{tmp_path}: not a run (no config.yaml)")
 
 

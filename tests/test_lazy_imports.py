@@ -88,6 +88,8 @@ def test_a_wrong_argument_about_a_run(tmp_path: Path) -> None:
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     for verb in ("report", "evaluate"):
-        assert "--split dev: there are train, val and test" in answers_without(verb, run, "--split", "dev", code=2)
+        assert "--split dev: no such split; choose train, val or test" in answers_without(
+            verb, run, "--split", "dev", code=2
+        )
     for arguments in (("evaluate", run), ("predict", run, tmp_path), ("export", run)):
         assert "no trained model" in answers_without(*arguments, code=2)

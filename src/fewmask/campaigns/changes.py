@@ -105,7 +105,7 @@ def _refused(
     assert config.campaign is not None
     with Ledger(files.ledger) as ledger:
         asked, waiting = ledger.rounds(), ledger.questions(number, open_only=True)
-    begun = any(files.seen(number, name).exists() for name in domains)
+    begun = any(files.pool_pieces(number, name).exists() for name in domains)
     looking = begun and number not in asked and not files.record(number).exists()
     for name in sorted(before.domains.keys() ^ config.domains.keys()):
         yield (

@@ -172,7 +172,7 @@ class _Rounds:
             pool_scores = score_pool(
                 networks,
                 domain,
-                self.run.seen(number, name),
+                self.run.pool_pieces(number, name),
                 cache=self.run.superpixels,
                 request=None if ask is None else ScoringRequest(ask, number, [q for q in before if q.domain == name]),
                 pseudo=self._pseudo(number, name) if self._teaches(number) else None,
@@ -238,7 +238,7 @@ class _Rounds:
     def _pseudo(self, number: int, domain: str) -> PseudoFolder:
         """Of the images that were looked at; one that was wholly answered then has none, whatever is taken back."""
         written = self.run.pseudo(number)
-        return PseudoFolder(below(written.folder, domain), scored_stems(self.run.seen(number, domain)), written)
+        return PseudoFolder(below(written.folder, domain), scored_stems(self.run.pool_pieces(number, domain)), written)
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -356,8 +356,8 @@ class _Rounds:
                     pixels[name] += int((values != NOT_LABELLED).sum())
         chosen = summary.selected
         miou = {name: chosen.miou.get(name) if chosen else None for name in self.domains}
-        looked = sum(scoring_seconds(self.run.seen(number, name)) for name in self.domains)
-        self.history.append(Entry.of(number, cost, pixels, miou, summary.seconds, looked))
+        looked = sum(scoring_seconds(self.run.pool_pieces(number, name)) for name in self.domains)
+        self.history.append(Entry.with_sums(number, cost, pixels, miou, summary.seconds, looked))
 
     def _tell(self, state: Literal["done", "waiting"], number: int | None = None) -> dict[str, Any]:
         """Write and return what the campaign has come to; `open` are the questions of the round that waits, or of all

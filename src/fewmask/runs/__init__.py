@@ -1,7 +1,7 @@
-"""The run folder: the one room that knows the names, the paths and the keys of the files that a run writes.
+"""The run folder: the only room that knows the names, the paths and the keys of the files that a run writes.
 
-Whoever reads or writes a run goes through `RunFolder` and its typed records. Nothing here imports torch, so that runs
-are compared, listed and checked in a moment.
+All other code reads and writes a run through `RunFolder` and its typed records. This room does not import torch, so
+comparing, listing and checking runs is quick.
 """
 
 from fewmask.runs.counts import ImageCounts, read_counts, write_counts

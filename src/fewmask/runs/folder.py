@@ -1,22 +1,23 @@
-"""The folder of a run: where each file lies, and what it says.
+"""The folder of a run: the place of each file, and its contents.
 
     config.yaml            the resolved configuration, written first
-    metrics.jsonl          what happened, line by line
-    state/last.pt          what a killed run goes on from; state/best-<step>.safetensors, the weights chosen so far
-    phases/<name>.…        the network at the end of a phase that another one followed
+    metrics.jsonl          the log of the training, line by line
+    state/last.pt          the state that a killed run resumes from; state/best-<step>.safetensors, the best weights
+                           so far
+    phases/<name>.…        the network at the end of every phase but the last
     model.json             the network, and its weights in model.safetensors; <name>.safetensors are further networks
-    scores.npz             what the scores were computed from, image by image
+    scores.npz             the counts behind the scores, image by image
     model-card.md
-    summary.json           what the training came to, written last; summary-<steps>.json before it had more steps
-    evaluations.jsonl      which splits were looked at later
+    summary.json           the result of the training, written last; summary-<steps>.json is the one before more steps
+    evaluations.jsonl      later evaluations of a split
 
-A campaign's folder is a run's folder too, with the last round's network, and holds
+A campaign's folder is a run's folder too, with the last round's network. It also holds
 
     ledger.sqlite          questions and answers; labels/, the answers as masks
-    campaign.json          how far it is; changes.json, which settings changed between rounds
-    rounds/<n>/            the training of a round, a run's folder; rounds/<n>.json, what it knew when it began
-    pool/<n>/              what the pass over the pool before a round has seen, and the round's budget
-    superpixels/           how images are cut
+    campaign.json          the progress; changes.json, the settings that changed between rounds
+    rounds/<n>/            the training of a round, a run's folder; rounds/<n>.json, the labels that it began with
+    pool/<n>/              the scores of the pool before a round, and the round's budget
+    superpixels/           the superpixels of each image
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ LOCK = ".run.lock"
 
 @dataclass(frozen=True)
 class Spent:
-    """What came before a run's network: in a campaign all its trainings, and the passes over the pool."""
+    """The cost of a run's network. In a campaign this includes all trainings and all passes over the pool."""
 
     seconds: float
     steps: int
     memory_mib: float | None
-    """The largest of its trainings; None where the system does not tell."""
+    """The largest peak memory of its trainings; None where the system does not report it."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder, or a place for one."""
+    """A run's folder, or a path where one will be."""
 
     folder: Path
 
@@ -87,7 +88,7 @@ class RunFolder:
 
     @property
     def heads(self) -> Path:
-        """Scores of domains that the run did not train, which a recipe may ask for."""
+        """Scores of domains that the run did not train. A recipe may ask for them."""
         return self.folder / "heads.json"
 
     @property
@@ -100,7 +101,7 @@ class RunFolder:
 
     @property
     def prototypes(self) -> Path:
-        """Of the classes of all domains, for predictions by several heads."""
+        """Prototypes of the classes of all domains, for predictions by several heads."""
         return self.module_weights("prototypes")
 
     @property
@@ -109,7 +110,7 @@ class RunFolder:
 
     @property
     def passing(self) -> Written:
-        """What is needed as long as the training goes on."""
+        """Files that are needed only during the training."""
         return Written(self.state.parent)
 
     def module_weights(self, name: str) -> Path:
@@ -117,12 +118,12 @@ class RunFolder:
         return below(self.folder, name, ending=".safetensors")
 
     def phase(self, name: str) -> Path:
-        """The network at the end of a phase that another one followed: what it was before, say, its alignment."""
+        """The network at the end of a phase that another phase follows, for example before the alignment."""
         return below(self.folder / "phases", name, ending=".safetensors")
 
     def best(self, step: int) -> Path:
-        """The weights of a step that validation found the best so far. The state says which step, and until it says
-        another, this one's file stays."""
+        """The weights of the step with the best validation so far. The saved state names the step. The file stays
+        until the state names another one."""
         return self.folder / "state" / f"best-{step:d}.safetensors"
 
     # ── Files of a campaign ──────────────────────────────────────────────────────────────────────────────────────────
@@ -137,11 +138,11 @@ class RunFolder:
 
     @property
     def changes(self) -> Path:
-        """Which settings changed between rounds, and when."""
+        """The settings that changed between rounds, and the time of each change."""
         return self.folder / "changes.json"
 
     def former_summary(self, steps: int) -> Path:
-        """That of a training before it was given more steps."""
+        """The summary of a training before it was given more steps."""
         return self.folder / f"summary-{steps:d}.json"
 
     @property
@@ -157,29 +158,29 @@ class RunFolder:
         return RunFolder(self.folder / "rounds" / f"{number:02d}")
 
     def record(self, number: int) -> Path:
-        """What a round knew when its training began."""
+        """The labels that a round's training began with."""
         return self.folder / "rounds" / f"{number:02d}.json"
 
     def pool(self, number: int) -> Path:
-        """What was seen of the pool before a round."""
+        """The scores of the pool before a round."""
         return self.folder / "pool" / f"{number:02d}"
 
-    def seen(self, number: int, domain: str) -> Path:
-        """The pieces of the pass over a domain's pool before a round."""
+    def pool_pieces(self, number: int, domain: str) -> Path:
+        """The pieces of the pass over a domain's pool before a round; the pass writes one at a time."""
         return below(self.pool(number) / "seen", domain)
 
     def pseudo(self, number: int) -> Written:
-        """The pseudo-labels that a round learns from, by domain; they are removed when it has."""
+        """The pseudo-labels that a round learns from, by domain. They are removed after the training."""
         return Written(self.pool(number) / "pseudo")
 
     def budget(self, number: int) -> Path:
-        """What a round might have asked for in all."""
+        """The amount that a round was allowed to ask for."""
         return self.pool(number) / "budget.json"
 
     # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def check(self) -> Self:
-        """Raises ValueError where the folder holds no run."""
+        """Return this folder. Raises ValueError where it holds no run."""
         if not self.config.exists():
             raise ValueError(
                 f"{self.folder}: not a run (no {self.config.name}); give a folder of `fewmask train` or `campaign`"
@@ -207,7 +208,7 @@ class RunFolder:
             if not self.config.exists():
                 raise
             raise ValueError(
-                f"{error}\n  A run wrote this file; was it another version of fewmask, use that one"
+                f"{error}\n  A run wrote this file. If another version of fewmask wrote it, use that version"
             ) from None
 
     def read_summary(self) -> Summary:
@@ -222,16 +223,17 @@ class RunFolder:
         return Description.read(self.model)
 
     def read_network(self) -> Description:
-        """What the trained network is. Raises ValueError where there is none, or another one than the summary's."""
+        """The description of the trained network. Raises ValueError where it is missing or differs from the one that
+        the summary names."""
         if not (self.model.exists() and self.weights.exists()):
             raise ValueError(f"{self.folder}: no trained model in it; let `fewmask train` finish first")
-        found = self.read_description()
-        if self.summary.exists() and self.read_summary().weights.get(self.weights.name) != found.weights:
+        description = self.read_description()
+        if self.summary.exists() and self.read_summary().weights.get(self.weights.name) != description.weights:
             raise ValueError(
                 f"{self.model}: not the network of {self.summary.name} beside it; go on with the same command, or put "
                 "back the files that the run wrote"
             )
-        return found
+        return description
 
     def read_heads(self) -> Heads:
         return Heads.read(self.heads)
@@ -254,14 +256,14 @@ class RunFolder:
         write_json(path, record.to_dict())
 
     def digests(self, files: Iterable[Path]) -> dict[str, str]:
-        """SHA-256 of files of weights, by their place in the folder."""
+        """SHA-256 of files of weights, by path in the folder."""
         return {
             file.relative_to(self.folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
         }
 
     def digest_of(self, weights: Path) -> str:
-        """The SHA-256 that the finished training wrote down for a file of weights. Raises ValueError for a file that is
-        not one of its own."""
+        """The SHA-256 that the finished training recorded for a file of weights. Raises ValueError for a file that the
+        run did not write."""
         name = weights.relative_to(self.folder).as_posix()
         written = self.read_summary().weights
         if name not in written:
@@ -269,31 +271,30 @@ class RunFolder:
         return written[name]
 
     def record_evaluation(self, split: str, result: Mapping[str, Any]) -> None:
-        """Note that a split was looked at and what was seen: how often test was, stays known."""
+        """Append an evaluation to `evaluations.jsonl`, so that every use of the test split is recorded."""
         with open(self.evaluations, "a", encoding="utf-8") as file:
             file.write(json.dumps({"split": split, **result}) + "\n")
 
     def record_counts(self, domains: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
-        """Give a run whose `scores.npz` was removed what an evaluation counted in each image, if its scores are those
-        of the summary."""
+        """Write a missing `scores.npz` again, if the scores of this evaluation equal those of the summary."""
         if self.summary.exists() and not self.counts.exists() and self.read_summary().to_dict()["domains"] == domains:
             write_counts(self.counts, counts)
 
     def held(self) -> AbstractContextManager[None]:
-        """While inside, no other process writes the run. Raises ValueError that says which one does; readers never
-        ask."""
+        """Hold the run's lock, so that no other process writes the run. Raises ValueError that names the process that
+        holds it. Readers do not take the lock."""
         return hold(self.folder / LOCK, "is being written", "wait for its end, or give another --out")
 
-    # ── What the files say ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── Derived from several files ───────────────────────────────────────────────────────────────────────────────────
 
     @property
     def holds_something(self) -> bool:
-        """Whether there is more in the folder than what a run leaves that is killed before it has begun."""
+        """Whether the folder holds more than a lock and unfinished files, which a run leaves that is killed early."""
         return any(path.name != LOCK and not is_unfinished(path) for path in self.folder.iterdir())
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end. A campaign that goes on has the summary of its latest round already."""
+        """Whether the run is finished. A campaign in progress already has the summary of its latest round."""
         if not self.summary.exists():
             return False
         if not self.campaign.exists():
@@ -302,28 +303,32 @@ class RunFolder:
 
     @property
     def history(self) -> list[Entry]:
-        """The rounds of a campaign; none of a run of `fewmask train`."""
+        """The rounds of a campaign; empty for a run of `fewmask train`."""
         return self.read_campaign().history if self.campaign.exists() else []
 
     def trainings(self) -> list[Summary]:
-        """The summaries of the trainings behind the network: its own or, of a campaign, one for each round that there
-        was. Raises ValueError where a round's is missing."""
+        """The summaries of the trainings behind the network: one for a plain run, one for each round of a campaign.
+
+        Raises ValueError where a round's summary is missing.
+        """
         if not self.campaign.exists():
             return [self.read_summary()]
         return [Summary.read(self.round(entry.round).summary) for entry in self.history]
 
     def spent(self) -> Spent:
-        found = self.trainings()
-        memory = [one.memory_mib for one in found if one.memory_mib is not None]
+        summaries = self.trainings()
+        memory = [summary.memory_mib for summary in summaries if summary.memory_mib is not None]
         looks = sum(entry.look_seconds for entry in self.history)
         return Spent(
-            sum(one.seconds for one in found) + looks, sum(one.steps for one in found), max(memory, default=None)
+            sum(summary.seconds for summary in summaries) + looks,
+            sum(summary.steps for summary in summaries),
+            max(memory, default=None),
         )
 
     def labelled_pixels(self) -> dict[str, int] | None:
-        """By domain, the pixels that a campaign's network was trained on; None of a run that is none."""
+        """By domain, the labelled pixels that a campaign's network was trained on; None for a plain run."""
         return self.history[-1].pixels if self.history else None
 
     def settings(self) -> dict[str, Any]:
-        """By dotted key, what the run has in common with its other seeds."""
+        """By dotted key, the settings that the run shares with its other seeds."""
         return settings.settings_of(self.read_config())

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: what happened in a training, a JSON object a line. Two kinds of line: a step, and a validation."""
+"""`metrics.jsonl`: the log of a training, one JSON object in each line. A line describes a step or a validation."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any, TypeVar
 
 from fewmask.config import Fraction
 from fewmask.files import write_text
-from fewmask.runs.reading import DAMAGED, Record, told
+from fewmask.runs.reading import DAMAGED, Record, error_summary
 
 T = TypeVar("T")
 
 
 class StepLine(Record):
-    """What was logged of a step."""
+    """The line of a step."""
 
     step: int
     phase: str
     loss: float
     terms: dict[str, float]
-    """The terms of the loss, weighted as they enter it, and what a method reports beside them. In the file each of them
-    is a key of its own."""
+    """The weighted terms of the loss, and the further metrics of a method. In the file each of them has a key of its
+    own."""
     lr: float
     seconds: float
-    """Since the run began, without pauses."""
+    """Seconds of training so far, without pauses."""
 
     def to_line(self) -> dict[str, Any]:
         data = self.to_dict()
@@ -34,13 +34,13 @@ class StepLine(Record):
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> StepLine:
-        own = cls.model_fields.keys() - {"terms"}
-        plain = {key: value for key, value in line.items() if key in own}
-        return cls(**plain, terms={key: value for key, value in line.items() if key not in own})
+        fields = cls.model_fields.keys() - {"terms"}
+        plain = {key: value for key, value in line.items() if key in fields}
+        return cls(**plain, terms={key: value for key, value in line.items() if key not in fields})
 
 
 class ValidationLine(Record):
-    """What was logged of a validation."""
+    """The line of a validation."""
 
     step: int
     validation: dict[str, Fraction | None]
@@ -55,40 +55,38 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_steps(path: Path) -> list[StepLine]:
-    """What was logged of steps; nothing where there is no file. Raises ValueError for a damaged line."""
+    """The lines of all steps; empty where there is no file. Raises ValueError for a damaged line."""
     lines = [line for _, line in _lines(path, lambda data: None if "validation" in data else StepLine.from_line(data))]
     return [line for line in lines if line is not None]
 
 
 def cut_after(path: Path, step: int, validated: bool = True) -> None:
-    """Remove what a killed run had logged after the step that it resumes from, so that no step is logged twice. Unless
-    that step is `validated`, its validation is removed too.
+    """Remove the lines after the step that a killed run resumes from, so that no step is logged twice.
 
-    Raises ValueError for a damaged line.
+    The validation of that step is removed too, unless the step is `validated`. Raises ValueError for a damaged line.
     """
     if path.exists():
-        # A validation comes half a step after the step that it looks at.
+        # A validation is placed half a step after its step.
         lines = _lines(path, lambda data: float(data["step"]) + 0.5 * ("validation" in data))
-        write_text(path, "".join(f"{line}\n" for line, at in lines if at <= step + 0.5 * validated))
+        write_text(path, "".join(f"{line}\n" for line, position in lines if position <= step + 0.5 * validated))
 
 
 def _lines(path: Path, parse: Callable[[dict[str, Any]], T]) -> list[tuple[str, T]]:
-    """Each line with what `parse` makes of it. The last one may be cut off, which is left out: a run may be writing it,
-    or was killed in it."""
+    """Each line with its parsed object. A damaged last line is left out: a run is writing it, or was killed then."""
     try:
         text = path.read_bytes().decode("utf-8", errors="surrogateescape") if path.exists() else ""
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); fix its permissions") from None
-    lines, found = text.split("\n"), []
+    lines, parsed = text.split("\n"), []
     last = lines.pop()  # empty after a whole line
     for number, line in enumerate([*lines, *filter(None, [last])], 1):
         try:
             data = json.loads(line)
-            found.append((line, parse(data if isinstance(data, dict) else {})))
+            parsed.append((line, parse(data if isinstance(data, dict) else {})))
         except (*DAMAGED, KeyError, TypeError) as error:
             if number > len(lines):
                 break
             raise ValueError(
-                f"{path}: line {number} is damaged ({told(error)}); remove the line, or train the run again"
+                f"{path}: line {number} is damaged ({error_summary(error)}); remove the line, or train the run again"
             ) from None
-    return found
+    return parsed

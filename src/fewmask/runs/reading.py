@@ -1,4 +1,4 @@
-"""How the JSON files of a run are read: as typed records, with one kind of error for everything that can be wrong."""
+"""Reading the JSON files of a run as typed records, with one kind of error for all faults."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ FORMAT = 1
 """The version of the run folder that this code reads and writes. A change that older code would misread raises it."""
 
 LISTED = 3
-# What the json module and pydantic raise for a damaged file. A number of a million digits is an OverflowError.
+# The json module and pydantic raise these for a damaged file. A number of a million digits causes an OverflowError.
 DAMAGED = (ValueError, RecursionError, OverflowError)
 
 
 class Record(BaseModel):
-    """Plain data with typed fields. A field with a default is left out of the file unless it was given."""
+    """Plain data with typed fields. A field with a default is left out of the file unless it was set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -29,7 +29,7 @@ class Record(BaseModel):
         return {key: value for key, value in data.items() if key not in left_out}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as it stands in the file."""
+        """The record as plain data, as in the file."""
         return self.model_dump(mode="json")
 
 
@@ -37,27 +37,26 @@ class FileRecord(Record):
     """The contents of one JSON file of a run."""
 
     fix: ClassVar[str] = "train the run again"
-    """What to do about a file that is missing or damaged."""
+    """The advice for a missing or damaged file."""
 
     format: int = FORMAT
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The record in a file. Raises ValueError for a missing, damaged or foreign file and for one of a newer
-        version."""
+        """The record in a file. Raises ValueError for a missing, damaged or foreign file, and for a newer format."""
         data = read_object(path, cls.fix)
         check_format(data.get("format"), path, cls.fix)
         try:
             return cls.model_validate(data)
         except DAMAGED as error:
-            raise ValueError(f"{path}: damaged ({told(error)}); {cls.fix}") from None
+            raise ValueError(f"{path}: damaged ({error_summary(error)}); {cls.fix}") from None
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def read_object(path: Path, fix: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises ValueError where there is none."""
+    """The JSON object in a file. Raises ValueError for any other file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -65,24 +64,25 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); fix its permissions, or {fix}") from None
     except DAMAGED as error:
-        raise ValueError(f"{path}: damaged ({told(error)}); {fix}") from None
+        raise ValueError(f"{path}: damaged ({error_summary(error)}); {fix}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: damaged (not a JSON object); {fix}")
     return data
 
 
 def check_format(number: object, path: Path, fix: str) -> None:
-    """Raises ValueError unless this version reads files of that format."""
+    """Raises ValueError unless this version reads files of this format."""
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"{path}: damaged (it says no format, fewmask writes {FORMAT}); {fix}")
+        raise ValueError(f"{path}: damaged (its format number is missing or wrong, fewmask writes {FORMAT}); {fix}")
     if number > FORMAT:
         raise ValueError(
-            f"{path}: written by a newer fewmask (format {number}; this version reads up to {FORMAT}); install that one"
+            f"{path}: written by a newer fewmask (format {number}; this version reads up to {FORMAT}); install the "
+            "newer version"
         )
 
 
-def told(error: Exception) -> str:
-    """What was wrong, in one line."""
+def error_summary(error: Exception) -> str:
+    """The errors in one line."""
     if isinstance(error, ValidationError):
         lines = [f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()]
         more = f" and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
@@ -91,6 +91,6 @@ def told(error: Exception) -> str:
 
 
 def check_split(split: str) -> None:
-    """Raises ValueError for a split that no run can be scored on."""
+    """Raises ValueError for a split other than train, val and test."""
     if split not in ("train", "val", "test"):
-        raise ValueError(f"--split {split}: there are train, val and test")
+        raise ValueError(f"--split {split}: no such split; choose train, val or test")

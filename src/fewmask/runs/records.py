@@ -1,4 +1,4 @@
-"""The records of a run, one for each JSON file and each part of one. Scores are fractions from 0 to 1."""
+"""The records of a run: one for each JSON file and for each part of such a file. Scores are fractions from 0 to 1."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fewmask.runs.reading import FileRecord, Record
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the values that exist; None of none."""
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
+    """The mean of the values that are not None; None if there are none."""
+    numbers = [v for v in values if v is not None]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 Digest = str
@@ -25,30 +25,31 @@ Interval = tuple[float, float, float]
 
 
 class Scores(Record):
-    """How good a network is on one domain."""
+    """The scores of a network on one domain."""
 
     miou: Fraction | None
     """The mean IoU over the classes that occur; None where no pixel is labelled."""
     miou_legacy: Fraction
-    """With absent classes as 0."""
+    """The mean IoU with absent classes counted as 0."""
     pixel_accuracy: Fraction | None
     iou: dict[str, Fraction | None]
-    """By class; None for absent ones."""
+    """By class; None for absent classes."""
     pixels: NonNegativeInt
     split: str
     images: NonNegativeInt
     miou_shared: Fraction | None = None
-    """Over the classes that other domains of the network have too. Given where it has several domains."""
+    """The mean IoU over the classes that other domains of the network have too. Set if the network has several
+    domains."""
     miou_private: Fraction | None = None
 
     @property
     def divided(self) -> bool:
-        """Whether means over shared and over private classes are given."""
+        """Whether the means over shared and over private classes are set."""
         return "miou_private" in self.model_fields_set
 
 
 class NewHeadScores(Scores):
-    """Scores of a head that was trained afterwards, on the frozen network."""
+    """Scores of a head that was trained afterwards on the frozen network."""
 
     labelled: NonNegativeInt
     steps: PositiveInt
@@ -63,7 +64,7 @@ class Validation(Record):
     miou: dict[str, Fraction | None]
     avg_miou: Fraction | None
     weights: dict[str, Fraction | None] = {}
-    """The mean mIoU of each of the networks of which the better one was taken."""
+    """The mean mIoU of each candidate network; the better one was chosen."""
 
 
 class Hardware(Record):
@@ -73,7 +74,7 @@ class Hardware(Record):
 
 
 class Summary(FileRecord):
-    """`summary.json`: what a finished training came to. It is written last."""
+    """`summary.json`: the result of a finished training. It is written last."""
 
     fix: ClassVar[str] = "remove it and go on with the same command, which writes it again"
 
@@ -89,30 +90,30 @@ class Summary(FileRecord):
     trained: list[str]
     """The domains whose heads were trained."""
     labelled: dict[str, NonNegativeInt]
-    """By domain, images of train with a labelled pixel."""
+    """By domain, images of train with at least one labelled pixel."""
     unlabelled: dict[str, NonNegativeInt]
-    """By domain, images of train that are not wholly labelled: those that are labelled in part are counted here too."""
+    """By domain, images of train with at least one pixel that is not labelled."""
     in_part: dict[str, NonNegativeInt] = {}
-    """By domain, how many images are labelled in part, and so are in both counts."""
+    """By domain, images that are labelled in part. Both counts include them."""
     seconds: NonNegativeFloat
     memory_mib: NonNegativeFloat | None
     hardware: Hardware
     versions: dict[str, str]
     weights: dict[str, Digest]
-    """SHA-256 of each file of weights that the training wrote, by the file's name."""
+    """SHA-256 of each file of weights that the training wrote, by file name."""
     unseen: dict[str, list[str]] = {}
-    """By domain the classes of which no labelled mask had a pixel."""
+    """By domain, the classes without a pixel in any labelled mask."""
     round: NonNegativeInt | None = None
-    """Of a campaign: the round that the network comes from."""
+    """In a campaign, the round that trained the network."""
 
     @property
     def selected(self) -> Validation | None:
-        """The validation of the weights that were kept."""
+        """The validation of the selected weights."""
         return next((v for v in self.validation if v.step == self.selected_step), None)
 
 
 class Entry(Record):
-    """One round of a campaign: the labels that it trained on, in all, and the scores on validation."""
+    """One round of a campaign: all labels that it trained on, and its validation scores."""
 
     round: NonNegativeInt
     cost: dict[str, NonNegativeFloat]
@@ -120,16 +121,16 @@ class Entry(Record):
     pixels: dict[str, NonNegativeInt]
     """By domain, labelled pixels."""
     miou: dict[str, Fraction | None]
-    """By domain; None where there is nothing to validate on."""
+    """By domain; None for a domain without validation images."""
     seconds: NonNegativeFloat
-    """Of its training."""
+    """Duration of the training."""
     look_seconds: NonNegativeFloat
-    """Of the pass over the pool before it, added up over processes; 0 without one."""
+    """Duration of the pass over the pool before it, summed over processes; 0 if there was none."""
     total_cost: NonNegativeFloat
     avg_miou: Fraction | None
 
     @classmethod
-    def of(
+    def with_sums(
         cls,
         number: int,
         cost: Mapping[str, float],
@@ -138,7 +139,7 @@ class Entry(Record):
         seconds: float,
         look_seconds: float,
     ) -> Entry:
-        """The entry with its sums."""
+        """The entry, with the sums computed from its parts."""
         return cls(
             round=number,
             cost=dict(cost),
@@ -152,7 +153,7 @@ class Entry(Record):
 
 
 class Forecast(Record):
-    """The learning curve a − b·n^(−c) through a campaign's rounds, and what follows from it.
+    """The learning curve a − b·n^(−c) fitted to a campaign's rounds, and its predictions.
 
     An interval is (low, median, high) at 80 %.
     """
@@ -164,27 +165,27 @@ class Forecast(Record):
     """Labels in all after the last round."""
     unit: Unit
     pool: NonNegativeFloat | None
-    """About how many labels there can be in all; None where that is not known."""
+    """An estimate of all labels that are possible; None if it is not known."""
     limit: Interval
-    """The mIoU that ever more labels lead to."""
+    """The mIoU in the limit of infinitely many labels."""
     target: Fraction | None
     needed: tuple[float | None, float | None, float | None] | None
-    """Labels beyond `labels` that the target needs; None where it is out of reach."""
+    """Labels beyond `labels` that the target needs; None if it is out of reach."""
     budget: NonNegativeFloat | None
-    """Labels of the next round, where that is one number for all domains."""
+    """Labels of the next round, if there is one budget for all domains."""
     gain: Interval | None
     """The mIoU that the next round's labels add."""
     change: float | None
-    """How the last round changed the mIoU, if its labels do not explain that."""
+    """The change of the mIoU in the last round, if the labels do not explain it."""
     flat: bool
-    """The rounds show no effect of the labels; a, b and c describe nothing then."""
+    """Whether the rounds show no effect of the labels; a, b and c have no meaning then."""
 
 
 class Change(Record):
-    """A setting of a campaign that changed between two rounds, or the classes of a domain."""
+    """A change of a campaign's setting, or of a domain's classes, between two rounds."""
 
     round: PositiveInt
-    """The first round that was trained with it, counted from 1."""
+    """The first round that was trained with the change, counted from 1."""
     time: str
     key: str
     before: Any
@@ -192,15 +193,15 @@ class Change(Record):
 
 
 class Changes(FileRecord):
-    """`changes.json`: all of them, in order."""
+    """`changes.json`: all changes, in order."""
 
-    fix: ClassVar[str] = "put it back from a copy of the run, or remove it and what it tells"
+    fix: ClassVar[str] = "put it back from a copy of the run, or remove it and lose the list of changes"
 
     changes: list[Change] = []
 
 
 class CampaignSummary(FileRecord):
-    """`campaign.json`: how far a campaign is."""
+    """`campaign.json`: the progress of a campaign."""
 
     fix: ClassVar[str] = "remove it and go on with the same `fewmask campaign` command, which writes it again"
 
@@ -218,25 +219,25 @@ class CampaignSummary(FileRecord):
     history: list[Entry]
     forecast: Forecast | None
     changes: list[Change] = []
-    """Of the settings, between rounds."""
+    """Changes of the settings between rounds."""
     result: Summary | None
 
 
 class Round(FileRecord):
-    """`rounds/<n>.json`: what a round's training knew."""
+    """`rounds/<n>.json`: the labels that a round's training began with."""
 
     fix: ClassVar[str] = "put it back from a copy of the run, or begin a new run with another --out"
 
     up_to: NonNegativeInt
-    """The last answer in the ledger that the training knew of."""
+    """The last answer in the ledger that the training used."""
     answers: str | None = None
-    """A hash of all answers up to that one; an earlier version did not write it down."""
+    """A hash of all answers up to that one; an earlier version did not write it."""
     start: dict[str, tuple[NonNegativeInt, NonNegativeFloat]]
-    """By domain, what was labelled before anything was asked: pixels, and their cost in the budget's unit."""
+    """By domain, the labels before the first question: pixels, and their cost in the budget's unit."""
 
 
 class Budget(FileRecord):
-    """`pool/<n>/budget.json`: what a round might have asked for in all."""
+    """`pool/<n>/budget.json`: the amount that a round was allowed to ask for."""
 
     fix: ClassVar[str] = "put it back from a copy of the run, or begin a new run with another --out"
 
@@ -250,15 +251,15 @@ class Normalisation(Record):
 
 
 class Description(FileRecord):
-    """`model.json`: the network whose weights lie beside it."""
+    """`model.json`: the description of the network. Its weights are in the same folder."""
 
     domains: dict[str, dict[str, Any]]
     """By domain, its label space as plain data."""
     sizes: dict[str, Scale] = {}
-    """By domain, what its images were brought to in training; as they are by default."""
+    """By domain, the size of its images in training; their own size by default."""
     model: ModelSettings
     members: int = Field(1, ge=1, le=16, strict=True)
-    """Networks in it whose logits are averaged."""
+    """The number of networks whose logits are averaged."""
     normalisation: Normalisation
     versions: dict[str, str]
     weights: Digest
@@ -280,7 +281,7 @@ class Description(FileRecord):
 
 
 class Heads(FileRecord):
-    """`heads.json`: scores of domains that a run did not train, with a head of their own on its network."""
+    """`heads.json`: scores of domains that a run did not train, each with a new head on the run's network."""
 
     fix: ClassVar[str] = "remove it and run the recipe again, which writes it again"
 

@@ -1,4 +1,4 @@
-"""Which settings are the same: for a run that goes on, and for runs that are each other's seeds."""
+"""Comparing settings: between a run and its continuation, and between runs that differ by their seed alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from fewmask.config import Config
 
-# Settings that may differ between a run and its continuation, or its seeds: they say where to compute, or what to tell,
-# and not what comes out.
+# Settings that may differ between a run and its continuation, or between seeds. They choose where to compute or what to
+# report, and do not change the result.
 MOVABLE = (
     *(
         f"train.{key}"
@@ -22,64 +22,71 @@ MOVABLE = (
 
 
 def essence(config: Config) -> dict[str, Any]:
-    """A configuration as plain data, without what may differ between a run and its continuation."""
+    """A configuration as plain data, without the settings that may differ between a run and its continuation."""
     data = config.model_dump(mode="json", serialize_as_any=True)
     for key in MOVABLE:
-        *rooms, name = key.split(".")
-        at: dict[str, Any] | None = data
-        for room in rooms:
-            at = at and at[room]  # not every run is a campaign
-        if at:
-            del at[name]
+        *sections, name = key.split(".")
+        section: dict[str, Any] | None = data
+        for section_name in sections:
+            section = section and section[section_name]  # only campaigns have the section `campaign`
+        if section:
+            del section[name]
     return data
 
 
 def changed_settings(before: Config, now: Config) -> list[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ, with both; None where there is none. Of what may differ between a run and its
-    continuation nothing is told."""
-    one, other = (dict(_whole(essence(config))) for config in (before, now))
-    keys = dict.fromkeys((*one, *other))
-    return [(key, one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)]
+    """The dotted keys whose values differ, with the old and the new value; None stands for a missing value.
+
+    Settings that may differ between a run and its continuation are left out.
+    """
+    old, new = (dict(_whole(essence(config))) for config in (before, now))
+    keys = dict.fromkeys((*old, *new))
+    return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
-def _whole(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+def _whole(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
         if isinstance(value, Mapping):
-            yield from _whole(value, f"{at}{key}.")
+            yield from _whole(value, f"{prefix}{key}.")
         else:
-            yield f"{at}{key}", value
+            yield f"{prefix}{key}", value
 
 
 def settings_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key, what the seeds of one method have in common: no seed, no name, nothing of the machine. `data` is a
-    configuration as plain data: whoever compares runs need not have their methods installed."""
-    own = {key: value for key, value in flat(data).items() if key not in ("seed", "name", *MOVABLE)}
-    return {key: value for key, value in own.items() if key != "train.steps"} if own.get("train.by_data") else own
+    """By dotted key, the settings that the seeds of one method share: without seed, name and machine settings.
+
+    `data` is a configuration as plain data, so that comparing runs does not need their methods installed.
+    """
+    shared_settings = {key: value for key, value in flat(data).items() if key not in ("seed", "name", *MOVABLE)}
+    if shared_settings.get("train.by_data"):
+        shared_settings.pop("train.steps", None)
+    return shared_settings
 
 
-def flat(data: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key. Of a path its last name counts: the same data lies elsewhere on every machine."""
-    found: dict[str, Any] = {}
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key. An absolute path is reduced to its last name, since machines store the same data
+    in different places."""
+    settings: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{at}{key}.")
+            settings |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{at}{key}"] = Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-    return found
+            settings[f"{prefix}{key}"] = Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+    return settings
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any], at: str = "") -> list[str]:
-    """Where nested settings differ, each as "key: this there, that here"."""
-    found = []
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The differences of nested settings, each as "key: <old> there, <new> here"."""
+    lines = []
     for key in [*a, *(k for k in b if k not in a)]:
-        one, other = a.get(key), b.get(key)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            found += differences(one, other, f"{at}{key}.")
-        elif one != other:
-            found.append(f"{at}{key}: {one!r} there, {other!r} here")
-    return found
+        old, new = a.get(key), b.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old!r} there, {new!r} here")
+    return lines
 
 
 def only_roots(different: Sequence[str]) -> bool:
-    """Whether datasets lie elsewhere, and nothing else differs."""
+    """Whether only the roots of datasets differ."""
     return all(difference.partition(":")[0].endswith(".root") for difference in different)
