@@ -341,7 +341,7 @@ def test_a_run_of_another_version_is_told_so(tmp_path: Path) -> None:
         pass
     with open(RunFolder(tmp_path).config, "a", encoding="utf-8") as file:
         file.write("gone: 1\n")
-    with pytest.raises(ValueError, match=r"(?s)gone: unknown key.*another version of fewmask, use that one"):
+    with pytest.raises(ValueError, match=r"(?s)gone: unknown key.*another version.*, use that version"):
         load_config(tmp_path)
 
 

@@ -138,8 +138,8 @@ def placed(name: str, folder: Path) -> tuple[Path, Callable[[Path], object]]:
     return path, GIVEN[name]
 
 
-FIXES = ("remove", "train the run again", "go on with", "put it back", "give a folder", "install that one")
-FIXES += ("use that one", "evaluate")
+FIXES = ("remove", "train the run again", "go on with", "put it back", "give a folder", "install the newer version")
+FIXES += ("use that version", "evaluate")
 
 
 def tried(read: Callable[[Path], object], path: Path) -> tuple[object, str]:
