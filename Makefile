@@ -49,12 +49,13 @@ demo: env ## the main job on built-in scenes, in minutes on a laptop
 	$(VENV)/bin/fewmask demo
 
 # Pure functions, settings, formats and rules of the source: no training, no server, no browser.
-QUICK := architecture batches class_list coco config losses mixing own_loop package paths plugins pre_commit reading regions \
-  register rle scores select strict_yaml views
+QUICK := acquisition config/test_config.py config/test_register.py data/test_batches.py data/test_reading.py formats \
+  losses annotation/test_coco.py views/test_mixing.py views/test_views.py test_architecture.py test_own_loop.py \
+  test_package.py test_paths.py test_plugins.py test_pre_commit.py test_strict_yaml.py
 
 test-quick: env ## a part of the tests for the daily loop, in at most 2 minutes
 	$(ONE_THREAD) $(PYTHON) -m pytest -m "not slow" -n $(WORKERS) --maxprocesses 4 --dist worksteal \
-	  $(wildcard $(QUICK:%=tests/test_%.py))
+	  $(QUICK:%=tests/%)
 
 test: env ## the tests, without the slow ones
 	$(ONE_THREAD) $(PYTHON) -m pytest -m "not slow" -n $(WORKERS) --maxprocesses 4 --dist worksteal

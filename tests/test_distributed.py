@@ -20,12 +20,12 @@ from fewmask.engine.run import load_domains
 from fewmask.models.batch_norm import synchronise
 from fewmask.runs import RunFolder
 
-TESTS = Path(__file__).parent
+SUPPORT = Path(two_processes.__file__).parent
 
 
 def torchrun(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    env = {**environment(), "PYTHONPATH": str(TESTS)}
+    env = {**environment(), "PYTHONPATH": str(SUPPORT)}
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, env=env)
 
 
@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def out(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
-    done = torchrun(TESTS / "two_processes.py", data, folder)
+    done = torchrun(SUPPORT / "two_processes.py", data, folder)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 

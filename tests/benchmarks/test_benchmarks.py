@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = Path(__file__).parents[1] / "benchmarks" / "run.py"
+RUN = Path(__file__).parents[2] / "benchmarks" / "run.py"
 TARGETED = (
     "step_over_model",
     "entropy_stride_over_full",

@@ -28,7 +28,7 @@ from fewmask.data.domain import Domain, read_image
 from fewmask.formats.shapes import MAX_CROSSINGS, fill_polygon
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 
-EXPORT = Path(__file__).parent / "fixtures" / "cvat-images.xml"
+EXPORT = Path(__file__).parents[1] / "fixtures" / "cvat-images.xml"
 SKY = "the &quot;sky&quot;"
 
 

@@ -1,4 +1,4 @@
-"""What each of two processes does for tests/test_campaign_kill.py. Started by torchrun."""
+"""What each of two processes does for tests/campaigns/test_campaign_kill.py. Started by torchrun."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from fewmask.methods import parse_config
 from fewmask.runs import RunFolder
 
 pytestmark = pytest.mark.slow
-TESTS = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 KILLS = 20
 
 # Forks a process for each moment, so that the imports are paid once. The first one runs a campaign through and counts
@@ -122,7 +122,7 @@ def test_two_processes_ask_the_same_questions_as_one(method: str, data: Path, tm
     path = write_config(tmp_path / "config.yaml", plain)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(TESTS / "two_campaigners.py"), str(path), str(tmp_path / "two")],
+        [*command, str(SUPPORT / "two_campaigners.py"), str(path), str(tmp_path / "two")],
         capture_output=True, text=True, timeout=240, env=environment(), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

@@ -33,7 +33,7 @@ def run(code: str, *path: Path) -> str:
     return done.stdout.strip()
 
 
-SHIM = Path(__file__).parents[1] / "src" / "fewmask" / "models" / "torchvision_shim.py"
+SHIM = Path(__file__).parents[2] / "src" / "fewmask" / "models" / "torchvision_shim.py"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.store import TABLES, VERSION, Unavailable
 from fewmask.labels import NOT_LABELLED
 
-FIXTURE = Path(__file__).parent / "fixtures" / "ledger-v1.sqlite"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "ledger-v1.sqlite"
 """Written by fewmask before rows had check values: two domains, two rounds, answers, a skip and a retraction."""
 
 

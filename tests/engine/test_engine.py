@@ -16,11 +16,13 @@ import helpers
 import pytest
 import torch
 from ondisk import (
+    Stop,
     assert_same_run,
     config,
     metrics_of,
     plain,
     run_python,
+    stop_at,
     summary_of,
     two_domains,
     weights_of,
@@ -122,20 +124,6 @@ SLOW = (
     "co-training, mean",
 )
 QUICK = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
-
-
-class Stop(Exception):
-    """What an interrupted run ends with."""
-
-
-def stop_at(step: int, stage: str | None = None) -> Callable[[ProgressEvent], None]:
-    """An observer that stops the run when it hears of a training step, or of an image of an evaluation."""
-
-    def observe(event: ProgressEvent) -> None:
-        if event.step == step and (event.stage == stage if stage else event.stage != "evaluate"):
-            raise Stop
-
-    return observe
 
 
 @pytest.fixture(scope="session")

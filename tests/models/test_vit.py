@@ -14,9 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import domains, model_settings, space
-from ondisk import assert_same_run, plain, two_domains, weights_of
+from ondisk import Stop, assert_same_run, plain, stop_at, two_domains, weights_of
 from safetensors.torch import load_file, save_file
-from test_engine import Stop, stop_at
 from torch import Tensor, nn
 
 from fewmask.config import ModelSettings, OptimiserSettings

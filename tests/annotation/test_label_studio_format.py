@@ -26,7 +26,7 @@ from fewmask.data.domain import Domain, read_image
 from fewmask.formats.rle import decode_brush
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 
-EXPORT = Path(__file__).parent / "fixtures" / "label-studio-export.json"
+EXPORT = Path(__file__).parents[1] / "fixtures" / "label-studio-export.json"
 
 
 @pytest.fixture

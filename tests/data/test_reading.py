@@ -22,7 +22,7 @@ from PIL import Image
 from fewmask.data.kinds import CONTAINERS, MASKS, PIXELS, PROPERTIES, Cell, judge, markdown
 from fewmask.data.reading import decode_colours, image_kind, read_image, read_mask, read_picture
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def put(folder: Path, data: bytes, name: str = "x.png") -> Path:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-RUN = Path(__file__).parents[1] / "benchmarks" / "annotation.py"
+RUN = Path(__file__).parents[2] / "benchmarks" / "annotation.py"
 
 
 def test_every_tool_is_measured(tmp_path: Path) -> None:

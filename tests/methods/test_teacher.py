@@ -216,7 +216,7 @@ def settings_like(config: Config, answers: str) -> Config:
 
 
 def test_the_student_of_a_stopped_run_is_that_of_one_that_was_not(data: Path, tmp_path: Path) -> None:
-    """Its teacher is compared with all methods' in tests/test_engine.py."""
+    """Its teacher is compared with all methods' in tests/engine/test_engine.py."""
 
     def stop(event: ProgressEvent) -> None:
         if event.step == 3 and event.stage != "evaluate":

@@ -24,7 +24,7 @@ from fewmask.models.encoders import normalisation, stride_multiple
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
 timm = encoders.timm  # imported there, beside a torchvision that may need help
-WEIGHTS = Path(__file__).parents[1].parent / "shared/data/weights/mobilenetv2_100.imagenet.safetensors"
+WEIGHTS = Path(__file__).parents[2].parent / "shared/data/weights/mobilenetv2_100.imagenet.safetensors"
 needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"pretrained weights are not at {WEIGHTS}")
 SPACES = {"a": space(3), "b": space(4)}
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewmask.config import Config
+from fewmask.engine.fit import ProgressEvent
 from fewmask.engine.run import load_domains, save_model
 from fewmask.labels import VOID, distinct_colour
 from fewmask.methods import parse_config
@@ -167,3 +168,17 @@ def _run(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
+
+
+class Stop(Exception):
+    """What an interrupted run ends with."""
+
+
+def stop_at(step: int, stage: str | None = None) -> Callable[[ProgressEvent], None]:
+    """An observer that stops the run when it hears of a training step, or of an image of an evaluation."""
+
+    def observe(event: ProgressEvent) -> None:
+        if event.step == step and (event.stage == stage if stage else event.stage != "evaluate"):
+            raise Stop
+
+    return observe

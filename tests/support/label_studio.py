@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-BIN = Path(os.environ.get("LABEL_STUDIO", Path(__file__).parents[1] / ".venv-label-studio/bin/label-studio")).absolute()
+BIN = Path(os.environ.get("LABEL_STUDIO", Path(__file__).parents[2] / ".venv-label-studio/bin/label-studio")).absolute()
 PATIENCE = 900.0
 """Seconds until it is healthy: half a minute on a machine with nothing else to do."""
 

@@ -535,7 +535,7 @@ def test_the_markdown_table_has_the_domains_of_all_methods(runs: Path, tmp_path:
         assert rows[2]["rooms"] != "–"
 
 
-RESULTS = sorted((Path(__file__).parents[1] / "results").glob("*.json"))
+RESULTS = sorted((Path(__file__).parents[2] / "results").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

@@ -16,7 +16,7 @@ from fewmask.config import FolderDomain, ScenesDomain, VocDomain
 from fewmask.data.doctor import Report, check_domains
 from fewmask.data.layouts import Problem, load_domain
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def report(root: Path, labelled: int | None = None, **settings: object) -> Report:

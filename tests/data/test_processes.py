@@ -122,11 +122,11 @@ def test_the_steps_of_every_method_come_back_as_they_were(name: str, tmp_path: P
         assert torch.equal(one.label, other.label)
 
 
-# All loaders of all layouts in one real process. `sys.argv`: how it is started, a folder to work in, these tests.
+# All loaders of all layouts in one real process. `sys.argv`: how it is started, a folder to work in, folders of tests.
 LOADS = """
 import multiprocessing, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = sys.argv[3:]
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
     from helpers import steps
@@ -153,7 +153,7 @@ if __name__ == "__main__":
 def test_real_processes_read_every_layout(method: str, tmp_path: Path) -> None:
     script = tmp_path / "loads.py"
     script.write_text(LOADS, encoding="utf-8")
-    done = run_file(script, method, tmp_path, Path(__file__).parent)
+    done = run_file(script, method, tmp_path, Path(__file__).parent, Path(trees.__file__).parent)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == ["True"]
 

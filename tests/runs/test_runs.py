@@ -28,7 +28,7 @@ from fewmask.runs import FORMAT, Budget, CampaignSummary, Description, Heads, Ro
 from fewmask.runs.metrics import cut_after, read_steps
 from fewmask.runs.reading import FileRecord
 
-GOLDEN = Path(__file__).parent / "fixtures" / "golden"
+GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
 SCORES = "train/scores.npz"
 PIECE = "campaign/pool/01/seen/a/00000.npz"
 RECORDS: dict[str, type[FileRecord]] = {

@@ -20,7 +20,7 @@ from fewmask.config import CampaignSettings, Config
 from fewmask.methods import METHODS, SETTINGS, read_config
 from fewmask.recipes.data import check_data
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = [
     *("active-camvid", "active-cityscapes", "cityscapes-camvid", "cityscapes-idd", "cityscapes-sunrgbd", "compare"),
     *("labels-camvid", "real-domains", "real-single", "scenes", "scenes-adaptation", "semi-cityscapes", "unimatch-v2"),

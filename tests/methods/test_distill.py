@@ -240,7 +240,7 @@ def settings(data: Path, **method_settings: Any) -> Config:
 
 def test_a_teacher_that_changed_is_refused_and_one_that_came_back_is_not(data: Path, tmp_path: Path) -> None:
     """A student of another architecture; the teacher is nowhere in the run, only its hash. That a run which goes on is
-    the run that was not stopped, tests/test_engine.py has of all methods."""
+    the run that was not stopped, tests/engine/test_engine.py has of all methods."""
     folder = tmp_path / "teacher"
     shutil.copytree(teacher(data), folder)
     student = settings(data, teachers=[folder])
