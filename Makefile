@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env-locked lock demo test test-quick dist dist-try test-slow test-browser test-label-studio lint audit format bench docs clean
+.PHONY: help env env-locked lock demo test test-quick dist dist-try test-slow test-browser test-label-studio lint audit format bench docs notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -115,6 +115,9 @@ docs: env ## build the documentation's site into site/; to read it: python3 -m h
 	$(VENV)/bin/typer fewmask.cli utils docs --name fewmask --title "Command line" --output docs/reference/cli.md
 	$(PYTHON) -m fewmask.config.reference > docs/reference/configuration.md
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
+notebooks: env ## write notebooks/ from the tutorials
+	$(PYTHON) notebooks/generate.py
 
 clean: ## remove the environments and the caches; runs are left alone
 	rm -rf $(VENV) $(LABEL_STUDIO) .venv-audit .venv-dist .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site docs/reference/cli.md src/fewmask.egg-info

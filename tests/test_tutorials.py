@@ -16,13 +16,13 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import NamedTuple
 
 import campaigns
 import helpers
 import pytest
 import yaml
 from command import Done, Fewmask
+from doc_blocks import DOCS, Block, blocks, commands
 from ondisk import two_domains, write_config, write_domain
 
 import fewmask
@@ -30,26 +30,8 @@ from fewmask import methods
 from fewmask.engine.run import load_config
 from fewmask.methods import parse_config, read_config
 
-DOCS = Path(__file__).parents[1] / "docs"
 # What a page shows stays as it is but for its size: few steps, few images, a small network.
 TINY = ["train.steps=2", "train.batch_size=2", "train.workers=0", "train.device=cpu", "train.precision=fp32"]
-BLOCK = re.compile(r"^```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-class Block(NamedTuple):
-    kind: str
-    title: str | None
-    text: str
-
-
-def blocks(page: str) -> list[Block]:
-    found = [Block(**match.groupdict()) for match in BLOCK.finditer((DOCS / page).read_text(encoding="utf-8"))]
-    assert found
-    return found
-
-
-def commands(block: Block) -> list[list[str]]:
-    return [shlex.split(line.removeprefix("$ "), comments=True) for line in block.text.splitlines() if line[:2] == "$ "]
 
 
 class Reader:
