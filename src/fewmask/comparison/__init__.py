@@ -1,4 +1,4 @@
-"""Comparing methods over seeds and images: which differences are more than luck."""
+"""Comparing methods over seeds and images, with intervals and verdicts for their differences."""
 
 from fewmask.comparison.pairs import compare
 

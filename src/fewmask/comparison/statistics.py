@@ -1,17 +1,17 @@
-"""Is a difference between two methods more than luck?
+"""Is a difference between two methods larger than chance explains?
 
-There are two kinds of luck: the seed, from which the labelled images and all of training follow, and the images that
-both were scored on. They are crossed: every network is scored on the same images.
+There are two sources of variance: the seed, which determines the labelled images and the training, and the images on
+which both methods are scored. The two factors are crossed: every network is scored on the same images.
 
     d_s       the difference of a figure in seed s's pair of runs
     d*_s,r    the same over draw r of the images, with replacement; one draw for all runs
-    se²     = Var_s(d_s) / S + Var_r(mean_s d*_s,r)                the sum counts what both share twice: no interval
+    se²     = Var_s(d_s) / S + Var_r(mean_s d*_s,r)                the sum counts the shared part twice: no interval
                                                                   over crossed draws is exact (Owen 2007)
-    interval  mean_s d_s ± t(ν)·se, ν by Welch and Satterthwaite   S seeds say little of their own spread; t knows that
+    interval  mean_s d_s ± t(ν)·se, ν by Welch and Satterthwaite   t accounts for the few seeds
     bootstrap the percentiles over r of the mean of d*_s,r over S seeds drawn with replacement
 
-The second is Owen's pigeonhole bootstrap. With few seeds it is too narrow, as every percentile bootstrap of few values
-is (of S = 3 it sees at most a spread of √(2/3), and no tail), so that the first one decides.
+The second one is Owen's pigeonhole bootstrap. With few seeds it is too narrow, as every percentile bootstrap of few
+values is: for S = 3 it sees at most a spread of √(2/3), and no tail. Therefore the verdict uses the first one.
 
 Shapes: S seeds · N images · C classes · P parts of the classes · R draws · F figures.
 
@@ -37,26 +37,26 @@ DRAWS_AT_ONCE = 100
 
 
 def means(scores: Array, parts: np.ndarray) -> Array:
-    """Mean IoU (…,P) of each part of the classes (P,C), over those of scores (…,C) that are no NaN; NaN of none."""
-    known = ~np.isnan(scores)
+    """Mean IoU (…,P) of each part of the classes (P,C), over the scores (…,C) that are not NaN; NaN for no score."""
+    defined = ~np.isnan(scores)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (np.nan_to_num(scores) @ parts.T) / (known.astype(np.float64) @ parts.T)
+        return (np.nan_to_num(scores) @ parts.T) / (defined.astype(np.float64) @ parts.T)
 
 
 def redrawn(counts: np.ndarray, draws: int, rng: np.random.Generator) -> Array:
     """IoU (…,R,C) of counts (…,N,C,3) over `draws` draws of the N images with replacement, the same for all of `…`."""
     *lead, n, c, _ = counts.shape
     by_image = np.moveaxis(counts.reshape(-1, n, c * 3), 1, 0).reshape(n, -1).astype(np.float64)
-    found = []
+    blocks = []
     for start in range(0, draws, DRAWS_AT_ONCE):
         weights = rng.multinomial(n, np.full(n, 1 / n), min(DRAWS_AT_ONCE, draws - start)).astype(np.float64)
-        found.append(iou(np.moveaxis((weights @ by_image).reshape(len(weights), -1, c, 3), 0, 1)))
-    return np.concatenate(found, 1).reshape(*lead, draws, c)
+        blocks.append(iou(np.moveaxis((weights @ by_image).reshape(len(weights), -1, c, 3), 0, 1)))
+    return np.concatenate(blocks, 1).reshape(*lead, draws, c)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of F figures: the mean difference, both intervals (F,2) and the two-sided p of no difference; NaN if unknown."""
+    """For F figures: the mean difference, both intervals (F,2) and the two-sided p of no difference; NaN if unknown."""
 
     difference: Array
     interval: Array
@@ -65,10 +65,10 @@ class Estimate:
 
 
 def estimate(by_seed: Array, by_draw: Array | None, images: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """What differences (S,F) by seed and (S,R,F) by seed and draw say of the mean difference.
+    """Estimate the mean difference from the differences by seed (S,F) and by seed and draw (S,R,F).
 
-    `images` (F,) is how many images a figure rests on. Without `by_draw` the intervals speak of other seeds on the very
-    same images; with one seed alone, of these networks on other images; with neither there is none.
+    `images` (F,) is the number of images behind each figure. Without `by_draw` the intervals hold for other seeds on
+    the same images. With a single seed they hold for the same networks on other images. With neither they are NaN.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -79,14 +79,14 @@ def estimate(by_seed: Array, by_draw: Array | None, images: np.ndarray, rng: np.
         variances.append(by_seed.var(0, ddof=1) / seeds)
         freedom.append(np.full(figures, seeds - 1.0))
     if by_draw is not None:
-        variances.append(_known(np.nanvar, by_draw.mean(0), ddof=1))
+        variances.append(_ignoring_nan(np.nanvar, by_draw.mean(0), ddof=1))
         freedom.append(np.maximum(images - 1.0, 1.0))
     if not variances:
         nothing = np.full((figures, 2), np.nan)
         return Estimate(mean, nothing, nothing, nothing[:, 0])
     each, total = np.stack(variances), np.sum(variances, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Of two runs that agree to the pixel there is no spread; then any ν will do.
+        # Two runs that agree in every pixel have no variance, and any ν gives the same interval.
         nu = np.where(total > 0, total**2 / (each**2 / np.stack(freedom)).sum(0), freedom[0])
         t = np.where(mean == 0, 0.0, np.abs(mean) / np.sqrt(total))
     half = stdtrit(nu, (1 + LEVEL) / 2) * np.sqrt(total)
@@ -100,20 +100,20 @@ def _pigeonhole(by_seed: Array, by_draw: Array | None, rng: np.random.Generator,
     seeds, draws, _ = by_draw.shape
     chosen = rng.integers(0, seeds, (seeds, draws))
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    return _known(np.nanquantile, by_draw[chosen, np.arange(draws)].mean(0), q=ends).T
+    return _ignoring_nan(np.nanquantile, by_draw[chosen, np.arange(draws)].mean(0), q=ends).T
 
 
-def _known(of: Callable[..., Array], values: Array, **options: Any) -> Array:
-    """A statistic over the first axis, of what is no NaN: a rare class is in some draws of the images not shown."""
+def _ignoring_nan(statistic: Callable[..., Array], values: Array, **options: Any) -> Array:
+    """A statistic over the first axis that ignores NaN. A rare class is missing in some draws of the images."""
     empty = np.isnan(values).all(0)
-    return np.where(empty, np.nan, of(np.where(empty, 0.0, values), axis=0, **options))
+    return np.where(empty, np.nan, statistic(np.where(empty, 0.0, values), axis=0, **options))
 
 
 def holm(p: Array) -> Array:
-    """Holm's adjusted p of a family (F,), in which NaN does not count: below α where the family's chance of a single
-    false alarm is at most α."""
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
+    """Holm's adjusted p of a family (F,), ignoring NaN. Rejecting below α keeps the family's chance of any false alarm
+    at α or less."""
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
     adjusted = np.full_like(p, np.nan)
     steps = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)

@@ -76,11 +76,11 @@ class Recipe(Settings):
 
     def table(self) -> dict[str, Overrides]:
         """Every row by name, multiplied out, with all that it overrides."""
-        found = {}
-        for (row, own), *others in product(self.rows.items(), *(group.items() for group in self.times)):
+        rows = {}
+        for (row, row_settings), *others in product(self.rows.items(), *(group.items() for group in self.times)):
             name = "-".join([row, *(other for other, _ in others)])
-            found[name] = {key: value for _, settings in others for key, value in settings.items()} | own
-        return found
+            rows[name] = {key: value for _, settings in others for key, value in settings.items()} | row_settings
+        return rows
 
     def choose(self, patterns: Sequence[str] = ()) -> list[str]:
         """The rows that match one of the patterns, in the order of the table; all of them without a pattern.
@@ -104,8 +104,8 @@ class Source(Settings):
 
 
 def names() -> list[str]:
-    there = [file.name for file in HERE.iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in there if name.endswith(".yaml") and name != SOURCES)
+    file_names = [file.name for file in HERE.iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in file_names if name.endswith(".yaml") and name != SOURCES)
 
 
 def find(name: str) -> tuple[str, list[str]]:
@@ -136,9 +136,9 @@ def text(name: str) -> str:
 
 def read_recipe(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError as `text`, and for a file that is none, with all that is wrong."""
-    found = text(name)
+    yaml = text(name)
     try:
-        data = strict_yaml.parse_yaml(found)
+        data = strict_yaml.parse_yaml(yaml)
     except ValueError as error:
         raise ValueError(f"{name}: not readable as YAML: {error}") from None
     try:
@@ -153,8 +153,8 @@ def read_recipe(name: str) -> Recipe:
 
 def sources() -> dict[str, Source]:
     """What recipes need, by path under the data's folder."""
-    found = strict_yaml.parse_yaml((HERE / SOURCES).read_text(encoding="utf-8"))
-    return {path: Source.model_validate(source) for path, source in found.items()}
+    entries = strict_yaml.parse_yaml((HERE / SOURCES).read_text(encoding="utf-8"))
+    return {path: Source.model_validate(source) for path, source in entries.items()}
 
 
 def configuration(
@@ -164,20 +164,20 @@ def configuration(
 
     Overrides of a domain, or of the campaign, hold for a row that has one.
     """
-    own = recipe.table()[row]
+    row_settings = recipe.table()[row]
     common = recipe.config | {"name": f"{name}.{row}"} | ({} if seed is None else {"seed": seed})
     domains = common.get("domains", {})
-    if isinstance(chosen := own.get("domains"), list):
+    if isinstance(chosen := row_settings.get("domains"), list):
         if strangers := [domain for domain in chosen if domain not in domains]:
             raise ValueError(f"recipe {name}, row {row}: no domains {', '.join(strangers)} in `config`")
         common["domains"] = {domain: domains[domain] for domain in chosen}
-        own = {key: value for key, value in own.items() if key != "domains"}
+        row_settings = {key: value for key, value in row_settings.items() if key != "domains"}
         # What is said of a domain holds for the rows that have it.
         others = tuple(f"domains.{domain}." for domain in domains if domain not in chosen)
         overrides = [override for override in overrides if not override.startswith(others)] if others else overrides
     if not asks(recipe, row):
         overrides = [override for override in overrides if not override.startswith("campaign.")]
-    settings = [f"{key}={json.dumps(value)}" for key, value in own.items()]
+    settings = [f"{key}={json.dumps(value)}" for key, value in row_settings.items()]
     return parse(common, data, SETTINGS, f"recipe {name}, row {row}", [*settings, *overrides])
 
 

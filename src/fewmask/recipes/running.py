@@ -60,9 +60,9 @@ def run_recipe(
             if distributed.rank() == 0:
                 # Another process may run other rows: what it has found must not be written over by less.
                 with hold(folder / ".results.lock", "its results are being written", "run it again", wait=60):
-                    found = results(recipe, folder)
-                    write_json(folder / "results.json", {"command": command, **as_json(recipe, found)})
-                    write_text(folder / "results.md", markdown(recipe, found, command))
+                    scores = results(recipe, folder)
+                    write_json(folder / "results.json", {"command": command, **as_json(recipe, scores)})
+                    write_text(folder / "results.md", markdown(recipe, scores, command))
             yield row, seed, summary
 
 
@@ -109,23 +109,23 @@ def _train_heads(config: Config, run: RunFolder, others: Sequence[str]) -> None:
         )
         for name in others
     }
-    told = {name: one["domains"][name] | {"way": one["way"]} for name, one in scored.items()}
-    run.write_record(run.heads, Heads.model_validate({"domains": told}))
+    records = {name: scores["domains"][name] | {"way": scores["way"]} for name, scores in scored.items()}
+    run.write_record(run.heads, Heads.model_validate({"domains": records}))
 
 
 def results(recipe: Recipe, folder: Path) -> Results:
     """The scores of all runs in the folder that are done."""
-    found: Results = {}
+    scores_by_row: Results = {}
     for row, seed, path in _runs(recipe, folder):
         run = RunFolder(path)
         if run.finished:
-            told = run.read_summary().to_dict() | asdict(run.spent())
+            summary = run.read_summary().to_dict() | asdict(run.spent())
             if run.campaign.exists():
-                told |= run.read_campaign().model_dump(include={"unit", "asked", "spent", "clicks"})
-            domains = told["domains"] | (run.read_heads().to_dict()["domains"] if run.heads.exists() else {})
+                summary |= run.read_campaign().model_dump(include={"unit", "asked", "spent", "clicks"})
+            domains = summary["domains"] | (run.read_heads().to_dict()["domains"] if run.heads.exists() else {})
             average = mean([scores["miou"] for scores in domains.values()])
-            found.setdefault(row, {})[seed] = told | {"domains": domains, "avg_miou": average}
-    return found
+            scores_by_row.setdefault(row, {})[seed] = summary | {"domains": domains, "avg_miou": average}
+    return scores_by_row
 
 
 def _runs(recipe: Recipe, folder: Path) -> Iterator[tuple[str, int, Path]]:

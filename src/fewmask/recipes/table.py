@@ -20,29 +20,29 @@ LEFT_OUT = ("format", "domains", "validation", "hardware", "versions", "weights"
 COST = (("minutes", "minutes", 1), ("seconds_a_step", "s a step", 2), ("memory_mib", "MiB", 0))
 
 
-def as_json(recipe: Recipe, found: Results) -> dict[str, Any]:
+def as_json(recipe: Recipe, results: Results) -> dict[str, Any]:
     """The table as plain data: of every row the mean and the sample standard deviation over seeds, beside what was
     published, and of every run what it was made with."""
-    done = [run for runs in found.values() for run in runs.values()]
+    done = [run for runs in results.values() for run in runs.values()]
     shared = {key: done[0][key] for key in ("hardware", "versions")} if done else {}
     return {
         "title": recipe.title,
         "source": recipe.source,
         **shared,
-        "rows": {row: _row(recipe, row, found.get(row, {})) for row in _rows(recipe, found)},
+        "rows": {row: _row(recipe, row, results.get(row, {})) for row in _rows(recipe, results)},
         "runs": {
             f"{row}/{seed}": {key: run[key] for key in run if key not in LEFT_OUT}
             | {"domains": {name: {k: s[k] for k in KEPT if k in s} for name, s in run["domains"].items()}}
-            for row, runs in found.items()
+            for row, runs in results.items()
             for seed, run in runs.items()
         },
         "elsewhere": [figure.model_dump() for figure in recipe.elsewhere],
     }
 
 
-def _rows(recipe: Recipe, found: Results) -> list[str]:
+def _rows(recipe: Recipe, results: Results) -> list[str]:
     """Rows in the order of the table: those that ran or were published, and what was published alone."""
-    return [r for r in dict.fromkeys([*recipe.table(), *recipe.published]) if r in found or r in recipe.published]
+    return [r for r in dict.fromkeys([*recipe.table(), *recipe.published]) if r in results or r in recipe.published]
 
 
 def _row(recipe: Recipe, row: str, runs: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -51,12 +51,12 @@ def _row(recipe: Recipe, row: str, runs: Mapping[int, Mapping[str, Any]]) -> dic
     domains = {}
     for name in names:
         scores = [run["domains"][name] for run in runs.values() if name in run["domains"]]
-        of_class, classes = published_iou.get(name, {}), dict.fromkeys(c for one in scores for c in one["iou"])
+        of_class, classes = published_iou.get(name, {}), dict.fromkeys(c for score in scores for c in score["iou"])
         domains[name] = {
-            **_spread([one["miou"] for one in scores]),
+            **_spread([score["miou"] for score in scores]),
             "published": published.get(name),
             "iou": {
-                c: {**_spread([one["iou"][c] for one in scores]), "published": of_class.get(c)}
+                c: {**_spread([score["iou"][c] for score in scores]), "published": of_class.get(c)}
                 for c in dict.fromkeys([*classes, *of_class])
             },
         }
@@ -73,13 +73,13 @@ def _row(recipe: Recipe, row: str, runs: Mapping[int, Mapping[str, Any]]) -> dic
 
 def _spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
     """Mean and sample standard deviation of what is known."""
-    known = [number for number in numbers if number is not None]
-    return {"mean": fmean(known) if known else None, "sd": stdev(known) if len(known) > 1 else None}
+    values = [number for number in numbers if number is not None]
+    return {"mean": fmean(values) if values else None, "sd": stdev(values) if len(values) > 1 else None}
 
 
-def lines(recipe: Recipe, found: Results) -> list[list[str]]:
+def lines(recipe: Recipe, results: Results) -> list[list[str]]:
     """The table in words, head first: ours as mean ± sample standard deviation, and what was published."""
-    rows = {name: _row(recipe, name, found.get(name, {})) for name in _rows(recipe, found)}
+    rows = {name: _row(recipe, name, results.get(name, {})) for name in _rows(recipe, results)}
     domains = list(dict.fromkeys(name for row in rows.values() for name in row["domains"]))
     several = len(domains) > 1
     columns = [*domains, *(["mean"] if several else [])]
@@ -98,9 +98,9 @@ def lines(recipe: Recipe, found: Results) -> list[list[str]]:
     return [[line[i] for i in keep] for line in (head, *body)]
 
 
-def class_lines(recipe: Recipe, found: Results) -> dict[str, list[list[str]]]:
+def class_lines(recipe: Recipe, results: Results) -> dict[str, list[list[str]]]:
     """By domain, the classes of every row in words, head first."""
-    rows = {name: _row(recipe, name, found.get(name, {})) for name in _rows(recipe, found)}
+    rows = {name: _row(recipe, name, results.get(name, {})) for name in _rows(recipe, results)}
     tables = {}
     for domain in dict.fromkeys(name for row in rows.values() for name in row["domains"]):
         having = {name: row["domains"][domain]["iou"] for name, row in rows.items() if domain in row["domains"]}
@@ -125,14 +125,14 @@ def _parts(iou: Mapping[str, Mapping[str, Any]]) -> Iterator[bool]:
         yield True
 
 
-def markdown(recipe: Recipe, found: Results, command: str) -> str:
+def markdown(recipe: Recipe, results: Results, command: str) -> str:
     """The table as Markdown, in points of mIoU, with the command that made it: overrides are in it."""
-    parts = [f"# {recipe.title}", f"`{command}`", _markdown(lines(recipe, found))]
-    for domain, table in (class_lines(recipe, found) if recipe.by_class else {}).items():
+    parts = [f"# {recipe.title}", f"`{command}`", _markdown(lines(recipe, results))]
+    for domain, table in (class_lines(recipe, results) if recipe.by_class else {}).items():
         parts += [f"## {domain}: IoU by class", _markdown(table)]
     if recipe.source:
         parts.append(f"Published: {recipe.source}. Ours: mean ± sample standard deviation over seeds.")
-    parts += [f"- {percent(one.miou)}: {one.figure} ({one.source})" for one in recipe.elsewhere]
+    parts += [f"- {percent(figure.miou)}: {figure.figure} ({figure.source})" for figure in recipe.elsewhere]
     return "\n\n".join(parts) + "\n"
 
 
