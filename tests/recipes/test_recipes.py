@@ -210,6 +210,22 @@ def test_the_cost_is_pixels_by_rate(data: Path) -> None:
     assert seconds["joint"] == pytest.approx(recipes.megapixels(config) / 0.65)
 
 
+def test_the_cost_of_steps_by_the_data_is_unknown(tmp_path: Path, fewmask: Fewmask) -> None:
+    config = settings("compare", "joint", overrides=["train.steps=auto"])
+    assert recipes.megapixels(config) is None
+    assert recipes.seconds(recipes.read_recipe("compare"), {"joint": config}) == {"joint": None}
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "title: t\npaper: none\nexpected: e\nrate: {megapixels: 1, machine: a CPU, why: w}\n"
+        "config: {domains: {a: {layout: folder, root: a}}, method: joint, train: {steps: auto, crop: [100, 100]}}\n"
+        "rows: {by-data: {}, stated: {train.steps: 50, train.batch_size: 4}}\n",
+        encoding="utf-8",
+    )
+    shown = fewmask("recipes", "show", path)
+    assert "#   by-data: unknown: the data decides it (train.steps: auto)\n#   stated: 2 s\n" in shown.out, shown.err
+    assert json.loads(fewmask("recipes", "show", path, "--json").out)["seconds"] == {"by-data": None, "stated": 2.0}
+
+
 def test_every_method_that_draws_from_the_pool_has_a_cost() -> None:
     free = {name for name in METHODS if not SETTINGS[name].pool_cost}
     assert free == {"supervised", "joint", "fine-tune", "deal"}

@@ -1,10 +1,10 @@
-"""recipes: the published experiments."""
+"""recipes: list, show, check and run the published experiments."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,21 +28,24 @@ recipes = typer.Typer(
     short_help="The published experiments, ready to run.",
 )
 
+BY_DATA = "unknown: the data decides it (train.steps: auto)"
+
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="One that `fewmask recipes` lists, or a YAML file.", show_default=False)
+    str,
+    typer.Argument(metavar="NAME", help="A recipe that `fewmask recipes` lists, or a YAML file.", show_default=False),
 ]
 Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="data=FOLDER|ROW|KEY=VALUE",
-        help="Rows (patterns such as 'joint-*'; all by default), where the data is, and overrides of any key.",
+        help="Rows (patterns such as 'joint-*'; all by default), the folder of the data, and overrides of any key.",
     ),
 ]
 Seeds = Annotated[
-    str | None, typer.Option(metavar="0,1,2", help="Other seeds than the recipe's own.", show_default=False)
+    str | None, typer.Option(metavar="0,1,2", help="Seeds in place of the recipe's own.", show_default=False)
 ]
 Incomplete = Annotated[
-    bool, typer.Option("--incomplete", help="Go on where a split has another number of images than was published.")
+    bool, typer.Option("--incomplete", help="Accept splits whose number of images differs from the published one.")
 ]
 
 
@@ -50,17 +53,17 @@ Incomplete = Annotated[
 def recipes_alone(context: typer.Context, as_json: Json = False) -> None:
     """fewmask recipes list
 
-    The published experiments, ready to run. Without a verb: list them.
+    The published experiments, ready to run. Without a verb, list them.
     """
     if context.invoked_subcommand is None:
         list_all(as_json)
 
 
 def list_all(as_json: Json = False) -> None:
-    """List the recipes: what they are, their rows, and what they cost."""
+    """List the recipes, with their titles, rows and costs."""
     from fewmask.recipes import configuration, names, read_recipe, seconds
 
-    plainly, told = {}, []
+    plainly, lines = {}, []
     for name in names():
         recipe = read_recipe(name)
         rows = recipe.table()
@@ -70,21 +73,17 @@ def list_all(as_json: Json = False) -> None:
             "rows": rows,
             "seconds": cost,
         }
-        low, high = duration(min(cost.values())), duration(max(cost.values()))
-        each = low if low == high else f"{low} … {high}"
-        of_all = duration(sum(cost.values()) * len(recipe.seeds))
-        runs = _runs(rows, recipe.seeds)
-        told.append(f"{name}: {recipe.title}\n  {runs}, {each} a run on {recipe.rate.machine}, {of_all} in all")
+        lines.append(f"{name}: {recipe.title}\n  {_runs(rows, recipe.seeds)}, {_cost(recipe, cost)}")
     if as_json:
         print_json(plainly)
         return
-    say("\n".join(told))
-    say("\nCosts are estimates: pixels of all crops by a stated rate; validation and the loader come on top.")
+    say("\n".join(lines))
+    say("\nCosts are estimates: the pixels of all crops over a stated rate. Validation and the loader come on top.")
     say("fewmask recipes show NAME · fewmask recipes run NAME [ROW …] data=FOLDER")
 
 
 def show(name: Name, as_json: Json = False) -> None:
-    """Print a recipe's YAML, its rows with their estimated cost, and the command."""
+    """Print a recipe's YAML, its rows with their estimated cost, and the command that runs it."""
     from fewmask.recipes import configuration, find, read_recipe, seconds, text
 
     recipe, whole = read_recipe(name), find(name)[0]
@@ -93,25 +92,25 @@ def show(name: Name, as_json: Json = False) -> None:
         print_json({**recipe.model_dump(mode="json"), "table": recipe.table(), "seconds": cost})
         return
     print(text(name), end="")
-    print("\n# The rows, and about how long a run of each takes on " + recipe.rate.machine + ":")
+    print("\n# The rows, and the estimated time of one run of each on " + recipe.rate.machine + ":")
     for row, seconds_of_run in cost.items():
-        print(f"#   {row}: {duration(seconds_of_run)}")
+        print(f"#   {row}: {BY_DATA if seconds_of_run is None else duration(seconds_of_run)}")
     print(f"#\n#   fewmask recipes run {whole} [ROW …] data=FOLDER")
 
 
 def check(name: Name, words: Words = None, incomplete: Incomplete = False, as_json: Json = False) -> None:
-    """Examine the data that a recipe reads, image by image: every problem listed at once, as `fewmask check` does."""
+    """Examine the data that a recipe reads, image by image, and list every problem, as `fewmask check` does."""
     from fewmask.data.doctor import check_domains as examine
     from fewmask.recipes.data import check_data
 
-    asked = _Asked(name, words or [], None)
-    configs = [asked.configure(row, asked.seeds[0]) for row in asked.rows]
-    check_data(asked.name, configs, asked.data, incomplete)
+    request = _Request(name, words or [], None)
+    configs = [request.configure(row, request.seeds[0]) for row in request.rows]
+    check_data(request.name, configs, request.data, incomplete)
     domains = {domain: settings for config in configs for domain, settings in config.domains.items()}
     labelled = [config.labelled.images for config in configs]
     most = None if None in labelled else max(filter(None, labelled), default=0)
     with counting("files") as progress:
-        report = examine(domains, most, asked.seeds[0], progress=progress)
+        report = examine(domains, most, request.seeds[0], progress=progress)
     print_report(report, as_json)
 
 
@@ -128,60 +127,62 @@ def run(
 ) -> None:
     """Run a recipe's rows on the data in a folder, and show our figures beside the published ones.
 
-    The data is looked at first. The same command goes on where it stopped; what is done is not done again.
+    The files of the data are checked first. The same command resumes where it stopped and skips finished runs.
     """
     from fewmask.recipes import seconds
     from fewmask.recipes.data import check_data
 
-    asked = _Asked(name, words or [], seeds)
-    recipe, folder = asked.recipe, folder or below(Path("runs"), asked.name)
-    configs = {row: asked.configure(row, asked.seeds[0]) for row in asked.rows}
-    found = check_data(asked.name, configs.values(), asked.data, incomplete)
-    for one in found:
-        counts = ", ".join(f"{split} {count:,}" for split, count in one.images.items())
-        should = " as published" if one.images == one.expected else ""
-        say(f"{one.domain}: {counts} images{should} ({one.layout}, {one.folder})", err)
-    estimate = sum(seconds(recipe, configs).values()) * len(asked.seeds)
+    request = _Request(name, words or [], seeds)
+    recipe, folder = request.recipe, folder or below(Path("runs"), request.name)
+    configs = {row: request.configure(row, request.seeds[0]) for row in request.rows}
+    for dataset in check_data(request.name, configs.values(), request.data, incomplete):
+        counts = ", ".join(f"{split} {images:,}" for split, images in dataset.images.items())
+        published = " as published" if dataset.images == dataset.expected else ""
+        say(f"{dataset.domain}: {counts} images{published} ({dataset.layout}, {dataset.folder})", err)
+    estimates = seconds(recipe, configs).values()
+    costs = [estimate for estimate in estimates if estimate is not None]
+    time = [f"about {duration(sum(costs) * len(request.seeds))} on {recipe.rate.machine}"] if costs else []
+    if unknown := len(estimates) - len(costs):
+        time.append(f"time of {count(unknown, 'row')} {BY_DATA}")
     from fewmask.recipes.running import results
     from fewmask.recipes.running import run_recipe as go_on
     from fewmask.recipes.table import as_json as plainly
 
-    runs = _runs(asked.rows, asked.seeds)
-    say(f"{runs}, about {duration(estimate)} on {recipe.rate.machine}; in {folder}", err)
+    say(f"{_runs(request.rows, request.seeds)}, {', '.join(time)}; in {folder}", err)
     again = ["recipes", "run", name, *(words or []), *(["--seeds", seeds] if seeds else []), "--out", str(folder)]
     again += ["--incomplete"] if incomplete else []
     command = shlex.join(["fewmask", *again])
-    made = {}
+    summaries = {}
     with training_progress() as observe:
-        ended = go_on(recipe, asked.configure, folder, asked.rows, asked.seeds, command, observe, enough)
-        for row, seed, summary in ended:
-            made[f"{row}-{seed}"] = summary
+        finished_runs = go_on(recipe, request.configure, folder, request.rows, request.seeds, command, observe, enough)
+        for row, seed, summary in finished_runs:
+            summaries[f"{row}-{seed}"] = summary
             if summary.get("state") == "failed":
                 say(f"{row}-{seed} failed: {summary['error']}", err)
     waiting, failed = (
-        {path: summary for path, summary in made.items() if summary.get("state") == state}
+        {path: summary for path, summary in summaries.items() if summary.get("state") == state}
         for state in ("waiting", "failed")
     )
     if as_json:
         print_json(
-            {"recipe": asked.name, **plainly(recipe, results(recipe, folder)), "waiting": waiting, "failed": failed}
+            {"recipe": request.name, **plainly(recipe, results(recipe, folder)), "waiting": waiting, "failed": failed}
         )
     else:
-        _print_results(recipe, folder, asked.overrides)
+        _print_results(recipe, folder, request.overrides)
         for path, summary in waiting.items():
             print_campaign(summary, below(folder, path), again)
     if failed:
         reasons = [f"{path}: {summary['error']}" for path, summary in failed.items()]
-        raise RuntimeError("\n".join([f"{len(failed)} of {len(made)} runs failed", *reasons]))
+        raise RuntimeError("\n".join([f"{len(failed)} of {len(summaries)} runs failed", *reasons]))
 
 
 def _print_results(recipe: Recipe, folder: Path, overrides: Sequence[str]) -> None:
     from fewmask.recipes.running import results
     from fewmask.recipes.table import class_lines, lines
 
-    there = results(recipe, folder)
-    _print_table(f"{recipe.title}: mIoU", lines(recipe, there))
-    for domain, table in (class_lines(recipe, there) if recipe.by_class else {}).items():
+    finished = results(recipe, folder)
+    _print_table(f"{recipe.title}: mIoU", lines(recipe, finished))
+    for domain, table in (class_lines(recipe, finished) if recipe.by_class else {}).items():
         _print_table(f"{domain}: IoU", table)
     for figure in recipe.elsewhere:
         say(f"Published: {percent(figure.miou)} {figure.figure} ({figure.source})")
@@ -189,34 +190,34 @@ def _print_results(recipe: Recipe, folder: Path, overrides: Sequence[str]) -> No
         say(f"Published: {recipe.source}")
     if overrides:
         say(f"Not the recipe's own settings: {' '.join(overrides)}")
-    own = " with the recipe's own settings" if overrides else ""
-    say(f"To expect{own}: {recipe.expected}\nAll of it: {folder / 'results.json'}, {folder / 'results.md'}")
+    condition = " with the recipe's own settings" if overrides else ""
+    say(f"To expect{condition}: {recipe.expected}\nAll results: {folder / 'results.json'}, {folder / 'results.md'}")
 
 
-class _Asked:
-    """What the command line asks for: which rows of which recipe, on which data, with which seeds."""
+class _Request:
+    """The request of the command line: the recipe, its rows, the data, the overrides and the seeds."""
 
     def __init__(self, name: str, words: Sequence[str], seeds: str | None) -> None:
         from fewmask.recipes import asks, find, read_recipe
 
-        whole, own_rows = find(name)
+        whole, named_rows = find(name)
         self.recipe, self.name = read_recipe(whole), _stem(whole)
         data = [word.removeprefix("data=") for word in words if word.startswith("data=")]
         self.overrides = [word for word in words if "=" in word and not word.startswith("data=")]
         patterns = [word for word in words if "=" not in word]
         if numbers := [word for word in patterns if word.isdigit()]:
             raise ValueError(f"{' '.join(numbers)}: not a row; write seeds as --seeds 0,1,2")
-        if own_rows and patterns:
-            raise ValueError(f"{name}: rows of {whole} already; name others with that: recipes run {whole} …")
+        if named_rows and patterns:
+            raise ValueError(f"{name}: names rows of {whole} already; to choose other rows: recipes run {whole} …")
         if any(override.startswith("seed=") for override in self.overrides):
-            raise ValueError("seed: give --seeds, such as --seeds 3")
-        self.rows = self.recipe.choose(own_rows or patterns)
+            raise ValueError("seed: a recipe sets it; give --seeds, such as --seeds 3")
+        self.rows = self.recipe.choose(named_rows or patterns)
         of_campaigns = [override for override in self.overrides if override.startswith("campaign.")]
         if of_campaigns and not any(asks(self.recipe, row) for row in self.rows):
             raise ValueError(f"{of_campaigns[0]}: none of these rows is a campaign: {', '.join(self.rows)}")
         needs = _needs(self.recipe)
         if len(data) > 1 or data == [""] or (needs and not data):
-            raise ValueError(f"data: give data=FOLDER once, the folder that holds {' and '.join(needs) or 'the data'}")
+            raise ValueError(f"data: give data=FOLDER once, the folder with {' and '.join(needs) or 'the data'}")
         self.data = Path(data[0]).expanduser() if data else Path()
         self.seeds = _numbers(seeds) if seeds is not None else self.recipe.seeds
 
@@ -229,6 +230,16 @@ class _Asked:
 
 def _runs(rows: Sized, seeds: Sized) -> str:
     return f"{count(len(rows), 'row')} × {count(len(seeds), 'seed')}"
+
+
+def _cost(recipe: Recipe, seconds: Mapping[str, float | None]) -> str:
+    """The estimated time of a run of each row, and of all runs."""
+    costs = [cost for cost in seconds.values() if cost is not None]
+    if len(costs) < len(seconds):
+        return f"time {BY_DATA}"
+    low, high = duration(min(costs)), duration(max(costs))
+    each = low if low == high else f"{low} … {high}"
+    return f"{each} a run on {recipe.rate.machine}, {duration(sum(costs) * len(recipe.seeds))} in all"
 
 
 def _needs(recipe: Recipe) -> list[str]:

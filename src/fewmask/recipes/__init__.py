@@ -1,7 +1,7 @@
-"""The published experiments, ready to run: a YAML file for each table, beside this one.
+"""The published experiments, ready to run: one YAML file for each table, in this folder.
 
-A recipe is a configuration whose paths are relative to the folder that holds the data, and the rows of its table: what
-each of them changes in it, and what was published for it. See docs/recipes.md.
+A recipe has a configuration, whose paths are relative to the folder of the data, and the rows of its table. Each row
+changes some settings and may have published figures. See docs/recipes.md.
 """
 
 from __future__ import annotations
@@ -18,64 +18,65 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from fewmask import strict_yaml
 from fewmask.config import SETTINGS, Config, Fraction, Settings, parse
+from fewmask.config.training import AUTO
 
 HERE = files(__name__)
-SOURCES = "sources.yaml"  # what recipes need, and where it is to be had
+SOURCES = "sources.yaml"  # the datasets and weights that recipes need, and how to get them
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Overrides = dict[str, Any]
-"""By `key.sub`, a value that takes the place of the common one. `domains` may be a list: those of the common ones."""
+"""By `key.sub`, a value that replaces the common one. `domains` may be a list of names of the common domains."""
 
 
 class Figure(Settings):
-    """One published figure that no row stands beside."""
+    """One published figure without a row of its own."""
 
     figure: str
-    """What was measured, in words."""
+    """A description of the measurement."""
     miou: Fraction | None = None
     source: str
 
 
 class Rate(Settings):
-    """How fast the network trains, from which the cost is estimated."""
+    """The training speed, from which the cost is estimated."""
 
     megapixels: PositiveFloat
-    """Of labelled crops a second, forward and backward."""
+    """Megapixels of labelled crops in a second, forward and backward."""
     machine: str
     why: str
-    """Where the rate comes from."""
+    """The source of the rate."""
 
 
 class Recipe(Settings):
     title: str
-    """One line."""
+    """A title of one line."""
     paper: str
     config: dict[str, Any]
-    """What the rows have in common."""
+    """The common settings of the rows."""
     rows: dict[Name, Overrides] = Field(min_length=1)
     times: list[dict[Name, Overrides]] = []
-    """Further settings that every row is run with, such as three numbers of labels: the rows are multiplied by each
-    group, and are called `row-setting`. A row's own settings come last."""
+    """Groups of further settings, such as three numbers of labels. The rows are multiplied by each group and are called
+    `row-setting`. A row's own settings take precedence."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     published: dict[Name, dict[str, Fraction]] = {}
-    """By row and domain, mIoU as a fraction. A name that is no row stands in the table alone."""
+    """By row and domain, the published mIoU as a fraction. A name that is no row gets a line of published figures."""
     published_iou: dict[Name, dict[str, dict[str, Fraction]]] = {}
-    """By row, domain and class."""
+    """By row, domain and class, the published IoU."""
     source: str = ""
-    """Of the published figures."""
+    """The source of the published figures."""
     elsewhere: list[Figure] = []
     by_class: bool = False
-    """Whether the table of classes is what the paper shows."""
+    """Whether to make a table of classes too."""
     heads: bool = False
-    """Whether domains that a row does not train are scored too, as the paper does it: with a head of their own, trained
-    for as many steps on the frozen network."""
+    """Whether to score the domains that a row does not train too. As in the paper, each gets a head that is trained for
+    as many steps on the frozen network."""
     once: dict[Name, str] = {}
-    """Further names, each of the rows that match its pattern."""
+    """Further names, each for the rows that match its pattern."""
     rate: Rate
     expected: str
 
     def table(self) -> dict[str, Overrides]:
-        """Every row by name, multiplied out, with all that it overrides."""
+        """Every row by name, multiplied out, with its overrides."""
         rows = {}
         for (row, row_settings), *others in product(self.rows.items(), *(group.items() for group in self.times)):
             name = "-".join([row, *(other for other, _ in others)])
@@ -83,35 +84,36 @@ class Recipe(Settings):
         return rows
 
     def choose(self, patterns: Sequence[str] = ()) -> list[str]:
-        """The rows that match one of the patterns, in the order of the table; all of them without a pattern.
+        """The rows that match one of the patterns, in the order of the table; all rows without a pattern.
 
-        Raises ValueError for a pattern that none matches.
+        Raises ValueError for a pattern without a match.
         """
         rows = list(self.table())
-        idle = [p for p in patterns if not any(fnmatchcase(row, p) for row in rows)]
-        if idle:
-            raise ValueError(f"no row {', '.join(map(repr, idle))}; there are {', '.join(rows)}")
+        unmatched = [p for p in patterns if not any(fnmatchcase(row, p) for row in rows)]
+        if unmatched:
+            raise ValueError(f"no row {', '.join(map(repr, unmatched))}; there are {', '.join(rows)}")
         return [row for row in rows if not patterns or any(fnmatchcase(row, p) for p in patterns)]
 
 
 class Source(Settings):
-    """Something that recipes need."""
+    """A dataset or a file of weights that recipes need."""
 
     get: str
-    """What it is and where it is to be had."""
+    """A description of it, and where to get it."""
     images: dict[str, PositiveInt] = {}
-    """Images by split as they are published, before any are held out."""
+    """The published number of images by split, before any are held out."""
 
 
 def names() -> list[str]:
+    """The names of all recipes."""
     file_names = [file.name for file in HERE.iterdir()]
     return sorted(name.removesuffix(".yaml") for name in file_names if name.endswith(".yaml") and name != SOURCES)
 
 
 def find(name: str) -> tuple[str, list[str]]:
-    """The recipe of that name, and the pattern of the rows that it means: none for all of them.
+    """The recipe of a name, and the patterns of its rows; no pattern means all rows.
 
-    A path of a YAML file is a recipe too. Raises ValueError for a name that there is not.
+    The path of a YAML file is a recipe too. Raises ValueError for an unknown name.
     """
     if name in names() or name.endswith((".yaml", ".yml")):
         return name, []
@@ -122,7 +124,7 @@ def find(name: str) -> tuple[str, list[str]]:
 
 
 def text(name: str) -> str:
-    """The recipe's YAML. Raises ValueError for a name that there is not, and for a file that cannot be read."""
+    """The recipe's YAML. Raises ValueError for an unknown name, and for a file that cannot be read."""
     recipe, _ = find(name)
     if recipe in names():
         return (HERE / f"{recipe}.yaml").read_text(encoding="utf-8")
@@ -135,7 +137,7 @@ def text(name: str) -> str:
 
 
 def read_recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises ValueError as `text`, and for a file that is none, with all that is wrong."""
+    """The recipe of a name. Raises ValueError as `text` does, and for an invalid file, with all its errors."""
     yaml = text(name)
     try:
         data = strict_yaml.parse_yaml(yaml)
@@ -152,7 +154,7 @@ def read_recipe(name: str) -> Recipe:
 
 
 def sources() -> dict[str, Source]:
-    """What recipes need, by path under the data's folder."""
+    """The datasets and weights that recipes need, by path under the data's folder."""
     entries = strict_yaml.parse_yaml((HERE / SOURCES).read_text(encoding="utf-8"))
     return {path: Source.model_validate(source) for path, source in entries.items()}
 
@@ -160,9 +162,9 @@ def sources() -> dict[str, Source]:
 def configuration(
     recipe: Recipe, name: str, row: str, data: Path, overrides: Sequence[str] = (), seed: int | None = None
 ) -> Config:
-    """The configuration of a row on the data in a folder. Raises ValueError that lists everything that is wrong.
+    """The configuration of a row on the data in a folder. Raises one ValueError that lists all errors.
 
-    Overrides of a domain, or of the campaign, hold for a row that has one.
+    Overrides of a domain or of the campaign are ignored for rows without that domain or without a campaign.
     """
     row_settings = recipe.table()[row]
     common = recipe.config | {"name": f"{name}.{row}"} | ({} if seed is None else {"seed": seed})
@@ -172,7 +174,7 @@ def configuration(
             raise ValueError(f"recipe {name}, row {row}: no domains {', '.join(strangers)} in `config`")
         common["domains"] = {domain: domains[domain] for domain in chosen}
         row_settings = {key: value for key, value in row_settings.items() if key != "domains"}
-        # What is said of a domain holds for the rows that have it.
+        # An override of a domain applies only to rows with that domain.
         others = tuple(f"domains.{domain}." for domain in domains if domain not in chosen)
         overrides = [override for override in overrides if not override.startswith(others)] if others else overrides
     if not asks(recipe, row):
@@ -186,12 +188,15 @@ def asks(recipe: Recipe, row: str) -> bool:
     return recipe.table()[row].get("campaign", recipe.config.get("campaign")) is not None
 
 
-def megapixels(config: Config) -> float:
-    """Labelled crops that a run trains on, and what its other rows cost in terms of them, in millions of pixels.
+def megapixels(config: Config) -> float | None:
+    """The cost of a run in millions of pixels of labelled crops; None for `train.steps: auto`, which depends on the
+    data.
 
-    Validation, passes over the pool and the loader come on top.
+    A row of the pool counts as much as the method states. Validation, passes over the pool and the loader come on top.
     """
     train, campaign = config.train, config.campaign
+    if train.steps == AUTO:
+        return None
     rounds = campaign.rounds if campaign else 1
     pool = config.method.pool_cost * (train.unlabelled_batch_size or train.batch_size)
     rows = rounds * train.steps * (train.batch_size + pool)
@@ -205,6 +210,7 @@ def megapixels(config: Config) -> float:
     return rows * train.crop[0] * train.crop[1] / 1e6
 
 
-def seconds(recipe: Recipe, configs: Mapping[str, Config]) -> dict[str, float]:
-    """The estimated seconds of one run of each row."""
-    return {row: megapixels(config) / recipe.rate.megapixels for row, config in configs.items()}
+def seconds(recipe: Recipe, configs: Mapping[str, Config]) -> dict[str, float | None]:
+    """The estimated seconds of one run of each row; None for `train.steps: auto`."""
+    pixels = {row: megapixels(config) for row, config in configs.items()}
+    return {row: None if cost is None else cost / recipe.rate.megapixels for row, cost in pixels.items()}

@@ -1,4 +1,4 @@
-"""What a recipe needs of the data, looked for before anything is trained: all that is missing or wrong at once."""
+"""Checking the data of a recipe before any training, with all missing files and errors at once."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from fewmask.recipes import sources
 
 @dataclass(frozen=True)
 class RecipeData:
-    """A dataset that is there. `images` are those of each split as it is published, before any are held out."""
+    """A dataset on the disk. `images` counts the images of each published split, before any are held out."""
 
     domain: str
     folder: Path
     layout: str
     images: dict[str, int]
     expected: dict[str, int]
-    """Empty where nobody has said how many there should be."""
+    """The published counts; empty if they are not known."""
 
 
 def check_data(name: str, configs: Iterable[Config], data: Path, incomplete: bool = False) -> list[RecipeData]:
-    """The datasets that the configurations read, by listing their files; no image is opened.
+    """The datasets that the configurations read. This lists their files and opens no image.
 
-    Raises ValueError that lists all that is missing, with where to get it, every error of the datasets' files, and,
-    unless `incomplete`, every split that has not as many images as it was published with.
+    Raises one ValueError that lists all missing datasets, with where to get them, and all errors of their files. Unless
+    `incomplete`, it also lists every split whose number of images differs from the published one.
     """
     known_sources = {Path(os.path.abspath(below(data, path))): source for path, source in sources().items()}
     domains: dict[str, tuple[str, DomainSettings]] = {}
-    problems: dict[str, None] = {}  # each said once, in order
+    problems: dict[str, None] = {}  # without repetitions, in order
     datasets = []
     for config in configs:
         domains |= {f"{domain} {s.model_dump_json()}": (domain, s) for domain, s in config.domains.items()}
@@ -46,9 +46,9 @@ def check_data(name: str, configs: Iterable[Config], data: Path, incomplete: boo
             continue
         source = known_sources.get(settings.root)
         if not settings.root.exists():
-            problems[f"{settings.root}: missing; {source.get if source else 'set its root'}"] = None
+            problems[f"{settings.root}: missing; {source.get if source else f'set domains.{domain}.root'}"] = None
             continue
-        # As it is published: what is held out for validation is a part of train.
+        # The published split: the images held out for validation belong to train.
         whole = settings.model_copy(update={"val_from_train": 0.0} if hasattr(settings, "val_from_train") else {})
         listing = index(whole)
         problems |= dict.fromkeys(f"domain {domain}: {problem}" for problem in index(settings).errors)
@@ -57,7 +57,7 @@ def check_data(name: str, configs: Iterable[Config], data: Path, incomplete: boo
         if expected and images != expected and not incomplete and not listing.errors:
             problems[
                 f"domain {domain}: {settings.root} has {_counts(images)} images, but should have {_counts(expected)}; "
-                "complete it, or say --incomplete to go on with what is there"
+                "add the missing images, or give --incomplete to use those that are there"
             ] = None
         datasets.append(RecipeData(domain, settings.root, settings.layout, images, expected))
     if problems:

@@ -1,8 +1,8 @@
 """The runs of a recipe, one after the other.
 
-A run lies in `<folder>/<row>-<seed>` and goes on where it stopped; `results.json` and `results.md` beside the runs are
-written anew whenever one ends, from what is on the disk. Two processes may run rows of one folder: a run that another
-one holds is passed over as failed, with the reason.
+A run is in `<folder>/<row>-<seed>` and resumes where it stopped. After each run, `results.json` and `results.md` in
+`<folder>` are written again from all runs on the disk. Two processes may run rows of one folder: a run that another
+process holds counts as failed, with the reason.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ def run_recipe(
     observe: ProgressCallback = lambda event: None,
     enough: bool = False,
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Run rows × seeds, all rows of a seed before the next; yields each run's summary as it ends.
+    """Run rows × seeds, all rows of one seed before the next seed, and yield each run's summary after its end.
 
-    `configure` makes the configuration of a row and a seed. A run that cannot be, or that breaks down, does not keep
-    the others from running: its summary is `{"state": "failed", "error": …}`. Raises ValueError before anything is
-    trained when the folder holds runs of other settings, which would stand in one table, and for campaigns whose
-    settings are wrong.
+    `configure` makes the configuration of a row and a seed. A failed run does not stop the others: its summary is
+    `{"state": "failed", "error": …}`. Before any training, raises ValueError for a folder with runs of other settings,
+    since all runs of a folder form one table, and for campaigns with wrong settings.
     """
     for row, seed, path in _runs(recipe, folder):
         open_run(path, configure(row, seed))
@@ -58,7 +57,7 @@ def run_recipe(
             except (ValueError, NonFiniteError) as error:
                 summary = {"state": "failed", "error": str(error)}
             if distributed.rank() == 0:
-                # Another process may run other rows: what it has found must not be written over by less.
+                # Another process may run other rows. The lock keeps it from writing older results over newer ones.
                 with hold(folder / ".results.lock", "its results are being written", "run it again", wait=60):
                     scores = results(recipe, folder)
                     write_json(folder / "results.json", {"command": command, **as_json(recipe, scores)})
@@ -67,7 +66,7 @@ def run_recipe(
 
 
 def _check_campaigns(configs: Mapping[str, Config]) -> None:
-    """Raises one ValueError that lists what is wrong with the campaigns of all rows."""
+    """Raises one ValueError that lists the errors in the campaigns of all rows."""
     problems = []
     for row, config in configs.items():
         if config.campaign is not None:
@@ -80,7 +79,7 @@ def _check_campaigns(configs: Mapping[str, Config]) -> None:
 
 
 def _named(run: str, observe: ProgressCallback) -> ProgressCallback:
-    """Tells of which run a moment is."""
+    """The callback, with the name of the run before the stage of each event."""
     return lambda event: observe(replace(event, stage=f"{run} {event.stage}"))
 
 
@@ -91,7 +90,7 @@ def _run(config: Config, folder: Path, observe: ProgressCallback, enough: bool) 
 
 
 def _score_others(config: Config, folder: Path) -> None:
-    """Score the domains that the run has not trained, with a head of their own on its frozen network."""
+    """Score each domain that the run has not trained, with a new head on its frozen network."""
     run = RunFolder(folder)
     scored = run.read_summary().domains if run.finished else {}
     others = [domain for domain in config.domains if domain not in scored]
@@ -114,7 +113,7 @@ def _train_heads(config: Config, run: RunFolder, others: Sequence[str]) -> None:
 
 
 def results(recipe: Recipe, folder: Path) -> Results:
-    """The scores of all runs in the folder that are done."""
+    """The scores of all finished runs in the folder."""
     scores_by_row: Results = {}
     for row, seed, path in _runs(recipe, folder):
         run = RunFolder(path)
@@ -129,7 +128,7 @@ def results(recipe: Recipe, folder: Path) -> Results:
 
 
 def _runs(recipe: Recipe, folder: Path) -> Iterator[tuple[str, int, Path]]:
-    """Row, seed and folder of every run that there is, in the order of the table and of the seeds."""
+    """Row, seed and folder of every run on the disk, in the order of the table and of the seeds."""
     for row in recipe.table():
         seeds = [path.name.removeprefix(f"{row}-") for path in folder.glob(f"{row}-*")]
         for seed in sorted(int(s) for s in seeds if s.isdigit()):

@@ -1,4 +1,4 @@
-"""The table of a recipe: our figures beside the published ones, as data and in words."""
+"""The table of a recipe, with our figures and the published ones, as data and as text."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fewmask.plurals import percent
 from fewmask.recipes import Recipe
 
 Results = dict[str, dict[int, dict[str, Any]]]
-"""By row and seed, the scores of a run: `domains`, `avg_miou`, `seconds`, `steps` and what else its summary has."""
+"""By row and seed, the summary of a run, with `domains`, `avg_miou`, `seconds`, `steps` and its other keys."""
 
-# Of a run's scores on a domain what the table's file keeps, and of its summary what it leaves to the run's folder.
+# The keys of a domain's scores that the table's file contains, and the keys of a summary that it does not contain.
 KEPT = ("miou", "miou_legacy", "pixel_accuracy", "miou_shared", "miou_private", "iou", "split", "images", "way")
 LEFT_OUT = ("format", "domains", "validation", "hardware", "versions", "weights")
 
-# What a run of a row costs: its name in the file, its head in the table, and digits.
+# The cost of a run: key in the file, column of the table, and digits.
 COST = (("minutes", "minutes", 1), ("seconds_a_step", "s a step", 2), ("memory_mib", "MiB", 0))
 
 
 def as_json(recipe: Recipe, results: Results) -> dict[str, Any]:
-    """The table as plain data: of every row the mean and the sample standard deviation over seeds, beside what was
-    published, and of every run what it was made with."""
+    """The table as plain data: for each row the mean and sample standard deviation over seeds with the published
+    figures, and for each run its scores, cost and settings."""
     done = [run for runs in results.values() for run in runs.values()]
     shared = {key: done[0][key] for key in ("hardware", "versions")} if done else {}
     return {
@@ -41,7 +41,7 @@ def as_json(recipe: Recipe, results: Results) -> dict[str, Any]:
 
 
 def _rows(recipe: Recipe, results: Results) -> list[str]:
-    """Rows in the order of the table: those that ran or were published, and what was published alone."""
+    """The rows with runs or published figures, in the order of the table; names that are no rows come last."""
     return [r for r in dict.fromkeys([*recipe.table(), *recipe.published]) if r in results or r in recipe.published]
 
 
@@ -72,13 +72,13 @@ def _row(recipe: Recipe, row: str, runs: Mapping[int, Mapping[str, Any]]) -> dic
 
 
 def _spread(numbers: Sequence[float | None]) -> dict[str, float | None]:
-    """Mean and sample standard deviation of what is known."""
+    """Mean and sample standard deviation of the values that are not None."""
     values = [number for number in numbers if number is not None]
     return {"mean": fmean(values) if values else None, "sd": stdev(values) if len(values) > 1 else None}
 
 
 def lines(recipe: Recipe, results: Results) -> list[list[str]]:
-    """The table in words, head first: ours as mean ± sample standard deviation, and what was published."""
+    """The table as text, head first: ours as mean ± sample standard deviation, and the published figures."""
     rows = {name: _row(recipe, name, results.get(name, {})) for name in _rows(recipe, results)}
     domains = list(dict.fromkeys(name for row in rows.values() for name in row["domains"]))
     several = len(domains) > 1
@@ -88,7 +88,7 @@ def lines(recipe: Recipe, results: Results) -> list[list[str]]:
     body = []
     for name, row in rows.items():
         cells = [row["domains"].get(domain) for domain in domains]
-        # A mean over fewer domains than the others' would not be one to compare.
+        # A mean over fewer domains than in the other rows would not be comparable.
         cells += [row["mean"] if len(row["domains"]) == len(domains) else None] if several else []
         words = [word for cell in cells for word in (_ours(cell), percent(cell["published"] if cell else None))]
         cost = [(row[key]["mean"], digits) for key, _, digits in COST]
@@ -99,7 +99,7 @@ def lines(recipe: Recipe, results: Results) -> list[list[str]]:
 
 
 def class_lines(recipe: Recipe, results: Results) -> dict[str, list[list[str]]]:
-    """By domain, the classes of every row in words, head first."""
+    """By domain, the table of classes for all rows as text, head first."""
     rows = {name: _row(recipe, name, results.get(name, {})) for name in _rows(recipe, results)}
     tables = {}
     for domain in dict.fromkeys(name for row in rows.values() for name in row["domains"]):
@@ -118,7 +118,7 @@ def _cell(cell: Mapping[str, Any] | None, published: bool) -> str:
 
 
 def _parts(iou: Mapping[str, Mapping[str, Any]]) -> Iterator[bool]:
-    """Whether a row has columns of its own figures (False) and of published ones (True)."""
+    """The columns of a row: one of our figures (False) and one of published figures (True), where there are any."""
     if any(cell["mean"] is not None for cell in iou.values()):
         yield False
     if any(cell["published"] is not None for cell in iou.values()):
@@ -126,7 +126,7 @@ def _parts(iou: Mapping[str, Mapping[str, Any]]) -> Iterator[bool]:
 
 
 def markdown(recipe: Recipe, results: Results, command: str) -> str:
-    """The table as Markdown, in points of mIoU, with the command that made it: overrides are in it."""
+    """The table as Markdown, in points of mIoU, with the command that made it and its overrides."""
     parts = [f"# {recipe.title}", f"`{command}`", _markdown(lines(recipe, results))]
     for domain, table in (class_lines(recipe, results) if recipe.by_class else {}).items():
         parts += [f"## {domain}: IoU by class", _markdown(table)]
