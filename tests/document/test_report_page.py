@@ -135,7 +135,7 @@ def test_the_reliability_diagram_marks_the_gap_and_leaves_empty_bins_out() -> No
 
 def test_a_heat_map_has_a_cell_for_each_pair_and_marks_private_classes() -> None:
     values = [[1.0, None], [-0.5, 0.25]]
-    chart = heat_map("t", ["a", "b"], ["c", "d"], values, "x", "y", description="d", tell=lambda v: f"{v:.2f}",
+    chart = heat_map("t", ["a", "b"], ["c", "d"], values, "x", "y", description="d", format_value=lambda v: f"{v:.2f}",
                      marked=([True, False], [False, False]), diverging=True)  # fmt: skip
     cells = [(e.attrib["class"], e.get("style")) for e in drawn(chart) if "cell" in e.get("class", "")]
     assert cells == [("cell", "--v:100%"), ("cell none", None), ("cell cold", "--v:50%"), ("cell", "--v:25%")]
@@ -145,7 +145,7 @@ def test_a_heat_map_has_a_cell_for_each_pair_and_marks_private_classes() -> None
 
 def test_a_heat_map_of_many_classes_stays_small() -> None:
     names = [f"class {i}" for i in range(250)]
-    chart = heat_map("t", names, names, np.eye(250).tolist(), "x", "y", description="d", tell=str)
+    chart = heat_map("t", names, names, np.eye(250).tolist(), "x", "y", description="d", format_value=str)
     assert sum(e.tag == "rect" for e in drawn(chart).iter()) == 250
     assert len(chart.svg) < 2**20
 
@@ -210,7 +210,7 @@ def everything(text: str) -> Page:
         bars(text, [Bar(text, 0.5, 0.4)], before=text, description=text),
         columns(text, [text], {text: [1.0], "b": [2.0]}, text, description=text),
         reliability(text, [(1.0, 1.0, 0.5)], description=text),
-        heat_map(text, [text], [text], [[0.9]], text, text, description=text, tell=lambda v: text),
+        heat_map(text, [text], [text], [[0.9]], text, text, description=text, format_value=lambda v: text),
         scatter(text, [Cloud(f"d: {text}", np.zeros((1, 2)), "#000000", 0)], description=text),
         intervals(text, [Difference(text, 0.1, (0.0, 0.2))], text, description=text),
     ]

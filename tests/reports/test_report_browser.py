@@ -90,7 +90,7 @@ def test_every_number_of_a_heat_map_can_be_read(scheme: str, tmp_path: Path, ope
     names = list("abcdefghij")
     charts = [
         heat_map("t", names, names, [[sign * (10 * i + j + 1) / 100 for j in range(10)] for i in range(10)], "x", "y",
-                 description="d", tell=str, diverging=sign < 0)
+                 description="d", format_value=str, diverging=sign < 0)
         for sign in (1, -1)
     ]  # fmt: skip
     path = tmp_path / "page.html"

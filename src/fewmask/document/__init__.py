@@ -1,4 +1,4 @@
-"""What a report page is made of, its charts, and the page as one HTML file. Knows nothing of runs or networks."""
+"""The parts of a report page, its charts, and the page as one HTML file. It knows no runs and no networks."""
 
 from __future__ import annotations
 

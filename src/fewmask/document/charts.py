@@ -1,4 +1,4 @@
-"""Charts over axes: lines with bands, bars with changes, and the reliability diagram. Pure: numbers in, SVG out."""
+"""Charts over axes: lines with bands, bars with changes, and the reliability diagram. All are pure functions to SVG."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """A line through `points`, a marker at each where `dots`, and a band (x, low, high) behind it.
+    """A line through `points`, with a band (x, low, high) behind it and, with `dots`, a marker at each point.
 
-    `group` is its place among the style sheet's series; several series may share one, as the seeds of a method do.
+    `group` is its index among the style sheet's series. Several series may share a group, as the seeds of a method do.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Series:
     faint: bool = False
     forecast: bool = False
     legend: str = ""
-    """Its name among the keys, where several series share one."""
+    """Its name in the legend, where several series share one."""
 
 
 def lines(
@@ -62,7 +62,7 @@ def lines(
     zero: bool = False,
     wide: bool = False,
 ) -> Chart:
-    """Lines over a common x. `marks` are vertical rules with a word, `target` is a horizontal one."""
+    """Lines over a common x. `marks` are vertical rules with a word; `target` is a horizontal rule."""
     xs = [float(x) for x, _ in (*(p for s in series for p in s.points), *marks)] + [
         x for s in series for x, *_ in s.band
     ]
@@ -70,7 +70,7 @@ def lines(
     ys += [target] if target is not None else []
     x_span = (min(xs), max(xs)) if min(xs) < max(xs) else (min(xs) - 1, max(xs) + 1)
     room = 0.03 * (x_span[1] - x_span[0])
-    # A curve is no line to the edge: its first and last marker need room.
+    # The first and the last marker need room.
     frame = Frame.around((x_span[0] - room, x_span[1] + room), span(ys, narrowest, zero), *((860, 320) if wide else ()))
     drawn: list[object] = [*frame.axes(x_label, y_label, y_format=y_format)]
     for x, word in marks:
@@ -81,11 +81,11 @@ def lines(
         at = frame.y(target)
         drawn.append(tag("line", class_="target", x1=frame.x.start, x2=frame.x.end, y1=at, y2=at))
         drawn.append(text(f"target {percent(target)}", frame.x.start + 6, at - 5, "start", "small"))
-    for one in series:
-        drawn += _series(frame, one, y_format)
+    for line in series:
+        drawn += _series(frame, line, y_format)
     named = [(s.legend or s.name, s.group) for s in series if s.name and not s.faint]
-    known = {name: Key(name, group) for name, group in named}
-    keys = list(known.values())
+    keys_by_name = {name: Key(name, group) for name, group in named}
+    keys = list(keys_by_name.values())
     return Chart(
         title,
         drawing(frame.width, frame.height, title, description, *drawn),
@@ -97,21 +97,23 @@ def lines(
     )
 
 
-def _series(frame: Frame, one: Series, y_format: Format) -> list[Markup]:
-    style = f"s{one.group % SERIES}"
+def _series(frame: Frame, series: Series, y_format: Format) -> list[Markup]:
+    style = f"s{series.group % SERIES}"
     drawn = []
-    if one.band:
-        up = [(frame.x(x), frame.y(high)) for x, _, high in one.band]
-        down = [(frame.x(x), frame.y(low)) for x, low, _ in reversed(one.band)]
+    if series.band:
+        up = [(frame.x(x), frame.y(high)) for x, _, high in series.band]
+        down = [(frame.x(x), frame.y(low)) for x, low, _ in reversed(series.band)]
         drawn.append(tag("path", d=path([*up, *down]) + "Z", class_=f"band {style}"))
-    places = [(frame.x(x), frame.y(y)) for x, y in one.points]
-    if one.line and len(places) > 1:
-        classes = ["line", style, *(["faint"] if one.faint else []), *(["forecast"] if one.forecast else [])]
-        drawn.append(tag("path", tag("title", one.name), d=path(places), class_=" ".join(classes)))
-    if one.dots or len(places) == 1:
-        for (x, y), (value, height) in zip(places, one.points, strict=True):
-            told = tag("title", f"{one.name}: {y_format(height)} at {plain_number(value)}")
-            drawn.append(tag("path", told, d=marker(one.group, x, y, 3 if one.faint else 4.5), class_=f"dot {style}"))
+    places = [(frame.x(x), frame.y(y)) for x, y in series.points]
+    if series.line and len(places) > 1:
+        classes = ["line", style, *(["faint"] if series.faint else []), *(["forecast"] if series.forecast else [])]
+        drawn.append(tag("path", tag("title", series.name), d=path(places), class_=" ".join(classes)))
+    if series.dots or len(places) == 1:
+        for (x, y), (value, height) in zip(places, series.points, strict=True):
+            tooltip = tag("title", f"{series.name}: {y_format(height)} at {plain_number(value)}")
+            drawn.append(
+                tag("path", tooltip, d=marker(series.group, x, y, 3 if series.faint else 4.5), class_=f"dot {style}")
+            )
     return drawn
 
 
@@ -134,7 +136,7 @@ def marker(kind: int, x: float, y: float, r: float) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """A value with what it was before; None is a class that does not occur."""
+    """A value and the value `before` it. None is a class that does not occur."""
 
     name: str
     value: float | None
@@ -144,7 +146,7 @@ class Bar:
 
 def bars(
     title: str,
-    given: Sequence[Bar],
+    entries: Sequence[Bar],
     *,
     before: str = "",
     description: str,
@@ -152,16 +154,16 @@ def bars(
     table: Table | None = None,
 ) -> Chart:
     """Horizontal bars of fractions, with the change since `before` written beside each."""
-    row, left = 24.0, 20 + widest([bar.name for bar in given], 24)
-    width, height = 560.0, row * len(given) + 26
-    changed = any(bar.before is not None for bar in given)
+    row, left = 24.0, 20 + widest([bar.name for bar in entries], 24)
+    width, height = 560.0, row * len(entries) + 26
+    changed = any(bar.before is not None for bar in entries)
     scale = Scale(0, 1, left, width - (110 if changed else 56))
     drawn: list[object] = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = scale(share)
-        drawn.append(tag("line", class_="grid", x1=x, x2=x, y1=2, y2=row * len(given)))
+        drawn.append(tag("line", class_="grid", x1=x, x2=x, y1=2, y2=row * len(entries)))
         drawn.append(text(percent(share), x, height - 8, "middle"))
-    for i, bar in enumerate(given):
+    for i, bar in enumerate(entries):
         middle = row * i + row / 2
         drawn.append(tag("text", tag("title", bar.name), shortened(bar.name, 24), x=left - 8, y=middle + 4,
                          text_anchor="end", class_="name"))  # fmt: skip
@@ -179,9 +181,9 @@ def bars(
         drawn.append(text(f"{100 * bar.value:.1f}", width - (104 if changed else 48), middle + 4, "start", "value"))
         if bar.before is not None:
             change = 100 * (bar.value - bar.before)
-            way = "up" if change > 0.05 else "down" if change < -0.05 else "same"
-            sign = {"up": "▲ +", "down": "▼ −", "same": "  ±"}[way]
-            drawn.append(text(f"{sign}{abs(change):.1f}", width - 62, middle + 4, "start", f"change {way}"))
+            direction = "up" if change > 0.05 else "down" if change < -0.05 else "same"
+            sign = {"up": "▲ +", "down": "▼ −", "same": "  ±"}[direction]
+            drawn.append(text(f"{sign}{abs(change):.1f}", width - 62, middle + 4, "start", f"change {direction}"))
     keys = [Key("now", colour="var(--bar)"), Key(before, shape="tick")] if changed else []
     return Chart(title, drawing(width, height, title, description, *drawn), description, keys, caption, table)
 
@@ -196,7 +198,7 @@ def columns(
     table: Table | None = None,
     caption: str = "",
 ) -> Chart:
-    """Stacked columns: one a name, a part for each key of `values`."""
+    """Stacked columns: a column for each name, with a part for each key of `values`."""
     heights = [sum(parts[i] for parts in values.values()) for i in range(len(names))]
     frame = Frame.around((0, len(names)), (0, max(max(heights), 1e-9) * 1.1))
     drawn: list[object] = [*frame.axes("", y_label, x_format=None)]
@@ -204,14 +206,14 @@ def columns(
     for i, name in enumerate(names):
         middle, below = frame.x(i + 0.5), 0.0
         drawn.append(text(name, middle, frame.y.start + 17, "middle"))
-        for group, (what, parts) in enumerate(values.items()):
+        for group, (part, parts) in enumerate(values.items()):
             top = below + parts[i]
             drawn.append(
-                tag("rect", tag("title", f"{name}, {what}: {plain_number(parts[i])}"), x=middle - wide / 2,
+                tag("rect", tag("title", f"{name}, {part}: {plain_number(parts[i])}"), x=middle - wide / 2,
                     y=frame.y(top), width=wide, height=frame.y(below) - frame.y(top), class_=f"part s{group % SERIES}")
             )  # fmt: skip
             below = top
-    keys = [Key(what, colour=f"var(--s{i % SERIES})") for i, what in enumerate(values)] if len(values) > 1 else []
+    keys = [Key(part, colour=f"var(--s{i % SERIES})") for i, part in enumerate(values)] if len(values) > 1 else []
     return Chart(
         title, drawing(frame.width, frame.height, title, description, *drawn), description, keys, caption, table
     )
@@ -220,10 +222,10 @@ def columns(
 def reliability(
     title: str, table: Sequence[tuple[float, float, float]], *, description: str, caption: str = ""
 ) -> Chart:
-    """The reliability diagram of bins (pixels, right ones, summed confidence) of equal width over 0 … 1.
+    """The reliability diagram of bins (pixels, correct pixels, summed confidence) of equal width over 0 … 1.
 
-    Each bin is a bar as high as its accuracy, the gap to its mean confidence in another colour; below, how many of the
-    pixels are in it.
+    Each bin is a bar as high as its accuracy. The gap to its mean confidence has another colour. A small bar below
+    shows the bin's share of the pixels.
     """
     total = sum(pixels for pixels, _, _ in table)
     width, height, n = 460.0, 400.0, len(table)
@@ -233,23 +235,39 @@ def reliability(
     share = Scale(0, max((pixels for pixels, *_ in table), default=1) / max(total, 1), height - 10, height - 50)
     drawn.append(text("pixels", 50, height - 14, "end", "small"))
     rows = []
-    for i, (pixels, right, confidence) in enumerate(table):
+    for i, (pixels, correct, confidence) in enumerate(table):
         left, wide = x(i / n) + 1, x(1 / n) - x(0) - 2
         if not pixels:
             continue
-        accuracy, mean, part = right / pixels, confidence / pixels, pixels / total
-        told = f"confidence {percent(mean)}: {percent(accuracy)} right, {percent(part)} of the pixels"
+        accuracy, mean, part = correct / pixels, confidence / pixels, pixels / total
+        hint = f"confidence {percent(mean)}: {percent(accuracy)} right, {percent(part)} of the pixels"
         low, high = sorted((accuracy, mean))
         drawn.append(
-            tag("rect", tag("title", told), x=left, y=y(accuracy), width=wide, height=y(0) - y(accuracy), class_="bar")
+            tag(
+                "rect",
+                tag("title", hint),
+                x=left,
+                y=y(accuracy),
+                width=wide,
+                height=y(0) - y(accuracy),
+                class_="bar",
+            )
         )
         drawn.append(
-            tag("rect", tag("title", told), x=left, y=y(high), width=wide, height=y(low) - y(high),
+            tag("rect", tag("title", hint), x=left, y=y(high), width=wide, height=y(low) - y(high),
                 class_="gap over" if mean > accuracy else "gap under")
         )  # fmt: skip
         top = share(part)
         drawn.append(
-            tag("rect", tag("title", told), x=left, y=top, width=wide, height=max(share(0) - top, 0.5), class_="share")
+            tag(
+                "rect",
+                tag("title", hint),
+                x=left,
+                y=top,
+                width=wide,
+                height=max(share(0) - top, 0.5),
+                class_="share",
+            )
         )
         rows.append((f"{percent(i / n)} – {percent((i + 1) / n)}", percent(mean), percent(accuracy), percent(part)))
     drawn.append(tag("line", class_="ideal", x1=x(0), y1=y(0), x2=x(1), y2=y(1)))

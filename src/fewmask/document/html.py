@@ -1,4 +1,4 @@
-"""The page as one HTML file: no script, no address, nothing to load. What is not markup is escaped by the template."""
+"""Renders the page as one HTML file without a script, an address or a file to load. The template escapes all text."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ KINDS = {Note: "note", Figures: "figures", Table: "table", Charts: "charts", Gal
 
 
 def render(page: Page) -> str:
-    """The file's text."""
+    """The HTML text of a page."""
     return _template().render(page=page, style=Markup(_read("page.css")))
 
 
 def picture(pixels: np.ndarray, alt: str, caption: str = "", width: int | None = None, exact: bool = False) -> Picture:
-    """A picture (H,W,3) uint8 as JPEG or, where it must stay `exact` as masks must, as palette PNG, at most `width`
-    pixels wide. Masks shrink to the nearest pixel, so that no colour is mixed."""
+    """A picture (H,W,3) uint8 as JPEG, at most `width` pixels wide.
+
+    With `exact`, which masks need, it is a palette PNG, and it shrinks to the nearest pixel, so that no colour is
+    mixed.
+    """
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if width is not None and image.width > width:
-        way = Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS
-        image = image.resize((width, max(round(image.height * width / image.width), 1)), way)
+        filter_ = Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS
+        image = image.resize((width, max(round(image.height * width / image.width), 1)), filter_)
     buffer = BytesIO()
     if exact:
         image.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)

@@ -14,7 +14,7 @@ from fewmask.document.model import Chart, Table
 from fewmask.document.svg import Scale, drawing, shortened, tag, text, widest
 
 NAME = 22  # letters of a class's name that a heat map shows
-LARGE = 60  # classes, from which on cells that round to 0 are left out: most of thousands are
+LARGE = 60  # a map of this many classes leaves out cells that round to 0, which most of its thousands of cells do
 SHAPES = ("circle", "triangle", "square", "diamond", "inverted triangle", "cross", "pentagon", "bar")
 
 
@@ -27,7 +27,7 @@ def heat_map(
     y_label: str,
     *,
     description: str,
-    tell: Callable[[float], str],
+    format_value: Callable[[float], str],
     marked: tuple[Sequence[bool], Sequence[bool]] | None = None,
     caption: str = "",
     table: Table | None = None,
@@ -35,8 +35,7 @@ def heat_map(
 ) -> Chart:
     """Cells from 0 to 1 (−1 to 1 where `diverging`), darker the larger; None is a cell without a value.
 
-    `tell` writes a value; small maps show it in each cell, all in its tooltip. `marked` rows and columns have a ring
-    before their names.
+    `format_value` writes a value into the cell's tooltip. `marked` rows and columns have a ring before their names.
     """
     cell = min(max(440.0 / max(len(rows), len(columns)), 13.0), 46.0)
     marks = marked or ([False] * len(rows), [False] * len(columns))
@@ -46,16 +45,16 @@ def heat_map(
     drawn: list[object] = []
     for j, name in enumerate(columns):
         x = left + cell * (j + 0.5)
-        words = ("○ " if marks[1][j] else "") + shortened(name, NAME)
+        label = ("○ " if marks[1][j] else "") + shortened(name, NAME)
         drawn.append(
-            tag("text", tag("title", name), words, transform=f"translate({x + 3:.1f},{top - 6:.1f}) rotate(-50)",
+            tag("text", tag("title", name), label, transform=f"translate({x + 3:.1f},{top - 6:.1f}) rotate(-50)",
                 class_="name")
         )  # fmt: skip
     for i, name in enumerate(rows):
         y = top + cell * i
-        words = ("○ " if marks[0][i] else "") + shortened(name, NAME)
+        label = ("○ " if marks[0][i] else "") + shortened(name, NAME)
         drawn.append(
-            tag("text", tag("title", name), words, x=left - 7, y=y + cell / 2 + 4, text_anchor="end", class_="name")
+            tag("text", tag("title", name), label, x=left - 7, y=y + cell / 2 + 4, text_anchor="end", class_="name")
         )
         for j, value in enumerate(values[i]):
             x = left + cell * j
@@ -63,7 +62,7 @@ def heat_map(
                 drawn.append(tag("rect", x=x, y=y, width=cell - 1, height=cell - 1, class_="cell none"))
             elif abs(value) >= 0.005 or max(len(rows), len(columns)) < LARGE:
                 cold = diverging and value < 0
-                drawn.append(_cell(x, y, cell, value, f"{name} → {columns[j]}: {tell(value)}", cold))
+                drawn.append(_cell(x, y, cell, value, f"{name} → {columns[j]}: {format_value(value)}", cold))
     drawn.append(text(x_label, left + cell * len(columns) / 2, 14, "middle", "label"))
     up = top + cell * len(rows) / 2
     drawn.append(
@@ -72,11 +71,13 @@ def heat_map(
     return Chart(title, drawing(width, height, title, description, *drawn), description, (), caption, table)
 
 
-def _cell(x: float, y: float, side: float, value: float, told: str, cold: bool) -> Markup:
-    """A cell as dark as its value is far from 0, with the value in it where there is room. The style sheet chooses the
-    ink, which the cell's colour decides, and that the theme."""
+def _cell(x: float, y: float, side: float, value: float, tooltip: str, cold: bool) -> Markup:
+    """A cell that is darker the farther its value is from 0, with the value in it where there is room.
+
+    The style sheet chooses the colour of the text by the colour of the cell and the theme.
+    """
     strength = round(100 * min(abs(value), 1.0))
-    drawn = [tag("title", told), tag("rect", x=x, y=y, width=side - 1, height=side - 1)]
+    drawn = [tag("title", tooltip), tag("rect", x=x, y=y, width=side - 1, height=side - 1)]
     if side >= 27 and strength >= 1:
         word = f"{100 * value:.0f}".replace("-", "−")
         drawn.append(text(word, x + side / 2 - 0.5, y + side / 2 + 4, "middle", "in"))
@@ -85,7 +86,7 @@ def _cell(x: float, y: float, side: float, value: float, told: str, cold: bool) 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points (N,2) of one class of one domain. `shape` is the domain's place among `SHAPES`."""
+    """Points (N,2) of one class of one domain. `shape` is the domain's index in `SHAPES`."""
 
     name: str
     points: np.ndarray
@@ -95,11 +96,13 @@ class Cloud:
 
 
 def scatter(title: str, clouds: Sequence[Cloud], *, description: str, caption: str = "") -> Chart:
-    """Points coloured by class and shaped by domain, each cloud named at its median. Distances mean something, axes
-    and directions do not, so that there are none."""
+    """Points coloured by class and shaped by domain. Each cloud has its name at its median.
+
+    There are no axes: distances between points have a meaning, directions have none.
+    """
     width, edge = 520.0, 18.0
-    every = np.concatenate([cloud.points for cloud in clouds])
-    (left, below), (right, above) = every.min(0).tolist(), every.max(0).tolist()
+    all_points = np.concatenate([cloud.points for cloud in clouds])
+    (left, below), (right, above) = all_points.min(0).tolist(), all_points.max(0).tolist()
     height = 0.8 * width
     # One scale for both axes.
     unit = max((right - left) / (width - 2 * edge), (above - below) / (height - 2 * edge), 1e-9)
@@ -110,18 +113,18 @@ def scatter(title: str, clouds: Sequence[Cloud], *, description: str, caption: s
     for cloud in clouds:
         d = "".join(marker(cloud.shape, x(float(p)), y(float(q)), 3) for p, q in cloud.points)
         drawn.append(tag("path", tag("title", cloud.name), d=d, class_="point", style=f"fill:{cloud.colour}"))
-    taken: list[tuple[float, float]] = []
+    occupied: list[tuple[float, float]] = []
     for cloud in clouds:
         place = np.median(cloud.points, 0)
-        at = _free(x(float(place[0])), y(float(place[1])), taken, width, height)
-        taken.append(at)
-        words = ("○ " if cloud.private else "") + shortened(cloud.name.partition(": ")[2] or cloud.name, 18)
-        drawn.append(text(words, *at, "middle", "cloud"))
+        at = _free(x(float(place[0])), y(float(place[1])), occupied, width, height)
+        occupied.append(at)
+        label = ("○ " if cloud.private else "") + shortened(cloud.name.partition(": ")[2] or cloud.name, 18)
+        drawn.append(text(label, *at, "middle", "cloud"))
     return Chart(title, drawing(width, height, title, description, *drawn), description, (), caption)
 
 
 def _free(x: float, y: float, taken: Sequence[tuple[float, float]], width: float, height: float) -> tuple[float, float]:
-    """The place nearest to (x, y), above or below, at which a word covers no other."""
+    """The position nearest to (x, y), above or below it, at which a label covers no other label."""
     x = min(max(x, 40.0), width - 40.0)
     for step in range(24):
         shift = (step + 1) // 2 * 11 * (1 if step % 2 else -1)
@@ -131,7 +134,7 @@ def _free(x: float, y: float, taken: Sequence[tuple[float, float]], width: float
 
 
 def shape_key(shape: int) -> str:
-    """A marker by itself, as the path of a 12×12 drawing."""
+    """A single marker, as the path of a 12×12 drawing."""
     return marker(shape, 6, 6, 4)
 
 

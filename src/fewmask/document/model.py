@@ -1,4 +1,4 @@
-"""The content of a page, as plain data: `document.html` makes the file of it."""
+"""The content of a page, as plain data. `document.html` renders it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 SERIES = 8
-"""Colours of series that the page's style sheet has; each comes with a dash and a marker of its own."""
+"""The number of series in the page's style sheet. Each has its own colour, dash and marker."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence. `kind` "missing" says what is not shown and why, "verdict" what to take away."""
+    """A sentence. The `kind` "missing" says what is not shown and why; "verdict" gives the conclusion."""
 
     text: str
     kind: str = "plain"
@@ -35,7 +35,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text. Columns from `text_columns` on hold numbers and are set to the right."""
+    """A table of text. Columns from `text_columns` on hold numbers and are aligned to the right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -50,14 +50,14 @@ class Key:
     name: str
     series: int | None = None
     colour: str | None = None
-    """Of CSS."""
+    """A colour of CSS."""
     shape: str | None = None
-    """The marker of `document.maps`, where that is what tells; or "tick", a rule across bars, or "hatch"."""
+    """A marker of `document.maps`, "tick" (a rule across bars) or "hatch"."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """An inline SVG with what stands beside it. `description` is read to people who do not see it."""
+    """An inline SVG with its title, keys and caption. Screen readers read `description`."""
 
     title: str
     svg: Markup
@@ -77,7 +77,7 @@ class Charts:
 
 @dataclass(frozen=True)
 class Picture:
-    """`data` is a whole data: URI; `alt` is read to people who do not see it; `caption` stands below."""
+    """A picture. `data` is a whole data: URI; screen readers read `alt`; `caption` stands below the picture."""
 
     data: str
     alt: str
@@ -88,8 +88,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures of one image or region side by side. `classes` are the names that it can be filtered by, `error` is what
-    it can be sorted by; `name` stands above the pictures."""
+    """Pictures of one image or region side by side, below its `name`. Readers filter by `classes` and sort by
+    `error`."""
 
     name: str
     pictures: Sequence[Picture]
@@ -99,8 +99,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Rows of pictures; a row's pictures have these heads. Where rows have classes, a reader chooses one of them, and
-    whether the rows stand by their error or by their names."""
+    """Rows of pictures, whose columns have the `heads`. Where rows have classes, a reader chooses one of the classes
+    and an order by error or by name."""
 
     title: str
     rows: Sequence[Row]
@@ -108,15 +108,15 @@ class Gallery:
     keys: Sequence[Key] = ()
     caption: str = ""
     narrow: bool = False
-    """Two rows beside each other, where there is room."""
+    """Show two rows beside each other where there is room."""
 
     @property
     def classes(self) -> list[str]:
-        """What can be chosen, in the order of its first row."""
+        """The classes that can be chosen, in the order of the rows that have them first."""
         return list(dict.fromkeys(name for row in self.rows for name in row.classes))
 
     def places(self, row: Row) -> dict[str, int]:
-        """Where a row stands in each order."""
+        """The position of a row in each order."""
         by_error = sorted(self.rows, key=lambda r: -r.error)
         by_name = sorted(self.rows, key=lambda r: r.name)
         return {"worst": by_error.index(row), "best": len(self.rows) - 1 - by_error.index(row),
@@ -128,7 +128,7 @@ Block = Note | Figures | Table | Charts | Gallery
 
 @dataclass(frozen=True)
 class Section:
-    """`name` is its anchor: letters and dashes."""
+    """A section of the page. `name` is its anchor and has letters and dashes alone."""
 
     name: str
     title: str
@@ -137,12 +137,12 @@ class Section:
 
     @property
     def missing(self) -> list[Note]:
-        """What it says is not there."""
+        """The notes about what the section does not show."""
         return [block for block in self.blocks if isinstance(block, Note) and block.kind == "missing"]
 
     @property
     def empty(self) -> bool:
-        """Whether it shows nothing."""
+        """Whether the section shows nothing."""
         return len(self.missing) == len(self.blocks)
 
 
@@ -155,10 +155,10 @@ class Page:
 
     @property
     def choices(self) -> int:
-        """Of how many classes a gallery of the page lets a reader choose, at most."""
+        """The largest number of classes that a gallery of the page lets a reader choose from."""
         return max((len(b.classes) for s in self.sections for b in s.blocks if isinstance(b, Gallery)), default=0)
 
     @property
     def missing(self) -> list[str]:
-        """What the page says is not there."""
+        """The notes about what the page does not show."""
         return [note.text for section in self.sections for note in section.missing]

@@ -1,6 +1,6 @@
-"""The few things that SVG charts share: escaped elements, scales with round ticks, and a frame with axes.
+"""The parts that SVG charts share: escaped elements, scales with round ticks, and a frame with axes.
 
-Colours are classes of the page's style sheet, never values, so that a chart is light or dark with its page.
+A colour is always a class of the page's style sheet, so that a chart follows the page's light or dark theme.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ Format = Callable[[float], str]
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """An element. Everything in it that is not markup already is escaped; `class_` and `text_anchor` are written
-    `class` and `text-anchor`; what is None is left out."""
-    given = Markup("").join(
+    """An element. Text in it is escaped; markup is not.
+
+    The attributes `class_` and `text_anchor` are written `class` and `text-anchor`. An attribute of None is left out.
+    """
+    attribute_text = Markup("").join(
         Markup(' {}="{}"').format(Markup(key.rstrip("_").replace("_", "-")), number(value))
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), given, Markup("").join(map(escape, children)))
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), attribute_text, Markup("").join(map(escape, children)))
 
 
 def number(value: object) -> str:
-    """Numbers with as many digits as a screen has pixels for; anything else as it is."""
+    """A float with one decimal, as fine as a screen's pixels; anything else as it is."""
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
 
 
@@ -35,7 +37,7 @@ def path(points: Iterable[tuple[float, float]]) -> str:
 
 
 def drawing(width: float, height: float, title: str, description: str, *children: object) -> Markup:
-    """A whole SVG that scales with its place, with title and description for screen readers."""
+    """A whole SVG that scales with its container, with a title and a description for screen readers."""
     box = f"0 0 {number(width)} {number(height)}"
     return tag(
         "svg", tag("title", title), tag("desc", description), *children, viewBox=box, role="img", width=number(width)
@@ -44,7 +46,7 @@ def drawing(width: float, height: float, title: str, description: str, *children
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high` on the screen from `start` to `end`."""
+    """Maps values from `low` to `high` to the screen from `start` to `end`."""
 
     low: float
     high: float
@@ -66,9 +68,9 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def span(values: Iterable[float], at_least: float, zero: bool = False) -> tuple[float, float]:
-    """The interval that shows all values, with a little room, and is nowhere narrower than `at_least`."""
-    known = [value for value in values if math.isfinite(value)]
-    low, high = min(known), max(known)
+    """The interval that shows all values with a little room and has a width of `at_least` or more."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite), max(finite)
     if zero and low >= 0:
         return 0.0, max(1.05 * high, at_least)
     if zero:
@@ -79,7 +81,7 @@ def span(values: Iterable[float], at_least: float, zero: bool = False) -> tuple[
 
 
 def plain_number(value: float) -> str:
-    """Short and readable: 1,200 · 45k · 3.2M · 0.05."""
+    """A number in a few characters: 1,200 · 45k · 3.2M · 0.05."""
     size = abs(value)
     for least, unit, sign in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if size >= least:
@@ -109,7 +111,7 @@ class Frame:
     def axes(
         self, x_label: str, y_label: str, x_format: Format | None = plain_number, y_format: Format = plain_number
     ) -> list[Markup]:
-        """Grid, ticks and labels; without ticks below where there is no `x_format`."""
+        """Grid, ticks and labels. The x axis has no ticks where `x_format` is None."""
         drawn = []
         for value in ticks(self.y.low, self.y.high):
             y = self.y(value)
@@ -130,14 +132,14 @@ class Frame:
         return drawn
 
 
-def text(words: str, x: float, y: float, anchor: str = "start", class_: str | None = None) -> Markup:
-    return tag("text", words, x=float(x), y=float(y), text_anchor=anchor, class_=class_)
+def text(content: str, x: float, y: float, anchor: str = "start", class_: str | None = None) -> Markup:
+    return tag("text", content, x=float(x), y=float(y), text_anchor=anchor, class_=class_)
 
 
-def shortened(words: str, length: int) -> str:
-    return words if len(words) <= length else words[: length - 1] + "…"
+def shortened(name: str, length: int) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def widest(words: Sequence[str], most: int) -> float:
-    """About how many pixels the longest of these labels takes, cut to `most` letters."""
-    return 6.4 * max((min(len(w), most) for w in words), default=0)
+def widest(names: Sequence[str], most: int) -> float:
+    """The approximate width in pixels of the longest name, cut to `most` letters."""
+    return 6.4 * max((min(len(w), most) for w in names), default=0)

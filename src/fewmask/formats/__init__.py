@@ -1,1 +1,4 @@
-"""What other programs write: JSON and XML within limits, run-length codes, polygons. Nothing here knows a domain."""
+"""Reads the formats of other programs: JSON and XML within limits, run-length codes, polygons.
+
+The modules here know no domain.
+"""

@@ -1,9 +1,10 @@
-"""Run-length codes of masks: COCO's, CVAT's and Label Studio's. Nothing here loops over pixels or runs of COCO's.
+"""Run-length codes of masks: COCO's, CVAT's and Label Studio's. No function loops over pixels or over COCO's runs.
 
 Shapes: H×W pixels of an image · N pixels in a row · R runs · T tokens of a stream · V values in a stream.
 
-All of them are runs that alternate between 0 and 1 and begin with 0, so that the first may be empty: `counts` (R,).
-COCO counts down the columns of an image; CVAT along the rows of a box; Label Studio along the rows of an image.
+Each code is a list `counts` (R,) of the lengths of runs that alternate between 0 and 1. The first run is of 0 and may
+be empty. COCO counts down the columns of an image, CVAT along the rows of a box, and Label Studio along the rows of an
+image.
 """
 
 from __future__ import annotations
@@ -12,34 +13,35 @@ from array import array
 
 import numpy as np
 
-# Label Studio packs the bytes of an RGBA image with @thi.ng/rle-pack: a header of 32 bits for the number of values, 5
-# for the bits of a value less 1, and 4 times 4 for the bits of a run's length less 1; then tokens: a bit that tells a
-# run from single values, 2 bits that choose one of the four widths, the length less 1, and the value or the values.
+# Label Studio packs the bytes of an RGBA image with @thi.ng/rle-pack. A header comes first: 32 bits hold the number of
+# values, 5 bits the width of a value less 1, and 4 times 4 bits the width of a run's length less 1. Tokens follow: 1
+# bit tells a run from single values, 2 bits choose one of the four widths, then come the length less 1 and the value
+# or values.
 CHANNELS = 4
 BITS = 8
 WIDTHS = np.array([3, 4, 8, 16])
 HEADER = 32 + 5 + 4 * 4
 OPAQUE = 128
-"""A pixel is painted where the brush covers half of it or more: edges of brush strokes fade out."""
+"""The alpha from which on a pixel counts as painted: the brush covers half of it. Edges of brush strokes fade out."""
 MAX_RUNS, MAX_CODE = 4_000_000, 8_000_000
-"""Runs of one code, and characters of COCO's string."""
+"""The most runs of one code, and the most characters of COCO's string."""
 BLOCK = 1 << 16
 SPARE = 3
-"""Bytes after the last token that a code may not have: label-studio-converter adds up to one."""
+"""A code may have fewer than this many bytes after its last token. label-studio-converter adds up to one."""
 # A character of COCO's string holds 5 bits; an image of 170 million pixels needs 6 of them for a run.
 CHARACTERS = 7
 
 
 def counts(mask: np.ndarray) -> np.ndarray:
-    """The runs (R,) of a mask (N,) bool, in its own order."""
+    """The lengths (R,) of the runs of a mask (N,) bool, in the order of its pixels."""
     ends = np.flatnonzero(np.diff(mask, prepend=False, append=not mask[-1] if mask.size else True))
     return np.diff(ends, prepend=0)
 
 
 def positions(runs: np.ndarray, size: int) -> np.ndarray:
-    """The places, ascending, of the ones among N pixels that the runs (R,) are of.
+    """The ascending positions of the ones in N pixels that are coded by runs (R,).
 
-    Raises ValueError when the runs are not N pixels together.
+    Raises ValueError when the runs do not add up to N pixels.
     """
     if runs.size > MAX_RUNS:
         raise ValueError(f"{runs.size} runs, more than {MAX_RUNS}; smooth the mask")
@@ -53,25 +55,25 @@ def positions(runs: np.ndarray, size: int) -> np.ndarray:
 
 
 def _places(ends: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The places of runs that end before `ends`, one after the other: their cost is that of what is painted."""
+    """The positions of runs that end before `ends`, one after the other. The cost grows with the painted pixels."""
     return np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
 
 
 def pack(runs: np.ndarray) -> str:
-    """COCO's string for runs (R,): differences to the run before the last, 5 bits a character, the lowest first."""
+    """COCO's string for runs (R,): the differences to the run two before, 5 bits a character, lowest first."""
     values = runs.astype(np.int64)
     values[3:] -= runs[1:-2]
-    places = np.arange(int(np.abs(values).max(initial=0)).bit_length() // 5 + 1)
-    groups = values[:, None] >> 5 * places & 31
-    rest = values[:, None] >> 5 * (places + 1)
-    last = np.where(groups & 16, rest == -1, rest == 0)  # the sign of what remains is that of the group's top bit
-    needed = places <= last.argmax(axis=1)[:, None]
+    place = np.arange(int(np.abs(values).max(initial=0)).bit_length() // 5 + 1)
+    groups = values[:, None] >> 5 * place & 31
+    remainder = values[:, None] >> 5 * (place + 1)
+    last = np.where(groups & 16, remainder == -1, remainder == 0)  # the remainder is only the top bit's sign
+    needed = place <= last.argmax(axis=1)[:, None]
     text = groups + np.where(last, 0, 32) + 48
     return text[needed].astype(np.uint8).tobytes().decode()
 
 
 def unpack(text: str) -> np.ndarray:
-    """The runs (R,) of COCO's string. Raises ValueError when it is none."""
+    """The runs (R,) of COCO's string. Raises ValueError for text that is no such code."""
     if len(text) > MAX_CODE:
         raise ValueError(f"a run-length code of {len(text)} characters, more than {MAX_CODE}; smooth the mask")
     try:
@@ -92,7 +94,7 @@ def unpack(text: str) -> np.ndarray:
     place = np.arange(codes.size) - np.repeat(starts, length)
     values = np.add.reduceat((codes & 31) << 5 * place, starts)
     values -= np.where(codes[ends] & 16, 1 << 5 * length, 0)
-    for first in (1, 2):  # every run but the first three is told as its difference to the one before the last
+    for first in (1, 2):  # each run after the third is stored as the difference to the run two before
         values[first::2] = np.cumsum(values[first::2])
     return values
 
@@ -114,9 +116,10 @@ def encode_brush(mask: np.ndarray) -> np.ndarray:
 
 
 def decode_brush(data: bytes, size: int) -> np.ndarray:
-    """The places, ascending, of painted pixels among N that Label Studio's bytes are of: alpha is `OPAQUE` or more.
+    """The ascending positions of the painted pixels in Label Studio's code of N pixels: their alpha is `OPAQUE` or
+    more.
 
-    Raises ValueError when the bytes are no such code, or that of another number of pixels.
+    Raises ValueError when the bytes are no such code, or when they code another number of pixels.
     """
     if len(data) * 8 < HEADER:
         raise ValueError(f"a run-length code of {len(data)} bytes; it is cut short")
@@ -152,8 +155,8 @@ def decode_brush(data: bytes, size: int) -> np.ndarray:
 def _starts(data: bytes, widths: np.ndarray) -> np.ndarray:
     """The bits (T,) at which tokens begin, to the end of the data.
 
-    Where a token begins is known only from the one before. How long a run would be is looked up for all bits of a block
-    at once, so that the loop over tokens only follows; single values are rare and long.
+    The start of a token follows from the token before it. The loop over tokens is fast because the length that a run
+    would have is computed for all bits of a block at once. Tokens of single values are rare and long.
     """
     steps = np.concatenate([np.zeros(4, int), 3 + widths + BITS]).astype(np.uint8)
     starts, at, last = array("q"), HEADER, len(data) * 8
@@ -171,19 +174,19 @@ def _starts(data: bytes, widths: np.ndarray) -> np.ndarray:
 
 
 def _single(data: bytes, at: int, widths: np.ndarray) -> int:
-    """The bits of the token at a bit, which is one of single values."""
+    """The length in bits of the token of single values that begins at bit `at`."""
     window = int.from_bytes(data[at >> 3 : (at >> 3) + 4].ljust(4, b"\0")) << (at & 7) & 0xFFFFFFFF
     width = int(widths[window >> 29 & 3])
     return 3 + width + BITS * ((window >> 29 - width & (1 << width) - 1) + 1)
 
 
 def _read(stream: np.ndarray, at: np.ndarray, bits: int | np.ndarray) -> np.ndarray:
-    """The numbers of up to 16 bits that stand at bits of a stream of bytes."""
+    """The numbers of up to 16 bits that begin at bits `at` of a stream of bytes."""
     byte = at >> 3
     window = stream[byte].astype(np.int64) << 16 | stream[byte + 1].astype(np.int64) << 8 | stream[byte + 2]
     return window >> 24 - (at & 7) - bits & (1 << bits) - 1
 
 
 def _sum(runs: np.ndarray) -> int:
-    """The sum, which must not wrap around: a stranger chose the numbers."""
+    """The sum of runs. It must not wrap around, because the numbers come from a stranger's file."""
     return int(runs.sum(dtype=np.float64)) if runs.size and np.abs(runs).max() > 1 << 40 else int(runs.sum())

@@ -12,33 +12,34 @@ import cv2
 import numpy as np
 
 MAX_CROSSINGS = 2_000_000
-"""Of a polygon's edges with rows of pixels: those of one that people draw are a few thousand."""
+"""How many rows of pixels a polygon's edges may cross. A polygon that people draw crosses a few thousand."""
 FARTHEST = 1 << 31
-"""Pixels from the image's corner at which a point may lie."""
+"""The largest distance, in pixels, of a point from the image's corner."""
 CROSSING = 16
-"""Pixels that are painted in the time of one crossing."""
+"""The number of pixels that are painted in the time that one crossing takes."""
 
 
 @dataclass(frozen=True)
 class Painted:
-    """What came of painting a shape."""
+    """The result of painting a shape."""
 
     pixels: int
     work: int
-    """What it took, in pixels."""
+    """The cost of painting, in pixels."""
 
 
 def fill_polygon(points: np.ndarray, mask: np.ndarray, value: int) -> Painted:
-    """Paint a value on the pixels of a mask (H,W) whose centres lie in a polygon (P,2) of x, y; outside is cut off.
+    """Paint a value on the pixels of a mask (H,W) whose centres lie in a polygon (P,2) of x, y.
 
-    The pixel at column 0 of row 0 is the square from (0, 0) to (1, 1), its centre (0.5, 0.5). Where the outline crosses
-    itself the even-odd rule holds. Raises ValueError for fewer than three points, and for more than can be drawn.
+    The polygon is clipped to the mask. The pixel at column 0 of row 0 is the square from (0, 0) to (1, 1), so its
+    centre is (0.5, 0.5). Where the outline crosses itself, the even-odd rule holds. Raises ValueError for fewer than
+    three points, and for more than can be drawn.
     """
     return fill_rings([points], mask, value)
 
 
 def fill_rings(rings: Sequence[np.ndarray], mask: np.ndarray, value: int) -> Painted:
-    """The same of several outlines together, by the even-odd rule: one inside another is a hole."""
+    """Paint several outlines together by the even-odd rule: an outline inside another is a hole. See `fill_polygon`."""
     for points in rings:
         if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
             raise ValueError(f"a polygon of {len(points)} points; it needs three or more, each two finite numbers")
@@ -68,17 +69,16 @@ def fill_rings(rings: Sequence[np.ndarray], mask: np.ndarray, value: int) -> Pai
 
 
 def recode(picture: np.ndarray, values: Mapping[int, int]) -> tuple[np.ndarray, list[int]]:
-    """A picture's pixels as the values (H,W) uint8 that its codes stand for, and the codes that it has, in order.
+    """Replace the codes of a picture's pixels by their values. Returns the values (H,W) uint8 and the sorted codes.
 
-    Pixels of a code that stands for none are 0: whoever calls has to look.
-
-    Of one channel (H,W) uint8 the codes are the pixels, of colours (H,W,3) uint8 they are R + 256·G + 65536·B, as in
-    COCO's panoptic PNGs. Masks are smooth: what is looked up is each run of equal pixels, and not each pixel.
+    The codes of one channel (H,W) uint8 are the pixels. The codes of colours (H,W,3) uint8 are R + 256·G + 65536·B, as
+    in COCO's panoptic PNGs. A code without a value becomes 0; the caller has to check the returned codes for those.
+    Masks are smooth, so each run of equal pixels is looked up once.
     """
     colours = picture.ndim == 3
     flat = (cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA).view(np.int32) if colours else picture).reshape(-1)
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     codes, run = np.unique(flat[starts] & (0xFFFFFF if colours else 0xFF), return_inverse=True)
-    known = [values.get(code) for code in codes.tolist()]
-    found = np.array([0 if value is None else value for value in known], np.uint8)
-    return np.repeat(found[run], np.diff(starts, append=flat.size)).reshape(picture.shape[:2]), codes.tolist()
+    values_of_codes = [values.get(code) for code in codes.tolist()]
+    new_values = np.array([0 if value is None else value for value in values_of_codes], np.uint8)
+    return np.repeat(new_values[run], np.diff(starts, append=flat.size)).reshape(picture.shape[:2]), codes.tolist()

@@ -1,6 +1,6 @@
-"""JSON and XML from strangers, read within limits of size, depth and count.
+"""Reads JSON and XML from strangers within limits of size, depth and count.
 
-Whatever is refused is a ValueError that names the file, what was found there, and what fixes it.
+A refused file raises a ValueError that names the file, the value and the fix.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from xml.parsers import expat
 
 MIB = 1 << 20
 MAX_TEXT = 128 * MIB
-"""A JSON or XML file that is read as a whole, or one task of Label Studio's."""
+"""The largest JSON or XML file that is read as a whole, and the largest task of Label Studio's list."""
 MAX_FILE = 4096 * MIB
 MAX_NUMBERS, MAX_LISTS, COUNTED_FROM = 10_000_000, 1_000_000, 2 * MIB
-"""Values, and lists and objects, in one JSON text: a list takes ten times the memory of what stands for it. Texts of
-fewer characters are not counted."""
+"""The most values, and the most lists and objects, in one JSON text: a list takes ten times the memory of its text.
+Texts shorter than `COUNTED_FROM` characters are not counted."""
 MAX_DEPTH = 64
 MAX_ELEMENTS = 1_000_000
 MAX_TAG = 8 * MIB
-"""Expat begins a tag anew with each chunk that does not end it, so its time grows with the square of this."""
+"""Expat parses a tag again with each chunk that does not end it, so its time grows with the square of this."""
 CHUNK = MIB
 
 T = TypeVar("T")
@@ -33,22 +33,22 @@ T = TypeVar("T")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object. Raises ValueError when it is none, is too large, or says a key twice."""
-    found = parse_json(_text(path), path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds {_kind(found)}, not an object; give what the tool exported")
-    return found
+    """Read a JSON file that holds one object. Raises ValueError for other content, too much of it, or a key twice."""
+    content = parse_json(_text(path), path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds {_kind(content)}, not an object; give what the tool exported")
+    return content
 
 
 def parse_json(text: str, where: object) -> Any:
-    """What JSON says. Raises ValueError, which names `where`, when it is none, too deep, too much, or says a key
-    twice."""
+    """The value of a JSON text. Raises ValueError, which names `where`, for text that is no JSON, is too deep or too
+    large, or has a key twice."""
     _check_count(text, where)
     return _parse(where, _DECODER.decode, text)
 
 
 def json_items(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON file that is a list of them, one at a time: the memory is that of the largest.
+    """Yield the objects of a JSON file that is a list of objects. The memory is that of the largest object.
 
     Raises ValueError as `read_json` does.
     """
@@ -62,7 +62,10 @@ def json_items(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def stream_items(where: object, read: Callable[[int], str]) -> Iterator[dict[str, Any]]:
-    """The same of text that `read` hands out: about so many characters, none at the end. `where` is what errors say."""
+    """Yield the objects of a JSON list that `read` returns in pieces of about the given number of characters.
+
+    `read` returns an empty text at the end. Errors name `where`.
+    """
     text, at, wanted, expected = "", 0, CHUNK, "["
     while True:
         at = _after_space(text, at)
@@ -77,7 +80,7 @@ def stream_items(where: object, read: Callable[[int], str]) -> Iterator[dict[str
         elif lead in ("[", ",") and lead in expected:
             at, expected = at + 1, "{]" if lead == "[" else "{"
         elif lead in ("", "{") and len(text) - at <= MAX_TEXT and (more := read(wanted)):
-            # Twice as much each time, so that an entry is read in linear time.
+            # The pieces double, so that an entry is read in linear time.
             text, at, wanted = text[at:] + more, 0, wanted * 2
             _check_count(text, where)
         else:
@@ -93,7 +96,7 @@ def _blank(read: Callable[[int], str]) -> bool:
 
 
 def _whole(where: object, text: str, at: int) -> tuple[dict[str, Any], int] | None:
-    """The object that begins there and the place after it; None where the text ends before it does."""
+    """The object that begins at `at`, and the position after it. None where the text ends before the object does."""
     try:
         return _parse(where, lambda part: _DECODER.raw_decode(part, at), text)
     except _NotJson:
@@ -120,19 +123,19 @@ _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z)', re.DOTALL)
 
 
 def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    assert found is not None
-    return found.end()
+    match = _SPACE.match(text, at)
+    assert match is not None
+    return match.end()
 
 
 def _check_count(text: str, where: object) -> None:
-    """Refuse a long text of more values than the memory should hold, before any is made."""
+    """Refuse a long text of too many values before any of them is made."""
     if len(text) < COUNTED_FROM or (_lists(text) <= MAX_LISTS and text.count(",") <= MAX_NUMBERS):
         return
     lists, numbers = _lists(text), text.count(",")
-    for found in _STRING.finditer(text):  # what stands in texts is no list: run-length codes have brackets
-        part = found.group()
-        lists, numbers = lists - _lists(part), numbers - part.count(",")
+    for match in _STRING.finditer(text):  # brackets and commas in strings do not count: run-length codes have them
+        string = match.group()
+        lists, numbers = lists - _lists(string), numbers - string.count(",")
     if lists > MAX_LISTS or numbers > MAX_NUMBERS:
         raise ValueError(
             f"{where}: {numbers} values in {lists} lists and objects, more than {MAX_NUMBERS} in {MAX_LISTS}; export "
@@ -145,10 +148,10 @@ def _lists(text: str) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"a key twice among {', '.join(sorted(found))[:200]}")
-    return found
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError(f"a key twice among {', '.join(sorted(record))[:200]}")
+    return record
 
 
 def _no_constant(name: str) -> float:
@@ -159,13 +162,13 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_consta
 
 
 def field(record: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
-    """A value of a JSON object. Raises ValueError when it is not there or of another kind; true is no number."""
+    """A value of a JSON object. Raises ValueError when it is missing or of another kind; true is no number."""
     value = record.get(key)
     if isinstance(value, bool) and kind is not bool:
         raise ValueError(f"{where}: {key} is {value}, not {_NAMES[kind]}; export it again")
     if not isinstance(value, kind):
-        said = f"is {_kind(value)}" if key in record else "is missing"
-        raise ValueError(f"{where}: {key} {said}, not {_NAMES[kind]}; export it again")
+        actual = f"is {_kind(value)}" if key in record else "is missing"
+        raise ValueError(f"{where}: {key} {actual}, not {_NAMES[kind]}; export it again")
     return value
 
 
@@ -202,10 +205,10 @@ Element = tuple[str, dict[str, str]]
 
 
 def xml_elements(data: bytes, where: Path) -> Iterator[tuple[Element, list[Element]]]:
-    """Every element inside the outermost one of an XML document with the elements just inside of it, one at a time.
+    """Yield the children of an XML document's root, each with its own children.
 
-    Text is left out, and so is what lies deeper. Raises ValueError for XML that is not whole, for more than the limits
-    allow, and for a document type: with it goes every entity that could expand or name a file.
+    Text and deeper elements are left out. Raises ValueError for XML that is not whole or exceeds the limits, and for a
+    document type: without it there is no entity that could expand or name a file.
     """
     parser = expat.ParserCreate()
     depth, count, whole = 0, 0, list[tuple[Element, list[Element]]]()

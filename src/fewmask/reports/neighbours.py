@@ -131,7 +131,7 @@ def _heat(
         [[r, *("–" if v is None else cosine(v) for v in row)] for r, row in zip(rows, values, strict=True)],
     )
     return heat_map(
-        f"{one.name} × {other.name}", rows, columns, values, other.name, one.name, tell=cosine,
+        f"{one.name} × {other.name}", rows, columns, values, other.name, one.name, format_value=cosine,
         marked=(marked[0], marked[1]), description=words, table=table, diverging=True,
         caption=f"Cosine × 100 between the classes' mean vectors ({views.names[-1]}), less the mean of all classes. "
         "A ring: no other domain has this class.",

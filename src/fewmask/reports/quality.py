@@ -120,7 +120,7 @@ def _confusion(seen: SplitEvaluation) -> Chart:
     )[:CONFUSIONS]
     words = "; ".join(f"{percent(share)} of {one} is called {other}" for share, one, other in wrong)
     return heat_map(
-        f"{seen.domain.name}, {seen.split}", names, names, shares, "predicted", "labelled", tell=percent,
+        f"{seen.domain.name}, {seen.split}", names, names, shares, "predicted", "labelled", format_value=percent,
         description=words or "Nothing is confused.",
         caption=f"Most often: {words}." if words else "Nothing is confused.",
         table=_table(names, pixels.tolist(), shares),

@@ -18,14 +18,14 @@ PADDING = (124, 116, 104)
 def weak_view(
     image: np.ndarray, label: Mask, size: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, Mask]:
-    """A random crop (h,w) of the image scaled by U(scale), flipped with probability `flip`; outside it is void.
+    """A random crop (h,w) of the image, scaled by U(scale) and flipped with probability `flip`.
 
-    image (H,W,3) uint8, label (H,W) uint8, or (H,W,2) with a confidence beside it → the same at (h,w). Every pixel of
-    the label comes from one source pixel or is 255, of confidence 0. The number of draws does not depend on the image.
-    With `flip_vertical` and `rotate` the image is turned first.
+    image (H,W,3) uint8; label (H,W) uint8, or (H,W,2) with a confidence beside it → the same at (h,w). Each pixel of
+    the label comes from one source pixel. Outside of the image it is 255 (void), of confidence 0. The number of draws
+    does not depend on the image. With `flip_vertical` and `rotate` the image is turned first.
     """
     scale, along_y, along_x, flip = rng.uniform(size=4)
-    if settings.flip_vertical or settings.rotate:  # else no draw, so that a run without them draws what it always drew
+    if settings.flip_vertical or settings.rotate:  # a run without them draws the same numbers as ever
         vertical, turn, quarter = rng.uniform(size=3)
         if vertical < settings.flip_vertical:
             image, label = image[::-1], label[::-1]
@@ -52,8 +52,11 @@ def weak_view(
 def crop_matrix(
     source: tuple[int, int], size: tuple[int, int], scale: float, along: tuple[float, float], flip: bool
 ) -> np.ndarray:
-    """The affine map (2,3) from source to view coordinates. `along` (0–1) places the crop inside the scaled image, or
-    the scaled image inside the crop where it is the smaller one, by whole pixels: at scale 1 nothing is blurred."""
+    """The affine map (2,3) from source to view coordinates.
+
+    `along` (0–1) places the smaller of the crop and the scaled image inside the larger one. It does so by whole pixels,
+    so that nothing is blurred at scale 1.
+    """
     y0, x0 = (_offset(n * scale - m, a) for a, n, m in zip(along, source, size, strict=True))
     # Pixel centres lie at whole numbers, so scaling about the corner of pixel 0 shifts by half a pixel.
     shift = (scale - 1) / 2
@@ -64,13 +67,13 @@ def crop_matrix(
 
 
 def _offset(room: float, along: float) -> int:
-    """One of the whole numbers from 0 to `room`, which may be negative, each equally likely for a uniform `along`."""
+    """A whole number from 0 to `room`, which may be negative; each is equally likely for a uniform `along`."""
     steps = min(int(along * (int(abs(room)) + 1)), int(abs(room)))
     return steps if room > 0 else -steps
 
 
 def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast and saturation, each scaled by U(1 − strength, 1 + strength); (h,w,3) uint8 → the same."""
+    """Scale brightness, contrast and saturation of (h,w,3) uint8, each by U(1 − strength, 1 + strength)."""
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     values = np.arange(256, dtype=np.float32) * brightness
     mean = float(image.mean()) * brightness
@@ -80,5 +83,5 @@ def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """The luma of each pixel (ITU-R BT.601) in all three channels; (h,w,3) uint8 → the same."""
+    """The luma of each pixel (ITU-R BT.601) in all three channels: (h,w,3) uint8 → (h,w,3) uint8."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

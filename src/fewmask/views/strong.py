@@ -1,5 +1,6 @@
-"""The strong view: blur, colour jitter and grey, and holes: what a student is shown of an image that its teacher saw
-plain. No pixel moves, so that the weak view's label stays the strong view's.
+"""The strong view: blur, colour jitter, grey and holes. A student sees it where its teacher sees the weak view.
+
+No pixel moves, so that the weak view's label is also the strong view's.
 
 Shapes: h×w pixels of a view.
 """
@@ -17,14 +18,14 @@ from fewmask.views.augment import PADDING, grey
 def noisy_view(
     image: np.ndarray, label: Mask, settings: NoiseSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, Mask]:
-    """What a noisy student sees (S4AL+, BMVC 2022): the strong view with holes in it; see `strong_view`, `cutout`."""
+    """The view of a noisy student (S4AL+, BMVC 2022): the strong view with holes. See `strong_view` and `cutout`."""
     if settings.strong is not None:
         image = strong_view(image, settings.strong, rng)
     return (image, label) if settings.cutout is None else cutout(image, label, settings.cutout, rng)
 
 
 def strong_view(image: np.ndarray, settings: StrongSettings, rng: np.random.Generator) -> np.ndarray:
-    """Random Gaussian blur, colour jitter and grey; (h,w,3) uint8 RGB → the same, which may be the input itself.
+    """Random Gaussian blur, colour jitter and grey: (h,w,3) uint8 RGB → (h,w,3) uint8, which may be the input itself.
 
     The number of draws depends neither on the image nor on the settings.
     """
@@ -35,7 +36,7 @@ def strong_view(image: np.ndarray, settings: StrongSettings, rng: np.random.Gene
     recolour = settings.order == "both" or not blur
     jitter = recolour and bool(jittered < settings.jitter)
     if jitter:
-        # As torchvision's ColorJitter, which both sources use: the four in random order.
+        # Both sources use torchvision's ColorJitter, which applies the four in random order.
         for i in order:
             image = JITTER[i](image, changes[i])
     if recolour and greyed < settings.grey and (jitter or not settings.grey_needs_jitter):
@@ -49,11 +50,11 @@ def strong_view(image: np.ndarray, settings: StrongSettings, rng: np.random.Gene
 def cutout(
     image: np.ndarray, label: Mask, settings: CutoutSettings, rng: np.random.Generator
 ) -> tuple[np.ndarray, Mask]:
-    """With the given probability square holes, centred anywhere and cut off at the border (DeVries and Taylor, 2017).
+    """Cut square holes with the given probability, centred anywhere, clipped at the border (DeVries and Taylor, 2017).
 
-    image (h,w,3) uint8, label (h,w) uint8 → the same, the inputs themselves where there is no hole. In a hole the image
-    has the padding's colour and the label is 255: nobody can tell a class there. The number of draws does not depend on
-    the image.
+    image (h,w,3) uint8, label (h,w) uint8 → the same shapes; the inputs themselves where there is no hole. A hole has
+    the padding's colour in the image and 255 in the label, because no class can be told there. The number of draws does
+    not depend on the image.
     """
     happens, centres = rng.uniform(), rng.uniform(size=(settings.holes, 2))
     if happens >= settings.probability:
@@ -70,7 +71,7 @@ def brightness(image: np.ndarray, change: float) -> np.ndarray:
 
 
 def contrast(image: np.ndarray, change: float) -> np.ndarray:
-    """About the mean of the grey image."""
+    """Change the contrast about the mean of the grey image."""
     mean = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()
     table = (np.arange(256) - mean) * (1 + change) + mean
     return cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))
@@ -89,5 +90,5 @@ def hue(image: np.ndarray, turns: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-# Each turns an image (h,w,3) uint8 into the same image changed; a change of 0 is none.
+# Each function changes an image (h,w,3) uint8; a change of 0 leaves it as it is.
 JITTER = (brightness, contrast, saturation, hue)
