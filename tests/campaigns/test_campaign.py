@@ -28,8 +28,8 @@ from fewmask.acquisition.selection import Candidates
 from fewmask.annotation.folder import read_answers, write_questions
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.questions import Answer, Question
-from fewmask.campaigns import campaign, rounds, telling
-from fewmask.campaigns.asking import bare, questions, ranked_together
+from fewmask.campaigns import campaign, pool_progress, rounds
+from fewmask.campaigns.asking import domains_without_label, questions, ranked_together
 from fewmask.campaigns.history import cost_model, cost_of_image, needs
 from fewmask.campaigns.networks import committee
 from fewmask.campaigns.settings import SEEDS_APART
@@ -126,8 +126,8 @@ def test_a_campaign_runs_through_and_says_what_it_did(done: Watched) -> None:
 def test_a_look_tells_its_pace_since_its_first_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 of 20 images were seen before a stop, or in the first batch: 4 more in 2 seconds leave 4 seconds."""
     clock, heard = iter([100.0, 102.0]), []
-    monkeypatch.setattr(telling.time, "monotonic", lambda: next(clock))
-    tell = telling.looking(heard.append, "a", "look", torch.device("cpu"))
+    monkeypatch.setattr(pool_progress.time, "monotonic", lambda: next(clock))
+    tell = pool_progress.pool_progress(heard.append, "a", "look", torch.device("cpu"))
     tell(8, 20)
     tell(12, 20)
     assert [(m.run, m.stage, m.step, m.steps_per_second) for m in heard] == [
@@ -829,8 +829,8 @@ def test_a_domain_whose_curve_is_flat_gets_fewer_questions_than_one_whose_curve_
 def test_bare() -> None:
     domains = three()
     asked_ = [Question("b", "b-0", "squares:16", 0, (0, 0, 16, 16))]
-    assert bare(asked_, domains) == ["a", "c"]
-    assert bare([], {"a": replace(domains["a"], labelled=("a-0",))}) == []
+    assert domains_without_label(asked_, domains) == ["a", "c"]
+    assert domains_without_label([], {"a": replace(domains["a"], labelled=("a-0",))}) == []
 
 
 def test_a_universal_campaign_with_an_empty_pool_and_one_that_runs_dry(tmp_path: Path) -> None:
@@ -882,7 +882,7 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
             "campaign.first.regions: 'circles:3' names no regions",
             "campaign.first.score: no score 'surprise'",
             "campaign.ask.score: bald compares 2 opinions or more, and 1 network has 1 here",
-            "campaign.first.budget.unit: another one than campaign.ask's",
+            "campaign.first.budget.unit: differs from campaign.ask's",
         ),
     ),
     (
@@ -903,7 +903,7 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
             "ask": {**SQUARES, "budget": {"amount": 3, "unit": "clicks"}},
             "cost": {"rates": {"squares": {"per_region": 0}}},
         },
-        ("campaign.cost.rates.squares: they cost no clicks",),
+        ("campaign.cost.rates.squares: 0 clicks make a budget endless",),
     ),
     (
         {"ask": {**SQUARES, "regions": "points", "budget": {"amount": 400, "unit": "clicks", "per": "image"}}},

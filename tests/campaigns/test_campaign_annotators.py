@@ -104,7 +104,7 @@ def test_a_round_waits_for_both_and_learns_what_they_agree_on(data: Path, tmp_pa
     ("answers", "people", "said"),
     [
         ({"each": 2}, "oracle", "campaign.answers.each: the oracle is one annotator and answers once"),
-        ({"trust": {"ann": 2}}, "people", "campaign.answers.trust: nobody reads it with decide: latest"),
+        ({"trust": {"ann": 2}}, "people", "campaign.answers.trust: has no effect with decide: latest"),
         ({"decide": "trust", "trust": {"ann": -1}}, "people", "campaign.answers.trust"),
         ({"each": 0}, "people", "campaign.answers.each"),
     ],

@@ -249,7 +249,7 @@ def test_a_look_that_has_begun_keeps_its_settings(data: Path, tmp_path: Path) ->
         campaign(parse_config(made), tmp_path / "run", stop_at(4, "look"))
     (tmp_path / "run/pool/01/seen/a").mkdir(parents=True, exist_ok=True)
     other = parse_config(changed(made, campaign__ask__score="margin"))
-    with pytest.raises(ValueError, match=r"campaign\.ask\.score: .* the look before round 2 began .* remove"):
+    with pytest.raises(ValueError, match=r"campaign\.ask\.score: .* the scoring before round 2 began .* remove"):
         campaign(other, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/pool/01")
     assert campaign(other, tmp_path / "run")["state"] == "done"

@@ -1,4 +1,4 @@
-"""Rounds of training, scoring the pool, asking and learning."""
+"""Runs campaigns: rounds of scoring the pool, asking, and training on the answers."""
 
 from fewmask.campaigns.rounds import campaign
 

@@ -1,4 +1,4 @@
-"""Selects a round's questions from the candidates of all domains, which share one pool and one budget.
+"""Selects a round's questions from the candidates of all domains. The domains share one pool and one budget.
 
 Shapes: N candidates.
 """
@@ -24,21 +24,21 @@ from fewmask.labels import NOT_LABELLED
 
 
 def ranked_together(
-    found: Mapping[str, PoolScores], domains: Mapping[str, Domain], need: Mapping[str, float] | None
+    pool_scores: Mapping[str, PoolScores], domains: Mapping[str, Domain], need: Mapping[str, float] | None
 ) -> Candidates:
-    """All domains' candidates as one pool, with images and classes numbered through.
+    """All domains' candidates as one pool, whose images and classes have consecutive numbers.
 
-    Scores of different label spaces are no numbers of one scale: log C differs, and so does how sure a head is on the
-    whole. Each is therefore divided by the mean score of its domain's regions, and weighed by how much the domain needs
-    labels. With one domain nothing changes, nor where `need` is None: scores drawn by chance are of one scale.
+    Scores of different label spaces have different scales: log C differs, and so does the mean confidence of a head.
+    Each score is therefore divided by the mean score of its domain's regions and multiplied by the domain's need. One
+    domain alone keeps its scores. So do all domains where `need` is None, because random scores have one scale.
     """
     parts, images, classes = [], 0, 0
     for k, (name, domain) in enumerate(domains.items()):
-        part = found[name].candidates if name in found else None
+        part = pool_scores[name].candidates if name in pool_scores else None
         if part is not None and len(part):
             score = part.score
             if need is not None and len(domains) > 1:
-                mean = found[name].score_sum / found[name].score_count
+                mean = pool_scores[name].score_sum / pool_scores[name].score_count
                 score = (score * (need[name] / mean if mean > 0 else 1.0)).astype(np.float32)
             group = np.where(part.group >= 0, part.group + classes, -1).astype(np.int16)
             owner = np.full(len(part), k, np.int16)
@@ -49,62 +49,62 @@ def ranked_together(
 
 
 def questions(
-    found: Mapping[str, PoolScores],
+    pool_scores: Mapping[str, PoolScores],
     domains: Mapping[str, Domain],
     settings: AskSettings,
-    before: Sequence[Question],
+    earlier: Sequence[Question],
     cost: CostModel,
     need: Mapping[str, float],
     cache: Path,
     rng: np.random.Generator,
 ) -> list[Question]:
-    """The questions of a round, in the order of asking; none where there is nothing left to ask.
+    """The questions of a round, in the order of asking. The list is empty where nothing is left to ask.
 
-    `found` holds the scores of each domain's pool, `before` the questions of earlier rounds.
+    `pool_scores` holds the scores of each domain's pool, `earlier` the questions of earlier rounds.
     """
-    if not any(len(one.candidates) for one in found.values()):
+    if not any(len(scores.candidates) for scores in pool_scores.values()):
         return []
     by_chance = known_scores()[settings.score].needs_rng
-    pool, budget = ranked_together(found, domains, None if by_chance else need), settings.budget
+    pool, budget = ranked_together(pool_scores, domains, None if by_chance else need), settings.budget
     pool = replace(pool, cost=cost.cost(parse_regions(settings.regions).kind, pool.cost, budget.unit))
-    # An embedding is of one network, so that all domains' lie in one space.
-    known = [one.covered for one in found.values() if one.covered is not None]
-    covered = np.concatenate(known) if known else None
+    # All embeddings come from one network, so that they lie in one space.
+    embeddings = [scores.covered for scores in pool_scores.values() if scores.covered is not None]
+    covered = np.concatenate(embeddings) if embeddings else None
     limit = Budget(budget.amount, budget.unit, budget.per)
     chosen = select(pool, limit, settings.balance, rng=rng, covered=covered)
-    return _Asking(pool, domains, settings, before, cache).all(chosen)
+    return _QuestionMaker(pool, domains, settings, earlier, cache).all(chosen)
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """Makes questions of chosen candidates."""
+class _QuestionMaker:
+    """Makes questions from the selected candidates."""
 
     pool: Candidates
     domains: Mapping[str, Domain]
     settings: AskSettings
-    before: Sequence[Question]
+    earlier: Sequence[Question]
     cache: Path
 
     def all(self, chosen: np.ndarray) -> list[Question]:
         by_image = chosen[np.argsort(self.pool.image[chosen], kind="stable")]
         changes = np.flatnonzero(np.diff(self.pool.image[by_image])) + 1
-        asked = dict[int, Question]()
+        questions_by_row = dict[int, Question]()
         for rows in np.split(by_image, changes):
             if len(rows):
-                asked.update(zip(rows.tolist(), self._of_image(rows), strict=True))
-        return [asked[row] for row in chosen.tolist()]
+                questions_by_row.update(zip(rows.tolist(), self._of_image(rows), strict=True))
+        return [questions_by_row[row] for row in chosen.tolist()]
 
     def _of_image(self, rows: np.ndarray) -> Iterator[Question]:
         """The questions about candidates of one image."""
         pool = self.pool
         assert pool.domain is not None
         domains, k = list(self.domains.values()), int(pool.domain[rows[0]])
-        domain, before = domains[k], domains[:k]
-        stem = domain.splits["train"][int(pool.image[rows[0]]) - sum(len(d.splits["train"]) for d in before)]
-        first_class = sum(d.space.num_classes for d in before)
+        domain, preceding = domains[k], domains[:k]
+        stem = domain.splits["train"][int(pool.image[rows[0]]) - sum(len(d.splits["train"]) for d in preceding)]
+        first_class = sum(d.space.num_classes for d in preceding)
         image = domain.image(stem)
         regions = tile(domain, stem, image, parse_regions(self.settings.regions), self.cache)
-        unavailable = _unavailable_pixels(domain, stem, image, self.before)
+        unavailable = _unavailable_pixels(domain, stem, image, self.earlier)
         for row in rows.tolist():
             region, group = int(pool.region[row]), int(pool.group[row])
             y0, x0, y1, x1 = box = regions.box(region)
@@ -122,23 +122,24 @@ class _Asking:
             )
 
 
-def _unavailable_pixels(domain: Domain, stem: str, image: np.ndarray, before: Sequence[Question]) -> np.ndarray:
+def _unavailable_pixels(domain: Domain, stem: str, image: np.ndarray, earlier: Sequence[Question]) -> np.ndarray:
     """The pixels (H,W) bool of an image that are labelled, or were asked for."""
-    pixels = asked_pixels([q for q in before if (q.domain, q.stem) == (domain.name, stem)], image.shape[:2])
+    pixels = asked_pixels([q for q in earlier if (q.domain, q.stem) == (domain.name, stem)], image.shape[:2])
     return pixels | (domain.mask(stem) != NOT_LABELLED) if stem in domain.partial else pixels
 
 
-def why_nothing(
+def no_question_reason(
     by_domain: Mapping[str, Candidates],
     domains: Mapping[str, Domain],
     answerable: Mapping[str, frozenset[str]],
     settings: AskSettings,
-    before: Sequence[Question],
+    earlier: Sequence[Question],
     cost: CostModel,
 ) -> str:
-    """Why a budget buys no question though pixels are open, and the fix, as `key: …`; empty where it is 0 or none is.
+    """Why a budget buys no question though pixels are open, and the fix, as `key: …`.
 
-    `answerable` are, by domain, the images that the annotator can answer about.
+    The text is empty where the budget is 0 or no pixel is open. `answerable` holds, by domain, the images that the
+    annotator can answer about.
     """
     budget, regions = settings.budget, settings.regions
     if not budget.amount:
@@ -150,19 +151,19 @@ def why_nothing(
             f"budget: {buys_nothing(budget.amount, budget.unit, each)}, the cheapest of {regions} costs "
             f"{cheapest:g}; raise it or take smaller regions"
         )
-    left = [
+    answerable_images = [
         stem in answerable[name]
         for name, domain in domains.items()
         for stem in domain.unlabelled
-        if not _unavailable_pixels(domain, stem, domain.image(stem), before).all()
+        if not _unavailable_pixels(domain, stem, domain.image(stem), earlier).all()
     ]
-    if any(left):
+    if any(answerable_images):
         return f"border: false leaves out every open region of {regions}; set true, or take smaller regions"
-    if left:
+    if answerable_images:
         return "budget: the oracle has no mask for what is open; add masks, or set campaign.annotator: people"
     return ""
 
 
-def bare(asked: Sequence[Question], domains: Mapping[str, Domain]) -> list[str]:
-    """Domains that have no label and would get none."""
-    return [name for name, d in domains.items() if not d.labelled and all(q.domain != name for q in asked)]
+def domains_without_label(selected: Sequence[Question], domains: Mapping[str, Domain]) -> list[str]:
+    """The domains that have no label and would get none from the selected questions."""
+    return [name for name, d in domains.items() if not d.labelled and all(q.domain != name for q in selected)]

@@ -1,6 +1,6 @@
-"""What a campaign's learning curve says about further labels: one verdict, in one wording for terminal and report.
+"""Forecasts from a campaign's learning curve whether more labels help, in the same words for terminal and report.
 
-Labels are counted in the budget's unit and mIoU as a fraction. An interval is (low, median, high) at 80 %.
+Labels are counted in the budget's unit, mIoU is a fraction. An interval is (low, median, high) at 80 %.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from fewmask.campaigns.history import unit_of
 from fewmask.config import CampaignSettings
 from fewmask.runs import Forecast
 
-HOPELESS = 1000  # times the labels there are: nobody will ever label so many, however slowly the curve rises
-WORTH_LABELLING = 0.005  # mIoU: less than this is hidden by the scatter of two runs
+HOPELESS = 1000  # times the present labels: nobody will ever label so many
+WORTH_LABELLING = 0.005  # mIoU: the scatter of two runs hides a smaller gain
 
 
 class Scored(NamedTuple):
-    """A round: its labels in all, and the mIoU on validation, which is the mean of so many runs."""
+    """A round: all its labels, and its mIoU on validation as the mean of `runs` runs."""
 
     labels: float
     score: float | None
@@ -27,14 +27,14 @@ class Scored(NamedTuple):
 
 
 def forecast(rounds: Sequence[Scored], settings: CampaignSettings, pool: float | None = None) -> Forecast | None:
-    """The forecast of a campaign's rounds in their order; None as long as fewer than three of them differ in labels.
+    """The forecast from a campaign's rounds in their order; None while fewer than three of them differ in labels.
 
-    `pool`: the number of labels that there can be in all, where that is known.
+    `pool` is the largest possible number of labels, where that is known.
     """
-    known = [one for one in rounds if one.score is not None and one.labels > 0]
-    costs, scores = [one.labels for one in known], [one.score for one in known if one.score is not None]
-    runs = [float(one.runs) for one in known]
-    curve = fit(costs, scores, runs) if known else None
+    scored_rounds = [r for r in rounds if r.score is not None and r.labels > 0]
+    costs, scores = [r.labels for r in scored_rounds], [r.score for r in scored_rounds if r.score is not None]
+    runs = [float(r.runs) for r in scored_rounds]
+    curve = fit(costs, scores, runs) if scored_rounds else None
     if curve is None:
         return None
     labels, target, ask = costs[-1], settings.target, settings.ask
@@ -60,52 +60,52 @@ def forecast(rounds: Sequence[Scored], settings: CampaignSettings, pool: float |
     )
 
 
-def forecast_words(found: Forecast | None) -> str:
+def forecast_words(result: Forecast | None) -> str:
     """The verdict: label more, train longer, or stop."""
-    if found is None:
+    if result is None:
         return "Three rounds with different labels say whether more labels help."
-    if found.change is not None and found.change < 0:
+    if result.change is not None and result.change < 0:
         return (
-            f"Train longer or repeat seeds before labelling: the last round lost {_points(-found.change)} points, "
+            f"Train longer or repeat seeds before labelling: the last round lost {_points(-result.change)} points, "
             "and more labels do not explain a loss."
         )
-    if found.change is not None:
+    if result.change is not None:
         return (
-            f"Repeat seeds before labelling: the last round gained {_points(found.change)} points, more than its "
+            f"Repeat seeds before labelling: the last round gained {_points(result.change)} points, more than its "
             "labels explain."
         )
-    if found.flat:
+    if result.flat:
         return "Train longer or repeat seeds before labelling: no gain from labels shows in these rounds."
-    return " ".join([*_target(found), *_next(found)])
+    return " ".join([*_target(result), *_next(result)])
 
 
-def _target(found: Forecast) -> list[str]:
-    if found.target is None or found.needed is None:
-        least, middle, most = (f"{100 * miou:.0f}" for miou in found.limit)
+def _target(result: Forecast) -> list[str]:
+    if result.target is None or result.needed is None:
+        least, middle, most = (f"{100 * miou:.0f}" for miou in result.limit)
         return [f"Ever more labels lead to about {middle} % (80 % interval: {least} to {most})."]
-    target = f"{100 * found.target:g} %"
-    if found.needed[1] == 0:
+    target = f"{100 * result.target:g} %"
+    if result.needed[1] == 0:
         return [f"Stop labelling: the curve has reached the target of {target}."]
-    left = HOPELESS * found.labels if found.pool is None else max(found.pool - found.labels, 0.0)
-    low, median, high = (None if number is None or number > left else number for number in found.needed)
-    beyond = "out of reach" if found.pool is None else "more than the whole pool"
+    remaining = HOPELESS * result.labels if result.pool is None else max(result.pool - result.labels, 0.0)
+    low, median, high = (None if number is None or number > remaining else number for number in result.needed)
+    beyond = "out of reach" if result.pool is None else "more than the whole pool"
     if low is None:
         return [f"The target of {target} is {beyond} (90 % sure)."]
     if median is None:
-        most = f"{_about(low)} more {found.unit} or fewer"
+        most = f"{_about(low)} more {result.unit} or fewer"
         return [f"The target of {target} is probably {beyond}: one likely curve in ten needs {most}."]
     upper = beyond if high is None else _about(high)
-    return [f"About {_about(median)} more {found.unit} reach {target} (80 % interval: {_about(low)} to {upper})."]
+    return [f"About {_about(median)} more {result.unit} reach {target} (80 % interval: {_about(low)} to {upper})."]
 
 
-def _next(found: Forecast) -> list[str]:
-    if found.gain is None or found.budget is None or (found.needed is not None and found.needed[1] == 0):
+def _next(result: Forecast) -> list[str]:
+    if result.gain is None or result.budget is None or (result.needed is not None and result.needed[1] == 0):
         return []
-    low, median, high = (_points(gain) for gain in found.gain)
-    told = f"the next {found.budget:,.0f} {found.unit} add about {median} points (80 % interval: {low} to {high})."
-    if found.gain[2] < WORTH_LABELLING:
-        return [f"Stop labelling or train longer: {told}"]
-    return [f"Label more: {told}"]
+    low, median, high = (_points(gain) for gain in result.gain)
+    gain = f"the next {result.budget:,.0f} {result.unit} add about {median} points (80 % interval: {low} to {high})."
+    if result.gain[2] < WORTH_LABELLING:
+        return [f"Stop labelling or train longer: {gain}"]
+    return [f"Label more: {gain}"]
 
 
 def _points(fraction: float) -> str:
@@ -113,5 +113,5 @@ def _points(fraction: float) -> str:
 
 
 def _about(number: float) -> str:
-    """Two digits are more than the curve knows."""
+    """Two digits: the curve supports no more."""
     return f"{round(number, min(2 - len(f'{number:.0f}'), 0)):,.0f}"

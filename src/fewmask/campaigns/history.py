@@ -15,38 +15,41 @@ from fewmask.runs import Entry
 
 
 def unit_of(settings: CampaignSettings) -> Unit:
-    """What labels are counted in: the budget's unit."""
-    asked = settings.ask or settings.first
-    return asked.budget.unit if asked else "pixels"
+    """The unit in which labels are counted: the budget's."""
+    ask = settings.ask or settings.first
+    return ask.budget.unit if ask else "pixels"
 
 
 def cost_model(settings: CampaignSettings) -> CostModel:
-    stated, own = CostModel(), settings.cost
-    rates: dict[str, Rate] = {kind: Rate(rate.per_region, rate.per_pixel) for kind, rate in own.rates.items()}
-    return CostModel({**stated.rates, **rates}, own.seconds_per_click or stated.seconds_per_click)
+    defaults, cost = CostModel(), settings.cost
+    rates: dict[str, Rate] = {kind: Rate(rate.per_region, rate.per_pixel) for kind, rate in cost.rates.items()}
+    return CostModel({**defaults.rates, **rates}, cost.seconds_per_click or defaults.seconds_per_click)
 
 
 def cost_of_image(settings: CampaignSettings, pixels: int, size: int) -> float:
-    """What the labels that an image of `size` pixels came with are counted as, `pixels` of them.
+    """The cost of the `pixels` labelled pixels that an image of `size` pixels came with.
 
-    By the cost model; in regions, of which it would be one like any small square, as many as cover its labels.
+    The cost follows the cost model. In regions, it is the number of regions that cover the labels: an image would
+    otherwise count as one region, like a small square.
     """
-    asked, unit = settings.ask or settings.first, unit_of(settings)
-    if asked is None or unit != "regions":
+    ask, unit = settings.ask or settings.first, unit_of(settings)
+    if ask is None or unit != "regions":
         return float(cost_model(settings).cost("image", np.array([pixels]), unit)[0])
-    spec = parse_regions(asked.regions)
+    spec = parse_regions(ask.regions)
     return pixels / (spec.side**2 or size / (spec.count or 1))
 
 
 def curve(points: Sequence[tuple[float, float | None]]) -> Curve | None:
-    """The learning curve through (cost, mIoU); None while there are too few points, or labels that cost nothing."""
-    known = [(cost, miou) for cost, miou in points if miou is not None and cost > 0]
-    return fit([cost for cost, _ in known], [miou for _, miou in known]) if known else None
+    """The learning curve through (cost, mIoU); None while there are too few points whose labels cost something."""
+    validated = [(cost, miou) for cost, miou in points if miou is not None and cost > 0]
+    return fit([cost for cost, _ in validated], [miou for _, miou in validated]) if validated else None
 
 
 def pool_cost(settings: CampaignSettings, domains: Iterable[Domain]) -> float | None:
-    """About how many labels there can be in train, from the size of each domain's first image; None in a unit that
-    counts no area."""
+    """The approximate cost of labelling all of train, from the size of each domain's first image.
+
+    None in a unit that does not count area.
+    """
     if unit_of(settings) not in ("pixels", "regions"):
         return None
     sizes = [(len(d.splits["train"]), d.image(d.splits["train"][0])[..., 0].size) for d in domains]
@@ -54,15 +57,15 @@ def pool_cost(settings: CampaignSettings, domains: Iterable[Domain]) -> float | 
 
 
 def needs(history: Sequence[Entry], domains: Sequence[str], more: float) -> dict[str, float]:
-    """How much each of the domains needs labels, with mean 1: the mIoU that its curve promises for `more` of them.
+    """The need of each domain for labels, with mean 1: the mIoU that its curve promises for `more` labels.
 
-    While some curve is not known yet, what each domain lacks to a mIoU of 1; alike where nothing was validated.
+    While a domain has no curve yet, the need is 1 − mIoU. All needs are equal where nothing was validated.
     """
     points = {d: [(entry.cost[d], entry.miou[d]) for entry in history] for d in domains}
     curves = {d: curve(points[d]) for d in domains}
     last = {d: points[d][-1][1] if points[d] else None for d in domains}
     if all(curves.values()):
-        gain = {d: found.gain(points[d][-1][0], more) for d, found in curves.items() if found is not None}
+        gain = {d: fitted.gain(points[d][-1][0], more) for d, fitted in curves.items() if fitted is not None}
     elif all(miou is not None for miou in last.values()):
         gain = {d: 1 - miou for d, miou in last.items() if miou is not None}
     else:

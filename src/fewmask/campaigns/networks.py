@@ -21,7 +21,7 @@ from fewmask.runs import RunFolder
 def committee(
     config: Config, domains: Mapping[str, Domain], rounds: Sequence[RunFolder], device: torch.device
 ) -> Committee:
-    """The networks of these rounds, each with the difficulty branch that was trained with it, if any was."""
+    """The networks of these rounds, each with the difficulty branch that was trained with it, if there is one."""
     assert config.campaign is not None
     pool = config.campaign.pool
     members = [_member(config, domains, run, name, device) for run in rounds for name in pool.networks]

@@ -12,9 +12,11 @@ from fewmask.engine.evaluation import Progress
 from fewmask.engine.progress import ProgressEvent
 
 
-def looking(hear: Callable[[ProgressEvent], None], domain: str, stage: str, device: torch.device) -> Progress:
-    """Reports the progress of the pass over a domain's pool. The pace is measured from the first images of this call,
-    because earlier images may have been scored before a stop."""
+def pool_progress(report: Callable[[ProgressEvent], None], domain: str, stage: str, device: torch.device) -> Progress:
+    """A callback that reports the progress of the pass over a domain's pool.
+
+    The pace is measured from the first images of this call, because earlier images may have been scored before a stop.
+    """
     first: tuple[int, float] | None = None
 
     def progress(done: int, total: int) -> None:
@@ -22,6 +24,6 @@ def looking(hear: Callable[[ProgressEvent], None], domain: str, stage: str, devi
         now = time.monotonic()
         first = first or (done, now)
         rate = (done - first[0]) / (now - first[1]) if done > first[0] else 0.0
-        hear(ProgressEvent(domain, stage, done, total, {}, rate, memory_mib(device)))
+        report(ProgressEvent(domain, stage, done, total, {}, rate, memory_mib(device)))
 
     return progress

@@ -1,5 +1,7 @@
-"""Checks a ledger against the other files of its run. A ledger that lacks what they mention is an older copy, or
-another run's."""
+"""Checks a ledger against the other files of its run.
+
+A ledger that lacks answers which these files mention is an older copy, or belongs to another run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from fewmask.runs import RunFolder
 
 
 def expect_ledger(run: RunFolder) -> None:
-    """Raises ValueError where the run had a ledger that is gone, before a new one is made in its place."""
+    """Raise ValueError where the run had a ledger that is missing now, before a new one is made in its place."""
     if not run.ledger.exists() and (any(_numbers(run)) or run.campaign.exists()):
         raise ValueError(
             f"{run.ledger}: missing, and the run has asked and learnt with it; put the last copy of it there, or give "
@@ -20,36 +22,37 @@ def expect_ledger(run: RunFolder) -> None:
 
 
 def expect_answers(run: RunFolder, ledger: Ledger) -> None:
-    """Raises ValueError where a round learnt from answers that the ledger does not have, or has otherwise, and where
-    more was asked than it knows."""
+    """Raise ValueError where the ledger lacks answers that a round learnt from, has others, or lacks questions."""
     for number in _numbers(run):
         if lost := _lost(run, ledger, number):
             raise _older(run, f"{run.record(number)} says that round {number + 1} {lost}")
-    asked = ledger.progress().asked
-    if run.campaign.exists() and (before := run.read_campaign().asked) > asked:
-        raise _older(run, f"{run.campaign} says that {before} questions were asked, here are {asked}")
+    questions = ledger.progress().asked
+    if run.campaign.exists() and (recorded := run.read_campaign().asked) > questions:
+        raise _older(run, f"{run.campaign} says that {recorded} questions were asked, here are {questions}")
 
 
 def of_masks_unnoted(run: RunFolder) -> int | None:
-    """Where an earlier version wrote the masks and did not note that it did: the last answer that they may say."""
+    """The last answer in masks that were written without a note of it; None where every mask is noted."""
     noted = not run.labels.exists() or (run.labels / NOTES).exists()
     return None if noted else max((run.read_record(number).up_to for number in _numbers(run)), default=None)
 
 
 def accept(run: RunFolder, ledger: Ledger) -> None:
-    """Go on with this ledger all the same: from now on its answers are those that the rounds learnt from. The masks
-    that were made of the answers before are kept beside the new ones."""
-    changed = [number for number in _numbers(run) if _lost(run, ledger, number)]
-    if (changed or run.campaign.exists()) and run.labels.exists():
+    """Go on with this ledger: from now on the rounds count as trained on its answers.
+
+    The masks of the former answers are kept under another name.
+    """
+    lost = [number for number in _numbers(run) if _lost(run, ledger, number)]
+    if (lost or run.campaign.exists()) and run.labels.exists():
         set_aside(run.labels)
-    for number in changed:
+    for number in lost:
         record = run.read_record(number)
         up_to = min(record.up_to, ledger.last_answer_id())
-        own = {"up_to": up_to, "answers": ledger.fingerprint(up_to)}
-        run.write_record(run.record(number), record.model_copy(update=own))
+        update = {"up_to": up_to, "answers": ledger.fingerprint(up_to)}
+        run.write_record(run.record(number), record.model_copy(update=update))
     if run.campaign.exists() and run.read_campaign().asked > ledger.progress().asked:
-        asked = {"asked": ledger.progress().asked}
-        run.write_record(run.campaign, run.read_campaign().model_copy(update=asked))
+        update = {"asked": ledger.progress().asked}
+        run.write_record(run.campaign, run.read_campaign().model_copy(update=update))
 
 
 def _numbers(run: RunFolder) -> Iterator[int]:
@@ -58,7 +61,7 @@ def _numbers(run: RunFolder) -> Iterator[int]:
 
 
 def _lost(run: RunFolder, ledger: Ledger, number: int) -> str:
-    """How what a round learnt from is not in the ledger, in words; empty where it is."""
+    """Says which of the answers that a round learnt from the ledger lacks; empty where it has them all."""
     record = run.read_record(number)
     if record.up_to > (last := ledger.last_answer_id()):
         return f"learnt from answers up to {record.up_to}, and here are {last}"
