@@ -179,7 +179,7 @@ def test_a_class_may_be_added_behind_the_others(start: str, tmp_path: Path) -> N
     classes = yaml.safe_load(file.read_text())
     wrong = {"classes": {**{i + 1: c for i, c in classes["classes"].items()}, 0: {"name": "first"}}}
     file.write_text(yaml.safe_dump({"classes": dict(sorted(wrong["classes"].items()))}))
-    with pytest.raises(ValueError, match=r"domains\.a\.classes: .* name classes by their place; put the former"):
+    with pytest.raises(ValueError, match=r"domains\.a\.classes: .* store the index of a class; restore the former"):
         campaign(parse_config(made), tmp_path / "run")
     count = len(classes["classes"])
     classes["classes"][count] = {"name": "bus"}

@@ -70,8 +70,7 @@ def campaign(
     Its `state` is "done", or "waiting" when people have questions to answer; then call again. With `enough` the
     training begins with the present answers. `accept_older_ledger` goes on with a ledger that lacks learnt answers.
 
-    Raises ValueError for wrong settings, data or folder. Raises `stopping.Stopped` after Ctrl-C or SIGTERM, when the
-    finished part of a training or of a pass over the pool is saved.
+    Raises ValueError for wrong settings, data or folder, and `stopping.Stopped` after Ctrl-C or SIGTERM.
     """
     with stopping.defer_signals(), distributed.processes():
         rounds = _Rounds(config, Path(folder), observe, enough, accept_older_ledger)
@@ -216,8 +215,8 @@ class _Rounds:
         need = self._need(ask, {name: part for name, part in candidates.items() if len(part)})
         selected = questions(pool_scores, domains, ask, earlier, cost, need, self.run.superpixels, rng)
         # A later round that asks nothing has used up the pool, because a round before asked by the same settings.
-        check = not selected and number < 2
-        if check and (reason := no_question_reason(candidates, domains, self._answerable, ask, earlier, cost)):
+        empty = not selected and number < 2
+        if empty and (reason := no_question_reason(candidates, domains, self._answerable, ask, earlier, cost)):
             raise ValueError(f"campaign.{'ask' if number else 'first'}.{reason}, and give another --out")
         if unlabelled := ", ".join(domains_without_label(selected, domains)):
             problem = f"{buys_nothing(ask.budget.amount, ask.budget.unit)} in {unlabelled}, where nothing is labelled"
