@@ -272,7 +272,7 @@ def test_what_a_tool_wrote_is_recognised_and_read(
 
 
 def test_what_is_no_tools_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="by its name no answers that are read; give the folder"):
+    with pytest.raises(ValueError, match="no tool reads a file of this name; give the folder"):
         recognise(tmp_path / "x.csv")
     with pytest.raises(ValueError, match=r"give the folder that was painted in, .*/q$"):
         recognise(tmp_path / "q" / "questions.json")

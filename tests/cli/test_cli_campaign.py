@@ -367,7 +367,7 @@ def test_answers_from_what_a_tool_wrote(waiting: Path, tmp_path: Path, fewmask: 
         assert answered.code == 0, answered.err
         taken += json.loads(answered.out)["answered"]
     assert taken == 3
-    is_refused(fewmask("answer", waiting, "--from", tmp_path / "a.txt"), "by its name no answers that are read")
+    is_refused(fewmask("answer", waiting, "--from", tmp_path / "a.txt"), "no tool reads a file of this name")
 
 
 # ── agreement ────────────────────────────────────────────────────────────────────────────────────────────────────────

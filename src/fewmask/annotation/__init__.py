@@ -1,4 +1,4 @@
-"""What was asked of whom, what they answered, and the ways in which questions and answers travel."""
+"""Questions to annotators, their answers, and the formats in which both are exchanged."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Zip archives from strangers, read within limits and never unpacked to the disk.
+"""Reads zip archives from strangers within limits, without unpacking them to the disk.
 
-Whatever is refused is a ValueError that names the file, what was found there, and what fixes it.
+A refused archive raises a ValueError that names the file, the value and the fix.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from fewmask.formats.texts import MAX_FILE, MIB
 MAX_MEMBERS = 50_000
 MAX_MEMBER = 256 * MIB
 MAX_UNPACKED = 8192 * MIB
-"""All of an archive's files together. They are read one at a time and never held together."""
+"""The most bytes of an archive's files together. They are read one at a time."""
 MAX_RATIO, RATIO_FROM = 200, 4 * MIB
-"""Pictures and text pack 2 to 50 times, deflate's most is 1,000; files up to so many bytes may pack better."""
+"""The largest ratio of unpacked to packed size. Pictures and text pack 2 to 50 times, deflate packs up to 1,000 times.
+Files of up to `RATIO_FROM` bytes may pack better."""
 MAX_DIRECTORY = 64 * MIB
 
 STRAYS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 
 
 def is_stray(path: str) -> bool:
-    """Whether a path with slashes is something that a system leaves in folders and archives, and hides from people."""
+    """Whether a path with slashes is a hidden file that an operating system leaves in folders and archives."""
     parts = path.split("/")
     return any(part.casefold() in STRAYS or (part.startswith(".") and part.strip(".")) for part in parts)
 
 
 class Archive:
-    """A zip archive whose list of files is known to be harmless. Use it in `with`; `read` gives one file's bytes."""
+    """A zip archive whose list of files was checked. Use it in `with`; `read` returns the bytes of one file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError when it is no zip archive, or when anything in its list is not what a tool exports."""
+        """Raises ValueError for a file that is no zip archive, and for a list of files that no tool exports."""
         self.path = path
         try:
             _check_directory(path)
@@ -56,30 +57,30 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """The files in it, in its own order, without folders and without what a system left there."""
+        """The archive's files in its order, without folders and without `strays`."""
         return [name for name in self._members if not is_stray(name)]
 
     @property
     def strays(self) -> list[str]:
-        """What a system left in it: these files are never read."""
+        """The files that an operating system left in the archive. They are never read."""
         return [name for name in self._members if is_stray(name)]
 
-    def called(self, name: str) -> str | None:
-        """The one file of this name, whatever the folder that it lies in and the case of its letters; None for none.
+    def file_named(self, name: str) -> str | None:
+        """The file of this name in any folder and in any case; None where there is none.
 
         Raises ValueError where there are several.
         """
-        found = [there for there in self.names if there.rpartition("/")[2].casefold() == name.casefold()]
-        if len(found) > 1:
-            raise ValueError(f"{self.path}: {', '.join(found[:5])}: several of that name; give one export at a time")
-        return found[0] if found else None
+        matches = [member for member in self.names if member.rpartition("/")[2].casefold() == name.casefold()]
+        if len(matches) > 1:
+            raise ValueError(f"{self.path}: {', '.join(matches[:5])}: several of that name; give one export at a time")
+        return matches[0] if matches else None
 
     def where(self, name: str) -> Path:
-        """What errors call one of its files."""
+        """The path by which errors name one of the archive's files."""
         return self.path / name
 
     def read(self, name: str, limit: int = MAX_MEMBER) -> bytes:
-        """One file's bytes. Raises ValueError when they are more than it said, more than the limit, or damaged."""
+        """The bytes of a file. Raises ValueError when they are damaged, or more than its stated size or the limit."""
         member = self._members[name]
         if member.file_size > limit:
             raise ValueError(f"{self.where(name)}: {member.file_size} bytes, more than {limit}; export fewer images")
@@ -96,7 +97,7 @@ class Archive:
 
 
 def _check_directory(path: Path) -> None:
-    """Refuse what would fill the memory before the first entry of the archive's list can be looked at."""
+    """Refuse an archive whose list of files would fill the memory before its first entry can be checked."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         if size > MAX_FILE:
@@ -112,22 +113,22 @@ def _check_directory(path: Path) -> None:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """The archive's files by name. Raises one ValueError that says the first fault of each of up to 20 of them."""
+    """The archive's files by name. Raises one ValueError with the first fault of each of up to 20 files."""
     if len(members) > MAX_MEMBERS:
         raise ValueError(f"{path}: {len(members)} files, more than {MAX_MEMBERS}; export fewer images")
     total = sum(member.file_size for member in members)
     if total > MAX_UNPACKED:
         raise ValueError(f"{path}: {total} bytes when unpacked, more than {MAX_UNPACKED}; export fewer images")
-    faults, found = [], dict[str, zipfile.ZipInfo]()
+    faults, members_by_name = [], dict[str, zipfile.ZipInfo]()
     for member in members:
-        fault = _fault(member) or ("there twice" if member.filename in found else "")
+        fault = _fault(member) or ("there twice" if member.filename in members_by_name else "")
         if fault and not (is_stray(member.filename) and ".." not in member.filename):
             faults.append(f"{member.filename!r}: {fault}")
-        found[member.filename] = member
+        members_by_name[member.filename] = member
     if faults:
         more = f" and {len(faults) - 20} more" if len(faults) > 20 else ""
         raise ValueError(f"{path}: refused: {'; '.join(faults[:20])}{more}; export the archive again from the tool")
-    return {name: member for name, member in found.items() if not member.is_dir()}
+    return {name: member for name, member in members_by_name.items() if not member.is_dir()}
 
 
 def _fault(member: zipfile.ZipInfo) -> str:

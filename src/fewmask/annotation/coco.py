@@ -1,4 +1,4 @@
-"""COCO: stuff and instances as JSON with run-length codes, and panoptic PNGs, both ways. See docs/formats.md.
+"""Reads and writes COCO: stuff and instances as JSON with run-length codes, and panoptic PNGs. See docs/formats.md.
 
 Shapes: H×W pixels of an image.
 """
@@ -40,18 +40,18 @@ def write_questions(
     number: int | None = None,
     annotator: str | None = None,
 ) -> list[Question]:
-    """Write the open questions of a round, or of all, for tools that read COCO; returns them.
+    """Write the open questions of a round, or of all rounds, for tools that read COCO. Returns the questions.
 
-    For each domain the pictures, and the guesses twice: `<domain>/instances.json`, and `<domain>/panoptic.json` with
-    the PNGs in `<domain>/panoptic`.
+    Each domain gets the pictures and two files of the guesses: `<domain>/instances.json`, and `<domain>/panoptic.json`
+    with PNGs in `<domain>/panoptic`.
     """
     questions = ledger.questions(number, open_only=True, annotator=annotator)
-    for domain, asked in tasks(ledger, domains, questions):
+    for domain, domain_tasks in tasks(ledger, domains, questions):
         root = below(folder, domain.name)
-        for task in asked:
+        for task in domain_tasks:
             task.write_pictures(root)
-        write_instances(root / INSTANCES, domain.space, guesses(asked))
-        write_panoptic(root / PANOPTIC, domain.space, guesses(asked))
+        write_instances(root / INSTANCES, domain.space, guesses(domain_tasks))
+        write_panoptic(root / PANOPTIC, domain.space, guesses(domain_tasks))
     return questions
 
 
@@ -92,9 +92,9 @@ def write_instances(
 
 
 def write_panoptic(path: Path, space: LabelSpace, masks: Iterable[tuple[str, Mask]]) -> None:
-    """Write masks (H,W) by stem as COCO's panoptic JSON, and PNGs beside it in a folder of its name.
+    """Write masks (H,W) by stem as COCO's panoptic JSON, with PNGs in a folder beside it that has its name.
 
-    A PNG's colours are the ids of segments, R + 256·G + 65536·B, and 0 where nobody painted.
+    The colours of a PNG are the ids of segments, R + 256·G + 65536·B. The id 0 means that nobody painted.
     """
     images, annotations, ids = list[dict[str, Any]](), list[dict[str, Any]](), _ids(space)
     table = np.zeros((256, 3), dtype=np.uint8)
@@ -132,10 +132,10 @@ def _segment(category: int, box: tuple[int, int, int, int], area: int) -> dict[s
 def read_answers(
     ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
 ) -> Import:
-    """Take the annotations of a COCO file as this annotator's answers, all or, where something is wrong, none.
+    """Import all annotations of a COCO file as this annotator's answers, or none if any is invalid.
 
-    Run-length codes, compressed or not, polygons, and panoptic PNGs. Where annotations overlap the later in the list
-    wins. What is no answer is left aside. Raises one ValueError that lists every problem.
+    It reads run-length codes, compressed or not, polygons, and panoptic PNGs. Where annotations overlap, the later in
+    the list wins. Content that is no answer is set aside. Raises one ValueError that lists every problem.
     """
     importer = AnswerImporter(ledger, domains, "coco", mode)
     with importer.problems():
@@ -157,9 +157,9 @@ def _take_image(
     path: Path,
 ) -> None:
     where = f"{path}: image {str(image['id'])[:40]}"
-    if (known := importer.find_image(field(image, "file_name", str, where), where)) is None:
+    if (image_of_domain := importer.find_image(field(image, "file_name", str, where), where)) is None:
         return
-    domain, stem = known
+    domain, stem = image_of_domain
     importer.size(domain, stem, where, (field(image, "height", int, where), field(image, "width", int, where)))
     mask = importer.canvas(domain, stem, where)
     for annotation in annotations:
@@ -171,38 +171,38 @@ def _take_image(
 
 
 def _by_id(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    seen = set[int]()
+    ids = set[int]()
     for entry in field(data, key, list, str(path)):
         if not isinstance(entry, dict):
             raise ValueError(f"{path}: {key}: one of them is no object; export it again")
         number = field(entry, "id", int, f"{path}: {key}")
-        if number in seen:
+        if number in ids:
             raise ValueError(f"{path}: {key}: the id {number} twice; export it again")
-        seen.add(number)
+        ids.add(number)
         yield number, entry
 
 
 def _of_images(
     importer: AnswerImporter, data: Mapping[str, Any], images: Mapping[int, Any], path: Path
 ) -> dict[int, list[dict[str, Any]]]:
-    """The annotations of each image, in their order; an image without any has none."""
-    found: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
+    """The annotations of each image in their order. The list of an image without annotations is empty."""
+    by_image: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
     for annotation in field(data, "annotations", list, str(path)):
         if not isinstance(annotation, dict):
             raise ValueError(f"{path}: annotations: one of them is no object; export it again")
         number = field(annotation, "image_id", int, f"{path}: annotations")
-        if number not in found:
+        if number not in by_image:
             importer.set_aside(
-                "of an image that is not in the file", f"{_called(annotation)} (image {str(number)[:40]})"
+                "of an image that is not in the file", f"{_describe(annotation)} (image {str(number)[:40]})"
             )
             continue
-        if found[number] and ("segments_info" in annotation or "segments_info" in found[number][0]):
+        if by_image[number] and ("segments_info" in annotation or "segments_info" in by_image[number][0]):
             raise ValueError(f"{path}: image {number} has a panoptic annotation and another one; keep one of the two")
-        found[number].append(annotation)
-    return found
+        by_image[number].append(annotation)
+    return by_image
 
 
-def _called(annotation: Mapping[str, Any]) -> str:
+def _describe(annotation: Mapping[str, Any]) -> str:
     return f"annotation {str(annotation.get('id', '?'))[:40]}"
 
 
@@ -212,13 +212,15 @@ def _value(
     names: Mapping[int, str],
     space: LabelSpace,
     where: str,
-    called: str,
+    description: str,
 ) -> int | None:
-    """The mask value of a category; None, and left aside, where no label has its name."""
+    """The mask value of a category. A category whose name is no label is set aside and gives None."""
     number, values = field(record, "category_id", int, where), labels(space)
     if (value := values.get(names.get(number, ""))) is None or number not in names:
-        said = repr(names[number])[:60] if number in names else "which is not among its categories"
-        importer.set_aside("of a category that is no label here", f"{called} (category {str(number)[:40]}, {said})")
+        category = repr(names[number])[:60] if number in names else "which is not among its categories"
+        importer.set_aside(
+            "of a category that is no label here", f"{description} (category {str(number)[:40]}, {category})"
+        )
         return None
     return value
 
@@ -231,12 +233,12 @@ def _paint(
     space: LabelSpace,
     where: str,
 ) -> None:
-    called, where = _called(annotation), f"{where}, {_called(annotation)}"
-    value, shape = _value(importer, annotation, names, space, where, called), annotation.get("segmentation")
+    description, where = _describe(annotation), f"{where}, {_describe(annotation)}"
+    value, shape = _value(importer, annotation, names, space, where, description), annotation.get("segmentation")
     if value is None:
         return
     if shape is None:
-        importer.set_aside("a box or a caption, without a segmentation", called)
+        importer.set_aside("a box or a caption, without a segmentation", description)
         return
     if not isinstance(shape, list):
         code = field(annotation, "segmentation", dict, where)
@@ -247,9 +249,9 @@ def _paint(
         painted = 0
         if isinstance(shape, list):
             for points in filter(None, shape):
-                done = fill_polygon(_points(points), mask, value)
-                importer.spend(done.work, where)
-                painted += done.pixels
+                polygon = fill_polygon(_points(points), mask, value)
+                importer.spend(polygon.work, where)
+                painted += polygon.pixels
         elif size != list(mask.shape):
             raise ValueError(f"a run-length code of size {str(size)[:60]}, its image has {list(mask.shape)}")
         else:
@@ -262,14 +264,14 @@ def _paint(
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {error}; export it again") from None
     empty = not painted and not (isinstance(shape, list) and any(shape))
-    if empty and (says := _says_more(annotation)):
-        raise ValueError(f"{where}: its segmentation is empty, and it has {says}; draw it as a mask, or delete it")
+    if empty and (claim := _claimed_area(annotation)):
+        raise ValueError(f"{where}: its segmentation is empty, and it has {claim}; draw it as a mask, or delete it")
     if not painted:
-        importer.set_aside("a segmentation that covers no pixel", called)
+        importer.set_aside("a segmentation that covers no pixel", description)
 
 
-def _says_more(annotation: Mapping[str, Any]) -> str:
-    """In words, that an annotation without pixels claims to have some; empty where it does not."""
+def _claimed_area(annotation: Mapping[str, Any]) -> str:
+    """The area or box by which an annotation without pixels claims to have some; empty where it claims none."""
     area, box = annotation.get("area"), annotation.get("bbox")
     if isinstance(area, int | float) and area > 0:
         return f"an area of {str(area)[:20]}"
@@ -279,7 +281,7 @@ def _says_more(annotation: Mapping[str, Any]) -> str:
 
 
 def _points(values: object) -> np.ndarray:
-    """A polygon's points (P,2), from a list of x, y, x, y …"""
+    """The points (P,2) of a polygon, from a list of x, y, x, y …"""
     if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
         raise ValueError("a polygon that is no list of numbers")
     if len(values) % 2:
@@ -323,8 +325,8 @@ def _paint_segments(
         value = _value(importer, segment, names, space, f"{where}, segment {number}", f"segment {number} of {png.name}")
         values[number] = NOT_LABELLED if value is None else value
     painted, codes = recode(picture, values)
-    if unknown := [code for code in codes if code not in values]:
-        ids = ", ".join(map(str, unknown[:20]))
+    if unknown_ids := [code for code in codes if code not in values]:
+        ids = ", ".join(map(str, unknown_ids[:20]))
         raise ValueError(f"{png}: ids {ids} are no segments of its image; export it again")
     for number in sorted(values.keys() - {UNPAINTED, *codes}):
         importer.set_aside("a segment that covers no pixel", f"segment {number} of {png.name}")

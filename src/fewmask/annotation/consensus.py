@@ -1,7 +1,7 @@
 """Combines several annotators' answers to one question into one, pixel by pixel.
 
-Shapes: A annotators · h×w pixels of a region's box · P pixels · N patterns: pixels of which all say the same, counted ·
-K values that a pixel can be given: the classes and void.
+Shapes: A annotators · h×w pixels of a region's box · P pixels · N patterns of votes, each with the number of its pixels
+· K values that a pixel can be given: the classes and void.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from fewmask.config import AnswerSettings
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 
 NO_VOTE = -1
-# As if everybody had been right in three of four questions before: nobody is infallible after two.
-RIGHT, SEEN = 3.0, 4.0
+# The prior counts every annotator as correct in three of four earlier questions: nobody is infallible after two.
+PRIOR_CORRECT, PRIOR_VOTES = 3.0, 4.0
 LEAST_TRUST = 1e-3
 MAX_STEPS = 1000
 
 
 def decide(answers: Sequence[Answer], rule: AnswerSettings, trust: Mapping[str, float]) -> Mask:
-    """Combines the answers to one question, in the order of arrival, into values (h,w) by a rule.
+    """Combine the answers to one question, in the order of arrival, into values (h,w) by a rule.
 
     `trust` holds the weights of annotators whose weight is not 1.
     """
@@ -44,10 +44,10 @@ def by_trust(values: np.ndarray, trust: np.ndarray) -> Mask:
 
     254 is not a vote, but void is. A tie, and votes with no trust at all, also give 254.
     """
-    there = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     best, runner_up = np.zeros((2, *values.shape[1:]))
     winner = np.full(values.shape[1:], NOT_LABELLED, dtype=np.uint8)
-    for value in there[there != NOT_LABELLED]:
+    for value in present[present != NOT_LABELLED]:
         votes = np.einsum("a,ahw->hw", trust, values == value)
         runner_up = np.maximum(runner_up, np.minimum(votes, best))
         best = np.maximum(best, votes)
@@ -83,14 +83,14 @@ def ballot(answers: Sequence[Answer], classes: int) -> Ballot | None:
 
 
 def as_votes(values: np.ndarray, classes: int) -> np.ndarray:
-    """Mask values of any shape as numbers of the K = classes + 1 values, void the last; 254 is `NO_VOTE`."""
+    """Mask values of any shape as indices of the K = classes + 1 values. Void is the last; 254 becomes `NO_VOTE`."""
     numbers = np.arange(256, dtype=np.int16)
     numbers[VOID], numbers[NOT_LABELLED] = classes, NO_VOTE
     return numbers[values]
 
 
 def patterns(votes: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Which votes (A,P) occur together, (A,N), and the weight (N,) of the pixels that have them: by default 1 each."""
+    """The different columns of votes (A,P), as (A,N), and the summed weight (N,) of their pixels, by default 1 each."""
     code = np.zeros(votes.shape[1], dtype=np.int64)
     for row in votes:
         code = np.unique(code * 256 + (row - NO_VOTE), return_inverse=True)[1]
@@ -99,22 +99,22 @@ def patterns(votes: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.nd
 
 
 def estimate_trust(votes: np.ndarray, weight: np.ndarray, values: int) -> np.ndarray:
-    """The trust (A,) that votes (A,N) of so many different values (K) deserve, a pattern counting `weight` (N,).
+    """Estimate the trust (A,) in annotators from their votes (A,N) among K `values`. Pattern n counts `weight[n]`.
 
-    Expectation–maximisation after Dawid and Skene (1979, Applied Statistics 28), with one number for each annotator
-    (their confusion matrices with p on the diagonal and (1 − p)/(K − 1) elsewhere): p is how often they give the true
-    value, which is known as far as the others' votes, weighed by log(p (K − 1) / (1 − p)), tell it. That weight is the
-    trust: the posterior of a value is the softmax of the trust of those who gave it.
+    This is expectation–maximisation after Dawid and Skene (1979, Applied Statistics 28) with one parameter p for each
+    annotator: the probability of giving the true value. Each other value has the probability (1 − p)/(K − 1). The trust
+    in an annotator is log(p (K − 1) / (1 − p)). The posterior of a value is the softmax of the summed trust of the
+    annotators who gave it.
     """
-    said = votes[:, :, None] == np.arange(values)  # (A,N,K)
-    seen = (votes != NO_VOTE) @ weight
-    trust = np.full(len(votes), _log_odds(np.float64(RIGHT / SEEN), values))
+    given = votes[:, :, None] == np.arange(values)  # (A,N,K)
+    voted = (votes != NO_VOTE) @ weight
+    trust = np.full(len(votes), _log_odds(np.float64(PRIOR_CORRECT / PRIOR_VOTES), values))
     for _ in range(MAX_STEPS):
-        score = np.einsum("a,ank->nk", trust, said)
+        score = np.einsum("a,ank->nk", trust, given)
         posterior = np.exp(score - score.max(axis=1, keepdims=True))
         posterior *= (weight / posterior.sum(axis=1))[:, None]
-        right = np.einsum("ank,nk->a", said, posterior)
-        before, trust = trust, _log_odds((right + RIGHT) / (seen + SEEN), values)
+        correct = np.einsum("ank,nk->a", given, posterior)
+        before, trust = trust, _log_odds((correct + PRIOR_CORRECT) / (voted + PRIOR_VOTES), values)
         if np.allclose(before, trust, rtol=0, atol=1e-6):
             break
     return trust

@@ -1,4 +1,4 @@
-"""CVAT: "CVAT for images 1.1" (XML) and "Segmentation mask 1.1" (zip), both ways. See docs/formats.md.
+"""Reads and writes CVAT's "CVAT for images 1.1" (XML) and "Segmentation mask 1.1" (zip). See docs/formats.md.
 
 Shapes: H×W pixels of an image · h×w pixels of a box.
 """
@@ -33,7 +33,7 @@ from fewmask.paths import below
 ANNOTATIONS, LABELMAP = "annotations.xml", "labelmap.txt"
 CLASSES, LIST = "SegmentationClass", "ImageSets/Segmentation/default.txt"
 BACKGROUND = "background"
-"""What "Segmentation mask 1.1" calls pixels on which nobody painted."""
+"""The label in "Segmentation mask 1.1" of pixels that nobody painted."""
 OTHER_LABEL = "of a label that is none here"
 
 
@@ -45,26 +45,26 @@ def write_questions(
     number: int | None = None,
     annotator: str | None = None,
 ) -> list[Question]:
-    """Write the open questions of a round, or of all, for CVAT; returns them.
+    """Write the open questions of a round, or of all rounds, for CVAT. Returns the questions.
 
-    For each domain `<domain>/labels.json` for the raw label editor, the pictures to upload, and the guesses to upload
+    Each domain gets `<domain>/labels.json` for the raw label editor, the pictures to upload, and the guesses to upload
     as annotations: `<domain>/annotations.xml` and, unless a class is called "background", `<domain>/masks.zip`.
     """
     questions = ledger.questions(number, open_only=True, annotator=annotator)
-    for domain, asked in tasks(ledger, domains, questions):
+    for domain, domain_tasks in tasks(ledger, domains, questions):
         root = below(folder, domain.name)
-        for task in asked:
+        for task in domain_tasks:
             task.write_pictures(root)
         write_json(root / "labels.json", label_editor(domain.space))
-        regions = ((task.stem, task.size, (part for _, part in task.guess_parts())) for task in asked)
+        regions = ((task.stem, task.size, (part for _, part in task.guess_parts())) for task in domain_tasks)
         _write_xml(root / ANNOTATIONS, domain.space, regions)
         if BACKGROUND not in domain.space.names:
-            write_masks(root / "masks.zip", domain.space, guesses(asked))
+            write_masks(root / "masks.zip", domain.space, guesses(domain_tasks))
     return questions
 
 
 def label_editor(space: LabelSpace) -> list[dict[str, Any]]:
-    """The labels as CVAT's raw label editor takes them: no two colours are alike, and none is the background's."""
+    """The labels for CVAT's raw label editor. Their colours differ from each other and from the background's."""
     return [
         {"name": name, "color": f"#{bytes(colour).hex()}", "type": "any", "attributes": []}
         for name, colour in zip(labels(space), label_colours(space), strict=True)
@@ -112,7 +112,7 @@ def _plain(name: str) -> str:
 def write_masks(path: Path, space: LabelSpace, masks: Iterable[tuple[str, Mask]]) -> None:
     """Write masks (H,W) by stem as "Segmentation mask 1.1": a zip archive of PNGs in the labels' colours.
 
-    Raises ValueError for a class "background": the format could not tell it from what nobody painted.
+    Raises ValueError for a class "background", which the format cannot tell from pixels that nobody painted.
     """
     if BACKGROUND in space.names:
         raise ValueError(f"{path}: {_BACKGROUND_CLASS}")
@@ -151,10 +151,10 @@ _BACKGROUND_CLASS = (
 def read_answers(
     ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
 ) -> Import:
-    """Take the masks and polygons of an export of CVAT, XML or zip, as this annotator's answers, all or none.
+    """Import all masks and polygons of a CVAT export as this annotator's answers, or none if any is invalid.
 
-    Where shapes overlap, that of the higher z_order wins, and of the same the later. What is no answer is left aside.
-    Raises one ValueError that lists every problem.
+    Where shapes overlap, the higher z_order wins; at equal z_order the later shape wins. Content that is no answer is
+    set aside. Raises one ValueError that lists every problem.
     """
     importer = AnswerImporter(ledger, domains, "cvat", mode)
     with importer.problems():
@@ -167,23 +167,26 @@ def read_answers(
 
 
 def _read_archive(importer: AnswerImporter, archive: Archive, annotator: str) -> None:
-    """Either export, in a folder of the archive or not: what is packed again has one more."""
+    """Read either export, at the root of the archive or in a folder: an archive that was packed again has a folder."""
     for name in archive.strays:
         importer.set_aside(SYSTEM, name)
-    xml, listed = archive.called(ANNOTATIONS), archive.called(LABELMAP)
-    main = xml if xml is not None else listed
+    xml, label_map = archive.file_named(ANNOTATIONS), archive.file_named(LABELMAP)
+    main = xml if xml is not None else label_map
     if main is None:
         raise ValueError(
             f'{archive.path}: neither {ANNOTATIONS} nor {LABELMAP} in it; export as "CVAT for images 1.1" or as '
             '"Segmentation mask 1.1", or unpack a folder that was painted in'
         )
     root = main.rpartition("/")[0]
-    masks, known = list[tuple[str, str]](), ("images/",) if xml is not None else ("segmentationobject/", "imagesets/")
+    masks, other_folders = (
+        list[tuple[str, str]](),
+        ("images/",) if xml is not None else ("segmentationobject/", "imagesets/"),
+    )
     for name in archive.names:
         inner = name.removeprefix(f"{root}/") if root else name
         if xml is None and _under(inner, CLASSES) and inner.lower().endswith(".png") and name.startswith(root):
             masks.append((name, inner.partition("/")[2]))
-        elif name != main and not (name.startswith(root) and inner.casefold().startswith(known)):
+        elif name != main and not (name.startswith(root) and inner.casefold().startswith(other_folders)):
             importer.set_aside("a file that is no part of the export", name)
     if xml is not None:
         _read_xml(importer, archive.read(xml, MAX_TEXT), archive.where(xml), annotator)
@@ -207,19 +210,21 @@ def _read_xml(importer: AnswerImporter, data: bytes, where: Path, annotator: str
 
 def _take_image(importer: AnswerImporter, element: Element, shapes: list[Element], annotator: str, where: Path) -> None:
     name = _attribute(element, "name", f"{where}: an image")
-    said = f"{where}: image {name[:200]!r}"
+    where_image = f"{where}: image {name[:200]!r}"
     if any(tag == "image" for tag, _ in shapes):
-        raise ValueError(f'{said}: another image inside of it; export it again as "CVAT for images 1.1"')
-    if (known := importer.find_image(name, said)) is None:
+        raise ValueError(f'{where_image}: another image inside of it; export it again as "CVAT for images 1.1"')
+    if (image_of_domain := importer.find_image(name, where_image)) is None:
         return
-    domain, stem = known
-    importer.size(domain, stem, said, (_number(element, "height", said), _number(element, "width", said)))
-    mask = importer.canvas(domain, stem, said)
+    domain, stem = image_of_domain
+    importer.size(
+        domain, stem, where_image, (_number(element, "height", where_image), _number(element, "width", where_image))
+    )
+    mask = importer.canvas(domain, stem, where_image)
     shapes = [shape for shape in shapes if shape[0] != "attribute"]
-    shapes.sort(key=lambda shape: _number(shape, "z_order", said, 0))
+    shapes.sort(key=lambda shape: _number(shape, "z_order", where_image, 0))
     for shape in shapes:
-        _paint(importer, shape, mask, domain.space, said, name)
-    importer.add_answer(domain, stem, mask, annotator, said)
+        _paint(importer, shape, mask, domain.space, where_image, name)
+    importer.add_answer(domain, stem, mask, annotator, where_image)
 
 
 def _paint(importer: AnswerImporter, shape: Element, mask: Mask, space: LabelSpace, where: str, image: str) -> None:
@@ -230,31 +235,31 @@ def _paint(importer: AnswerImporter, shape: Element, mask: Mask, space: LabelSpa
         )
         return
     label = _attribute(shape, "label", where)
-    said, called = f"{where}, {tag} {label[:60]!r}", f"{tag} {label[:60]!r} of {image}"
+    where_shape, description = f"{where}, {tag} {label[:60]!r}", f"{tag} {label[:60]!r} of {image}"
     if label not in values:
-        importer.set_aside(OTHER_LABEL, called)
+        importer.set_aside(OTHER_LABEL, description)
         return
     try:
         if tag == "polygon":
-            points = [pair.split(",") for pair in _attribute(shape, "points", said).split(";")]
-            done = fill_polygon(np.array([(float(x), float(y)) for x, y in points]), mask, values[label])
-            importer.spend(done.work, said)
-            painted = done.pixels
+            points = [pair.split(",") for pair in _attribute(shape, "points", where_shape).split(";")]
+            polygon = fill_polygon(np.array([(float(x), float(y)) for x, y in points]), mask, values[label])
+            importer.spend(polygon.work, where_shape)
+            painted = polygon.pixels
         else:
-            left, top, w, h = (_number(shape, key, said) for key in ("left", "top", "width", "height"))
+            left, top, w, h = (_number(shape, key, where_shape) for key in ("left", "top", "width", "height"))
             if not (0 <= left < left + w <= mask.shape[1] and 0 <= top < top + h <= mask.shape[0]):
                 raise ValueError(f"{w}×{h} pixels at column {left}, row {top}: not in its image")
-            code = _attribute(shape, "rle", said)
+            code = _attribute(shape, "rle", where_shape)
             if (count := code.count(",") + 1) > w * h + 1:
                 raise ValueError(f"{count} runs where there are {w * h} pixels")
             y, x = np.divmod(positions(np.array(code.split(","), dtype=np.int64), w * h), w)
             mask[top + y, left + x] = values[label]
             painted = y.size
-            importer.spend(count + painted, said)
+            importer.spend(count + painted, where_shape)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{said}: {error}; export it again") from None
+        raise ValueError(f"{where_shape}: {error}; export it again") from None
     if not painted:
-        importer.set_aside("a shape that covers no pixel", called)
+        importer.set_aside("a shape that covers no pixel", description)
 
 
 def _attribute(element: Element, key: str, where: str) -> str:
@@ -273,66 +278,66 @@ def _number(element: Element, key: str, where: str, default: int | None = None) 
 def _read_masks(
     importer: AnswerImporter, archive: Archive, listed: str, masks: Sequence[tuple[str, str]], annotator: str
 ) -> None:
-    """Take PNGs of the archive, each with the name of its image."""
-    known, tables = _label_map(archive, listed), dict[tuple[str, bool], _Table]()
+    """Import PNGs of the archive, which come with the names of their images."""
+    listed_labels, tables = _label_map(archive, listed), dict[tuple[str, bool], _Table]()
     for name, image in masks:
         with importer.problems():
-            said = archive.where(name)
-            if (found := importer.find_image(image, said)) is None:
+            where = archive.where(name)
+            if (image_of_domain := importer.find_image(image, where)) is None:
                 continue
-            domain, stem = found
+            domain, stem = image_of_domain
             data = archive.read(name)
-            height, width = importer.size(domain, stem, said, png_size(data, said))
-            importer.spend(height * width, said)
-            picture = decode_colours(data, said)
+            height, width = importer.size(domain, stem, where, png_size(data, where))
+            importer.spend(height * width, where)
+            picture = decode_colours(data, where)
             kind = domain.name, picture.ndim == 2
             if kind not in tables:
-                tables[kind] = _table(known, domain.space, kind[1], said)
-            values, others = tables[kind]
+                tables[kind] = _table(listed_labels, domain.space, kind[1], where)
+            values, other_labels = tables[kind]
             mask, codes = recode(picture, values)
             if unknown := [code for code in codes if code not in values]:
-                there = ", ".join(str(c) if kind[1] else f"#{c.to_bytes(3, 'little').hex()}" for c in unknown[:20])
-                raise ValueError(f"{said}: {there} stands for no label of {LABELMAP}; paint with those that it has")
-            for code in others.keys() & set(codes):
-                importer.set_aside(OTHER_LABEL, f"{others[code]} in {name}")
-            importer.add_answer(domain, stem, mask, annotator, said)
+                colours = ", ".join(str(c) if kind[1] else f"#{c.to_bytes(3, 'little').hex()}" for c in unknown[:20])
+                raise ValueError(f"{where}: {colours} stands for no label of {LABELMAP}; paint with those that it has")
+            for code in other_labels.keys() & set(codes):
+                importer.set_aside(OTHER_LABEL, f"{other_labels[code]} in {name}")
+            importer.add_answer(domain, stem, mask, annotator, where)
 
 
 def _label_map(archive: Archive, listed: str) -> list[tuple[str, int]]:
-    """The labels with their colours (R + 256·G + 65536·B), in the order of the file; background is one of them."""
-    where, found = archive.where(listed), list[tuple[str, int]]()
+    """The labels, background among them, with their colours (R + 256·G + 65536·B) in the order of the file."""
+    where, entries = archive.where(listed), list[tuple[str, int]]()
     text = archive.read(listed, 1 << 20).decode("utf-8-sig", errors="replace")
     for line in filter(None, (line.strip() for line in text.splitlines())):
         if line.startswith("#"):
             continue
-        name, _, rest = line.partition(":")
-        channels = [int(c) if c.isascii() and c.isdigit() else 256 for c in rest.partition(":")[0].split(",")]
+        name, _, colour = line.partition(":")
+        channels = [int(c) if c.isascii() and c.isdigit() else 256 for c in colour.partition(":")[0].split(",")]
         if len(channels) != 3 or max(channels) > 255:
             raise ValueError(f"{where}: {line[:80]!r}; a line is <label>:<red>,<green>,<blue>::")
-        found.append((name, channels[0] | channels[1] << 8 | channels[2] << 16))
+        entries.append((name, channels[0] | channels[1] << 8 | channels[2] << 16))
     for position, kind in enumerate(("names", "colours")):
-        if len({entry[position] for entry in found}) != len(found):
+        if len({entry[position] for entry in entries}) != len(entries):
             raise ValueError(f"{where}: two labels have equal {kind}; give each its own in CVAT and export again")
-    black = [name for name, colour in found if colour == 0 and name != BACKGROUND]
+    black = [name for name, colour in entries if colour == 0 and name != BACKGROUND]
     if black:
         raise ValueError(f"{where}: {black[0]!r} is black, as is what nobody painted; give it a colour in CVAT")
-    return found
+    return entries
 
 
 _Table = tuple[dict[int, int], dict[int, str]]
-"""Contract values by code, and the names of those labels by code that the domain does not have."""
+"""Contract values by code, and, by code, the names of the labels that the domain does not have."""
 
 
-def _table(known: list[tuple[str, int]], space: LabelSpace, listed: bool, where: Path) -> _Table:
-    """By colour or, where a picture has one channel, by place in the list.
+def _table(listed_labels: list[tuple[str, int]], space: LabelSpace, listed: bool, where: Path) -> _Table:
+    """The table of codes, which are colours or, for a picture of one channel, indices of the list.
 
-    Black is what nobody painted, whether the list says so or not.
+    Black means that nobody painted, whether the list says so or not.
     """
     if BACKGROUND in space.names:
         raise ValueError(f"{where}: {_BACKGROUND_CLASS}")
-    if listed and (not known or known[0][0] != BACKGROUND):
+    if listed and (not listed_labels or listed_labels[0][0] != BACKGROUND):
         raise ValueError(f"{where}: one channel, and {LABELMAP} does not begin with {BACKGROUND}; export in colours")
     values = labels(space) | {BACKGROUND: NOT_LABELLED}
-    codes = [(place if listed else colour, name) for place, (name, colour) in enumerate(known)]
+    codes = [(place if listed else colour, name) for place, (name, colour) in enumerate(listed_labels)]
     table = {0: NOT_LABELLED} | {code: values.get(name, NOT_LABELLED) for code, name in codes}
     return table, {code: name for code, name in codes if name not in values}

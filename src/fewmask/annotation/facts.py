@@ -1,3 +1,3 @@
-"""`Question` under the module name that scripts outside of this repository import it from; see `questions`."""
+"""Re-exports `questions.Question` under the module name that scripts outside of this repository import."""
 
 from fewmask.annotation.questions import Question as Question

@@ -1,4 +1,4 @@
-"""Questions and answers as a folder of PNGs, for people with any painting tool. See docs/formats.md, "The ledger".
+"""Writes questions and reads answers as a folder of PNGs, for any painting tool. See docs/formats.md, "The ledger".
 
 Shapes: H×W pixels of an image.
 """
@@ -36,83 +36,83 @@ def write_questions(
     number: int | None = None,
     annotator: str | None = None,
 ) -> list[Question]:
-    """Write the open questions of a round, or of all, for people to paint; returns them.
+    """Write the open questions of a round, or of all rounds, for people to paint. Returns the questions.
 
-    A mask that is there already is left as it is, since somebody may have begun to paint it: writing again is safe.
-    Pictures of where to paint that an earlier writing left are taken away from images that have no open question now.
+    An existing mask is kept, because somebody may have begun to paint it; so the folder can be written again. The
+    pictures in `asked/` of images that have no open question any more are removed.
     """
-    questions, own = ledger.questions(number, open_only=True, annotator=annotator), Written(folder, "ours")
+    questions, written = ledger.questions(number, open_only=True, annotator=annotator), Written(folder, "ours")
     closed = by_image(ledger.questions()).keys() - by_image(questions).keys()
-    own.remove(png(below(folder, name) / ASKED, stem).relative_to(folder).as_posix() for name, stem in closed)
+    written.remove(png(below(folder, name) / ASKED, stem).relative_to(folder).as_posix() for name, stem in closed)
     for name in {question.domain for question in ledger.questions(number)}:
-        # Who has painted already finds where to put it.
+        # People who have painted already find the folder for their masks.
         (below(folder, name) / LABELS).mkdir(parents=True, exist_ok=True)
-    for domain, asked in tasks(ledger, domains, questions):
+    for domain, domain_tasks in tasks(ledger, domains, questions):
         root = below(folder, domain.name)
         domain.space.write_yaml(root / CLASSES)
-        for task in asked:
+        for task in domain_tasks:
             task.write_pictures(root)
             path = png(root / LABELS, task.stem)
             if not path.exists():
                 write_mask(path, np.full(task.size, NOT_LABELLED, dtype=np.uint8), domain.space)
     if annotator is not None:
         write_text(folder / ANNOTATOR, f"{annotator}\n")
-    write_json(folder / QUESTIONS, [_plain(q, domains[q.domain]) for q in questions])
+    write_json(folder / QUESTIONS, [_question_record(q, domains[q.domain]) for q in questions])
     return questions
 
 
 def read_answers(
     ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
 ) -> Import:
-    """Take the painted masks of a folder as this annotator's answers, all or, where something is wrong, none.
+    """Import all painted masks of a folder as this annotator's answers, or none if any is invalid.
 
-    Only pixels of regions that were asked about count, and 254 stays not labelled. What the ledger has already is not
-    added again. What is no answer is left aside. Raises one ValueError that lists every problem of every file.
+    Only pixels of regions that were asked about count, and 254 stays not labelled. An answer that the ledger has is not
+    added again. Content that is no answer is set aside. Raises one ValueError that lists every problem of every file.
     """
     importer = AnswerImporter(ledger, domains, "folder", mode)
     with importer.problems():
         if not path.is_dir():
             raise ValueError(f"{path}: no such folder; give the one that was painted in")
-        for file, name, inner in _masks(importer, path):
+        for file, name, inner in _mask_files(importer, path):
             with importer.problems():
-                if (known := importer.find_asked(name, inner)) is None:
+                if (image_of_domain := importer.find_asked(name, inner)) is None:
                     importer.set_aside(FOREIGN, file.relative_to(path).as_posix())
                     continue
-                domain, stem = known
+                domain, stem = image_of_domain
                 importer.spend(math.prod(importer.size(domain, stem, file)), file)
                 importer.add_answer(domain, stem, _painted(domain, file), annotator, file)
     return importer.save(f"{path}: no masks in <domain>/{LABELS}/<stem>.png; give the folder that was painted in")
 
 
 def written_for(folder: Path) -> str | None:
-    """The annotator whom a folder of questions was written for; None where it was for anybody."""
+    """The annotator for whom a folder of questions was written; None where it was written for anybody."""
     path = folder / ANNOTATOR
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def _painted(domain: Domain, file: Path) -> Mask:
-    """What a mask (H,W) says, in contract values. Raises ValueError for ids that are not to be painted."""
+    """The contract values (H,W) of a painted mask. Raises ValueError for ids that are not to be painted."""
     raw = read_mask(file)
     try:
-        painted = by_palette(raw, file.read_bytes(), domain.space)
+        values = by_palette(raw, file.read_bytes(), domain.space)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    if painted is not None:
-        return painted
+    if values is not None:
+        return values
     if raw.dtype == np.uint8 and raw.ndim == 2 and (unknown := domain.space.unknown_ids(raw)):
         ids = ", ".join(f"{i} ({n} pixels)" for i, n in unknown.items())
-        known = ", ".join(f"{i} {domain.space.names[k]}" for i, k in sorted(domain.space.raw_ids.items()))
-        raise ValueError(f"{file}: no classes of {domain.name}: {ids}; paint {known}, or void, as classes.yaml says")
+        classes = ", ".join(f"{i} {domain.space.names[k]}" for i, k in sorted(domain.space.raw_ids.items()))
+        raise ValueError(f"{file}: no classes of {domain.name}: {ids}; paint {classes}, or void, as classes.yaml says")
     return domain.space.encode(raw, file)
 
 
-def _masks(importer: AnswerImporter, root: Path) -> Iterator[tuple[Path, str, str]]:
-    """Every mask below a folder with its domain's name and its image's stem.
+def _mask_files(importer: AnswerImporter, root: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield every mask below a folder with its domain's name and its image's stem.
 
-    Masks lie in `<domain>/labels`, wherever that lies. What fewmask wrote beside them, for whichever tool, is passed
-    over; all else is left aside.
+    Masks lie in `<domain>/labels` at any depth. Files that fewmask wrote beside them, for any tool, are passed over.
+    All other files are set aside.
     """
-    files, others = sorted(root.rglob("*")), list[Path]()
+    files, other_files = sorted(root.rglob("*")), list[Path]()
     for file in files:
         inner = file.relative_to(root)
         if file.is_dir() and not file.is_symlink():
@@ -132,23 +132,24 @@ def _masks(importer: AnswerImporter, root: Path) -> Iterator[tuple[Path, str, st
             else:
                 importer.set_aside("not a PNG by its name", name)
         elif parts[-1] not in (QUESTIONS, ANNOTATOR, CLASSES) and inside not in (IMAGES, ASKED):
-            others.append(file)
-    for file in _foreign(others, {file.parent for file in files if file.name == NOTES and file.is_file()}):
+            other_files.append(file)
+    for file in _foreign(other_files, {file.parent for file in files if file.name == NOTES and file.is_file()}):
         importer.set_aside(
             f"not in <domain>/{LABELS} of a domain that was asked about", file.relative_to(root).as_posix()
         )
 
 
 def _foreign(files: Sequence[Path], noted: Collection[Path]) -> Iterator[Path]:
-    """Files but those that fewmask wrote, as they are, below the folders in which it noted that."""
-    ours = set[Path]()
+    """The files that fewmask did not write, or that were changed since. `noted` are the folders with notes of
+    writing."""
+    own_files = set[Path]()
     for folder in noted:
         if (folder / NOTES).stat().st_size <= MAX_TEXT:
-            ours |= Written(folder).ours(file for file in files if file.is_relative_to(folder))
-    return (file for file in files if file not in ours)
+            own_files |= Written(folder).ours(file for file in files if file.is_relative_to(folder))
+    return (file for file in files if file not in own_files)
 
 
-def _plain(question: Question, domain: Domain) -> dict[str, object]:
+def _question_record(question: Question, domain: Domain) -> dict[str, object]:
     return {
         "id": question.id,
         "round": question.round,

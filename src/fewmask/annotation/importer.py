@@ -29,18 +29,18 @@ from fewmask.labels import NOT_LABELLED, Mask
 
 MAX_PROBLEMS = 100
 LONGEST_NAME = 4096
-"""Characters of an image's name, its folders included."""
+"""The most characters of an image's name with its folders."""
 NAMED = 5
-"""Names that are kept of what was set aside for one reason."""
+"""The number of names that are kept for each reason of setting aside."""
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_WORK, SHAPE = 8_000_000_000, 10_000
-"""Pixels that one import paints or looks at; what one shape takes besides its pixels."""
+"""The most pixels that one import paints or reads, and the cost in pixels of a shape besides its own."""
 MAX_TAKEN = 1 << 30
-"""Pixels of new answers, which are held in memory until the whole import is valid."""
+"""The most pixels of new answers, which are in memory until the whole import is valid."""
 
 Mode = Literal["open", "corrections", "take-back"]
-"""Which questions an import answers: those that are open; also those that were answered; or none, and the answers that
-the same import brought are taken back."""
+"""Which questions an import answers. "open" answers open questions alone, "corrections" answered ones too. "take-back"
+answers none: it takes back the answers that the same import added."""
 
 FOREIGN = "nothing was asked about it"
 SYSTEM = "a file that a system left there"
@@ -48,12 +48,12 @@ SYSTEM = "a file that a system left there"
 
 @dataclass(frozen=True)
 class Aside:
-    """What was set aside for one reason."""
+    """The content that was set aside for one reason."""
 
     why: str
     count: int
     names: tuple[str, ...]
-    """The first of them."""
+    """The names of the first of it."""
 
 
 @dataclass(frozen=True)
@@ -63,29 +63,29 @@ class Import:
     answered: int
     """Questions that got a new answer."""
     unchanged: int
-    """Questions whose answer by this annotator is in the ledger already."""
+    """Questions whose answer by this annotator the ledger has already."""
     undecided: int
     """Questions about these images of which no pixel is painted."""
     outside: int
-    """Painted pixels that lie in no region that was asked about; they are not taken."""
+    """Painted pixels outside of every region that was asked about. They are not imported."""
     skipped: int = 0
-    """Questions that an annotator passed over, where the tool says so."""
+    """Questions that an annotator skipped, where the tool says so."""
     in_part: int = 0
-    """Of those that got a new answer, how many leave a pixel open."""
+    """Questions whose new answer leaves a pixel open."""
     changed_since: int = 0
-    """Questions whose answer came by this tool before, and which the annotator has answered otherwise by another since:
-    the later answer stands."""
+    """Questions whose answer was imported before, and which the annotator has answered differently since. The later
+    answer stands."""
     closed: int = 0
-    """Questions that were not open: their answers were left aside, and are among `aside`."""
+    """Questions that were not open. Their answers are among `aside`."""
     corrected: int = 0
-    """Of those that got a new answer, how many had another by the same annotator."""
+    """Questions with a new answer that had another answer by the same annotator."""
     beside: Mapping[str, int] = field(default_factory=dict)
-    """Other annotators, and how many of those that got a new answer they had answered: by the rule `latest` the new
-    answers take the place of theirs, otherwise both are votes."""
+    """For each other annotator, the number of questions with a new answer that they had answered. By the rule `latest`
+    the new answer replaces theirs; otherwise both are votes."""
     taken_back: int = 0
     """Questions whose answer was taken back."""
     aside: tuple[Aside, ...] = ()
-    """What was left aside."""
+    """The content that was set aside."""
 
 
 class AnswerImporter:
@@ -93,41 +93,43 @@ class AnswerImporter:
 
     def __init__(self, ledger: Ledger, domains: Mapping[str, Domain], tool: str, mode: Mode = "open") -> None:
         self._ledger, self._domains, self._tool, self._mode = ledger, domains, tool, mode
-        self._until = ledger.last_answer_id()
-        self._asked = by_image(ledger.questions())
+        self._last_id = ledger.last_answer_id()
+        self._questions_of = by_image(ledger.questions())
         self._open = {question.id for question in ledger.questions(open_only=True)}
-        self._named: dict[str, list[tuple[str, str]]] = {}
-        for image in self._asked:
+        self._images: dict[str, list[tuple[str, str]]] = {}
+        for image in self._questions_of:
             for name in {image[1], "/".join(image)}:
-                self._named.setdefault(normalize("NFC", name), []).append(image)
+                self._images.setdefault(normalize("NFC", name), []).append(image)
         self._sizes = {name: ledger.sizes(name) for name in ledger.classes()}
-        self._last = {(word.question, word.annotator): word for word in ledger.last_words(up_to=self._until)}
-        self._answered: dict[int, set[str]] = {}
-        self._seen_by: dict[int, set[str]] = {}
-        for word in self._last.values():
-            self._seen_by.setdefault(word.question, set()).add(word.annotator)
-            if word.kind == "answer":
-                self._answered.setdefault(word.question, set()).add(word.annotator)
-        self._newest: dict[int, int] = {}
-        self._brought: dict[tuple[int, str], str] = {}  # what this tool brought last, as its token tells
-        self._worked: dict[tuple[int, str], float] = {}
-        given = ledger.answers(self._until)
-        gone = {answer.retracts for answer in given}
-        for answer in given:
-            self._newest[answer.question] = answer.id
+        self._latest = {
+            (answer.question, answer.annotator): answer for answer in ledger.last_words(up_to=self._last_id)
+        }
+        self._answerers: dict[int, set[str]] = {}
+        self._respondents: dict[int, set[str]] = {}
+        for answer in self._latest.values():
+            self._respondents.setdefault(answer.question, set()).add(answer.annotator)
+            if answer.kind == "answer":
+                self._answerers.setdefault(answer.question, set()).add(answer.annotator)
+        self._newest_ids: dict[int, int] = {}
+        self._last_imported: dict[tuple[int, str], str] = {}  # the last answer by this tool, as its token says
+        self._recorded_seconds: dict[tuple[int, str], float] = {}
+        appended = ledger.answers(self._last_id)
+        retracted = {answer.retracts for answer in appended}
+        for answer in appended:
+            self._newest_ids[answer.question] = answer.id
             key = (answer.question, answer.annotator)
-            if self._is_ours(answer) and answer.id not in gone:
-                self._brought[key] = answer.token.rpartition(" ")[2]
-            self._worked[key] = self._worked.get(key, 0.0) + (answer.seconds or 0.0)
-        self._expected: set[str] = set()
-        self._new: list[Answer] = []
-        self._seen: set[tuple[str, str, str, tuple[int, ...]]] = set()
-        self._told: set[tuple[int, str]] = set()
+            if self._is_ours(answer) and answer.id not in retracted:
+                self._last_imported[key] = answer.token.rpartition(" ")[2]
+            self._recorded_seconds[key] = self._recorded_seconds.get(key, 0.0) + (answer.seconds or 0.0)
+        self._checked_domains: set[str] = set()
+        self._new_answers: list[Answer] = []
+        self._tasks_read: set[tuple[str, str, str, tuple[int, ...]]] = set()
+        self._answers_read: set[tuple[int, str]] = set()
         self._counts = Import(0, 0, 0, 0)
-        self._beside = Counter[str]()
+        self._other_answerers = Counter[str]()
         self._aside: dict[str, tuple[int, list[str]]] = {}
         self._problems: list[str] = []
-        self._faults, self._work, self._taken = 0, 0, 0
+        self._faults, self._work, self._answer_pixels = 0, 0, 0
 
     @contextmanager
     def problems(self) -> Iterator[None]:
@@ -152,7 +154,7 @@ class AnswerImporter:
         self._aside[why] = count + 1, names
 
     def spend(self, pixels: int, where: object) -> None:
-        """Count what a shape takes, in pixels. Raises ValueError where the import takes more than its limit."""
+        """Add the cost of a shape, in pixels. Raises ValueError where the import exceeds its limit."""
         self._work += SHAPE + pixels
         if self._work > MAX_WORK:
             raise ValueError(f"{where}: more than {MAX_WORK} pixels to paint in one import; export fewer images")
@@ -164,20 +166,20 @@ class AnswerImporter:
         return np.full(size, NOT_LABELLED, dtype=np.uint8)
 
     def find_asked(self, domain: str, stem: str) -> tuple[Domain, str] | None:
-        """The image of a domain, whose name may be spelt in another Unicode form; None when nothing was asked about it.
+        """The image of a domain; None when nothing was asked about it. Its name may be in another Unicode form.
 
         Raises ValueError when the domain's classes have changed.
         """
-        if (domain, stem) not in self._asked:
-            alike = [own for own in self._named.get(normalize("NFC", f"{domain}/{stem}"), []) if own[0] == domain]
-            if len(alike) != 1:
+        if (domain, stem) not in self._questions_of:
+            same = [image for image in self._images.get(normalize("NFC", f"{domain}/{stem}"), []) if image[0] == domain]
+            if len(same) != 1:
                 return None
-            stem = alike[0][1]
-        if domain not in self._expected:
+            stem = same[0][1]
+        if domain not in self._checked_domains:
             if domain not in self._domains:
                 return None
             self._ledger.expect(self._domains[domain])
-            self._expected.add(domain)
+            self._checked_domains.add(domain)
         return self._domains[domain], stem
 
     @property
@@ -186,24 +188,23 @@ class AnswerImporter:
         return frozenset(self._sizes)
 
     def find_image(self, name: str, where: object) -> tuple[Domain, str] | None:
-        """The image that a tool calls `name`: <stem> or <domain>/<stem>, with or without a picture's ending, in
-        folders that are the tool's or not.
+        """The image that a tool calls `name`: <stem> or <domain>/<stem>, with or without a file ending, in any folders.
 
-        None, and left aside, when nothing was asked about one of that name; the name of another image of a domain is
-        never cut down to fit. Raises ValueError for what may be several.
+        None when nothing was asked about an image of that name; the name is then set aside. The name of another image
+        of a domain is never shortened to fit. Raises ValueError for a name that fits several images.
         """
         path = PurePosixPath(name.replace("\\", "/"))
         cut = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
         for place in range(len(path.parts) if ".." not in path.parts and len(name) <= LONGEST_NAME else 0):
             ends = {normalize("NFC", str(PurePosixPath(*parts.parts[place:]))) for parts in (path, cut)}
-            found = sorted({image for end in ends for image in self._named.get(end, [])})
-            if len(found) > 1 and len(owned := [own for own in found if own[0] in path.parts[:place]]) == 1:
-                found = owned
-            if len(found) > 1:
-                owners = ", ".join("/".join(image) for image in found)
-                raise ValueError(f"{where}: the name {name[:200]!r} may be {owners}; call it <domain>/<stem>")
-            if found:
-                return self.find_asked(*found[0])
+            matches = sorted({image for end in ends for image in self._images.get(end, [])})
+            if len(matches) > 1 and len(named := [image for image in matches if image[0] in path.parts[:place]]) == 1:
+                matches = named
+            if len(matches) > 1:
+                names = ", ".join("/".join(image) for image in matches)
+                raise ValueError(f"{where}: the name {name[:200]!r} may be {names}; call it <domain>/<stem>")
+            if matches:
+                return self.find_asked(*matches[0])
             if ends & self._stems:
                 break
         self.set_aside(FOREIGN, name)
@@ -211,15 +212,15 @@ class AnswerImporter:
 
     @cached_property
     def _stems(self) -> frozenset[str]:
-        """All images of the domains, asked about or not."""
-        of = self._domains.values()
-        return frozenset(normalize("NFC", s) for domain in of for stems in domain.splits.values() for s in stems)
+        """The names of all images of the domains, also of those that nothing was asked about."""
+        domains = self._domains.values()
+        return frozenset(normalize("NFC", s) for domain in domains for stems in domain.splits.values() for s in stems)
 
-    def size(self, domain: Domain, stem: str, where: object, found: tuple[int, int] | None = None) -> tuple[int, int]:
-        """(H, W) of an image that was asked about. Raises ValueError when another size was found."""
+    def size(self, domain: Domain, stem: str, where: object, actual: tuple[int, int] | None = None) -> tuple[int, int]:
+        """(H, W) of an image that was asked about. Raises ValueError when its `actual` size differs."""
         height, width = self._sizes[domain.name][stem]
-        if found is not None and found != (height, width):
-            (h, w) = found
+        if actual is not None and actual != (height, width):
+            (h, w) = actual
             raise ValueError(f"{where}: {w}×{h} pixels, its image is {width}×{height}; paint it at the image's size")
         return height, width
 
@@ -235,9 +236,9 @@ class AnswerImporter:
     ) -> None:
         """Add a mask (H,W) of contract values as the annotator's answers about an image.
 
-        `task` are the ids of the questions that were to be answered with it, by default all about the image. `seconds`
-        were worked on it in all: its decided questions share them by their decided pixels, less what the ledger has of
-        that time already.
+        `task` holds the ids of the questions that the mask answers, by default all about the image. `seconds` is all
+        work on the image: its decided questions share it by their decided pixels. Time that the ledger has already is
+        subtracted.
         """
         questions = self._questions(domain, stem, annotator, where, task, mask.shape)
         values = [question.crop(mask) for question in questions]
@@ -245,10 +246,10 @@ class AnswerImporter:
         outside = mask != NOT_LABELLED
         for question, crop, pixels in zip(questions, values, decided, strict=True):
             question.window(outside)[question.inside] = False
-            known = self._last.get((question.id, annotator))
+            last = self._latest.get((question.id, annotator))
             if not pixels:
                 self._count(undecided=1)
-            elif self._is_new(question, known, annotator, crop):
+            elif self._is_new(question, last, annotator, crop):
                 share = None if seconds is None else seconds * pixels / sum(decided)
                 self._add(question, annotator, where, crop, share)
                 self._count(answered=1, in_part=int(pixels < question.inside.sum()))
@@ -266,59 +267,59 @@ class AnswerImporter:
         """Record that the annotator skipped the task's questions about an image, in `seconds` together."""
         questions = self._questions(domain, stem, annotator, where, task)
         for question in questions:
-            if self._is_new(question, self._last.get((question.id, annotator)), annotator, None):
+            if self._is_new(question, self._latest.get((question.id, annotator)), annotator, None):
                 self._add(question, annotator, where, None, None if seconds is None else seconds / len(questions))
                 self._count(skipped=1)
 
     def save(self, empty: str = "") -> Import:
         """Append everything to the ledger at once. Raises one ValueError, and appends nothing, if there were problems.
 
-        That nothing was taken is one too where `empty` says so. Raises Unavailable, with nothing appended either, where
-        the ledger cannot be written.
+        With the message `empty`, an import without an answer is a problem too. Raises Unavailable, and appends nothing,
+        where the ledger cannot be written.
         """
         aside = tuple(Aside(why, count, tuple(names)) for why, (count, names) in self._aside.items())
-        if empty and not self._seen and not self._problems:
-            left = "; ".join(f"left aside: {one.count} × {one.why} ({', '.join(one.names)})" for one in aside)
-            raise ValueError(f"nothing was imported:\n  {empty}{left and f'. {left[:2000]}'}")
-        new = {answer.question for answer in self._new}
-        if late := sorted({a.question for a in self._ledger.answers(after=self._until)} & new):
+        if empty and not self._tasks_read and not self._problems:
+            text = "; ".join(f"left aside: {entry.count} × {entry.why} ({', '.join(entry.names)})" for entry in aside)
+            raise ValueError(f"nothing was imported:\n  {empty}{text and f'. {text[:2000]}'}")
+        new = {answer.question for answer in self._new_answers}
+        if answered_meanwhile := sorted({a.question for a in self._ledger.answers(after=self._last_id)} & new):
             self._problems.append(
-                f"questions {late[:20]} were answered while this was read; give the same command again"
+                f"questions {answered_meanwhile[:20]} were answered while this was read; give the same command again"
             )
         images = {
-            image for image, questions in self._asked.items() if any(question.id in new for question in questions)
+            image
+            for image, questions in self._questions_of.items()
+            if any(question.id in new for question in questions)
         }
         for name in {name for name, _ in images}:
             with self.problems():
                 self._ledger.expect_images(self._domains[name], {stem for owner, stem in images if owner == name})
         if self._problems:
-            more = self._faults - MAX_PROBLEMS
-            listed = self._problems + ([f"and {more} more"] if more > 0 else [])
+            unlisted = self._faults - MAX_PROBLEMS
+            listed = self._problems + ([f"and {unlisted} more"] if unlisted > 0 else [])
             raise ValueError("\n".join(["nothing was imported:", *(f"  {problem}" for problem in listed)]))
-        self._ledger.answer(self._new)  # in one transaction
-        return replace(self._counts, beside=dict(sorted(self._beside.items())), aside=aside)
+        self._ledger.answer(self._new_answers)  # in one transaction
+        return replace(self._counts, beside=dict(sorted(self._other_answerers.items())), aside=aside)
 
-    def _is_new(self, question: Question, known: Answer | None, annotator: str, values: Mask | None) -> bool:
-        """Whether an answer to a question is to be added. Counts those that are not."""
-        same = known is not None and (
-            known.kind == "skip"
-            if values is None
-            else known.values is not None and np.array_equal(known.values, values)
+    def _is_new(self, question: Question, last: Answer | None, annotator: str, values: Mask | None) -> bool:
+        """Whether an answer to a question is to be added. An answer that is not is counted."""
+        is_same = last is not None and (
+            last.kind == "skip" if values is None else last.values is not None and np.array_equal(last.values, values)
         )
         if self._mode == "take-back":
-            if known is not None and same and self._is_ours(known):
-                token = f"{self._tool} back {known.id}"
-                self._new.append(Answer(question.id, annotator, token, kind="retract", retracts=known.id))
+            if last is not None and is_same and self._is_ours(last):
+                token = f"{self._tool} back {last.id}"
+                self._new_answers.append(Answer(question.id, annotator, token, kind="retract", retracts=last.id))
                 self._count(taken_back=1)
             else:
                 self.set_aside("no answer that came this way and stands, so nothing to take back", question)
-        elif same:
+        elif is_same:
             self._count(unchanged=1)
-        elif known is not None and self._brought.get((question.id, annotator)) == _said(values):
+        elif last is not None and self._last_imported.get((question.id, annotator)) == _fingerprint(values):
             self._count(changed_since=1)
-        elif self._mode == "open" and (known is not None or question.id not in self._open):
-            who = ", ".join(sorted(self._seen_by[question.id]))
-            self.set_aside(f"not open, answered or skipped before by {who[:200]}", question)
+        elif self._mode == "open" and (last is not None or question.id not in self._open):
+            respondents = ", ".join(sorted(self._respondents[question.id]))
+            self.set_aside(f"not open, answered or skipped before by {respondents[:200]}", question)
             self._count(closed=1)
         else:
             return True
@@ -334,47 +335,47 @@ class AnswerImporter:
         annotator: str,
         where: object,
         task: Sequence[int] | None,
-        found: tuple[int, ...] | None = None,
+        actual: tuple[int, ...] | None = None,
     ) -> list[Question]:
-        """A task's questions, of which this annotator must not have answered another copy in this import."""
-        self.size(domain, stem, where, None if found is None else (found[0], found[1]))
-        by_id = {question.id: question for question in self._asked[domain.name, stem]}
+        """The questions of a task. Raises ValueError when the import has another copy of it by this annotator."""
+        self.size(domain, stem, where, None if actual is None else (actual[0], actual[1]))
+        by_id = {question.id: question for question in self._questions_of[domain.name, stem]}
         ids = sorted(by_id) if task is None else list(task)
         if not set(ids) <= set(by_id):
             raise ValueError(
                 f"{where}: a task of questions {str(ids)[:200]} about {stem}, which has {sorted(by_id)}; ask anew"
             )
         entry = domain.name, stem, annotator, tuple(ids)
-        if entry in self._seen:
+        if entry in self._tasks_read:
             raise ValueError(f"{where}: {annotator} answers about {domain.name}/{stem} twice; keep one of the two")
-        self._seen.add(entry)
+        self._tasks_read.add(entry)
         return [by_id[number] for number in ids]
 
     def _add(
         self, question: Question, annotator: str, where: object, values: Mask | None, seconds: float | None
     ) -> None:
-        if (question.id, annotator) in self._told:
+        if (question.id, annotator) in self._answers_read:
             raise ValueError(f"{where}: {annotator} answers {question} twice, in two tasks; keep one of the two")
-        self._told.add((question.id, annotator))
+        self._answers_read.add((question.id, annotator))
         if values is not None:
-            self._taken += values.size
-            if self._taken > MAX_TAKEN:
+            self._answer_pixels += values.size
+            if self._answer_pixels > MAX_TAKEN:
                 raise ValueError(f"{where}: more than {MAX_TAKEN} pixels of answers in one import; export fewer images")
-            said = self._answered.setdefault(question.id, set())
-            self._beside.update(said - {annotator})
-            self._count(corrected=int(annotator in said))
-            said.add(annotator)
+            answerers = self._answerers.setdefault(question.id, set())
+            self._other_answerers.update(answerers - {annotator})
+            self._count(corrected=int(annotator in answerers))
+            answerers.add(annotator)
         if seconds is not None:
-            seconds = max(seconds - self._worked.get((question.id, annotator), 0.0), 0.0)
+            seconds = max(seconds - self._recorded_seconds.get((question.id, annotator), 0.0), 0.0)
         # Two imports of one file at once send the same token.
-        token = f"{self._tool} {question.id} {annotator} {self._newest.get(question.id, 0)} {_said(values)}"
+        token = f"{self._tool} {question.id} {annotator} {self._newest_ids.get(question.id, 0)} {_fingerprint(values)}"
         kind: Literal["skip", "answer"] = "skip" if values is None else "answer"
-        self._new.append(Answer(question.id, annotator, token, values, kind, seconds=seconds))
+        self._new_answers.append(Answer(question.id, annotator, token, values, kind, seconds=seconds))
 
     def _count(self, **more: int) -> None:
         self._counts = replace(self._counts, **{name: getattr(self._counts, name) + n for name, n in more.items()})
 
 
-def _said(values: Mask | None) -> str:
-    """An answer (h,w) or, where there is none, a skip, in a token."""
+def _fingerprint(values: Mask | None) -> str:
+    """The part of a token that stands for an answer (h,w) or, without values, for a skip."""
     return "skip" if values is None else blake2b(values.tobytes(), digest_size=16).hexdigest()

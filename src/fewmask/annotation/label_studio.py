@@ -1,4 +1,4 @@
-"""Label Studio: tasks with the network's guesses as brush predictions, and its JSON export. See docs/formats.md.
+"""Writes Label Studio's tasks, with guesses as brush predictions, and reads its JSON export. See docs/formats.md.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
 """
@@ -26,12 +26,12 @@ from fewmask.labels import LabelSpace, Mask
 from fewmask.paths import below
 
 LOCAL_FILES = "/data/local-files/?d="
-"""Where Label Studio serves the files below its LOCAL_FILES_DOCUMENT_ROOT."""
+"""The address below which Label Studio serves the files of its LOCAL_FILES_DOCUMENT_ROOT."""
 BRUSH, IMAGE = "label", "image"
 BYTE = 32
-"""Pixels that are painted in the time that a byte of a run-length code takes."""
+"""The number of pixels that are painted in the time that a byte of a run-length code takes."""
 MODEL = "fewmask"
-"""The same in every round: Label Studio shows the predictions of one model version, the first that a project got."""
+"""The model version of all predictions: Label Studio shows those of one version, the first that a project got."""
 
 
 @guarded
@@ -43,24 +43,26 @@ def write_questions(
     annotator: str | None = None,
     images_at: str = LOCAL_FILES,
 ) -> list[Question]:
-    """Write the open questions of a round, or of all, as Label Studio's tasks; returns them.
+    """Write the open questions of a round, or of all rounds, as Label Studio's tasks. Returns the questions.
 
-    For each domain `<domain>/config.xml` and `<domain>/tasks.json`, which make a project, and the pictures. `images_at`
-    is what stands before a picture's path in the folder to make its address.
+    Each domain gets the pictures, `<domain>/config.xml` and `<domain>/tasks.json`, which make a project. `images_at` is
+    the beginning of a picture's address, before its path in the folder.
     """
     questions = ledger.questions(number, open_only=True, annotator=annotator)
-    for domain, asked in tasks(ledger, domains, questions):
+    for domain, domain_tasks in tasks(ledger, domains, questions):
         root = below(folder, domain.name)
-        for task in asked:
+        for task in domain_tasks:
             task.write_pictures(root)
         write_text(root / "config.xml", config(domain.space))
-        records = (task_record(task, *(f"{images_at}{quote(path)}" for path in paths_of(task))) for task in asked)
+        records = (
+            task_record(task, *(f"{images_at}{quote(path)}" for path in paths_of(task))) for task in domain_tasks
+        )
         write_list(root / "tasks.json", records)
     return questions
 
 
 def write_list(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSON list of objects, one at a time, whole or not at all."""
+    """Write a JSON list of objects one at a time. A failure leaves no part of the file."""
 
     def write(file: BinaryIO) -> None:
         before = "["
@@ -75,7 +77,7 @@ def write_list(path: Path, items: Iterable[Mapping[str, Any]]) -> None:
 def config(space: LabelSpace) -> str:
     """The labelling configuration for a domain's classes and void. Raises ValueError for a name that XML cannot hold.
 
-    People paint on the picture that shows where the regions are; the task has the plain one too, as `$image`.
+    People paint on the picture with the marked regions. The task also has the plain picture, as `$image`.
     """
     rows = []
     for name, colour in zip(labels(space), label_colours(space), strict=True):
@@ -96,7 +98,7 @@ def config(space: LabelSpace) -> str:
 
 
 def brush_results(pieces: Iterable[tuple[str, str, np.ndarray]]) -> list[dict[str, Any]]:
-    """Label Studio's results for (id, label, mask (H,W) bool): what its own brush would have left."""
+    """Label Studio's results for (id, label, mask (H,W) bool), as its own brush makes them."""
     return [
         {
             "id": number,
@@ -113,15 +115,15 @@ def brush_results(pieces: Iterable[tuple[str, str, np.ndarray]]) -> list[dict[st
 
 
 def paths_of(task: Task) -> tuple[str, str]:
-    """Where the picture that people paint on and the plain one lie among the questions."""
-    asked, image = (f"{task.domain.name}/{kind}/{task.stem}.png" for kind in (ASKED, IMAGES))
-    return asked, image
+    """The paths, in the folder of questions, of the marked picture that people paint on and of the plain one."""
+    marked, image = (f"{task.domain.name}/{kind}/{task.stem}.png" for kind in (ASKED, IMAGES))
+    return marked, image
 
 
-def task_record(task: Task, asked: str, image: str) -> dict[str, Any]:
-    """A task as it is imported, with the addresses of its two pictures."""
+def task_record(task: Task, marked: str, image: str) -> dict[str, Any]:
+    """A task in Label Studio's import format, with the addresses of its two pictures."""
     data = {
-        "asked": asked,
+        "asked": marked,
         "image": image,
         "domain": task.domain.name,
         "stem": task.stem,
@@ -145,11 +147,11 @@ def _guesses(task: Task) -> Iterator[tuple[str, str, np.ndarray]]:
 def read_answers(
     ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
 ) -> Import:
-    """Take the annotations of Label Studio's JSON export, all or, where something is wrong, none.
+    """Import all annotations of Label Studio's JSON export, or none if any is invalid.
 
-    Each annotation counts for the person who completed it, `label-studio:<id>`, or for `annotator` where none is
-    named, with its lead time; one that was cancelled passes its task's questions over. Predictions and drafts are
-    nobody's answers. Where results overlap the later in the list wins. What is no answer is left aside. Raises one
+    The annotator is the person who completed the annotation, `label-studio:<id>`, or `annotator` where none is named.
+    The lead time gives the seconds. A cancelled annotation skips its task's questions. Predictions and drafts are no
+    answers. Where results overlap, the later in the list wins. Content that is no answer is set aside. Raises one
     ValueError that lists every problem.
     """
     importer = AnswerImporter(ledger, domains, "label-studio", mode)
@@ -158,25 +160,24 @@ def read_answers(
 
 
 def take_tasks(importer: AnswerImporter, tasks: Iterable[Mapping[str, Any]], annotator: str, where: object) -> None:
-    """Give the importer the annotations of exported tasks, and the problems; `where` is what those say of the
-    export."""
+    """Add the annotations of exported tasks, and their problems, to the importer. Problems name the export `where`."""
     with importer.problems():
         for place, task in enumerate(tasks):
-            called = f"task {str(task.get('id', f'number {place + 1}'))[:40]}"
+            description = f"task {str(task.get('id', f'number {place + 1}'))[:40]}"
             with importer.problems():
-                for annotation in _annotations(task, f"{where}: {called}"):
+                for annotation in _annotations(task, f"{where}: {description}"):
                     with importer.problems():
-                        name = f"{called}, annotation {str(annotation.get('id', '?'))[:40]}"
+                        name = f"{description}, annotation {str(annotation.get('id', '?'))[:40]}"
                         _take(importer, task, annotation, annotator, f"{where}: {name}", name)
 
 
 def _annotations(task: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     if "annotations" not in task:
         raise ValueError(f"{where}: it has no list of annotations; export as JSON, not as JSON-MIN or CSV")
-    found = field(task, "annotations", list, where)
-    if not all(isinstance(annotation, dict) for annotation in found):
+    annotations = field(task, "annotations", list, where)
+    if not all(isinstance(annotation, dict) for annotation in annotations):
         raise ValueError(f"{where}: an annotation that is no object; export it again")
-    return found
+    return annotations
 
 
 def _take(
@@ -185,49 +186,49 @@ def _take(
     annotation: Mapping[str, Any],
     annotator: str,
     where: str,
-    called: str,
+    description: str,
 ) -> None:
     data = field(task, "data", dict, where)
     if "domain" not in data or "stem" not in data:
-        importer.set_aside("of a task that `fewmask query` did not write", called)
+        importer.set_aside("of a task that `fewmask query` did not write", description)
         return
     name, stem = field(data, "domain", str, where), field(data, "stem", str, where)
-    if (known := importer.find_asked(name, stem)) is None:
-        importer.set_aside(FOREIGN, f"{called} ({name}/{stem})")
+    if (image_of_domain := importer.find_asked(name, stem)) is None:
+        importer.set_aside(FOREIGN, f"{description} ({name}/{stem})")
         return
-    (domain, stem), asked = known, field(data, "questions", list, where)
-    if not all(type(number) is int for number in asked):
-        raise ValueError(f"{where}: questions {str(asked)[:200]} are no ids; import tasks that `fewmask query` wrote")
-    who, seconds = _annotator(annotation, where) or annotator, _seconds(annotation, where)
+    (domain, stem), ids = image_of_domain, field(data, "questions", list, where)
+    if not all(type(number) is int for number in ids):
+        raise ValueError(f"{where}: questions {str(ids)[:200]} are no ids; import tasks that `fewmask query` wrote")
+    person, seconds = _annotator(annotation, where) or annotator, _seconds(annotation, where)
     if annotation.get("was_cancelled"):
-        importer.skip(domain, stem, who, where, seconds, asked)
+        importer.skip(domain, stem, person, where, seconds, ids)
         return
     mask = importer.canvas(domain, stem, where)
     for place, result in enumerate(field(annotation, "result", list, where)):
-        said = f", result {place + 1}"
+        result_name = f", result {place + 1}"
         if not isinstance(result, dict):
-            raise ValueError(f"{where}{said}: no object; export it again")
-        _paint(importer, result, mask, domain.space, f"{where}{said}", f"{called}{said}")
-    importer.add_answer(domain, stem, mask, who, where, seconds, asked)
+            raise ValueError(f"{where}{result_name}: no object; export it again")
+        _paint(importer, result, mask, domain.space, f"{where}{result_name}", f"{description}{result_name}")
+    importer.add_answer(domain, stem, mask, person, where, seconds, ids)
 
 
 def _paint(
-    importer: AnswerImporter, result: Mapping[str, Any], mask: Mask, space: LabelSpace, where: str, called: str
+    importer: AnswerImporter, result: Mapping[str, Any], mask: Mask, space: LabelSpace, where: str, description: str
 ) -> None:
-    """Paint a brush result over a mask (H,W); others, such as the prompts of an assistant, are no answers."""
+    """Paint a brush result over a mask (H,W). Other results, such as the prompts of an assistant, are no answers."""
     kind, values = str(result.get("type"))[:60], labels(space)
     if kind not in ("brushlabels", "brush"):
-        importer.set_aside(f"of type {kind}; only what the brush painted is read", called)
+        importer.set_aside(f"of type {kind}; only what the brush painted is read", description)
         return
     value = field(result, "value", dict, where)
     names, code = value.get("brushlabels", []), field(value, "rle", list, where)
     if not isinstance(names, list) or len(names) > 1 or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where}: labels {str(names)[:200]}, not one of {', '.join(values)}; label it anew")
     if not names or names[0] not in values:
-        importer.set_aside("of a label that is none here", f"{called} ({names[0][:60] if names else 'no label'})")
+        importer.set_aside("of a label that is none here", f"{description} ({names[0][:60] if names else 'no label'})")
         return
     if not code:
-        importer.set_aside("a brush region that covers no pixel", called)
+        importer.set_aside("a brush region that covers no pixel", description)
         return
     size = field(result, "original_height", int, where), field(result, "original_width", int, where)
     if size != mask.shape:
@@ -245,11 +246,11 @@ def _paint(
     importer.spend(painted.size, where)
     mask.reshape(-1)[painted] = values[names[0]]
     if not painted.size:
-        importer.set_aside("a brush region that covers no pixel", called)
+        importer.set_aside("a brush region that covers no pixel", description)
 
 
 def _annotator(annotation: Mapping[str, Any], where: str) -> str | None:
-    """`completed_by` is an id or, depending on how it was exported, an object with one."""
+    """The annotator by `completed_by`, which is an id or, in other exports, an object with an id."""
     who = annotation.get("completed_by")
     if isinstance(who, dict):
         return f"label-studio:{field(who, 'id', int, where)}"
@@ -257,7 +258,7 @@ def _annotator(annotation: Mapping[str, Any], where: str) -> str | None:
 
 
 def _seconds(annotation: Mapping[str, Any], where: str) -> float | None:
-    """The lead time: all that the annotator worked on the task, later corrections included."""
+    """The lead time: all the annotator's work on the task, with later corrections."""
     seconds = annotation.get("lead_time")
     if seconds is None:
         return None

@@ -1,7 +1,7 @@
-"""A Label Studio server: requests with its token, and replies that are read as what strangers say.
+"""The HTTP client for a Label Studio server. Replies are checked like files from strangers.
 
-Whoever answers is asked without the token first whether it is Label Studio. Redirects are not followed and cookies not
-kept; a reply has a largest size; nothing is sent a second time.
+The first request asks without the token whether the server is Label Studio. Redirects are not followed, cookies are not
+kept, replies have a largest size, and no request is sent twice.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 TOKEN = "LABEL_STUDIO_API_KEY"
 """The environment variable that holds the token; Label Studio's own client reads the same."""
 CONNECT, PATIENCE = 20.0, 600.0
-"""Seconds: until somebody answers at the address, and until a request is worked through."""
+"""The most seconds until the server accepts a connection, and until it has processed a request."""
 FRESH = 60.0
-"""Seconds for which an access token is used; Label Studio's are good for five minutes."""
+"""The seconds for which an access token is used. Label Studio's are valid for five minutes."""
 QUOTED = 300
 EXAMPLE = "http://localhost:8080"
-MENDS = {
+FIXES = {
     401: f"it refuses the token; set {TOKEN} to one from Account & Settings there: a personal access token, or a "
     "legacy token where the organization allows them",
     403: "the token's user may not do that; take the token of somebody who may manage projects",
@@ -41,13 +41,13 @@ MENDS = {
 
 
 class LabelStudio:
-    """A server at an address, for the user whose token it is. Use it in `with`."""
+    """A server at an address, used as the user of the token. Use it in `with`."""
 
     def __init__(self, address: str, token: str | None = None) -> None:
-        """`token` is by default that of the environment variable `LABEL_STUDIO_API_KEY`.
+        """`token` is by default the value of the environment variable `LABEL_STUDIO_API_KEY`.
 
-        Raises ValueError for what is no address or no token, and when no Label Studio is there; OSError when nobody
-        answers.
+        Raises ValueError for an invalid address or token, and for a server that is not Label Studio. Raises OSError
+        when nobody answers.
         """
         try:
             import httpx
@@ -57,13 +57,13 @@ class LabelStudio:
         self.path = urlsplit(self.address).path
         self._token = _token(token)
         # A session cookie would be a second identity beside the token's.
-        nothing = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         try:
             self._client = httpx.Client(
                 base_url=self.address,
                 timeout=httpx.Timeout(PATIENCE, connect=CONNECT),
                 headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-                cookies=nothing,
+                cookies=no_cookies,
                 follow_redirects=False,
             )
         except httpx.InvalidURL as error:
@@ -84,15 +84,15 @@ class LabelStudio:
         self._client.close()
 
     def get(self, path: str, **query: str | int) -> Any:
-        """The JSON at a path. As all the others it raises ValueError, or OSError where the same may work later."""
+        """The JSON at a path. Every request raises ValueError, or OSError where it may work later."""
         return self._json("GET", path, params=query)
 
     def post(self, path: str, data: Any, **query: str | int) -> Any:
-        """Send JSON; returns the reply's."""
+        """Send JSON. Returns the JSON of the reply."""
         return self._json("POST", path, params=query, json=data)
 
     def upload(self, path: str, files: Mapping[str, bytes], **query: str | int) -> Any:
-        """Send PNGs by name; returns the reply's JSON."""
+        """Send PNGs by name. Returns the JSON of the reply."""
         parts = {name: (name, data, "image/png") for name, data in files.items()}
         return self._json("POST", path, params=query, files=parts)
 
@@ -101,12 +101,12 @@ class LabelStudio:
         with self._reply("GET", path, params=query) as (reply, where):
             decode, parts = codecs.getincrementaldecoder("utf-8")().decode, _parts(reply, where, MAX_FILE)
 
-            def read(wanted: int) -> str:
-                found = list[str]()
-                while wanted > 0 and (part := next(parts, None)) is not None:
-                    found.append(decode(part))
-                    wanted -= len(part)
-                return "".join(found) + (decode(b"", final=True) if wanted > 0 else "")
+            def read(remaining: int) -> str:
+                decoded = list[str]()
+                while remaining > 0 and (part := next(parts, None)) is not None:
+                    decoded.append(decode(part))
+                    remaining -= len(part)
+                return "".join(decoded) + (decode(b"", final=True) if remaining > 0 else "")
 
             try:
                 yield from stream_items(where, read)
@@ -121,7 +121,7 @@ class LabelStudio:
     def _reply(
         self, method: str, path: str, signed: bool = True, **request: Any
     ) -> Iterator[tuple[httpx.Response, str]]:
-        """A reply that says that it went well, and what errors call it."""
+        """A successful reply, and the name by which errors call it."""
         import httpx
 
         where = f"{self.address}{path}"
@@ -137,13 +137,16 @@ class LabelStudio:
                 "little, and go on with the same command"
             ) from None
         except httpx.TransportError as error:
-            said = self._quoted(str(error)) or type(error).__name__
+            reason = self._quoted(str(error)) or type(error).__name__
             raise ConnectionError(
-                f"{where}: {said}; check the address and that the server runs, and go on with the same command"
+                f"{where}: {reason}; check the address and that the server runs, and go on with the same command"
             ) from None
 
     def _authorization(self) -> str:
-        """A legacy token is sent as it is. A personal one is exchanged for one of minutes, and goes nowhere else."""
+        """The header of a request. A legacy token is sent as it is.
+
+        A personal token is exchanged for an access token of minutes, and is sent nowhere else.
+        """
         if self._token.count(".") != 2:
             return f"Token {self._token}"
         if time.monotonic() - self._since >= FRESH:
@@ -157,30 +160,31 @@ class LabelStudio:
         fix = "give the address at which Label Studio opens in a browser"
         try:
             with self._reply("GET", "/api/version/", signed=False) as (reply, where):
-                found = _parsed(_whole(reply, where), where)
+                version = _parsed(_whole(reply, where), where)
         except ValueError as error:
             raise ValueError(f"{self.address}: no Label Studio ({error}); {fix}") from None
-        if not isinstance(found, dict) or "label-studio-os-package" not in found:
+        if not isinstance(version, dict) or "label-studio-os-package" not in version:
             raise ValueError(f"{self.address}: no Label Studio; {fix}")
-        if found.get("edition", "Community") != "Community":
-            # It imports in the background and has no export in one request, so what is there is never known.
+        if version.get("edition", "Community") != "Community":
+            # Other editions import in the background and have no export in one request, so their state is unknown.
+            edition = self._quoted(str(version["edition"]))
             raise ValueError(
-                f"{self.address}: Label Studio {self._quoted(str(found['edition']))}, of which only the files are read "
-                "and written: `fewmask query RUN --for label-studio`"
+                f"{self.address}: Label Studio {edition}, of which only the files are read and written: "
+                "`fewmask query RUN --for label-studio`"
             )
 
     def _refusal(self, reply: httpx.Response, where: str) -> Exception:
         status = reply.status_code
         if 300 <= status < 400:
-            to = self._quoted(reply.headers.get("location", ""))
-            return ValueError(f"{where}: sends elsewhere, to {to!r}; give the address that is meant")
-        said = self._quoted(b"".join(_parts(reply, where, MAX_TEXT)).decode(errors="replace"))
+            target = self._quoted(reply.headers.get("location", ""))
+            return ValueError(f"{where}: sends elsewhere, to {target!r}; give the address that is meant")
+        text = self._quoted(b"".join(_parts(reply, where, MAX_TEXT)).decode(errors="replace"))
         if status >= 500:
-            return OSError(f"{where}: the server failed ({status}: {said}); see its log, then the same command goes on")
-        return ValueError(f"{where}: {status}: {MENDS.get(status, 'refused')} ({said})")
+            return OSError(f"{where}: the server failed ({status}: {text}); see its log, then the same command goes on")
+        return ValueError(f"{where}: {status}: {FIXES.get(status, 'refused')} ({text})")
 
     def _quoted(self, text: str) -> str:
-        """What a server says, fit to be shown: short, in visible characters, and without the token."""
+        """A server's text, fit to be shown: short, in visible characters, and without the token."""
         for secret in filter(None, (self._token, self._access)):
             text = text.replace(secret, "…")
         text = text[:QUOTED] + ("…" if len(text) > QUOTED else "")
@@ -188,7 +192,7 @@ class LabelStudio:
 
 
 def _checked(address: str) -> str:
-    """An address without its last slash. Raises ValueError when it is none of a server."""
+    """An address without its last slash. Raises ValueError when it is no address of a server."""
     try:
         parts = urlsplit(address)
         port, _ = parts.port, (parts.hostname or "").encode("idna")
@@ -214,14 +218,14 @@ def _token(token: str | None) -> str:
 
 
 def _visible(token: str) -> str:
-    """A token that can stand in a header; the error does not show it."""
+    """A token that a header can hold. The error does not show the token."""
     if not token.isascii() or not token.isprintable() or " " in token or len(token) > 10_000:
         raise ValueError(f"what is said to be a token is none; set {TOKEN} to one from Account & Settings")
     return token
 
 
 def _parts(reply: httpx.Response, where: str, limit: int) -> Iterator[bytes]:
-    """The body of a reply, of at most `limit` bytes. It is never unpacked, and was asked for unpacked."""
+    """The body of a reply, of at most `limit` bytes. A compressed reply is refused: none was requested."""
     if packed := reply.headers.get("content-encoding"):
         raise ValueError(f"{where}: a reply packed as {packed[:20]!r}, which was not asked for; fix the proxy")
     total = 0
@@ -243,15 +247,15 @@ def _parsed(body: bytes, where: str) -> Any:
         raise ValueError(f"{where}: not JSON; give the address of Label Studio") from None
 
 
-def as_object(found: Any, where: str) -> dict[str, Any]:
-    """JSON that has to be an object. Raises ValueError when it is none."""
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}: {json.dumps(found)[:60]} where an object was expected; is it Label Studio?")
-    return found
+def as_object(value: Any, where: str) -> dict[str, Any]:
+    """A JSON value that has to be an object. Raises ValueError when it is none."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: {json.dumps(value)[:60]} where an object was expected; is it Label Studio?")
+    return value
 
 
-def as_objects(found: Any, where: str) -> list[dict[str, Any]]:
-    """The same of a list of them."""
-    if not isinstance(found, list):
-        raise ValueError(f"{where}: {json.dumps(found)[:60]} where a list was expected; is it Label Studio?")
-    return [as_object(one, where) for one in found]
+def as_objects(value: Any, where: str) -> list[dict[str, Any]]:
+    """A JSON value that has to be a list of objects. Raises ValueError when it is none."""
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: {json.dumps(value)[:60]} where a list was expected; is it Label Studio?")
+    return [as_object(entry, where) for entry in value]

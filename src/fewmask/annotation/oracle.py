@@ -1,4 +1,4 @@
-"""The oracle: an annotator simulated by the dataset's masks, and the only way to the ground truth of the pool.
+"""The oracle: an annotator that is simulated by the dataset's masks. Only the oracle reads the pool's ground truth.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
 """
@@ -22,23 +22,23 @@ NAME = "oracle"
 
 @dataclass
 class Given:
-    """What the oracle gave away, since it was made."""
+    """The labels that the oracle has given since it was made."""
 
     images: int = 0
-    """Different images looked at."""
+    """The number of different images whose masks were read."""
     regions: int = 0
     pixels: int = 0
-    """Pixels that the answers decide; void is decided."""
+    """The number of pixels that the answers decide. Void counts as decided."""
     clicks: float = 0.0
     seconds: float = 0.0
 
 
 class Oracle:
-    """Answers from the masks of whole domains: those that training sees have them hidden.
+    """Answers questions from the masks of whole domains, which are hidden from training.
 
-    It gives no more than was paid for. Where the cost model pays for pixels the answer is the mask, outlines and all;
-    where it pays for the region alone (superpixels by default) it is the region's most frequent value, once for all of
-    its pixels. Void is answered as void, as a person would who finds no class there; 254 in a mask stays 254.
+    An answer contains what the cost model pays for. Where it pays for pixels, the answer is the mask. Where it pays for
+    the region alone, as for superpixels by default, all pixels get the region's most frequent value. Void is answered
+    as void, and 254 in a mask stays 254.
     """
 
     def __init__(self, domains: Mapping[str, Domain], cost: CostModel) -> None:
@@ -48,17 +48,17 @@ class Oracle:
         self._mask: tuple[tuple[str, str], Mask] | None = None  # questions come image by image
 
     def answer(self, question: Question, annotator: str = NAME) -> Answer:
-        """The answer to a question; where its mask decides nothing, the question is skipped.
+        """The answer to a question, or a skip where the mask decides no pixel.
 
-        Raises ValueError that names the image when it has no mask, or one of another size; and for a kind of region
-        without a rate.
+        Raises ValueError for an image without a mask or with a mask of another size, and for a kind of region without
+        a rate.
         """
         values, kind = question.crop(self._truth(question)), question.kind.partition(":")[0]
         pixels = np.array([question.inside.sum()])
         clicks, seconds = (float(self._cost.cost(kind, pixels, unit)[0]) for unit in ("clicks", "seconds"))
-        known = values[values != NOT_LABELLED]
-        if known.size and not self._cost.rates[kind].per_pixel:
-            values = np.where(question.inside, np.bincount(known).argmax(), NOT_LABELLED).astype(np.uint8)
+        labelled = values[values != NOT_LABELLED]
+        if labelled.size and not self._cost.rates[kind].per_pixel:
+            values = np.where(question.inside, np.bincount(labelled).argmax(), NOT_LABELLED).astype(np.uint8)
         decided = int((values != NOT_LABELLED).sum())
         self.given.regions += 1
         self.given.pixels += decided
@@ -97,10 +97,10 @@ class Oracle:
 
 
 def answer_all(ledger: Ledger, oracle: Oracle, number: int | None = None) -> None:
-    """Answer every open question of a round, or of all; each image's answers in a transaction of their own.
+    """Answer every open question of a round, or of all rounds, in one transaction for each image.
 
-    Killed and called again it goes on: what is answered is not asked of the oracle again.
+    After a kill, another call answers the questions that are still open.
     """
     questions = sorted(ledger.questions(number, open_only=True), key=lambda q: (q.domain, q.stem, q.id))
-    for _, asked in groupby(questions, key=lambda q: (q.domain, q.stem)):
-        ledger.answer([oracle.answer(question) for question in asked])
+    for _, image_questions in groupby(questions, key=lambda q: (q.domain, q.stem)):
+        ledger.answer([oracle.answer(question) for question in image_questions])

@@ -1,4 +1,4 @@
-"""Questions and answers, as plain records.
+"""Questions and answers as plain records.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
 """
@@ -20,8 +20,8 @@ from fewmask.labels import NOT_LABELLED, VOID, Mask
 class Question:
     """ "Which classes are these pixels?", asked about one region of one image.
 
-    `kind` says how the image was cut into regions ("squares:30", "superpixels:256:10", "points") and `region` is the
-    region's number in that cut: the two and the image are the question's identity, and nothing is asked twice.
+    `kind` says how the image was divided into regions ("squares:30", "superpixels:256:10", "points"), and `region` is
+    the region's number in that division. The image, `kind` and `region` identify a question; it is asked once.
     """
 
     domain: str
@@ -29,17 +29,17 @@ class Question:
     kind: str
     region: int
     box: tuple[int, int, int, int]
-    """y0, x0, y1, x1 in pixels, the ends excluded; a point is a box of one pixel."""
+    """y0, x0, y1, x1 in pixels, without the ends. A point is a box of one pixel."""
     score: float = 0.0
-    """Why it was asked: what the acquisition ranked it by."""
+    """The score by which the acquisition ranked it."""
     cost: float = 1.0
-    """What it was expected to cost, in the unit of the campaign's budget."""
+    """The expected cost, in the unit of the campaign's budget."""
     shape: np.ndarray | None = None
     """(h,w) bool, the region's pixels inside of its box; None where it fills the box."""
     guess: int | None = None
     """The class that the network expects."""
     id: int = 0
-    """Given by the ledger, as are `round` and `asked_at` (UTC)."""
+    """The ledger sets it, as it sets `round` and `asked_at` (UTC)."""
     round: int = 0
     asked_at: str = ""
 
@@ -60,7 +60,7 @@ class Question:
         return picture[y0:y1, x0:x1]
 
     def crop(self, mask: Mask) -> Mask:
-        """What a mask (H,W) says of the region: (h,w) uint8, 254 outside of it."""
+        """The values (h,w) uint8 of a mask (H,W) in the region's box, 254 outside of the region."""
         return np.where(self.inside, self.window(mask), np.uint8(NOT_LABELLED))
 
     def __str__(self) -> str:
@@ -77,21 +77,21 @@ class Answer:
     token: str
     """A key that the sender chooses. An answer that arrives several times under one token is one answer."""
     values: Mask | None = None
-    """(h,w) uint8 of the question's box: classes, 255 void, 254 outside of the region or not decided; only of kind
-    "answer"."""
+    """(h,w) uint8 of the question's box: classes, 255 for void, 254 outside of the region or where nothing is decided.
+    Only the kind "answer" has values."""
     kind: Literal["answer", "skip", "retract"] = "answer"
     retracts: int | None = None
-    """The id of the answer or skip that is taken back; only of kind "retract"."""
+    """The id of the answer or skip that is taken back. Only the kind "retract" has it."""
     seconds: float | None = None
-    """Working time; None where nobody measured it, as for `clicks`."""
+    """The working time. It is None where nobody measured it; so are `clicks`."""
     clicks: float | None = None
     id: int = 0
-    """Given by the ledger, ascending in the order of arrival, as is `at` (UTC)."""
+    """The ledger sets it in the order of arrival, as it sets `at` (UTC)."""
     at: str = ""
 
 
 def check_question(question: Question, height: int, width: int) -> None:
-    """Asserts that the region lies inside its image (height, width), has a pixel, and has a finite score and cost."""
+    """Assert that the region lies inside its image, has a pixel, and has a finite score and cost."""
     y0, x0, y1, x1 = question.box
     assert 0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width, f"{question}: box {question.box} of {height}×{width}"
     inside = question.inside
@@ -101,8 +101,8 @@ def check_question(question: Question, height: int, width: int) -> None:
 
 def questions_digest(questions: Iterable[Question]) -> str:
     """A hash of the regions of these questions, in any order. It ignores scores, costs and guesses."""
-    what = sorted((q.domain, q.stem, q.kind, int(q.region), *map(int, q.box), q.inside.tobytes()) for q in questions)
-    return blake2b(repr(what).encode(), digest_size=16).hexdigest()
+    regions = sorted((q.domain, q.stem, q.kind, int(q.region), *map(int, q.box), q.inside.tobytes()) for q in questions)
+    return blake2b(repr(regions).encode(), digest_size=16).hexdigest()
 
 
 JOINERS = str.maketrans("", "", "\u200c\u200d")
@@ -111,8 +111,10 @@ A_YEAR = 365 * 24 * 3600.0
 
 
 def name_fault(name: str) -> str:
-    """Why this cannot be an annotator's name, in words; empty where it can. The ledger keeps a name for good, and
-    terminals, tables and other people read it."""
+    """Why a text is not valid as an annotator's name; empty where it is valid.
+
+    The ledger keeps a name for ever, and terminals, tables and other people read it.
+    """
     if not name.strip():
         return f"annotator {name!r} is no name; give one"
     if name != name.strip():
@@ -123,16 +125,15 @@ def name_fault(name: str) -> str:
 
 
 def work_fault(answer: Answer) -> str:
-    """Why the answer's seconds or clicks are invalid, in words; empty where they are valid. Sums of valid ones stay
-    finite."""
-    for what, number in (("seconds", answer.seconds), ("clicks", answer.clicks)):
+    """Why the answer's seconds or clicks are invalid; empty where they are valid. Sums of valid ones stay finite."""
+    for unit, number in (("seconds", answer.seconds), ("clicks", answer.clicks)):
         if number is not None and not (math.isfinite(number) and 0 <= number <= A_YEAR):
-            return f"{number:g} {what} for one answer; give 0..{A_YEAR:.0f}"
+            return f"{number:g} {unit} for one answer; give 0..{A_YEAR:.0f}"
     return ""
 
 
 def answer_fault(answer: Answer, question: Question, classes: int) -> str:
-    """Why the answer is not valid for the question, in words; empty where it is valid."""
+    """Why the answer is not valid for the question; empty where it is valid."""
     return name_fault(answer.annotator) or work_fault(answer) or _values_fault(answer, question, classes)
 
 
@@ -155,8 +156,10 @@ def _values_fault(answer: Answer, question: Question, classes: int) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of the answers. Every question is answered, skipped (by all who saw it) or open. It is open until as
-    many annotators as the ledger's rule waits for have seen it."""
+    """The progress of the answers. Every question is answered, skipped (by everybody who saw it) or open.
+
+    A question is open until as many annotators as the ledger's rule waits for have answered or skipped it.
+    """
 
     asked: int
     answered: int

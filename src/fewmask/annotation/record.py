@@ -3,8 +3,8 @@
 Shapes: H×W pixels of an image.
 
 Every change is one transaction that is on the disk when the call returns: a kill loses nothing that was reported as
-saved. Several processes may have it open; they wait for each other. An open record belongs to the thread that opened
-it, and is not carried into a forked process.
+saved. Several processes may have the file open; they wait for each other. An open record belongs to the thread that
+opened it. A forked process must not use it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from fewmask.annotation.store import (
     QUESTION,
     Store,
     answer_row,
+    answers_sql,
     as_answer,
     as_question,
     keys_of,
     one_of,
     question_row,
     sound,
-    words,
 )
 from fewmask.config import AnswerSettings
 
-if TYPE_CHECKING:  # a labelling page opens the ledger without torch
+if TYPE_CHECKING:  # the labelling page opens the ledger without torch
     from fewmask.data.domain import Domain
 
 FOREVER = 2**63 - 1
@@ -54,7 +54,7 @@ class Record:
     """
 
     def __init__(self, path: Path, rule: AnswerSettings | None = None) -> None:
-        """Raises ValueError when the file is not a ledger, or one of another version of fewmask."""
+        """Raises ValueError when the file is no ledger, or a ledger of another version of fewmask."""
         self.path, self.rule = path, rule or AnswerSettings()
         self._store = Store(path)
 
@@ -70,37 +70,39 @@ class Record:
     # ── Images ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def add_images(self, domain: Domain, stems: Iterable[str]) -> None:
-        """Remember images by their pixels. The pixels of images that are remembered already must be the same.
+        """Record images by a hash of their pixels. The pixels of recorded images must be the same as before.
 
-        Raises ValueError that lists every image whose pixels changed, or when the domain's classes did.
+        Raises ValueError that lists every image whose pixels changed, and when the domain's classes changed.
         """
         images = ((stem, domain.image(stem)) for stem in stems)
-        found = [(stem, content_hash(image), *image.shape[:2]) for stem, image in images]
+        rows = [(stem, content_hash(image), *image.shape[:2]) for stem, image in images]
         classes = json.dumps(domain.space.names)
         with self._store.write():
             if domain.name not in self.classes():
                 self._store.insert("domains", [(domain.name, classes)])
             self.expect(domain)
             ((number,),) = self._store.rows("SELECT id FROM domains WHERE name = :name", name=domain.name)
-            known = dict(self._store.rows("SELECT stem, content FROM images WHERE domain = :number", number=number))
-            if changed := [stem for stem, content, *_ in found if known.get(stem, content) != content]:
+            recorded = dict(self._store.rows("SELECT stem, content FROM images WHERE domain = :number", number=number))
+            if changed := [stem for stem, content, *_ in rows if recorded.get(stem, content) != content]:
                 raise self._changed(domain, changed)
-            new = {stem: (number, stem, *rest) for stem, *rest in found if stem not in known}
-            self._store.insert("images", new.values())
+            new_rows = {stem: (number, stem, *columns) for stem, *columns in rows if stem not in recorded}
+            self._store.insert("images", new_rows.values())
 
     def expect(self, domain: Domain) -> None:
-        """Raise ValueError when the ledger's answers for this domain are about other classes, or it has none, and when
-        it asked about images that train does not have any more."""
+        """Raise ValueError when the domain's classes differ from the ledger's, or the ledger does not have the domain.
+
+        Also raises it when the ledger asked about images that train does not have any more.
+        """
         classes = self.classes().get(domain.name)
         if classes != domain.space.names:
-            known = "no domain of that name" if classes is None else ", ".join(classes)
+            before = "no domain of that name" if classes is None else ", ".join(classes)
             if classes is not None and classes == domain.space.names[: len(classes)]:
                 raise ValueError(
                     f"{self.path}: {domain.name}: {', '.join(domain.space.names[len(classes) :])} was added to its "
                     "classes; give the `fewmask campaign` command once, which takes it in, and answer then"
                 )
             raise ValueError(
-                f"{self.path}: {domain.name}: its classes are {', '.join(domain.space.names)}, in the ledger {known}; "
+                f"{self.path}: {domain.name}: its classes are {', '.join(domain.space.names)}, in the ledger {before}; "
                 "a run keeps its classes: put them back, or begin a new run"
             )
         rows = self._store.rows(
@@ -115,10 +117,10 @@ class Record:
             )
 
     def grow_classes(self, domain: Domain) -> None:
-        """Let answers name classes that were added behind the ones there were. Raises ValueError for any others."""
+        """Allow answers with classes that were added at the end. Raises ValueError for any other change."""
         with self._store.write():
-            known, names = self.classes()[domain.name], domain.space.names
-            if known != names and known == names[: len(known)]:
+            recorded, names = self.classes()[domain.name], domain.space.names
+            if recorded != names and recorded == names[: len(recorded)]:
                 self._store.grow_classes(domain.name, json.dumps(names))
             self.expect(domain)
 
@@ -137,21 +139,22 @@ class Record:
         )
         return {name: (height, width) for name, height, width, _ in self._as_written("image", rows)}
 
-    def _as_written(self, what: str, rows: Sequence[Any]) -> Sequence[Any]:
-        """Rows whose last column says whether they are as they were written. Raises ValueError where one is not."""
+    def _as_written(self, kind: str, rows: Sequence[Any]) -> Sequence[Any]:
+        """Check rows whose last column says whether they are as they were written. Raises ValueError where one is
+        not."""
         for row in rows:
             if not row[-1]:
-                raise self._store.damaged(f"{what} {row[0]} is not as it was written")
+                raise self._store.damaged(f"{kind} {row[0]} is not as it was written")
         return rows
 
     def expect_image(self, domain: Domain, stem: str, image: np.ndarray) -> None:
-        """Raise ValueError when an image (H,W,3) has other pixels than when it was asked about."""
-        ((known,),) = self._store.rows(
+        """Raise ValueError when an image (H,W,3) does not have the pixels that it had when it was asked about."""
+        ((recorded,),) = self._store.rows(
             "SELECT i.content FROM images i JOIN domains d ON d.id = i.domain WHERE d.name = :domain AND stem = :stem",
             domain=domain.name,
             stem=stem,
         )
-        if content_hash(image) != known:
+        if content_hash(image) != recorded:
             raise self._changed(domain, [stem])
 
     def _changed(self, domain: Domain, stems: Sequence[str]) -> ValueError:
@@ -164,19 +167,19 @@ class Record:
     # ── Questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def ask(self, number: int, questions: Sequence[Question]) -> None:
-        """Ask a round's questions, of images that were added: all of them or, if it is killed, none.
+        """Ask a round's questions about recorded images in one transaction.
 
-        The same round with the same regions again changes nothing. Raises ValueError when the round asked others, or
-        when one of them was asked before.
+        Asking the same round with the same regions again changes nothing. Raises ValueError when the round asked other
+        questions, or when one of these was asked before.
         """
-        what, at = questions_digest(questions), _now()
+        digest, at = questions_digest(questions), _now()
         with self._store.write():
-            asked = self._store.rows("SELECT asked, digest FROM rounds WHERE number = :number", number=number)
-            if asked and asked[0][1] == what:
+            rounds = self._store.rows("SELECT asked, digest FROM rounds WHERE number = :number", number=number)
+            if rounds and rounds[0][1] == digest:
                 return
-            if asked:
+            if rounds:
                 raise ValueError(
-                    f"{self.path}: round {number} has asked {asked[0][0]} other questions, and a round asks once; ask "
+                    f"{self.path}: round {number} has asked {rounds[0][0]} other questions, and a round asks once; ask "
                     f"these {len(questions)} in a round of their own"
                 )
             images = {
@@ -185,40 +188,40 @@ class Record:
                     "SELECT d.name, i.stem, i.id, i.height, i.width FROM images i JOIN domains d ON d.id = i.domain"
                 )
             }
-            before = dict[tuple[int, str, int], int]()
-            for image, kind, region, earlier in self._store.rows("SELECT image, kind, region, round FROM questions"):
-                before[image, kind, region] = earlier
+            earlier = dict[tuple[int, str, int], int]()
+            for image, kind, region, asked_in in self._store.rows("SELECT image, kind, region, round FROM questions"):
+                earlier[image, kind, region] = asked_in
             rows = []
             for question in questions:
                 image, height, width = images[question.domain, question.stem]
                 check_question(question, height, width)
                 key = (image, question.kind, question.region)
-                if key in before:
+                if key in earlier:
                     raise ValueError(
-                        f"{self.path}: round {number} asks {question}, which round {before[key]} asked; nothing is "
+                        f"{self.path}: round {number} asks {question}, which round {earlier[key]} asked; nothing is "
                         "asked twice: leave out what `questions()` returns"
                     )
-                before[key] = number
+                earlier[key] = number
                 rows.append((image, *question_row(question), number, at))
-            self._store.insert("rounds", [(len(rows), what)], first=number)
+            self._store.insert("rounds", [(len(rows), digest)], first=number)
             self._store.insert("questions", rows)
 
     def rounds(self) -> dict[int, int]:
-        """The rounds that were asked, in order, with their numbers of questions."""
+        """The rounds that asked questions, in order, with their numbers of questions."""
         return dict(self._store.rows("SELECT number, asked FROM rounds ORDER BY number"))
 
     def questions(
         self, number: int | None = None, open_only: bool = False, annotator: str | None = None
     ) -> list[Question]:
-        """The questions of a round, or of all, in the order in which they were asked.
+        """The questions of a round, or of all rounds, in the order in which they were asked.
 
-        `open_only` leaves out what as many annotators as the rule waits for have answered or skipped; and, for one
-        annotator, what they have.
+        `open_only` leaves out questions that as many annotators as the rule waits for have answered or skipped. With
+        `annotator` it also leaves out those that this annotator has answered or skipped.
         """
         where = "(:number IS NULL OR q.round = :number)"
         if open_only:
             where += (
-                f" AND q.id NOT IN (WITH {words()} SELECT question FROM words GROUP BY question "
+                f" AND q.id NOT IN (WITH {answers_sql()} SELECT question FROM last_answers GROUP BY question "
                 "HAVING count(*) >= :each OR max(annotator = :annotator))"
             )
         return self._questions(where, number=number, up_to=FOREVER, each=self.rule.each, annotator=annotator)
@@ -230,31 +233,31 @@ class Record:
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def answer(self, answers: Sequence[Answer]) -> list[int]:
-        """Append answers, skips and retractions, all in one transaction; returns their ids.
+        """Append answers, skips and retractions in one transaction. Returns their ids.
 
-        What arrived before under the same token is not appended again and has its old id. Raises ValueError that
-        lists everything that is wrong with them, and then appends none.
+        An entry whose token arrived before is not appended again; its first id is returned. Raises ValueError that
+        lists all faults, and then appends nothing.
         """
         ids, problems = [], []
         with self._store.write():
             classes, at = self.classes(), _now()
-            asked = {q.id: q for q in self._questions(one_of("q.id"), keys=keys_of(a.question for a in answers))}
-            known = {a.token: a for a in self._answers(one_of("a.token"), keys=keys_of(a.token for a in answers))}
+            questions = {q.id: q for q in self._questions(one_of("q.id"), keys=keys_of(a.question for a in answers))}
+            recorded = {a.token: a for a in self._answers(one_of("a.token"), keys=keys_of(a.token for a in answers))}
             for answer in answers:
-                question, before = asked.get(answer.question), known.get(answer.token)
+                question, earlier = questions.get(answer.question), recorded.get(answer.token)
                 if question is None:
                     problems.append(f"question {answer.question}: nobody asked it; answer what `questions()` returns")
                     continue
-                wrong = answer_fault(answer, question, len(classes[question.domain]))
-                if before and not _same(before, answer):
-                    wrong = f"another answer has its token {answer.token!r}; give each a token of its own"
-                elif not before and not wrong:
-                    wrong = self._stale(answer)
-                if wrong:
-                    problems.append(f"question {answer.question} ({question}): {wrong}")
-                elif not before:
-                    before = known[answer.token] = replace(answer, id=self._append(answer, at))
-                ids += [before.id] if before else []
+                fault = answer_fault(answer, question, len(classes[question.domain]))
+                if earlier and not _same_content(earlier, answer):
+                    fault = f"another answer has its token {answer.token!r}; give each a token of its own"
+                elif not earlier and not fault:
+                    fault = self._retraction_fault(answer)
+                if fault:
+                    problems.append(f"question {answer.question} ({question}): {fault}")
+                elif not earlier:
+                    earlier = recorded[answer.token] = replace(answer, id=self._append(answer, at))
+                ids += [earlier.id] if earlier else []
             if problems:
                 raise ValueError(f"{self.path}: nothing was saved: " + "; ".join(problems))
         return ids
@@ -262,33 +265,30 @@ class Record:
     def _append(self, answer: Answer, at: str) -> int:
         return self._store.insert("answers", [(*answer_row(answer), at)])[0]
 
-    def _stale(self, answer: Answer) -> str:
-        """Why there is nothing that the answer takes back, in words; empty where there is, or where it is another."""
+    def _retraction_fault(self, answer: Answer) -> str:
+        """Why a retraction has nothing to take back; empty where it has, and for every other kind of answer."""
         if (answer.kind == "retract") != (answer.retracts is not None):
             return "`retracts` says what a retraction takes back, and stands there alone"
         if answer.retracts is None:
             return ""
-        taken = self._answers("a.id = :id AND a.kind <> 'retract'", id=answer.retracts)
-        if not taken or taken[0].question != answer.question:
+        retracted = self._answers("a.id = :id AND a.kind <> 'retract'", id=answer.retracts)
+        if not retracted or retracted[0].question != answer.question:
             return f"answer {answer.retracts} is none of this question; take back one of its answers or skips"
-        again = self._answers("a.retracts = :id", id=answer.retracts)
-        return f"answer {answer.retracts} was taken back before, by {again[0].annotator}" if again else ""
+        retractions = self._answers("a.retracts = :id", id=answer.retracts)
+        return f"answer {answer.retracts} was taken back before, by {retractions[0].annotator}" if retractions else ""
 
     def answers(self, up_to: int | None = None, after: int = 0, question: int | None = None) -> list[Answer]:
-        """All that was appended, in order, after the answer of id `after` and up to and with the one of id `up_to`.
-
-        Of one question, or of all.
-        """
+        """The appended entries of one question or of all, in order: from the id after `after` up to the id `up_to`."""
         where = "a.id > :after AND a.id <= :up_to AND (:question IS NULL OR a.question = :question)"
         return self._answers(where, after=after, up_to=up_to_id(up_to), question=question)
 
     def last_words(self, domain: str | None = None, stem: str | None = None, up_to: int | None = None) -> list[Answer]:
-        """What each annotator says of each question: the last answer or skip that is not taken back.
+        """Each annotator's last answer or skip of each question that is not taken back, in the order of arrival.
 
-        Of one image, one domain or all, in the order of arrival.
+        The questions are those of one image, of one domain, or all.
         """
         return self._answers(
-            f"a.id IN (WITH {words(domain, stem)} SELECT id FROM words)",
+            f"a.id IN (WITH {answers_sql(domain, stem)} SELECT id FROM last_answers)",
             domain=domain,
             stem=stem,
             up_to=up_to_id(up_to),
@@ -299,11 +299,11 @@ class Record:
         return [as_answer(row) for row in self._as_written("answer", rows)]
 
     def last_answer_id(self) -> int:
-        """The newest answer's id, 0 where there is none. Labels "up to" it never change, whatever arrives later."""
+        """The id of the newest answer, 0 where there is none. Labels "up to" this id never change."""
         return int(self._store.rows("SELECT coalesce(max(id), 0) FROM answers")[0][0])
 
     def fingerprint(self, up_to: int) -> str:
-        """Tells the answers up to one from any others: of a ledger that lost some, or of another one."""
+        """A hash of the answers up to an id. It differs for a ledger that lost some of them, and for another ledger."""
         rows = self._store.rows("SELECT checksum FROM answers WHERE id <= :up_to ORDER BY id", up_to=up_to)
         return blake2b(repr(rows).encode(), digest_size=16).hexdigest()
 
@@ -312,41 +312,43 @@ class Record:
         self._store.examine()
 
     def expect_images(self, domain: Domain, only: Collection[str] | None = None) -> None:
-        """Raise ValueError that lists every image, or of some, that has other pixels than when it was asked about."""
+        """Raise ValueError that lists the images, all or those of `only`, whose pixels changed after they were asked
+        about."""
         rows = self._store.rows(
             "SELECT DISTINCT i.stem, i.content FROM questions q JOIN images i ON i.id = q.image "
             "JOIN domains d ON d.id = i.domain WHERE d.name = :domain ORDER BY i.stem",
             domain=domain.name,
         )
-        these = [(stem, content) for stem, content in rows if only is None or stem in only]
-        if changed := [stem for stem, content in these if content_hash(domain.image(stem)) != content]:
+        images = [(stem, content) for stem, content in rows if only is None or stem in only]
+        if changed := [stem for stem, content in images if content_hash(domain.image(stem)) != content]:
             raise self._changed(domain, changed)
 
     def given(
         self, domain: str, stem: str | None = None, up_to: int | None = None
     ) -> list[tuple[Question, list[Answer]]]:
-        """What was answered about an image or a domain: questions, each with one standing answer by each annotator.
+        """The answered questions of an image or a domain, each with the standing answer of each annotator.
 
-        Both in the order of arrival, a question's being that of its last answer.
+        Answers are in the order of arrival, and so are questions, by their last answer.
         """
         where = "d.name = :domain AND (:stem IS NULL OR i.stem = :stem)"
-        asked = {q.id: q for q in self._questions(where, domain=domain, stem=stem)}
+        questions = {q.id: q for q in self._questions(where, domain=domain, stem=stem)}
         answers: dict[int, list[Answer]] = {}
-        for word in self.last_words(domain, stem, up_to):
-            if word.kind == "answer":
-                answers.setdefault(word.question, []).append(word)
-        return [(asked[key], those) for key, those in sorted(answers.items(), key=lambda item: item[1][-1].id)]
+        for answer in self.last_words(domain, stem, up_to):
+            if answer.kind == "answer":
+                answers.setdefault(answer.question, []).append(answer)
+        return [(questions[key], latest) for key, latest in sorted(answers.items(), key=lambda item: item[1][-1].id)]
 
 
 def content_hash(image: np.ndarray) -> str:
-    """A hash of an image's pixels (H,W,3) uint8 and their shape: how its file is called or packed does not matter."""
+    """A hash of an image's pixels (H,W,3) uint8 and their shape. It does not depend on the name or format of the
+    file."""
     digest = blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
 def up_to_id(up_to: int | None) -> int:
-    """The last answer's id to look at; None is all of them, whatever arrives."""
+    """The id up to which answers are read. None means all answers, also future ones."""
     return FOREVER if up_to is None else up_to
 
 
@@ -354,9 +356,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _same(one: Answer, other: Answer) -> bool:
-    def said(answer: Answer) -> tuple[object, ...]:
+def _same_content(first: Answer, second: Answer) -> bool:
+    def content(answer: Answer) -> tuple[object, ...]:
         values = answer.values
         return answer.question, answer.annotator, answer.kind, answer.retracts, values is None or values.tobytes()
 
-    return said(one) == said(other)
+    return content(first) == content(second)

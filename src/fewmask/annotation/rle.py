@@ -1,4 +1,4 @@
-"""Label Studio's brush code under the module name that scripts outside of this repository use; see `formats.rle`."""
+"""Re-exports Label Studio's brush code of `formats.rle` under the module name that outside scripts import."""
 
 from fewmask.formats.rle import decode_brush as decode_brush
 from fewmask.formats.rle import encode_brush as encode_brush

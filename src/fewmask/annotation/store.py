@@ -1,8 +1,8 @@
-"""The SQLite file behind the ledger: its tables, its transactions, and what a row holds.
+"""The SQLite file behind the ledger: its tables, its transactions, and the content of its rows.
 
 Every change is one transaction that is on the disk when `write` ends, so that a kill loses nothing that was reported as
-saved. SQLite's rollback journal is kept, not its write-ahead log: at rest the ledger is a single file that can be
-copied, and it works on network disks. Every row has a check value of its own, so that a flipped bit is noticed.
+saved. The file uses SQLite's rollback journal and not its write-ahead log, so that a ledger at rest is a single file,
+which can be copied, and works on network disks. Every row has its own checksum, which detects a flipped bit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TABLES = {
     "token TEXT NOT NULL UNIQUE",
 }
 CHECKSUM = "checksum TEXT NOT NULL DEFAULT ''"
-"""The last column of each table: the check value of the others. Version 1 had none."""
+"""The last column of each table: the checksum of the others. Version 1 had none."""
 INDICES = ("questions (round)", "answers (question)")
 COLUMNS = {
     "domains": "name, classes",
@@ -47,12 +47,12 @@ COLUMNS = {
     "questions": "image, kind, region, y0, x0, y1, x1, shape, guess, score, cost, round, asked_at",
     "answers": "question, annotator, kind, retracts, seconds, clicks, content, pixels, token, at",
 }
-"""What a row has beside its number and its check value."""
+"""The columns of a row beside its number and its checksum."""
 KEYS = {table: "number" if table == "rounds" else "id" for table in TABLES}
 
 
 def sound(table: str, alias: str) -> str:
-    """SQL: the row is as it was written."""
+    """The SQL condition that a row is as it was written."""
     columns = ", ".join(f"{alias}.{c}" for c in (KEYS[table], *COLUMNS[table].split(", ")))
     return f"({alias}.checksum = checksum_of('{table}', {columns}))"
 
@@ -80,26 +80,26 @@ UNAVAILABLE = {
 
 MEMORY = Path(":memory:")
 SHORTEST = 512
-"""Bytes of the smallest file that SQLite writes."""
+"""The bytes of the smallest file that SQLite writes."""
 
 
 class Unavailable(ValueError):
-    """The ledger cannot be read or written now; nothing is wrong with what was asked of it."""
+    """The ledger cannot be read or written now. The request itself is valid."""
 
 
 class Store:
-    """The file at a path, made where there is none. It belongs to the thread that opened it."""
+    """The file at a path, made where there is none. Only the thread that opened it may use it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError when the file is not a ledger, or one of another version of fewmask."""
+        """Raises ValueError when the file is no ledger, or a ledger of another version of fewmask."""
         self.path = path
-        if path.is_file() and (size := path.stat().st_size) < SHORTEST:  # which SQLite takes for a new file
+        if path.is_file() and (size := path.stat().st_size) < SHORTEST:  # SQLite would take it for a new file
             raise ValueError(f"{path}: {size} bytes: its content is lost; put the last copy of it there")
         if path.parent.is_dir() and not path.exists() and path != MEMORY:
-            with closing(Store(MEMORY)) as new:  # so that a kill leaves no half of it
-                write_new(path, new._db.serialize())
-        with self._told():
-            # Transactions are begun by hand: the module would begin them after the first read, too late to be safe.
+            with closing(Store(MEMORY)) as new_store:  # a kill leaves no part of the file
+                write_new(path, new_store._db.serialize())
+        with self._translate_errors():
+            # `write` begins transactions: the sqlite3 module would begin them after the first read, which is too late.
             self._db: sqlite3.Connection = sqlite3.connect(path, timeout=60, isolation_level=None)
             try:
                 self._prepare()
@@ -110,7 +110,7 @@ class Store:
     def _prepare(self) -> None:
         self._db.create_function("checksum_of", -1, checksum, deterministic=True)
         self._db.execute("PRAGMA foreign_keys = ON")
-        self._db.execute("PRAGMA synchronous = EXTRA")  # the journal's removal is on the disk too
+        self._db.execute("PRAGMA synchronous = EXTRA")  # also puts the journal's removal on the disk
         if self._version() == 0:
             self._create()
         if self._version() == 1:
@@ -131,9 +131,9 @@ class Store:
             if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 raise self._foreign("it holds tables that are not a ledger's")
             for table, columns in TABLES.items():
-                inner, _, unique = columns.partition(", UNIQUE (")
+                table_columns, _, unique = columns.partition(", UNIQUE (")
                 unique = f", UNIQUE ({unique}" if unique else ""
-                self._db.execute(f"CREATE TABLE {table} ({inner}, {CHECKSUM}{unique})")
+                self._db.execute(f"CREATE TABLE {table} ({table_columns}, {CHECKSUM}{unique})")
                 self._forbid_changes(table)
             for number, index in enumerate(INDICES):
                 self._db.execute(f"CREATE INDEX index_{number} ON {index}")
@@ -147,7 +147,7 @@ class Store:
             )
 
     def grow_classes(self, domain: str, classes: str) -> None:
-        """Give a domain more classes behind those that it has, inside of `write`: the one thing that grows in place."""
+        """Add classes at the end of a domain's classes, inside of `write`. Nothing else is updated in place."""
         for change in ("update", "delete"):
             self._db.execute(f"DROP TRIGGER no_{change}_of_domains")
         self._db.execute("UPDATE domains SET classes = ? WHERE name = ?", (classes, domain))
@@ -156,7 +156,7 @@ class Store:
         self._forbid_changes("domains")
 
     def _add_checksums(self) -> None:
-        """From version 1 to 2, in one transaction: all rows as they are, with their check values."""
+        """Migrate version 1 to version 2 in one transaction: the rows keep their content and get checksums."""
         with self.write():
             if self._version() != 1:
                 return  # another process was first
@@ -172,9 +172,9 @@ class Store:
 
     def examine(self, checksums: bool = True) -> None:
         """Read all of the file. Raises ValueError where anything in it is not as it was written."""
-        with self._told():
-            said = [row[0] for row in self._db.execute("PRAGMA integrity_check(3)")]
-            faults = [] if said == ["ok"] else said
+        with self._translate_errors():
+            messages = [row[0] for row in self._db.execute("PRAGMA integrity_check(3)")]
+            faults = [] if messages == ["ok"] else messages
             if self._db.execute("PRAGMA foreign_key_check").fetchone():
                 faults.append("rows refer to others that are not there")
             if self._db.execute(
@@ -183,8 +183,8 @@ class Store:
                 faults.append("a round has lost questions")
             for table in TABLES if checksums else ():
                 key = KEYS[table]
-                wrong = self.rows(f"SELECT {key} FROM {table} t WHERE NOT {sound(table, 't')} ORDER BY {key}")
-                faults += [f"{table}: row {number} is not as it was written" for (number,) in wrong[:3]]
+                altered = self.rows(f"SELECT {key} FROM {table} t WHERE NOT {sound(table, 't')} ORDER BY {key}")
+                faults += [f"{table}: row {number} is not as it was written" for (number,) in altered[:3]]
         if faults:
             raise self.damaged("; ".join(faults))
 
@@ -195,12 +195,15 @@ class Store:
         )
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What SQLite says, in a user's words."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Raise SQLite's errors as ValueErrors with the file and the fix."""
         try:
             yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second where damage is in an error's own words
-            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what SQLite says beyond it
+        except (
+            sqlite3.Error,
+            UnicodeDecodeError,
+        ) as error:  # the second: damaged text in SQLite's message
+            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without SQLite's extended code
             if kind == sqlite3.SQLITE_CANTOPEN and self.path.exists():
                 kind = sqlite3.SQLITE_PERM
             if fix := UNAVAILABLE.get(kind):
@@ -214,8 +217,8 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """One transaction: all of it is on the disk at the end, or nothing is. Other writers wait from its start."""
-        with self._told():
+        """A transaction: at the end all of it is on the disk, or nothing. Other writers wait from its start."""
+        with self._translate_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -226,17 +229,17 @@ class Store:
                 raise
 
     def rows(self, query: str, **values: Any) -> list[Any]:
-        with self._told():
-            return self._db.execute(query, values).fetchall()  # at once: an open cursor would keep writers waiting
+        with self._translate_errors():
+            return self._db.execute(query, values).fetchall()  # an open cursor would keep writers waiting
 
     def insert(self, table: str, rows: Iterable[Sequence[Any]], first: int | None = None) -> list[int]:
-        """Append rows of `COLUMNS`, inside of `write`; returns their numbers, which ascend from `first`."""
+        """Append rows of `COLUMNS`, inside of `write`. Returns their numbers, which ascend from `first`."""
         key = KEYS[table]
         if first is None:
             first = 1 + int(self.rows(f"SELECT coalesce(max({key}), 0) FROM {table}")[0][0])
         numbered = [(number, *row) for number, row in enumerate(rows, first)]
         places = ", ".join("?" * (COLUMNS[table].count(",") + 3))
-        with self._told():
+        with self._translate_errors():
             self._db.executemany(
                 f"INSERT INTO {table} ({key}, {COLUMNS[table]}, checksum) VALUES ({places})",
                 ((*row, checksum(table, *row)) for row in numbered),
@@ -248,7 +251,7 @@ class Store:
 
 
 def question_row(question: Question) -> tuple[Any, ...]:
-    """The columns of `COLUMNS` after the image and before the round."""
+    """The values of a question's columns in `COLUMNS` after the image and before the round."""
     shape = question.shape
     packed = None if shape is None or shape.all() else zlib.compress(np.packbits(shape).tobytes())
     guess = None if question.guess is None else int(question.guess)
@@ -257,7 +260,7 @@ def question_row(question: Question) -> tuple[Any, ...]:
 
 
 def answer_row(answer: Answer) -> tuple[Any, ...]:
-    """The columns of `COLUMNS` before the time."""
+    """The values of an answer's columns in `COLUMNS` before the time."""
     values = answer.values
     packed = None if values is None else zlib.compress(values.tobytes())
     decided = 0 if values is None else int((values != NOT_LABELLED).sum())
@@ -283,35 +286,36 @@ def as_answer(row: Sequence[Any]) -> Answer:
 
 
 def checksum(table: str, *row: Any) -> str:
-    """A row's check value: of its number and its columns in the order of `COLUMNS`."""
+    """The checksum of a row: of its number and its columns in the order of `COLUMNS`."""
     return blake2b(repr((table, *map(_plainly, row))).encode(), digest_size=8).hexdigest()
 
 
 def _plainly(value: Any) -> Any:
-    """A value as it comes back: a whole number of a column of real ones as a real one, −0 as 0, NaN as nothing."""
+    """A value as SQLite returns it: a whole number in a REAL column as a float, −0 as 0, NaN as NULL."""
     if isinstance(value, int | float):
         return None if value != value else (float(value) + 0.0).hex()
     return blake2b(value, digest_size=16).hexdigest() if isinstance(value, bytes) else value
 
 
-def words(domain: str | None = None, stem: str | None = None) -> str:
-    """The SQL of the tables `standing` (not taken back) and `words` (each annotator's last of each question).
+def answers_sql(domain: str | None = None, stem: str | None = None) -> str:
+    """The SQL of the tables `standing` and `last_answers`.
 
-    With the parameter :up_to; an image's are found by the parameters :domain and :stem, where they are given.
+    `standing` holds the answers and skips that are not taken back. `last_answers` holds the last of them by each
+    annotator for each question. The SQL has the parameter :up_to and, for an image or a domain, :domain and :stem.
     """
     images = "SELECT i.id FROM images i JOIN domains d ON d.id = i.domain WHERE d.name = :domain"
     images += "" if stem is None else " AND i.stem = :stem"
-    of = "" if domain is None else f"a.question IN (SELECT id FROM questions WHERE image IN ({images})) AND"
+    scope = "" if domain is None else f"a.question IN (SELECT id FROM questions WHERE image IN ({images})) AND"
     return (
-        f"standing AS (SELECT a.id, a.question, a.annotator, a.kind FROM answers a WHERE {of} a.kind <> 'retract' "
+        f"standing AS (SELECT a.id, a.question, a.annotator, a.kind FROM answers a WHERE {scope} a.kind <> 'retract' "
         "AND a.id <= :up_to AND NOT EXISTS (SELECT 1 FROM answers r WHERE r.retracts = a.id AND r.id <= :up_to)), "
-        # of the columns without an aggregate SQLite takes those of the row that has the maximum
-        "words AS (SELECT max(id) AS id, question, annotator, kind FROM standing GROUP BY question, annotator)"
+        # SQLite takes the columns without an aggregate from the row that has the maximum
+        "last_answers AS (SELECT max(id) AS id, question, annotator, kind FROM standing GROUP BY question, annotator)"
     )
 
 
 def one_of(column: str) -> str:
-    """SQL: the column is one of `keys_of` in the parameter :keys."""
+    """The SQL condition that the column is one of `keys_of` in the parameter :keys."""
     return f"{column} IN (SELECT value FROM json_each(:keys))"
 
 

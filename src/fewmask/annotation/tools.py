@@ -1,6 +1,6 @@
-"""The tools that people annotate with, by name. Each is a module with the two functions of `Tool`.
+"""The annotation tools by name. Each is a module with the two functions of `Tool`.
 
-That of an installed package has a third one, `recognises(path)`: whether it wrote what lies at a path.
+A tool of an installed package has a third function, `recognises(path)`: whether the tool wrote the file at a path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fewmask.plugins import with_installed
 
 
 class Tool(Protocol):
-    """Tasks out, answers in."""
+    """Writes questions and reads answers."""
 
     @property
     def write_questions(self) -> WriteQuestions: ...
@@ -38,9 +38,9 @@ class WriteQuestions(Protocol):
         number: int | None = None,
         annotator: str | None = None,
     ) -> list[Question]:
-        """Write the open questions of a round, or of all, into a folder; returns them.
+        """Write the open questions of a round, or of all rounds, into a folder. Returns the questions.
 
-        For one annotator without those that they have answered already.
+        With `annotator`, questions that this annotator has answered are left out.
         """
         ...
 
@@ -49,11 +49,11 @@ class ReadAnswers(Protocol):
     def __call__(
         self, ledger: Ledger, domains: Mapping[str, Domain], path: Path, annotator: str, mode: Mode = "open"
     ) -> Import:
-        """Take what people painted, all or, where something is wrong, none.
+        """Import all answers of a tool, or none if any is invalid.
 
-        `annotator` gave the answers of which the tool does not say who did; `mode` says which questions are answered.
-        What the ledger has already is not added again. What is no answer is left aside, counted and named. Raises one
-        ValueError that lists every problem.
+        `annotator` gave the answers for which the tool names nobody. `mode` says which questions are answered. An
+        answer that the ledger has is not added again. Content that is no answer is set aside, counted and named. Raises
+        one ValueError that lists every problem.
         """
         ...
 
@@ -63,12 +63,12 @@ TOOLS: Mapping[str, Tool] = {"folder": folder, "label-studio": label_studio, "cv
 
 @cache
 def known_tools() -> dict[str, Tool]:
-    """`TOOLS`, and those of installed packages. Raises ValueError for a package whose tool cannot be used."""
+    """`TOOLS` and the tools of installed packages. Raises ValueError for a package whose tool cannot be used."""
     return with_installed("tool", TOOLS)
 
 
 def recognise(path: Path) -> str:
-    """The tool that wrote what lies at a path, by what it is. Raises ValueError when it is nothing that is read."""
+    """The tool that wrote the file or folder at a path. Raises ValueError when no tool reads it."""
     for name, tool in known_tools().items():
         if name not in TOOLS and tool.recognises(path):  # type: ignore[attr-defined]
             return name
@@ -78,7 +78,9 @@ def recognise(path: Path) -> str:
     if ending in (".xml", ".zip"):
         return "cvat"
     if path.name == folder.QUESTIONS:
-        raise ValueError(f"{path}: what was asked, not the answers; give the folder that was painted in, {path.parent}")
+        raise ValueError(
+            f"{path}: holds the questions, not the answers; give the folder that was painted in, {path.parent}"
+        )
     if ending == ".json":
         try:
             with open(path, encoding="utf-8-sig", errors="replace") as file:
@@ -87,6 +89,6 @@ def recognise(path: Path) -> str:
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror}); fix the path or its permissions") from None
     raise ValueError(
-        f"{path}: by its name no answers that are read; give the folder that was painted in, the JSON of Label Studio "
-        "or COCO, or the XML or zip of CVAT"
+        f"{path}: no tool reads a file of this name; give the folder that was painted in, the JSON of Label Studio or "
+        "COCO, or the XML or zip of CVAT"
     )

@@ -1,4 +1,4 @@
-"""The answers as masks: PNGs that can be rebuilt from the ledger at any time, and a domain that trains on them.
+"""Writes the answers as masks, which can be rebuilt from the ledger at any time, and makes domains that train on them.
 
 Shapes: H×W pixels of an image.
 """
@@ -23,14 +23,13 @@ from fewmask.paths import below
 
 
 def write_labels(ledger: Ledger, domains: Mapping[str, Domain], folder: Path, up_to: int | None = None) -> None:
-    """Make `folder/<domain>/<stem>.png` say what the answers up to the one of id `up_to` say, and nothing else.
+    """Write the answers up to the id `up_to` as the masks `folder/<domain>/<stem>.png`.
 
-    The masks hold the dataset's own ids, so that they can be put among its labels. Only files that say something else
-    are written, and those of images without an answer are removed: a view of fewer answers can follow one of more.
-    Raises ValueError when a dataset has no id for 254 or 255 because it claims them, or has other classes than before,
-    and for a file in the place of a mask that was never written here.
+    The masks hold the dataset's own ids, so that they can be put among its labels. Only masks whose content differs are
+    written. Masks of images without an answer are removed, so that `up_to` may also decrease. Raises ValueError when a
+    dataset uses 254 and 255 as ids, when its classes changed, and for a foreign file in the place of a mask.
 
-    What is changed in a mask is lost when its answers change; a file that was put in its place is never removed.
+    A change that somebody made in a mask is lost when its answers change. A foreign file is never removed.
     """
     view = Written(folder, "named")
     noted, wanted = set(view.names()), set[str]()
@@ -39,21 +38,21 @@ def write_labels(ledger: Ledger, domains: Mapping[str, Domain], folder: Path, up
         ledger.expect(domain)
         for stem in ledger.answered_stems(name, up_to):
             path, mask = _path(folder, name, stem), ledger.labels(name, stem, up_to)
-            wanted.add(own := path.relative_to(folder).as_posix())
-            # What is there unnoted and bit for bit what we would write was written by an earlier version.
-            if not _says(path, mask, domain.space) or (own not in noted and _is(path, mask, domain.space)):
+            wanted.add(file := path.relative_to(folder).as_posix())
+            # A file without a note that equals our mask bit for bit was written without one.
+            if not _holds(path, mask, domain.space) or (file not in noted and _is_written(path, mask, domain.space)):
                 with view.guard():
                     write_mask(path, mask, domain.space)
     view.remove(noted - wanted)
 
 
 def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | None = None) -> Domain:
-    """The domain with its answers: images of which they decide a pixel are labelled, in part unless they decide every
-    one, by the view in `folder`.
+    """The domain with its answers as labels, read from the masks in `folder`.
 
-    Images that were labelled keep their masks, and where they have answers too the answers come first; one that was
-    labelled in part is whole where they decide the rest. Of the rest of train no mask can be had. Call `write_labels`
-    first with the same `up_to`. Raises ValueError when there are answers for images that are not in train.
+    An image is labelled where answers decide a pixel of it. It is labelled in part unless every pixel is decided. An
+    image that was labelled before keeps its mask, over which the answers are laid. The masks of all other images of
+    train are out of reach. Call `write_labels` first with the same `up_to`. Raises ValueError when there are answers
+    about images that are not in train.
     """
     answered = frozenset(ledger.answered_stems(domain.name, up_to))
     train = domain.splits["train"]
@@ -103,8 +102,10 @@ def _labelled_fractions(ledger: Ledger, domain: str, up_to: int | None) -> dict[
 
 @dataclass(frozen=True)
 class AnsweredSource:
-    """A source whose masks of `answered` images are those of the view in `folder`, laid over the source's own for
-    `both`; masks of `hidden` images are out of reach."""
+    """A source that reads the masks of `answered` images from `folder`, and hides the masks of `hidden` images.
+
+    For images of `both`, the answers are laid over the source's own mask.
+    """
 
     source: Source
     folder: Path
@@ -136,13 +137,13 @@ def _path(folder: Path, domain: str, stem: str) -> Path:
     return below(folder, domain, stem, ending=".png")
 
 
-def _says(path: Path, mask: Mask, space: LabelSpace) -> bool:
-    """Whether the file holds this mask already; a damaged one does not."""
+def _holds(path: Path, mask: Mask, space: LabelSpace) -> bool:
+    """Whether the file holds this mask. A damaged file does not."""
     try:
         return path.exists() and np.array_equal(space.encode(read_mask(path), path), mask)
     except ValueError:
         return False
 
 
-def _is(path: Path, mask: Mask, space: LabelSpace) -> bool:
+def _is_written(path: Path, mask: Mask, space: LabelSpace) -> bool:
     return path.read_bytes() == mask_png(path, mask, space)
