@@ -112,7 +112,9 @@ def shares(
     """Of domain k's labelled cells; `union` holds what each domain's classes mean."""
     similarity = torch.cat(
         [
-            prototypes.known(cosine_similarity(embedding, prototypes.vectors)).permute(0, 2, 3, 1)[label < NOT_LABELLED]
+            prototypes.without_absent(cosine_similarity(embedding, prototypes.vectors)).permute(0, 2, 3, 1)[
+                label < NOT_LABELLED
+            ]
             for embedding, _, label in images
         ]
     )  # (N,G)

@@ -70,7 +70,9 @@ def test_a_runs_name_is_a_folders_name_too(name: str) -> None:
 )
 def test_two_names_that_some_systems_take_for_one_are_refused(one: str, other: str) -> None:
     for wrong in (config(one, other), config(one, held_out={other: SCENES})):
-        with pytest.raises(ValueError, match="are one folder's name where case or Unicode's form does not count"):
+        with pytest.raises(
+            ValueError, match="name the same folder on a file system that ignores case or Unicode's form"
+        ):
             parse(wrong)
     assert alike([one, other, "else"]) == [(one, other)]
 

@@ -77,7 +77,7 @@ def test_every_wrong_key_is_listed_at_once() -> None:
         "train.steps: input should be a valid integer (given: 'many')",
         "train.optimiser.lr: input should be greater than 0 (given: 0)",
         "train.optimiser.nam: unknown key; did you mean name?",
-        "train.augment.scale: the smaller one comes first (given: [2, 0.5])",
+        "train.augment.scale: the smaller number comes first (given: [2, 0.5])",
         "train.accumulate: batch_size 6 and unlabelled_batch_size 9 cannot be divided by it; take a divisor (given: 4)",
         "train.step: unknown key; did you mean steps?",
         "seeds: unknown key; did you mean seed?",

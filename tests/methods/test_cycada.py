@@ -250,10 +250,10 @@ def test_the_translators_terms_equal_a_loop(classes: tuple[int, ...]) -> None:
                 sums: dict[str, list[float]] = {n: [] for n in got}
                 for row in torch.nonzero(part.domain == side).flatten():
                     x, shown = part.image[row : row + 1].float(), part.label[row] != VOID
-                    v = way.there(x)
-                    believed, real = way.judge_there(v)[0], way.judge_here(x)[0]
-                    cycle = (way.back(v) - x).abs()[0].mean(0) / 127.5
-                    identity = (way.back(x) - x).abs()[0].mean(0) / 127.5
+                    v = way.translator(x)
+                    believed, real = way.other_judge(v)[0], way.own_judge(x)[0]
+                    cycle = (way.inverse(v) - x).abs()[0].mean(0) / 127.5
+                    identity = (way.inverse(x) - x).abs()[0].mean(0) / 127.5
                     before = made.frozen.model(x, names[k])[0].argmax(0)
                     after = made.frozen.model(v, names[k])[0].log_softmax(0)
                     for y, z in shown.nonzero().tolist():
@@ -522,7 +522,7 @@ def test_semantic_consistency_keeps_what_the_network_sees() -> None:
     assert made.frozen is not None
     f_s = made.frozen.model
     image, way = two_lights()[0][:4].float(), made.translations[0].ways()[0]  # type: ignore[operator]
-    optimiser = torch.optim.Adam(way.there.parameters(), lr=1e-2)
+    optimiser = torch.optim.Adam(way.translator.parameters(), lr=1e-2)
     with torch.no_grad():
         seen = f_s(image, "a").argmax(1)
     agreement = []
@@ -532,7 +532,7 @@ def test_semantic_consistency_keeps_what_the_network_sees() -> None:
         made._one_way(way, "a", image, shown, shown.sum(), rng())["semantic"].backward()
         optimiser.step()
         with torch.no_grad():
-            agreement.append(float((f_s(way.there(image), "a").argmax(1) == seen).float().mean()))
+            agreement.append(float((f_s(way.translator(image), "a").argmax(1) == seen).float().mean()))
     assert agreement[-1] > max(0.8, agreement[0])
 
 
@@ -622,9 +622,9 @@ def test_micro_batches_equal_one_batch_however_the_labels_lie(step: int) -> None
             {"classes": {"b": {}, "a": dict.fromkeys(["a0", "a1", "a2"])}},
             "method.classes: 'b' is no source; these are a",
         ),
-        ({"classes": {"a": dict.fromkeys(["a0", "a1", "a2"])}}, "method.classes.a: no class of it is one of b's"),
-        ({"pretrain": 0.5, "translate": 0.5}, "beside pretrain 0.5 it leaves no step to adapt in"),
-        ({"pretrain": 0}, "with pretrain 0 there is no f_S to be consistent with"),
+        ({"classes": {"a": dict.fromkeys(["a0", "a1", "a2"])}}, "method.classes.a: none of its classes is mapped to b"),
+        ({"pretrain": 0.5, "translate": 0.5}, "with pretrain 0.5 no step is left to adapt in"),
+        ({"pretrain": 0}, "with pretrain 0 there is no f_S for the semantic term"),
     ],
 )
 def test_settings_that_do_not_fit_the_domains_are_refused(options: dict[str, Any], message: str) -> None:
@@ -633,7 +633,9 @@ def test_settings_that_do_not_fit_the_domains_are_refused(options: dict[str, Any
 
 
 def test_one_domain_alone_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"method.target: .* there is but one \(a\); add it to `domains`"):
+    with pytest.raises(
+        ValueError, match=r"method.target: .* there is only one domain \(a\); add another one to `domains`"
+    ):
         Cycada(Cycada.Settings(), domains(3))
 
 

@@ -448,7 +448,7 @@ def test_weights_of_zero_are_joint_training_bit_for_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", TERM)
 def test_one_domain_is_refused_with_the_fix(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} aligns domains, and there is but one \(a\); add a second to"):
+    with pytest.raises(ValueError, match=rf"{name} aligns domains, and there is only one \(a\); add a second one to"):
         method(name, domains(3))
 
 

@@ -544,7 +544,7 @@ def test_faithful_training_names_the_classes_that_have_no_label() -> None:
     of["b"] = replace(of["b"], source=ArraySource(source.images, masks))
     network = model(of)
     fix = "label one, or use absent: left-out, or mode: anchored"
-    with pytest.raises(ValueError, match=f"none is labelled of b: b2; {fix}"):
+    with pytest.raises(ValueError, match=f"there is no labelled pixel of b: b2; {fix}"):
         method("univ-full", of, mode="faithful").prepare(network, torch.Generator())
     run(method("univ-full", of), network, of, 2)
 

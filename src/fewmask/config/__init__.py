@@ -1,4 +1,4 @@
-"""Typed settings. One YAML file, paths relative to it, `key.sub=value` overrides; every wrong key is listed at once."""
+"""Typed settings, read from one YAML file with `key.sub=value` overrides. All wrong keys are listed at once."""
 
 from fewmask.config.base import ConfigPath, Fraction, Interval, MethodSettings, Precision, Settings, Shrink, Size
 from fewmask.config.campaign import AnswerSettings, AskSettings, BudgetSettings, CampaignSettings, PoolSettings

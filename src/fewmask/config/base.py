@@ -1,4 +1,4 @@
-"""What all settings are made of."""
+"""The base classes and the common types of the settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def _from_here(path: Path, info: ValidationInfo) -> Path:
-    """Relative paths are relative to the file that names them, handed over as validation context."""
+    """Resolve a relative path against the folder in the validation context, which is that of the configuration file."""
     try:
         return Path(os.path.abspath((info.context or {}).get("folder", Path()) / path.expanduser()))
     except RuntimeError:  # `~somebody`
@@ -37,18 +37,18 @@ ConfigPath = Annotated[Path, AfterValidator(_from_here)]
 
 
 def _names_a_folder(name: str) -> str:
-    if wrong := fault(name):
-        raise ValueError(wrong)
+    if problem := fault(name):
+        raise ValueError(problem)
     return name
 
 
 Name = Annotated[str, AfterValidator(_names_a_folder)]
-"""What becomes a folder's name."""
+"""A name that becomes a folder's name."""
 
 
 def _ascends(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] > ends[1]:
-        raise ValueError("the smaller one comes first")
+        raise ValueError("the smaller number comes first")
     return ends
 
 
@@ -56,19 +56,19 @@ Interval = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascend
 
 
 def _make_strict(schema: Any) -> None:
-    """Every number and truth value in a schema; a strict model would also refuse a list for a tuple."""
+    """Make every number and truth value in a schema strict. A strict model would also refuse a list for a tuple."""
     if isinstance(schema, dict):
         if schema.get("type") in ("int", "float", "bool"):
             schema["strict"] = True
-        for part in schema.values():
-            _make_strict(part)
+        for inner in schema.values():
+            _make_strict(inner)
     elif isinstance(schema, list | tuple):
-        for part in schema:
-            _make_strict(part)
+        for inner in schema:
+            _make_strict(inner)
 
 
 class Settings(BaseModel):
-    """Numbers and truth values are what they are written as: `steps: true` is no number, nor is `steps: "80"`."""
+    """The base class of all settings. Values are not converted: `steps: true` and `steps: "80"` are no numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -83,11 +83,12 @@ class MethodSettings(Settings):
     name: str
     """The method."""
     pool_cost: ClassVar[float] = 0.0
-    """What a row of the pool costs in a step, in labelled rows: measured, see "Cost" of each page in docs/methods. A
-    method that draws from the pool in some of its phases alone has the mean over its steps."""
+    """The measured cost of a row of the pool in a step, in labelled rows: see "Cost" on each page in docs/methods. It
+    is the mean over all steps, also for a method that draws from the pool in some of its phases only."""
     self_training: ClassVar[bool] = False
-    """It learns from the pseudo-labels of the generation before: a campaign writes them between its rounds."""
+    """Whether the method learns from pseudo-labels of the previous generation. A campaign writes them between its
+    rounds."""
 
     def over(self, steps: int) -> Self:
-        """These settings for a training of so many steps: what depends on its length is a number."""
+        """These settings for a training of `steps` steps, with a number for each setting that depends on the length."""
         return self

@@ -1,4 +1,4 @@
-"""Rounds of training and asking."""
+"""The settings of a campaign: rounds of training and asking."""
 
 from __future__ import annotations
 
@@ -13,48 +13,49 @@ Scale = Annotated[float, Field(gt=0, le=8)]
 
 class BudgetSettings(Settings):
     amount: NonNegativeFloat
-    """How much may be asked for in one round."""
+    """The budget of one round."""
     unit: Literal["pixels", "regions", "clicks", "seconds"] = "regions"
-    """What the budget counts: pixels, regions, or expected clicks or seconds of an annotator."""
+    """The unit of the budget: pixels, regions, or expected clicks or seconds of an annotator."""
     per: Literal["pool", "image"] = "pool"
-    """One budget for all images of all domains, or as much in every image."""
+    """Whether the budget is for all images of all domains together, or for each image."""
 
 
 class AskSettings(Settings):
     budget: BudgetSettings
-    """How much is asked for."""
+    """The budget of a round of questions."""
     score: str = "entropy"
-    """What regions are ranked by, such as `entropy`, `margin` or `random`."""
+    """The score that ranks regions, such as `entropy`, `margin` or `random`."""
     regions: str = "squares:30"
-    """squares:SIDE, superpixels:COUNT or points."""
+    """The kind of regions: squares:SIDE, superpixels:COUNT or points."""
     balance: Literal["none", "class", "diverse"] = "none"
     """Whether the chosen regions are spread over predicted classes, or over the feature space, beside their scores."""
     border: bool = True
-    """Whether regions at the image's border may be asked; S4AL+ never does."""
+    """Whether regions at the image's border may be asked for. S4AL+ never asks for them."""
     answered: Literal["zero", "leave-out"] = "zero"
     """How answered pixels count in a region's mean score."""
     top: Shrink = 0.05
-    """points: they are drawn from this part of an image's pixels, the best-scored ones (PixelPick)."""
+    """points: the fraction of an image's pixels, those with the best scores, from which points are drawn
+    (PixelPick)."""
     candidates: PositiveInt = 256
-    """At most so many regions of an image are considered, the best-scored ones."""
+    """The largest number of regions of an image that are considered. They are the ones with the best scores."""
 
 
 class PoolSettings(Settings):
-    """Who looks at the pool between two rounds, and how: the members whose opinions are scored."""
+    """How the pool is scored between two rounds: the members whose predictions the score compares."""
 
     network: str | Annotated[tuple[str, ...], Field(min_length=1)] = "model"
-    """"model", or another network that the method keeps, such as "student"; or several, who form a committee."""
+    """"model", or another network that the method keeps, such as "student". Several networks form a committee."""
     scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
-    """Sizes that an image is looked at in, as parts of its own; the predictions are averaged."""
+    """Sizes at which an image is predicted, as factors of its own size. The predictions are averaged."""
     dropout: NonNegativeInt = 0
-    """Draws with dropout left on; 0 is one look without."""
+    """The number of predictions with dropout left on. 0 is a single prediction without dropout."""
     generations: PositiveInt = 1
-    """The last so many rounds' networks form a committee; the first looks have fewer."""
+    """The number of last rounds whose networks form a committee. The first rounds have fewer."""
     combine: Literal["softmax", "logits"] = "softmax"
-    """What the mean over scales is taken of."""
+    """The outputs that are averaged over scales."""
     batch_size: PositiveInt = 4
-    """Images of one size that are looked at together. It changes memory and speed, and the results by rounding alone;
-    a campaign may go on with another one."""
+    """Images of one size that are predicted together. It changes memory and speed, and the results by rounding alone. A
+    campaign may be resumed with another value."""
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -63,7 +64,7 @@ class PoolSettings(Settings):
 
 
 class RateSettings(Settings):
-    """Clicks of a region of one kind."""
+    """The clicks that a region of one kind takes."""
 
     per_region: NonNegativeFloat = 1.0
     """Clicks of each region."""
@@ -72,7 +73,7 @@ class RateSettings(Settings):
 
 
 class CostSettings(Settings):
-    """What an answer is expected to cost, where it is not as `acquisition.budget` states."""
+    """The expected cost of an answer, where it differs from `acquisition.budget`."""
 
     rates: dict[Literal["squares", "superpixels", "points", "image"], RateSettings] = {}
     """Clicks by the kind of region, where they differ from those that fewmask states."""
@@ -81,40 +82,41 @@ class CostSettings(Settings):
 
 
 class AnswerSettings(Settings):
-    """How many annotators answer each question, and what their answers come to."""
+    """How many annotators answer each question, and how their answers are combined."""
 
     each: PositiveInt = 1
-    """Annotators that each question waits for."""
+    """The number of annotators that each question waits for."""
     decide: Literal["latest", "majority", "trust"] = "latest"
-    """Whose answer counts where several disagree: the later one's, or a vote, pixel by pixel."""
+    """How a disagreement is resolved: by the latest answer, or by a vote on each pixel, which `trust` weighs."""
     trust: Literal["estimated"] | dict[str, NonNegativeFloat] = "estimated"
-    """trust: what each annotator's vote weighs, 1 where nothing is said; or as the answers show it."""
+    """trust: the weight of each annotator's vote, 1 by default; or `estimated` from the answers."""
 
 
 class CampaignSettings(Settings):
     rounds: PositiveInt = 3
-    """Trainings; between two of them the pool is looked at and questions are asked."""
+    """The number of trainings. Between two of them the pool is scored and questions are asked."""
     first: AskSettings | None = None
     """Questions before the first training, by a score that needs no network."""
     ask: AskSettings | None = None
-    """Questions between two trainings; none: self-training alone."""
+    """Questions between two trainings. Without them the campaign is self-training alone."""
     annotator: Literal["oracle", "people"] = "people"
     """Who answers: people, or the data set's own masks."""
     answers: AnswerSettings = AnswerSettings()
     """How answers of several annotators are combined."""
     start: Literal["fresh", "warm"] = "fresh"
-    """Each round trains a new network, or the last round's goes on."""
+    """Whether each round trains a new network, or continues with the last round's."""
     need: Literal["curve", "equal"] = "curve"
-    """How much the domains' scores weigh against each other: by what each one's learning curve promises, or alike."""
+    """How the domains' scores are weighted: by the gain that each learning curve predicts, or equally."""
     first_steps: PositiveInt | None = None
-    """Steps of the first training, where others than `train.steps`."""
+    """Steps of the first training, if they differ from `train.steps`."""
     last_steps: PositiveInt | None = None
-    """Steps of the last training, where others than `train.steps`."""
+    """Steps of the last training, if they differ from `train.steps`."""
     first_batch_size: PositiveInt | None = None
-    """Its labelled images a step, where others than `train.batch_size`: the first teacher sees no pool beside them."""
+    """Labelled images a step of the first training, if they differ from `train.batch_size`. The first training has no
+    images of the pool beside them."""
     pool: PoolSettings = PoolSettings()
-    """How the pool is looked at between two rounds."""
+    """How the pool is scored between two rounds."""
     cost: CostSettings = CostSettings()
-    """What an answer is expected to cost."""
+    """The expected cost of an answer."""
     target: Fraction | None = None
-    """The mIoU to say how many labels are still missing for."""
+    """The mIoU for which the number of missing labels is estimated."""

@@ -1,7 +1,8 @@
-"""What `method: auto` takes, in one table. It follows results/few-masks.json; for several domains, compare-half.json.
+"""The table of the methods that `method: auto` chooses. It follows results/few-masks.json, and for several domains
+compare-half.json.
 
-A method that looks at the pool stands here once it was shown to be above labels alone: paired by seed, with an interval
-above 0. No other one is taken, however well it does elsewhere.
+The table holds a method that learns from the pool only if that method was shown to be better than labels alone: paired
+by seed, with an interval above 0.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Choice:
-    """A method with its settings, for data of this kind, and why it is taken."""
+    """A method with its settings, the kind of data that it is for, and the reason of the choice."""
 
     method: Mapping[str, Any]
     why: str
     domains: tuple[int, int | None] = (1, None)
-    """From so many domains to so many; None: any number."""
+    """The least and the largest number of domains; None: any number."""
     masks: tuple[int, int | None] = (0, None)
-    """From so many labelled images, in the mean of the domains, to so many."""
+    """The least and the largest number of labelled images, in the mean of the domains."""
     pool: int = 0
-    """At least so many unlabelled images for each labelled one."""
+    """The least number of unlabelled images for each labelled one."""
 
     def fits(self, domains: int, masks: float, pool: float) -> bool:
         return _within(domains, self.domains) and _within(masks, self.masks) and pool >= self.pool
@@ -31,20 +32,20 @@ class Choice:
 CHOICES = (
     Choice(
         method={"name": "supervised"},
-        why="of one domain no method that looks at the pool is shown to be above labels alone",
+        why="for one domain no method that learns from the pool was shown to be better than labels alone",
         domains=(1, 1),
     ),
     Choice(
         method={"name": "joint"},
-        why="of several domains no method that looks at the pool is shown to be above labels alone",
+        why="for several domains no method that learns from the pool was shown to be better than labels alone",
         domains=(2, None),
     ),
 )
-"""The first one that fits is taken; the last ones fit all data."""
+"""The first choice that fits is taken. The last choices fit all data."""
 
 
 def choose(domains: int, masks: float, pool: float) -> Choice:
-    """For so many domains, labelled images a domain, and unlabelled images a labelled one."""
+    """The choice for a number of domains, of labelled images a domain, and of unlabelled images a labelled one."""
     return next(choice for choice in CHOICES if choice.fits(domains, masks, pool))
 
 

@@ -1,4 +1,4 @@
-"""Where the images are: one model a layout, told apart by `layout`, and how many of them are labelled."""
+"""The settings of the domains: one model for each `layout`, and the number of labelled images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class FilesDomain(Settings):
     root: ConfigPath
     """The folder of the data set."""
     size: Scale = None
-    """What every image and mask is brought to as it is read: height and width, or a part of its own, which keeps its
-    shape. As large as they are by default."""
+    """The size to which every image and mask is resized when it is read: height and width, or a factor of its own size,
+    which keeps its shape. By default the size is unchanged."""
     absent: tuple[str, ...] = ()
-    """Classes that no mask shows, which is meant. Of any other one `fewmask check` makes an error."""
+    """Classes that no mask shows on purpose. `fewmask check` reports any other class without a pixel as an error."""
 
 
 MaskKind = Literal["pixels", "binary", "labelme", "coco", "yolo", "cvat", "label-studio"]
@@ -37,22 +37,23 @@ class FolderDomain(FilesDomain):
     """The folder of the images below the root, with the folders inside it; `.` is the root itself. One `*` stands for
     any folder: `*/images`."""
     labels: str = "labels"
-    """The folder of the masks, or the file of annotations, likewise."""
+    """The folder of the masks, or the file of annotations, written like `images`."""
     image_ending: str = ""
-    """What ends the name of an image and is no part of its stem: `_sat`, `_sat.jpg`."""
+    """The end of an image's name that is not part of its stem: `_sat`, `_sat.jpg`."""
     label_ending: str = ""
-    """The same of a mask: `_mask`, `_mask.png`."""
+    """The end of a mask's name that is not part of its stem: `_mask`, `_mask.png`."""
     masks: MaskKind = "pixels"
-    """What the masks are: images of ids or of the classes' colours; a folder of black and white images for each class;
-    polygons of LabelMe, COCO or YOLO; an XML file of CVAT, a JSON export of Label Studio."""
+    """The kind of the masks: images of ids or of the classes' colours; a folder of black and white images for each
+    class; polygons of LabelMe, COCO or YOLO; an XML file of CVAT, a JSON export of Label Studio."""
     classes: ConfigPath | None = None
-    """`classes.yaml` in the root by default."""
+    """The file of the classes; `classes.yaml` in the root by default."""
     splits: ConfigPath | None = None
     """The folder of the lists; `splits` in the root by default."""
     orientation: Literal["ignore", "apply"] = "ignore"
-    """Whether an image is turned as its camera's orientation tag says: `apply` where the masks were drawn so."""
+    """Whether an image is turned by its camera's orientation tag: `apply` if the masks were drawn on turned images."""
     val_from_train: Fraction = 0.0
-    """Part of train's images with masks that is held out as validation; without `splits/`, train is every image."""
+    """The fraction of train's images with masks that is held out as validation. Without `splits/`, train is every
+    image."""
 
 
 class CamvidDomain(FilesDomain):
@@ -68,7 +69,7 @@ class CityscapesDomain(FilesDomain):
     layout: Literal["cityscapes"]
     """How the files lie: this layout."""
     val_from_train: Fraction = 0.0
-    """Part of train that is held out as validation, so that the official val set can be the test set, once."""
+    """The fraction of train that is held out as validation, so that the official val set can be the test set."""
 
 
 class IddDomain(FilesDomain):
@@ -79,7 +80,7 @@ class IddDomain(FilesDomain):
     level: Literal[1, 3] = 1
     """Which of the data set's label levels is read."""
     val_from_train: Fraction = 0.0
-    """Part of train that is held out as validation, so that the official val set can be the test set."""
+    """The fraction of train that is held out as validation, so that the official val set can be the test set."""
 
 
 class SunrgbdDomain(FilesDomain):
@@ -90,7 +91,7 @@ class SunrgbdDomain(FilesDomain):
     classes: Literal[13, 37] = 37
     """Which of the data set's two sets of classes is read."""
     val_from_train: Fraction = 0.1
-    """Part of train that is held out as validation; the data set has none of its own."""
+    """The fraction of train that is held out as validation. The data set has no validation set."""
 
 
 class VocDomain(FilesDomain):
@@ -99,7 +100,7 @@ class VocDomain(FilesDomain):
     layout: Literal["voc"]
     """How the files lie: this layout."""
     val_from_train: Fraction = 0.0
-    """Part of train that is held out as validation, so that the official val set can be the test set."""
+    """The fraction of train that is held out as validation, so that the official val set can be the test set."""
 
 
 Daylight = Literal["any", "day", "night"]
@@ -109,13 +110,13 @@ class ScenesDomain(Settings):
     """A procedural domain; image i of a split is a function of (seed, kind, light, i)."""
 
     layout: Literal["scenes"]
-    """How the images come about: they are drawn, nothing is read."""
+    """The images are drawn by a program; no file is read."""
     kind: Literal["streets", "rooms", "countryside"]
-    """What the scenes show; each kind has classes of its own."""
+    """The content of the scenes. Each kind has its own classes."""
     light: Daylight = "any"
     """Two domains of one kind, by day and by night, have the same classes and look different."""
     seed: NonNegativeInt = 0
-    """Scenes of another seed are other images of the same kind."""
+    """The seed of the scenes. Another seed gives other images of the same kind."""
     size: Size = (96, 128)
     """Height and width of the images, in pixels."""
     train: PositiveInt = 200
@@ -134,13 +135,13 @@ class PluginDomain(FilesDomain):
 
 
 class Layout(Protocol):
-    """What the entry point of a layout names: a module with these two."""
+    """The module that the entry point of a layout names, with these two attributes."""
 
     Settings: type[PluginDomain]
 
     @property
     def index(self) -> Callable[..., Any]:
-        """From the settings to an `Index` of the dataset's files."""
+        """A function of the settings that returns an `Index` of the dataset's files."""
         ...
 
 
@@ -150,9 +151,9 @@ LAYOUTS = [get_args(kind.model_fields["layout"].annotation)[0] for kind in get_a
 
 @cache
 def installed_layouts() -> dict[str, Layout]:
-    """The layouts of installed packages by name. Raises ValueError for one that cannot be used."""
-    known: dict[str, Any] = with_installed("layout", dict.fromkeys(LAYOUTS))
-    return {name: layout for name, layout in known.items() if name not in LAYOUTS}
+    """The layouts of installed packages by name. Raises ValueError for a layout that cannot be used."""
+    layouts: dict[str, Any] = with_installed("layout", dict.fromkeys(LAYOUTS))
+    return {name: layout for name, layout in layouts.items() if name not in LAYOUTS}
 
 
 def _tag(value: Any) -> Any:
@@ -184,5 +185,5 @@ DomainSettings = Annotated[
 
 class LabelledSettings(Settings):
     images: NonNegativeInt | None = None
-    """Labelled images per domain, drawn by the run's seed; None uses every mask of train. 0: a campaign's first
-    questions are all there is."""
+    """Labelled images per domain, drawn by the run's seed; None uses every mask of train. With 0 the answers to a
+    campaign's first questions are the only labels."""

@@ -1,4 +1,4 @@
-"""The whole configuration, read from one YAML file; every wrong key is listed at once."""
+"""The whole configuration, read from one YAML file. All wrong keys are listed at once."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ MOST_PROBLEMS = 50
 
 class Config(Settings):
     name: Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """What the run is called; `runs/<name>` is its folder, where --out names none."""
+    """The name of the run. Its folder is `runs/<name>` unless --out gives another one."""
     seed: NonNegativeInt = 0
-    """The number that every random choice follows from: labelled images, weights, crops, order and questions."""
+    """The seed of all random choices: labelled images, weights, crops, order and questions."""
     domains: dict[Name, DomainSettings] = Field(min_length=1)
-    """The data sets to train on, each under a name of its own."""
+    """The data sets to train on, by name."""
     held_out: dict[Name, DomainSettings] = {}
-    """Domains that no training sees, to be scored by `fewmask evaluate RUN --domain NAME`."""
+    """Domains that are not trained on, for `fewmask evaluate RUN --domain NAME`."""
     labelled: LabelledSettings = LabelledSettings()
     synonyms: list[list[str]] = []
-    """Groups of class names that mean the same in different domains: they are one class in the union of all domains,
-    and none of them is private. No training reads them."""
+    """Groups of class names that mean the same in different domains. They are one class in the union of all domains,
+    and none of them is private. Training does not use them."""
     model: ModelSettings = ModelSettings()
     method: Any
     """The training method: its name, or a mapping of `name` and the method's own settings."""
@@ -43,15 +43,17 @@ class Config(Settings):
     @classmethod
     def _told_apart(cls, value: dict[str, DomainSettings], info: ValidationInfo) -> dict[str, DomainSettings]:
         if pairs := alike([*info.data.get("domains", {}), *value]):
-            both = " and ".join(map(ascii, pairs[0]))
-            raise ValueError(f"{both} are one folder's name where case or Unicode's form does not count; rename one")
+            names = " and ".join(map(ascii, pairs[0]))
+            raise ValueError(
+                f"{names} name the same folder on a file system that ignores case or Unicode's form; rename one"
+            )
         return value
 
     @field_validator("held_out")
     @classmethod
     def _unseen(cls, value: dict[str, DomainSettings], info: ValidationInfo) -> dict[str, DomainSettings]:
-        if both := sorted(value.keys() & info.data.get("domains", {}).keys()):
-            raise ValueError(f"{', '.join(both)} would be trained on as well; keep each among one of the two")
+        if repeated := sorted(value.keys() & info.data.get("domains", {}).keys()):
+            raise ValueError(f"{', '.join(repeated)} is in `domains` too; remove it from one of the two")
         return value
 
 
@@ -77,10 +79,10 @@ def parse(
     overrides: Sequence[str] = (),
     text: str | None = None,
 ) -> Config:
-    """Check plain data as a configuration; relative paths in it are relative to `folder`. Errors as in `load`, of
-    which `source` names the place. `text` is the YAML of the data, for messages about how a value is written.
+    """Check plain data as a configuration. Relative paths in it are relative to `folder`. Errors are as in `load`;
+    `source` names the place in them. `text` is the YAML of the data, for messages about how a value is written.
 
-    Keys of the outermost mapping that begin with `x-` are left for anchors: nothing else reads them.
+    Keys of the outermost mapping that begin with `x-` are ignored, so that they can hold anchors.
     """
     given: dict[str, Any] = {
         key: _copied(value) for key, value in data.items() if not (isinstance(key, str) and key.startswith("x-"))
@@ -104,12 +106,13 @@ def parse(
 
 
 def dump(config: Config) -> str:
-    """The fully resolved configuration as YAML that `load` reads back to an equal one (paths absolute)."""
+    """The fully resolved configuration as YAML with absolute paths. `load` reads it back to an equal one."""
     return strict_yaml.dump(config.model_dump(mode="json", serialize_as_any=True))
 
 
 def _copied(value: Any) -> Any:
-    """Plain data of which no two parts are one object, as where YAML has an alias: an override changes one of them."""
+    """A copy of plain data without shared objects. YAML's aliases share objects, and an override must change only one
+    of the places."""
     if isinstance(value, Mapping):
         return {key: _copied(inner) for key, inner in value.items()}
     return [_copied(inner) for inner in value] if isinstance(value, list) else value
@@ -132,7 +135,7 @@ def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path, text
 
 
 def _override(data: dict[str, Any], override: str) -> str | None:
-    """Apply one `key.sub=value` in place; the value is YAML. Returns what is wrong with it."""
+    """Apply one `key.sub=value` in place; the value is YAML. Returns a message if the override is invalid."""
     key, equals, value = override.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):
@@ -154,18 +157,19 @@ def _override(data: dict[str, Any], override: str) -> str | None:
 
 
 def _sentences(error: ValidationError, text: str | None, method: type[Settings] | None = None) -> list[str]:
-    """What pydantic found, in a user's words, as far as it is shown; `method` where it is in a method's settings."""
-    found = error.errors()
+    """Pydantic's errors as sentences for a user. The errors after the first `MOST_PROBLEMS` keep pydantic's message.
+    `method` is the type of the settings if the errors are in a method's settings."""
+    errors = error.errors()
     place = ("method",) if method else ()
-    shown = [_sentence((*place, *e["loc"]), e, text, method) for e in found[:MOST_PROBLEMS]]
-    return shown + [e["msg"] for e in found[MOST_PROBLEMS:]]
+    sentences = [_sentence((*place, *e["loc"]), e, text, method) for e in errors[:MOST_PROBLEMS]]
+    return sentences + [e["msg"] for e in errors[MOST_PROBLEMS:]]
 
 
 def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Settings] | None) -> str:
     kind, message, value = error["type"], error["msg"], error.get("input")
     if loc[0] in ("domains", "held_out"):
         loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
-    # What stands behind a key of a union is the alternative, not a key.
+    # The element after a key of a union is the alternative, not a key.
     words = [str(part) for part in loc]
     alternative = ("function-after[", "literal[", "dict[", "[key]", "tuple[", "list[", "constrained-")
     place = [word for word in words if not word.startswith(alternative)]
@@ -173,18 +177,18 @@ def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Set
     if kind in ("string_type", "invalid_key") and (value is None or isinstance(value, bool | int | float)):
         is_key = kind == "invalid_key" or error["loc"][-1] == "[key]"
         steps = [part for part in loc if part != "[key]"]
-        where = ".".join(map(str, steps[:-1])) or "a key" if is_key else key
-        return f"{where}: {strict_yaml.unquoted(text, steps, value, is_key)}"
+        location = ".".join(map(str, steps[:-1])) or "a key" if is_key else key
+        return f"{location}: {strict_yaml.unquoted(text, steps, value, is_key)}"
     if kind == "extra_forbidden":
         return f"{key}: unknown key; {fix_for_key(method, place[1:]) if method else fix_for_key(Config, place)}"
     if kind == "missing":
         return f"{key}: missing; add it"
-    known = [*LAYOUTS, *installed_layouts()]
+    layouts = [*LAYOUTS, *installed_layouts()]
     if kind == "union_tag_not_found" and isinstance(value, Mapping):
-        return f"{key}.layout: missing; add one of {', '.join(known)}"
+        return f"{key}.layout: missing; add one of {', '.join(layouts)}"
     if kind == "union_tag_invalid":
         given = strict_yaml.short(value["layout"])
-        return f"{key}.layout: there is no such layout; take one of {', '.join(known)} (given: {given})"
+        return f"{key}.layout: there is no such layout; take one of {', '.join(layouts)} (given: {given})"
     if kind in ("dict_type", "model_type", "union_tag_not_found"):
         message = "Input should be a mapping of keys"
     if kind == "tuple_type":
@@ -193,5 +197,7 @@ def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Set
         message = "It names a folder: write letters, digits, dots, dashes and underscores, without spaces"
     if kind == "value_error":
         message = str(error["ctx"]["error"])
-    given = "" if isinstance(value, dict) else f" (given: {strict_yaml.short(value)})"  # a mapping's keys are told
+    given = (
+        "" if isinstance(value, dict) else f" (given: {strict_yaml.short(value)})"
+    )  # the message names a mapping's keys
     return f"{key}: {message[0].lower()}{message[1:]}{given}"

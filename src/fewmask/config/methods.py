@@ -1,4 +1,4 @@
-"""The settings of every method. They need no network, so that a configuration is read without one."""
+"""The settings of every method. They do not depend on the networks, so that a configuration is read without torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fewmask.config.views import NoiseSettings, StrongSettings
 
 
 class AutoSettings(MethodSettings):
-    """Stands for a method that `config.choices` names when the data is known."""
+    """A placeholder for the method that `config.choices` names when the data is known."""
 
     name: Literal["auto"] = "auto"
 
@@ -35,7 +35,7 @@ class AutoSettings(MethodSettings):
 class SupervisedSettings(MethodSettings):
     name: Literal["supervised"] = "supervised"
     domain: str | None = None
-    """The domain to train on; may be left out where there is one."""
+    """The domain to train on. It may be left out if there is only one."""
 
 
 class JointSettings(MethodSettings):
@@ -45,7 +45,8 @@ class JointSettings(MethodSettings):
 class FineTuneSettings(MethodSettings):
     name: Literal["fine-tune"] = "fine-tune"
     order: tuple[str, ...] = ()
-    """Domains in the order of training; the order of the configuration by default. Steps are shared out evenly."""
+    """Domains in the order of training; the order of the configuration by default. Each has the same number of
+    steps."""
 
 
 class EntropyMinSettings(MethodSettings):
@@ -57,25 +58,25 @@ class EntropyMinSettings(MethodSettings):
 
 class ContrastSettings(Settings):
     weight: NonNegativeFloat = 1.0
-    """0: no representation head, no term."""
+    """Weight of the regional contrast in the loss. With 0 there is no representation head."""
     queries: PositiveInt = 128
-    """A class and step."""
+    """Queries of each class in a step."""
     negatives: PositiveInt = 256
-    """Pixels of other classes, in each set, that the queries are told apart from."""
+    """Negatives of each set: pixels of other classes."""
     sets: PositiveInt = 8
-    """Draws of negatives that the queries of a class share; as many as queries is ReCo's own."""
+    """Sets of negatives that the queries of a class share. ReCo has a set for each query."""
     hard: Fraction = 0.95
-    """δ_s: queries are pixels whose class the network gives less than this."""
+    """δ_s: queries are pixels whose class has a lower probability than this."""
     sure: Fraction = 0.7
-    """δ_w: pseudo-labels less sure than this take no part."""
+    """δ_w: pseudo-labels with a lower confidence are left out."""
     temperature: PositiveFloat = 0.5
-    """What the similarities are divided by before the softmax."""
+    """Divisor of the similarities before the softmax."""
     dim: PositiveInt = 256
     """Channels of the representation."""
     kernel: Literal[1, 3] = 3
     """Side of the convolutions of the representation head."""
     stride: Literal[4, 8] = 4
-    """Pixels a cell; coarser than F's features they are averaged first."""
+    """Pixels of a cell's side. If it is coarser than F's features, they are averaged first."""
 
     @field_validator("sets")
     @classmethod
@@ -91,15 +92,15 @@ class S4alPlusSettings(MethodSettings):
     pool_cost: ClassVar[float] = 1.3
     self_training: ClassVar[bool] = True
     confidence: Fraction = 0.7
-    """Pseudo-labels less sure than this are none."""
+    """Pseudo-labels with a lower confidence are left out."""
     weigh: bool = False
-    """Whether a pseudo-label counts as much as it is sure, instead of as much as a person's."""
+    """Whether a pseudo-label is weighted by its confidence, instead of counting as much as a person's label."""
     gamma: NonNegativeFloat = 0.0
-    """Of the focal loss: lowers what pixels count that are right already, which those of rare classes seldom are."""
+    """γ of the focal loss. It lowers the weight of pixels that the network predicts correctly."""
     epsilon: float = Field(0.0, ge=-1)
-    """Of PolyLoss (Poly-1)."""
+    """ε of PolyLoss (Poly-1)."""
     noise: NoiseSettings = NoiseSettings()
-    """What the student sees of the pool."""
+    """The noise on the student's images of the pool."""
     contrast: ContrastSettings = ContrastSettings()
     """The regional contrast."""
 
@@ -109,8 +110,8 @@ class DealSettings(MethodSettings):
     weight: NonNegativeFloat = 1.0
     """Weight of the loss of the error branch."""
     reach: Literal["features", "branch"] = "features"
-    """How far the branch's gradient goes: into F, as published, or no further than the branch itself, so that the
-    network is that of joint training."""
+    """Where the branch's gradient ends: in F, as published, or in the branch, so that the network is that of joint
+    training."""
     channels: PositiveInt = 64
     """Channels of the error branch."""
     kernel: Literal[1, 3] = 3
@@ -121,32 +122,32 @@ class DistillSettings(MethodSettings):
     name: Literal["distill"] = "distill"
     pool_cost: ClassVar[float] = 1.0
     teachers: Annotated[tuple[ConfigPath, ...], Field(min_length=1)]
-    """Folders of finished runs, of rounds of a campaign, say: the mean of their probabilities is taught. Each domain
-    needs a teacher that knows it."""
+    """Folders of finished runs, for example of a campaign's rounds. The soft labels are the mean of their
+    probabilities. Each domain needs a teacher that was trained on it."""
     alpha: Fraction = 0.9
-    """Weight of the soft labels; 1 − α is that of the hard ones. Hinton et al.: the soft ones considerably more."""
+    """α, the weight of the soft labels. The weight of the hard labels is 1 − α, which Hinton et al. make much lower."""
     temperature: PositiveFloat = 2.0
-    """T. Hinton et al. have 1 to 20, lower ones for small students."""
+    """The temperature T. Hinton et al. use 1 to 20, and lower values for small students."""
 
 
 class Hung2018Settings(SelfLabellingSettings):
     name: Literal["hung2018"] = "hung2018"
     pool_cost: ClassVar[float] = 1.35
     adversarial: NonNegativeFloat = 0.01
-    """λ_adv of labelled pixels."""
+    """λ_adv, the weight of the adversarial term of labelled pixels."""
     semi_adversarial: NonNegativeFloat = 0.001
-    """λ_adv of the pool's."""
+    """λ_advu, the weight of the adversarial term of the pool's pixels."""
     semi: NonNegativeFloat = 0.1
-    """λ_semi."""
+    """λ_semi, the weight of the self-training term."""
     threshold: Fraction = 0.2
-    """T_semi: of the pool's pixels those are believed that the discriminator gives more than this."""
+    """T_semi: the network's labels are used where the discriminator's output is above it."""
     warmup: Fraction = 0.25
-    """Part of the steps without the pool."""
+    """Fraction of the steps without the pool."""
     whole: bool = True
-    """After the warm-up labelled rows show wholly labelled images, where there are any; images with a few answered
-    regions then stand in the pool alone, with their answers. The source knows no such images."""
+    """After the warm-up labelled rows are wholly labelled images, where there are any. Images with a few answered
+    regions are then drawn from the pool alone, with their answers. The paper has no such images."""
     channels: PositiveInt = 64
-    """Of the discriminator's first layer."""
+    """Channels of the discriminator's first layer."""
     optimiser: HungAdamSettings = HungAdamSettings()
     """The discriminator's optimiser."""
 
@@ -155,24 +156,25 @@ class Souly2017Settings(MethodSettings):
     name: Literal["souly2017"] = "souly2017"
     pool_cost: ClassVar[float] = 2.4
     supervised: NonNegativeFloat = 1.0
-    """γ."""
+    """γ, the weight of L_ce."""
     real: NonNegativeFloat = 1.0
-    """Of L_real; the source adds the terms."""
+    """Weight of L_real. The paper adds the terms without weights."""
     fake: NonNegativeFloat = 1.0
-    """Of L_fake; the source adds the terms. 0: no generator."""
+    """Weight of L_fake. The paper adds the terms without weights. With 0 there is no generator."""
     generator_loss: Literal["minimax", "non-saturating"] = "minimax"
     """The generator's loss: the published one, or the usual one with stronger gradients."""
     weak: dict[str, ConfigPath] = {}
-    """By domain, a YAML file of image-level labels: `image: [class, …]`. Images that are not in it may show any."""
+    """By domain, a YAML file of image-level labels: `image: [class, …]`. Images that are not in it may show any
+    class."""
     whole: bool = True
-    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
-    the pool alone, with their answers. The source knows no such images."""
+    """Labelled rows are wholly labelled images, where there are any. Images with a few answered regions are then drawn
+    from the pool alone, with their answers. The paper has no such images."""
     noise: PositiveInt = 100
     """Length of the noise vector that the generator starts from."""
     side: Literal[8, 16, 32, 64, 128] = 64
-    """Pixels a side of what the generator makes; it is then brought to the size of the crops."""
+    """Side in pixels of the generator's images, which are then resized to the crops."""
     channels: PositiveInt = 64
-    """Of the generator's last layer but one."""
+    """Channels of the generator's second to last layer."""
     optimiser: AdamSettings = AdamSettings()
     """The generator's optimiser."""
 
@@ -181,61 +183,61 @@ class CoTrainingSettings(SelfLabellingSettings):
     name: Literal["co-training"] = "co-training"
     pool_cost: ClassVar[float] = 3.6
     begin: Fraction = 0.0
-    """Part of the steps that sees labels alone, before the pool has a term. The source begins at once."""
+    """Fraction of the steps that use labels alone, before the pool's term begins. The paper begins at once."""
     weight: NonNegativeFloat = 1.5
-    """λ: the paper's on VOC; on Cityscapes it has 6."""
+    """λ, the weight of L_cps. The paper has 1.5 on VOC and 6 on Cityscapes."""
     cutmix: Fraction = 1.0
-    """Probability of a box in a row of the pool; 0 is the paper's method without CutMix, for which the networks see
-    the pool once instead of twice. The source takes the box from another batch of the pool."""
+    """Probability of a box in a row of the pool. 0 is the paper's method without CutMix, which has one forward pass of
+    the pool instead of two. The paper takes the box from another batch of the pool."""
     whole: bool = True
-    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
-    the pool alone. The source knows no such images."""
+    """Labelled rows are wholly labelled images, where there are any. Images with a few answered regions are then drawn
+    from the pool alone. The paper has no such images."""
     answers: Literal["first", "mean"] = "first"
-    """Who is validated, selected and saved as the run's model: the first network, as in the source, with the second
-    one beside it; or both, with the mean of their logits, at twice the cost."""
+    """The run's model, which is validated, selected and saved: the first network, as in the paper, with the second one
+    saved beside it; or both, with the mean of their logits, at twice the cost."""
 
 
 class CycadaSettings(MethodSettings):
     name: Literal["cycada"] = "cycada"
     pool_cost: ClassVar[float] = 3.8
     target: str | None = None
-    """The domain to adapt to; all others are sources. May be left out where one domain alone has no label."""
+    """The domain to adapt to; all others are sources. It may be left out if only one domain has no label."""
     classes: dict[str, dict[str, str | None]] = {}
-    """By source: which of the target's classes its classes are, null for none; those of equal name need no entry."""
+    """By source: the target's class for each of its classes, null for none. Classes of equal name need no entry."""
     pretrain: Fraction = 0.25
-    """Part of the steps that train f_S."""
+    """Fraction of the steps that train f_S."""
     translate: Fraction = 0.4
-    """Part of the steps that train the translators, which come next. 0: images stay as they are."""
+    """Fraction of the steps that train the translators, after f_S. With 0 images are not translated."""
     adversarial: NonNegativeFloat = 1.0
-    """λ_gan."""
+    """λ_gan, the weight of L_gan."""
     cycle: NonNegativeFloat = 10.0
     """Weight of the loss between an image and its translation there and back."""
     identity: NonNegativeFloat = 5.0
-    """Weight of the loss between an image and what the translator into its own domain makes of it."""
+    """Weight of the loss between an image and its translation into its own domain."""
     semantic: NonNegativeFloat = 1.0
-    """Weight of the loss between what f_S says of an image and of its translation."""
+    """Weight of the loss between the predictions of f_S for an image and for its translation."""
     features: NonNegativeFloat = 0.1
-    """λ_feat. 0: no discriminator of features."""
+    """λ_feat, the weight of L_feat. With 0 there is no discriminator of features."""
     channels: PositiveInt = 128
-    """Of the hidden layers of D_f."""
+    """Channels of the hidden layers of D_f."""
     translator: TranslatorSettings = TranslatorSettings()
     """The networks that translate images."""
     optimiser: AdamSettings = AdamSettings()
-    """Of the translators and of all discriminators."""
+    """The optimiser of the translators and of all discriminators."""
 
     @field_validator("translate")
     @classmethod
     def _leaves_steps(cls, translate: float, info: ValidationInfo) -> float:
         pretrain = info.data.get("pretrain", 0.0)
         if pretrain + translate >= 1:
-            raise ValueError(f"beside pretrain {pretrain} it leaves no step to adapt in; their sum must be less than 1")
+            raise ValueError(f"with pretrain {pretrain} no step is left to adapt in; their sum must be less than 1")
         return translate
 
     @field_validator("semantic")
     @classmethod
     def _has_learnt(cls, semantic: float, info: ValidationInfo) -> float:
         if semantic and info.data.get("translate") and not info.data.get("pretrain", 1.0):
-            raise ValueError("with pretrain 0 there is no f_S to be consistent with; set it to 0 too")
+            raise ValueError("with pretrain 0 there is no f_S for the semantic term; set semantic to 0 too")
         return semantic
 
 
@@ -245,13 +247,13 @@ class MmdSettings(MethodSettings):
     weight: NonNegativeFloat = 0.1
     """Weight of the MMD in the loss."""
     where: Literal["features", "embedding"] = "features"
-    """What is aligned: what the heads read, or E of it."""
+    """The space that is aligned: F's features, or the embedding E."""
     estimator: Literal["linear", "quadratic"] = "linear"
     """The estimator of the MMD: of linear cost in the cells, or of quadratic cost and less variance."""
     cells: int = Field(512, ge=2)
-    """Drawn of each domain in a micro-batch."""
+    """Cells that are drawn of each domain in a micro-batch."""
     multiples: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    """Of the median squared distance: the widths of the kernels."""
+    """The widths of the kernels, as multiples of the median squared distance."""
 
 
 class AdversarialAlignSettings(MethodSettings):
@@ -260,22 +262,24 @@ class AdversarialAlignSettings(MethodSettings):
     weight: NonNegativeFloat = 0.1
     """λ at the end of the steps."""
     gamma: PositiveFloat = 10.0
-    """How soon λ gets there."""
+    """γ, how fast λ rises to its final value."""
     channels: PositiveInt = 128
-    """Of the classifiers' two hidden layers."""
+    """Channels of the classifiers' two hidden layers."""
 
 
 class UnivSettings(MethodSettings):
     alpha: NonNegativeFloat = 0.02
     """α, the weight of L_cross."""
     mode: Literal["anchored", "faithful"] = "anchored"
-    """The loss with what it turned out to lack (decision 3), or as published."""
+    """The loss with live prototypes and an anchor (decision 3), or as published."""
     pretrain: Fraction = 0.25
-    """Part of the steps that sees labels alone: faithful prototypes come from the end of it, live ones settle in it."""
+    """Fraction of the steps that use labels alone. Faithful prototypes are computed at its end, live ones settle in
+    it."""
     initial_embedding: Literal["random", "pca"] = "random"
-    """faithful: where E starts once the prototypes are fixed; "pca" is the projection that made them."""
+    """faithful: where E starts once the prototypes are fixed. "pca" is the projection that made them."""
     absent: Literal["refused", "left-out"] = "refused"
-    """faithful: classes of which no pixel is labelled. Live prototypes leave them out until one is."""
+    """faithful: how classes without a labelled pixel are treated. Live prototypes leave them out until one is
+    labelled."""
     forward: Literal["separate", "joint"] = "separate"
     """Labelled rows and rows of the pool in a forward of F each, or all in one with common statistics of batch
     normalisation."""
@@ -311,15 +315,15 @@ class UnivTeacherSettings(MeanTeacherSettings):
     name: Literal["univ-teacher"] = "univ-teacher"
     pool_cost: ClassVar[float] = 1.0
     ema: Fraction | Literal["auto"] = "auto"
-    """Momentum of the teacher, which this method cannot do without."""
+    """Momentum of the teacher, which this method requires."""
     within: NonNegativeFloat = 1.0
     """Weight of L_within."""
     across: NonNegativeFloat = 0.5
     """Weight of L_across."""
     pretrain: Fraction = 0.25
-    """Part of the steps that sees labels alone: teacher and prototypes settle in it."""
+    """Fraction of the steps that use labels alone, in which teacher and prototypes settle."""
     threshold: Fraction = 0.8
-    """Cells of which the teacher is less sure take no part; answered ones always do."""
+    """Cells with a lower confidence of the teacher are left out, unless they are answered."""
     forward: Literal["separate", "joint"] = "separate"
     """Labelled rows and strong views in a forward of F each, or all in one with common statistics of batch
     normalisation."""
@@ -328,13 +332,13 @@ class UnivTeacherSettings(MeanTeacherSettings):
     temperature: PositiveFloat = 0.1
     """What the similarities to prototypes are divided by before the softmax."""
     prototypes: PositiveInt = 3
-    """A class."""
+    """Prototypes of each class."""
     momentum: Fraction = 0.99
-    """Of the prototypes."""
+    """Momentum of the prototypes."""
     drawn: PositiveInt = 64
     """Labelled cells of each class that move its prototypes in a step."""
     view: StrongSettings = StrongSettings(blur=0, brightness=0.25, contrast=0.25, saturation=0.25, hue=0, grey=0)
-    """Of the pool's images, as the student sees them."""
+    """The strong view of the pool's images, which is the student's input."""
 
 
 EVERY: tuple[type[MethodSettings], ...] = (

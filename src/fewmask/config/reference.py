@@ -29,12 +29,12 @@ from fewmask.config.training import Frozen, Full, LastBlocks, Lora, ModelSetting
 
 HEAD = """# Configuration
 
-One YAML file. Relative paths in it are relative to the file; every key can be overridden as `key.sub=value` behind the
-verb; unknown, missing and conflicting keys are all listed at once. A run keeps what it was made with, defaults and all,
-in its `config.yaml`. Where a method's defaults come from stands on [its page](../methods/joint.md); for campaigns on
-[theirs](../methods/campaign.md#settings-and-where-they-come-from).
+A configuration is one YAML file. Relative paths in it are relative to the file. Every key can be overridden as
+`key.sub=value` behind the verb. Unknown, missing and conflicting keys are all listed at once. A run keeps its settings,
+including the defaults, in its `config.yaml`. The page of each [method](../methods/joint.md) says where its defaults
+come from, and so does that of [campaigns](../methods/campaign.md#settings-and-where-they-come-from).
 
-This page is made from the settings' source by `make docs`.
+`make docs` generates this page from the settings' source.
 """
 
 
@@ -80,16 +80,16 @@ def reference() -> str:
 
 
 def keys(settings: type[BaseModel], prefix: str = "", given: BaseModel | None = None) -> Iterator[Key]:
-    """Every key of settings and of the settings inside, by dotted name. `given` are settings whose values are the
-    defaults, where they differ from those of their type."""
+    """Every key of settings and of the settings inside, by dotted name. `given` holds the default values, if they
+    differ from those of the type."""
     for name, field in settings.model_fields.items():
         default = _default(field) if given is None else _value(getattr(given, name))
         inner = _settings_of(field.annotation)
         if inner is not None:
             if _optional(field.annotation):
                 yield Key(f"{prefix}{name}", "mapping or `null`", default, _told(settings, name))
-            own = getattr(given, name) if given is not None else field.default
-            yield from keys(inner, f"{prefix}{name}.", own if isinstance(own, inner) else None)
+            inner_defaults = getattr(given, name) if given is not None else field.default
+            yield from keys(inner, f"{prefix}{name}.", inner_defaults if isinstance(inner_defaults, inner) else None)
         else:
             yield Key(f"{prefix}{name}", kind(field), default, _told(settings, name))
 
@@ -104,8 +104,8 @@ def _inside(name: str) -> bool:
 
 
 def _section(title: str, rows: list[Key], settings: type[BaseModel], level: int = 2) -> str:
-    said = inspect.cleandoc(settings.__doc__) if settings.__doc__ and settings.__doc__ != BaseModel.__doc__ else ""
-    lines = [f"{'#' * level} {title}\n", *([re.sub(r"\s+", " ", said) + "\n"] if said else [])]
+    summary = inspect.cleandoc(settings.__doc__) if settings.__doc__ and settings.__doc__ != BaseModel.__doc__ else ""
+    lines = [f"{'#' * level} {title}\n", *([re.sub(r"\s+", " ", summary) + "\n"] if summary else [])]
     lines += ["| key | type | default | what it does |", "|---|---|---|---|"]
     lines += [f"| `{k.name}` | {_cell(k.type)} | {_cell(k.default)} | {_cell(k.told)} |" for k in rows]
     return "\n".join(lines) + "\n"
@@ -116,19 +116,19 @@ def _cell(text: str) -> str:
 
 
 def _name_of(settings: type[BaseModel], key: str) -> str:
-    """The name that chooses these settings; of those of a plug-in, which has any name, NAME."""
+    """The name that chooses these settings. A plug-in may have any name, so its name is NAME."""
     names = get_args(settings.model_fields[key].annotation)
     return str(names[0]) if names else "NAME"
 
 
 def _settings_of(annotation: Any) -> type[Settings] | None:
-    """The settings that a key is a mapping of, where it is of one kind alone."""
-    found = [t for t in _members(annotation) if isinstance(t, type) and issubclass(t, Settings)]
-    return found[0] if len(found) == 1 and get_origin(annotation) is not dict else None
+    """The type of the settings that a key holds, if there is only one."""
+    kinds = [t for t in _members(annotation) if isinstance(t, type) and issubclass(t, Settings)]
+    return kinds[0] if len(kinds) == 1 and get_origin(annotation) is not dict else None
 
 
 def _bare(annotation: Any) -> Any:
-    """A type without what is annotated to it."""
+    """A type without its annotations."""
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
@@ -148,8 +148,8 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
     if origin is Annotated:
         return _kind(inner[0], [*_flat(inner[1:]), *metadata])
     if origin in (Union, types.UnionType):
-        told = [_kind(t, metadata if t is not type(None) else ()) for t in inner]
-        return " or ".join(dict.fromkeys(told))
+        kinds = [_kind(t, metadata if t is not type(None) else ()) for t in inner]
+        return " or ".join(dict.fromkeys(kinds))
     if origin is Literal:
         return ", ".join(f"`{_plain(v)}`" for v in inner)
     if origin is tuple:
@@ -168,16 +168,16 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
 
 
 def _flat(metadata: Any) -> Iterator[Any]:
-    for one in metadata:
-        yield from one.metadata if isinstance(one, FieldInfo) else [one]
+    for item in metadata:
+        yield from item.metadata if isinstance(item, FieldInfo) else [item]
 
 
 def _bounds(metadata: Any) -> str:
-    limits = [(key, getattr(one, key)) for one in metadata for key in LIMITS if getattr(one, key, None) is not None]
-    found = dict(limits)
-    if found.keys() == {"ge", "le"}:
-        return f" from {found['ge']:g} to {found['le']:g}"
-    return " " + " and ".join(f"{LIMITS[key]} {value:g}" for key, value in found.items()) if found else ""
+    limits = [(key, getattr(item, key)) for item in metadata for key in LIMITS if getattr(item, key, None) is not None]
+    bounds = dict(limits)
+    if bounds.keys() == {"ge", "le"}:
+        return f" from {bounds['ge']:g} to {bounds['le']:g}"
+    return " " + " and ".join(f"{LIMITS[key]} {value:g}" for key, value in bounds.items()) if bounds else ""
 
 
 def _default(field: FieldInfo) -> str:
@@ -187,7 +187,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _value(value: Any) -> str:
-    """A default, as YAML has it."""
+    """A default as Markdown."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
         return f"`{_plain(value['name'])}`" if value.keys() == {"name"} else "as below"
@@ -195,15 +195,15 @@ def _value(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value as YAML has it."""
+    """A value as YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
     return text.removesuffix("...").strip() or "''"
 
 
 def _told(settings: type[BaseModel], name: str) -> str:
-    """What stands below a field in the source, of the nearest class that says it."""
-    for one in settings.__mro__:
-        if issubclass(one, BaseModel) and one is not BaseModel and name in (docs := _docs(one)):
+    """The text below a field in the source, from the nearest class that has one."""
+    for kind in settings.__mro__:
+        if issubclass(kind, BaseModel) and kind is not BaseModel and name in (docs := _docs(kind)):
             return docs[name]
     return ""
 
@@ -213,11 +213,11 @@ def _docs(settings: type[BaseModel]) -> dict[str, str]:
     """By field, the text below it in the class's source."""
     (body,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(settings))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
+    texts = {}
     for field, below in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            found[ast.unparse(field.target)] = inspect.cleandoc(str(below.value.value))
-    return found
+            texts[ast.unparse(field.target)] = inspect.cleandoc(str(below.value.value))
+    return texts
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Which methods there are, and configurations that name one of them.
+"""The registry of methods, and the reading of configurations that name one of them.
 
-The settings of fewmask's own methods are known at once; their classes, which need torch, when `fewmask.methods` is
-imported.
+The settings of fewmask's methods are registered at once. Their classes, which need torch, are registered when
+`fewmask.methods` is imported.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from fewmask.paths import AnyPath
 SETTINGS: dict[str, type[Settings]] = {kind.model_fields["name"].default: kind for kind in methods.EVERY}
 SETTINGS["auto"] = methods.AutoSettings
 METHODS: dict[str, Any] = {}
-"""By name, the classes of the methods that were imported."""
+"""The classes of the imported methods, by name."""
 
 
 def register(method: Any) -> None:
-    """Make the class of a method known. Raises ValueError for a name that another method has."""
+    """Register the class of a method. Raises ValueError for a name that another method has."""
     if SETTINGS.get(method.name) is methods.AutoSettings:
         raise ValueError(f"{method.__qualname__}.name: {method.name!r} lets the data choose; take another name")
-    there = METHODS.get(method.name, method)
-    if (there.__module__, there.__qualname__) != (method.__module__, method.__qualname__):
-        raise ValueError(f"{method.__qualname__}.name: {method.name!r} is {there.__qualname__}; take another name")
+    present = METHODS.get(method.name, method)
+    if (present.__module__, present.__qualname__) != (method.__module__, method.__qualname__):
+        raise ValueError(f"{method.__qualname__}.name: {method.name!r} is {present.__qualname__}; take another name")
     METHODS[method.name], SETTINGS[method.name] = method, method.Settings
 
 
@@ -50,6 +50,6 @@ def parse_config(data: Mapping[str, Any], folder: AnyPath = ".") -> Config:
 
 @cache
 def register_installed() -> None:
-    """Register the methods of installed packages. Raises ValueError for one that cannot be used."""
-    # Not when this module is imported: a package with a method imports it before its own class is there.
+    """Register the methods of installed packages. Raises ValueError for a method that cannot be used."""
+    # It cannot run on import of this module: a package imports this module before its own method is defined.
     plugins.load("method", lambda _, method: register(method))

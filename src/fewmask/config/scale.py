@@ -1,4 +1,4 @@
-"""The size that a domain's images are brought to: a network knows objects at the scale that it was trained at.
+"""The size to which a domain's images are resized. A network recognises objects at the scale of its training.
 
 Shapes: H×W pixels of an image.
 """
@@ -8,30 +8,30 @@ from __future__ import annotations
 from fewmask.config.base import Shrink, Size
 
 Scale = Size | Shrink | None
-"""Height and width of every image, or a part of each one's own; None: as large as the files have them."""
+"""Height and width of every image, or a factor of each image's own size. None keeps the size of the files."""
 
 SMALLEST = 8
-"""Pixels a side: the finest stride of a network's cells. An image that becomes smaller is one cell, and a network that
-sees one cell answers with one class."""
+"""Pixels a side: the finest stride of a network's cells. A smaller image is a single cell, for which a network predicts
+a single class."""
 SMALL = 64
-"""Pixels a side: four cells at the default stride of 16. Below, few objects are left to be seen."""
+"""Pixels a side: four cells at the default stride of 16. In smaller images few objects can be recognised."""
 
 
-def scaled(own: tuple[int, int], scale: Scale) -> tuple[int, int]:
-    """H, W of an image of `own` H, W at a scale. Raises ValueError where next to nothing would be left of it."""
+def scaled(size: tuple[int, int], scale: Scale) -> tuple[int, int]:
+    """H, W of an image of `size` at a scale. Raises ValueError where the result would be too small."""
     if scale is None:
-        return own
-    height, width = scale if isinstance(scale, tuple) else (max(1, round(side * scale)) for side in own)
-    if min(height, width) < min(SMALLEST, *own):
+        return size
+    height, width = scale if isinstance(scale, tuple) else (max(1, round(side * scale)) for side in size)
+    if min(height, width) < min(SMALLEST, *size):
         raise ValueError(
             f"`size: {list(scale) if isinstance(scale, tuple) else scale}` makes {width}×{height} pixels of "
-            f"{own[1]}×{own[0]}, and a network sees nothing in less than {SMALLEST} a side; write a larger `size`"
+            f"{size[1]}×{size[0]}, and a network needs at least {SMALLEST} a side; write a larger `size`"
         )
     return height, width
 
 
 def in_words(scale: Scale) -> str:
-    """As in "images are read ‹at 0.5 of their height and width›"."""
+    """The scale as a phrase for a sentence such as "images are read at 0.5 of their height and width"."""
     if scale is None:
         return "at their own size"
     return f"at {scale:g} of their height and width" if isinstance(scale, float) else f"at {scale[1]}×{scale[0]} pixels"

@@ -1,4 +1,4 @@
-"""The settings of methods that label the pool for themselves, or have a mean teacher do it."""
+"""The settings of methods in which the network or a mean teacher labels the pool."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from fewmask.config.base import Fraction, MethodSettings
 from fewmask.config.views import StrongSettings, UniMatchStrongSettings
 
 LAG = 0.02
-"""How many steps a teacher with `ema: auto` lies behind its student, as a part of all."""
+"""The number of steps that a teacher with `ema: auto` lies behind its student, as a fraction of all steps."""
 
 
 class SelfLabellingSettings(MethodSettings):
     labels_in: Literal["eval", "train"] = "eval"
-    """Mode of the network when it labels the pool for itself. `eval`: without dropout and with running statistics.
-    `train`: in the forward pass that learns, as the source's code does."""
+    """Mode of the network when it labels the pool. `eval`: without dropout and with running statistics. `train`: in the
+    forward pass that is trained, as in the authors' code."""
 
 
 class PseudoLabelSettings(SelfLabellingSettings):
     name: Literal["pseudo-label"] = "pseudo-label"
     pool_cost: ClassVar[float] = 1.0
     alpha: NonNegativeFloat = 1.0
-    """α_f. The source has 3, on digits."""
+    """α_f, the final weight of the pool's term. The paper has 3, on digits."""
     begin: Fraction = 0.1
-    """T1, as a part of the steps; before it labelled rows alone are drawn. The source says 100, of how many it does not
-    say."""
+    """T1, as a fraction of the steps. Before it only labelled rows are drawn. The paper has 100 of an unknown
+    number."""
     end: Fraction = 0.6
-    """T2; the source says 600."""
+    """T2, as a fraction of the steps. The paper has 600 of an unknown number."""
     threshold: Fraction = 0.0
-    """0, as the source: every pixel takes part."""
+    """Pixels with a lower confidence are left out. With 0, as in the paper, every pixel is used."""
 
     @field_validator("end")
     @classmethod
@@ -42,39 +42,39 @@ class PseudoLabelSettings(SelfLabellingSettings):
 
 class MeanTeacherSettings(MethodSettings):
     ema: Fraction | Literal["auto"] | None = "auto"
-    """Momentum of the teacher. `auto` ties it to the length of the training: 1 − 1/(0.02 · steps), so that the teacher
-    lies 2 % of the steps behind. None: the student labels the pool itself."""
+    """Momentum of the teacher. `auto` makes it 1 − 1/(0.02 · steps), so that the teacher lies 2 % of the steps behind.
+    With None there is no teacher, and the student labels the pool."""
     answers: Literal["teacher", "student", "auto"] = "teacher"
-    """Which of the two is validated, selected and saved as the run's model; the other one is kept beside it, by its own
-    name. `auto`: both are validated, and the better one answers; the one that does not is kept as `other`."""
+    """The network that is validated, selected and saved as the run's model. The other one is saved beside it under its
+    name. With `auto` both are validated and the better one is the model. The other one is saved as `other`."""
 
     def over(self, steps: int) -> Self:
         return self.model_copy(update={"ema": momentum(LAG * steps)}) if self.ema == "auto" else self
 
 
 def momentum(lag: float) -> float:
-    """Of a moving average that lies so many steps behind; 0 where that is less than one step."""
+    """The momentum of a moving average that lies `lag` steps behind; 0 if the lag is less than one step."""
     return max(0.0, 1 - 1 / lag) if lag else 0.0
 
 
 class ConsistencySettings(MeanTeacherSettings, SelfLabellingSettings):
     begin: Fraction = 0.0
-    """Part of the steps that sees labels alone, before the pool has a term. The source begins at once."""
+    """Fraction of the steps that use labels alone, before the pool's terms begin. The paper begins at once."""
     supervised_weight: NonNegativeFloat = 0.5
-    """The source halves the sum of both losses."""
+    """Weight of the supervised loss. The paper halves the sum of both losses."""
     strong_weight: NonNegativeFloat
-    """Of the strong views, all together."""
+    """Weight of all strong views together."""
     threshold: Fraction = 0.95
-    """Pixels whose label is less sure take no part; answered ones always do."""
+    """Pixels with a lower confidence are left out, unless they are answered."""
     cutmix: Fraction = 0.5
-    """Probability of a box in a strong view. The source takes it from another batch of the pool (its second version
-    from the batch itself, as here), so that its one network labels the box in eval mode and the rest in train mode."""
+    """Probability of a box in a strong view. The box comes from the same batch, as in UniMatch V2. The first version
+    takes it from another batch of the pool, which its network labels in eval mode."""
     forward: Literal["separate", "joint"] = "separate"
-    """`separate`, as the source: labelled and weak views in one forward, strong ones in another. `joint`: all in one,
-    with common statistics of batch normalisation."""
+    """`separate`, as in the paper: labelled and weak views in one forward, strong views in another. `joint`: all in one
+    forward, with common statistics of batch normalisation."""
     whole: bool = True
-    """Labelled rows show wholly labelled images, where there are any; images with a few answered regions then stand in
-    the pool alone. The source knows no such images."""
+    """Labelled rows are wholly labelled images, where there are any. Images with a few answered regions are then drawn
+    from the pool alone. The paper has no such images."""
     view: StrongSettings = UniMatchStrongSettings()
     """The strong view."""
 
@@ -90,55 +90,53 @@ class UniMatchSettings(ConsistencySettings):
     name: Literal["unimatch"] = "unimatch"
     pool_cost: ClassVar[float] = 3.1
     strong_weight: NonNegativeFloat = 0.25
-    """Of both strong views together."""
+    """Weight of both strong views together."""
     features_weight: NonNegativeFloat = 0.25
-    """Of the weak view with perturbed features. Ours are those that the heads read; the source drops channels of what
-    the encoder hands to the decoder, twice, at its first and its last stage. F here is any encoder with any decoder,
-    and only its output is the same thing in all of them. Before a 1×1 head it is the milder perturbation."""
+    """Weight of the weak view with perturbed features. The perturbed features are F's output, which every encoder and
+    decoder has. The paper drops channels of the encoder's first and last stage, which is a stronger perturbation."""
     complementary: bool = False
-    """The second version's dropout: the two strong views of a row see complementary halves of the channels, times two;
-    half of the rows, at random, see all in both. There it is of the encoder's features, here of those that the heads
-    read."""
+    """Dropout of UniMatch V2: the two strong views of a row have complementary halves of the channels, times two. A
+    random half of the rows keeps all channels. The paper drops channels of the encoder's features, fewmask of F's."""
 
 
 class S4alSettings(MeanTeacherSettings):
     name: Literal["s4al"] = "s4al"
     pool_cost: ClassVar[float] = 2.9
     ema: Fraction | Literal["auto"] = "auto"
-    """Momentum of the teacher, which this method cannot do without; the source has .99 over 5,000 to 20,000 steps."""
+    """Momentum of the teacher, which this method requires. The paper has .99 over 5,000 to 20,000 steps."""
     weight: NonNegativeFloat = 1.0
-    """Of L_u."""
+    """Weight of L_u."""
     replay_weight: NonNegativeFloat = 1.0
-    """Of L_r. The authors' code adds the three losses; `weight: 0` has adaptive ClassMix in the place of the plain
+    """Weight of L_r. The authors' code adds the three losses. With `weight: 0` adaptive ClassMix replaces the plain
     one."""
     cold: Fraction = 0.1
-    """Part of the steps that sees labels alone: 10 epochs in the source."""
+    """Fraction of the steps that use labels alone, the cold start. The paper has 10 epochs."""
     cold_weight: NonNegativeFloat = 1.5
-    """Of the cross-entropy in it."""
+    """Weight of the cross-entropy in the cold start."""
     threshold: Fraction = 0.97
-    """Pixels of the pool whose label is less sure than this take no part."""
+    """Confidence from which a pixel of the pool is sure. The fraction of sure pixels of a row weighs its pixels."""
     fraction: Literal["mixed", "source"] = "mixed"
-    """Whose part of sure pixels weighs a pixel: of the mixed row that it is in, as in the authors' code, or of the row
-    that it comes from."""
+    """The row whose fraction of sure pixels weighs a pixel: the mixed row, as in the authors' code, or the row that the
+    pixel comes from."""
     mixing: Literal["classmix", "none"] = "classmix"
     """Whether rows of the pool are pasted together by class."""
     adaptive: Literal["auto", "always", "never"] = "auto"
-    """Whether classes are pasted from memory: the source begins with generation 1, which `auto` recognises by images
-    with answered regions in some domain."""
+    """Whether classes are pasted from memory. The paper begins with generation 1, and `auto` as soon as a domain has
+    images with answered regions."""
     heads: NonNegativeInt = 2
-    """Frequent classes pasted into a row. The authors' code has 3."""
+    """Frequent classes that are pasted into a row. The authors' code has 3."""
     tails: NonNegativeInt = 3
-    """Rare ones. The authors' code has 2 on CamVid and 3 on Cityscapes."""
+    """Rare classes that are pasted into a row. The authors' code has 2 on CamVid and 3 on Cityscapes."""
     tail_share: Fraction = 0.1
-    """The rarest classes that have at most this part of all labelled pixels together are rare. The source lists them by
-    hand."""
+    """Rare classes are the rarest ones that together have at most this fraction of all labelled pixels. The paper lists
+    them by hand."""
     places: PositiveInt = 32
-    """Rows remembered a domain, those with a rare class. The source does not say."""
+    """Rows with a rare class that are remembered in each domain. The paper does not state the number."""
     forward: Literal["separate", "joint"] = "separate"
-    """`separate`, as the source: labelled, unlabelled and replayed rows each in a forward of their own. `joint`: all in
-    one, with common statistics of batch normalisation, as S4AL+ recommends."""
+    """`separate`, as in the paper: labelled, unlabelled and replayed rows each in their own forward. `joint`: all in
+    one forward, with common statistics of batch normalisation, as S4AL+ recommends."""
     whole: bool = True
-    """Labelled rows show wholly labelled images, where there are any; images with answered regions then stand in the
-    pool alone, with their answers. The source does not say how it draws them."""
+    """Labelled rows are wholly labelled images, where there are any. Images with answered regions are then drawn from
+    the pool alone, with their answers. The paper does not say how it draws them."""
     view: StrongSettings = StrongSettings(blur=0, brightness=0.25, contrast=0.25, saturation=0.25, hue=0, grey=0)
     """Colour jitter 0.75–1.25 with probability .5; the authors' code leaves saturation and hue alone."""

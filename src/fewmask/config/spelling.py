@@ -1,4 +1,4 @@
-"""What a key that nothing reads may have been meant to be."""
+"""Suggestions for unknown keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 
 def fix_for_key(settings: type[BaseModel], place: Sequence[str]) -> str:
-    """How to fix the unknown key at `place`: the key beside it that is spelt alike, or the one of that name that lies
-    further inside; else all that there are."""
+    """How to fix the unknown key at `place`. The advice names a key beside it with a similar spelling, or a key of the
+    same name further inside, or else all keys beside it."""
     *above, key = place
     beside = known_keys(settings, above) - {key}
     if like := meant(key, beside):
@@ -21,12 +21,12 @@ def fix_for_key(settings: type[BaseModel], place: Sequence[str]) -> str:
     return f"remove it; there are {', '.join(sorted(beside))}" if beside else "remove it or fix its spelling"
 
 
-def meant(word: str, known: Iterable[str]) -> str | None:
-    return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.7)), None)
+def meant(word: str, keys: Iterable[str]) -> str | None:
+    return next(iter(get_close_matches(word, list(keys), n=1, cutoff=0.7)), None)
 
 
 def known_keys(kind: Any, place: Sequence[str]) -> set[str]:
-    """The keys at a place inside settings; of a union those of all alternatives."""
+    """The keys at a place inside settings. A union has the keys of all its alternatives."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         if not place:
             return set(kind.model_fields)

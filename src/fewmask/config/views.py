@@ -1,4 +1,4 @@
-"""How images are changed before a network sees them."""
+"""The settings of augmentation: how images are changed before a network gets them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fewmask.config.base import Fraction, Interval, Settings
 
 class AugmentSettings(Settings):
     scale: Interval = (0.5, 2.0)
-    """Smallest and largest."""
+    """The smallest and the largest random scale."""
     flip: Fraction = 0.5
-    """Probability that left and right change places."""
+    """Probability of a horizontal flip."""
     flip_vertical: Fraction = 0.0
-    """The same of top and bottom: for images from above, and of microscopes."""
+    """Probability of a vertical flip, for aerial and microscope images."""
     rotate: Fraction = 0.0
-    """Probability of a turn by 90, 180 or 270 degrees, each as likely: likewise."""
+    """Probability of a turn by 90, 180 or 270 degrees, each as likely, for aerial and microscope images."""
     jitter: Fraction = 0.0
     """Strength of random brightness, contrast and saturation."""
 
@@ -30,22 +30,22 @@ class StrongSettings(Settings):
     blur: Fraction = 0.5
     """Probability of a Gaussian blur."""
     sigma: Interval = (0.25, 1.25)
-    """Of the Gaussian, in pixels."""
+    """Standard deviation of the Gaussian blur in pixels: the smallest and the largest."""
     jitter: Fraction = 0.5
-    """Where `order` is `either`, of the views that are not blurred. The source's "p .5 blur, else p .5 jitter" may also
-    mean that all of those are jittered: that is 1."""
+    """Probability of colour jitter. If `order` is `either`, it applies to the views that are not blurred. The paper's
+    "p .5 blur, else p .5 jitter" may also mean that all of those are jittered, which is 1."""
     brightness: Fraction = 0.8
-    """How far the brightness changes at most, as a part of its own."""
+    """The largest relative change of the brightness."""
     contrast: Fraction = 0.8
-    """How far the contrast changes at most, as a part of its own."""
+    """The largest relative change of the contrast."""
     saturation: Fraction = 0.8
-    """How far the saturation changes at most, as a part of its own."""
+    """The largest relative change of the saturation."""
     hue: float = Field(0.2, ge=0, le=0.5)
-    """In turns of the colour circle."""
+    """The largest change of the hue, in turns of the colour circle."""
     grey: Fraction = 0.75
     """Probability that the view becomes grey."""
     grey_needs_jitter: bool = True
-    """Only jittered views become grey: a reading of the source's "jitter with grey p .75"."""
+    """Whether only jittered views become grey, which is a reading of the paper's "jitter with grey p .75"."""
 
 
 class UniMatchStrongSettings(StrongSettings):
@@ -70,11 +70,11 @@ class CutoutSettings(Settings):
     holes: NonNegativeInt = 1
     """Holes of a view."""
     side: PositiveInt = 50
-    """In pixels."""
+    """Side of a hole in pixels."""
 
 
 class NoiseSettings(Settings):
-    """What a noisy student sees of an image of the pool."""
+    """The noise on a noisy student's images of the pool."""
 
     strong: StrongSettings | None = StrongSettings()
     """The colour changes and the blur; null leaves them out."""

@@ -90,8 +90,8 @@ METHODS |= {
 
 
 def register(method: type[Method]) -> type[Method]:
-    """Make a method known by its name in this process, as a call or as a class decorator; of a class that is defined
-    again, the later one counts.
+    """Register a method by its name in this process, as a call or as a class decorator. If a class is defined again,
+    the later definition counts.
 
     Methods of installed packages need no call: every entry point of the group `fewmask.methods` is registered before a
     configuration is read. Raises ValueError for a name that another method has.
@@ -101,6 +101,6 @@ def register(method: type[Method]) -> type[Method]:
 
 
 def build(settings: MethodSettings, domains: Mapping[str, Domain], steps: int) -> Method:
-    """The method of these settings for a training of so many steps. Raises ValueError when they do not fit the
-    domains."""
+    """Build the method of these settings for a training of `steps` steps. Raises ValueError when the settings do not
+    fit the domains."""
     return METHODS[settings.name](settings.over(steps), domains)

@@ -1,13 +1,14 @@
-"""Adversarial alignment: features that do not tell the domain (Ganin and Lempitsky, ICML 2015; DANN, JMLR 2016).
+"""Adversarial alignment: features from which the domain cannot be predicted (Ganin and Lempitsky, ICML 2015; DANN,
+JMLR 2016).
 
-    for each step:  p: the part of the steps that is done;  d_ij: a classifier of cells, domain i or domain j
+    for each step:  p: the fraction of the steps that is done;  d_ij: a classifier of cells, domain i or domain j
         λ     = weight · (2 / (1 + exp(−γ p)) − 1)
         f     = F(x)                                       labelled and unlabelled cells, no void
         L_sup = Σ_k CE(y, G_k(f))                          labelled pixels
         L_dom = mean_{i<j} ½ (mean_{f of i} −log(1 − d_ij(f)) + mean_{f of j} −log d_ij(f))
         G, d:  L_sup + L_dom          F:  L_sup − λ L_dom, by a gradient that is reversed between d and F
 
-Which class a cell has is not asked: it assumes that all domains show the same classes equally often.
+The method ignores the class of a cell. It assumes that all domains show the same classes equally often.
 
 Shapes: B rows · K domains, K(K−1)/2 pairs · C feature channels · h×w feature cells.
 """
@@ -65,17 +66,17 @@ class AdversarialAlign(Method):
 
     def _domain_loss(self, model: UniversalSegmenter, features: Tensor, batch: Batch) -> Tensor:
         """L_dom over the pairs that the step shows: features (B,C,h,w) → scalar."""
-        seen = at_stride(batch.label, model.stride, model.multiple) != VOID
-        cells = batch.counts[model.stride].known
+        valid = at_stride(batch.label, model.stride, model.multiple) != VOID
+        counts = batch.counts[model.stride].known
         rows = batch.rows()
-        # A classifier that one side alone is shown would learn nothing but to name it.
-        shown = torch.stack([(cells[i] > 0) & (cells[j] > 0) for i, j in self.pairs]).float()
-        shown = shown.to(features.device) / shown.sum().clamp_min(1)
-        losses, told = [features.sum() * 0.0], []
-        for (i, j), classifier, share in zip(self.pairs, self.classifiers, shown, strict=True):
+        # A classifier that sees a single domain would only learn to name that domain.
+        weights = torch.stack([(counts[i] > 0) & (counts[j] > 0) for i, j in self.pairs]).float()
+        weights = weights.to(features.device) / weights.sum().clamp_min(1)
+        losses, accuracies = [features.sum() * 0.0], []
+        for (i, j), classifier, share in zip(self.pairs, self.classifiers, weights, strict=True):
             for k in (d for d in (i, j) if d in rows):
-                verdict, mask = classifier(take(features, rows[k]))[:, 0], take(seen, rows[k])
-                losses.append(share * verdict_loss(verdict, k == j, mask, cells[k]) / 2)
-                told.append(masked_mean(((verdict > 0) == (k == j)).float(), mask))
-        self.metrics["told"] = torch.stack(told).mean()
+                verdict, mask = classifier(take(features, rows[k]))[:, 0], take(valid, rows[k])
+                losses.append(share * verdict_loss(verdict, k == j, mask, counts[k]) / 2)
+                accuracies.append(masked_mean(((verdict > 0) == (k == j)).float(), mask))
+        self.metrics["told"] = torch.stack(accuracies).mean()
         return torch.stack(losses).sum()

@@ -33,7 +33,7 @@ from fewmask.models.ensemble import Ensemble
 from fewmask.models.universal import UniversalSegmenter, at_stride
 from fewmask.views.mixing import box_masks, partners
 
-# Part of the image that a box covers. The source has three boxes that together do, where they do not overlap.
+# The fraction of the image that a box covers. In the paper three boxes together cover this fraction.
 BOX = (0.25, 0.5)
 
 
@@ -56,7 +56,7 @@ class CoTraining(Method):
 
     @property
     def active(self) -> bool:
-        """With a weight of 0 the first network's is joint training, bit for bit."""
+        """False with a weight of 0. The first network's training is then joint training, bit for bit."""
         return self.settings.weight > 0
 
     def phases(self, steps: int) -> list[Phase]:
@@ -67,9 +67,9 @@ class CoTraining(Method):
         return [Phase("labels", 0, change, every), Phase("train", change, steps, every, every, whole=whole)]
 
     def forward_batch_sizes(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
-        both = labelled + unlabelled
+        total = labelled + unlabelled
         apart = unlabelled and self.settings.cutmix and self.settings.labels_in == "train"
-        return (unlabelled, both) if apart else (both,)
+        return (unlabelled, total) if apart else (total,)
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         networks, labelled = (model, self.second), batch.without_pool()
@@ -90,8 +90,8 @@ class CoTraining(Method):
             targets = self._targets(networks, [f[batch.pool :] for f in features], batch)
         supervised = [supervised_loss(n, f[: batch.pool], labelled) for n, f in zip(networks, features, strict=True)]
         cross = [
-            pool_loss(n, f[batch.pool :], its.label, None, batch)
-            for n, f, its in zip(networks, features, reversed(targets), strict=True)
+            pool_loss(n, f[batch.pool :], target.label, None, batch)
+            for n, f, target in zip(networks, features, reversed(targets), strict=True)
         ]
         return {
             "supervised": torch.stack(supervised).sum(),
@@ -106,17 +106,17 @@ class CoTraining(Method):
     def _targets(
         self, networks: Sequence[UniversalSegmenter], features: Sequence[Tensor], batch: Batch
     ) -> list[Targets]:
-        """y_1 and y_2 of the pool's rows, features (U,C,h,w) of each network; and how far these two are apart: the
-        part of the pixels without an answer on which they agree, and the mean divergence of their softmaxes."""
+        """y_1 and y_2 of the pool's rows, from features (U,C,h,w) of each network. The metrics get the fraction of the
+        pixels without an answer on which the two agree, and the mean divergence of their softmaxes."""
         targets = [pool_targets(n, f, batch) for n, f in zip(networks, features, strict=True)]
-        one, other = targets
-        free = ~one.answered
-        agreed = (free & (one.label == other.label)).sum() / free.sum().clamp_min(1)
+        first, second = targets
+        free = ~first.answered
+        agreed = (free & (first.label == second.label)).sum() / free.sum().clamp_min(1)
         model = networks[0]
         cells = at_stride(batch.label[batch.pool :], model.stride, model.multiple)
-        apart = torch.zeros(cells.shape, device=cells.device)
+        divergence = torch.zeros(cells.shape, device=cells.device)
         for k, rows in batch.pool_rows().items():
             logits = [n.decode(take(f, rows), n.domains[k]) for n, f in zip(networks, features, strict=True)]
-            apart[rows] = js_divergence(*logits)
-        self.metrics |= {"agreement": agreed, "diversity": masked_mean(apart, cells != VOID)}
+            divergence[rows] = js_divergence(*logits)
+        self.metrics |= {"agreement": agreed, "diversity": masked_mean(divergence, cells != VOID)}
         return targets

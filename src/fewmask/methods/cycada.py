@@ -1,5 +1,5 @@
-"""CyCADA (Hoffman et al., ICML 2018): images of labelled sources are made to look like those of an unlabelled target,
-and a network learns from them, with features that do not tell the two apart.
+"""CyCADA (Hoffman et al., ICML 2018): translators make images of labelled sources look like images of an unlabelled
+target. A network learns from the translated images, with features from which source and target cannot be told apart.
 
     "source":  x of source s
         F, G_s:  Σ_s CE(y, G_s(F(x)))                      labelled pixels; f_S = G_s∘F at the end, a copy
@@ -17,7 +17,7 @@ and a network learns from them, with features that do not tell the two apart.
         L_Df    = ½ (Σ_s −log D_f(F(v)) − log(1 − D_f(F(u))))              F(v), F(u) are constants
         F, G_t:  L_task + λ_feat L_feat        D_f: L_Df        G_s: CE(y, G_s(F(v))), F(v) a constant
 
-Every mean leaves void out. What the target has of labels is never looked at.
+Every mean leaves void out. Labels of the target are never used.
 
 Shapes: B rows of a batch · C feature channels · H×W pixels · h×w feature cells.
 """
@@ -87,8 +87,8 @@ class Cycada(Method):
             self.judge = cell_classifier(model.channels, s.channels, rng)
 
     def optimisers(self) -> dict[str, OwnOptimiser]:
-        own = {"translation": self.translations, "discriminator": self.judge}
-        parameters = {name: list(network.parameters()) for name, network in own.items() if network is not None}
+        networks = {"translation": self.translations, "discriminator": self.judge}
+        parameters = {name: list(network.parameters()) for name, network in networks.items() if network is not None}
         return {name: OwnOptimiser(p, self.settings.optimiser) for name, p in parameters.items() if p}
 
     def extra_modules(self, model: UniversalSegmenter) -> dict[str, nn.Module]:
@@ -109,46 +109,46 @@ class Cycada(Method):
 
     def _translate(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         """The terms of all ways of all pairs."""
-        found: dict[str, list[Tensor]] = {}
+        losses: dict[str, list[Tensor]] = {}
         for (k, source), pair in zip(self.sources.items(), self._pairs(), strict=True):
             for domain, way in zip((k, self.owner), pair.ways(), strict=True):
                 rows, pixels = torch.nonzero(batch.domain == domain).flatten(), batch.counts[1].known[domain]
-                image, shown = take(batch.image, rows), take(batch.label, rows) != VOID
-                for name, term in self._one_way(way, source, image, shown, pixels, rng).items():
-                    found.setdefault(name, []).append(term)
-        return {name: torch.stack(terms).sum() for name, terms in found.items()}
+                image, valid = take(batch.image, rows), take(batch.label, rows) != VOID
+                for name, term in self._one_way(way, source, image, valid, pixels, rng).items():
+                    losses.setdefault(name, []).append(term)
+        return {name: torch.stack(terms).sum() for name, terms in losses.items()}
 
     def _one_way(
-        self, way: Way, source: str, image: Tensor, shown: Tensor, pixels: Tensor, rng: torch.Generator
+        self, way: Way, source: str, image: Tensor, valid: Tensor, pixels: Tensor, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """The terms of images x (B,3,H,W); shown (B,H,W) where they are not void. None where B is 0."""
+        """The terms of images x (B,3,H,W); valid (B,H,W) where they are not void. Without an image there is no term."""
         s = self.settings
-        made = way.there(image) if len(image) else image.float()
-        remembered = way.history.swap(made, rng)  # all processes together
+        translation = way.translator(image) if len(image) else image.float()
+        remembered = way.history.swap(translation, rng)  # all processes together
         if not len(image):
             return {}
-        with frozen(way.judge_there):
-            fooling = least_squares(way.judge_there(made), True, shown, pixels)
-        real = least_squares(way.judge_here(image), True, shown, pixels)
-        fake = least_squares(way.judge_there(remembered), False, shown, pixels)
+        with frozen(way.other_judge):
+            fooling = least_squares(way.other_judge(translation), True, valid, pixels)
+        real = least_squares(way.own_judge(image), True, valid, pixels)
+        fake = least_squares(way.other_judge(remembered), False, valid, pixels)
         terms = {
             "adversarial": s.adversarial * fooling,
-            "cycle": s.cycle * image_distance(way.back(made), image, shown, pixels),
+            "cycle": s.cycle * image_distance(way.inverse(translation), image, valid, pixels),
             "translation": (real + fake) / 2,
         }
         if s.identity:
-            terms["identity"] = s.identity * image_distance(way.back(image), image, shown, pixels)
+            terms["identity"] = s.identity * image_distance(way.inverse(image), image, valid, pixels)
         if self.frozen is not None:
             network = self.frozen.model
             with torch.no_grad():
-                seen = network(image, source)
-            translated = network(made, source)
-            terms["semantic"] = s.semantic * semantic_consistency(translated, seen, shown, pixels)
+                original = network(image, source)
+            translated = network(translation, source)
+            terms["semantic"] = s.semantic * semantic_consistency(translated, original, valid, pixels)
         return terms
 
     @torch.no_grad()
     def translated(self, batch: Batch) -> Tensor:
-        """The images (B,3,H,W) of a batch, those of sources as the target's: fp32 in 0–255."""
+        """The images (B,3,H,W) of a batch, with those of sources translated to the target: fp32 in 0–255."""
         image = batch.image.float()
         by_domain = batch.rows()
         for k, pair in zip(self.sources, self._pairs(), strict=False):
@@ -173,22 +173,22 @@ class Cycada(Method):
 
     def _align(self, judge: nn.Module, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         """λ_feat L_feat and L_Df. features (B,C,h,w)."""
-        shown = at_stride(batch.label, model.stride, model.multiple) != VOID
+        valid = at_stride(batch.label, model.stride, model.multiple) != VOID
         cells = batch.counts[model.stride].known
         with frozen(judge):
             verdict = judge(features[batch.pool :])[:, 0]
-        fooling = verdict_loss(verdict, True, shown[batch.pool :], cells[self.owner])
+        fooling = verdict_loss(verdict, True, valid[batch.pool :], cells[self.owner])
         verdict = judge(features.detach())[:, 0]
 
-        def telling_and_told(k: int, rows: Tensor) -> Tensor:
+        def loss_and_correct(k: int, rows: Tensor) -> Tensor:
             of_source = k != self.owner
-            own, mask = take(verdict, rows), take(shown, rows)
-            told = (((own > 0) == of_source) & mask).sum()
-            return torch.stack([verdict_loss(own, of_source, mask, cells[k]), told])
+            verdicts, mask = take(verdict, rows), take(valid, rows)
+            correct = (((verdicts > 0) == of_source) & mask).sum()
+            return torch.stack([verdict_loss(verdicts, of_source, mask, cells[k]), correct])
 
-        telling, told = sum_over_domains(batch.rows(), telling_and_told, features, 2)
-        self.metrics["told"] = told.detach() / shown.sum().clamp_min(1)
-        return {"features": self.settings.features * fooling, "discriminator": telling / 2}
+        discrimination, correct = sum_over_domains(batch.rows(), loss_and_correct, features, 2)
+        self.metrics["told"] = correct.detach() / valid.sum().clamp_min(1)
+        return {"features": self.settings.features * fooling, "discriminator": discrimination / 2}
 
     def _pairs(self) -> list[Translation]:
         return [pair for pair in self.translations if isinstance(pair, Translation)]

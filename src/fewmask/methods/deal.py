@@ -1,4 +1,4 @@
-"""DEAL: training on labels, and a branch that learns where the network is wrong (Xie et al., ACCV 2020).
+"""DEAL: supervised training with a branch that learns where the network is wrong (Xie et al., ACCV 2020).
 
     for each step:
         L_sup = Σ_k CE(y, G_k(F(x)))                                 labelled pixels
@@ -6,7 +6,7 @@
         L_dif = Σ_k BCE(m, B(F(x)))                                   labelled pixels
         L     = L_sup + weight · L_dif
 
-The branch is for asking: the scores `difficulty` and `difficulty-entropy` read it.
+The branch serves active learning: the scores `difficulty` and `difficulty-entropy` read it.
 
 Shapes: B rows · C feature channels · H×W pixels · h×w feature cells · K domains.
 """

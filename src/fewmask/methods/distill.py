@@ -6,7 +6,7 @@
         L_kd  = Σ_k 1/N_k Σ KL(p ‖ softmax(G_k(F(x)) / T))              N_k: all pixels but void, labelled or not
         L     = (1 − α) L_ce + α T² L_kd
 
-Teachers and student see the very same view. T² keeps the gradient's size, whatever T is.
+Teachers and student get the same view. The factor T² makes the gradient's size independent of T.
 
 Shapes: B rows of a batch, b of one domain · C_k classes of domain k · H×W pixels.
 """
@@ -33,13 +33,13 @@ class Distill(Method):
     name = "distill"
     settings: DistillSettings
     teachers: tuple[UniversalSegmenter, ...] = ()
-    """No modules of the method's: nothing moves or saves them. They lie in their runs, and the state of this one says
-    by their hashes, (M,32) uint8, which they are."""
+    """The teachers are no submodules, so they are neither trained nor saved. The state of this run holds their hashes,
+    (M,32) uint8."""
     hashes: Tensor
 
     @property
     def active(self) -> bool:
-        """With α = 0 the method is joint training, bit for bit."""
+        """False with α = 0. The method is then joint training, bit for bit."""
         return self.settings.alpha > 0
 
     def phases(self, steps: int) -> list[Phase]:
@@ -62,8 +62,8 @@ class Distill(Method):
         changed = [str(f) for f, unchanged in zip(self.settings.teachers, same, strict=True) if not unchanged]
         if changed:
             raise ValueError(
-                f"method.teachers: {', '.join(changed)}: not the network that this run has learnt from so far; put it "
-                "back, or begin again with another --out"
+                f"method.teachers: {', '.join(changed)}: differs from the network that this run has learnt from; "
+                "restore that network, or start again with another --out"
             )
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
@@ -71,19 +71,19 @@ class Distill(Method):
         terms = {"supervised": (1 - s.alpha) * supervised_loss(model, features, batch)}
         if not self.active:
             return terms
-        seen = batch.label != VOID
+        valid_pixels = batch.label != VOID
 
-        def soft_and_agreed(k: int, rows: Tensor) -> Tensor:
+        def loss_and_agreement(k: int, rows: Tensor) -> Tensor:
             domain = model.domains[k]
             log_p = self._soft_labels(take(batch.image, rows), domain)
             logits = model.logits(take(features, rows), domain, batch.size)
-            valid = take(seen, rows)
+            valid = take(valid_pixels, rows)
             divergence = kl_divergence(log_p, logits, s.temperature)
             agreed = (valid & (logits.argmax(1) == log_p.argmax(1))).sum()
             return torch.stack([masked_mean(divergence, valid, batch.counts[1].known[k]), agreed])
 
-        soft, agreed = sum_over_domains(batch.rows(), soft_and_agreed, features, 2)
-        self.metrics["agreement"] = agreed.detach() / seen.sum().clamp_min(1)
+        soft, agreed = sum_over_domains(batch.rows(), loss_and_agreement, features, 2)
+        self.metrics["agreement"] = agreed.detach() / valid_pixels.sum().clamp_min(1)
         return terms | {"soft": s.alpha * s.temperature**2 * soft}
 
     @torch.no_grad()
@@ -104,6 +104,6 @@ def _check_classes(model: UniversalSegmenter, teachers: dict[Path, UniversalSegm
             if names != space.names
         ]
         if not knowing:
-            problems.append(f"method.teachers: none knows {domain}; add a run that was trained on it")
+            problems.append(f"method.teachers: no teacher was trained on {domain}; add a run that was")
     if problems:
         raise ValueError("\n".join(problems))

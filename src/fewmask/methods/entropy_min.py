@@ -5,7 +5,7 @@
         L_ent = Σ_k mean H(softmax(G_k(F(x))))       unlabelled pixels of domain k, under their own head
         L     = L_sup + weight · L_ent
 
-The baseline that the universal methods must beat: the same unlabelled images without embeddings or prototypes.
+It is a baseline of the universal methods: it uses the same unlabelled images without embeddings or prototypes.
 
 Shapes: B rows · C_k classes of domain k · h×w cells at the feature stride.
 """

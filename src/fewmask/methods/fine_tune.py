@@ -1,8 +1,8 @@
-"""Fine-tuning from one domain to the next: what joint training is to be compared with, and the forgetting it causes.
+"""Fine-tuning from one domain to the next: a baseline of joint training that shows forgetting.
 
     for each domain A, B, … in order:  train F and its head on that domain's labels alone, with a schedule of its own
 
-Every domain is scored at the end of every phase, so that A after A stands beside A after B.
+Every domain is scored at the end of every phase, so that the score of A after B can be compared with that after A.
 
 Shapes: see `methods.common.base`.
 """
@@ -32,7 +32,9 @@ class FineTune(Method):
         if sorted(self.order) != sorted(domains):
             raise ValueError(f"method.order: {list(self.order)} is not an order of the domains {', '.join(domains)}")
         if len(self.order) < 2:
-            raise ValueError("method.order: fine-tuning goes from one domain to another; give at least two domains")
+            raise ValueError(
+                "method.order: fine-tuning goes from one domain to another; configure at least two domains"
+            )
 
     def phases(self, steps: int) -> list[Phase]:
         bounds = [steps * i // len(self.order) for i in range(len(self.order) + 1)]

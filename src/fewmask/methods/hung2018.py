@@ -1,6 +1,6 @@
-"""Adversarial semi-supervised segmentation (Hung et al., BMVC 2018): a discriminator tells label maps of people from
-those of the network. The network learns to fool it, and uses its own predictions as labels where the discriminator
-takes them for real.
+"""Adversarial semi-supervised segmentation (Hung et al., BMVC 2018): a discriminator distinguishes people's label maps
+from the network's predictions. The network learns to fool it, and uses its predictions as labels where the
+discriminator takes them for real.
 
     for each step:  x labelled, u pool (after the warm-up); D_k: the discriminator of domain k's maps
         p, q   = softmax(G_k(F(x))), softmax(G_k(F(u)))
@@ -11,7 +11,7 @@ takes them for real.
         L_D    = Σ_k ½ (−log(1 − D_k(p)) − log D_k(onehot y))  labelled pixels; p is a constant
         F, G:  L_ce + λ_adv L_adv + λ_advu L_advu + λ_semi L_semi         D: L_D, by an Adam of its own
 
-D_k sees nothing of a pixel of x without a class, in p as in y: both maps are 0 there. Void pixels of q are 0 too.
+At pixels of x without a class both maps, p and y, are 0. Void pixels of q are 0 too.
 
 Shapes: B rows of a batch, U of them of the pool · C_k classes of domain k · C feature channels · H×W pixels.
 """
@@ -46,7 +46,7 @@ class Hung2018(Method):
 
     @property
     def active(self) -> bool:
-        """With weights of 0 the method is joint training, bit for bit."""
+        """False with weights of 0. The method is then joint training, bit for bit."""
         return self.settings.adversarial > 0 or self.learns_from_pool
 
     def phases(self, steps: int) -> list[Phase]:
@@ -64,8 +64,8 @@ class Hung2018(Method):
         self.discriminators = nn.ModuleList(Discriminator(c, self.settings.channels, rng) for c in classes)
 
     def optimisers(self) -> dict[str, OwnOptimiser]:
-        own = OwnOptimiser(list(self.discriminators.parameters()), self.settings.optimiser)
-        return {"discriminator": own} if self.active else {}
+        optimiser = OwnOptimiser(list(self.discriminators.parameters()), self.settings.optimiser)
+        return {"discriminator": optimiser} if self.active else {}
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         features = model.encode(batch.image)
@@ -82,20 +82,20 @@ class Hung2018(Method):
         def terms(k: int, rows: Tensor) -> Tensor:
             judge, label, pixels = self.discriminators[k], take(batch.label, rows), batch.counts[1].labelled[k]
             logits = model.logits(take(features, rows), model.domains[k], batch.size)
-            known = label < NOT_LABELLED
-            guess, truth = logits.float().softmax(1) * known[:, None], one_hot(label, logits.shape[1])
+            labelled = label < NOT_LABELLED
+            guess, truth = logits.float().softmax(1) * labelled[:, None], one_hot(label, logits.shape[1])
             factor, total = batch.weighted(k, rows)
             with frozen(judge):
-                fooling = verdict_loss(judge(guess), True, known, pixels)
+                fooling = verdict_loss(judge(guess), True, labelled, pixels)
             fake, real = judge(torch.cat([guess.detach(), truth])).chunk(2)
-            told = verdict_loss(fake, False, known, pixels) + verdict_loss(real, True, known, pixels)
-            return torch.stack([cross_entropy(logits, label, total, weight=factor), fooling, told / 2])
+            loss = verdict_loss(fake, False, labelled, pixels) + verdict_loss(real, True, labelled, pixels)
+            return torch.stack([cross_entropy(logits, label, total, weight=factor), fooling, loss / 2])
 
-        supervised, fooling, telling = sum_over_domains(batch.labelled_rows(), terms, features, 3)
+        supervised, fooling, discrimination = sum_over_domains(batch.labelled_rows(), terms, features, 3)
         return {
             "supervised": supervised,
             "adversarial": self.settings.adversarial * fooling,
-            "discriminator": telling,
+            "discriminator": discrimination,
         }
 
     def _pool(self, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -106,14 +106,14 @@ class Hung2018(Method):
         def terms(k: int, rows: Tensor) -> Tensor:
             judge, label, pixels = self.discriminators[k], take(labels, rows), batch.counts[1].pool_unlabelled[k]
             logits = model.logits(take(features, rows), model.domains[k], batch.size)
-            unknown = label == NOT_LABELLED
-            shown = (label != VOID)[:, None]
+            unlabelled = label == NOT_LABELLED
+            valid = (label != VOID)[:, None]
             with frozen(judge):
-                verdict = judge(logits.float().softmax(1) * shown)
-            believed, says = self._believed(model, take(labelling, rows), shown, k, batch.size)
-            sure = unknown & (believed > self.settings.threshold)
-            fooling = verdict_loss(verdict, True, unknown, pixels)
-            semi = cross_entropy(logits, says.where(sure, VOID), pixels)
+                verdict = judge(logits.float().softmax(1) * valid)
+            realness, predicted = self._realness(model, take(labelling, rows), valid, k, batch.size)
+            sure = unlabelled & (realness > self.settings.threshold)
+            fooling = verdict_loss(verdict, True, unlabelled, pixels)
+            semi = cross_entropy(logits, predicted.where(sure, VOID), pixels)
             return torch.stack([fooling, semi, sure.sum()])
 
         fooling, semi, sure = sum_over_domains(batch.pool_rows(), terms, features, 3)
@@ -121,10 +121,10 @@ class Hung2018(Method):
         return {"semi_adversarial": self.settings.semi_adversarial * fooling, "semi": self.settings.semi * semi}
 
     @torch.no_grad()
-    def _believed(
-        self, model: UniversalSegmenter, features: Tensor, shown: Tensor, k: int, size: tuple[int, int]
+    def _realness(
+        self, model: UniversalSegmenter, features: Tensor, valid: Tensor, k: int, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """σ(D_k) of what the network says of rows (b,C,·,·) of domain k, and the class that it says, each (b,H,W)."""
+        """σ(D_k) of the predictions for rows (b,C,·,·) of domain k, and the predicted classes, each (b,H,W)."""
         logits = model.logits(features, model.domains[k], size)
         label, _ = pseudo_label(logits)
-        return self.discriminators[k](logits.float().softmax(1) * shown).sigmoid(), label
+        return self.discriminators[k](logits.float().softmax(1) * valid).sigmoid(), label

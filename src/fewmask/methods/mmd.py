@@ -1,4 +1,4 @@
-"""MMD: the features of any two domains are drawn towards one distribution (Long et al., DAN, ICML 2015).
+"""MMD: training pulls the features of any two domains towards one distribution (Long et al., DAN, ICML 2015).
 
     for each step:
         L_sup = Σ_k CE(y, G_k(F(x)))                       labelled pixels
@@ -6,7 +6,7 @@
         L_mmd = mean_{i<j} MMD²(S_i, S_j)                  a mixture of Gaussian kernels
         L     = L_sup + weight · L_mmd
 
-Which class a cell has is not asked: it assumes that all domains show the same classes equally often.
+The method ignores the class of a cell. It assumes that all domains show the same classes equally often.
 
 Shapes: B rows · K domains, G pairs of them in the batch · C feature channels · h×w cells, P = B·h·w of them, N drawn.
 """
@@ -51,17 +51,17 @@ class Mmd(Method):
         return terms
 
     def discrepancy(self, model: UniversalSegmenter, features: Tensor, batch: Batch, rng: torch.Generator) -> Tensor:
-        """L_mmd over the pairs of domains that the micro-batch shows: features (B,C,·,·) → scalar."""
+        """L_mmd over the pairs of domains in the micro-batch: features (B,C,·,·) → scalar."""
         s, stride = self.settings, model.stride
         if s.where == "embedding":
             features, stride = model.embed(features), model.embedding_stride
-        shown = batch.domain.unique()
-        if len(shown) < 2:
+        present = batch.domain.unique()
+        if len(present) < 2:
             return features.sum() * 0.0
-        seen = at_stride(batch.label, stride, model.multiple) != VOID
-        owner = (batch.domain == shown[:, None]).to(seen.device)
-        index, valid = draw_cells((owner[:, :, None, None] & seen).flatten(1), s.cells, rng)
+        valid_cells = at_stride(batch.label, stride, model.multiple) != VOID
+        owner = (batch.domain == present[:, None]).to(valid_cells.device)
+        index, valid = draw_cells((owner[:, :, None, None] & valid_cells).flatten(1), s.cells, rng)
         drawn = features.permute(0, 2, 3, 1).flatten(0, 2)[index]
-        i, j = torch.combinations(torch.arange(len(shown), device=seen.device)).T
+        i, j = torch.combinations(torch.arange(len(present), device=valid_cells.device)).T
         mmd = linear_mmd if s.estimator == "linear" else quadratic_mmd
         return mmd(drawn[i], drawn[j], (valid[i], valid[j]), s.multiples).mean()

@@ -1,4 +1,4 @@
-"""Pseudo-label: what the network says of an unlabelled pixel is its label (Lee, ICML workshop 2013).
+"""Pseudo-label: the network's prediction for an unlabelled pixel is the pixel's label (Lee, ICML workshop 2013).
 
     for each step t:
         L_sup = Σ_k CE(y, G_k(F(x)))                                   labelled pixels
@@ -6,8 +6,8 @@
         L_pl  = Σ_k 1/N_k Σ CE(ŷ, G_k(F(x)))                           N_k unlabelled pixels of domain k
         L     = L_sup + α(t) · L_pl,   α(t) = 0 before T1, α_f from T2 on, linear between
 
-With `labels_in: train` ŷ is of the very forward that learns, with its dropout, as in the source. With a threshold only
-pixels surer than that take part; N_k stays.
+With `labels_in: train` ŷ comes from the forward that is trained, with its dropout, as in the paper. With a threshold
+pixels of a lower confidence are left out, while N_k stays the same.
 
 Shapes: see `methods.common.base`.
 """

@@ -4,7 +4,7 @@
     for each step after it:  x labelled, u pool, w = weak(u), s = strong(u)
         y, p  = argmax, max of softmax(G'_k(F'(w)))              F', G': the teacher; answered pixels: theirs, p = 1
         s, y, p ← ClassMix of rows of one domain                 half of the other row's classes
-        r     = part of a row's pixels with p ≥ .97
+        r     = fraction of a row's pixels with p ≥ .97
         L_sup = Σ_k CE(y, G_k(F(x)))                             labelled pixels
         L_u   = Σ_k 1/N_k Σ r · p · CE(y, G_k(F(s)))             answered pixels count 1; N_k: the pool's but void
         L_r   = as L_u, once regions have been asked for: rows into which some frequent and some rare classes of a
@@ -36,7 +36,7 @@ from fewmask.views.mixing import class_masks, partners, paste
 
 
 class Stream(NamedTuple):
-    """Rows (U,3,H,W) as the student sees them, what it is to say, and how much each pixel (U,H,W) counts."""
+    """Rows (U,3,H,W) of the student's input, their targets, and the weight of each pixel (U,H,W)."""
 
     image: Tensor
     targets: Targets
@@ -51,10 +51,10 @@ class S4al(MeanTeacherMethod):
     def __init__(self, settings: S4alSettings, domains: Mapping[str, Domain]) -> None:
         super().__init__(settings, domains)
         s = settings
-        asked = any(d.partial for d in domains.values())
-        adaptive = bool(s.replay_weight) and (s.adaptive == "always" or (s.adaptive == "auto" and asked))
-        of = [d.space.num_classes for d in domains.values()] if adaptive else []
-        self.replay = nn.ModuleList([Replay(c, s.places, s.tail_share, s.heads, s.tails) for c in of])
+        answered = any(d.partial for d in domains.values())
+        adaptive = bool(s.replay_weight) and (s.adaptive == "always" or (s.adaptive == "auto" and answered))
+        class_counts = [d.space.num_classes for d in domains.values()] if adaptive else []
+        self.replay = nn.ModuleList([Replay(c, s.places, s.tail_share, s.heads, s.tails) for c in class_counts])
         self.weights = {"pseudo": s.weight} if s.weight else {}
         self.weights |= {"replay": s.replay_weight} if adaptive else {}
         self._passed: list[Batch] = []
@@ -94,12 +94,12 @@ class S4al(MeanTeacherMethod):
         super().after_step(model, rng)
         for batch in self._passed:
             labelled = batch.labelled_rows()
-            # Each process takes part for each domain, also without a row of it: the others wait.
-            none = torch.zeros(0, dtype=torch.long)
+            # Every process takes part for every domain, even without a row of it, since the others wait.
+            empty = torch.zeros(0, dtype=torch.long)
             for k, replay in enumerate(self.replay):
                 assert isinstance(replay, Replay)
                 replay.fit(batch.image)
-                rows = labelled.get(k, none)
+                rows = labelled.get(k, empty)
                 replay.observe(batch.image[rows], batch.label[rows])
         self._passed.clear()
 
@@ -109,7 +109,7 @@ class S4al(MeanTeacherMethod):
         return pool_targets(teacher, encode_for_labels(teacher, batch.image[batch.pool :]), batch)
 
     def _class_mixed(self, batch: Batch, targets: Targets, rng: torch.Generator) -> Stream:
-        """Half of the classes of each row's partner are pasted into it."""
+        """Paste half of the classes of each row's partner into the row."""
         assert batch.strong is not None
         (image,) = batch.strong
         source = partners(batch.domain[batch.pool :])
@@ -120,7 +120,7 @@ class S4al(MeanTeacherMethod):
         return self._pasted(mask, image, targets, image[source], others)
 
     def _replayed(self, batch: Batch, targets: Targets, rng: torch.Generator) -> Stream:
-        """Some frequent and some rare classes of labelled rows that are remembered are pasted into each row."""
+        """Paste some frequent and some rare classes of remembered labelled rows into each row."""
         assert batch.strong is not None
         (image,) = batch.strong
         source, label = image.clone(), targets.label.clone()
@@ -130,8 +130,8 @@ class S4al(MeanTeacherMethod):
             assert isinstance(replay, Replay)
             replay.fit(image)
             source[rows], label[rows], mask[rows] = replay.draw(len(rows), rng)
-        known = Targets(label, torch.ones_like(targets.confidence), torch.ones_like(targets.answered))
-        return self._pasted(mask, image, targets, source, known)
+        remembered = Targets(label, torch.ones_like(targets.confidence), torch.ones_like(targets.answered))
+        return self._pasted(mask, image, targets, source, remembered)
 
     def _pasted(self, mask: Tensor, image: Tensor, targets: Targets, source: Tensor, others: Targets) -> Stream:
         mixed = targets.pasted(mask, others)

@@ -1,6 +1,6 @@
 """S4AL+: one generation of noisy-student self-training (Rangnekar, Kanan and Hoffman, BMVC 2022).
 
-    the pool's pseudo-labels are the last generation's, written between two trainings; none: this is the first teacher
+    the last generation has written the pool's pseudo-labels; without pseudo-labels this is the first teacher
     for each step:
         x      = cat(labelled, noise(pool))                          one forward, one batch normalisation
         y      = a person's answer where there is one, else the pseudo-label if its confidence ≥ .7; holes are void
@@ -41,7 +41,7 @@ class S4alPlus(Method):
         pool = {name: d for name, d in self.domains.items() if d.unlabelled}
         if all(d.pseudo is None for d in pool.values()):
             return [Phase("teacher", 0, steps, every)]
-        # A domain without pseudo-labels is in the pool for its answered regions, which stand nowhere else.
+        # A domain without pseudo-labels is drawn from the pool for its answered regions.
         drawn = tuple(name for name, d in pool.items() if d.pseudo is not None or d.partial)
         return [Phase("student", 0, steps, every, drawn, whole=True, pseudo=s.confidence, noise=s.noise)]
 

@@ -1,4 +1,4 @@
-"""A GAN whose discriminator is the segmenter, with one class more for what is fake (Souly et al., ICCV 2017).
+"""A GAN whose discriminator is the segmenter, with an additional class "fake" (Souly et al., ICCV 2017).
 
     for each step:  x labelled, u pool, z noise, l the classes that may be in u (all, or its weak labels)
         P(· | ·)  the softmax of G_k(F(·)) over C_k + 1 classes, the last of which is "fake"
@@ -50,7 +50,7 @@ class Souly2017(Method):
         if unknown:
             raise ValueError(f"method.weak: no domain {', '.join(unknown)}; there are {', '.join(domains)}")
         sizes = [d.space.num_classes for d in domains.values()]
-        # One row a domain: its own classes, among those of all domains.
+        # Each row marks the classes of one domain among those of all domains.
         self.every = torch.block_diag(*[torch.ones(1, c) for c in sizes]).bool()
         self.slots = [slice(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(len(sizes))]
         self.weak: dict[str, Tensor] = {}
@@ -62,7 +62,7 @@ class Souly2017(Method):
 
     @property
     def active(self) -> bool:
-        """With weights of 0 the method is joint training, bit for bit."""
+        """False with weights of 0. The method is then joint training, bit for bit."""
         return self.settings.real > 0 or self.settings.fake > 0
 
     def phases(self, steps: int) -> list[Phase]:
@@ -107,7 +107,7 @@ class Souly2017(Method):
         return terms
 
     def _game(self, model: UniversalSegmenter, fake: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The network's term and the generator's, or the one that they want opposite signs of. fake (U,3,H,W)."""
+        """The terms of the network and of the generator. In the minimax game both share one term. fake (U,3,H,W)."""
         minimax = self.settings.generator_loss == "minimax"
         with statistics_kept(model):
             features = model.encode(reverse(fake) if minimax else fake.detach())
@@ -126,8 +126,8 @@ class Souly2017(Method):
         surprise: Callable[..., Tensor],
         possible: Tensor | None = None,
     ) -> Tensor:
-        """Σ_k the mean surprise of G_k over rows (U,C,·,·) that stand for the pool's: of all pixels but void; with
-        `possible` classes (U,ΣC_k), of those without a label."""
+        """Σ_k of the mean surprise of G_k over rows (U,C,·,·), the pool's or generated ones. The mean is over all
+        pixels that are not void, or with `possible` classes (U,ΣC_k) over the pixels without a label."""
         labels = batch.label[batch.pool :]
 
         def term(k: int, rows: Tensor) -> Tensor:
@@ -135,19 +135,19 @@ class Souly2017(Method):
             logits = model.logits(take(features, rows), model.domains[k], batch.size)
             if possible is None:
                 return masked_mean(surprise(logits), label != VOID, counts.pool[k])
-            own = take(possible, rows)[:, self.slots[k]]
-            return masked_mean(surprise(logits, own), label == NOT_LABELLED, counts.pool_unlabelled[k])
+            possible_classes = take(possible, rows)[:, self.slots[k]]
+            return masked_mean(surprise(logits, possible_classes), label == NOT_LABELLED, counts.pool_unlabelled[k])
 
         return sum_over_domains(batch.pool_rows(), term, features)
 
     def _possible(self, batch: Batch) -> Tensor:
-        """(U,ΣC_k) bool: the classes that each row of the pool may show, of all domains'."""
+        """(U,ΣC_k) bool: the classes, among those of all domains, that each row of the pool may show."""
         names, owner = batch.names[batch.pool :], batch.domain[batch.pool :].tolist()
         rows = [self.weak.get(name, self.every[k]) for name, k in zip(names, owner, strict=True)]
         return torch.stack(rows).to(batch.image.device, non_blocking=True)
 
     def _generated(self, batch: Batch, possible: Tensor, rng: torch.Generator) -> Tensor:
-        """An image (U,3,H,W) beside each row of the pool: of its domain, with its classes, and void where it is."""
+        """Generate an image (U,3,H,W) for each row of the pool, with its possible classes and its void pixels."""
         real, label = batch.image[batch.pool :], batch.label[batch.pool :]
         noise = 2 * torch.rand((len(real), self.settings.noise), generator=rng, device=real.device) - 1
         image = self.generator(torch.cat([noise, possible.float()], 1), (real.shape[2], real.shape[3]))
@@ -157,25 +157,25 @@ class Souly2017(Method):
 def image_labels(path: Path, domain: Domain) -> dict[str, Tensor]:
     """The classes (C,) bool of each image in a file of image-level labels, by the image's name in a batch.
 
-    Raises ValueError that names the file and all that is wrong in it.
+    Raises ValueError that names the file and lists all errors in it.
     """
     try:
-        data, text = strict_yaml.read_yaml(path, times=16)  # it may be written by a program, for a whole dataset
+        data, text = strict_yaml.read_yaml(path, times=16)  # a program may have written it for a whole dataset
     except (OSError, ValueError) as error:
         raise ValueError(f"method.weak.{domain.name}: {path} cannot be read ({error})") from None
     if not isinstance(data, dict):
         raise ValueError(f"method.weak.{domain.name}: {path} holds no mapping; write `image: [class, …]` in each line")
     classes, train = domain.space.names, set(domain.splits["train"])
-    found, problems = {}, []
+    labels, problems = {}, []
     for stem, names in data.items():
         if str(stem) not in train:
             problems.append(f"{stem}: no image of train")
         elif not isinstance(names, list) or not names or not all(name in classes for name in names):
-            wrong = next((i for i, n in enumerate(names) if not isinstance(n, str)), None) if names else None
-            fix = "" if wrong is None else f" ({strict_yaml.unquoted(text, [stem, wrong], names[wrong])})"
+            position = next((i for i, n in enumerate(names) if not isinstance(n, str)), None) if names else None
+            fix = "" if position is None else f" ({strict_yaml.unquoted(text, [stem, position], names[position])})"
             problems.append(f"{stem}: {short(names)} is no list of classes{fix}; there are {', '.join(classes)}")
         else:
-            found[batch_name(domain, str(stem))] = torch.tensor([name in names for name in classes])
+            labels[batch_name(domain, str(stem))] = torch.tensor([name in names for name in classes])
     if problems:
         raise ValueError(f"method.weak.{domain.name}: {path}\n" + "\n".join(f"  {p}" for p in problems))
-    return found
+    return labels

@@ -1,4 +1,4 @@
-"""Supervised training on one domain: the row "train on X" of every table.
+"""Supervised training on one domain, the baseline of a single domain.
 
     for each step:  L = CE(y, G(F(x)))  over the labelled pixels of one domain
 

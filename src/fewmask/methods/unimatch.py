@@ -46,13 +46,13 @@ class UniMatch(Consistency):
         assert batch.strong is not None
         mixes = self.cutmix(batch, rng)
         mixed = [mix.image(view) for mix, view in zip(mixes, batch.strong, strict=True)]
-        plain, (one, other) = self.encode(model, batch, mixed)
+        plain, (first, second) = self.encode(model, batch, mixed)
         targets = self.targets(model, plain, batch)
         if s.complementary:
-            one, other = complementary_dropout(one, other, rng)
+            first, second = complementary_dropout(first, second, rng)
         agreements = [
             self.agreement(model, features, mix.targets(targets), batch)
-            for features, mix in zip((one, other), mixes, strict=True)
+            for features, mix in zip((first, second), mixes, strict=True)
         ]
         terms = {
             "supervised": self.supervised(model, plain, batch),
@@ -65,19 +65,19 @@ class UniMatch(Consistency):
 
 
 def channel_dropout(features: Tensor, rng: torch.Generator) -> Tensor:
-    """Each channel of each row (U,C,h,w) is 0 or doubled, with probability a half each."""
+    """Set each channel of each row (U,C,h,w) to 0 or double it, with probability ½ each."""
     return features * (2 * _halves(features, rng))
 
 
-def complementary_dropout(one: Tensor, other: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Channels that are 0 in the one row (U,C,h,w) are doubled in the other, and the other way round; in half of the
-    rows (⌊U/2⌋, at random) both stay as they are."""
-    left = torch.rand(len(one), generator=rng, device=rng.device).argsort().argsort() < len(one) // 2
-    factor = torch.where(left[:, None, None, None], 1.0, 2 * _halves(one, rng)).to(one.dtype)
-    return one * factor, other * (2 - factor)
+def complementary_dropout(first: Tensor, second: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Set half of the channels of each row (U,C,h,w) of `first` to 0 and double the others. `second` gets the opposite.
+    ⌊U/2⌋ random rows stay unchanged."""
+    unchanged = torch.rand(len(first), generator=rng, device=rng.device).argsort().argsort() < len(first) // 2
+    factor = torch.where(unchanged[:, None, None, None], 1.0, 2 * _halves(first, rng)).to(first.dtype)
+    return first * factor, second * (2 - factor)
 
 
 def _halves(features: Tensor, rng: torch.Generator) -> Tensor:
-    """(U,C,1,1): 0 or 1, as likely."""
+    """(U,C,1,1): 0 or 1, with probability ½ each."""
     size = (len(features), features.shape[1], 1, 1)
     return (torch.rand(size, generator=rng, device=rng.device) < 0.5).to(features.dtype)

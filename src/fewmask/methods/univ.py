@@ -30,7 +30,7 @@ from fewmask.models.universal import UniversalSegmenter, at_stride
 
 
 class Univ(Method):
-    """One step of either method."""
+    """The step of both methods."""
 
     settings: UnivSettings
 
@@ -50,7 +50,7 @@ class Univ(Method):
 
     @property
     def active(self) -> bool:
-        """With α = β = 0 the method is joint training, bit for bit."""
+        """False with α = β = 0. The method is then joint training, bit for bit."""
         return self.weights != (0, 0)
 
     @property
@@ -80,7 +80,7 @@ class Univ(Method):
         parts = [part for part in (batch.image[: batch.pool], batch.image[batch.pool :]) if len(part)]
         features = torch.cat(encode(model, parts, together=self.settings.forward == "joint"))
         terms = {"supervised": supervised_loss(model, features, batch)}
-        # Pixels without a label occur in labelled images too, but during the pretraining nothing is known of them.
+        # Labelled images have pixels without a label too, but during the pretraining only labels are used.
         aligning = batch.phase == "align"
         anchoring = self.active and isinstance(self.prototypes, LivePrototypes)
         if not aligning and not anchoring:
@@ -88,9 +88,9 @@ class Univ(Method):
         label = at_stride(batch.label, model.embedding_stride, model.multiple)
         count = batch.counts[model.embedding_stride]
         if isinstance(self.prototypes, LivePrototypes):
-            seen = features.detach() if self.settings.anchor_trains == "embedding" else features
+            anchored = features.detach() if self.settings.anchor_trains == "embedding" else features
             terms["anchor"] = self.settings.anchor * self.prototypes.anchor(
-                Cells(model.embed(seen), label, batch, count)
+                Cells(model.embed(anchored), label, batch, count)
             )
         if aligning:
             alpha, beta = self.weights

@@ -10,9 +10,10 @@
         L        = L_sup + anchor · L_anchor + within · L_within + across · L_across
         F', G' follow F, G; the prototypes c follow E(F(x))
 
-In univ-full prototypes and heads learn from the same labels, so that its entropies have nothing to teach. Here the
-assignments are a teacher's, whose weights are an average over steps and whose views are other ones. Which classes of
-two domains mean the same is learnt from the images, not read from names. Where there is no such class, it is unknown.
+In univ-full prototypes and heads learn from the same labels, so that its entropy terms add no information. Here a
+teacher assigns the classes. Its weights are an average over steps, and it gets another view of the image. The method
+learns from the images which classes of two domains mean the same; names are not compared. A class without a
+counterpart is left out of L_across.
 
 Shapes: B rows of a batch, U of them of the pool, b of one domain · K domains, C_k classes of domain k, G = Σ_k C_k ·
 C feature channels · h×w feature cells, at which labels are compared.
@@ -51,7 +52,7 @@ class UnivTeacher(MeanTeacherMethod):
 
     @property
     def active(self) -> bool:
-        """With weights of 0 the method is joint training, bit for bit."""
+        """False with weights of 0. The method is then joint training, bit for bit."""
         return self.settings.within > 0 or self.trains_embedding
 
     @property
@@ -104,20 +105,20 @@ class UnivTeacher(MeanTeacherMethod):
 
         def terms(i: int, rows: Tensor) -> Tensor:
             nonlocal carried
-            views, own = take(weak, rows), take(answers, rows)
+            views, answer = take(weak, rows), take(answers, rows)
             label, confidence = pseudo_label(teacher.decode(views, model.domains[i]))
             label = torch.where(confidence >= s.threshold, label, VOID)
-            label = torch.where(own == NOT_LABELLED, label, own)
-            seen = take(features, rows)
-            within = cross_entropy(model.decode(seen, model.domains[i]), label, count[i])
+            label = torch.where(answer == NOT_LABELLED, label, answer)
+            student = take(features, rows)
+            within = cross_entropy(model.decode(student, model.domains[i]), label, count[i])
             across = features.sum() * 0.0
             others = [j for j in range(len(p.classes)) if j != i] if self.trains_embedding else []
             for j in others:
-                theirs, sure = pseudo_label(teacher.decode(views, model.domains[j]))
+                other_label, sure = pseudo_label(teacher.decode(views, model.domains[j]))
                 same = blocks[i].split(p.classes, dim=1)[j]
-                target = carried_over(label, theirs, sure >= s.threshold, same)
+                target = carried_over(label, other_label, sure >= s.threshold, same)
                 carried = carried + (target != VOID).sum()
-                across = across + cross_entropy(model.decode(seen, model.domains[j]), target, count[i]) / len(others)
+                across = across + cross_entropy(model.decode(student, model.domains[j]), target, count[i]) / len(others)
             return torch.stack([within, across])
 
         within, across = sum_over_domains(batch.pool_rows(), terms, features, 2)

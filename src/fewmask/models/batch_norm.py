@@ -32,9 +32,9 @@ def synchronise(model: Module) -> Module:
     if distributed.world() == 1:
         return model
     if next(model.parameters()).device.type == "cuda":
-        still = [name for name, module in model.named_modules() if is_still(module)]
+        frozen = [name for name, module in model.named_modules() if is_still(module)]
         model = convert_sync_batchnorm(model)
-        for name in still:  # timm makes new modules
+        for name in frozen:  # timm makes new modules
             keep_still(model.get_submodule(name))
         return model
     for name, module in model.named_modules():

@@ -42,8 +42,8 @@ def build(settings: ModelSettings) -> nn.Module:
     """
     options = _options(settings)
     # Of a timm encoder smp wants to hear yes or no: which weights is part of the name.
-    known = True if settings.encoder.startswith(TIMM) else "imagenet"
-    pretrained = known if settings.weights == "imagenet" else None
+    imagenet = True if settings.encoder.startswith(TIMM) else "imagenet"
+    pretrained = imagenet if settings.weights == "imagenet" else None
     from_hub = fetching(f"imagenet weights of {settings.encoder}") if pretrained else contextlib.nullcontext()
     model: Any
     try:
@@ -110,24 +110,24 @@ def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
     target = cast(nn.Module, encoder.model) if name.startswith(TIMM) else encoder
     if isinstance(encoder, vit.Encoder):
         stored = _in_timms_naming(stored, target, name, path)
-    own = target.state_dict()
-    if not any(k in own for k in stored) and all(k.startswith("model.") for k in stored):
+    expected = target.state_dict()
+    if not any(k in expected for k in stored) and all(k.startswith("model.") for k in stored):
         stored = {k.removeprefix("model."): v for k, v in stored.items()}
     # timm flattens some networks' stages when it makes them encoders: the file's "stages.0.x" is "stages_0.x" there.
     flat = {k: re.sub(r"^(\w+?)\.(\d+)", r"\1_\2", k) for k in stored}
-    stored = {flat[k] if k not in own and flat[k] in own else k: v for k, v in stored.items()}
-    problems = _mismatch(own, stored)
-    if problems and (prefix := _prefix(own, stored)):
+    stored = {flat[k] if k not in expected and flat[k] in expected else k: v for k, v in stored.items()}
+    problems = _mismatch(expected, stored)
+    if problems and (prefix := _prefix(expected, stored)):
         raise ValueError(f"{path}: every name in it begins with {prefix!r}; save it again without that prefix")
     if problems:
         raise ValueError(f"{path}: not the weights of {name}: " + "; ".join(problems))
-    broken = [k for k, v in stored.items() if k in own and v.is_floating_point() and not bool(v.isfinite().all())]
+    broken = [k for k, v in stored.items() if k in expected and v.is_floating_point() and not bool(v.isfinite().all())]
     if broken:
         raise ValueError(
             f"{path}: {len(broken)} of its tensors hold NaN or infinite values, such as {', '.join(broken[:3])}; take "
             "an undamaged file"
         )
-    target.load_state_dict({k: v.to(own[k].dtype) for k, v in stored.items() if k in own}, strict=False)
+    target.load_state_dict({k: v.to(expected[k].dtype) for k, v in stored.items() if k in expected}, strict=False)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -154,12 +154,12 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _in_timms_naming(stored: dict[str, Tensor], target: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
     """A ViT's weights as timm calls them, by the function with which timm converts what it downloads."""
-    own, kernel = target.state_dict(), "patch_embed.proj.weight"
-    if kernel in stored and stored[kernel].dim() == 4 and stored[kernel].shape != own[kernel].shape:
-        shapes = f"{tuple(stored[kernel].shape)} ≠ {tuple(own[kernel].shape)}"
+    expected, kernel = target.state_dict(), "patch_embed.proj.weight"
+    if kernel in stored and stored[kernel].dim() == 4 and stored[kernel].shape != expected[kernel].shape:
+        shapes = f"{tuple(stored[kernel].shape)} ≠ {tuple(expected[kernel].shape)}"
         raise ValueError(f"{path}: not the weights of {name}: {kernel} {shapes}")  # timm would resample the patches
     biases = [v.chunk(3) for k, v in stored.items() if k.endswith("attn.qkv.bias") and "storage_tokens" in stored]
-    if "blocks.0.attn.q_bias" not in own and any(q.any() or v.any() for q, _, v in biases):
+    if "blocks.0.attn.q_bias" not in expected and any(q.any() or v.any() for q, _, v in biases):
         raise ValueError(f"{path}: not the weights of {name}: it has biases of queries; take the encoder {name}_qkvb")
     convert = inspect.getmodule(type(target)).__dict__.get("checkpoint_filter_fn")
     try:
@@ -169,31 +169,31 @@ def _in_timms_naming(stored: dict[str, Tensor], target: nn.Module, name: str, pa
         raise ValueError(f"{path}: not the weights of {name} ({type(error).__name__}: {error})") from None
 
 
-def _prefix(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> str:
+def _prefix(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> str:
     """What stands before every weight's name, as training wrappers leave it there; empty where that is not so."""
-    some = next(iter(stored), "")
-    ends = [i + 1 for i, letter in enumerate(some) if letter == "."]
-    fits = (some[:i] for i in ends if all(k.startswith(some[:i]) for k in stored) and some[i:] in own)
+    first = next(iter(stored), "")
+    ends = [i + 1 for i, letter in enumerate(first) if letter == "."]
+    fits = (first[:i] for i in ends if all(k.startswith(first[:i]) for k in stored) and first[i:] in expected)
     return next(fits, "")
 
 
-def _mismatch(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
+def _mismatch(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
     counters = "num_batches_tracked"  # batch normalisation's count of batches; absent from converted checkpoints
-    missing = [k for k in own if k not in stored and not k.endswith(counters)]
-    surplus = [k for k in stored if k not in own and not k.startswith(CLASSIFIER)]
+    missing = [k for k in expected if k not in stored and not k.endswith(counters)]
+    surplus = [k for k in stored if k not in expected and not k.startswith(CLASSIFIER)]
     shapes = [
-        f"{k} {tuple(stored[k].shape)} ≠ {tuple(own[k].shape)}"
-        for k in own
-        if k in stored and stored[k].shape != own[k].shape
+        f"{k} {tuple(stored[k].shape)} ≠ {tuple(expected[k].shape)}"
+        for k in expected
+        if k in stored and stored[k].shape != expected[k].shape
     ]
-    found = [("missing", missing), ("surplus", surplus), ("of another shape", shapes)]
-    return [f"{len(keys)} {what}, such as {', '.join(keys[:3])}" for what, keys in found if keys]
+    kinds = [("missing", missing), ("surplus", surplus), ("of another shape", shapes)]
+    return [f"{len(keys)} {kind}, such as {', '.join(keys[:3])}" for kind, keys in kinds if keys]
 
 
 def _options(settings: ModelSettings) -> dict[str, Any]:
     """Keyword arguments of smp's model; refuses names that do not exist and strides that the decoder cannot make."""
-    known = smp.MODEL_ARCHITECTURES_MAPPING
-    if settings.decoder not in (decoders := [*known, *vit.DECODERS]):
+    architectures = smp.MODEL_ARCHITECTURES_MAPPING
+    if settings.decoder not in (decoders := [*architectures, *vit.DECODERS]):
         raise ValueError(f"model.decoder: no decoder {settings.decoder!r}; {_instead(settings.decoder, decoders)}")
     if settings.encoder.startswith(TIMM):
         if not timm.is_model(settings.encoder.removeprefix(TIMM)):
@@ -211,7 +211,7 @@ def _options(settings: ModelSettings) -> dict[str, Any]:
                 f"model.output_stride: that of {settings.encoder} is the side of its patches; leave it out with "
                 f"{settings.decoder}"
             )
-    elif "encoder_output_stride" in inspect.signature(known[settings.decoder].__init__).parameters:
+    elif "encoder_output_stride" in inspect.signature(architectures[settings.decoder].__init__).parameters:
         options["encoder_output_stride"] = settings.output_stride
     elif settings.output_stride != 32:
         raise ValueError(
@@ -221,6 +221,6 @@ def _options(settings: ModelSettings) -> dict[str, Any]:
     return options
 
 
-def _instead(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=4, cutoff=0.5)
-    return f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(known)[:12])}, …"
+def _instead(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=4, cutoff=0.5)
+    return f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(names)[:12])}, …"

@@ -14,14 +14,14 @@ SECONDS = 5.0
 
 
 @contextmanager
-def fetching(what: str) -> Iterator[None]:
+def fetching(weights: str) -> Iterator[None]:
     """While inside, timm and smp look for weights on the Hugging Face Hub; where it does not answer, only in its cache
     on this machine, instead of trying again for a minute."""
     from huggingface_hub import constants
 
     offline = constants.HF_HUB_OFFLINE
     if not offline:
-        _say(f"model.weights: {what} come from {constants.ENDPOINT}, unless they were fetched before")
+        _say(f"model.weights: {weights} come from {constants.ENDPOINT}, unless they were fetched before")
         if not answers(constants.ENDPOINT):
             _say(f"model.weights: {constants.ENDPOINT} does not answer; only what was fetched before can be used")
             constants.HF_HUB_OFFLINE = True

@@ -68,9 +68,9 @@ def shares(likeness: Tensor) -> Tensor:
     return (likeness / TEMPERATURE).softmax(1).mean((2, 3))
 
 
-def distance(of: Tensor, usual: Tensor) -> Tensor:
+def distance(image_shares: Tensor, usual: Tensor) -> Tensor:
     """How far an image's shares (B,G) are from those of each domain (K,G): Euclidean, (B,K)."""
-    return torch.linalg.vector_norm(of[:, None] - usual, dim=2)
+    return torch.linalg.vector_norm(image_shares[:, None] - usual, dim=2)
 
 
 def fuse(logits: Sequence[Tensor], likeness: Tensor, tables: Sequence[Tensor], log_weight: Tensor) -> Tensor:
@@ -79,17 +79,17 @@ def fuse(logits: Sequence[Tensor], likeness: Tensor, tables: Sequence[Tensor], l
     size = int(max(int(t.max()) for t in tables)) + 1
     shape = (len(likeness), size, *likeness.shape[2:])
     fit = torch.repeat_interleave(log_weight, torch.tensor([len(t) for t in tables], device=likeness.device), 1)
-    where = torch.cat(list(tables))[:, None, None].expand_as(likeness)
+    union_class = torch.cat(list(tables))[:, None, None].expand_as(likeness)
     near = likeness / TEMPERATURE + fit[:, :, None, None]
-    mass = torch.full(shape, -torch.inf, device=near.device).scatter_reduce_(1, where, near, "amax").softmax(1)
-    has = torch.stack([torch.zeros(size, device=likeness.device).index_fill_(0, t, 1.0) for t in tables])
+    mass = torch.full(shape, -torch.inf, device=near.device).scatter_reduce_(1, union_class, near, "amax").softmax(1)
+    has_class = torch.stack([torch.zeros(size, device=likeness.device).index_fill_(0, t, 1.0) for t in tables])
     # In logarithms, so that a head which alone has a class keeps its say however badly it fits.
-    share = log_weight[:, :, None].masked_fill(has == 0, -torch.inf).softmax(1)
-    said = torch.zeros_like(mass)
+    share = log_weight[:, :, None].masked_fill(has_class == 0, -torch.inf).softmax(1)
+    scores = torch.zeros_like(mass)
     for k, table in enumerate(tables):
-        known = torch.einsum("buhw,u->bhw", mass, has[k])[:, None]
-        said += share[:, k, :, None, None] * known * in_union(logits[k], table, size)
-    return said.clamp_min(torch.finfo(said.dtype).tiny).log()
+        known_mass = torch.einsum("buhw,u->bhw", mass, has_class[k])[:, None]
+        scores += share[:, k, :, None, None] * known_mass * in_union(logits[k], table, size)
+    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
 
 
 def in_union(logits: Tensor, table: Tensor, size: int) -> Tensor:
@@ -156,6 +156,9 @@ class Fused(UniversalSegmenter):
         logits = [super(Fused, self).decode(features, n) for n in self.fused]
         if domain == FUSED:
             return fuse(logits, likeness, self.tables, -excess)
-        each = [in_union(part, t, self.union.space.num_classes) for part, t in zip(logits, self.tables, strict=True)]
+        each = [
+            in_union(head_logits, t, self.union.space.num_classes)
+            for head_logits, t in zip(logits, self.tables, strict=True)
+        ]
         chosen = torch.stack(each, 1)[torch.arange(len(excess)), excess.argmin(1)]
         return chosen.clamp_min(torch.finfo(chosen.dtype).tiny).log()

@@ -14,15 +14,15 @@ _SAID = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "
 def ran_out(error: BaseException) -> bool:
     """Whether this is what a system without enough memory leads to."""
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in text for said in _SAID)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(phrase in text for phrase in _SAID)
 
 
 @contextmanager
-def memory_for(what: str, fix: str) -> Iterator[None]:
+def memory_for(purpose: str, fix: str) -> Iterator[None]:
     """Raises RuntimeError that says for what the memory did not suffice, and what to do."""
     try:
         yield
     except Exception as error:
         if not ran_out(error):
             raise
-        raise RuntimeError(f"out of memory {what}; {fix} ({' '.join(str(error).split())[:200]})") from error
+        raise RuntimeError(f"out of memory {purpose}; {fix} ({' '.join(str(error).split())[:200]})") from error

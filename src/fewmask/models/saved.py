@@ -20,13 +20,13 @@ def load_model(folder: AnyPath, device: torch.device | str = "cpu") -> Universal
     """The trained network of a run, in eval mode. Raises ValueError when the folder holds none, a damaged one, or
     weights that differ from what the run wrote."""
     run = RunFolder(Path(folder))
-    found = run.read_network()
-    model = networks(found.model, found.spaces, found.members)
+    network = run.read_network()
+    model = networks(network.model, network.spaces, network.members)
     try:
-        model.load_state_dict(load_weights(run.weights, found.weights))
+        model.load_state_dict(load_weights(run.weights, network.weights))
     except RuntimeError as error:
         raise ValueError(f"{run.weights}: not the weights of {run.model} ({error}); train the run again") from None
-    model.sizes = {name: found.sizes.get(name) for name in found.spaces}
+    model.sizes = {name: network.sizes.get(name) for name in network.spaces}
     return model.to(device).eval()
 
 

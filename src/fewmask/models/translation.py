@@ -115,10 +115,10 @@ class History(nn.Module):
         count = min(len(every), self.places)
         if count:
             self._fit(image)
-            new, at = every[:count], torch.arange(count, device=image.device)
+            new, offset = every[:count], torch.arange(count, device=image.device)
             chance = distributed.broadcast(torch.randperm(self.places, generator=rng, device=image.device))[:count]
-            full = self.seen + at >= self.places
-            place = torch.where(self.seen < self.places, (self.seen + at) % self.places, chance)
+            full = self.seen + offset >= self.places
+            place = torch.where(self.seen < self.places, (self.seen + offset) % self.places, chance)
             coin = distributed.broadcast(torch.rand(count, generator=rng, device=image.device))
             swapped = full & (coin < 0.5)
             old = self.images[place]
@@ -148,10 +148,10 @@ class History(nn.Module):
 class Way(NamedTuple):
     """From images of one side to the other's."""
 
-    there: Translator
-    back: Translator
-    judge_here: PatchDiscriminator
-    judge_there: PatchDiscriminator
+    translator: Translator
+    inverse: Translator
+    own_judge: PatchDiscriminator
+    other_judge: PatchDiscriminator
     history: History
 
 

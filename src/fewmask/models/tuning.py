@@ -18,23 +18,25 @@ from fewmask.models.vit import Encoder
 
 def tune(encoder: nn.Module, settings: ModelSettings) -> None:
     """Freeze what the settings do not want trained. Raises ValueError that names the setting and the fix."""
-    how = settings.tuning
+    tuning = settings.tuning
     vit: Any = encoder.model if isinstance(encoder, Encoder) else None
-    if isinstance(how, LastBlocks | Lora) and vit is None:
+    if isinstance(tuning, LastBlocks | Lora) and vit is None:
         raise ValueError(
-            f"model.tuning: {how.name} is for a ViT with the decoder dpt or linear, not for {settings.encoder} with "
+            f"model.tuning: {tuning.name} is for a ViT with the decoder dpt or linear, not for {settings.encoder} with "
             f"{settings.decoder}; take full or frozen"
         )
-    if isinstance(how, LastBlocks):
-        if how.blocks > len(vit.blocks):
-            raise ValueError(f"model.tuning.blocks: {how.blocks} of the {len(vit.blocks)} blocks of {settings.encoder}")
-        _train_last(vit, how.blocks)
-    elif isinstance(how, Lora):
+    if isinstance(tuning, LastBlocks):
+        if tuning.blocks > len(vit.blocks):
+            raise ValueError(
+                f"model.tuning.blocks: {tuning.blocks} of the {len(vit.blocks)} blocks of {settings.encoder}"
+            )
+        _train_last(vit, tuning.blocks)
+    elif isinstance(tuning, Lora):
         encoder.requires_grad_(False)
-        found = {target for block in vit.blocks for target in _adapt(block, how)}
-        if missing := [target for target in how.targets if target not in found]:
+        adapted = {target for block in vit.blocks for target in _adapt(block, tuning)}
+        if missing := [target for target in tuning.targets if target not in adapted]:
             raise ValueError(f"model.tuning.targets: no linear layer {', '.join(missing)} in {settings.encoder}")
-    elif how.name == "frozen":
+    elif tuning.name == "frozen":
         freeze(encoder)
 
 
@@ -51,13 +53,13 @@ def _train_last(vit: Any, blocks: int) -> None:
         freeze(child)
 
 
-def _adapt(block: Any, how: Lora) -> list[str]:
+def _adapt(block: Any, tuning: Lora) -> list[str]:
     """Add LoRA to the layers of a block that it is for, and return their names."""
     for module in block.modules():
         if getattr(module, "q_bias", None) is not None:
             module.qkv_bias_separate = True  # else timm reads the weight of qkv and passes the layer by
-    found = [(n.rpartition(".")[2], m) for n, m in block.named_modules() if type(m) is nn.Linear]
-    chosen = [(target, layer) for target, layer in found if target in how.targets]
+    layers = [(n.rpartition(".")[2], m) for n, m in block.named_modules() if type(m) is nn.Linear]
+    chosen = [(target, layer) for target, layer in layers if target in tuning.targets]
     for _, layer in chosen:
-        adapt(layer, how.rank, how.alpha)
+        adapt(layer, tuning.rank, tuning.alpha)
     return [target for target, _ in chosen]

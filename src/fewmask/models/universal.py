@@ -131,16 +131,16 @@ class UniversalSegmenter(nn.Module):
         It is the argmax of `logits`, taken in strips of rows, so that the logits of a large image never exist at once.
         """
         logits, (height, width) = self.decode(features, domain), size
-        found = torch.empty(len(logits), height, width, dtype=torch.uint8, device=logits.device)
+        classes = torch.empty(len(logits), height, width, dtype=torch.uint8, device=logits.device)
         cells = max(1, STRIP // (logits[:, :, 0].numel() * self.stride**2))
         for first in range(0, -(-height // self.stride), cells):
             # Bilinear upsampling looks one cell beyond the strip.
             above, top = max(first - 1, 0), first * self.stride
-            part = logits[:, :, above : first + cells + 1]
+            strip = logits[:, :, above : first + cells + 1]
             rows = slice(top - above * self.stride, min(top + cells * self.stride, height) - above * self.stride)
-            whole = self.upsample(part, (part.shape[2] * self.stride, width))
-            found[:, top : top + rows.stop - rows.start] = whole[:, :, rows].argmax(1)
-        return found
+            whole = self.upsample(strip, (strip.shape[2] * self.stride, width))
+            classes[:, top : top + rows.stop - rows.start] = whole[:, :, rows].argmax(1)
+        return classes
 
     def forward(self, image: Tensor, domain: str) -> Tensor:
         """Logits (B,C_k,H,W) of `domain`'s classes at the size of the image."""
@@ -159,32 +159,32 @@ class UniversalSegmenter(nn.Module):
             raise ValueError(f"domain {domain!r}: no such head; give one of {', '.join(self.domains)}")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"an image of {image.dtype} and shape {image.shape}; give uint8 of (H,W,3), in RGB")
-        own = image.shape[0], image.shape[1]
-        height, width = scaled(own, self.sizes[domain])
-        small = image if own == (height, width) else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        size = image.shape[0], image.shape[1]
+        height, width = scaled(size, self.sizes[domain])
+        small = image if size == (height, width) else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         was_training = self.training
         self.eval()
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(np.ascontiguousarray(small))[None].to(self.mean.device)
-                found = self(batch.permute(0, 3, 1, 2), domain)[0].float().softmax(0).cpu().numpy()
+                probabilities = self(batch.permute(0, 3, 1, 2), domain)[0].float().softmax(0).cpu().numpy()
         finally:
             self.train(was_training)
-        if own != (height, width):  # nearest, the place of each pixel looked up
+        if size != (height, width):  # nearest, the place of each pixel looked up
             place = np.arange(height * width, dtype=np.float64).reshape(height, width)
-            place = cv2.resize(place, own[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int64)
-            found = found.reshape(len(found), -1)[:, place]
-        return found.argmax(0).astype(np.uint8), found
+            place = cv2.resize(place, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int64)
+            probabilities = probabilities.reshape(len(probabilities), -1)[:, place]
+        return probabilities.argmax(0).astype(np.uint8), probabilities
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
 
 
-def with_new_classes(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_new_classes(current: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`stored`, of a network whose heads had fewer classes, with the last classes of `own` behind them."""
     return {
-        name: torch.cat([values, own[name][len(values) :].to(values)])
-        if name.startswith("heads.") and len(values) < len(own[name])
+        name: torch.cat([values, current[name][len(values) :].to(values)])
+        if name.startswith("heads.") and len(values) < len(current[name])
         else values
         for name, values in stored.items()
     }

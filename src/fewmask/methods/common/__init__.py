@@ -1,1 +1,1 @@
-"""What several methods share. The files beside this folder are the methods, one each."""
+"""Code that several methods share. The files beside this folder are the methods, one each."""

@@ -1,10 +1,11 @@
-"""Games between networks, written as terms of one loss with one backward pass: each term reaches one player alone.
+"""Adversarial games between networks, as terms of one loss with one backward pass. The gradient of each term reaches a
+single player.
 
     with frozen(discriminator):
         fool = loss(discriminator(p), real)            the gradient goes through the discriminator into p's network
     tell = loss(discriminator(p.detach()), fake)       the gradient stays in the discriminator
 
-A game whose players want opposite signs of one and the same loss is one term: loss(discriminator(reverse(p))).
+If the players want opposite signs of the same loss, the game is a single term: loss(discriminator(reverse(p))).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """What is computed in here sends its gradient through the modules, and none into their parameters.
+    """Inside this context gradients flow through the modules, but not into their parameters.
 
-    Elsewhere, also later in the same step, they learn as before. Running statistics move: see
+    Outside of it, also later in the same step, the modules learn as before. Their running statistics still change: see
     `models.batch_norm.statistics_kept`.
     """
     parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
@@ -35,7 +36,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def reverse(values: Tensor, scale: float = 1.0) -> Tensor:
-    """The values as they are; their gradient times −scale (Ganin and Lempitsky, ICML 2015, eq. 9 and 10)."""
+    """Return the values unchanged and multiply their gradient by −scale (Ganin and Lempitsky, ICML 2015, eq. 9, 10)."""
     reversed_: Tensor = _Reverse.apply(values, scale)
     return reversed_
 

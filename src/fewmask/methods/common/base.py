@@ -1,4 +1,4 @@
-"""The contract of a method: which images it wants, what it makes of a batch, and what it keeps between steps.
+"""The interface of a method: the images that it draws, the loss of a batch, and the state between steps.
 
 Shapes: B rows of a batch · H×W pixels · C feature channels · h×w feature cells · C_k classes of domain k.
 """
@@ -19,22 +19,23 @@ from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.models.universal import UniversalSegmenter
 
 RIVAL = "other"
-"""A network that a method keeps by this name is validated beside the one that answers, and the better one answers."""
+"""An extra module of this name is validated beside the inference model. The better of the two becomes the run's
+model."""
 
 
 class OwnOptimiser(NamedTuple):
-    """What a network of the method is moved by, instead of the run's optimiser."""
+    """Settings of an optimiser that a network of the method has instead of the run's optimiser."""
 
     parameters: Sequence[nn.Parameter]
     settings: NetworkOptimiserSettings
 
 
 class Method(nn.Module):
-    """One training method. Being a module, the networks, buffers and parameters that it owns are moved, optimised,
-    spread over processes, saved and resumed with the model's.
+    """A training method. It is a module, so its networks, buffers and parameters are moved, optimised, distributed,
+    saved and resumed with the model's.
 
-    `step` returns the terms of the loss, named and already weighted; `metrics` holds scalars to be logged beside them.
-    What `step` draws from its generator is its process's own; that of every other call is equal in all processes.
+    `step` returns the terms of the loss, named and already weighted. `metrics` holds scalars to be logged beside them.
+    The generator of `step` differs between processes. The generator of every other call is equal in all processes.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -48,7 +49,8 @@ class Method(nn.Module):
         self.metrics: dict[str, Tensor] = {}
 
     def phases(self, steps: int) -> list[Phase]:
-        """Who is drawn from when; one phase over all labelled images by default."""
+        """The phases of the training, which say which images are drawn when. The default is one phase over all labelled
+        images."""
         return [Phase("train", 0, steps, tuple(self.domains))]
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
@@ -58,11 +60,11 @@ class Method(nn.Module):
         """Called before the first step of every phase."""
 
     def optimisers(self) -> dict[str, OwnOptimiser]:
-        """Of those of the method's parameters that are not to be the run's optimiser's, by name; asked once, after
+        """Optimisers, by name, of the method's parameters that the run's optimiser leaves out. Called once, after
         `prepare`.
 
-        All optimisers step after the one backward pass of a step. A game between two networks is therefore two terms,
-        each of which reaches one player alone: see `methods.common.adversary`.
+        All optimisers step after the single backward pass of a step. So a game between two networks has two terms, and
+        the gradient of each reaches one player alone: see `methods.common.adversary`.
         """
         return {}
 
@@ -77,19 +79,19 @@ class Method(nn.Module):
 
     @property
     def trains_embedding(self) -> bool:
-        """Whether it trains the embedding head E, so that a picture of E shows something."""
+        """Whether the method trains the embedding head E. Only then is E worth plotting."""
         return False
 
     def forward_batch_sizes(self, labelled: int, unlabelled: int) -> tuple[int, ...]:
-        """The number of images in each forward of F, in a step with so many labelled and unlabelled rows. Batch
-        normalisation needs two in each."""
+        """The number of images in each forward of F, for a step with these numbers of labelled and unlabelled rows.
+        Batch normalisation needs two images in each forward."""
         return (labelled + unlabelled,)
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def after_step(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
-        """Called when the optimisers have moved all networks, after the loss was found finite."""
+        """Called after the optimisers have updated all networks, if the loss was finite."""
 
 
 def supervised_loss(
@@ -101,10 +103,10 @@ def supervised_loss(
     gamma: float = 0.0,
     epsilon: float = 0.0,
 ) -> Tensor:
-    """L_sup = Σ_k mean over the labelled pixels of domain k of CE(y, G_k(F(x))) (ICCV 2019, eq. 1), weighed by
-    `Batch.pixel_weight` where rows show images of which only a part is labelled.
+    """L_sup = Σ_k mean over the labelled pixels of domain k of CE(y, G_k(F(x))) (ICCV 2019, eq. 1).
+    `Batch.pixel_weight` weighs the pixels of partly labelled images.
 
-    Each head sees only its own rows, and of these only rows with a labelled pixel. weight (B,H,W), γ and ε are those of
+    Each head gets only the rows of its domain that have a labelled pixel. weight (B,H,W), γ and ε are those of
     `cross_entropy`.
     """
 
@@ -126,18 +128,18 @@ def sum_over_domains(
     `term` returns a scalar, or (`terms`,) for several sums at once. Without any row the sum is 0, with a gradient of 0
     for `features`, so that every process has a backward pass.
     """
-    losses = [term(k, of_domain) for k, of_domain in rows.items()]
+    losses = [term(k, domain_rows) for k, domain_rows in rows.items()]
     if losses:
         return torch.stack(losses).sum(0)
-    nothing = features.sum() * 0.0
-    return nothing if terms is None else nothing.expand(terms)
+    zero = features.sum() * 0.0
+    return zero if terms is None else zero.expand(terms)
 
 
 def two_or_more(domains: Mapping[str, Domain], method: str) -> Mapping[str, Domain]:
-    """The domains, of which the method needs two. Raises ValueError where there is one."""
+    """Return the domains. Raises ValueError where there are fewer than the two that the method needs."""
     if len(domains) < 2:
         raise ValueError(
-            f"method.name: {method} aligns domains, and there is but one ({', '.join(domains)}); add a second to "
+            f"method.name: {method} aligns domains, and there is only one ({', '.join(domains)}); add a second one to "
             "`domains`, or take `joint`, or a method that learns from the pool of one domain, such as `fixmatch`"
         )
     return domains

@@ -1,5 +1,5 @@
-"""Weak-to-strong consistency, what FixMatch and UniMatch share: the weak view of an image of the pool is labelled, and
-its strong views, cut into one another, are to agree with that.
+"""Weak-to-strong consistency, the common part of FixMatch and UniMatch. A network labels the weak view of an image of
+the pool. The student learns these labels on the strong views, which are mixed by CutMix.
 
 Sohn et al. (FixMatch), NeurIPS 2020, as Yang et al. (UniMatch, CVPR 2023) run it for segmentation in their code.
 
@@ -26,7 +26,7 @@ from fewmask.views.mixing import box_masks, partners, paste
 
 
 class CutMix(NamedTuple):
-    """Which pixels (U,H,W) bool of each row come from which other one, (U,)."""
+    """The pixels (U,H,W) bool of each row that come from another row, and the index (U,) of that row."""
 
     mask: Tensor
     source: Tensor
@@ -39,7 +39,7 @@ class CutMix(NamedTuple):
 
 
 class Consistency(MeanTeacherMethod):
-    """One step's parts, in the order that the methods use them."""
+    """The parts of a step, in the order in which the methods use them."""
 
     settings: ConsistencySettings
     views: ClassVar[int]
@@ -47,12 +47,12 @@ class Consistency(MeanTeacherMethod):
     @property
     @abstractmethod
     def active(self) -> bool:
-        """With weights of 0 the method is joint training, bit for bit."""
+        """False with weights of 0. The method is then joint training, bit for bit."""
 
     @property
     def sees_weak(self) -> bool:
-        """Whether the student learns in a forward pass of the weak views too. It need not where a teacher labels them,
-        or the student itself in eval mode."""
+        """Whether the student's forward pass includes the weak views. It need not where a teacher labels them, or the
+        student in eval mode."""
         return self.teacher is None and self.settings.labels_in == "train"
 
     def phases(self, steps: int) -> list[Phase]:
@@ -68,7 +68,7 @@ class Consistency(MeanTeacherMethod):
         return (plain, strong) if strong and self.settings.forward == "separate" else (plain + strong,)
 
     def cutmix(self, batch: Batch, rng: torch.Generator) -> list[CutMix]:
-        """One for each strong view."""
+        """Draw a CutMix for each strong view."""
         owner = batch.domain[batch.pool :]
         source = partners(owner)
         return [CutMix(box_masks(len(owner), batch.size, rng, self.settings.cutmix), source) for _ in range(self.views)]
@@ -76,25 +76,29 @@ class Consistency(MeanTeacherMethod):
     def encode(
         self, model: UniversalSegmenter, batch: Batch, strong: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """F of the plain images: labelled ones and, if the student sees them, weak views; and of each strong view."""
+        """F of the plain images, and F of each strong view. Plain images are the labelled ones and, if `sees_weak`, the
+        weak views."""
         plain = batch.image if self.sees_weak else batch.image[: batch.pool]
-        seen, mixed = encode(model, [plain, torch.cat(list(strong))], self.settings.forward == "joint")
-        return seen, mixed.chunk(self.views)
+        plain_features, mixed = encode(model, [plain, torch.cat(list(strong))], self.settings.forward == "joint")
+        return plain_features, mixed.chunk(self.views)
 
     def supervised(self, model: UniversalSegmenter, plain: Tensor, batch: Batch) -> Tensor:
-        """Of all labels that the plain images have, answers in the pool among them where the student sees it."""
-        part = batch if len(plain) == len(batch.label) else batch.without_pool()
-        return self.settings.supervised_weight * supervised_loss(model, plain, part)
+        """The supervised term over all labels of the plain images. If `sees_weak`, answers in the pool are among
+        them."""
+        subset = batch if len(plain) == len(batch.label) else batch.without_pool()
+        return self.settings.supervised_weight * supervised_loss(model, plain, subset)
 
     def targets(self, model: UniversalSegmenter, plain: Tensor, batch: Batch) -> Targets:
-        """Labels of the weak views, without a gradient: the teacher's or the student's in eval mode, or those of this
-        very forward."""
+        """Labels of the weak views, without a gradient. They come from the teacher, from the student in eval mode, or
+        from this forward pass of the student."""
         labeller = model if self.teacher is None else self.teacher.model
-        own = self.teacher is None and self.settings.labels_in == "train"
-        features = plain[batch.pool :] if own else encode_for_labels(labeller, batch.image[batch.pool :])
+        from_forward = self.teacher is None and self.settings.labels_in == "train"
+        features = plain[batch.pool :] if from_forward else encode_for_labels(labeller, batch.image[batch.pool :])
         targets = pool_targets(labeller, features, batch)
-        seen = targets.label != VOID
-        self.metrics["sure"] = (seen & (targets.confidence >= self.settings.threshold)).sum() / seen.sum().clamp_min(1)
+        valid = targets.label != VOID
+        self.metrics["sure"] = (valid & (targets.confidence >= self.settings.threshold)).sum() / valid.sum().clamp_min(
+            1
+        )
         return targets
 
     def agreement(self, model: UniversalSegmenter, features: Tensor, targets: Targets, batch: Batch) -> Tensor:

@@ -1,4 +1,5 @@
-"""The pool's rows as they are learnt from: labels that a network gives its weak views, mixed, for its strong ones.
+"""Self-training on the pool's rows: a network labels the weak views, and the labels are the targets of the strong
+views.
 
 Shapes: B rows of a batch, U of them of the pool · C feature channels · H×W pixels · h×w feature cells · C_k classes.
 """
@@ -21,21 +22,23 @@ from fewmask.views.mixing import paste
 
 
 class Targets(NamedTuple):
-    """Labels of U rows, pixel by pixel: a person's where there is one, else a network's."""
+    """Labels of the pixels of U rows: a person's answer where there is one, else a network's prediction."""
 
     label: Tensor
     """(U,H,W) uint8: 0 … C_k−1, or 255."""
     confidence: Tensor
-    """(U,H,W) fp32: the network's; 1 where a person looked."""
+    """(U,H,W) fp32: the network's confidence; 1 where a person answered."""
     answered: Tensor
-    """(U,H,W) bool: a person looked."""
+    """(U,H,W) bool: a person answered."""
 
     def rows(self, index: Tensor) -> Targets:
         return Targets(*(values[index] for values in self))
 
     def pasted(self, mask: Tensor, source: Targets) -> Targets:
-        """The source's where the mask (U,H,W) is true."""
-        return Targets(*(paste(mask, own, its) for own, its in zip(self, source, strict=True)))
+        """These targets with those of `source` where the mask (U,H,W) is true."""
+        return Targets(
+            *(paste(mask, values, source_values) for values, source_values in zip(self, source, strict=True))
+        )
 
 
 @torch.no_grad()
@@ -51,10 +54,9 @@ def encode_for_labels(network: UniversalSegmenter, image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def pool_targets(model: UniversalSegmenter, features: Tensor, batch: Batch) -> Targets:
-    """What the network says of the pool's rows, each by the head of its domain, and what people said of them.
+    """Targets of the pool's rows: people's answers, and elsewhere the predictions of the head of each row's domain.
 
-    features (U,C,h,w) of their weak views, from `encode_for_labels` unless a source has others. No gradient reaches the
-    network.
+    features (U,C,h,w) are those of the weak views, usually from `encode_for_labels`. No gradient reaches the network.
     """
     answers = batch.label[batch.pool :]
     label, confidence = torch.full_like(answers, VOID), torch.zeros(answers.shape, device=answers.device)
@@ -68,10 +70,11 @@ def pool_targets(model: UniversalSegmenter, features: Tensor, batch: Batch) -> T
 def pool_loss(
     model: UniversalSegmenter, features: Tensor, label: Tensor, weight: Tensor | None, batch: Batch
 ) -> Tensor:
-    """Σ_k 1/N_k Σ w · CE(label, G_k(features)) over the pool's rows of domain k that are not void.
+    """Σ_k 1/N_k Σ w · CE(label, G_k(features)) over the pixels of the pool's rows of domain k that are not void.
 
     features (U,C,h,w), label (U,H,W), weight (U,H,W), or None for 1 → scalar. N_k counts the pixels of the weak views
-    that are not void, sure or not, over the whole step: what a mix leaves of them differs by the void that it moves.
+    that are not void, over the whole step and at any confidence. A mix moves void pixels between rows, so the number of
+    summed pixels may differ from N_k.
     """
 
     def term(k: int, rows: Tensor) -> Tensor:
@@ -83,7 +86,8 @@ def pool_loss(
 
 
 def encode(model: UniversalSegmenter, images: Sequence[Tensor], together: bool) -> list[Tensor]:
-    """F of each part: in one forward, so that all share the statistics of batch normalisation, or in one each."""
+    """F of each part. With `together` a single forward shares the statistics of batch normalisation between the parts;
+    otherwise each part has a forward of its own."""
     if not together:
         return [model.encode(image) for image in images]
     return list(model.encode(torch.cat(list(images))).split([len(image) for image in images]))

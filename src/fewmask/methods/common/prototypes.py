@@ -1,6 +1,7 @@
-"""Where the classes of all domains lie in the space of E: fixed as published, or live beside the labelled cells.
+"""Prototypes of the classes of all domains in the embedding space of E: fixed as published, or live ones that follow
+the labelled cells.
 
-Fixed: Kalluri et al., ICCV 2019, §3.3. Live, and why: docs/decisions/0003-entropy-module.md.
+Fixed prototypes: Kalluri et al., ICCV 2019, §3.3. Live prototypes: docs/decisions/0003-entropy-module.md.
 
 Shapes: B rows · K domains, C_k classes of domain k, G = Σ_k C_k · P prototypes a class · D embedding size ·
 h×w cells of the embedding · N cells of a step · M of them drawn a class.
@@ -26,13 +27,13 @@ from fewmask.losses.prototypes import draw_per_class, pca_prototypes, updated
 from fewmask.methods.common.base import sum_over_domains
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
-# A similarity that softmax turns into probability 0, yet finite, as the entropy's gradient must be.
+# Softmax turns this similarity into probability 0. It is finite, so that the entropy's gradient is finite.
 NEVER = -1e4
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A micro-batch as E sees it."""
+    """The embedding of a micro-batch and the labels of its cells."""
 
     embedding: Tensor
     """(B,D,h,w)."""
@@ -40,14 +41,14 @@ class Cells:
     """(B,h,w): the label of the pixel at each cell's centre."""
     batch: Batch
     count: PixelCounts
-    """Of the cells, to divide by."""
+    """The numbers of cells by which sums are divided."""
 
     def unlabelled(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Domain i, its rows' embedding (b_i,D,h,w), and which of their cells are unlabelled (b_i,h,w)."""
+        """Yield each domain i, its rows' embedding (b_i,D,h,w), and the mask (b_i,h,w) of its unlabelled cells."""
         for i, rows in self.batch.unlabelled_rows().items():
             yield i, take(self.embedding, rows), take(self.label, rows) == NOT_LABELLED
 
-    def nothing(self) -> Tensor:
+    def zero(self) -> Tensor:
         """0 with a gradient of 0."""
         return self.embedding.sum() * 0.0
 
@@ -60,48 +61,49 @@ class Prototypes(nn.Module):
         self.domains = dict(domains)
         self.classes = [d.space.num_classes for d in domains.values()]
         self.first = [sum(self.classes[:k]) for k in range(len(self.classes))]
-        # `prepare` fills them, knowing D.
+        # `prepare` fills them when D is known.
         self.register_buffer("vectors", torch.zeros(sum(self.classes), per_class, 0))
         self.register_buffer("seen", torch.zeros(sum(self.classes), dtype=torch.bool))
         self.vectors: Tensor
         self.seen: Tensor
-        """(G,): those with a labelled cell so far. The others have no prototype, only where one was drawn."""
+        """(G,) bool: the classes with a labelled cell so far. The other rows of `vectors` hold random vectors."""
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
-        """Before the first step: unit vectors at random, to be replaced by what is learnt from labels."""
+        """Called before the first step: draw random unit vectors, which labelled cells will replace."""
         shape = (*self.vectors.shape[:2], model.settings.embedding.dim)
         self.vectors = F.normalize(torch.randn(shape, generator=rng, device=rng.device), dim=-1)
 
     def settle(self, model: UniversalSegmenter) -> None:
-        """At the end of the pretraining."""
+        """Called at the end of the pretraining."""
 
     @abstractmethod
     def align(self, cells: Cells) -> Alignment:
         """L_cross and L_within of the unlabelled cells."""
 
     def follow(self, rng: torch.Generator) -> None:
-        """After the optimiser's step."""
+        """Called after the optimiser's step."""
 
-    def known(self, similarity: Tensor) -> Tensor:
-        """Similarities (b,G,h,w) to the classes, with those that have no prototype left out of every softmax."""
+    def without_absent(self, similarity: Tensor) -> Tensor:
+        """Similarities (b,G,h,w) to the classes. Classes without a prototype get `NEVER`, which leaves them out of
+        every softmax."""
         return similarity.masked_fill(~self.seen[:, None, None], NEVER)
 
-    def of(self, k: int) -> Tensor:
+    def domain_vectors(self, k: int) -> Tensor:
         """The prototypes (C_k,P,D) of domain k."""
         return self.vectors[self.first[k] : self.first[k] + self.classes[k]]
 
 
 class FixedPrototypes(Prototypes):
-    """As published: centroids of F's features after a pretraining on the labels, reduced by PCA, and never moved again.
-    Similarity is the dot product."""
+    """The published prototypes: centroids of F's features after a pretraining on the labels, reduced by PCA and fixed
+    from then on. Similarity is the dot product."""
 
     def __init__(self, domains: Mapping[str, Domain], start_embedding_from_pca: bool, needs_every_class: bool) -> None:
         super().__init__(domains, per_class=1)
         self.start_embedding_from_pca, self.needs_every_class = start_embedding_from_pca, needs_every_class
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
-        """Raises ValueError for a class without a labelled cell, unless it may be left out, or an embedding that PCA
-        cannot fill: now, and not after the pretraining."""
+        """Raises ValueError for a class without a labelled cell, unless it may be left out, and for an embedding with
+        more dimensions than PCA can give. The check runs before the pretraining."""
         super().prepare(model, rng)
         counts = [torch.bincount(self._labels(model, k), minlength=c) for k, c in enumerate(self.classes)]
         absent = [
@@ -112,7 +114,7 @@ class FixedPrototypes(Prototypes):
         ]
         if absent and self.needs_every_class:
             raise ValueError(
-                f"mode: faithful makes a prototype of every class from labelled pixels; none is labelled of "
+                f"mode: faithful makes a prototype of every class from labelled pixels; there is no labelled pixel of "
                 f"{', '.join(absent)}; label one, or use absent: left-out, or mode: anchored"
             )
         channels, dim = _projection(model).in_channels, model.settings.embedding.dim
@@ -139,7 +141,7 @@ class FixedPrototypes(Prototypes):
     def align(self, cells: Cells) -> Alignment:
         similarity, unlabelled = {}, {}
         for i, embedding, mask in cells.unlabelled():
-            similarity[i], unlabelled[i] = self.known(dot_similarity(embedding, self.vectors)), mask
+            similarity[i], unlabelled[i] = self.without_absent(dot_similarity(embedding, self.vectors)), mask
         return _alignment(cells, similarity, unlabelled, self.classes)
 
     def _labels(self, model: UniversalSegmenter, k: int) -> Tensor:
@@ -166,13 +168,13 @@ class FixedPrototypes(Prototypes):
                 mask = torch.from_numpy(domain.mask(stem)).to(device)[None]
                 features = pool(model.encode(image)).float().permute(0, 2, 3, 1).flatten(0, 2)
                 label = at_stride(mask, model.embedding_stride, model.multiple).flatten()
-                known = label < NOT_LABELLED
-                yield features[known], label[known].long() + first
+                has_class = label < NOT_LABELLED
+                yield features[has_class], label[has_class].long() + first
 
 
 class LivePrototypes(Prototypes):
-    """Several prototypes a class, kept by moving average among the labelled cells, to which the anchor draws E in turn.
-    Similarity is the cosine over a temperature."""
+    """Several prototypes a class, which are moving averages of the labelled cells. The anchor loss pulls E towards
+    them. Similarity is the cosine over a temperature."""
 
     def __init__(
         self,
@@ -186,8 +188,8 @@ class LivePrototypes(Prototypes):
         super().__init__(domains, per_class)
         self.temperature, self.momentum, self.private = temperature, momentum, private
         self.drawn = max(drawn, per_class)
-        of = torch.repeat_interleave(torch.arange(len(self.classes)), torch.tensor(self.classes))
-        self.register_buffer("domain_of", of, persistent=False)
+        domain_of = torch.repeat_interleave(torch.arange(len(self.classes)), torch.tensor(self.classes))
+        self.register_buffer("domain_of", domain_of, persistent=False)
         self.register_buffer("boundary", torch.zeros(len(self.classes)))
         self.domain_of: Tensor
         self.boundary: Tensor
@@ -197,23 +199,23 @@ class LivePrototypes(Prototypes):
         """CE of every labelled cell to the prototypes of its own domain's classes; keeps the cells for `follow`."""
 
         def term(k: int, rows: Tensor) -> Tensor:
-            own, target = take(cells.embedding, rows), take(cells.label, rows)
-            # Selecting the labelled cells would wait for the device; as class G the others are never drawn.
+            embedding, target = take(cells.embedding, rows), take(cells.label, rows)
+            # Selecting the labelled cells would wait for the device. Class G marks the others, which are never drawn.
             label = torch.where(target < NOT_LABELLED, target.long() + self.first[k], len(self.seen))
-            self._cells.append((own.detach().float().permute(0, 2, 3, 1).flatten(0, 2), label.flatten()))
-            # A class without a prototype is in no softmax, nor is a cell of it, until the step has made its prototypes.
-            there = self.seen[self.first[k] :][: self.classes[k]]
-            similarity = cosine_similarity(own, self.of(k)) / self.temperature
-            similarity = similarity.masked_fill(~there[:, None, None], NEVER)
-            known = (target < NOT_LABELLED) & there[target.long().clamp_max(len(there) - 1)]
-            return cross_entropy(similarity, torch.where(known, target, VOID), cells.count.labelled[k])
+            self._cells.append((embedding.detach().float().permute(0, 2, 3, 1).flatten(0, 2), label.flatten()))
+            # A class without a prototype is left out of the softmax, and so are its cells, until `follow` makes one.
+            has_prototype = self.seen[self.first[k] :][: self.classes[k]]
+            similarity = cosine_similarity(embedding, self.domain_vectors(k)) / self.temperature
+            similarity = similarity.masked_fill(~has_prototype[:, None, None], NEVER)
+            comparable = (target < NOT_LABELLED) & has_prototype[target.long().clamp_max(len(has_prototype) - 1)]
+            return cross_entropy(similarity, torch.where(comparable, target, VOID), cells.count.labelled[k])
 
         return sum_over_domains(cells.batch.labelled_rows(), term, cells.embedding)
 
     def align(self, cells: Cells) -> Alignment:
         similarity, unlabelled = {}, {}
         for i, embedding, mask in cells.unlabelled():
-            similarity[i], unlabelled[i] = self.known(cosine_similarity(embedding, self.vectors)), mask
+            similarity[i], unlabelled[i] = self.without_absent(cosine_similarity(embedding, self.vectors)), mask
         return _alignment(
             cells,
             {i: s / self.temperature for i, s in similarity.items()},
@@ -224,16 +226,16 @@ class LivePrototypes(Prototypes):
         )
 
     def follow(self, rng: torch.Generator) -> None:
-        """Move the prototypes with the labelled cells of this step, of all processes."""
-        # All processes gather, also one whose rows have no labelled cell in this step: the others wait for it.
-        none = self.vectors.new_zeros(0, self.vectors.shape[-1]), self.domain_of.new_zeros(0)
-        embedding, label = (distributed.all_gather(torch.cat(c)) for c in zip(none, *self._cells, strict=True))
+        """Update the prototypes with the labelled cells of this step, of all processes."""
+        # Every process takes part in the gather, even without a labelled cell, since the others wait for it.
+        empty = self.vectors.new_zeros(0, self.vectors.shape[-1]), self.domain_of.new_zeros(0)
+        embedding, label = (distributed.all_gather(torch.cat(c)) for c in zip(empty, *self._cells, strict=True))
         self._cells.clear()
         if not len(label):
             return
         index, present = draw_per_class(label, len(self.seen), self.drawn, rng)
         cells = embedding[index]
-        # A class that is seen for the first time takes its prototypes from its cells, not from where they were drawn.
+        # A class that occurs for the first time starts from its cells, not from the random vectors.
         fresh = present & ~self.seen
         first = F.normalize(cells[:, : self.vectors.shape[1]], dim=-1)
         start = torch.where(fresh[:, None, None], first, self.vectors)
@@ -242,20 +244,20 @@ class LivePrototypes(Prototypes):
         self._move_boundary(cells, present)
 
     def _move_boundary(self, cells: Tensor, present: Tensor) -> None:
-        """Follow, for each domain, the similarity halfway between a labelled cell's own class and the next best one of
-        its domain. cells (G,M,D) of each class, present (G,)."""
+        """Update each domain's boundary: the mean similarity halfway between a labelled cell's own class and the next
+        best class of its domain. cells (G,M,D) of each class, present (G,)."""
         scores = cosine_similarity(cells.permute(0, 2, 1).unsqueeze(-1), self.vectors).squeeze(-1)  # (G,G,M)
-        itself = torch.eye(len(cells), dtype=torch.bool, device=cells.device)
-        rival = (self.domain_of[:, None] == self.domain_of) & ~itself
-        own = scores.diagonal().mean(0)
-        other = scores.masked_fill(~rival[:, :, None], -1).amax(1).mean(1)
+        same = torch.eye(len(cells), dtype=torch.bool, device=cells.device)
+        rival = (self.domain_of[:, None] == self.domain_of) & ~same
+        own_class = scores.diagonal().mean(0)
+        next_class = scores.masked_fill(~rival[:, :, None], -1).amax(1).mean(1)
         weight = F.one_hot(self.domain_of, len(self.boundary)).float() * present[:, None]
-        midpoint = weight.T @ ((own + other) / 2) / weight.sum(0).clamp_min(1)
+        midpoint = weight.T @ ((own_class + next_class) / 2) / weight.sum(0).clamp_min(1)
         moved = torch.lerp(midpoint, self.boundary, torch.where(self.boundary == 0, 0.0, self.momentum))
         self.boundary = torch.where(weight.sum(0) > 0, moved, self.boundary)
 
     def _inside(self, similarity: Tensor) -> Tensor:
-        """(b,K,h,w): is a cell as near to some class of domain j as j's own labelled cells are to theirs?"""
+        """(b,K,h,w) bool: whether the cell's largest similarity to a class of domain j reaches j's boundary."""
         best = torch.stack([v.amax(1) for v in similarity.detach().split(self.classes, dim=1)], dim=1)
         return best >= self.boundary[:, None, None]
 
@@ -269,7 +271,7 @@ def _alignment(
     gate: Mapping[int, Tensor] | None = None,
 ) -> Alignment:
     if not logits:
-        return Alignment(cells.nothing(), cells.nothing(), cells.nothing().detach())
+        return Alignment(cells.zero(), cells.zero(), cells.zero().detach())
     return alignment(logits, unlabelled, classes, list(cells.count.unlabelled), unknown, gate)
 
 

@@ -1,6 +1,6 @@
-"""Images of rare classes, remembered, and which classes are rare: counted as labels pass by.
+"""A memory of images with rare classes. The class counts of the training decide which classes are rare.
 
-Rangnekar, Kanan and Hoffman (S4AL), WACV 2023; head and tail are computed here, where the source has lists by hand.
+Rangnekar, Kanan and Hoffman (S4AL), WACV 2023. The paper lists head and tail classes by hand; here they are computed.
 
 Shapes: B rows of a batch · H×W pixels · C classes of the domain · N places.
 """
@@ -31,12 +31,13 @@ class Replay(nn.Module):
         self.seen: Tensor
 
     def fit(self, image: Tensor) -> None:
-        """Make room for images (B,3,H,W) of this size, which only a batch tells."""
+        """Make room for images (B,3,H,W) of this size, which is known from the first batch on."""
         if self.image.shape[2:] != image.shape[2:]:
             self._keep(ReplayBuffer.empty(self.places, (image.shape[2], image.shape[3]), image.device))
 
     def observe(self, image: Tensor, label: Tensor) -> None:
-        """Count the classes of the rows (B,3,H,W), (B,H,W) of all processes, and remember those with a rare one."""
+        """Count the classes of the rows (B,3,H,W), (B,H,W) of all processes, and remember the rows with a rare
+        class."""
         image, label = distributed.all_gather(image), distributed.all_gather(label)
         values = label.flatten().long()
         self.counts += torch.zeros(256, dtype=torch.int64, device=label.device).scatter_add_(
@@ -47,8 +48,8 @@ class Replay(nn.Module):
         self._keep(remember(buffer, image[-self.places :], label[-self.places :], tail))
 
     def draw(self, rows: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Remembered images (B,3,H,W), their labels (B,H,W), and the pixels (B,H,W) of some of their head and tail
-        classes; none while nothing is remembered."""
+        """Draw remembered images (B,3,H,W), their labels (B,H,W), and the pixels (B,H,W) of some of their head and tail
+        classes. The mask is empty while nothing is remembered."""
         image, label = recall(ReplayBuffer(self.image, self.label, self.seen), rows, rng)
         head, tail = head_and_tail(self.counts, self.tail_share)
         return image, label, adaptive_class_masks(label, head, tail, rng, self.heads, self.tails)
@@ -57,7 +58,7 @@ class Replay(nn.Module):
         self.image, self.label, self.seen = buffer
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        # A run that is gone on with has seen no batch yet, hence knows no size.
+        # A resumed run has not had a batch yet, so the size comes from the stored images.
         if prefix + "image" in state_dict:
             self.fit(torch.empty_like(state_dict[prefix + "image"], device=self.image.device))
         super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -1,6 +1,6 @@
 """Regional contrast as a term of a method: a representation head on F's features, and the loss that trains both.
 
-Liu et al. (ReCo), ICLR 2022, §3; the loss itself: `losses.regional_contrast`.
+Liu et al. (ReCo), ICLR 2022, §3. The loss is `losses.regional_contrast`.
 
 Shapes: B rows of a batch · C feature channels · D size of the representation · h×w cells, every s-th pixel.
 """
@@ -22,8 +22,8 @@ from fewmask.models.universal import UniversalSegmenter, at_stride
 
 
 class Representation(nn.Module):
-    """The head, which training alone needs. ReCo's reads the 304 channels that DeepLabV3+'s decoder concatenates, which
-    no other decoder has; here it reads what the heads read."""
+    """The representation head, which only training needs. ReCo's head reads the concatenated channels inside of
+    DeepLabV3+'s decoder. This head reads F's features, which every decoder has."""
 
     def __init__(self, settings: ContrastSettings, model: UniversalSegmenter, rng: torch.Generator) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class Representation(nn.Module):
         self.head = branch(model.channels, settings.dim, settings.dim, settings.kernel, rng)
 
     def contrast(self, model: UniversalSegmenter, features: Tensor, batch: Batch, rng: torch.Generator) -> Tensor:
-        """Regional contrast over the labelled cells of each domain, among its own classes; the mean over the domains
-        that the micro-batch shows (ReCo has one domain). features (B,C,·,·) of all rows → scalar."""
+        """Regional contrast over the labelled cells of each domain, among the domain's classes, averaged over the
+        domains of the micro-batch. ReCo has a single domain. features (B,C,·,·) of all rows → scalar."""
         s, pooled = self.settings, self.pool(features)
         # All rows go through the head together, for its batch normalisation.
         representation = self.head(pooled)
@@ -58,7 +58,7 @@ class Representation(nn.Module):
 
 @torch.no_grad()
 def probability(logits: Tensor, label: Tensor) -> Tensor:
-    """How sure the network is of each cell's label: logits (B,C,h,w), label (B,h,w) → (B,h,w), without a meaning where
-    the label is no class."""
+    """The network's probability of each cell's label: logits (B,C,h,w), label (B,h,w) → (B,h,w). Where the label is no
+    class the value has no meaning."""
     index = label.long().clamp_max(logits.shape[1] - 1)
     return logits.float().softmax(1).gather(1, index[:, None])[:, 0]

@@ -23,10 +23,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Teacher(nn.Module, Generic[Network]):
-    """The moving average of a student: of its parameters and of its buffers, the running statistics of batch
-    normalisation among them. It is always in eval mode and never has a gradient.
+    """The moving average of a student's parameters and buffers, which include the running statistics of batch
+    normalisation. It is always in eval mode and never has a gradient.
 
-    The first `follow` makes it the student, the next ones average all students so far, until `momentum` is reached.
+    The first `follow` copies the student. The following calls average all students so far, until `momentum` is reached.
     """
 
     def __init__(self, student: Network, momentum: float) -> None:
@@ -43,13 +43,13 @@ class Teacher(nn.Module, Generic[Network]):
 
     @torch.no_grad()
     def follow(self, student: Network) -> None:
-        # The count stays on the device: a number of it would have to be waited for.
-        kept = (1 - 1 / (self.updates + 1)).clamp(max=self.momentum)
-        for own, its in zip(_values(self.model), _values(student), strict=True):
-            if own.is_floating_point():
-                own.lerp_(its, (1 - kept).to(own.dtype))
+        # The count stays on the device, since reading it would wait for the device.
+        momentum = (1 - 1 / (self.updates + 1)).clamp(max=self.momentum)
+        for average, value in zip(_values(self.model), _values(student), strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, (1 - momentum).to(average.dtype))
             else:
-                own.copy_(its)
+                average.copy_(value)
         self.updates += 1
 
 
@@ -59,7 +59,7 @@ def _values(model: nn.Module) -> Iterator[Tensor]:
 
 
 class MeanTeacherMethod(Method):
-    """A method with a teacher, where its settings want one."""
+    """A method that has a teacher if its settings say so."""
 
     settings: MeanTeacherSettings
 
