@@ -329,7 +329,7 @@ def instances(root: Path) -> None:
     [
         (lambda root: root.mkdir(), "no images in it"),
         (few_masks, "3 images, and no masks that belong to them"),
-        (masks_of_jpeg, "a mask as JPEG"),
+        (masks_of_jpeg, "the mask is a JPEG"),
         (instances, "different ids"),
     ],
 )
@@ -411,14 +411,14 @@ def test_a_colour_of_two_names_is_of_neither(
     text: str, by_colour: dict[object, str], colours: dict[int, object], tmp_path: Path
 ) -> None:
     (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
-    (names,) = find_names(Tree.of(tmp_path))
+    (names,) = find_names(Tree.scan(tmp_path))
     assert (names.by_colour, names.colours) == (by_colour, colours)
 
 
 @pytest.mark.parametrize("text", ["a0.jpg\na1.jpg\n", "7,road,1,2,3\n7,car,4,5,6\n"])
 def test_lists_of_something_else_name_no_class(text: str, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(text, encoding="utf-8")
-    assert find_names(Tree.of(tmp_path)) == []
+    assert find_names(Tree.scan(tmp_path)) == []
 
 
 def test_without_a_terminal_it_asks_for_yes(tmp_path: Path, fewmask: Fewmask) -> None:

@@ -68,10 +68,10 @@ def init(
 
 
 def _tell(found: Discovery) -> None:
-    listing, classes = found.listing, found.found.classes
+    listing, classes = found.listing, found.dataset.classes
     without = len(listing.images.keys() - listing.masks.keys())
     say(f"{found.root}: {len(listing.images):,} images, {len(listing.masks):,} masks, {without:,} images without one")
-    say(f"masks: {found.found.kind}, in {found.found.labels} for the images in {found.found.images}")
+    say(f"masks: {found.dataset.kind}, in {found.dataset.labels} for the images in {found.dataset.images}")
     say(f"classes: {', '.join(f'{e.id} {e.name}' for e in classes.entries)}")
     if classes.named_by:
         say(f"  their names are those of {classes.named_by}")
@@ -87,19 +87,19 @@ def _tell(found: Discovery) -> None:
         say("orientation: images are turned as their cameras' tags ask, because the masks fit them so")
     for proposal in found.proposals:
         say(f"{proposal.key}: {proposal.value} ({proposal.why})")
-    for note in found.found.notes:
+    for note in found.dataset.notes:
         say(f"note: {note}")
 
 
 def _asked(found: Discovery) -> Discovery:
     """What somebody answers at the terminal; an empty answer takes the proposal."""
-    classes = found.found.classes
-    if not classes.named_by and not found.found.kind.startswith("0 and 255"):
+    classes = found.dataset.classes
+    if not classes.named_by and not found.dataset.kind.startswith("0 and 255"):
         say("The classes' names; Enter keeps what is in brackets.")
         entries = tuple(
-            replace(e, name=typer.prompt(f"  class {e.id}", default=e.name)) for e in found.found.classes.entries
+            replace(e, name=typer.prompt(f"  class {e.id}", default=e.name)) for e in found.dataset.classes.entries
         )
-        found = replace(found, found=replace(found.found, classes=replace(classes, entries=entries)))
+        found = replace(found, dataset=replace(found.dataset, classes=replace(classes, entries=entries)))
     proposals = []
     for one in found.proposals:
         if one.key in ("train.steps", "method"):

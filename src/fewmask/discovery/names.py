@@ -1,4 +1,4 @@
-"""Class names that a folder says beside its masks: lists, tables of colours, YAML."""
+"""Class names from files beside the masks: lists, tables of colours, YAML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUFFIXES = (".txt", ".csv", ".names", ".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Names:
-    """Names by id and by colour, as a file says them; either may be empty."""
+    """A file's names by id and by colour; either may be empty."""
 
     file: str
     by_id: dict[int, str]
@@ -32,20 +32,20 @@ class Names:
 
 
 def find_names(tree: Tree) -> list[Names]:
-    """What the files of names say, those nearest to the folder's top first."""
-    found = []
+    """The contents of the files of names. Files nearest to the folder's top come first."""
+    tables = []
     for file in sorted(tree.ending_in(*SUFFIXES), key=lambda f: (len(f.parts), f.name)):
         named = FILES.search(file.stem) or file.suffix == ".names" or file.name in ("data.yaml", "dataset.yaml")
-        if named and tree.path(file).stat().st_size < MIB and (names := _read(tree.path(file), file)):
-            found.append(names)
-    return found
+        if named and tree.path(file).stat().st_size < MIB and (names := _read_names(tree.path(file), file)):
+            tables.append(names)
+    return tables
 
 
-def _read(path: Path, file: PurePosixPath) -> Names | None:
+def _read_names(path: Path, file: PurePosixPath) -> Names | None:
     try:
         return _of_yaml(path, file) if file.suffix in (".yaml", ".yml") else _of_lines(path, file)
     except ValueError:
-        return None  # a file of something else: names are asked for, or chosen
+        return None  # a file of another kind
 
 
 def _of_yaml(path: Path, file: PurePosixPath) -> Names | None:
@@ -66,7 +66,7 @@ def _of_yaml(path: Path, file: PurePosixPath) -> Names | None:
 
 
 def _of_lines(path: Path, file: PurePosixPath) -> Names | None:
-    """A name a line; with an id before it, or a colour before or behind it."""
+    """Read lines with a name each, which may have an id before it, or a colour before or behind it."""
     text = read_bytes(path, MIB).decode("utf-8-sig")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     parsed = [_words(line) for line in lines]
@@ -85,7 +85,7 @@ def _of_lines(path: Path, file: PurePosixPath) -> Names | None:
         ids = [n[0] for _, n in parsed] if count == 4 else list(range(len(parsed)))
         colours = {i: (n[-3], n[-2], n[-1]) for i, (_, n) in zip(ids, parsed, strict=True)}
         by_id = {i: name for i, (name, _) in zip(ids, parsed, strict=True)}
-        # A colour that two classes share stands for neither of them.
+        # A colour that two classes share identifies neither of them.
         shared = {colour for colour, times in Counter(colours.values()).items() if times > 1}
         by_colour = {colour: by_id[i] for i, colour in colours.items() if colour not in shared}
         return Names(str(file), by_id, by_colour, colours) if len(by_id) == len(parsed) else None
@@ -104,7 +104,7 @@ def _words(line: str) -> tuple[str, list[int]]:
 
 
 def _spaced(line: str) -> list[str]:
-    """`128 64 128 road` or `7 traffic sign` or `traffic sign`."""
-    found = re.fullmatch(r"((?:\d+\s+)*)(.*?)((?:\s+\d+)*)", line)
-    assert found is not None
-    return [*found[1].split(), found[2], *found[3].split()]
+    """Split a line such as `128 64 128 road`, `7 traffic sign` or `traffic sign`."""
+    match = re.fullmatch(r"((?:\d+\s+)*)(.*?)((?:\s+\d+)*)", line)
+    assert match is not None
+    return [*match[1].split(), match[2], *match[3].split()]

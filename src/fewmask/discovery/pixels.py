@@ -1,4 +1,4 @@
-"""What image files of masks hold: ids, a palette, colours, or black and white. Every mask is opened, as training will.
+"""The contents of masks that are image files: ids, a palette, colours, or black and white. Every mask is opened.
 
 Shapes: H×W pixels.
 """
@@ -20,13 +20,13 @@ from fewmask.data.reading import image_kind, read_colours, read_image, read_mask
 from fewmask.formats.shapes import recode
 
 MOST_COLOURS = 64
-"""Of all masks together: with more, the edges of shapes are mixed, or colours are instances."""
+"""The largest number of colours in all masks together. With more, edges are mixed, or the colours are instances."""
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class PixelFacts:
-    """What the masks of a domain hold together. Counts are pixels."""
+    """The contents of all masks of a domain. Counts are pixels."""
 
     kind: str
     """"ids" or "colours"."""
@@ -35,15 +35,15 @@ class PixelFacts:
     palette: dict[int, Colour]
     """The colours of indices, where all masks have one palette."""
     problem: str = ""
-    """Why they are none of these, in words."""
+    """The reason, as a sentence, why the masks cannot be used."""
 
 
-def look(paths: Sequence[Path], progress: Progress | None = None) -> PixelFacts:
-    """What masks hold. The first that cannot be read is the `problem`."""
+def inspect_masks(paths: Sequence[Path], progress: Progress | None = None) -> PixelFacts:
+    """The contents of masks. If a mask cannot be read, the first such mask is the `problem`."""
     ids, colours = Counter[int](), Counter[Colour]()
     palettes: set[tuple[tuple[int, Colour], ...]] = set()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for done, (kind, counts, palette, problem) in enumerate(pool.map(_one, paths), 1):
+        for done, (kind, counts, palette, problem) in enumerate(pool.map(_inspect_mask, paths), 1):
             if progress:
                 progress(done, len(paths))
             if problem:
@@ -54,22 +54,22 @@ def look(paths: Sequence[Path], progress: Progress | None = None) -> PixelFacts:
                 colours.update({(c & 255, c >> 8 & 255, c >> 16): n for c, n in counts.items()})
             palettes.add(palette)
             if len(colours) > MOST_COLOURS:
-                more = f"more than {MOST_COLOURS} colours, so that they are no classes: edges may be mixed"
+                more = f"the masks hold more than {MOST_COLOURS} colours, which are no classes: edges may be mixed"
                 return PixelFacts("colours", ids, colours, {}, more)
     if ids and colours:
-        return PixelFacts("ids", ids, colours, {}, "some masks are of ids and some of colours; make them of one kind")
+        return PixelFacts("ids", ids, colours, {}, "some masks hold ids and some colours; convert them to one kind")
     common = dict(palettes.pop()) if len(palettes) == 1 else {}
     return PixelFacts("colours" if colours else "ids", ids, colours, common)
 
 
-_One = tuple[str, dict[int, int], tuple[tuple[int, Colour], ...], str]
+_MaskContents = tuple[str, dict[int, int], tuple[tuple[int, Colour], ...], str]
 
 
-def _one(path: Path) -> _One:
+def _inspect_mask(path: Path) -> _MaskContents:
     try:
         kind = image_kind(path)
         if kind.container not in ("PNG", "TIFF", "BMP"):
-            return "ids", {}, (), f"{path}: a mask as {kind.container}, which changes ids; save masks as PNG"
+            return "ids", {}, (), f"{path}: the mask is a {kind.container}, which changes ids; save masks as PNG"
         if kind.channels in ("RGB", "RGB and alpha"):
             pixels = read_colours(path)
             return "colours", _counted(pixels), (), ""
@@ -80,7 +80,7 @@ def _one(path: Path) -> _One:
 
 
 def _counted(pixels: np.ndarray) -> dict[int, int]:
-    """Pixels by code, see `recode`."""
+    """The number of pixels by code, see `recode`."""
     if pixels.ndim == 2:
         counts = np.bincount(pixels.reshape(-1), minlength=256)
         return {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
@@ -99,13 +99,13 @@ def _palette(path: Path, kind: Kind, mask: np.ndarray) -> tuple[tuple[int, Colou
     return tuple((int(i), _first(colours, mask == i)) for i in np.unique(mask))
 
 
-def _first(colours: np.ndarray, where: np.ndarray) -> Colour:
-    red, green, blue = colours[where][0].tolist()
+def _first(colours: np.ndarray, mask: np.ndarray) -> Colour:
+    red, green, blue = colours[mask][0].tolist()
     return red, green, blue
 
 
 def is_photo(path: Path) -> bool:
-    """Whether an image has so many colours that it is no mask."""
+    """Whether an image has too many colours for a mask."""
     try:
         kind = image_kind(path)
         if kind.container in ("JPEG", "WebP"):

@@ -1,4 +1,4 @@
-"""What is proposed for a training on what was found, each with the reason, and the configuration that says it."""
+"""The proposed settings for training on a detected dataset, each with its reason, and the configuration with them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 
 from fewmask.data.layouts.listing import Index
 from fewmask.data.reading import image_kind
-from fewmask.discovery.found import Found
+from fewmask.discovery.detected import DetectedDataset
 from fewmask.discovery.splits import Splits
 from fewmask.strict_yaml import dump_line
 
 ENCODER = "tu-mobilenetv2_100"
 LARGEST_CROP = 256
 CACHED = 1_000_000_000
-"""Bytes of images and masks that are kept in memory."""
+"""The largest size in bytes of images and masks for which a cache in memory is proposed."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A key of the configuration, its value, and why."""
+    """A key of the configuration, its value, and the reason."""
 
     key: str
     value: Any
     why: str
 
 
-def propose(found: Found, listing: Index, splits: Splits) -> list[Proposal]:
-    """Encoder, crop, steps, method and what else fits the images."""
+def propose(dataset: DetectedDataset, listing: Index, splits: Splits) -> list[Proposal]:
+    """Propose encoder, crop, steps, method and other settings that fit the images."""
     kinds = []
     for path in [*listing.images.values()][:200]:
         try:
@@ -42,24 +42,24 @@ def propose(found: Found, listing: Index, splits: Splits) -> list[Proposal]:
     height, width = (min((getattr(k, side) for k in kinds), default=LARGEST_CROP) for side in ("height", "width"))
     crop = [max(32, min(LARGEST_CROP, side // 16 * 16)) for side in (height, width)]
     batch = max(1, min(8, len(labelled)))
-    told = [
+    proposals = [
         Proposal(
             "model.encoder", ENCODER, "small enough for a CPU; add `weights: imagenet` to fetch pretrained weights, "
             "which photographs need",
         ),
         Proposal("train.crop", crop, f"the smallest image is {width}×{height}"),
         Proposal("train.batch_size", batch, f"{len(labelled)} labelled images in train"),
-        Proposal("train.steps", "auto", "each labelled pixel 12 times, until validation finds nothing better"),
-        Proposal("method", "auto", f"what is shown to be best for {len(labelled):,} masks and {pool:,} images without"),
+        Proposal("train.steps", "auto", "each labelled pixel 12 times, unless validation stops improving before"),
+        Proposal("method", "auto", f"chosen by results for {len(labelled):,} masks and {pool:,} images without a mask"),
     ]  # fmt: skip
     size = sum(k.width * k.height * 4 for k in kinds) / max(1, len(kinds)) * len(listing.images)
-    if found.masks != "pixels" and size < CACHED:
-        told.append(Proposal("train.cache", "memory", f"masks are drawn once; all are {size / 1e6:,.0f} MB"))
-    return told
+    if dataset.masks != "pixels" and size < CACHED:
+        proposals.append(Proposal("train.cache", "memory", f"masks are drawn once; all take {size / 1e6:,.0f} MB"))
+    return proposals
 
 
-def turned(listing: Index, found: Found) -> bool:
-    """Whether masks fit the images as their orientation tags turn them, and not as they lie."""
+def needs_turning(listing: Index, dataset: DetectedDataset) -> bool:
+    """Whether masks fit the images only after the images were turned by their orientation tags."""
     votes = Counter[bool]()
     for stem, path in listing.images.items():
         if listing.reader is None or stem not in listing.masks or sum(votes.values()) >= 20:
@@ -74,18 +74,20 @@ def turned(listing: Index, found: Found) -> bool:
     return votes[True] > votes[False]
 
 
-def configuration(name: str, root: Path, folder: Path, found: Found, proposals: list[Proposal], upright: bool) -> str:
+def configuration(
+    name: str, root: Path, folder: Path, dataset: DetectedDataset, proposals: list[Proposal], upright: bool
+) -> str:
     """The YAML of a configuration in `folder`, with the reasons as comments."""
     place = os.path.relpath(root, folder) if root.is_relative_to(folder.parent) else str(root)
-    domain: dict[str, Any] = {"layout": "folder", "root": place, **found.settings()}
+    domain: dict[str, Any] = {"layout": "folder", "root": place, **dataset.settings()}
     domain |= {"classes": "classes.yaml", "splits": f"{name}-splits"}
     domain |= {"orientation": "apply"} if upright else {}
     lines = [f"name: {dump_line(name)}", "domains:", f"  {dump_line(name)}:"]
     lines += [f"    {key}: {dump_line(value)}" for key, value in domain.items()]
     tree: dict[str, list[Proposal]] = {}
-    for one in proposals:
-        head, _, _ = one.key.partition(".")
-        tree.setdefault(head, []).append(one)
+    for proposal in proposals:
+        head, _, _ = proposal.key.partition(".")
+        tree.setdefault(head, []).append(proposal)
     for head, inside in tree.items():
         if inside[0].key == head:
             lines.append(f"{head}: {dump_line(inside[0].value)}  # {inside[0].why}")

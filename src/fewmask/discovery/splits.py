@@ -1,5 +1,4 @@
-"""Which images are train, val and test: as the folder says it, or drawn so that no two splits have pictures that look
-alike.
+"""The splits of a folder's images: those that the folder states, or drawn ones without similar pictures in two splits.
 
 Shapes: N images.
 """
@@ -34,20 +33,20 @@ CALLED = {
     **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
 HELD_OUT = 0.2
-"""Of the images with masks, for val and for test each."""
+"""The fraction of the images with masks that is held out for val, and the same for test."""
 
 
 @dataclass(frozen=True)
 class Splits:
     stems: Mapping[str, tuple[str, ...]]
     why: str
-    """How they came about, in words."""
+    """How the splits were made, as a phrase for people."""
     left_out: tuple[str, ...] = ()
-    """Images in no split."""
+    """Images that are in no split."""
 
 
-def choose(tree: Tree, listing: Index, progress: Progress | None = None) -> Splits:
-    """The splits of a folder's images: by lists, by folders of their names, or drawn."""
+def choose_splits(tree: Tree, listing: Index, progress: Progress | None = None) -> Splits:
+    """The splits of a folder's images: by lists, by the folders' names, or drawn."""
     stems = _of_lists(tree, listing) or _of_folders(listing)
     masked = set(listing.masks)
     if stems is not None:
@@ -56,10 +55,10 @@ def choose(tree: Tree, listing: Index, progress: Progress | None = None) -> Spli
         if given["train"] and given["val"]:
             return _finish(listing, given, why)
         if given["train"] and not given["val"]:
-            drawn = _draw(listing, given["train"], progress, test=False)
-            told = f"{why}; val is drawn from train, {drawn.why}"
-            return _finish(listing, {**drawn.stems, "test": given["test"]}, told)
-    return _draw(listing, list(listing.images), progress)
+            drawn = _draw_splits(listing, given["train"], progress, test=False)
+            reason = f"{why}; val is drawn from train, {drawn.why}"
+            return _finish(listing, {**drawn.stems, "test": given["test"]}, reason)
+    return _draw_splits(listing, list(listing.images), progress)
 
 
 def _finish(listing: Index, given: Mapping[str, Sequence[str]], why: str) -> Splits:
@@ -69,44 +68,49 @@ def _finish(listing: Index, given: Mapping[str, Sequence[str]], why: str) -> Spl
 
 
 def _of_lists(tree: Tree, listing: Index) -> tuple[dict[str, list[str]], str] | None:
-    """Texts of the names train, val and test beside each other, whose lines name images."""
+    """The splits by text files named train, val and test in one folder, whose lines name images."""
     lists: dict[PurePosixPath, dict[str, PurePosixPath]] = {}
     for file in tree.ending_in(".txt"):
         if split := CALLED.get(file.stem.casefold()):
             lists.setdefault(file.parent, {})[split] = file
     names = image_names(listing.root, listing.images, listing.masks)
     for folder, files in sorted(lists.items(), key=lambda item: (-len(item[1]), item[0])):
-        found: dict[str, list[str]] = {split: [] for split in SPLITS}
-        seen: set[str] = set()
-        odd = Counter[str]()
+        by_split: dict[str, list[str]] = {split: [] for split in SPLITS}
+        used: set[str] = set()
+        skipped = Counter[str]()
         for split in (s for s in SPLITS if s in files):
             for line in read_bytes(tree.path(files[split]), 64 * MIB).decode("utf-8-sig", "replace").splitlines():
-                same = resolve(names, line.strip(), *line.split()[:1]) if line.strip() else set()
-                if len(same) == 1 and not same & seen:
-                    seen |= same
-                    found[split] += same
+                stems = resolve(names, line.strip(), *line.split()[:1]) if line.strip() else set()
+                if len(stems) == 1 and not stems & used:
+                    used |= stems
+                    by_split[split] += stems
                 elif line.strip():
-                    many = "name several images" if len(same) > 1 else "repeat an image"
-                    odd[many if same else "name no image"] += 1
-        if found["train"]:
-            left = [f"{number:,} of their lines {what}" for what, number in odd.items()]
-            return found, "; ".join([f"as the lists in {folder} say", *left])
+                    many = "name several images" if len(stems) > 1 else "repeat an image"
+                    skipped[many if stems else "name no image"] += 1
+        if by_split["train"]:
+            remarks = [f"{number:,} of their lines {problem}" for problem, number in skipped.items()]
+            return by_split, "; ".join([f"as the lists in {folder} say", *remarks])
     return None
 
 
 def _of_folders(listing: Index) -> tuple[dict[str, list[str]], str] | None:
-    """Folders called train, val and test in the paths of images."""
-    found: dict[str, list[str]] = {split: [] for split in SPLITS}
+    """The splits by folders named train, val and test in the paths of images."""
+    by_split: dict[str, list[str]] = {split: [] for split in SPLITS}
     for stem, path in listing.images.items():
         parts = path.relative_to(listing.root).parts[:-1]
         named = [CALLED[word] for part in parts if (word := re.sub(r"[_-]?\d+$", "", part).casefold()) in CALLED]
         if named:
-            found[named[0]].append(stem)
-    return (found, "by the folders train, val and test") if found["train"] and (found["val"] or found["test"]) else None
+            by_split[named[0]].append(stem)
+    return (
+        (by_split, "by the folders train, val and test")
+        if by_split["train"] and (by_split["val"] or by_split["test"])
+        else None
+    )
 
 
-def _draw(listing: Index, among: Sequence[str], progress: Progress | None, test: bool = True) -> Splits:
-    """Whole groups of images that are of one series or look alike, until a part of the masks is held out."""
+def _draw_splits(listing: Index, among: Sequence[str], progress: Progress | None, test: bool = True) -> Splits:
+    """Draw splits from whole groups of images that belong to one series or look alike, until `HELD_OUT` of the masks
+    are held out for each split."""
     series = _series(listing, among)
     groups = _alike(listing, among, series, progress)
     masked = [g for g in groups if any(s in listing.masks for s in g)]
@@ -127,16 +131,17 @@ def _draw(listing: Index, among: Sequence[str], progress: Progress | None, test:
                 continue
             taken.add(position)
             held[split] += inside
-    out = {s for position in taken for s in order[position]}
-    held["train"] = [s for s in among if s not in out]
-    what = f"{len(set(series.values()))} series of their names" if len(set(series.values())) > 1 else "images"
+    held_stems = {s for position in taken for s in order[position]}
+    held["train"] = [s for s in among if s not in held_stems]
+    groups_text = f"{len(set(series.values()))} series of their names" if len(set(series.values())) > 1 else "images"
     parts = " and ".join(s for s in splits if held[s]) or "nothing"
-    why = f"{parts} held out: {HELD_OUT:.0%} of the masks each, whole {what}, none that looks like one of train"
+    why = f"{parts} held out: {HELD_OUT:.0%} of the masks each, whole {groups_text}, none similar to one of train"
     return _finish(listing, held, why)
 
 
 def _series(listing: Index, among: Sequence[str]) -> dict[str, str]:
-    """Of each stem what tells its drive, patient or place: its folder, or its name without the number of the frame."""
+    """The series of each stem, such as its drive, patient or place: its folder, or its name without the frame's
+    number."""
     folders = {stem: str(listing.images[stem].parent) for stem in among}
     if len(set(folders.values())) >= 3:
         return folders
@@ -148,12 +153,12 @@ def _series(listing: Index, among: Sequence[str]) -> dict[str, str]:
 def _alike(
     listing: Index, among: Sequence[str], series: Mapping[str, str], progress: Progress | None
 ) -> list[list[str]]:
-    """Groups of stems: of one series, of equal pixels, or almost the same picture."""
+    """Groups of stems that belong to one series, have equal pixels, or show nearly the same picture."""
     paths = [listing.images[stem] for stem in among]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         prints = []
-        for done, one in enumerate(pool.map(_print, paths), 1):
-            prints.append(one)
+        for done, fingerprint in enumerate(pool.map(_print, paths), 1):
+            prints.append(fingerprint)
             if progress:
                 progress(done, len(paths))
     parent = list(range(len(among)))
@@ -166,23 +171,30 @@ def _alike(
 
     first: dict[object, int] = {}
     for i, stem in enumerate(among):
-        of_series = [series[stem]] if series[stem] else []
-        one = prints[i]
-        for key in (*of_series, *([] if one is None else [one[0]])):
+        series_keys = [series[stem]] if series[stem] else []
+        fingerprint = prints[i]
+        for key in (*series_keys, *([] if fingerprint is None else [fingerprint[0]])):
             parent[top(i)] = top(first.setdefault(key, i))
     rows = [i for i in range(len(among)) if prints[i] is not None]
-    table = np.array([one[1] for one in prints if one is not None], np.float32).reshape(len(rows), -1) - 128
+    table = (
+        np.array([fingerprint[1] for fingerprint in prints if fingerprint is not None], np.float32).reshape(
+            len(rows), -1
+        )
+        - 128
+    )
     squares = (table**2).sum(1)
     for start in range(0, len(rows), 512):
         block = table[start : start + 512]
         near = squares[start : start + 512, None] + squares - 2 * block @ table.T < NEAR**2 * table.shape[1]
-        # Every picture of a part of this block that is connected by likeness joins the first one of it.
-        inside, to = np.nonzero(near)
+        # Every picture of a connected component of similar pictures joins the component's first one.
+        inside, column = np.nonzero(near)
         size = len(rows)
-        _, part = connected_components(coo_array((np.ones(len(to), bool), (inside + start, to)), (size, size)), False)
+        _, component = connected_components(
+            coo_array((np.ones(len(column), bool), (inside + start, column)), (size, size)), False
+        )
         leader: dict[int, int] = {}
-        for row in np.unique(np.concatenate([inside + start, to])).tolist():
-            parent[top(rows[row])] = top(rows[leader.setdefault(int(part[row]), row)])
+        for row in np.unique(np.concatenate([inside + start, column])).tolist():
+            parent[top(rows[row])] = top(rows[leader.setdefault(int(component[row]), row)])
     groups: dict[int, list[str]] = {}
     for i, stem in enumerate(among):
         groups.setdefault(top(i), []).append(stem)
@@ -193,5 +205,5 @@ def _print(path: Path) -> tuple[bytes, np.ndarray] | None:
     try:
         pixels = read_image(path)
     except ValueError:
-        return None  # `check` tells what is wrong with it
+        return None  # `fewmask check` reports the error
     return digest(pixels), thumbnail(pixels)

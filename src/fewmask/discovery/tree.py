@@ -1,4 +1,4 @@
-"""The files of a stranger's folder, by their places and endings; nothing is opened here."""
+"""The files of a user's folder, by their paths and endings. No file is opened here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SYSTEM = {"thumbs.db", "desktop.ini", "__macosx"}
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder and the paths of the files below it, sorted; hidden ones and those of systems are left out."""
+    """A folder and the sorted paths of the files below it. Hidden files and those of operating systems are left out."""
 
     root: Path
     files: tuple[PurePosixPath, ...]
 
     @classmethod
-    def of(cls, root: Path) -> Tree:
+    def scan(cls, root: Path) -> Tree:
         if not root.is_dir():
             raise ValueError(f"{root}: no such folder; give the folder that holds the images")
         return cls(root, tuple(sorted(_below(root, PurePosixPath()))))
@@ -35,7 +35,7 @@ class Tree:
         return [file for file in self.files if file.suffix.lower() in suffixes]
 
     def path(self, file: PurePosixPath | str) -> Path:
-        """Where a file or a folder of the tree is."""
+        """The path of a file or a folder of the tree."""
         return self.root / file
 
 
@@ -51,10 +51,10 @@ def _below(folder: Path, name: PurePosixPath) -> Iterator[PurePosixPath]:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Where images lie and where their masks do, in the words of the layout `folder`."""
+    """Where images and their masks lie, as settings of the layout `folder`."""
 
     root: str
-    """The folder of both below the one that was given."""
+    """The folder of images and masks, relative to the given folder."""
     images: str
     labels: str
     image_ending: str = ""
@@ -65,7 +65,8 @@ class Pairing:
 
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 MOST_PARTNERS = 20
-"""Files that share what stands before their last word: with more of them that word tells images apart."""
+"""The largest number of files that may share the name before their last word. With more, that word distinguishes
+images."""
 IMAGE_WORDS = ("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "input", "inputs", "data")
 MASK_WORDS = (
     *("labels", "label", "masks", "mask", "annotations", "annotation", "ann", "anns", "annot", "gt", "ground_truth"),
@@ -74,7 +75,7 @@ MASK_WORDS = (
 
 
 def looks_like_masks(name: str) -> bool:
-    """Whether a folder's name or an ending of files says that masks are in it."""
+    """Whether the name of a folder, or an ending of files, is one of masks."""
     words = name.casefold().replace("-", "_").strip("_.").split("_")
     return (
         name.casefold() in MASK_WORDS or any(word in MASK_WORDS for word in words) or name.casefold().endswith("annot")
@@ -82,8 +83,8 @@ def looks_like_masks(name: str) -> bool:
 
 
 def pairings(images: Sequence[PurePosixPath], labels: Sequence[PurePosixPath]) -> list[Pairing]:
-    """How files of labels may belong to images, the one with most pairs first. The two lists may be the same."""
-    found: dict[tuple[str, ...], list[tuple[PurePosixPath, PurePosixPath]]] = {}
+    """The ways in which files of labels may belong to images, best one first. The two lists may be the same."""
+    pairs_by_key: dict[tuple[str, ...], list[tuple[PurePosixPath, PurePosixPath]]] = {}
     by_name: dict[str, list[PurePosixPath]] = {}
     for image in images:
         for base in _bases(image.stem):
@@ -96,26 +97,32 @@ def pairings(images: Sequence[PurePosixPath], labels: Sequence[PurePosixPath]) -
             partners = by_name.get(base, [])
             for image in partners if base == stem or len(partners) <= MOST_PARTNERS else ():
                 if image != label and (key := _relation(image, label, base)) is not None:
-                    found.setdefault(key, []).append((image, label))
-    ranked = sorted(found.items(), key=lambda item: (-_rank(item[0], item[1]), item[0]))
+                    pairs_by_key.setdefault(key, []).append((image, label))
+    ranked = sorted(pairs_by_key.items(), key=lambda item: (-_rank(item[0], item[1]), item[0]))
     return [_pairing(key, pairs) for key, pairs in ranked]
 
 
 def _bases(stem: str) -> list[str]:
-    """What a stem may share with its partner's: all of it, or what stands before its last word."""
-    cuts = [at for at, sign in enumerate(stem) if sign in "_-." and at and WORD.fullmatch(stem[at + 1 :])]
-    return [stem, *(stem[:at] for at in cuts[-2:])]
+    """The names that a stem may share with its partner's: all of it, or the name before its last word."""
+    cuts = [
+        position
+        for position, sign in enumerate(stem)
+        if sign in "_-." and position and WORD.fullmatch(stem[position + 1 :])
+    ]
+    return [stem, *(stem[:position] for position in cuts[-2:])]
 
 
 def _relation(image: PurePosixPath, label: PurePosixPath, base: str) -> tuple[str, ...] | None:
-    """Folders and endings that the two differ in; None where they differ in more than one folder."""
-    of_image, of_label = image.parts[:-1], label.parts[:-1]
+    """The folders and endings in which the two differ; None where they differ in more than one folder."""
+    image_folders, label_folders = image.parts[:-1], label.parts[:-1]
     image_rest, label_rest = image.stem[len(base) :], label.name[len(base) :]
-    if len(of_image) != len(of_label):
-        if of_label[: len(of_image)] == of_image and len(of_label) == len(of_image) + 1:  # x.jpg beside masks/x.png
-            return ("inside", "/".join(of_image), of_label[-1], image_rest, label_rest)
+    if len(image_folders) != len(label_folders):
+        if (
+            label_folders[: len(image_folders)] == image_folders and len(label_folders) == len(image_folders) + 1
+        ):  # x.jpg beside masks/x.png
+            return ("inside", "/".join(image_folders), label_folders[-1], image_rest, label_rest)
         return None
-    different = [i for i, (a, b) in enumerate(zip(of_image, of_label, strict=True)) if a != b]
+    different = [i for i, (a, b) in enumerate(zip(image_folders, label_folders, strict=True)) if a != b]
     if len(different) > 1 or (image_rest and not label_rest):
         return None
     if not different:
@@ -123,12 +130,12 @@ def _relation(image: PurePosixPath, label: PurePosixPath, base: str) -> tuple[st
         if end == label_rest or (len(end) > len(label_rest) and not image_rest):
             return None
         return ("beside", image_rest, label_rest)
-    at = different[0]
-    return ("apart", str(at), of_image[at], of_label[at], image_rest, label_rest)
+    level = different[0]
+    return ("apart", str(level), image_folders[level], label_folders[level], image_rest, label_rest)
 
 
 def _rank(key: tuple[str, ...], pairs: Sequence[object]) -> float:
-    """More pairs first; of as many those with the plainest names, and with masks that are called so."""
+    """The rank of a pairing: more pairs first, then plain names, and masks with names of masks."""
     kind, *words = key
     image_rest, label_rest = words[-2:]
     hint = 0.0
@@ -155,11 +162,11 @@ def _pairing(key: tuple[str, ...], pairs: Sequence[tuple[PurePosixPath, PurePosi
         return Pairing(root, ".", ".", image_rest, label_ending, image_files, label_files)
     if kind == "inside":
         return Pairing(words[0] or ".", ".", words[1], image_rest, label_ending, image_files, label_files)
-    at = int(words[0])
-    above = {image.parts[:at] for image in image_files}
-    before = _common([PurePosixPath(*parts) for parts in above])
+    level = int(words[0])
+    parents = {image.parts[:level] for image in image_files}
+    before = _common([PurePosixPath(*parts) for parts in parents])
     depth = 0 if before == "." else len(PurePosixPath(before).parts)
-    stars = ["*"] * (at - depth)
+    stars = ["*"] * (level - depth)
     images, labels = ("/".join([*stars, folder]) for folder in (words[1], words[2]))
     return Pairing(before, images, labels, image_rest, label_ending, image_files, label_files)
 
