@@ -161,7 +161,7 @@ def test_a_scale_that_leaves_nothing_is_refused(data: Path, tmp_path: Path, scal
     with pytest.raises(ValueError, match=r"images.test0\.png: `size: .*less than 8 a side; write a larger `size`"):
         domain.image("test0")
     (found,) = check_domains({"a": FolderDomain(root=data / "a", size=scale)}).errors
-    assert found.where == "domain a" and "sees nothing" in found.value
+    assert found.where == "domain a" and "a network needs at least" in found.value
     given = json.dumps(settings(data, a=scale))
     (tmp_path / "c.yaml").write_text(given, encoding="utf-8")
     is_refused(fewmask("train", tmp_path / "c.yaml", "--out", tmp_path / "run"), "write a larger `size`")

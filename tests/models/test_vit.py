@@ -350,7 +350,7 @@ def cut(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         ("dinov3", dict, "dinov2", r"patch_embed\.proj\.weight \(48, 3, 16, 16\) ≠ \(48, 3, 14, 14\)"),
         ("dinov3, biases", as_dinov3, "dinov3", r"take the encoder tu-vit_small_patch16_dinov3_qkvb"),
         ("dinov2", lambda w: {"model": w | {"epoch": 3}}, "dinov2", r"holds more than an encoder's tensors"),
-        ("dinov2", lambda w: {"model": w, "run": nn.ReLU()}, "dinov2", r"damaged, or more than tensors"),
+        ("dinov2", lambda w: {"model": w, "run": nn.ReLU()}, "dinov2", r"damaged, or holds more than tensors"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(of: str, change: Any, into: str, message: str, tmp_path: Path) -> None:

@@ -32,9 +32,7 @@ class FineTune(Method):
         if sorted(self.order) != sorted(domains):
             raise ValueError(f"method.order: {list(self.order)} is not an order of the domains {', '.join(domains)}")
         if len(self.order) < 2:
-            raise ValueError(
-                "method.order: fine-tuning goes from one domain to another; configure at least two domains"
-            )
+            raise ValueError("method.order: fine-tuning goes from one domain to another; give at least two domains")
 
     def phases(self, steps: int) -> list[Phase]:
         bounds = [steps * i // len(self.order) for i in range(len(self.order) + 1)]

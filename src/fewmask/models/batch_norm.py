@@ -1,6 +1,6 @@
-"""Batch normalisation over the images of all processes, so that two processes see what one would.
+"""Batch normalisation over the images of all processes, so that the result does not depend on their number.
 
-torch has this for GPUs alone; on CPUs (gloo) the statistics are summed here.
+torch provides it for GPUs alone. On CPUs (gloo) this module sums the statistics.
 
 Shapes: B images of this process · C channels · H×W pixels.
 """
@@ -24,10 +24,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def synchronise(model: Module) -> Module:
-    """Make every batch normalisation of the model one over all processes; alone, the model stays as it is. Frozen ones
-    have nothing to synchronise.
+    """Make every batch normalisation of the model one over all processes. With a single process the model stays
+    unchanged. Frozen layers have nothing to synchronise.
 
-    The model is on its device. Raises ValueError for a kind of batch normalisation that is not known here.
+    The model is on its device. Raises ValueError for a kind of batch normalisation that is not supported.
     """
     if distributed.world() == 1:
         return model
@@ -51,8 +51,8 @@ def synchronise(model: Module) -> Module:
 
 @torch.no_grad()
 def single_value_batch_norms(model: nn.Module, forward: Callable[[], object]) -> list[str]:
-    """Names of the batch normalisations that get a single value per channel in this forward of the model. That value
-    would be its own mean, so that the output would be the bias alone. torch refuses to train that."""
+    """Names of the batch normalisations that get a single value per channel in this forward of the model. The mean
+    would equal that value, so that the output would be the bias alone. torch refuses to train such a layer."""
     names = []
 
     def record_single_values(name: str, module: nn.Module, x: Tensor) -> None:
@@ -73,8 +73,8 @@ def single_value_batch_norms(model: nn.Module, forward: Callable[[], object]) ->
 
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Batch normalisation in here uses its batch's own statistics, as in training, and leaves the running ones alone:
-    for rows that are none of the model's data, such as a generator's."""
+    """Inside this context batch normalisation uses the statistics of its batch, as in training, and does not update the
+    running ones. It is for rows that are not the model's data, such as a generator's images."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     momenta = [m.momentum for m in norms]
     for norm in norms:
@@ -100,7 +100,7 @@ _SYNCHRONISED: dict[type, type] = {nn.BatchNorm2d: _Synchronised, BatchNormAct2d
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
+    """The sum over all processes. Its gradient is the sum of the gradients."""
 
     @staticmethod
     def forward(ctx: object, values: Tensor) -> Tensor:
@@ -114,10 +114,10 @@ class _Total(torch.autograd.Function):
 
 
 def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Training-mode batch normalisation of (B,C,H,W) with the statistics of all processes; moves the running ones."""
+    """Normalise (B,C,H,W) with the statistics of all processes, as in training, and update the running ones."""
     values = x.float()
-    # Each process's own mean and squared deviations from it, side by side in one sum: from sums of squares the
-    # variance of a channel far from zero would be lost to rounding, or negative.
+    # One sum collects each process's mean and its squared deviations from that mean. Sums of squares would lose the
+    # variance of a channel far from zero to rounding, or make it negative.
     own_mean = values.mean((0, 2, 3))
     own_square = (values - own_mean[:, None, None]).square().sum((0, 2, 3))
     table = values.new_zeros(distributed.world(), 2 * len(own_mean) + 1)

@@ -1,4 +1,4 @@
-"""A small branch beside the heads, which a method trains on F's features for a purpose of its own.
+"""A small branch beside the heads, which a method trains on F's features.
 
 Shapes: B images · C feature channels · D hidden channels · O channels out · h×w feature cells.
 """
@@ -14,7 +14,7 @@ from fewmask.models.weights import drawn
 def branch(channels: int, hidden: int, out: int, kernel: int, rng: torch.Generator) -> nn.Sequential:
     """conv k×k (C→D), BN, ReLU, conv 1×1 (D→O): features (B,C,h,w) → (B,O,h,w), for an odd k.
 
-    On the generator's device; it draws the weights, as torch would draw them, and biases are 0.
+    It is on the generator's device. The weights are drawn as torch would draw them, and biases are 0.
     """
     return drawn(
         lambda: nn.Sequential(

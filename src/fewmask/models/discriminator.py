@@ -1,4 +1,5 @@
-"""Discriminators: of every pixel of a label map whether it is real, and of every feature cell which domain it is of.
+"""Discriminators: one decides for every pixel of a label map whether it is real, one for every feature cell which
+domain it comes from.
 
 Shapes: B maps · C channels of a map · D channels of the first layer · H×W pixels or cells.
 """
@@ -17,8 +18,8 @@ STRIDE = 32
 
 
 class Discriminator(nn.Module):
-    """That of Hung et al. (BMVC 2018, §3.1): five convolutions 4×4 of stride 2 to D, 2D, 4D, 8D and 1 channels, leaky
-    ReLU between them, no normalisation."""
+    """The discriminator of Hung et al. (BMVC 2018, §3.1): five convolutions 4×4 of stride 2 to D, 2D, 4D, 8D and 1
+    channels, with leaky ReLU between them and without normalisation."""
 
     def __init__(self, inputs: int, channels: int, rng: torch.Generator) -> None:
         super().__init__()
@@ -32,7 +33,7 @@ class Discriminator(nn.Module):
         self.layers = drawn(layers, rng)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """maps (B,C,H,W) of any size → logits of being real (B,H,W): one a 32×32 cell, brought to pixels bilinearly.
+        """maps (B,C,H,W) of any size → logits of being real (B,H,W): one for each 32×32 cell, upsampled bilinearly.
 
         Maps are padded with zeros to whole cells, at the bottom and on the right, as images are.
         """
@@ -45,8 +46,8 @@ class Discriminator(nn.Module):
 def cell_classifier(inputs: int, channels: int, rng: torch.Generator) -> nn.Sequential:
     """Three convolutions 1×1 to D, D and 1 channels, ReLU between them: maps (B,C,H,W) → logits (B,1,H,W).
 
-    Every cell is judged by itself. No normalisation: it would see the rows of one domain at a time, and hide from the
-    classifier what tells them apart.
+    Every cell is classified independently. There is no normalisation: it would get the rows of one domain at a time,
+    and remove the differences between the domains.
     """
     return drawn(
         lambda: nn.Sequential(

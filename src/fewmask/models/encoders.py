@@ -27,21 +27,21 @@ from fewmask.models.depthwise import keep_fast
 from fewmask.models.fetching import fetching
 from fewmask.models.memory import ran_out
 
-TIMM = "tu-"  # segmentation-models-pytorch's mark for "any timm encoder"
-# What a classification checkpoint holds beside its encoder, in the packages' own naming.
+TIMM = "tu-"  # the prefix by which segmentation-models-pytorch marks timm's encoders
+# Prefixes of the tensors that a classification checkpoint holds beside its encoder, as the packages name them.
 CLASSIFIER = ("fc.", "classifier.", "head.", "last_linear.", "conv_head.", "bn2.", "norm_head.", "norm.")
 _LFS = b"version https://git-lfs"
-WRAPPED = ("state_dict", "model", "teacher")  # under which a file of torch's may hold its tensors
+WRAPPED = ("state_dict", "model", "teacher")  # keys under which a file of torch may hold its tensors
 
 
 def build(settings: ModelSettings) -> nn.Module:
-    """F as one module, image (B,3,H,W) → features (B,C,h,w): a ViT with a decoder of ours, or smp's model of that
-    decoder without its head.
+    """F as one module, image (B,3,H,W) → features (B,C,h,w). It is a ViT with a decoder of `models.vit`, or smp's model
+    of the decoder without its head.
 
     H and W must be multiples of `stride_multiple`. Raises ValueError that names the setting and the fix.
     """
     options = _options(settings)
-    # Of a timm encoder smp wants to hear yes or no: which weights is part of the name.
+    # For a timm encoder smp takes a truth value, since the encoder's name says which weights.
     imagenet = True if settings.encoder.startswith(TIMM) else "imagenet"
     pretrained = imagenet if settings.weights == "imagenet" else None
     from_hub = fetching(f"imagenet weights of {settings.encoder}") if pretrained else contextlib.nullcontext()
@@ -54,12 +54,12 @@ def build(settings: ModelSettings) -> nn.Module:
             f"model.weights: imagenet weights of {settings.encoder} cannot be fetched "
             f"({' '.join(str(error).split())[:200]}); give the path of a file with them"
         ) from None
-    except Exception as error:  # whatever options of a user's make of the packages' constructors
+    except Exception as error:  # a user's options may raise any exception in the packages' constructors
         if ran_out(error):
-            raise RuntimeError(f"out of memory while {settings.encoder} was built ({error}); free some") from error
+            raise RuntimeError(f"out of memory building {settings.encoder} ({error}); free memory") from error
         raise ValueError(
             f"model: {settings.encoder} with {settings.decoder} at output stride {settings.output_stride} and options "
-            f"{options} cannot be built: {' '.join(str(error).split()) or type(error).__name__}; change what it names, "
+            f"{options} cannot be built: {' '.join(str(error).split()) or type(error).__name__}; change the options, "
             "or leave `encoder_options` and `decoder_options` out"
         ) from None
     if isinstance(settings.weights, Path):
@@ -84,12 +84,12 @@ def encoder_of(model: nn.Module) -> nn.Module:
 
 
 def stride_multiple(model: nn.Module) -> int:
-    """What H and W must be multiples of."""
+    """The number that H and W must be multiples of."""
     return int(cast(Any, model.encoder).output_stride)
 
 
 def normalisation(settings: ModelSettings) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation (3,) of RGB in 0–1 that the encoder was trained with; ImageNet's where unknown."""
+    """Mean and standard deviation (3,) of RGB in 0–1 with which the encoder was trained; ImageNet's if unknown."""
     mean: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_MEAN
     std: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_STD
     if settings.encoder.startswith(TIMM):
@@ -100,11 +100,12 @@ def normalisation(settings: ModelSettings) -> tuple[tuple[float, ...], tuple[flo
 
 
 def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
-    """Load an encoder's weights from a file in timm's or smp's naming, or of a ViT in its authors' (DINOv2, DINOv3);
-    stored in any float type. Embedded positions of another number of patches are resampled, as timm does it.
+    """Load an encoder's weights from a file with timm's or smp's names, or for a ViT with the names of its authors
+    (DINOv2, DINOv3). They may be stored in any float type. Position embeddings for another number of patches are
+    resampled as in timm.
 
-    Every weight of the encoder must be in the file; beside them the file may hold the classifier that the encoder was
-    pretrained with, and nothing else. Raises ValueError that lists every missing, surplus and misshapen key.
+    The file must hold every weight of the encoder. Beside them it may only hold the classifier of the pretraining.
+    Raises ValueError that lists every missing, surplus and misshapen key.
     """
     stored = _read(path)
     target = cast(nn.Module, encoder.model) if name.startswith(TIMM) else encoder
@@ -113,7 +114,7 @@ def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
     expected = target.state_dict()
     if not any(k in expected for k in stored) and all(k.startswith("model.") for k in stored):
         stored = {k.removeprefix("model."): v for k, v in stored.items()}
-    # timm flattens some networks' stages when it makes them encoders: the file's "stages.0.x" is "stages_0.x" there.
+    # timm renames the stages of some networks in an encoder: the file's "stages.0.x" becomes "stages_0.x".
     flat = {k: re.sub(r"^(\w+?)\.(\d+)", r"\1_\2", k) for k in stored}
     stored = {flat[k] if k not in expected and flat[k] in expected else k: v for k, v in stored.items()}
     problems = _mismatch(expected, stored)
@@ -131,10 +132,10 @@ def load_weights(encoder: nn.Module, name: str, path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file. One of torch's is read without running anything in it."""
+    """The tensors of a file. A file of torch is read without executing code in it."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         if file.read(len(_LFS)) == _LFS:
-            raise ValueError(f"{path}: a pointer of Git LFS and not the file itself; fetch it with `git lfs pull`")
+            raise ValueError(f"{path}: this is a pointer of Git LFS; fetch the file with `git lfs pull`")
     try:
         if path.suffix not in (".pth", ".pt", ".bin"):
             return load_file(path)
@@ -143,17 +144,21 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path}: not readable as safetensors ({error}); give the path of an encoder's weights"
         ) from None
-    except Exception as error:  # torch raises half a dozen types for a damaged file, some with dangerous advice
-        raise ValueError(f"{path}: damaged, or more than tensors ({type(error).__name__}); convert it") from None
+    except Exception as error:  # torch raises several types for a damaged file, some with dangerous advice
+        raise ValueError(
+            f"{path}: the file is damaged, or holds more than tensors ({type(error).__name__}); convert it"
+        ) from None
     while isinstance(stored, dict) and (inner := [stored[k] for k in WRAPPED if isinstance(stored.get(k), dict)]):
         stored = inner[0]
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
-        raise ValueError(f"{path}: holds more than an encoder's tensors; give the path of an encoder's weights")
+        raise ValueError(
+            f"{path}: the file holds more than an encoder's tensors; give the path of an encoder's weights"
+        )
     return stored
 
 
 def _in_timms_naming(stored: dict[str, Tensor], target: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
-    """A ViT's weights as timm calls them, by the function with which timm converts what it downloads."""
+    """A ViT's weights with timm's names, by the function with which timm converts downloaded weights."""
     expected, kernel = target.state_dict(), "patch_embed.proj.weight"
     if kernel in stored and stored[kernel].dim() == 4 and stored[kernel].shape != expected[kernel].shape:
         shapes = f"{tuple(stored[kernel].shape)} ≠ {tuple(expected[kernel].shape)}"
@@ -163,14 +168,14 @@ def _in_timms_naming(stored: dict[str, Tensor], target: nn.Module, name: str, pa
         raise ValueError(f"{path}: not the weights of {name}: it has biases of queries; take the encoder {name}_qkvb")
     convert = inspect.getmodule(type(target)).__dict__.get("checkpoint_filter_fn")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints of biases that are all 0
+        with contextlib.redirect_stdout(io.StringIO()):  # timm prints about biases that are all 0
             return dict(convert(dict(stored), target)) if convert else stored
     except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
         raise ValueError(f"{path}: not the weights of {name} ({type(error).__name__}: {error})") from None
 
 
 def _prefix(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> str:
-    """What stands before every weight's name, as training wrappers leave it there; empty where that is not so."""
+    """The common prefix of all names that a training wrapper added; empty if there is none."""
     first = next(iter(stored), "")
     ends = [i + 1 for i, letter in enumerate(first) if letter == "."]
     fits = (first[:i] for i in ends if all(k.startswith(first[:i]) for k in stored) and first[i:] in expected)
@@ -191,7 +196,7 @@ def _mismatch(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> l
 
 
 def _options(settings: ModelSettings) -> dict[str, Any]:
-    """Keyword arguments of smp's model; refuses names that do not exist and strides that the decoder cannot make."""
+    """Keyword arguments of smp's model. Raises ValueError for unknown names and for strides that the decoder lacks."""
     architectures = smp.MODEL_ARCHITECTURES_MAPPING
     if settings.decoder not in (decoders := [*architectures, *vit.DECODERS]):
         raise ValueError(f"model.decoder: no decoder {settings.decoder!r}; {_instead(settings.decoder, decoders)}")
@@ -208,7 +213,7 @@ def _options(settings: ModelSettings) -> dict[str, Any]:
             raise ValueError(f"model.decoder: {settings.decoder} reads a ViT of timm, not {settings.encoder}")
         if settings.output_stride != ModelSettings.model_fields["output_stride"].default:
             raise ValueError(
-                f"model.output_stride: that of {settings.encoder} is the side of its patches; leave it out with "
+                f"model.output_stride: the stride of {settings.encoder} is the side of its patches; leave it out with "
                 f"{settings.decoder}"
             )
     elif "encoder_output_stride" in inspect.signature(architectures[settings.decoder].__init__).parameters:

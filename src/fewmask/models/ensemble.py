@@ -1,4 +1,4 @@
-"""Several networks of one architecture as one network, whose logits are the mean of theirs.
+"""Several networks of one architecture as one network, whose logits are the mean of the members' logits.
 
 Shapes: M members · B images · H×W pixels · C channels of a member's features ·
 C_k classes of domain k · h×w feature cells.
@@ -18,13 +18,13 @@ from fewmask.models.universal import UniversalSegmenter
 
 
 class Ensemble(UniversalSegmenter):
-    """It is made of its members' own modules, so that it answers as they are at any moment. Its features (B,M·C,h,w)
-    are theirs one after the other; there is no E, which inference does not need: `embed` averages over its cells."""
+    """A network that shares its members' modules, so that it always has their current weights. Its features (B,M·C,h,w)
+    are those of the members, concatenated. It has no E, which inference does not need: `embed` averages over cells."""
 
     def __init__(self, members: Sequence[UniversalSegmenter]) -> None:
-        nn.Module.__init__(self)  # not the network's own, which builds one
+        nn.Module.__init__(self)  # the base class's __init__ would build a network
         first = members[0]
-        assert all((m.settings, m.spaces) == (first.settings, first.spaces) for m in members), "of one architecture"
+        assert all((m.settings, m.spaces) == (first.settings, first.spaces) for m in members), "different members"
         self.settings, self.spaces, self.members = first.settings, first.spaces, len(members)
         self.sizes = first.sizes
         self.channels, self.stride = self.members * first.channels, first.stride
@@ -39,7 +39,7 @@ class Ensemble(UniversalSegmenter):
 def networks(
     settings: ModelSettings, spaces: Mapping[str, LabelSpace], members: int = 1, seed: int = 0
 ) -> UniversalSegmenter:
-    """A network, or an ensemble of so many. Raises ValueError as `UniversalSegmenter` does."""
+    """A network, or an ensemble of `members` networks. Raises ValueError as `UniversalSegmenter` does."""
     made = [UniversalSegmenter(settings, spaces, seed + i) for i in range(members)]
     return Ensemble(made) if members > 1 else made[0]
 
@@ -60,7 +60,8 @@ class _SideBySide(nn.Module):
 
 
 class _Mean(nn.Module):
-    """A head of every member, each on its own C channels: features (B,M·C,h,w) → logits (B,C_k,h,w)."""
+    """The mean of the members' heads, each on the C channels of its member: features (B,M·C,h,w) → logits
+    (B,C_k,h,w)."""
 
     def __init__(self, members: Sequence[nn.Module], channels: int) -> None:
         super().__init__()

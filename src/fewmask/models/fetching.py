@@ -1,4 +1,4 @@
-"""Pretrained weights from a network: said before it begins, and given up soon where there is none."""
+"""Downloads of pretrained weights: announced before they begin, and abandoned soon without a network connection."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SECONDS = 5.0
 
 @contextmanager
 def fetching(weights: str) -> Iterator[None]:
-    """While inside, timm and smp look for weights on the Hugging Face Hub; where it does not answer, only in its cache
-    on this machine, instead of trying again for a minute."""
+    """Inside this context timm and smp load weights from the Hugging Face Hub. If the hub does not answer, they use its
+    local cache alone, instead of retrying for a minute."""
     from huggingface_hub import constants
 
     offline = constants.HF_HUB_OFFLINE
     if not offline:
-        _say(f"model.weights: {weights} come from {constants.ENDPOINT}, unless they were fetched before")
+        _say(f"model.weights: {weights} come from {constants.ENDPOINT}, unless the cache holds them")
         if not answers(constants.ENDPOINT):
-            _say(f"model.weights: {constants.ENDPOINT} does not answer; only what was fetched before can be used")
+            _say(f"model.weights: {constants.ENDPOINT} does not answer; only cached weights can be used")
             constants.HF_HUB_OFFLINE = True
     try:
         yield
@@ -33,13 +33,13 @@ def fetching(weights: str) -> Iterator[None]:
 
 @cache
 def _say(text: str) -> None:
-    """Once in a process: a campaign builds many networks."""
+    """Log a warning once in a process, since a campaign builds many networks."""
     logging.getLogger("fewmask").warning(text)
 
 
 @cache
 def answers(address: str) -> bool:
-    """Whether the server of an address, or the proxy before it, takes a connection."""
+    """Whether the server of an address, or the proxy before it, accepts a connection."""
     parts = urlsplit(getproxies().get(urlsplit(address).scheme, address))
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

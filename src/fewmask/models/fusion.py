@@ -1,17 +1,18 @@
-"""Several heads as one: what they say together, over the union of their label spaces, and which fits an image best.
+"""Fusion of several heads: their joint prediction over the union of their label spaces, and the choice of the head that
+fits an image best.
 
-Prototypes decide. A cell's similarities to the mean features of all classes of all domains say, of each head, how much
-of the union it can name there, its *known mass* M_k; inside of it the head itself decides:
+Prototypes are the mean features of all classes of all domains. A cell's similarities to them give a distribution over
+the union. Its mass on the classes of a head is the head's *known mass* M_k. The head distributes this mass:
 
     π_u = softmax_u( max over the prototypes c of u  cos(f − o, c) / τ + log w_k(c) )
     M_k = Σ of π_u over the classes u that head k has
     s_u = Σ_k w_k M_k q_k(u) / Σ_k w_k                         both sums over the heads k that have u
 
-where q_k is head k's softmax and w_k how well its domain fits the image. A head has no say about a class that it does
-not have: neither sum counts it. One head alone, or heads of one label space, give their (weighted) mean.
+where q_k is head k's softmax and w_k the weight of its domain for the image. A head does not count in the sums of a
+class that it lacks. A single head, or heads of one label space, give their (weighted) mean.
 
-How well a domain fits: the shares r of an image that lie near each prototype are compared with those that are usual for
-the domain's labelled images,
+The weight compares the shares r of an image that lie near each prototype with the mean shares r̄_k of the domain's
+labelled images,
 
     r_g = mean over the cells of softmax_g( cos(f − o, c_g) / τ )
     e_k = ( ‖r − r̄_k‖ − its mean over the domain's own images ) / their standard deviation        w_k = exp(−e_k)
@@ -33,7 +34,7 @@ from fewmask.labels import LabelUnion
 from fewmask.models.universal import UniversalSegmenter
 
 FUSED, AUTO = "fused", "auto"
-"""What is asked of all heads: classes of the union from all of them, and those of the head that fits the image best."""
+"""Names for `decode`: the fused prediction of all heads, and the prediction of the head that fits the image best."""
 TEMPERATURE = 0.1
 ABSENT = -2.0
 """The similarity to a class without a prototype: below every cosine."""
@@ -41,16 +42,16 @@ ABSENT = -2.0
 
 @dataclass(frozen=True)
 class Prototypes:
-    """Where the classes lie among F's features, and how far from them a domain's own images are."""
+    """The prototypes of the classes among F's features, and the usual distances of a domain's images from them."""
 
     vectors: Mapping[str, Tensor]
-    """Of each domain its classes' mean features around `origin`, as unit vectors (C_k,C); 0 for a class never seen."""
+    """By domain, its classes' mean features around `origin` as unit vectors (C_k,C); 0 for a class without a pixel."""
     origin: Tensor
     """(C,): the mean of the means of all classes of all domains."""
     usual: Tensor
-    """(K,G): of each domain the mean shares of its labelled images, see `shares`."""
+    """(K,G): the mean shares of each domain's labelled images, see `shares`."""
     typical: Tensor
-    """(K,): the mean distance of these images from it."""
+    """(K,): the mean distance of these images from `usual`."""
     spread: Tensor
     """(): the standard deviation of these distances, of all domains together."""
 
@@ -64,12 +65,12 @@ def similarity(features: Tensor, vectors: Tensor, origin: Tensor) -> Tensor:
 
 
 def shares(likeness: Tensor) -> Tensor:
-    """How much of an image lies near each prototype: likeness (B,G,h,w) → (B,G), which sum to 1."""
+    """The share of an image that lies near each prototype: likeness (B,G,h,w) → (B,G), which sum to 1."""
     return (likeness / TEMPERATURE).softmax(1).mean((2, 3))
 
 
 def distance(image_shares: Tensor, usual: Tensor) -> Tensor:
-    """How far an image's shares (B,G) are from those of each domain (K,G): Euclidean, (B,K)."""
+    """The Euclidean distance (B,K) between an image's shares (B,G) and those of each domain (K,G)."""
     return torch.linalg.vector_norm(image_shares[:, None] - usual, dim=2)
 
 
@@ -83,7 +84,7 @@ def fuse(logits: Sequence[Tensor], likeness: Tensor, tables: Sequence[Tensor], l
     near = likeness / TEMPERATURE + fit[:, :, None, None]
     mass = torch.full(shape, -torch.inf, device=near.device).scatter_reduce_(1, union_class, near, "amax").softmax(1)
     has_class = torch.stack([torch.zeros(size, device=likeness.device).index_fill_(0, t, 1.0) for t in tables])
-    # In logarithms, so that a head which alone has a class keeps its say however badly it fits.
+    # Logarithms keep the share of a head that fits badly and is the only one with a class.
     share = log_weight[:, :, None].masked_fill(has_class == 0, -torch.inf).softmax(1)
     scores = torch.zeros_like(mass)
     for k, table in enumerate(tables):
@@ -100,12 +101,12 @@ def in_union(logits: Tensor, table: Tensor, size: int) -> Tensor:
 
 
 class Fused(UniversalSegmenter):
-    """A trained network with two more answers: `decode(features, FUSED)` and `decode(features, AUTO)`, both over the
-    classes of the union of the domains that have prototypes. It is made of the network's own modules."""
+    """A trained network with two more predictions, `decode(features, FUSED)` and `decode(features, AUTO)`. Both are
+    over the union of the classes of all domains that have prototypes. It shares the network's modules."""
 
     def __init__(self, model: UniversalSegmenter, prototypes: Prototypes, synonyms: Iterable[Iterable[str]] = ()):
-        """Raises ValueError for a domain that is called as one of the two, and for a union of too many classes."""
-        nn.Module.__init__(self)  # not the network's own, which builds one
+        """Raises ValueError for a domain with the name FUSED or AUTO, and for a union of too many classes."""
+        nn.Module.__init__(self)  # the base class's __init__ would build a network
         if taken := {FUSED, AUTO} & set(model.spaces):
             raise ValueError(f"a domain is called {', '.join(taken)}, which means all heads together; rename it")
         self.fused = tuple(prototypes.vectors)
@@ -139,16 +140,16 @@ class Fused(UniversalSegmenter):
         return [self.get_buffer(f"table_{k}") for k in range(len(self.fused))]
 
     def similarity(self, features: Tensor) -> Tensor:
-        """Features (B,C,h,w) → (B,G,h,w), the classes of `fused` in its order."""
+        """Features (B,C,h,w) → (B,G,h,w), for the classes of the domains in `fused`, in that order."""
         return similarity(features, self.vectors, self.origin)
 
     def excess(self, likeness: Tensor) -> Tensor:
-        """e: by how many standard deviations an image is farther from each domain than the domain's own labelled
-        images. likeness (B,G,h,w) → (B,K), in the order of `fused`; the least one fits best."""
+        """e, the number of standard deviations by which an image is farther from each domain than the domain's labelled
+        images. likeness (B,G,h,w) → (B,K), in the order of `fused`. The least value fits best."""
         return (distance(shares(likeness), self.usual) - self.typical) / self.spread
 
     def decode(self, features: Tensor, domain: str) -> Tensor:
-        """As of the network; for FUSED and AUTO log scores (B,U,h,w)."""
+        """The network's logits; for FUSED and AUTO log scores (B,U,h,w)."""
         if domain not in (FUSED, AUTO):
             return super().decode(features, domain)
         likeness = self.similarity(features)

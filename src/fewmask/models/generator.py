@@ -1,6 +1,7 @@
-"""Images from noise, as DCGAN makes them (Radford et al., ICLR 2016): transposed convolutions with batch normalisation.
+"""A generator of images from noise as in DCGAN (Radford et al., ICLR 2016): transposed convolutions with batch
+normalisation.
 
-Shapes: B images · N numbers of noise and condition · S side of the image made · H×W side of the image wanted.
+Shapes: B images · N numbers of noise and condition · S side of the generated image · H×W size of the output.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FIRST = 4
 
 class Generator(nn.Module):
     """A linear layer to 4×4 cells, then transposed convolutions 4×4 of stride 2 up to S×S, the last of which has 3
-    channels and a tanh; every other one halves the channels, down to `channels` before the last."""
+    channels and a tanh. Every other layer halves the channels, down to `channels` before the last layer."""
 
     def __init__(self, inputs: int, side: int, channels: int, rng: torch.Generator) -> None:
         """`side` is a power of 2, at least 8."""
@@ -43,6 +44,6 @@ class Generator(nn.Module):
         self.layers = drawn(layers, rng)
 
     def forward(self, inputs: Tensor, size: tuple[int, int]) -> Tensor:
-        """inputs (B,N) → images (B,3,H,W) in 0–255, made at S×S and brought to `size` bilinearly."""
+        """inputs (B,N) → images (B,3,H,W) in 0–255, generated at S×S and resized to `size` bilinearly."""
         image = F.interpolate(self.layers(inputs).float(), size=size, mode="bilinear", align_corners=False)
         return (image + 1) * 127.5

@@ -1,6 +1,6 @@
-"""LoRA: a linear layer that stays as it is and learns a difference of low rank (Hu et al., ICLR 2022).
+"""LoRA: a frozen linear layer with a trained difference of low rank (Hu et al., ICLR 2022).
 
-    y = W x + b + α/r · B A x        W, b frozen; A drawn, B = 0 at first: it begins as the identity
+    y = W x + b + α/r · B A x        W, b frozen; A drawn, B = 0 at first, so that the difference is 0
 
 Shapes: r rank · I inputs · O outputs · A (r,I) · B (O,r) · W (O,I).
 """
@@ -25,7 +25,7 @@ class _LoRA(nn.Linear):
         return super().forward(x) + self.lora_scale * self.lora_b(self.lora_a(x))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # Files of weights hold W + α/r · B A as W, see `merged`: from there LoRA begins anew, as the identity.
+        # Files of weights hold W + α/r · B A as W, see `merged`. Loaded from such a file, the difference is 0 again.
         if not any(prefix + part in state_dict for part in PARTS):
             fresh = (self.lora_a.weight, torch.zeros_like(self.lora_b.weight), self.lora_scale)
             state_dict |= {prefix + part: value.detach() for part, value in zip(PARTS, fresh, strict=True)}
@@ -33,7 +33,7 @@ class _LoRA(nn.Linear):
 
 
 def adapt(layer: nn.Linear, rank: int, alpha: float) -> None:
-    """Freeze a linear layer and add A and B to it, A as torch draws linear layers, from its global generator."""
+    """Freeze a linear layer and add A and B to it. torch's global generator draws A as for any linear layer."""
     assert type(layer) is nn.Linear
     layer.requires_grad_(False)
     layer.lora_a = nn.Linear(layer.in_features, rank, bias=False)
@@ -44,7 +44,7 @@ def adapt(layer: nn.Linear, rank: int, alpha: float) -> None:
 
 
 def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network without LoRA that answers as one with these does: W + α/r · B A in place of W."""
+    """The weights of an equivalent network without LoRA: W + α/r · B A instead of W."""
     plain = dict(weights)
     for name in [n.removesuffix(PARTS[0]) for n in weights if n.endswith("." + PARTS[0])]:
         a, b, scale = (plain.pop(name + part) for part in PARTS)

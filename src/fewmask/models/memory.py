@@ -1,4 +1,4 @@
-"""Running out of memory, told apart from everything else that torch raises a RuntimeError for."""
+"""Detection of out-of-memory errors, which torch raises as RuntimeError like many others."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from contextlib import contextmanager
 
 import torch
 
-# Of torch's allocators, of the C++ library, of oneDNN and of OpenCV; none has a type of its own on a CPU.
-_SAID = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "memory object", "insufficient memory")
+# Phrases of torch's allocators, the C++ library, oneDNN and OpenCV, which have no exception type for it on a CPU.
+_PHRASES = (
+    "allocate memory",
+    "out of memory",
+    "not enough memory",
+    "bad_alloc",
+    "memory object",
+    "insufficient memory",
+)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether this is what a system without enough memory leads to."""
+    """Whether an error says that the memory was not enough."""
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(phrase in text for phrase in _SAID)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(phrase in text for phrase in _PHRASES)
 
 
 @contextmanager
 def memory_for(purpose: str, fix: str) -> Iterator[None]:
-    """Raises RuntimeError that says for what the memory did not suffice, and what to do."""
+    """Raises RuntimeError with `purpose` and `fix` if the memory is not enough inside this context."""
     try:
         yield
     except Exception as error:

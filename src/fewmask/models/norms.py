@@ -1,4 +1,4 @@
-"""Which statistics the normalisation layers of F take in training: `NormSettings` on a network.
+"""The statistics of F's normalisation layers in training: `NormSettings` applied to a network.
 
 Shapes: C channels.
 """
@@ -17,9 +17,9 @@ GROUPS = 32  # the default of Wu and He (ECCV 2018)
 
 
 def set_norms(features: nn.Module, encoder: nn.Module, settings: NormSettings) -> None:
-    """Apply the settings to F, of which the encoder is a part. Networks without batch normalisation stay as they are.
+    """Apply the settings to F, of which the encoder is a part. Networks without batch normalisation stay unchanged.
 
-    Raises ValueError for a kind of batch normalisation that `group` does not know.
+    Raises ValueError for a kind of batch normalisation that `group` does not support.
     """
     inside = {id(m) for m in encoder.modules()}
     for module in [m for m in features.modules() if isinstance(m, _BatchNorm)]:

@@ -1,4 +1,4 @@
-"""The trained network of a run: `model.json`, what it is, and `model.safetensors`, its weights."""
+"""The trained network of a run: its description `model.json` and its weights `model.safetensors`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fewmask.runs import RunFolder
 
 
 def load_model(folder: AnyPath, device: torch.device | str = "cpu") -> UniversalSegmenter:
-    """The trained network of a run, in eval mode. Raises ValueError when the folder holds none, a damaged one, or
-    weights that differ from what the run wrote."""
+    """The trained network of a run, in eval mode. Raises ValueError when the folder holds no network, a damaged one, or
+    weights that differ from those that the run wrote."""
     run = RunFolder(Path(folder))
     network = run.read_network()
     model = networks(network.model, network.spaces, network.members)
@@ -38,7 +38,7 @@ def fingerprint(folder: Path) -> bytes:
 
 
 def load_weights(path: Path, digest: str | None = None) -> dict[str, Tensor]:
-    """The weights in a file. Raises ValueError where they are not those of that SHA-256, and for a damaged file."""
+    """The weights in a file. Raises ValueError if their SHA-256 differs from `digest`, and for a damaged file."""
     try:
         data = path.read_bytes()
         if digest is not None and hashlib.sha256(data).hexdigest() != digest:

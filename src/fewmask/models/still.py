@@ -1,4 +1,4 @@
-"""Modules that stay in eval mode whatever mode their network is in."""
+"""Modules that stay in eval mode when their network is in training mode."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 
 
 def keep_still(module: nn.Module) -> None:
-    """The module is in eval mode from here on, and so are its copies. Its parameters train as before."""
+    """Keep the module and its copies in eval mode from now on. Its parameters are still trained."""
     module.eval()
     if isinstance(module, _Still):
         return
     kind = type(module)
-    # A class, not a patched `train`: that would stay bound to this module in a copy, such as a teacher.
+    # A new class, because a patched `train` would stay bound to this module in a copy, such as a teacher.
     module.__class__ = type(kind.__name__, (_Still, kind), {})
 
 

@@ -1,8 +1,8 @@
 """Import torchvision even where its compiled operators cannot be loaded.
 
-timm and segmentation-models-pytorch import torchvision, of which fewmask uses no operator. A torchvision wheel built
-for CUDA cannot load its library beside a CPU-only torch; it says nothing about that and then fails on import, because
-it describes the shapes of operators that were never registered (pytorch/vision#9085).
+timm and segmentation-models-pytorch import torchvision. fewmask uses none of its operators. A torchvision wheel for
+CUDA cannot load its library beside a CPU-only torch. It does not report that, and then fails on import, because it
+describes the shapes of operators that were never registered (pytorch/vision#9085).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _MISSING = re.compile(rf"operator torchvision::({'|'.join(_OPERATORS)}) does not
 
 
 def import_torchvision() -> None:
-    """Import torchvision; if it fails for want of `nms` or `qnms`, declare the missing ones and import it again.
+    """Import torchvision. If it fails because `nms` or `qnms` is missing, declare the missing ones and import it again.
 
-    Where torchvision's own operators load, and in every call after the first, this is a plain import. The declared
-    operators have no kernels: calling them fails with torchvision's own message. Any other error passes through.
+    Where torchvision's operators load, and in every call after the first, this is a plain import. The declared
+    operators have no kernels: calling them fails with torchvision's message. Any other error passes through.
     """
     before = set(sys.modules)
     try:

@@ -1,4 +1,4 @@
-"""Image translators and their judges (Zhu et al., CycleGAN, ICCV 2017, §4 and appendix 7.2), of any size.
+"""Image translators and their discriminators (Zhu et al., CycleGAN, ICCV 2017, §4 and appendix 7.2).
 
 Shapes: B images · D channels of the first layer · H×W pixels · N places of the history.
 """
@@ -20,13 +20,13 @@ STRIDE = 4
 
 
 class Translator(nn.Module):
-    """A ResNet between images: convolution 7×7 to D channels, two of stride 2 to 2D and 4D, residual blocks, and the
-    way back, with instance normalisation and ReLU.
+    """A ResNet between images: a convolution 7×7 to D channels, two of stride 2 to 2D and 4D, residual blocks, and the
+    mirrored layers back, with instance normalisation and ReLU.
 
-    It makes the whole image as its source does, or, if it `relights`, a gain and an offset for each value of the image:
-    what is sharp stays sharp from the first step. One that added an offset alone would stay where it begins: by the
-    normalisation it is blind to what colour it adds to. A light has no grain, so a gain comes to full size without the
-    checkerboard of transposed convolutions, which a network that learns from a few hundred images takes for the target.
+    It predicts the whole image as in CycleGAN, or, if it `relights`, a gain and an offset for each value of the image,
+    so that sharp edges stay sharp from the first step. An offset alone would not learn: the normalisation hides the
+    colour to which it is added. Gain and offset are upsampled by resizing. Transposed convolutions would add a
+    checkerboard pattern, which a network that learns from a few hundred images takes for a property of the target.
     """
 
     def __init__(self, channels: int, blocks: int, relights: bool, rng: torch.Generator) -> None:
@@ -46,7 +46,7 @@ class Translator(nn.Module):
         self.layers = drawn(layers, rng)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image (B,3,H,W) of 0–255 → the same of the other domain, fp32."""
+        """image (B,3,H,W) of 0–255 → its translation to the other domain, fp32."""
         height, width = image.shape[-2:]
         scaled = F.pad(image.float() / 127.5 - 1, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
         made = self.layers(scaled).float()
@@ -57,8 +57,9 @@ class Translator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Whether each patch of p×p pixels is real: convolutions 4×4, of stride 2 to D, 2D, … and then of stride 1, with
-    instance normalisation but for the first and the last, and leaky ReLU."""
+    """A discriminator that decides whether each patch of p×p pixels is real: convolutions 4×4, of stride 2 to D, 2D, …
+    and then of stride 1. All but the first and the last have instance normalisation, and all but the last leaky
+    ReLU."""
 
     def __init__(self, channels: int, patch: int, rng: torch.Generator) -> None:
         super().__init__()
@@ -77,9 +78,10 @@ class PatchDiscriminator(nn.Module):
         self.layers = drawn(layers, rng)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image (B,3,H,W) of 0–255 → (B,H,W) fp32, 1 for real and 0 for fake: of each pixel the nearest patch's.
+        """image (B,3,H,W) of 0–255 → (B,H,W) fp32, 1 for real and 0 for fake. Each pixel has the value of the nearest
+        patch.
 
-        Raises ValueError for an image that is smaller than a few patches' steps.
+        Raises ValueError for an image that is too small for the patches.
         """
         height, width = image.shape[-2:]
         if min(height, width) < self.least:
@@ -92,8 +94,8 @@ class PatchDiscriminator(nn.Module):
 
 
 class History(nn.Module):
-    """The last translations, of which a judge is shown one in place of every second new one, so that it does not forget
-    what was tried before (Shrivastava et al., CVPR 2017, §2.3). Equal in all processes."""
+    """The last translations. A discriminator gets one of them instead of every second new one, so that it still
+    recognises earlier translations (Shrivastava et al., CVPR 2017, §2.3). The history is equal in all processes."""
 
     def __init__(self, places: int) -> None:
         super().__init__()
@@ -105,10 +107,12 @@ class History(nn.Module):
 
     @torch.no_grad()
     def swap(self, image: Tensor, rng: torch.Generator) -> Tensor:
-        """image (B,3,H,W) of 0–255, of all processes at once → the same, or what was remembered in its place.
+        """image (B,3,H,W) of 0–255, in all processes at once → the images for the discriminator, new or remembered
+        ones.
 
-        While there is room every image is remembered and shown; then, with a probability of ½ each, it takes the place
-        of another one, which is shown. Of more images than there are places the rest is shown as it is.
+        While there is room every image is remembered and returned. Later each image, with a probability of ½, replaces
+        a remembered one, which is returned instead. If there are more images than places, the rest is returned
+        unchanged.
         """
         owner = distributed.all_gather(torch.full((len(image),), distributed.rank()))
         every = distributed.all_gather(image)
@@ -134,19 +138,19 @@ class History(nn.Module):
         self.seen = torch.zeros_like(self.seen)
 
     def _fit(self, image: Tensor) -> None:
-        # Only a batch tells the size.
+        # The size is known from the first batch on.
         if self.images.shape[2:] != image.shape[2:]:
             self.images = image.new_zeros(self.places, *image.shape[1:], dtype=torch.uint8)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        # A run that is gone on with has seen no batch yet.
+        # A resumed run has not had a batch yet.
         if prefix + "images" in state_dict:
             self.images = torch.empty_like(state_dict[prefix + "images"], device=self.images.device)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 class Way(NamedTuple):
-    """From images of one side to the other's."""
+    """One direction of a translation, with its inverse and the discriminators of its own and of the other domain."""
 
     translator: Translator
     inverse: Translator
@@ -156,7 +160,7 @@ class Way(NamedTuple):
 
 
 class Translation(nn.Module):
-    """Translators between a source and the target, judges of both, and what was shown to these."""
+    """Translators between a source and the target, discriminators of both, and the histories of the translations."""
 
     def __init__(self, settings: TranslatorSettings, rng: torch.Generator) -> None:
         super().__init__()
@@ -166,7 +170,7 @@ class Translation(nn.Module):
         self.made_targets, self.made_sources = (History(s.history).to(rng.device) for _ in range(2))
 
     def ways(self) -> tuple[Way, Way]:
-        """From the source to the target, and from the target to the source."""
+        """The ways from the source to the target and from the target to the source."""
         return (
             Way(self.to_target, self.to_source, self.of_source, self.of_target, self.made_targets),
             Way(self.to_source, self.to_target, self.of_target, self.of_source, self.made_sources),
@@ -178,8 +182,8 @@ class Translation(nn.Module):
 
 
 def _doubled(wide: int, narrow: int, resized: bool) -> list[nn.Module]:
-    """To twice the height and width: CycleGAN's transposed convolution, or a resize and a convolution (Odena et al.,
-    Deconvolution and checkerboard artifacts, Distill 2016)."""
+    """Layers that double height and width: CycleGAN's transposed convolution, or a resize and a convolution (Odena et
+    al., Deconvolution and checkerboard artifacts, Distill 2016)."""
     if resized:
         return [nn.Upsample(scale_factor=2), nn.Conv2d(wide, narrow, 3, padding=1)]
     return [nn.ConvTranspose2d(wide, narrow, 3, stride=2, padding=1, output_padding=1)]

@@ -1,7 +1,7 @@
-"""Which part of a pretrained encoder is trained.
+"""The selection of the part of a pretrained encoder that is trained.
 
-What is frozen gets no gradient, no state in an optimiser and no dropout, and its batch normalisation keeps the
-statistics that it came with.
+Frozen layers have no gradient, no state in an optimiser and no dropout. Their batch normalisation keeps the pretrained
+statistics.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fewmask.models.vit import Encoder
 
 
 def tune(encoder: nn.Module, settings: ModelSettings) -> None:
-    """Freeze what the settings do not want trained. Raises ValueError that names the setting and the fix."""
+    """Freeze the layers that the settings do not train. Raises ValueError that names the setting and the fix."""
     tuning = settings.tuning
     vit: Any = encoder.model if isinstance(encoder, Encoder) else None
     if isinstance(tuning, LastBlocks | Lora) and vit is None:
@@ -41,12 +41,12 @@ def tune(encoder: nn.Module, settings: ModelSettings) -> None:
 
 
 def freeze(module: nn.Module) -> None:
-    """The module is in eval mode from here on, whatever mode its network is in, and so are its copies."""
+    """Freeze a module and keep it and its copies in eval mode from now on."""
     keep_still(module.requires_grad_(False))
 
 
 def _train_last(vit: Any, blocks: int) -> None:
-    """The last blocks and the LayerNorm after them."""
+    """Train the last blocks and the LayerNorm after them."""
     for parameter in vit.parameters(recurse=False):
         parameter.requires_grad_(False)
     for child in [*(c for c in vit.children() if c not in (vit.blocks, vit.norm)), *vit.blocks[:-blocks]]:
@@ -54,10 +54,10 @@ def _train_last(vit: Any, blocks: int) -> None:
 
 
 def _adapt(block: Any, tuning: Lora) -> list[str]:
-    """Add LoRA to the layers of a block that it is for, and return their names."""
+    """Add LoRA to the target layers of a block, and return their names."""
     for module in block.modules():
         if getattr(module, "q_bias", None) is not None:
-            module.qkv_bias_separate = True  # else timm reads the weight of qkv and passes the layer by
+            module.qkv_bias_separate = True  # otherwise timm uses the weight of qkv without calling the layer
     layers = [(n.rpartition(".")[2], m) for n, m in block.named_modules() if type(m) is nn.Linear]
     chosen = [(target, layer) for target, layer in layers if target in tuning.targets]
     for _, layer in chosen:

@@ -28,9 +28,9 @@ STRIP = 2**24
 
 
 class UniversalSegmenter(nn.Module):
-    """F, {G_k} and E of Kalluri et al. (ICCV 2019), with today's encoders and decoders as F.
+    """F, {G_k} and E of Kalluri et al. (ICCV 2019), with current encoders and decoders as F.
 
-    Images are RGB in 0–255, of any size: the network normalises and pads them to its stride and crops its answer back.
+    Images are RGB in 0–255, of any size. The network normalises them, pads them to its stride and crops its output.
     """
 
     def __init__(self, settings: ModelSettings, spaces: Mapping[str, LabelSpace], seed: int = 0) -> None:
@@ -39,7 +39,7 @@ class UniversalSegmenter(nn.Module):
         self.settings = settings
         self.spaces = dict(spaces)
         self.sizes: Mapping[str, Scale] = dict.fromkeys(spaces)
-        """What the images of each domain were brought to when its head was trained."""
+        """The size to which the images of each domain were resized when its head was trained."""
         mean, std = encoders.normalisation(settings)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -61,8 +61,8 @@ class UniversalSegmenter(nn.Module):
         self.multiple = max(multiple, self.embedding_stride)
 
     def _cells_of_embedding(self, multiple: int) -> int:
-        """F's cells on a side of one of E's: as many as make the stride that is wanted or, where that does not fit what
-        images are padded to, the nearest that does: 14 instead of 8 for DPT on patches of 14."""
+        """The number of F's cells on a side of one of E's cells. It gives the configured stride of E, or the nearest
+        one that fits the padding of images: 14 instead of 8 for DPT on patches of 14."""
         pool = max(1, self.settings.embedding.stride // self.stride)
         if multiple % (self.stride * pool) == 0 or self.stride * pool % multiple == 0:
             return pool
@@ -70,11 +70,11 @@ class UniversalSegmenter(nn.Module):
         return min((n for n in range(1, cells + 1) if cells % n == 0), key=lambda n: (abs(n - pool), -n))
 
     def _probe(self) -> tuple[int, int]:
-        """Channels and stride of F's output, by asking it."""
+        """Channels and stride of F's output, from a forward pass."""
         side = 8 * encoders.stride_multiple(self.features)
         self.features.eval()
         try:
-            enough = memory_for(f"on one image of {side}×{side}", "free some, or take a smaller model.encoder")
+            enough = memory_for(f"on one image of {side}×{side}", "free memory, or take a smaller model.encoder")
             with enough, torch.no_grad():
                 out = self.features(torch.zeros(1, 3, side, side))
         except (AssertionError, RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -112,11 +112,12 @@ class UniversalSegmenter(nn.Module):
         return self.head(domain)(features)
 
     def embed(self, features: Tensor) -> Tensor:
-        """E: features (B,C,h,w) → (B,D,h',w') at the embedding's stride. Not needed for inference."""
+        """E: features (B,C,h,w) → (B,D,h',w') at the embedding's stride. Inference does not need it."""
         return self.embedding(features)
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (B,C_k,h,w) at the feature stride → (B,C_k,H,W): bilinear, then the padding of `encode` cut off."""
+        """Logits (B,C_k,h,w) at the feature stride → (B,C_k,H,W), upsampled bilinearly and without the padding of
+        `encode`."""
         if self.stride > 1:
             logits = F.interpolate(logits, scale_factor=float(self.stride), mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
@@ -134,7 +135,7 @@ class UniversalSegmenter(nn.Module):
         classes = torch.empty(len(logits), height, width, dtype=torch.uint8, device=logits.device)
         cells = max(1, STRIP // (logits[:, :, 0].numel() * self.stride**2))
         for first in range(0, -(-height // self.stride), cells):
-            # Bilinear upsampling looks one cell beyond the strip.
+            # Bilinear upsampling uses one cell beyond the strip.
             above, top = max(first - 1, 0), first * self.stride
             strip = logits[:, :, above : first + cells + 1]
             rows = slice(top - above * self.stride, min(top + cells * self.stride, height) - above * self.stride)
@@ -150,15 +151,15 @@ class UniversalSegmenter(nn.Module):
     def predict(self, image: np.ndarray, domain: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """An image (H,W,3) uint8 RGB → the class of each pixel (H,W) uint8 and the probabilities (C_k,H,W) float32.
 
-        The network sees the image at the size of the domain, as `fewmask predict` does. Raises ValueError for a domain
-        that the model does not have, and for what is no such image.
+        The image is resized to the size of the domain, as in `fewmask predict`. Raises ValueError for a domain that the
+        model does not have, and for an array of another shape or type.
         """
         if domain is None and len(self.domains) == 1:
             (domain,) = self.domains
         if domain not in self.domains:
             raise ValueError(f"domain {domain!r}: no such head; give one of {', '.join(self.domains)}")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"an image of {image.dtype} and shape {image.shape}; give uint8 of (H,W,3), in RGB")
+            raise ValueError(f"the image is {image.dtype} of shape {image.shape}; give uint8 of (H,W,3), in RGB")
         size = image.shape[0], image.shape[1]
         height, width = scaled(size, self.sizes[domain])
         small = image if size == (height, width) else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -170,7 +171,7 @@ class UniversalSegmenter(nn.Module):
                 probabilities = self(batch.permute(0, 3, 1, 2), domain)[0].float().softmax(0).cpu().numpy()
         finally:
             self.train(was_training)
-        if size != (height, width):  # nearest, the place of each pixel looked up
+        if size != (height, width):  # resize by nearest neighbour, through the position of each pixel
             place = np.arange(height * width, dtype=np.float64).reshape(height, width)
             place = cv2.resize(place, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int64)
             probabilities = probabilities.reshape(len(probabilities), -1)[:, place]
@@ -181,7 +182,7 @@ class UniversalSegmenter(nn.Module):
 
 
 def with_new_classes(current: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`stored`, of a network whose heads had fewer classes, with the last classes of `own` behind them."""
+    """The weights `stored` of a network whose heads had fewer classes, with the last classes of `current` appended."""
     return {
         name: torch.cat([values, current[name][len(values) :].to(values)])
         if name.startswith("heads.") and len(values) < len(current[name])
@@ -191,12 +192,12 @@ def with_new_classes(current: Mapping[str, Tensor], stored: Mapping[str, Tensor]
 
 
 NEVER = -1e4
-"""A logit whose probability is 0 in every precision, and which is finite in bf16 and fp16."""
+"""A logit whose probability is 0 in every precision. It is finite in bf16 and fp16."""
 
 
 @torch.no_grad()
 def know_classes(model: UniversalSegmenter, spaces: Mapping[str, LabelSpace]) -> None:
-    """Let a trained network speak of classes that were added behind its own, which it never takes anything for."""
+    """Append classes to the heads of a trained network. The network never predicts the new classes."""
     for name, space in spaces.items():
         head = model.head(name)
         assert isinstance(head, nn.Conv2d)
@@ -210,9 +211,10 @@ def know_classes(model: UniversalSegmenter, spaces: Mapping[str, LabelSpace]) ->
 
 
 def at_stride(label: Tensor, stride: int, multiple: int) -> Tensor:
-    """Labels (B,H,W) of the cells of a feature map: the pixel at each cell's centre, of the image padded with void.
+    """Labels (B,H,W) → the labels of a feature map's cells (B,⌈H/m⌉·m/s, ⌈W/m⌉·m/s) for stride s and padding multiple
+    m.
 
-    → (B,⌈H/m⌉·m/s, ⌈W/m⌉·m/s) for stride s and padding multiple m.
+    A cell has the label of the pixel at its centre. The image is padded with void.
     """
     if stride == 1:
         return label
@@ -222,6 +224,6 @@ def at_stride(label: Tensor, stride: int, multiple: int) -> Tensor:
 
 
 def _key(domain: str) -> str:
-    # A module's name may hold no dot and be no attribute of ModuleDict, such as "items"; a domain's may. No two domains
-    # may become one.
+    # Unlike a domain's name, a module's name may hold no dot and may not be an attribute of ModuleDict, such as
+    # "items". Different domains get different keys.
     return "of_" + domain.replace("%", "%25").replace(".", "%2E")

@@ -1,5 +1,5 @@
-"""A ViT of timm as encoder, and the two decoders that read its patch tokens as maps: linear, and DPT (Ranftl et al.,
-ICCV 2021) without batch normalisation, as Depth Anything and UniMatch V2 have it.
+"""A ViT of timm as encoder, and two decoders that take its patch tokens as maps: linear, and DPT (Ranftl et al., ICCV
+2021) without batch normalisation, as in Depth Anything and UniMatch V2.
 
 Shapes: B images · H×W pixels · p side of a patch · D width of a token · h×w = H/p × W/p patches · C feature channels.
 """
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = 4  # of DPT
+LEVELS = 4  # the number of DPT's levels
 
 
 class ViT(nn.Module):
@@ -38,12 +38,12 @@ class ViT(nn.Module):
 class Encoder(nn.Module):
     """Image (B,3,H,W) → the patch tokens after some blocks, each through the final LayerNorm, as maps (B,D,h,w).
 
-    Class and register tokens take part in the attention and stay behind, as in the heads of DINOv2. Embedded positions
-    are resampled to every image's h×w.
+    Class and register tokens take part in the attention and are then left out, as in the heads of DINOv2. Position
+    embeddings are resampled to every image's h×w.
     """
 
     taken: tuple[int, ...] = ()
-    """The blocks that the decoder asked for, in ascending order."""
+    """The blocks whose tokens the decoder takes, in ascending order."""
 
     def __init__(self, name: str, pretrained: bool, options: Mapping[str, Any]) -> None:
         super().__init__()
@@ -73,8 +73,8 @@ class Encoder(nn.Module):
 
 
 class Linear(nn.Module):
-    """What DINOv2's linear head (Oquab et al., 2023) has before its 1×1 convolution, which is G_k: batch normalisation
-    of the patch tokens of the last blocks, side by side; of one block, or of 4 as in its multi-scale variant."""
+    """The part of DINOv2's linear head (Oquab et al., 2023) before its 1×1 convolution, which is G_k: batch
+    normalisation of the concatenated patch tokens of the last blocks. The multi-scale variant takes 4 blocks."""
 
     def __init__(self, encoder: Encoder, blocks: int = 1) -> None:
         super().__init__()
@@ -88,11 +88,11 @@ class Linear(nn.Module):
 
 
 class Dpt(nn.Module):
-    """Maps of four blocks become a pyramid of about 1/4, 1/8, 1/16 and 1/32 of the image, which is fused from coarse to
-    fine; features are at stride 2, whatever p is.
+    """A pyramid of about 1/4, 1/8, 1/16 and 1/32 of the image from the maps of four blocks, which is fused from coarse
+    to fine. Features are at stride 2 for every p.
 
-    The source makes 8h×8w cells of h×w patches, which for p = 14 are 1.75 pixels each, and resizes logits with corners
-    aligned; here the last fusion resizes to cells of 2 pixels, and cells lie over their own pixels.
+    The paper's code makes 8h×8w cells from h×w patches, with 1.75 pixels each for p = 14, and resizes logits with
+    aligned corners. Here the last fusion resizes to cells of 2 pixels, and cells lie over their pixels.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class Dpt(nn.Module):
         channels: Sequence[int] | None = None,
         blocks: Sequence[int] | None = None,
     ) -> None:
-        """C = `features`, by default D/6; `channels` of the four levels, by default D/8, D/4, D/2 and D: those of
-        UniMatch V2 for DINOv2's S and B. `blocks`, by default the last of each quarter of the encoder."""
+        """C = `features`, by default D/6. `channels` of the four levels are D/8, D/4, D/2 and D by default, as in
+        UniMatch V2 for DINOv2's S and B. `blocks` are the last ones of each quarter of the encoder by default."""
         super().__init__()
         depth, width, self.patch = encoder.depth, encoder.width, encoder.output_stride
         encoder.take(blocks or [depth * (i + 1) // LEVELS - 1 for i in range(LEVELS)])
@@ -111,7 +111,7 @@ class Dpt(nn.Module):
         if len(channels) != LEVELS or len(encoder.taken) != LEVELS or self.patch % 2:
             raise ValueError(f"DPT takes {LEVELS} blocks and {LEVELS} channels, and patches with an even side")
         features = features or width // 6
-        nearest = 2 ** round(math.log2(self.patch))  # 14 is made as 16 is
+        nearest = 2 ** round(math.log2(self.patch))  # patches of 14 are treated like patches of 16
         scales = [nearest / 2 ** (i + 2) for i in range(LEVELS)]
         self.levels = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, c, 1), _resize(c, scale), nn.Conv2d(c, features, 3, padding=1, bias=False))
@@ -124,7 +124,7 @@ class Dpt(nn.Module):
         """Maps (B,D,h,w), finest first → features (B,C,h·p/2,w·p/2)."""
         levels = [level(m) for level, m in zip(self.levels, maps, strict=True)]
         cells = [n * self.patch // 2 for n in maps[0].shape[-2:]]
-        sizes = [cells, *([*level.shape[-2:]] for level in levels[:-1])]  # what each level is resized to once fused
+        sizes = [cells, *([*level.shape[-2:]] for level in levels[:-1])]  # the size of each level after its fusion
         x: Tensor | None = None
         for fusion, level, size in reversed(list(zip(self.fusions, levels, sizes, strict=True))):
             x = fusion(level, x, size)

@@ -1,4 +1,4 @@
-"""First weights of small networks, drawn from a generator that was handed in: torch's layers draw from a global one.
+"""Initial weights of small networks, drawn from a given generator, since torch's layers draw from the global one.
 
 Shapes: as the layers have them.
 """
@@ -18,8 +18,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def drawn(make: Callable[[], Module], rng: torch.Generator) -> Module:
-    """The module that `make` builds, on the generator's device: weights of convolutions and linear layers as torch
-    would draw them, biases 0, normalisations the identity."""
+    """The module that `make` builds, on the generator's device. Weights of convolutions and linear layers are drawn as
+    torch would draw them. Biases are 0, and normalisations are the identity."""
     with torch.device("meta"):
         module = make()
     module.to_empty(device=rng.device)
@@ -31,5 +31,5 @@ def drawn(make: Callable[[], Module], rng: torch.Generator) -> Module:
         elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
             layer.reset_parameters()
         else:
-            assert not list(layer.parameters(recurse=False)), f"{type(layer).__name__}: nobody draws its weights"
+            assert not list(layer.parameters(recurse=False)), f"{type(layer).__name__}: its weights are not drawn"
     return synchronise(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
