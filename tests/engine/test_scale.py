@@ -158,7 +158,7 @@ def test_a_scale_gives_a_size(scale: float | tuple[int, int] | None, left: tuple
 @pytest.mark.parametrize("scale", [0.01, (4, 400)])
 def test_a_scale_that_leaves_nothing_is_refused(data: Path, tmp_path: Path, scale: object, fewmask: Fewmask) -> None:
     domain = load_domain("a", FolderDomain(root=data / "a", size=scale))
-    with pytest.raises(ValueError, match=r"images.test0\.png: `size: .*less than 8 a side; write a larger `size`"):
+    with pytest.raises(ValueError, match=r"images.test0\.png: `size: .*needs at least 8 a side; write a larger `size`"):
         domain.image("test0")
     (found,) = check_domains({"a": FolderDomain(root=data / "a", size=scale)}).errors
     assert found.where == "domain a" and "a network needs at least" in found.value
