@@ -30,10 +30,10 @@ from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
 from fewmask.reports import report, space
 from fewmask.reports.colours import hatched
-from fewmask.reports.evaluation import chosen, evaluate_split, spread
+from fewmask.reports.evaluation import choose_images, evaluate_split, spread
 from fewmask.reports.headline import headline
 from fewmask.reports.learning import learning
-from fewmask.reports.report import _once, with_something
+from fewmask.reports.report import _without_repeats, nonempty_sections
 from fewmask.reports.reported_run import ImageCounts, ReportedRun, groups, read_runs
 from fewmask.reports.space import _draw, class_similarity, sample_cells
 from fewmask.runs import RunFolder
@@ -275,7 +275,7 @@ def test_partly_labelled_images_are_counted_once_and_what_no_mask_shows_is_said(
     (reported,) = read_runs([folder])
     assert reported.image_counts == ImageCounts(4, 3, 4)
     shown = headline([reported])
-    assert Note("b: no labelled mask has a pixel of c<0>, so that nothing could be learnt of that.") in shown.blocks
+    assert Note("b: no labelled mask has a pixel of c<0>, so the network could not learn this.") in shown.blocks
     figures = next(b for b in shown.blocks if isinstance(b, Figures))
     assert ("Labelled images", "4", "wholly, 3 in part; 4 without labels") in [
         (f.label, f.value, f.detail) for f in figures.figures
@@ -313,7 +313,7 @@ def test_a_run_that_is_not_finished_shows_what_there_is(data: Path, tmp_path: Pa
     assert "not finished: step 2 of 4 was logged" in result["missing"][0]
     assert any("a trained network: none is saved yet" in m for m in result["missing"])
     assert "<h3>supervised</h3>" not in text and "<h3>in all</h3>" in text
-    assert "Left out, because there is nothing to show: Learning curve, Classes, Images" in text
+    assert "Sections without content: Learning curve, Classes, Images" in text
     assert text.count("a trained network: none is saved yet") == 1
 
 
@@ -366,7 +366,7 @@ def test_one_class_no_validation_and_a_name_that_is_markup(tmp_path: Path) -> No
     again = report([tmp_path / "run"], tmp_path / "test.html", split="test", images=1)
     seen = (tmp_path / "test.html").read_text()
     assert any("with one class" in m for m in again["missing"])
-    assert "its mIoU is 100 % whatever was learned" in seen
+    assert "its mIoU is always 100 %" in seen
     assert "<script" not in text + seen and "&lt;script&gt;alert" in seen
     assert "expected calibration error 0.0 %" in seen and "1 of 2 in a" in seen
     (line,) = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
@@ -380,7 +380,7 @@ def test_a_campaign_that_waits_for_its_first_answers(data: Path, tmp_path: Path)
     result = report([tmp_path / "run"])
     text = (tmp_path / "run" / "report.html").read_text()
     assert "waiting for answers" in result["missing"][0]
-    assert any(m.startswith("A learning curve: it takes two") for m in result["missing"])
+    assert any(m.startswith("A learning curve: it needs two") for m in result["missing"])
     assert "Round 1:" in text and ": open" in text
 
 
@@ -404,7 +404,7 @@ def test_images_without_masks_are_shown_and_where_scores_are_is_said(tmp_path: P
     train(campaigns.parse_config(data), tmp_path / "run")
     result = report([tmp_path / "run"])
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "a: no image of its split val has a mask to compare with; --split train gives scores, of images that it " \
+    assert "a: no image of its split val has a mask; --split train gives scores, on images that the network " \
         "learned from." in result["missing"]  # fmt: skip
     assert "a: of 2 images without labels" in text and text.count("<img ") == 2 * 3
     assert "Scores: no image of val or test had a mask when the run ended." in result["missing"]
@@ -417,11 +417,11 @@ def test_what_is_missing_is_said_once_and_a_section_with_nothing_to_show_has_no_
     why = [Note("a: gone", "missing"), Note("b: gone", "missing")]
     given = [Section("one", "One", why), Section("two", "Two", [*why, Note("more")]), Section("three", "Three", why)]
     given.append(Section("four", "Four", [why[0], Note("c: gone", "missing"), Note("c: gone", "missing")]))
-    shown, left_out = with_something(_once(given))
+    shown, left_out = nonempty_sections(_without_repeats(given))
     assert shown.blocks == [*why, Note("more")]
     assert (left_out.name, left_out.blocks) == ("left-out", [Note("c: gone", "missing")])
     assert left_out.lead.endswith("One, Three, Four.")
-    assert with_something([shown]) == [shown]
+    assert nonempty_sections([shown]) == [shown]
 
 
 # ── The verb ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -489,7 +489,7 @@ def test_the_pass_agrees_with_a_loop_over_pixels(runs: Path) -> None:
     assert [stem for stem, _ in seen.ranked] == sorted(ious, key=lambda s: -ious[s])
     assert seen.matrix.sum() == len(sure) and seen.matrix.trace() == sum(right)
     assert seen.reliability.sum(0).tolist() == pytest.approx([len(sure), sum(right), sum(sure)])
-    assert seen.whole and chosen(domain, "val", 1) == ("val0",) and chosen(domain, "none", 9) == ()
+    assert seen.whole and choose_images(domain, "val", 1) == ("val0",) and choose_images(domain, "none", 9) == ()
 
 
 @given(st.integers(0, 50), st.integers(1, 60))

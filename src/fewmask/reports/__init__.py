@@ -1,4 +1,4 @@
-"""From the folders of runs to a page about them."""
+"""Writing a page about one or several runs from their folders."""
 
 from fewmask.reports.report import report
 

@@ -1,4 +1,4 @@
-"""What was asked, who answered, and what it took."""
+"""The budget section: questions, answers, annotators, and the time that they took."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from fewmask.runs import RunFolder
 
 
 def budget(reported: ReportedRun) -> Section:
-    """What the labels cost, by round and by annotator."""
+    """The cost of the labels, by round and by annotator."""
     title, name = "Budget", "budget"
     if not RunFolder(reported.folder).ledger.exists():
-        why = "Budget and annotators: this run asked nobody; campaigns do."
+        why = "Budget and annotators: this run asked no questions; only campaigns ask."
         return Section(name, title, [Note(why, "missing")])
     with ledger_of(reported) as ledger:
-        asked, answers, decided = ledger.questions(), ledger.answers(), decided_by_question(ledger)
+        questions, answers, decided = ledger.questions(), ledger.answers(), decided_by_question(ledger)
         rounds = {number: ledger.progress(number) for number in ledger.rounds()}
-    if not asked:
+    if not questions:
         return Section(name, title, [Note("Budget and annotators: no question was asked yet.", "missing")])
     head = ["round", "asked", "images", "answered", "skipped", "open", f"expected {reported.unit}", "pixels decided"]
     head += ["seconds", "clicks"]
     rows = []
     for number, p in rounds.items():
-        images = len({(q.domain, q.stem) for q in asked if q.round == number})
+        images = len({(q.domain, q.stem) for q in questions if q.round == number})
         rows.append(
             [f"{number + 1}", whole(p.asked), whole(images), whole(p.answered), whole(p.skipped), whole(p.open),
              whole(p.cost), whole(p.pixels), *(whole(n) if n else "–" for n in (p.seconds, p.clicks))]
@@ -42,27 +42,25 @@ def budget(reported: ReportedRun) -> Section:
     blocks: list[Block] = [Table(head, rows, caption="By round")]
     if answers:
         blocks.append(_people(answers))
-        table = _classes(reported, asked, decided)
-        blocks.append(Charts([_time(asked, answers), *([table] if table else [])]))
+        table = _classes(reported, questions, decided)
+        blocks.append(Charts([_time(questions, answers), *([table] if table else [])]))
     if reported.campaign and reported.campaign.changes:
         lines = [[f"{c.round}", c.key, f"{c.before}", f"{c.now}", c.time] for c in reported.campaign.changes]
         head = ["from round", "setting", "before", "now", "when"]
         blocks.append(Table(head, lines, caption="Settings that changed between rounds"))
     if simulated(reported):
-        blocks.append(
-            Note("The annotator is simulated: seconds and clicks are what the cost model states, nobody worked them.")
-        )
+        blocks.append(Note("The annotator is simulated: seconds and clicks come from the cost model, not from people."))
     return Section(name, title, blocks, _plan(reported, sum(p.cost for p in rounds.values())))
 
 
 def ledger_of(reported: ReportedRun) -> Ledger:
-    """The ledger, read by the campaign's rule."""
+    """The ledger, with the campaign's rule for deciding between answers."""
     assert reported.config.campaign is not None
     return Ledger(RunFolder(reported.folder).ledger, reported.config.campaign.answers)
 
 
 def decided_by_question(ledger: Ledger) -> dict[int, Mask]:
-    """What the answers come to, by the question's id."""
+    """The decided masks, by the question's id."""
     return {question.id: values for name in ledger.classes() for question, values in ledger.decisions(name)}
 
 
@@ -85,40 +83,40 @@ def _people(answers: Sequence[Answer]) -> Table:
     names = list(dict.fromkeys(a.annotator for a in answers))
     rows = []
     for name in names:
-        own = [a for a in answers if a.annotator == name]
-        given = [a for a in own if a.kind == "answer"]
-        seconds = [a.seconds for a in given if a.seconds is not None]
-        middle = f"{statistics.median(seconds):.1f}" if seconds else "not measured"
-        worked = [a.seconds for a in own if a.seconds is not None]
+        entries = [a for a in answers if a.annotator == name]
+        answered = [a for a in entries if a.kind == "answer"]
+        seconds = [a.seconds for a in answered if a.seconds is not None]
+        median = f"{statistics.median(seconds):.1f}" if seconds else "not measured"
+        worked = [a.seconds for a in entries if a.seconds is not None]
         total = duration(sum(worked)) if worked else "not measured"
-        skipped, back = (sum(a.kind == kind for a in own) for kind in ("skip", "retract"))
-        rows.append([name, whole(len(given)), whole(skipped), whole(back), total, middle])
+        skipped, retracted = (sum(a.kind == kind for a in entries) for kind in ("skip", "retract"))
+        rows.append([name, whole(len(answered)), whole(skipped), whole(retracted), total, median])
     head = ("annotator", "answers", "skips", "taken back", "time", "median seconds an answer")
     return Table(head, rows, caption="By annotator")
 
 
-def _time(asked: Sequence[Question], answers: Sequence[Answer]) -> Chart:
+def _time(questions: Sequence[Question], answers: Sequence[Answer]) -> Chart:
     """Minutes a round, by annotator."""
-    round_of = {q.id: q.round for q in asked}
+    round_of = {q.id: q.round for q in questions}
     numbers = sorted(set(round_of.values()))
     names = list(dict.fromkeys(a.annotator for a in answers))
     minutes = {n: [0.0] * len(numbers) for n in names}
     for a in answers:
         minutes[a.annotator][numbers.index(round_of[a.question])] += (a.seconds or 0.0) / 60
     total = sum(map(sum, minutes.values()))
-    took = duration(60 * total) if total else "Time that was not measured"
-    words = f"{took} in {count(len(numbers), 'round')} by {count(len(names), 'annotator')}."
+    time = f"{duration(60 * total)} of work" if total else "Work without measured time"
+    words = f"{time} in {count(len(numbers), 'round')} by {count(len(names), 'annotator')}."
     labels = [f"round {n + 1}" for n in numbers]
     return columns("Annotators' time", labels, minutes, "minutes", description=words, caption=words)
 
 
-def _classes(reported: ReportedRun, asked: Sequence[Question], decided: Mapping[int, Mask]) -> Chart | None:
-    """What the answers were, by round: the share of the decided pixels that each class has. For one domain."""
+def _classes(reported: ReportedRun, questions: Sequence[Question], decided: Mapping[int, Mask]) -> Chart | None:
+    """The share of each class in the decided pixels, by round. Only for a campaign with one domain."""
     if len(reported.config.domains) != 1 or reported.campaign is None or reported.campaign.result is None:
         return None
     (scores,) = reported.campaign.result.domains.values()
     names = list(scores.iou)
-    round_of = {q.id: q.round for q in asked}
+    round_of = {q.id: q.round for q in questions}
     numbers = sorted(set(round_of.values()))
     counts = np.zeros((len(numbers), 256))
     for question, mask in decided.items():
@@ -127,12 +125,12 @@ def _classes(reported: ReportedRun, asked: Sequence[Question], decided: Mapping[
     part = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = [[name, *(percent(float(part[i, c])) for i in range(len(numbers)))] for c, name in enumerate(names)]
     order = np.argsort(-part.mean(0), kind="stable")
-    shown, rest = order[:7], order[7:]
-    values = {names[c]: part[:, c].tolist() for c in shown}
+    largest, rest = order[:7], order[7:]
+    values = {names[c]: part[:, c].tolist() for c in largest}
     values |= {"others": part[:, rest].sum(1).tolist()} if len(rest) else {}
     table = Table(("class", *(f"round {n + 1}" for n in numbers)), rows)
-    top = ", ".join(names[c] for c in shown[:3])
+    top = ", ".join(names[c] for c in largest[:3])
     return columns(
-        "What the answers were", [f"round {n + 1}" for n in numbers], values, "share of decided pixels", table=table,
+        "Classes of the answers", [f"round {n + 1}" for n in numbers], values, "share of decided pixels", table=table,
         description=f"Share of the decided pixels by class and round; most are {top}.",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How classes and what is no class look on the page."""
+"""The colours of classes on the page, and the hatching of pixels without a class."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def legend(space: LabelSpace) -> list[Key]:
 
 
 def hatched(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """(H,W,3) with black and white stripes `where` (H,W), which no class and no image has, as wide as a picture of
-    WIDTH pixels can show."""
+    """(H,W,3) with black and white stripes at `where` (H,W). They differ from all classes and images, and are wide
+    enough for a picture of WIDTH pixels."""
     height, width = where.shape
     stripe = STRIPE * max(-(-width // WIDTH), 1)
     y, x = np.ogrid[:height, :width]

@@ -1,4 +1,4 @@
-"""One pass over a split of one domain, an image at a time: what the page shows of it, in bounded memory.
+"""One pass over a split of one domain, one image at a time, so that memory stays bounded.
 
 Shapes: H×W pixels of an image · C classes.
 """
@@ -30,19 +30,19 @@ class SplitEvaluation:
     domain: Domain
     split: str
     stems: tuple[str, ...]
-    """The evaluated images, evenly spread over those of the split that have a mask."""
+    """The evaluated images, evenly spread over the images of the split with a mask."""
     images_in_split: int
-    """Images of the split."""
+    """The number of images in the split."""
     matrix: Tensor
     """(C,C) pixels by class and predicted class."""
     reliability: Tensor
     """(bins,3), see `engine.metrics.reliability`."""
     ranked: tuple[tuple[str, float], ...]
-    """Images with a labelled pixel and their mIoU over the classes they show, best first."""
+    """Images with a labelled pixel, and their mIoU over the classes that they show, best first."""
 
     @property
     def whole(self) -> bool:
-        """Whether every image of the split was evaluated, so that the figures are those of `fewmask evaluate`."""
+        """Whether every image of the split was evaluated. The figures then equal those of `fewmask evaluate`."""
         return len(self.stems) == self.images_in_split
 
     @property
@@ -50,14 +50,14 @@ class SplitEvaluation:
         return scores(self.matrix, self.domain.space.names)
 
 
-def chosen(domain: Domain, split: str, limit: int) -> tuple[str, ...]:
-    """At most `limit` images of a split that have a mask, evenly spread."""
-    known = [stem for stem in domain.splits.get(split, ()) if domain.source.has_mask(stem)]
-    return tuple(spread(known, limit))
+def choose_images(domain: Domain, split: str, limit: int) -> tuple[str, ...]:
+    """At most `limit` images of a split with a mask, evenly spread."""
+    stems = [stem for stem in domain.splits.get(split, ()) if domain.source.has_mask(stem)]
+    return tuple(spread(stems, limit))
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """`count` of the items, or all where there are fewer, evenly spread and in their order."""
+    """`count` of the items, or all if there are fewer, evenly spread and in order."""
     if len(items) <= count:
         return list(items)
     return [items[i * len(items) // count] for i in range(count)]
@@ -73,24 +73,24 @@ def evaluate_split(
     workers: int = 0,
     progress: Callable[[int], object] = lambda done: None,
 ) -> SplitEvaluation:
-    """Evaluate these images of a split. Raises ValueError that names an image or mask that cannot be read."""
+    """Evaluate these images of a split. Raises ValueError that names an unreadable image or mask."""
     classes = domain.space.num_classes
     matrix = torch.zeros(classes, classes, dtype=torch.long)
-    table = reliability(torch.ones(0), torch.ones(0))  # of no pixel: zeros
-    found = []
+    table = reliability(torch.ones(0), torch.ones(0))  # zeros
+    image_scores = []
     batches = LabelledBatches(domain, stems, batch_size=1)
     for stem, ((image, label),) in zip(stems, read_batches(batches, range(len(stems)), workers), strict=True):
-        sure, prediction = probabilities(model, image, domain.name, precision).max(1)
+        confidence, prediction = probabilities(model, image, domain.name, precision).max(1)
         truth = label.to(prediction.device)
-        own = confusion(prediction, truth, classes).cpu()
-        known = truth < NOT_LABELLED
-        table += reliability(sure[known], (prediction == truth)[known])
-        matrix += own
-        miou = scores(own, domain.space.names)["miou"]
+        image_matrix = confusion(prediction, truth, classes).cpu()
+        labelled = truth < NOT_LABELLED
+        table += reliability(confidence[labelled], (prediction == truth)[labelled])
+        matrix += image_matrix
+        miou = scores(image_matrix, domain.space.names)["miou"]
         if miou is not None:
-            found.append((stem, miou))
+            image_scores.append((stem, miou))
         progress(1)
-    ranked = tuple(sorted(found, key=lambda pair: -pair[1]))
+    ranked = tuple(sorted(image_scores, key=lambda pair: -pair[1]))
     return SplitEvaluation(domain, split, stems, len(domain.splits.get(split, ())), matrix, table, ranked)
 
 
@@ -103,9 +103,9 @@ def probabilities(model: UniversalSegmenter, image: Tensor, domain: str, precisi
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """An image with what the network says of it: image (H,W,3), truth and prediction (H,W), and the entropy (H,W) of
-    its probabilities as a fraction of the largest possible. An image without a mask has neither truth nor mIoU."""
+class ImagePanel:
+    """An image (H,W,3) with truth and prediction (H,W), and the entropy (H,W) of its probabilities as a fraction of the
+    largest possible entropy. An image without a mask has neither truth nor mIoU."""
 
     stem: str
     miou: float | None
@@ -116,13 +116,13 @@ class Shown:
 
 
 @torch.inference_mode()
-def show(model: UniversalSegmenter, domain: Domain, stem: str, precision: Precision = "auto") -> Shown:
+def image_panel(model: UniversalSegmenter, domain: Domain, stem: str, precision: Precision = "auto") -> ImagePanel:
     image = domain.image(stem)
     p = probabilities(model, torch.from_numpy(image)[None], domain.name, precision)[0]
     entropy = torch.special.entr(p).sum(0) / np.log(max(len(p), 2))
     truth = domain.mask(stem) if domain.source.has_mask(stem) else None
     prediction, miou = as_array(p.argmax(0)), None
     if truth is not None:
-        own = confusion(torch.from_numpy(prediction), torch.from_numpy(truth), domain.space.num_classes)
-        miou = scores(own, domain.space.names)["miou"]
-    return Shown(stem, miou, image, truth, prediction, entropy.cpu().numpy())
+        matrix = confusion(torch.from_numpy(prediction), torch.from_numpy(truth), domain.space.num_classes)
+        miou = scores(matrix, domain.space.names)["miou"]
+    return ImagePanel(stem, miou, image, truth, prediction, entropy.cpu().numpy())

@@ -1,4 +1,4 @@
-"""The embedding section: the same pixels before and after the alignment, and which classes of two domains are alike."""
+"""The sections of the embeddings: the same pixels before and after the alignment, and similar classes of domains."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ PAIRS = 10  # of domains that are drawn
 
 
 @dataclass(frozen=True)
-class Views:
-    """What the networks made of the same cells; `names` says which networks these are, the finished one last."""
+class EmbeddingViews:
+    """The vectors of the same cells in several networks. `names` are those of the networks, the finished one last."""
 
     names: Sequence[str]
     cells: Cells
-    what: str
-    """What the vectors are, in words."""
+    description: str
+    """A description of the vectors."""
 
 
 def neighbours(
-    views: Views | None,
+    views: EmbeddingViews | None,
     domains: Mapping[str, Domain],
     synonyms: Sequence[Sequence[str]],
     without: Sequence[Note],
     seed: int = 0,
     step: Callable[[int], object] = lambda done: None,
 ) -> list[Section]:
-    """The section of the pictures, and that of the similarities."""
+    """The section of the pictures, and the section of the similarities."""
     title, alike = "Embeddings", "Across domains"
     if views is None:
         return [Section("space", title, without), Section("similarity", alike, without)]
@@ -48,16 +48,15 @@ def neighbours(
     return [space, Section("similarity", alike, [*_similarities(views, domains, shared), *without])]
 
 
-def _lead(views: Views, domains: Mapping[str, Domain]) -> str:
+def _lead(views: EmbeddingViews, domains: Mapping[str, Domain]) -> str:
     shape = ", ".join(f"{SHAPES[i % 8]}s are {name}" for i, name in enumerate(domains))
     marked = " A ring before a name marks a class that no other domain has." if len(domains) > 1 else ""
-    return (
-        f"{views.what} of {whole(len(views.cells.label))} labelled cells by t-SNE, coloured by class: {shape}.{marked}"
-    )
+    cells = f"{views.description} of {whole(len(views.cells.label))} labelled cells by t-SNE"
+    return f"{cells}, coloured by class: {shape}.{marked}"
 
 
 def _pictures(
-    views: Views,
+    views: EmbeddingViews,
     domains: Mapping[str, Domain],
     synonyms: Sequence[Sequence[str]],
     shared: Mapping[str, frozenset[str]],
@@ -69,32 +68,34 @@ def _pictures(
     meaning = {name: min(group) for name, group in meanings(synonyms).items()}
     different = list(dict.fromkeys(meaning.get(c, c) for d in domains.values() for c in d.space.names))
     coloured = {m: Key(m, colour=class_colour(i)) for i, m in enumerate(different)}
-    shown: set[str] = set()
+    shown_names: set[str] = set()
     charts = []
     for name, vectors in zip(views.names, views.cells.vectors, strict=True):
         places, clouds, first = tsne(vectors, seed), [], 0
         step(PLACING)
         for shape, domain in enumerate(domains.values()):
-            for c, of in enumerate(domain.space.names):
-                own = places[views.cells.label == first + c]
-                if len(own):
-                    key = coloured[meaning.get(of, of)]
-                    private = len(domains) > 1 and of not in shared[domain.name]
-                    clouds.append(Cloud(f"{domain.name}: {of}", own, str(key.colour), shape, private))
-                    shown.add(key.name)
+            for c, class_name in enumerate(domain.space.names):
+                cells = places[views.cells.label == first + c]
+                if len(cells):
+                    key = coloured[meaning.get(class_name, class_name)]
+                    private = len(domains) > 1 and class_name not in shared[domain.name]
+                    clouds.append(Cloud(f"{domain.name}: {class_name}", cells, str(key.colour), shape, private))
+                    shown_names.add(key.name)
             first += domain.space.num_classes
         words = f"{len(clouds)} clouds of points, one for each class of each domain."
         charts.append(scatter(name[0].upper() + name[1:], clouds, description=words))
     keys = [Key(name, shape=str(i % 8)) for i, name in enumerate(domains)] if len(domains) > 1 else []
-    keys += [key for name, key in coloured.items() if name in shown]
+    keys += [key for name, key in coloured.items() if name in shown_names]
     note = (
-        "Near means alike; how large a cloud is and how far two of them are apart means little. The same pixels in "
-        "every picture."
+        "Near points are similar. The size of a cloud and the distance between clouds have little meaning. Every "
+        "picture shows the same pixels."
     )
     return [Charts([replace(chart, keys=keys) for chart in charts]), Note(note)]
 
 
-def _similarities(views: Views, domains: Mapping[str, Domain], shared: Mapping[str, frozenset[str]]) -> list[Block]:
+def _similarities(
+    views: EmbeddingViews, domains: Mapping[str, Domain], shared: Mapping[str, frozenset[str]]
+) -> list[Block]:
     if len(domains) < 2:
         return [
             Note("Similarity between domains: this run has one domain, there is nothing to compare it with.", "missing")
@@ -112,17 +113,17 @@ def _similarities(views: Views, domains: Mapping[str, Domain], shared: Mapping[s
 
 
 def _heat(
-    views: Views,
+    views: EmbeddingViews,
     similarity: np.ndarray,
     start: Mapping[str, int],
-    one: Domain,
-    other: Domain,
+    first: Domain,
+    second: Domain,
     shared: Mapping[str, frozenset[str]],
 ) -> Chart:
-    rows, columns = one.space.names, other.space.names
-    part = similarity[start[one.name] :][: len(rows), start[other.name] :][:, : len(columns)]
+    rows, columns = first.space.names, second.space.names
+    part = similarity[start[first.name] :][: len(rows), start[second.name] :][:, : len(columns)]
     values = [[None if np.isnan(v) else float(v) for v in row] for row in part]
-    marked = [[c not in shared[d.name] for c in d.space.names] for d in (one, other)]
+    marked = [[c not in shared[d.name] for c in d.space.names] for d in (first, second)]
     best = sorted(((v, r, c) for r, row in zip(rows, values, strict=True) for c, v in zip(columns, row, strict=True)
                    if v is not None), reverse=True)[:3]  # fmt: skip
     words = "Most alike: " + "; ".join(f"{r} and {c} ({cosine(v)})" for v, r, c in best)
@@ -131,7 +132,7 @@ def _heat(
         [[r, *("–" if v is None else cosine(v) for v in row)] for r, row in zip(rows, values, strict=True)],
     )
     return heat_map(
-        f"{one.name} × {other.name}", rows, columns, values, other.name, one.name, format_value=cosine,
+        f"{first.name} × {second.name}", rows, columns, values, second.name, first.name, format_value=cosine,
         marked=(marked[0], marked[1]), description=words, table=table, diverging=True,
         caption=f"Cosine × 100 between the classes' mean vectors ({views.names[-1]}), less the mean of all classes. "
         "A ring: no other domain has this class.",
@@ -144,10 +145,14 @@ def _nearest(
     names: Sequence[tuple[Domain, str]],
     shared: Mapping[str, frozenset[str]],
 ) -> Table:
-    """For every class the nearest one of another domain."""
+    """A table with the nearest class of another domain for every class."""
     rows = []
     for i, (domain, name) in enumerate(names):
-        others = [j for j, (of, _) in enumerate(names) if of.name != domain.name and not np.isnan(similarity[i, j])]
+        others = [
+            j
+            for j, (other_domain, _) in enumerate(names)
+            if other_domain.name != domain.name and not np.isnan(similarity[i, j])
+        ]
         if not others or np.isnan(similarity[i, others]).all():
             continue
         best = max(others, key=lambda j: similarity[i, j])

@@ -1,4 +1,4 @@
-"""Pictures of what was asked: the region in its image, what the network guessed, and the answer.
+"""Pictures of the asked regions: the region in its image, the guess of the network, and the answer.
 
 Shapes: H×W pixels of an image.
 """
@@ -25,11 +25,11 @@ from fewmask.reports.evaluation import spread
 from fewmask.reports.reported_run import ReportedRun
 from fewmask.runs import RunFolder
 
-OF_ROUND = 12  # regions of a round
-IN_ALL = 60
+OF_ROUND = 12  # at most this many regions of a round
+IN_ALL = 60  # about this many regions of all rounds
 SIDE = 240  # pixels of a picture of a region
 POINT = 12  # pixels: the radius of the ring around a point
-CONTEXT = 2.5  # times the region: how much of the image around it is shown
+CONTEXT = 2.5  # the side of the shown part of the image, as a multiple of the region's side
 
 
 # ── Regions ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -42,80 +42,85 @@ def asked_regions(
     device: torch.device | str = "cpu",
     step: Callable[[int], object] = lambda done: None,
 ) -> Section:
-    """Some of the regions of each round, from the first to the last in the order of their scores."""
+    """The section with some regions of each round, in the order of their scores."""
     title, name = "Asked regions", "asked"
     if not RunFolder(reported.folder).ledger.exists():
-        return Section(name, title, [Note("Asked regions: this run asked nobody.", "missing")])
+        return Section(name, title, [Note("Asked regions: this run asked no questions.", "missing")])
     with ledger_of(reported) as ledger:
-        asked, said = ledger.questions(), decided_by_question(ledger)
-    if not asked:
+        questions, decisions = ledger.questions(), decided_by_question(ledger)
+    if not questions:
         return Section(name, title, [Note("Asked regions: no question was asked yet.", "missing")])
     blocks: list[Block] = []
-    for number, shown in shown_regions(asked).items():
-        expects = _network_before(reported, number, device)
+    for number, chosen in shown_regions(questions).items():
+        network = _network_before(reported, number, device)
         rows, problems = list[Row](), list[str]()
-        for question in shown:
+        for question in chosen:
             step(1)
             if question.domain not in domains:
                 continue
             try:
-                rows.append(_region(question, said.get(question.id), domains[question.domain], expects))
+                rows.append(_region(question, decisions.get(question.id), domains[question.domain], network))
             except ValueError as error:
                 problems.append(str(error))
         if rows:
-            there = sum(q.round == number for q in asked)
-            heads = ["asked", *(["guess"] if expects is not None else []), "answer"]
-            keys = [key for n in domains if n in {q.domain for q in shown} for key in legend(domains[n].space)]
-            several = f"Round {number + 1}: {len(rows)} of {count(there, 'region')}"
+            total = sum(q.round == number for q in questions)
+            heads = ["asked", *(["guess"] if network is not None else []), "answer"]
+            keys = [key for n in domains if n in {q.domain for q in chosen} for key in legend(domains[n].space)]
+            several = f"Round {number + 1}: {len(rows)} of {count(total, 'region')}"
             keys.append(Key("not answered, or void", shape="hatch"))
             blocks.append(Gallery(several, rows, heads, keys, narrow=True))
         blocks += [Note(f"A region of round {number + 1}: {problem}", "missing") for problem in problems]
     lead = (
-        "Spread evenly from the best-scored question of a round to its last; what lies outside of the region is dim. A "
-        "guess is what the network that asked predicts."
+        "The questions are evenly spread from the highest to the lowest score of a round. The image is dim outside of "
+        "the region. The guess is the prediction of the network that chose the question."
     )
     return Section(name, title, [*blocks, *without], lead if any(isinstance(b, Gallery) for b in blocks) else "")
 
 
-def shown_regions(asked: Sequence[Question]) -> dict[int, list[Question]]:
-    """By round, the questions that are shown, the best-scored first."""
-    rounds = sorted({q.round for q in asked})
+def shown_regions(questions: Sequence[Question]) -> dict[int, list[Question]]:
+    """By round, the questions that the page shows, the highest score first."""
+    rounds = sorted({q.round for q in questions})
     each = min(OF_ROUND, max(IN_ALL // max(len(rounds), 1), 4))
-    ranked = {n: sorted((q for q in asked if q.round == n), key=lambda q: (-q.score, q.id)) for n in rounds}
-    return {number: spread(own, each) for number, own in ranked.items()}
+    ranked = {n: sorted((q for q in questions if q.round == n), key=lambda q: (-q.score, q.id)) for n in rounds}
+    return {number: spread(ranking, each) for number, ranking in ranked.items()}
 
 
 def _network_before(reported: ReportedRun, number: int, device: torch.device | str) -> Predictor | None:
-    """The network that chose a round's questions; None of the first ones, which no network chose, and where it is no
-    longer there."""
+    """The network that chose a round's questions; None for the first round, which no network chose, and for a network
+    that is no longer on the disk."""
     if number == 0:
         return None
     return predictor(RunFolder(reported.folder).round(number - 1).folder, device, reported.config.train.precision)
 
 
-def _region(question: Question, answer: Mask | None, domain: Domain, expects: Predictor | None) -> Row:
+def _region(question: Question, answer: Mask | None, domain: Domain, network: Predictor | None) -> Row:
     image = domain.image(question.stem)
     _, _, y1, x1 = question.box
     if y1 > image.shape[0] or x1 > image.shape[1]:
-        raise ValueError(f"{domain.source.where(question.stem)}: smaller than when it was asked about")
+        raise ValueError(f"{domain.source.where(question.stem)}: smaller than at the time of the question")
     where = f"{domain.name}/{question.stem}" if domain.name else question.stem
-    words, of = _said(question, answer, domain.space), f"{question.kind} region {question.region} of {where}"
+    words, description = (
+        _outcome(question, answer, domain.space),
+        f"{question.kind} region {question.region} of {where}",
+    )
     inside = np.zeros(image.shape[:2], bool)
     question.window(inside)[:] = question.inside
     around = _around(question, image)
-    shown = [picture(_outlined(image, inside, around), of, "")]
-    if expects is not None:
-        label, _ = expects.predict(domain.name, image)
-        shown.append(picture(_painted(image, inside, label, domain.space, around), f"Guess for {of}"))
-    given = np.full(image.shape[:2], NOT_LABELLED, np.uint8)
+    pictures = [picture(_outlined(image, inside, around), description, "")]
+    if network is not None:
+        label, _ = network.predict(domain.name, image)
+        pictures.append(picture(_painted(image, inside, label, domain.space, around), f"Guess for {description}"))
+    answered = np.full(image.shape[:2], NOT_LABELLED, np.uint8)
     if answer is not None:
-        question.window(given)[question.inside] = answer[question.inside]
-    shown.append(picture(_painted(image, inside, given, domain.space, around), f"Answer for {of}: {words}"))
-    return Row(f"{where}: {words}", shown)
+        question.window(answered)[question.inside] = answer[question.inside]
+    pictures.append(
+        picture(_painted(image, inside, answered, domain.space, around), f"Answer for {description}: {words}")
+    )
+    return Row(f"{where}: {words}", pictures)
 
 
 def _around(question: Question, image: np.ndarray) -> tuple[slice, slice]:
-    """A square part of the image that shows the region with what lies around it."""
+    """A square part of the image with the region and its surroundings."""
     y0, x0, y1, x1 = question.box
     side = round(min(max(CONTEXT * max(y1 - y0, x1 - x0), 48), *image.shape[:2]))
     top = int(np.clip((y0 + y1) // 2 - side // 2, 0, image.shape[0] - side))
@@ -124,54 +129,54 @@ def _around(question: Question, image: np.ndarray) -> tuple[slice, slice]:
 
 
 def _enlarged(pixels: np.ndarray, smooth: bool) -> np.ndarray:
-    """At the size of a picture; masks to the nearest pixel."""
+    """Resize pixels to the size of a picture; masks by nearest neighbour."""
     way = cv2.INTER_NEAREST if not smooth else cv2.INTER_AREA if pixels.shape[0] > SIDE else cv2.INTER_CUBIC
     return np.ascontiguousarray(cv2.resize(pixels, (SIDE, SIDE), interpolation=way))
 
 
 def _outlined(image: np.ndarray, inside: np.ndarray, around: tuple[slice, slice]) -> np.ndarray:
-    """The image with the region's edge, and dim outside of it."""
+    """The image with the edge of the region, dim outside of the region."""
     pixels, region = _enlarged(image[around], True), _enlarged(inside[around].astype(np.uint8), False)
-    if inside.sum() == 1:  # a point is too small to be seen: a ring is drawn around it
+    if inside.sum() == 1:  # a single pixel is too small to see, so a ring marks it
         middle = _middle(region)
-        shown = cv2.circle(pixels, middle, POINT, (255, 255, 255), 2, cv2.LINE_AA)
-        return cv2.circle(shown, middle, POINT + 2, (0, 0, 0), 1, cv2.LINE_AA)
-    shown = np.where(region[..., None] > 0, pixels, pixels // 2 + 16).astype(np.uint8)
+        outlined = cv2.circle(pixels, middle, POINT, (255, 255, 255), 2, cv2.LINE_AA)
+        return cv2.circle(outlined, middle, POINT + 2, (0, 0, 0), 1, cv2.LINE_AA)
+    outlined = np.where(region[..., None] > 0, pixels, pixels // 2 + 16).astype(np.uint8)
     edges, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(shown, edges, -1, (255, 255, 255), 2)
+    return cv2.drawContours(outlined, edges, -1, (255, 255, 255), 2)
 
 
 def _painted(
     image: np.ndarray, inside: np.ndarray, label: Mask, space: LabelSpace, around: tuple[slice, slice]
 ) -> np.ndarray:
-    """The region in its classes' colours, on the dim image; a point as a disc."""
+    """The region in the colours of its classes, on the dim image. A point is drawn as a disc."""
     pixels, region = _enlarged(image[around], True), _enlarged(inside[around].astype(np.uint8), False)
-    own = _enlarged(label[around], False)
+    values = _enlarged(label[around], False)
     if inside.sum() == 1:
-        own = np.full_like(own, label[inside][0])
+        values = np.full_like(values, label[inside][0])
         region = cv2.circle(np.zeros_like(region), _middle(region), POINT, (1,), -1)
-    colours = hatched(space.colourise(own), own >= NOT_LABELLED)
+    colours = hatched(space.colourise(values), values >= NOT_LABELLED)
     return np.where(region[..., None] > 0, colours, pixels // 2 + 16).astype(np.uint8)
 
 
 def _middle(region: np.ndarray) -> tuple[int, int]:
-    """x, y of the middle of the pixels of a region."""
+    """The mean position (x, y) of the pixels of a region."""
     y, x = np.nonzero(region)
     return round(float(x.mean())), round(float(y.mean()))
 
 
-def _said(question: Question, answer: Mask | None, space: LabelSpace) -> str:
-    """What the network guessed and what came back."""
+def _outcome(question: Question, answer: Mask | None, space: LabelSpace) -> str:
+    """The guess of the network and the answer, as `guess → answer`."""
     names = space.names
     guess = names[question.guess] if question.guess is not None and question.guess < len(names) else None
-    given = "open"
+    result = "open"
     if answer is not None and (answer == NOT_LABELLED).all():
-        given = "undecided"  # the annotators' votes end in ties
+        result = "undecided"  # the votes of the annotators are tied
     elif answer is not None:
         values = answer[answer < NOT_LABELLED]
         values = values[values < len(names)]
-        given = "void" if not len(values) else names[int(np.bincount(values).argmax())]
+        result = "void" if not len(values) else names[int(np.bincount(values).argmax())]
         if len(values) and len(np.unique(values)) > 1:
             share = float((values == np.bincount(values).argmax()).mean())
-            given = f"{given} ({100 * share:.0f} %)"
-    return f"{guess} → {given}" if guess else given
+            result = f"{result} ({100 * share:.0f} %)"
+    return f"{guess} → {result}" if guess else result

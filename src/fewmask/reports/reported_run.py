@@ -1,5 +1,5 @@
-"""What a run's folder says of itself, read without its data but for the pool's size; whatever is not there is None or
-empty."""
+"""The contents of a run's folder for the page. Only the size of the pool needs the run's data. Missing parts are None
+or empty."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewmask.campaigns.history import pool_cost, unit_of
 from fewmask.comparison.single import Intervals, score_intervals
 from fewmask.config import Config
 from fewmask.engine.run import load_config, load_domains
-from fewmask.plurals import count
+from fewmask.plurals import agreeing, count
 from fewmask.runs import CampaignSummary, Entry, RunFolder, StepLine, Summary, settings_of
 
 
@@ -25,7 +25,7 @@ class Training:
     run: RunFolder
     config: Config
     summary: Summary | None
-    """None while it is not finished."""
+    """None until the training is finished."""
     lines: Sequence[StepLine]
 
     @property
@@ -35,14 +35,14 @@ class Training:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Images of train, each counted once."""
+    """The numbers of images of train that are labelled wholly, in part, and not at all."""
 
     whole: int
     in_part: int
     without: int
 
     @classmethod
-    def of(cls, summary: Summary, domains: Sequence[str]) -> ImageCounts:
+    def from_summary(cls, summary: Summary, domains: Sequence[str]) -> ImageCounts:
         labelled, pool, in_part = (
             sum(counts.get(name, 0) for name in domains)
             for counts in (summary.labelled, summary.unlabelled, summary.in_part)
@@ -56,8 +56,7 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class Start:
-    """The labels that a campaign began with: their cost in the budget's unit, and how many masks they are in, where
-    that is known."""
+    """The labels before a campaign: their cost in the budget's unit, and the number of masks if it is known."""
 
     cost: float
     masks: int | None
@@ -65,17 +64,17 @@ class Start:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run, as its folder tells it."""
+    """A run, read from its folder."""
 
     folder: Path
     name: str
-    """What the page calls it: unique among its runs."""
+    """Its name on the page, unique among the runs."""
     config: Config
     summary: Summary | None
     campaign: CampaignSummary | None
-    """campaign.json; None where there is none yet."""
+    """campaign.json; None if there is none yet."""
     trainings: Sequence[Training]
-    """The rounds of a campaign that began, or the run itself."""
+    """The rounds of a campaign that have begun, or the training of a plain run."""
 
     @property
     def rounds(self) -> bool:
@@ -87,33 +86,33 @@ class ReportedRun:
 
     @property
     def unit(self) -> str:
-        """What its labels are counted in."""
+        """The unit of its labels."""
         return unit_of(self.config.campaign) if self.config.campaign else "labelled images"
 
     @property
     def trained(self) -> bool:
-        """There is a network to look at."""
+        """Whether a trained network is saved."""
         run = RunFolder(self.folder)
         return run.weights.exists() and run.model.exists()
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The domains that it trained; while it is not finished, all that it has."""
+        """The trained domains; all domains of the configuration until the run is finished."""
         return tuple(self.summary.trained if self.summary is not None else self.config.domains)
 
     @property
     def image_counts(self) -> ImageCounts | None:
-        """How many images it trained on; None while it is not finished."""
-        return None if self.summary is None else ImageCounts.of(self.summary, self.domains)
+        """The numbers of labelled images; None until the run is finished."""
+        return None if self.summary is None else ImageCounts.from_summary(self.summary, self.domains)
 
     @property
     def intervals(self) -> Intervals | None:
-        """95 % intervals of its scores; None where there are none."""
+        """95 % intervals of the run's scores; None if there are none."""
         return self._intervals[0]
 
     @property
     def no_intervals(self) -> str:
-        """What keeps a file of counts from being used; empty where nothing does."""
+        """The error in the file of counts; empty if there is none."""
         return self._intervals[1]
 
     @cached_property
@@ -127,7 +126,7 @@ class ReportedRun:
 
     @cached_property
     def start(self) -> Start | None:
-        """What was labelled before anything was asked; None of a plain run, and before the first round has begun."""
+        """The labels before the first question; None for a plain run, and before the first round has begun."""
         if not self.rounds or not self.run.record(0).exists():
             return None
         cost = sum(cost for _, cost in self.run.read_record(0).start.values())
@@ -146,7 +145,8 @@ class ReportedRun:
 
     @cached_property
     def pool(self) -> float | None:
-        """About how much there is to label in train, in its unit; None where that is no area, or the data is gone."""
+        """An estimate of all that can be labelled in train, in the run's unit; None if the unit is no area or the data
+        is missing."""
         settings = self.config.campaign
         if settings is None:
             return None
@@ -157,33 +157,34 @@ class ReportedRun:
 
     @property
     def state(self) -> str:
-        """How far it is, in words."""
+        """The progress of the run, in words."""
         if self.rounds:
             assert self.config.campaign is not None
             done, rounds = sum(t.summary is not None for t in self.trainings), self.config.campaign.rounds
             if self.campaign and self.campaign.state == "waiting":
-                return f"{done} of {rounds} rounds are done; waiting for answers to {self.campaign.open:,} questions"
-            return "done" if self.finished else f"not finished: {done} of {rounds} rounds are done"
+                open_questions = count(self.campaign.open, "question")
+                return f"{_rounds_done(done, rounds)}; waiting for answers to {open_questions}"
+            return "done" if self.finished else f"not finished: {_rounds_done(done, rounds)}"
         step = self.trainings[0].steps
         return "done" if self.finished else f"not finished: step {step:,} of {self.config.train.steps:,} was logged"
 
     @cached_property
     def essence(self) -> str:
-        """Equal for runs that differ in nothing but the seed, how many images were labelled, and where they are."""
-        own = settings_of(self.config.model_dump(mode="json", serialize_as_any=True))
-        return json.dumps({k: v for k, v in own.items() if not k.startswith("labelled.")}, sort_keys=True)
+        """A key that is equal for runs which differ only in the seed, the number of labelled images, and paths."""
+        settings = settings_of(self.config.model_dump(mode="json", serialize_as_any=True))
+        return json.dumps({k: v for k, v in settings.items() if not k.startswith("labelled.")}, sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one configuration; their seeds, and at times their labels, differ."""
+    """Runs of one configuration. Their seeds and their numbers of labels may differ."""
 
     name: str
     runs: Sequence[ReportedRun]
 
 
 def read_runs(folders: Sequence[Path]) -> list[ReportedRun]:
-    """The facts of runs. Raises ValueError for a folder that is no run, or one that is named twice."""
+    """Read the runs in the folders. Raises ValueError for a folder that is no run or is named twice."""
     real = [folder.resolve() for folder in folders]
     if twice := sorted({str(f) for f in real if real.count(f) > 1}):
         raise ValueError(f"{', '.join(twice)}: named twice; name each run once")
@@ -192,30 +193,34 @@ def read_runs(folders: Sequence[Path]) -> list[ReportedRun]:
 
 
 def groups(runs: Sequence[ReportedRun]) -> list[Group]:
-    """Runs of one configuration together, in the order of the first of each."""
-    found: dict[str, list[ReportedRun]] = {}
+    """Group the runs by configuration, in the order of the first run of each group."""
+    by_essence: dict[str, list[ReportedRun]] = {}
     for reported in runs:
-        found.setdefault(reported.essence, []).append(reported)
-    methods = [part[0].config.method.name for part in found.values()]
+        by_essence.setdefault(reported.essence, []).append(reported)
+    methods = [part[0].config.method.name for part in by_essence.values()]
     named = [
         method if methods.count(method) == 1 else f"{method} ({part[0].config.name})"
-        for method, part in zip(methods, found.values(), strict=True)
+        for method, part in zip(methods, by_essence.values(), strict=True)
     ]
     unique = [
-        n if named.count(n) == 1 else f"{n}, {part[0].name}" for n, part in zip(named, found.values(), strict=True)
+        n if named.count(n) == 1 else f"{n}, {part[0].name}" for n, part in zip(named, by_essence.values(), strict=True)
     ]
-    return [Group(name, part) for name, part in zip(unique, found.values(), strict=True)]
+    return [Group(name, part) for name, part in zip(unique, by_essence.values(), strict=True)]
 
 
 def by_labels(group: Group) -> list[Group]:
-    """Its runs of one `labelled.images` together, fewest first: what they differ by is their seeds' alone."""
-    found: dict[int | None, list[ReportedRun]] = {}
+    """Split a group by `labelled.images`, fewest first. The runs of each part differ by their seeds alone."""
+    by_count: dict[int | None, list[ReportedRun]] = {}
     for reported in group.runs:
-        found.setdefault(reported.config.labelled.images, []).append(reported)
-    if len(found) == 1:
+        by_count.setdefault(reported.config.labelled.images, []).append(reported)
+    if len(by_count) == 1:
         return [group]
-    counts = sorted(found, key=lambda images: (images is None, images))
-    return [Group(f"{group.name}, {_labels(images)}", found[images]) for images in counts]
+    counts = sorted(by_count, key=lambda images: (images is None, images))
+    return [Group(f"{group.name}, {_labels(images)}", by_count[images]) for images in counts]
+
+
+def _rounds_done(done: int, rounds: int) -> str:
+    return f"{done} of {count(rounds, 'round')} {agreeing(done, 'is', 'are')} done"
 
 
 def _labels(images: int | None) -> str:
@@ -223,7 +228,7 @@ def _labels(images: int | None) -> str:
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
-    """Each folder's name, with as many of those above it as tell it from the others."""
+    """A unique name for each folder: its last name, with as many parent folders as needed."""
     for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = {folder: "/".join(folder.parts[-depth:]) for folder in folders}
         if len(set(names.values())) == len(folders):
@@ -236,8 +241,10 @@ def _read_run(folder: Path, name: str) -> ReportedRun:
     trainings = [_training(0, run, config)]
     if config.campaign is not None:
         rounds = {number: run.round(number) for number in range(config.campaign.rounds)}
-        begun = {number: its for number, its in rounds.items() if its.config.exists()}
-        trainings = [_training(number, its, load_config(its.folder)) for number, its in begun.items()]
+        begun = {number: round_folder for number, round_folder in rounds.items() if round_folder.config.exists()}
+        trainings = [
+            _training(number, round_folder, load_config(round_folder.folder)) for number, round_folder in begun.items()
+        ]
     campaign = run.read_campaign() if run.campaign.exists() else None
     return ReportedRun(folder, name, config, _summary(run), campaign, trainings)
 

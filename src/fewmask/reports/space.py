@@ -1,6 +1,6 @@
-"""Where pixels lie in the network's feature space: sampled cells, their t-SNE, and how alike classes are.
+"""The feature space of the network: sampled cells, their t-SNE, and the similarity of classes.
 
-The same cells before and after, so that the two pictures show the same pixels.
+All pictures use the same cells, so that they show the same pixels before and after a training.
 
 Shapes: N cells · D channels · G classes of all domains · h×w cells of an image.
 """
@@ -21,19 +21,19 @@ from fewmask.labels import NOT_LABELLED
 from fewmask.models.universal import UniversalSegmenter, at_stride
 from fewmask.randomness import generator
 
-POINTS = 900  # of a picture: more are neither quicker nor easier to read
-ITERATIONS = 600  # so few points have settled by then
-FEWEST = 10  # cells, below which a picture of neighbourhoods means nothing
+POINTS = 900  # points of a picture; more take longer and are harder to read
+ITERATIONS = 600  # enough for t-SNE to converge with so few points
+FEWEST = 10  # a picture with fewer cells has no meaning
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Cells drawn of every class, as each of the networks sees them."""
+    """Cells sampled from every class, with their vectors in each network."""
 
     vectors: Sequence[np.ndarray]
     """By network: (N,D) fp32."""
     label: np.ndarray
-    """(N,) in 0 … G−1, the classes of all domains in their order."""
+    """(N,) in 0 … G−1, the classes of all domains in order."""
 
 
 @torch.inference_mode()
@@ -46,9 +46,10 @@ def sample_cells(
     precision: Precision = "auto",
     progress: Callable[[int], object] = lambda done: None,
 ) -> Cells:
-    """Labelled cells of these images, about equally many of each class that they show.
+    """Sample labelled cells of these images, about equally many for each class.
 
-    `embedding` looks at E, which methods that align domains train; otherwise at F's features at the same stride.
+    With `embedding`, vectors are those of the embedding head E, which methods that align domains train. Otherwise they
+    are features of F at the same stride.
     """
     classes = sum(domain.space.num_classes for domain in domains.values())
     most = max(POINTS // classes, FEWEST)
@@ -63,19 +64,22 @@ def sample_cells(
             rng = generator(seed, "report", row=row)
             cells = _draw(label, np.full(256, of_image), rng)
             image = torch.from_numpy(domain.image(stem))[None]
-            for model, seen in zip(models, vectors, strict=True):
-                seen.append(_cells(model, image, embedding, precision)[cells])
+            for model, network_vectors in zip(models, vectors, strict=True):
+                network_vectors.append(_cells(model, image, embedding, precision)[cells])
             labels.append(label[cells].astype(np.int64) + first)
             row += 1
             progress(1)
         first += domain.space.num_classes
     label = np.concatenate(labels) if labels else np.zeros(0, np.int64)
     kept = _draw(label, np.full(max(classes, 256), most), generator(seed, "report", step=1))
-    return Cells([np.concatenate(seen)[kept] if seen else np.zeros((0, 1)) for seen in vectors], label[kept])
+    return Cells(
+        [np.concatenate(network_vectors)[kept] if network_vectors else np.zeros((0, 1)) for network_vectors in vectors],
+        label[kept],
+    )
 
 
 def _draw(label: np.ndarray, most: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Indices of at most `most[c]` cells of each class c of label (N,); 254 and 255 of a mask are no classes."""
+    """Indices of at most `most[c]` cells of each class c of label (N,). It ignores 254 and 255 in a mask."""
     order = rng.permutation(len(label))
     if label.dtype == np.uint8:
         order = order[label[order] < NOT_LABELLED]
@@ -90,17 +94,17 @@ def _cells(model: UniversalSegmenter, image: Tensor, embedding: bool, precision:
     device = model.mean.device
     with autocast(device, precision):
         features = model.encode(image.to(device).permute(0, 3, 1, 2))
-        seen = model.embed(features) if embedding else model.embedding[0](features)
-    flat = seen[0].float().flatten(1).T
+        embedded = model.embed(features) if embedding else model.embedding[0](features)
+    flat = embedded[0].float().flatten(1).T
     return torch.nn.functional.normalize(flat, dim=1).cpu().numpy()
 
 
 def tsne(vectors: np.ndarray, seed: int) -> np.ndarray:
-    """Places (N,2) on the page. van der Maaten and Hinton, JMLR 2008."""
+    """Positions (N,2) by t-SNE. van der Maaten and Hinton, JMLR 2008."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    # From the principal axes, so that what is far apart stays far apart (Kobak and Berens, Nature Comm. 2019).
+    # Initialisation by PCA preserves the large distances (Kobak and Berens, Nature Comm. 2019).
     method = TSNE(
         perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed % 2**32, max_iter=ITERATIONS
     )
@@ -108,7 +112,7 @@ def tsne(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 
 def class_similarity(cells: Cells, which: int, classes: int) -> np.ndarray:
-    """Cosine (G,G) of the classes' mean vectors, less the mean of them all, which every class has in common; NaN for a
+    """Cosine similarity (G,G) of the classes' mean vectors, after subtracting the mean over all classes; NaN for a
     class without a cell."""
     vectors, label = cells.vectors[which].astype(np.float64), cells.label
     total = np.zeros((classes, vectors.shape[1]))

@@ -1,4 +1,4 @@
-"""How numbers are said on the page."""
+"""Formatting of numbers on the page."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def whole(value: float) -> str:
 
 
 def css(colour: Iterable[int]) -> str:
-    """RGB in 0–255 as the style sheet writes it."""
+    """RGB in 0–255 in CSS notation."""
     return "#{:02x}{:02x}{:02x}".format(*map(int, colour))
