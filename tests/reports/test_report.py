@@ -293,7 +293,7 @@ def test_labels_that_were_there_before_are_not_taken_for_asked_ones(data: Path, 
     figures = next(b for b in headline([reported]).blocks if isinstance(b, Figures))
     (labels,) = [f for f in figures.figures if f.label == "Labels"]
     asked = len(campaigns.asked(tmp_path / "run"))
-    assert asked and re.match(rf"regions: [\d,]+ for 2 masks that were there before and {asked} asked;", labels.detail)
+    assert asked and re.match(rf"regions: [\d,]+ in 2 masks from before the campaign and {asked} asked;", labels.detail)
 
 
 # ── Runs of which something is missing ───────────────────────────────────────────────────────────────────────────────
