@@ -135,8 +135,8 @@ def _confusion(evaluation: SplitEvaluation) -> Chart:
         for share, true_class, predicted_class in worst
     )
     return heat_map(
-        f"{evaluation.domain.name}, {evaluation.split}", names, names, shares, "predicted", "labelled", format_value=percent,
-        description=words or "There is no confusion.",
+        f"{evaluation.domain.name}, {evaluation.split}", names, names, shares, "predicted", "labelled",
+        format_value=percent, description=words or "There is no confusion.",
         caption=f"Most often: {words}." if words else "There is no confusion.",
         table=_table(names, pixels.tolist(), shares),
     )  # fmt: skip
