@@ -229,6 +229,15 @@ def test_a_jpeg_that_lost_pixels_is_never_read(name: str, data: st.DataObject, t
         read_image(path)
 
 
+def test_a_jpeg_cut_in_the_header_of_a_scan_is_refused(tmp_path: Path) -> None:
+    whole = ENCODED["progressive"]
+    for scan in re.finditer(b"\xff\xda", whole):
+        for length in range(2, 14):
+            path = put(tmp_path, whole[: scan.start() + length] + b"\xff\xd9")
+            with pytest.raises(ValueError, match=r"(truncated|damaged).*; copy or export it again$"):
+                read_image(path)
+
+
 @pytest.mark.parametrize("name", ENCODED)
 def test_whole_jpegs_are_read(name: str, tmp_path: Path) -> None:
     assert read_image(put(tmp_path, ENCODED[name])).shape == LARGE.shape

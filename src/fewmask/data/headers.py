@@ -149,7 +149,7 @@ def _jpeg(data: bytes, path: Path) -> Kind:
             depth, height, width = body[0], int.from_bytes(body[1:3]), int.from_bytes(body[3:5])
             components, progressive = bytes(body[6::3]), marker in (0xC2, 0xCA)
             left = {component: [255] * 64 for component in components}
-        elif marker == 0xDA and body:
+        elif marker == 0xDA and body and len(body) == 2 * body[0] + 4:
             first, last, low = (body[-3], body[-2], body[-1] & 15) if progressive else (0, 63, 0)
             for component in body[1 : 1 + 2 * body[0] : 2]:
                 if component in left:
