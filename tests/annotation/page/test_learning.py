@@ -140,15 +140,15 @@ def test_a_learner_hears_answers_corrections_and_retractions(ahead: Ahead[Featur
     image = picture(np.full((SIDE, SIDE), 2))
     learner = Learner(ahead, lambda _: own())
     assert learner.expected(asked(2, "b"), lambda: image) is None and learner.version == 0
-    learner.hear(asked(1, "a"), lambda: np.full((SIDE, SIDE), 2, np.uint8), lambda: image)
+    learner.learn_from(asked(1, "a"), lambda: np.full((SIDE, SIDE), 2, np.uint8), lambda: image)
     learner.settle()
     found = learner.expected(asked(2, "b"), lambda: image)
     assert found is not None and (found[0] == 2).mean() > 0.9 and learner.version == 1
-    learner.hear(asked(1, "a"), lambda: np.full((SIDE, SIDE), 1, np.uint8), lambda: image)  # a correction
+    learner.learn_from(asked(1, "a"), lambda: np.full((SIDE, SIDE), 1, np.uint8), lambda: image)  # a correction
     learner.settle()
     found = learner.expected(asked(2, "b"), lambda: image)
     assert found is not None and (found[0] == 1).mean() > 0.9
-    learner.hear(asked(1, "a"), lambda: None, lambda: image)  # taken back
+    learner.learn_from(asked(1, "a"), lambda: None, lambda: image)  # taken back
     learner.settle()
     assert learner.expected(asked(2, "b"), lambda: image) is None and learner.version == 3
     assert learner.expected(Question("other", "b", "k", 1, (0, 0, 4, 4)), lambda: image) is None
@@ -167,7 +167,7 @@ def test_what_was_labelled_before_is_seen_too(ahead: Ahead[Features]) -> None:
     learner = Learner(ahead, lambda _: own(), lambda _: known)
     values = np.full((SIDE, SIDE), 2, np.uint8)
     for number in range(5):
-        learner.hear(asked(number, "a"), lambda: values, lambda: picture(values))
+        learner.learn_from(asked(number, "a"), lambda: values, lambda: picture(values))
         learner.settle()
     assert reads == ["x", "y", "z"]  # one with every fit
     found = learner.expected(asked(9, "x"), lambda: picture(mask))
@@ -187,7 +187,7 @@ def test_answers_are_never_waited_for_and_faults_are_told(
     learner = Learner(ahead, slow)
     image = picture(np.zeros((SIDE, SIDE)))
     for number in range(20):
-        learner.hear(
+        learner.learn_from(
             asked(number, "a"), lambda: np.zeros((SIDE, SIDE), np.uint8), lambda: image
         )  # it would wait for ever
     go.set()
@@ -210,14 +210,14 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_learned(
         return own()
 
     learner = Learner(ahead, head, lambda _: [Labelled("b", broken, lambda: twos)])
-    learner.hear(asked(1, "a"), lambda: twos - 1, lambda: image)
+    learner.learn_from(asked(1, "a"), lambda: twos - 1, lambda: image)
     hold.set()
     learner.settle()
     hold.clear()
-    learner.hear(asked(4, "a"), lambda: None, lambda: image)  # waits, and what follows is heard with the next fit
-    learner.hear(asked(2, "b"), lambda: twos, broken)
-    learner.hear(asked(1, "a"), lambda: None, lambda: image)
-    learner.hear(asked(3, "c"), lambda: twos, lambda: image)
+    learner.learn_from(asked(4, "a"), lambda: None, lambda: image)  # waits, and what follows is heard with the next fit
+    learner.learn_from(asked(2, "b"), lambda: twos, broken)
+    learner.learn_from(asked(1, "a"), lambda: None, lambda: image)
+    learner.learn_from(asked(3, "c"), lambda: twos, lambda: image)
     hold.set()
     learner.settle()
     learner.settle()
@@ -225,7 +225,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_learned(
     found = learner.expected(asked(9, "d"), lambda: image)
     assert found is not None and (found[0] == 2).all()  # nothing of what was taken back
     learner.close()
-    learner.hear(
+    learner.learn_from(
         asked(5, "a"), lambda: twos, lambda: image
     )  # an answer that comes while the page is closed is no error
 

@@ -294,8 +294,8 @@ def test_an_answer_is_in_the_ledger_before_it_is_told(client: TestClient, servic
     (answer,) = answers(run)
     np.testing.assert_array_equal(answer.values, values)
     assert (answer.annotator, answer.seconds, answer.clicks, answer.id) == ("ann", 1.5, 2, told["id"])
-    assert told["seconds"] == 1.5 and [w["kind"] for w in told["words"]] == ["answer"]
-    shown = get(client, f"questions/{question.id}")["words"][0]
+    assert told["seconds"] == 1.5 and [w["kind"] for w in told["answers"]] == ["answer"]
+    shown = get(client, f"questions/{question.id}")["answers"][0]
     np.testing.assert_array_equal(rle_codec.decode(shown["values"], question.size), values)
 
 
@@ -314,9 +314,9 @@ def test_of_two_tabs_the_last_one_counts_and_each_hears_of_the_other(
     for value in (1, 2):
         assert post(client, sent(service, question, value)).status_code == 200
     assert len(answers(run)) == 2
-    (word,) = get(client, f"changes/{after}")["words"][str(question.id)]
+    (word,) = get(client, f"changes/{after}")["answers"][str(question.id)]
     assert word["token"] == f"token-{question.id}-2"
-    assert get(client, "changes/2")["words"] == {}
+    assert get(client, "changes/2")["answers"] == {}
     with Ledger(run.ledger) as ledger:
         assert set(np.unique(ledger.labels(question.domain, question.stem))) == {2, NOT_LABELLED}
 
@@ -332,7 +332,7 @@ def test_answers_are_taken_back_after_a_restart_too(run: Run) -> None:
         service, other, kind="retract", values=None, token="token-of-taking-back", takes_back=f"token-{other.id}-2"
     )
     for _ in range(2):  # sent twice, taken back once
-        assert post(client, back).json()["words"] == []
+        assert post(client, back).json()["answers"] == []
     again = post(client, {**back, "token": "another-token"})
     assert again.status_code == 409 and "was taken back before" in again.json()["error"]
     with Ledger(run.ledger) as ledger:
@@ -346,8 +346,8 @@ def test_the_words_of_several_annotators_stand_beside_each_other(
     question = questions(run)[0]
     post(client, sent(service, question, 1))
     told = post(client, sent(service, question, annotator="bob", kind="skip", values=None, token="token-of-bob")).json()
-    assert [(w["annotator"], w["kind"]) for w in told["words"]] == [("ann", "answer"), ("bob", "skip")]
-    shown = get(client, f"questions/{question.id}")["words"]
+    assert [(w["annotator"], w["kind"]) for w in told["answers"]] == [("ann", "answer"), ("bob", "skip")]
+    shown = get(client, f"questions/{question.id}")["answers"]
     assert [w["values"] is None for w in shown] == [False, True]
 
 

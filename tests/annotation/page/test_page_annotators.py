@@ -44,7 +44,7 @@ def test_each_question_is_asked_of_two_annotators_and_of_neither_twice(tmp_path:
         while not second.page.is_visible("#end"):
             second.then("3")
         second.saved()
-        assert "Nothing is open any more" in second.page.inner_text("#end")
+        assert "No question is open any more" in second.page.inner_text("#end")
         assert "wait for other" not in second.page.inner_text("#end")
 
         late = profiles[2].new_page()

@@ -214,7 +214,7 @@ def test_two_people_in_two_browsers_are_shown_different_questions(nearby: Callab
             bob.then("2")
         bob.saved()
         assert held not in {answer.question for answer in server.answers()}
-        assert "1 question is before other annotators now" in bob.page.inner_text("#end")
+        assert "1 question is shown to other annotators now" in bob.page.inner_text("#end")
         ann.page.close(run_before_unload=True)  # and gives it back
         bob.ready(held)
         bob.then("2")

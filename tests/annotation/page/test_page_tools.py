@@ -25,6 +25,9 @@ PREVIEW = """() => {
   return shown?.picture ? shown.area.mask.reduce((sum, there) => sum + there, 0) : 0;
 }"""
 IDLE = "() => !painter.smart.asking && !painter.smart.pending"
+POLL = "import('./static/main.js').then((m) => m.annotator.poll())"
+NEWEST = """import('./static/main.js').then(({ annotator: a }) =>
+  Promise.all(a.order.map((id) => a.session.newestGuess(id))).then(() => null))"""
 GUESS = "import('./static/main.js').then((m) => Array.from(m.annotator.guess.values))"
 WIDER = 6
 
@@ -155,6 +158,30 @@ def test_a_selection_on_its_way_is_not_lost_by_a_hasty_enter(nearby: Callable[..
     person.then("Enter")
 
 
+def test_escape_cancels_the_selection_that_is_being_computed(nearby: Callable[..., Any], context: Any) -> None:
+    person = at_work(context, nearby("squares:24"))
+    question, page = asked(person), person.page
+    held: list[Any] = []
+    page.route("**/api/selections/*", lambda route: held.append(route))
+    person.press("w", "3")
+    person.click(question, (10.5, 12.5))
+    person.press("Enter")
+    assert "Press Esc to cancel it" in page.inner_text("#notice")
+    person.press("Escape")
+    page.wait_for_function(IDLE)
+    assert "cancelled" in page.inner_text("#notice")
+    assert held
+    for route in held:
+        with page.expect_response("**/api/selections/*"):
+            route.continue_()
+    page.unroute("**/api/selections/*")
+    assert not (painted(person) == 2).any()  # the scores that come late are not used
+    person.click(question, (10.5, 12.5))
+    page.wait_for_function(IDLE)
+    assert (painted(person) == 2).any()
+    person.then("Enter")
+
+
 def test_what_cannot_be_selected_is_told(nearby: Callable[..., Any], context: Any) -> None:
     person = at_work(context, nearby("squares:24"))
     question, page = asked(person), person.page
@@ -214,9 +241,10 @@ def test_guesses_of_open_questions_are_replaced_and_the_shown_one_stays(
     server.learner.settle()
     second, old = asked(person), page.evaluate(GUESS)
     # The page hears of it with its next look at the server; what is on the screen stays.
-    page.evaluate("import('./static/main.js').then((m) => m.annotator.poll())")
+    page.evaluate(POLL)
     assert page.evaluate("import('./static/main.js').then((m) => m.annotator.session.learned)") == 1
     assert page.evaluate(GUESS) == old
+    page.evaluate(NEWEST)
     person.then("ArrowRight")
     third = asked(person)
     assert third.id not in (first.id, second.id)
@@ -224,6 +252,32 @@ def test_guesses_of_open_questions_are_replaced_and_the_shown_one_stays(
     person.then("Enter")
     person.saved()
     np.testing.assert_array_equal(server_answer(person, first), over(first, 3, first.inside))
+
+
+def test_the_older_guess_is_shown_while_the_newer_one_is_on_its_way(nearby: Callable[..., Any], context: Any) -> None:
+    server = nearby("squares:24", learns=True)
+    person = Person(context, server)
+    page = person.page
+    page.evaluate(NEWEST)  # before anything is learned
+    held: list[Any] = []
+    page.route("**/api/guesses/*", lambda route: held.append(route))
+    person.press("4", "4")
+    person.then("Enter")
+    person.saved()
+    server.learner.settle()
+    page.evaluate(POLL)
+    assert page.evaluate("import('./static/main.js').then((m) => m.annotator.session.learned)") == 1
+    person.then("ArrowRight")
+    shown, older = person.shown, page.evaluate(GUESS)
+    assert held
+    for route in held:
+        route.continue_()
+    page.unroute("**/api/guesses/*")
+    page.evaluate(NEWEST)
+    assert person.shown == shown and page.evaluate(GUESS) == older  # what is on the screen stays
+    person.then("ArrowRight")
+    person.then("ArrowLeft")
+    assert person.shown == shown and page.evaluate(GUESS) != older
 
 
 # ── Accessibility ────────────────────────────────────────────────────────────────────────────────────────────────────

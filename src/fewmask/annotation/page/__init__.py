@@ -1,1 +1,1 @@
-"""The labelling page: a local server, and a page of plain modules that asks the open questions of a run."""
+"""The labelling page: a local server, and a page of plain JavaScript modules that asks a run's open questions."""

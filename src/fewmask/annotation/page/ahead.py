@@ -1,7 +1,7 @@
-"""What is made of an image for the page's tools, such as a network's features: one image at a time, ahead of need.
+"""Computes values of images for the page's tools, such as a network's features, one image at a time and ahead of need.
 
-It is kept in the memory within a bound: what was not used for the longest is forgotten, and made again when it is asked
-for.
+The values are kept in memory within a limit. The value that was not used for the longest time is dropped, and computed
+again when it is needed.
 """
 
 from __future__ import annotations
@@ -27,56 +27,56 @@ class Ahead(Generic[Value]):
     def __init__(
         self, make: Callable[[np.ndarray], Value], size: Callable[[Value], int], most_bytes: int = MOST_BYTES
     ) -> None:
-        """`make` gets an image (H,W,3) uint8; `size` is how many bytes a value takes."""
+        """`make` gets an image (H,W,3) uint8. `size` gives the bytes of a value."""
         self._make, self._size, self._most = make, size, most_bytes
         self._worker = ThreadPoolExecutor(1, "ahead")
         self._lock = Lock()
-        self._begun: dict[Key, Future[Value]] = {}
-        self._there: OrderedDict[Key, Value] = OrderedDict()
+        self._futures: dict[Key, Future[Value]] = {}
+        self._values: OrderedDict[Key, Value] = OrderedDict()
 
     def has(self, key: Key) -> bool:
         with self._lock:
-            return key in self._there
+            return key in self._values
 
     def begin(self, key: Key, read: Read) -> Future[Value] | None:
-        """Have it made, where it is not there yet; `read` gives the image where that has to be done."""
+        """Start to compute the value of an image, which `read` gives. Returns None where the value is known."""
         with self._lock:
-            if key in self._there:
+            if key in self._values:
                 return None
-            if key not in self._begun:
-                self._begun[key] = self._worker.submit(self._made, key, read)
-            return self._begun[key]
+            if key not in self._futures:
+                self._futures[key] = self._worker.submit(self._compute, key, read)
+            return self._futures[key]
 
     def of(self, key: Key, read: Read) -> Value:
-        """It, after a wait where it is not there yet. Raises what making it raises."""
-        begun = self.begin(key, read)
-        if begun is not None:
-            return begun.result()
+        """The value of an image, after a wait where it is not known yet. Raises what computing it raises."""
+        future = self.begin(key, read)
+        if future is not None:
+            return future.result()
         with self._lock:
-            if (found := self._there.get(key)) is not None:
-                self._there.move_to_end(key)
-                return found
-        return self.of(key, read)  # forgotten between the two
+            if (value := self._values.get(key)) is not None:
+                self._values.move_to_end(key)
+                return value
+        return self.of(key, read)  # the value was dropped in between
 
     def put(self, key: Key, value: Value) -> None:
-        """It was made elsewhere."""
+        """Add a value that was computed elsewhere."""
         with self._lock:
-            self._there[key] = value
-            self._there.move_to_end(key)
-            while len(self._there) > 1 and sum(map(self._size, self._there.values())) > self._most:
-                self._there.popitem(last=False)
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > 1 and sum(map(self._size, self._values.values())) > self._most:
+                self._values.popitem(last=False)
 
-    def _made(self, key: Key, read: Read) -> Value:
+    def _compute(self, key: Key, read: Read) -> Value:
         try:
             with self._lock:
-                found = self._there.get(key)
-            if found is None:
-                found = self._make(read())
-                self.put(key, found)
-            return found
+                value = self._values.get(key)
+            if value is None:
+                value = self._make(read())
+                self.put(key, value)
+            return value
         finally:
             with self._lock:
-                self._begun.pop(key, None)
+                self._futures.pop(key, None)
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -61,7 +61,7 @@ class AnswerIndex:
 
     def touched(self, after: int) -> list[int]:
         """The questions that got an answer after the answer of id `after`."""
-        first = bisect_right(self._about, after, key=lambda fact: fact[0])
+        first = bisect_right(self._about, after, key=lambda entry: entry[0])
         return list(dict.fromkeys(question for _, question in self._about[first:]))
 
     def id_of(self, token: str) -> int | None:
@@ -70,13 +70,16 @@ class AnswerIndex:
 
 
 def in_order(questions: Iterable[Question]) -> list[Question]:
-    """The questions image by image, so that nobody has to look around in an image twice; images in the order in which
-    they were first asked about, and the questions of one from top to bottom in bands about as high as its regions."""
+    """Sort questions by image, so that an annotator sees each image once.
+
+    Images are in the order in which they were first asked about. The questions of an image go from top to bottom, in
+    bands that are about as high as its regions.
+    """
     by_image: dict[tuple[int, str, str], list[Question]] = {}
     for question in questions:
         by_image.setdefault((question.round, question.domain, question.stem), []).append(question)
-    found = []
-    for asked in by_image.values():
-        band = max(sum(q.size[0] for q in asked) // len(asked), 32)
-        found += sorted(asked, key=lambda q: (q.box[0] // band, q.box[1], q.box[0], q.id))
-    return found
+    ordered = []
+    for image_questions in by_image.values():
+        band = max(sum(q.size[0] for q in image_questions) // len(image_questions), 32)
+        ordered += sorted(image_questions, key=lambda q: (q.box[0] // band, q.box[1], q.box[0], q.id))
+    return ordered

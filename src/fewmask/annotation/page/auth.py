@@ -1,8 +1,8 @@
-"""Who may speak to the page's server: only a page that it gave out itself, to somebody who has the link.
+"""Lets only the page itself, opened by somebody who has the link, send requests to the page's server.
 
-The server listens on this machine alone, yet every website that is open in the browser can send requests to it, under
-this machine's name or (by DNS rebinding) under its own. Hence a token that no other site knows, at the head of every
-path, and headers that only a page of the same origin sends.
+The server listens on this machine alone. Still, every website that is open in the browser can send requests to it,
+under this machine's name or, by DNS rebinding, under the site's own. Therefore each path begins with a token that no
+other site knows, and requests need headers that only a page of the same origin sends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HOSTS = {"127.0.0.1", "localhost"}
 MAX_BODY = 64 << 20
-"""Bytes of one answer: an image of 2 megapixels of which no two neighbours are alike takes 22 MB."""
+"""The most bytes of an answer. An image of 2 megapixels whose neighbouring pixels all differ takes 22 MB."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -50,8 +50,10 @@ _RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items
 
 
 def refusal(method: str, path: str, headers: Mapping[str, str], token: str) -> tuple[int, str] | None:
-    """The status and the words with which a request is refused; None where it is let in. Names of headers are lower
-    case."""
+    """The status and the message with which a request is refused; None where it is allowed.
+
+    The names of headers are in lower case.
+    """
     host = headers.get("host", "")
     if host.rpartition(":")[0] not in HOSTS and host not in HOSTS:
         return 403, "This page is for this machine alone: open the link as it was printed."
@@ -77,7 +79,7 @@ def refusal(method: str, path: str, headers: Mapping[str, str], token: str) -> t
 
 
 class AuthMiddleware:
-    """An application behind the token: it sees paths without it, and all that it answers carries `HEADERS`."""
+    """Protects an application by the token. The application sees paths without it; all replies get `HEADERS`."""
 
     def __init__(self, app: Application, token: str) -> None:
         self._app, self._token = app, token
@@ -89,34 +91,36 @@ class AuthMiddleware:
         if scope["type"] != "http":
             return  # there are no web sockets here
 
-        async def dressed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *_RAW]
             await send(message)
 
         refused = refusal(scope["method"], scope["path"], Headers(scope=scope), self._token)
         if refused:
-            await _refuse(*refused, scope, receive, dressed)
+            await _refuse(*refused, scope, receive, send_with_headers)
             return
-        body = await _whole(receive)
+        body = await _read_body(receive)
         if body is None:
-            return  # nobody is there any more
+            return  # the client has disconnected
         if len(body) > MAX_BODY:
-            await _refuse(413, f"An answer of more than {MAX_BODY} bytes.", scope, receive, dressed)
+            await _refuse(413, f"An answer of more than {MAX_BODY} bytes.", scope, receive, send_with_headers)
             return
         path = scope["path"][len(self._token) + 1 :]
         inner = {**scope, "path": path, "raw_path": path.encode(errors="replace")}
-        await self._app(inner, _Read(body, receive), dressed)
+        await self._app(inner, _ReceivedBody(body, receive), send_with_headers)
 
 
-async def _refuse(status: int, words: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """And close: what the other side is still sending is not read."""
-    await PlainTextResponse(words, status, {"connection": "close"})(scope, receive, send)
+async def _refuse(status: int, message: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a request and close the connection: the rest of the request is not read."""
+    await PlainTextResponse(message, status, {"connection": "close"})(scope, receive, send)
 
 
-async def _whole(receive: Receive) -> bytes | None:
-    """A request's body; a little more than `MAX_BODY` of one that is longer, whatever its headers say; None where it
-    broke off."""
+async def _read_body(receive: Receive) -> bytes | None:
+    """The body of a request; None where the request broke off.
+
+    Of a longer body it returns a little more than `MAX_BODY` bytes, whatever the headers say.
+    """
     body = bytearray()
     while len(body) <= MAX_BODY:
         message = await receive()
@@ -128,8 +132,8 @@ async def _whole(receive: Receive) -> bytes | None:
     return bytes(body)
 
 
-class _Read:
-    """A body that has been read, as an application receives it."""
+class _ReceivedBody:
+    """Passes a body that has been read on to the application."""
 
     def __init__(self, body: bytes, after: Receive) -> None:
         self._body: bytes | None = body

@@ -1,7 +1,7 @@
-"""The server's connections: few at a time, and none that is kept open by saying nothing.
+"""Limits the server's connections: their number, and the time that they may be silent.
 
-Whoever can reach the port can open connections without knowing the token, so that a limit must not lock out the page:
-beyond it the connection that has been silent the longest is closed, and the new one is served.
+Everybody who can reach the port can open connections without the token, so the limit must not lock out the page. Beyond
+the limit, the connection that has been silent the longest is closed and the new one is served.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CONNECTIONS = 48
-"""Open at once. A browser opens six to a page."""
+"""The most open connections. A browser opens six for a page."""
 WAITING = 32
-"""Connections that the system holds for the server, and that are accepted together."""
+"""The most connections that wait in the system's queue for the server."""
 PATIENCE = 20.0
-"""Seconds in which a request's headers must arrive, and in which its body, or whoever reads the reply, must move on."""
+"""The seconds in which the headers of a request must arrive, and in which its body or the reading of its reply must
+make progress."""
 LEAVING = 5
-"""Seconds that replies may take when the server ends."""
+"""The seconds that replies may take when the server ends."""
 
 
 class Connection(H11Protocol):
-    """One connection. It is silent while it waits for the other side, from the last time that this moved on."""
+    """One connection. It is silent while it waits for the client, since the client's last progress."""
 
     silent_since: float
     _look: asyncio.TimerHandle
@@ -35,9 +36,9 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._moved()
         self._look = self.loop.call_later(PATIENCE, self._check)
-        others = [c for c in self.connections if isinstance(c, Connection) and c is not self and not c._busy]
-        if len(self.connections) > CONNECTIONS and others:
-            min(others, key=lambda c: c.silent_since)._end()
+        idle = [c for c in self.connections if isinstance(c, Connection) and c is not self and not c._busy]
+        if len(self.connections) > CONNECTIONS and idle:
+            min(idle, key=lambda c: c.silent_since)._end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._look.cancel()
@@ -46,7 +47,7 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         super().data_received(data)
-        # Headers are no progress until they are whole: they could come a byte at a time for ever.
+        # Headers are no progress until they are complete: they could come a byte at a time for ever.
         if self.cycle is not before or (self.cycle is not None and self.cycle.more_body):
             self._moved()
 
@@ -60,9 +61,9 @@ class Connection(H11Protocol):
 
     @property
     def _busy(self) -> bool:
-        """A whole request is being answered, and what was answered so far is read."""
-        asked = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
-        return asked and not self.flow.write_paused
+        """Whether a complete request is being answered and the client reads the reply."""
+        answering = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        return answering and not self.flow.write_paused
 
     def _moved(self) -> None:
         self.silent_since = self.loop.time()
@@ -75,12 +76,12 @@ class Connection(H11Protocol):
             self._look = self.loop.call_later(max(PATIENCE - silent, 0.1), self._check)
 
     def _end(self) -> None:
-        self.connections.discard(self)  # at once: it counts no longer
+        self.connections.discard(self)  # it counts no more at once
         self.transport.abort()
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, for an application and a listening socket."""
+    """uvicorn's server for an application and a listening socket."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         super().__init__(
@@ -88,7 +89,7 @@ class Server(uvicorn.Server):
                 app,
                 http=Connection,
                 ws="none",
-                # What strangers send is no news: a warning for each would fill a terminal, or a disk.
+                # A warning for each request of a stranger would fill a terminal or a disk.
                 access_log=False,
                 log_level="error",
                 backlog=WAITING,
@@ -102,17 +103,19 @@ class Server(uvicorn.Server):
 
 
 class _Once:
-    """Tells of each kind of fault in the loop once. Where files run out, asyncio reports every connection that waits,
-    every second, and tries again by itself."""
+    """Reports each kind of fault in the event loop once.
+
+    When files run out, asyncio reports each waiting connection every second, and tries again by itself.
+    """
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: MutableMapping[str, Any]) -> None:
         error, message = context.get("exception"), str(context.get("message"))
         if isinstance(error, OSError):
-            if message not in self._told:
+            if message not in self._reported:
                 print(f"The page: {message} ({error.strerror}); it goes on when there is room.", file=sys.stderr)
-            self._told.add(message)
+            self._reported.add(message)
             return
         logging.getLogger("uvicorn.error").error(message, exc_info=error)

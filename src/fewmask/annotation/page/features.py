@@ -1,4 +1,4 @@
-"""What a network makes of an image, kept in the memory for the page's tools.
+"""A network's features of an image, which are kept in memory for the page's tools.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box · a×b cells · C channels.
 """
@@ -11,20 +11,20 @@ import cv2
 import numpy as np
 
 Box = tuple[int, int, int, int]
-"""y0, x0, y1, x1 in pixels of the image, the ends excluded."""
+"""y0, x0, y1, x1 in pixels of the image, without the ends."""
 MARGIN = 2
-"""Cells beyond a box that are looked at: what lies between two cells takes from both."""
+"""The number of cells beyond a box that are used: a pixel between two cells is interpolated from both."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What a network makes of an image: a cell of C numbers for each `stride`×`stride` pixels."""
+    """A network's features of an image: a cell of C numbers for each `stride`×`stride` pixels."""
 
     values: np.ndarray
     """(a,b,C) float16."""
     stride: int
     mean: np.ndarray
-    """(C,) float32, over the image: only what differs from it tells things apart."""
+    """(C,) float32: the mean over the image. Only differences from it distinguish objects."""
 
     @classmethod
     def of(cls, values: np.ndarray, stride: int) -> Features:
@@ -36,7 +36,7 @@ class Features:
 
 
 def cells_around(features: Features, box: Box, step: int = 1) -> tuple[np.ndarray, tuple[int, int]]:
-    """Every `step`th cell in and around a box, (a,b,C) float16, and the place of the first."""
+    """Every `step`th cell in and around a box, (a,b,C) float16, and the position of the first."""
     s, (rows, columns, _) = features.stride, features.values.shape
     top, left = max(box[0] // s - MARGIN, 0), max(box[1] // s - MARGIN, 0)
     bottom, right = min(-(-box[2] // s) + MARGIN, rows), min(-(-box[3] // s) + MARGIN, columns)
@@ -44,12 +44,13 @@ def cells_around(features: Features, box: Box, step: int = 1) -> tuple[np.ndarra
 
 
 def at_pixels(values: np.ndarray, origin: tuple[int, int], first: int, stride: int, box: Box) -> np.ndarray:
-    """Values of cells (a,b) at the pixels of a box, (h,w): linear between the cells' centres.
+    """Interpolate values of cells (a,b) linearly at the pixels of a box, (h,w).
 
-    The first cell is that at `origin`, of `first` pixels a side; from one to the next it is `stride` pixels.
+    The first cell is at `origin`, in cells of `first` pixels a side. The distance from one cell to the next is `stride`
+    pixels.
     """
     y0, x0, y1, x1 = box
-    # A pixel's centre in cells: that of the first cell lies at (origin + ½) · first.
+    # The centre of the first cell lies at (origin + ½) · first.
     down = (y0 + 0.5 - (origin[0] + 0.5) * first) / stride
     across = (x0 + 0.5 - (origin[1] + 0.5) * first) / stride
     place = np.array([[1 / stride, 0, across], [0, 1 / stride, down]], np.float64)

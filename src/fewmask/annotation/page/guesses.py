@@ -1,5 +1,4 @@
-"""Predictions of a trained network for the images that are asked about. They are computed beside the page and kept on
-the disk.
+"""The guesses: predictions of a trained network for the asked images, computed in the background and kept on the disk.
 
 Shapes: H×W pixels of an image.
 """
@@ -23,47 +22,48 @@ from fewmask.labels import Mask
 from fewmask.paths import below
 
 FOLDER = "guesses"
-"""Of a run, where they are kept."""
+"""The folder of a run in which the guesses are kept."""
 
 Read = Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network, as far as the page knows it."""
+    """The functions of a trained network that the page uses."""
 
     version: str
-    """Of its weights; a name for a folder."""
+    """The version of its weights, which is valid as the name of a folder."""
     predict: Callable[[str, np.ndarray], tuple[Mask, np.ndarray]]
-    """The name of a domain and an image (H,W,3) uint8 → the most likely class (H,W) uint8, its probability (H,W)."""
+    """Maps a domain's name and an image (H,W,3) uint8 to the most likely class (H,W) uint8 and its probability
+    (H,W)."""
     encode: Callable[[np.ndarray], Features] | None = None
-    """An image (H,W,3) uint8 → what the network makes of it, for smart select."""
+    """Maps an image (H,W,3) uint8 to its features, for smart select."""
     head: Callable[[str], Head] | None = None
-    """The name of a domain → what makes classes of that."""
+    """Maps a domain's name to the head that makes classes from features."""
 
 
 class Guesses:
-    """Guesses by domain and stem. One image is computed at a time, in a thread of its own; each once a network."""
+    """The guesses by domain and stem. A separate thread computes one image at a time, once for each network."""
 
     def __init__(self, folder: Path, predictor: Predictor) -> None:
-        """Removes from the folder the predictions of earlier networks that were written here."""
+        """Removes the predictions of earlier networks from the folder."""
         self._root, self._predictor, self._written = below(folder, predictor.version), predictor, Written(folder)
         self._written.remove(n for n in self._written.names() if not n.startswith(f"{predictor.version}/"))
         self._worker = ThreadPoolExecutor(1, "guess")
-        self._begun: dict[tuple[str, str], Future[None]] = {}
+        self._futures: dict[tuple[str, str], Future[None]] = {}
         self._lock = Lock()
 
     def of(self, domain: str, stem: str, read: Read) -> tuple[Mask, np.ndarray]:
         """The most likely class (H,W) uint8 and its confidence (H,W) uint8, of `data.pseudo.quantise`.
 
-        Waits until it is computed; `read` gives the image where that has to be done. Raises what the network raises.
+        Waits until the guess is computed from the image that `read` gives. Raises what the network raises.
         """
         files = PseudoFolder(below(self._root, domain), written=self._written)
         with self._lock:
-            begun = self._begun.get((domain, stem))
-            if begun is None or (begun.done() and begun.exception() is not None):
-                begun = self._begun[domain, stem] = self._worker.submit(self._compute, files, domain, stem, read)
-        begun.result()
+            future = self._futures.get((domain, stem))
+            if future is None or (future.done() and future.exception() is not None):
+                future = self._futures[domain, stem] = self._worker.submit(self._compute, files, domain, stem, read)
+        future.result()
         guess = files.read(stem)
         assert guess is not None
         return guess
@@ -79,7 +79,7 @@ class Guesses:
 
 @dataclass(frozen=True)
 class Guessed:
-    """A domain's guesses as its pseudo-labels: what tools are told that the network expects."""
+    """A domain's guesses in the place of its pseudo-labels, for annotation tools."""
 
     guesses: Guesses
     domain: Domain

@@ -1,7 +1,7 @@
-"""Leases of questions, so that two annotators do not paint the same question and one of them in vain.
+"""Leases questions, so that two annotators do not paint the same question, one of them in vain.
 
-A lease is not a lock: every answer is kept, leased or not. Leases are kept in memory alone, and an open page renews its
-own.
+A lease is no lock: every answer is kept, with a lease or without. Leases are in memory alone, and an open page renews
+its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 LASTS = 60.0
-"""Seconds that a lease lasts unless the page, which asks every three, renews it."""
+"""The seconds that a lease lasts without renewal. An open page renews its lease every three seconds."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,17 @@ class Leases:
         self._lock = Lock()
         self._leases: dict[str, Lease] = {}
 
-    def take(self, window: str, annotator: str, question: int, said: Collection[str], each: int | None) -> bool:
-        """Lease a question, of which the annotators `said` have spoken, in the place of what the window had.
+    def take(self, window: str, annotator: str, question: int, answerers: Collection[str], each: int | None) -> bool:
+        """Lease a question, which `answerers` have answered, in the place of the window's former lease.
 
-        Whether it was granted: it is where fewer than `each` others have answered or hold it, and always to who has
-        answered it, or where `each` is None.
+        Returns whether it was granted. It is granted where fewer than `each` others have answered or hold it, where
+        `each` is None, and to everybody who has answered it.
         """
         with self._lock:
             self._drop(window)
-            others = {lease.annotator for lease in self._leases.values() if lease.question == question} | set(said)
-            granted = each is None or annotator in said or len(others - {annotator}) < each
+            holders = {lease.annotator for lease in self._leases.values() if lease.question == question}
+            holders |= set(answerers)
+            granted = each is None or annotator in answerers or len(holders - {annotator}) < each
             if granted:
                 self._leases[window] = Lease(annotator, question, self._now() + LASTS)
             return granted
@@ -52,12 +53,12 @@ class Leases:
         """The annotators that hold each question now."""
         with self._lock:
             self._drop()
-            found: dict[int, set[str]] = {}
+            names_by_question: dict[int, set[str]] = {}
             for lease in self._leases.values():
-                found.setdefault(lease.question, set()).add(lease.annotator)
-        return {question: sorted(names) for question, names in found.items()}
+                names_by_question.setdefault(lease.question, set()).add(lease.annotator)
+        return {question: sorted(names) for question, names in names_by_question.items()}
 
     def _drop(self, window: str | None = None) -> None:
-        """Drop the leases that have ended, and that of a window."""
+        """Drop the leases that have ended, and the lease of a window."""
         now = self._now()
         self._leases = {w: lease for w, lease in self._leases.items() if lease.until > now and w != window}

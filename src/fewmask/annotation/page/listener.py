@@ -1,9 +1,8 @@
-"""Where the page of a run is found: a port of this machine, and the token of its link.
+"""Binds the port of a run's page, and keeps the port and the token of its link.
 
-Both are kept in `page.json`, so that the link of a run stays the same from one start to the next, and a page that was
-left open when the server was killed finds it again and hands over what it still holds. The token is a secret. It is
-taken from that file only where this user wrote it here: a file that came with a copied run, that others can read, or
-that is no file at all fixes nobody's token.
+Both are in `page.json`, so that the link of a run stays the same. A page that was open when the server was killed finds
+the server again and sends its unsaved answers. The token is a secret. It is read from the file only where this user
+wrote it at this place: not from a file that came with a copied run, that others can read, or that is no regular file.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ TOKEN = re.compile(r"[\w-]{32,64}", re.ASCII)
 
 @dataclass(frozen=True)
 class Memory:
-    """What the file says: the port of last time, and its token where it is ours."""
+    """The content of the file: the last port, and its token where this user wrote it here."""
 
     port: int
     token: str | None
@@ -40,22 +39,22 @@ def link(port: int, token: str) -> str:
 
 @contextmanager
 def bind_listener(memory: Path, port: int | None = None) -> Iterator[tuple[socket.socket, str]]:
-    """A socket and the token of its link. The port is `port`, or that of last time, or any that is free.
+    """A socket and the token of its link. The port is `port`, or the last one, or any free one.
 
-    The token is that of last time on whichever port, unless another program listens at the port of last time: pages
-    that were left open may have told it. Raises ValueError when the page is open already, when the port that was asked
-    for is taken, or when the memory is no file of its own.
+    The token is the last one on any port. It is new where another program listens at the last port, because open pages
+    may have sent the token to that program. Raises ValueError when the page is open already, when the requested port is
+    taken, or when the memory is no regular file.
     """
     _expect_file(memory)
-    before = _before(memory)
-    go = f"go to {link(before.port, before.token)}" if before and before.token else "end that one first"
-    with hold(memory.with_name(f".{memory.stem}.lock"), "its page is open already, served", go):
-        at_home = _bound(before.port) if before else None
-        token = before.token if before and at_home else None
-        if at_home and before and port not in (None, before.port):
-            at_home.close()
-            at_home = None
-        listener = at_home or _bound(port or 0)
+    saved = _read_memory(memory)
+    fix = f"go to {link(saved.port, saved.token)}" if saved and saved.token else "end that one first"
+    with hold(memory.with_name(f".{memory.stem}.lock"), "its page is open already, served", fix):
+        former = _bound(saved.port) if saved else None
+        token = saved.token if saved and former else None
+        if former and saved and port not in (None, saved.port):
+            former.close()
+            former = None
+        listener = former or _bound(port or 0)
         if listener is None:
             raise ValueError(f"--port {port}: taken by another program; give another one, or none")
         with listener:
@@ -73,8 +72,8 @@ def _expect_file(memory: Path) -> None:
             )
 
 
-def _before(memory: Path) -> Memory | None:
-    """What was remembered; None where nothing is, or nothing that can be read."""
+def _read_memory(memory: Path) -> Memory | None:
+    """The last port and token; None where there is no file, or none that can be read."""
     try:
         with open(os.open(memory, os.O_RDONLY | _NO_LINK), encoding="utf-8") as file:
             status = os.fstat(file.fileno())
@@ -84,25 +83,25 @@ def _before(memory: Path) -> Memory | None:
         return None
     if type(port) is not int or not 0 < port < 1 << 16:
         return None
-    ours = data.get("place") == _place(memory, status.st_ino) and _private(status)
-    return Memory(port, token if ours and isinstance(token, str) and TOKEN.fullmatch(token) else None)
+    is_own = data.get("place") == _place(memory, status.st_ino) and _private(status)
+    return Memory(port, token if is_own and isinstance(token, str) and TOKEN.fullmatch(token) else None)
 
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def _place(memory: Path, number: int) -> dict[str, object]:
-    """Where a file of that number on its disk lies: a copy of it lies elsewhere."""
+    """The place of the file with an inode number. A copy of the file has another place."""
     return {"path": str(memory.resolve()), "file": number, "machine": platform.node()}
 
 
 def _private(status: os.stat_result) -> bool:
-    """Nobody but this user can have read or written the file. Windows has other means, and a folder per user."""
+    """Whether only this user can have read or written the file. On Windows each user has a folder of their own."""
     return os.name == "nt" or (status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077)
 
 
 def _remember(memory: Path, port: int, token: str) -> None:
-    """A new file in the place of the old one: it is its owner's alone from the beginning, whatever was there."""
+    """Write a new file in the place of the old one. Only its owner can ever read it."""
     temporary = memory.with_name(f".{memory.name}.{os.getpid()}.tmp")
     with suppress(FileNotFoundError):
         temporary.unlink()
@@ -119,7 +118,7 @@ def _bound(port: int) -> socket.socket | None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
-        listener.listen(128)  # who comes before the server is ready waits
+        listener.listen(128)  # requests wait until the server is ready
     except OSError:
         listener.close()
         return None

@@ -1,7 +1,7 @@
-"""How the pixels of a region travel between page and server: as runs along the rows of its box.
+"""Encodes the pixels of a region as runs along the rows of its box, for the exchange between page and server.
 
-A run is two unsigned 32-bit numbers, little-endian: a value and how many pixels have it. As text it is base64.
-The browser writes it at once and reads it without a canvas, whose pixels some browsers blur on purpose.
+A run is two unsigned 32-bit numbers, little-endian: a value and the number of its pixels. The text is base64. The
+browser reads it without a canvas, because some browsers blur a canvas's pixels on purpose.
 
 Shapes: h×w pixels of a region's box · R runs.
 """
@@ -17,7 +17,7 @@ RUN = np.dtype([("value", "<u4"), ("length", "<u4")])
 
 
 def encode(values: np.ndarray) -> str:
-    """Values (h,w) of any unsigned or boolean kind, as text."""
+    """Encode values (h,w) of any unsigned or boolean type as text."""
     flat = values.reshape(-1)
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     runs = np.empty(len(starts), RUN)
@@ -26,9 +26,9 @@ def encode(values: np.ndarray) -> str:
 
 
 def decode(text: str, size: tuple[int, int]) -> np.ndarray:
-    """The values (h,w) uint8 of such a text, for a box of that size.
+    """Decode a text to the values (h,w) uint8 of a box of that size.
 
-    Raises ValueError when it is none, or of another number of pixels: before anything as large as it claims is made.
+    Raises ValueError for an invalid text and for another number of pixels, before any array of that size is made.
     """
     try:
         data = b64decode(text, validate=True)

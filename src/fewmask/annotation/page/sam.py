@@ -1,6 +1,6 @@
 """Smart select by a Segment Anything model, from its two ONNX files.
 
-Its exports agree on most names, and on few details. What a pair of files is, is read off what it takes and gives:
+The exports agree on most names, but on few details. The family follows from the inputs and outputs of the two files:
 
 SAM, MobileSAM  the encoder takes (1,3,S,S), normalised and padded, or (H,W,3) in 0–255 and does that itself
 SAM 2           the encoder also gives `high_res_feats_*`; images are brought to S×S without keeping their shape
@@ -23,13 +23,13 @@ from fewmask.annotation.page.features import Box
 from fewmask.annotation.page.smart_select import Prompt, Scores, within
 
 SIDE = 1024
-"""S, where the file leaves it open."""
+"""S where the file does not fix it."""
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
 THRESHOLD, STEPS = 128, 16
-"""The score of the logit 0, and scores to one of logits."""
+"""The score of the logit 0, and the number of scores for one unit of logits."""
 OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT, NOTHING = 0, 1, 2, 3, -1
-"""What points are to the decoder."""
+"""The decoder's labels of points."""
 POINTS = ("point_coords", "point_labels")
 MASKS = ("masks", "iou_predictions")
 
@@ -49,33 +49,35 @@ class Embedding:
 
 
 class Sam:
-    """A selector, see `smart_select.Selector`. Threads may call it at once."""
+    """A selector by a Segment Anything model, see `smart_select.Selector`. Threads may call it at once."""
 
     def __init__(self, encoder: Path, decoder: Path) -> None:
-        """Raises ValueError, which says what is wrong with which file, where the two are no such pair."""
+        """Raises ValueError, which names the file and its fault, where the two are no encoder and decoder of a SAM."""
         self._encoder, self._decoder = _session(encoder), _session(decoder)
         inputs, outputs = self._encoder.get_inputs(), [output.name for output in self._encoder.get_outputs()]
         takes, gives = _kinds(self._decoder.get_inputs()), [output.name for output in self._decoder.get_outputs()]
         if len(inputs) != 1 or len(inputs[0].shape) not in (3, 4) or not any("embed" in name for name in outputs):
             raise ValueError(
-                f"--sam: {encoder} takes {_told(i.name for i in inputs)} and gives {_told(outputs)}, but the encoder "
+                f"--sam: {encoder} takes {_names(i.name for i in inputs)} and gives {_names(outputs)}, but the encoder "
                 "of a SAM takes one image and gives `image_embeddings`; give the encoder first, then the decoder"
             )
         self._batched = "batched_point_coords" in takes
         self._names = {name: f"batched_{name}" if self._batched else name for name in POINTS}
-        self._found = [next((g for g in gives if g in (name, f"output_{name}")), None) for name in MASKS]
+        self._outputs = [next((g for g in gives if g in (name, f"output_{name}")), None) for name in MASKS]
         missing = [name for name in self._names.values() if name not in takes]
-        missing += [name for name, found in zip(MASKS, self._found, strict=True) if found is None]
+        missing += [name for name, output in zip(MASKS, self._outputs, strict=True) if output is None]
         # Encoders and decoders of SAM 2 call it image_embed, others image_embeddings.
         wanted = [name for name in takes if "embed" in name or name.startswith("high_res_feats")]
-        only = [name for name in outputs if "embed" in name]
+        embeddings = [name for name in outputs if "embed" in name]
         self._passed = {name: name for name in wanted if name in outputs}
-        self._passed |= {name: only[0] for name in wanted if "embed" in name and name not in outputs and len(only) == 1}
+        self._passed |= {
+            name: embeddings[0] for name in wanted if "embed" in name and name not in outputs and len(embeddings) == 1
+        }
         missing += [name for name in wanted if name not in self._passed]
         if missing or not wanted:
             raise ValueError(
-                f"--sam: {decoder} takes {_told(takes)} and gives {_told(gives)}; as the decoder to {encoder} it lacks "
-                f"{_told(missing or ['image_embeddings'])}. Give the decoder of the same export"
+                f"--sam: {decoder} takes {_names(takes)} and gives {_names(gives)}; as the decoder to {encoder} it "
+                f"lacks {_names(missing or ['image_embeddings'])}. Give the decoder of the same export"
             )
         self._takes = takes
         self._image, self._kind = inputs[0].name, _kinds(inputs)[inputs[0].name]
@@ -105,7 +107,7 @@ class Sam:
         self._embeddings.close()
 
     def _scale(self, size: tuple[int, int]) -> tuple[float, float]:
-        """By what pixels of an image of H, W are multiplied in what the model sees, down and across."""
+        """The factors, down and across, from pixels of an image of H, W to pixels that the model sees."""
         if self._family == "efficient":
             return 1.0, 1.0
         if self._family == "sam2":
@@ -115,36 +117,36 @@ class Sam:
     def _encode(self, image: np.ndarray) -> Embedding:
         height, width = image.shape[:2]
         down, across = self._scale((height, width))
-        seen = max(round(height * down), 1), max(round(width * across), 1)
-        smaller = seen[0] < height
-        small = cv2.resize(image, seen[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-        given: np.ndarray = small.astype(np.float32)
+        resized = max(round(height * down), 1), max(round(width * across), 1)
+        smaller = resized[0] < height
+        small = cv2.resize(image, resized[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        inputs: np.ndarray = small.astype(np.float32)
         if self._rank == 4:
-            given = given / 255 if self._family == "efficient" else (given - MEAN) / STD
+            inputs = inputs / 255 if self._family == "efficient" else (inputs - MEAN) / STD
             if self._family != "efficient":
-                given = np.pad(given, ((0, self._side - seen[0]), (0, self._side - seen[1]), (0, 0)))
-            given = np.ascontiguousarray(given.transpose(2, 0, 1)[None])
-        given = given.astype(self._kind, copy=False)
-        found = _run(self._encoder, list(self._passed.values()), {self._image: given})
-        return Embedding(dict(zip(self._passed, found, strict=True)), (height, width))
+                inputs = np.pad(inputs, ((0, self._side - resized[0]), (0, self._side - resized[1]), (0, 0)))
+            inputs = np.ascontiguousarray(inputs.transpose(2, 0, 1)[None])
+        inputs = inputs.astype(self._kind, copy=False)
+        outputs = _run(self._encoder, list(self._passed.values()), {self._image: inputs})
+        return Embedding(dict(zip(self._passed, outputs, strict=True)), (height, width))
 
     def _points(self, size: tuple[int, int], box: Box, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
-        """Points (1,N,2), x before y in what the model sees, and what they are (1,N), both fp32."""
-        given = [(p.y, p.x, INSIDE if p.belongs else OUTSIDE) for p in prompt.points]
+        """The points (1,N,2), x before y in pixels that the model sees, and their labels (1,N), both fp32."""
+        marks = [(p.y, p.x, INSIDE if p.belongs else OUTSIDE) for p in prompt.points]
         if prompt.frame is not None:
             frame = prompt.frame
-            given += [(frame.top, frame.left, TOP_LEFT), (frame.bottom, frame.right, BOTTOM_RIGHT)]
+            marks += [(frame.top, frame.left, TOP_LEFT), (frame.bottom, frame.right, BOTTOM_RIGHT)]
         down, across = self._scale(size)
-        places = [((x + box[1]) * across, (y + box[0]) * down) for y, x, _ in given]
-        labels = [label for _, _, label in given]
-        if self._family == "sam" and prompt.frame is None:  # so it was trained: see its authors' example
+        places = [((x + box[1]) * across, (y + box[0]) * down) for y, x, _ in marks]
+        labels = [label for _, _, label in marks]
+        if self._family == "sam" and prompt.frame is None:  # as in training: see its authors' example
             places, labels = [*places, (0.0, 0.0)], [*labels, NOTHING]
         return np.array([places], np.float32), np.array([labels], np.float32)
 
     def _decode(self, embedding: Embedding, places: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The logits (H,W) of the mask that the model itself holds for the best."""
+        """The logits (H,W) of the mask that the model rates best."""
         extra = (1,) if self._batched else ()
-        given: dict[str, np.ndarray] = {
+        inputs: dict[str, np.ndarray] = {
             **embedding.values,
             self._names["point_coords"]: places.reshape(*extra, *places.shape),
             self._names["point_labels"]: labels.reshape(*extra, *labels.shape),
@@ -152,13 +154,13 @@ class Sam:
             "has_mask_input": np.zeros(1, np.float32),
             "orig_im_size": np.array(embedding.size, np.float32),
         }
-        given = {name: given[name].astype(kind, copy=False) for name, kind in self._takes.items() if name in given}
-        masks, likely = _run(self._decoder, [str(name) for name in self._found], given)
+        inputs = {name: inputs[name].astype(kind, copy=False) for name, kind in self._takes.items() if name in inputs}
+        masks, likely = _run(self._decoder, [str(name) for name in self._outputs], inputs)
         best = masks.reshape(-1, *masks.shape[-2:])[int(likely.reshape(-1).argmax())].astype(np.float32)
         if best.shape == embedding.size:
             return best
         height, width = embedding.size
-        if self._family == "sam":  # without what was padded
+        if self._family == "sam":  # without the padding
             down, across = self._scale(embedding.size)
             part = best.shape[0] / self._side
             best = best[: max(round(height * down * part), 1), : max(round(width * across * part), 1)]
@@ -173,20 +175,20 @@ def _session(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"--sam: {path}: no such file; give the encoder's and the decoder's ONNX file")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is in the error below
+    options.log_severity_level = 4  # the error below has the failure
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has its own types, which share no base but this
-        told = " ".join(str(error).split())[:200]
-        raise ValueError(f"--sam: {path}: no ONNX file that runs here ({told}); export it again") from None
+    except Exception as error:  # ONNX Runtime's own error types share no other base
+        message = " ".join(str(error).split())[:200]
+        raise ValueError(f"--sam: {path}: no ONNX file that runs here ({message}); export it again") from None
 
 
-def _run(session: Any, names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _run(session: Any, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     try:
-        found: list[np.ndarray] = session.run(names, given)
+        outputs: list[np.ndarray] = session.run(names, inputs)
     except Exception as error:
         raise RuntimeError(" ".join(str(error).split())[:300]) from None
-    return found
+    return outputs
 
 
 def _kinds(inputs: Any) -> dict[str, type[np.generic]]:
@@ -199,5 +201,5 @@ def _kinds(inputs: Any) -> dict[str, type[np.generic]]:
     return {each.name: kinds.get(each.type, np.float32) for each in inputs}
 
 
-def _told(names: Any) -> str:
+def _names(names: Any) -> str:
     return ", ".join(names) or "nothing"

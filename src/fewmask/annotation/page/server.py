@@ -1,4 +1,4 @@
-"""The labelling page's server: on this machine alone, for whoever has the link."""
+"""The labelling page's server. It listens on this machine alone, for everybody who has the link."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from fewmask.annotation.page.smart_select import Prompt, Selector
 from fewmask.annotation.store import Unavailable
 
 Number = Annotated[int, Path(ge=0, lt=1 << 63)]
-"""Of a question or an answer, as SQLite can hold it."""
+"""The id of a question or an answer, within SQLite's range."""
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
-# 4xx: it will never be otherwise, and the page tells the annotator; 503: the page tries again.
+# After 4xx the page shows the error to the annotator; after 503 it tries again.
 STATUS: dict[type[Exception], int] = {
     Unknown: 404,
     ValueError: 409,
@@ -37,7 +37,7 @@ STATUS: dict[type[Exception], int] = {
 
 
 def create_app(service: LabellingService, token: str) -> AuthMiddleware:
-    """The application: the page itself and what it asks for, all below `/token/`."""
+    """The application with the page and its API, all below `/token/`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     page = {f.name: f.read_bytes() for f in files(__package__).joinpath("static").iterdir()}
 
@@ -93,21 +93,21 @@ def create_app(service: LabellingService, token: str) -> AuthMiddleware:
         return service.take(sent)
 
     @app.post("/api/leases")
-    def leases(told: Lease) -> dict[str, Any]:
-        return service.lease(told)
+    def leases(request: Lease) -> dict[str, Any]:
+        return service.lease(request)
 
     for kind, status in STATUS.items():
-        app.add_exception_handler(kind, _telling(status))
+        app.add_exception_handler(kind, _error_reply(status))
     return AuthMiddleware(app, token)
 
 
-def _telling(status: int) -> Callable[[Request, Exception], Response]:
-    def told(request: Request, error: Exception) -> Response:
-        wrong = error.errors() if isinstance(error, RequestValidationError) else []
-        words = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in wrong) or str(error)
-        return JSONResponse({"error": words.encode(errors="backslashreplace").decode()}, status)
+def _error_reply(status: int) -> Callable[[Request, Exception], Response]:
+    def reply(request: Request, error: Exception) -> Response:
+        errors = error.errors() if isinstance(error, RequestValidationError) else []
+        message = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in errors) or str(error)
+        return JSONResponse({"error": message.encode(errors="backslashreplace").decode()}, status)
 
-    return told
+    return reply
 
 
 def serve(
@@ -119,12 +119,11 @@ def serve(
     port: int | None = None,
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Open the labelling page of a run until it is interrupted (Ctrl-C). `tell` hears the link.
+    """Serve the labelling page of a run until it is interrupted (Ctrl-C). `tell` is called with the link.
 
-    The port is any free one, or that of last time: see `bind_listener`. `predictor` is who guesses; without one,
-    questions show the class that they were asked with, if any. `selector` is who finds what a person points at, and
-    `learner` who replaces guesses by better ones. Raises ValueError when nothing was asked, when the page is open
-    already, or when the port is taken.
+    The port is described at `bind_listener`. `predictor` makes the guesses; without one, questions show the class that
+    they were asked with, if any. `selector` computes smart selections, and `learner` improves the guesses. Raises
+    ValueError when nothing was asked, when the page is open already, or when the port is taken.
     """
     with bind_listener(folder / "page.json", port) as (listener, token):
         service = LabellingService(run, Guesses(folder / FOLDER, predictor) if predictor else None, selector, learner)

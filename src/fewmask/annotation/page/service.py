@@ -1,5 +1,4 @@
-"""What the labelling page reads from a run and writes to it, as plain data. It may be called from several threads at
-once.
+"""Reads a run for the labelling page and writes the answers, as plain data. Several threads may call it at once.
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
 """
@@ -34,24 +33,24 @@ from fewmask.data.pseudo import STEPS
 from fewmask.labels import NOT_LABELLED, Mask
 
 AT_ONCE = 256
-"""Answers that are read into the memory together."""
+"""The number of answers that are read into memory together."""
 RECENT = 4
-"""Images that are kept in the memory."""
+"""The number of images that are kept in memory."""
 A_DAY = 24 * 3600.0
-"""Seconds that one answer takes at most: the page counts no pauses."""
+"""The most seconds of one answer: the page counts no pauses."""
 
 
 class Unknown(LookupError):
-    """The page asked for something that does not exist."""
+    """The page requested something that does not exist."""
 
 
 class Sent(BaseModel):
-    """What the page sends after an action on a question."""
+    """The page's request after an action on a question."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     ledger: str = Field(max_length=64)
-    """The ledger that the question is from. Answers may wait in a browser for longer than a run exists."""
+    """The ledger of the question. Answers may wait in a browser for longer than a run exists."""
     token: str = Field(min_length=8, max_length=64, pattern=r"^[\w-]+$")
     question: int
     annotator: str = Field(min_length=1, max_length=80)
@@ -65,14 +64,14 @@ class Sent(BaseModel):
 
 
 class Lease(BaseModel):
-    """What a window of the page tells of the question that it shows."""
+    """The request of a window of the page for the question that it shows."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     window: str = Field(min_length=8, max_length=64, pattern=r"^[\w-]+$")
     annotator: str = Field(min_length=1, max_length=80)
     question: int | None
-    """None means that it shows none any more."""
+    """None means that the window shows no question any more."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,13 @@ class Run:
     unit: str
     """The unit of the questions' costs."""
     annotator: str | None = None
-    """The name that the page proposes; the user's of this machine by default."""
+    """The name that the page proposes; by default the name of this machine's user."""
     rule: AnswerSettings = field(default_factory=AnswerSettings)
-    """How many annotators a question waits for, and what their answers come to."""
+    """How many annotators a question waits for, and how their answers are combined."""
     command: str = ""
-    """The command that goes on when people have answered."""
+    """The command that continues the run when people have answered."""
     only: frozenset[int] | None = None
-    """The ids of the questions to ask again, of everybody who has not answered them yet, instead of the open ones."""
+    """The ids of questions to ask, instead of the open ones, of everybody who has not answered them yet."""
 
 
 class LabellingService:
@@ -102,15 +101,15 @@ class LabellingService:
         selector: Selector | None = None,
         learner: Learner | None = None,
     ) -> None:
-        """Raises ValueError where nothing was asked yet, when a domain's classes have changed since, or where nobody
-        asked one of the questions that are to be asked alone."""
+        """Raises ValueError where nothing was asked yet, when a domain's classes have changed, or when one of the
+        questions in `run.only` does not exist."""
         self.run, self._guesses, self._selector, self._learner = run, guesses, selector, learner
         self._lock = Lock()
         self._leases = Leases()
         self._rounds: dict[int, int] = {}
         self._index = AnswerIndex(())
-        if run.annotator is not None and (wrong := name_fault(run.annotator)):
-            raise ValueError(f"--annotator: {wrong}")
+        if run.annotator is not None and (fault := name_fault(run.annotator)):
+            raise ValueError(f"--annotator: {fault}")
         with self._open() as ledger:
             for name in ledger.classes():
                 ledger.expect(run.domains[name])
@@ -129,7 +128,7 @@ class LabellingService:
         return Ledger(self.run.ledger)
 
     def _ledger(self) -> Ledger:
-        """Raises OSError where the file cannot be opened any more, which is no fault of what was sent: it is sent
+        """The ledger. Raises OSError where its file cannot be opened any more, so that the page sends its answer
         again."""
         try:
             return self._open()
@@ -137,12 +136,12 @@ class LabellingService:
             raise OSError(str(error)) from error
 
     def _read(self, ledger: Ledger) -> AnswerIndex:
-        """Reads everything, or what is new since the last call. Questions are only ever added, a round at a time."""
+        """Read the new questions and answers since the last call. Questions are added a round at a time."""
         with self._lock:
             if (rounds := ledger.rounds()) != self._rounds:
                 self._rounds, self._index = rounds, AnswerIndex(ledger.questions())
-            while new := ledger.answers(self._index.last + AT_ONCE, after=self._index.last):
-                self._index.add(new)
+            while answers := ledger.answers(self._index.last + AT_ONCE, after=self._index.last):
+                self._index.add(answers)
             return self._index
 
     @property
@@ -156,7 +155,7 @@ class LabellingService:
             raise Unknown(f"no question {number}")
         return index.questions[number]
 
-    # ── What is asked ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── Questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def session(self) -> dict[str, Any]:
         """The questions to ask, their answers, and the classes."""
@@ -188,7 +187,7 @@ class LabellingService:
                     "stem": q.stem,
                     "kind": q.kind.partition(":")[0],
                     "cost": q.cost,
-                    "words": [_plain(summary) for summary in index.latest(q.id)],
+                    "answers": [_summary_record(summary) for summary in index.latest(q.id)],
                 }
                 for q in shown
             ],
@@ -198,8 +197,8 @@ class LabellingService:
     def changes(self, after: int) -> dict[str, Any]:
         """The questions that got an answer after the answer of id `after`, with all answers to them."""
         index = self.index
-        words = {n: [_plain(summary) for summary in index.latest(n)] for n in index.touched(after)}
-        return {"words": words, **self._state(index)}
+        answers = {n: [_summary_record(summary) for summary in index.latest(n)] for n in index.touched(after)}
+        return {"answers": answers, **self._state(index)}
 
     def _shown(self, index: AnswerIndex) -> list[Question]:
         only = self.run.only
@@ -211,30 +210,30 @@ class LabellingService:
         return self.run.rule.each if self.run.only is None else None
 
     def _state(self, index: AnswerIndex) -> dict[str, Any]:
-        spent = {"seconds": index.seconds, "clicks": index.clicks}
+        work = {"seconds": index.seconds, "clicks": index.clicks}
         learned = self._learner.version if self._learner else 0
         state = {"last": index.last, "asked": len(self._shown(index)), "held": self._leases.held(), "learned": learned}
-        return state | spent
+        return state | work
 
-    def lease(self, told: Lease) -> dict[str, Any]:
-        """A window shows a question, or none any more. Returns whether the lease was granted, and who holds which
-        question."""
+    def lease(self, request: Lease) -> dict[str, Any]:
+        """Lease a question to a window, or end its lease. Returns whether it was granted, and the holders of
+        questions."""
         granted = True
-        if told.question is None:
-            self._leases.give_back(told.window)
+        if request.question is None:
+            self._leases.give_back(request.window)
         else:
-            said = {summary.annotator for summary in self.index.latest(self._question(told.question).id)}
-            granted = self._leases.take(told.window, told.annotator, told.question, said, self._each)
+            answerers = {summary.annotator for summary in self.index.latest(self._question(request.question).id)}
+            granted = self._leases.take(request.window, request.annotator, request.question, answerers, self._each)
         return {"granted": granted, "held": self._leases.held()}
 
     def question(self, number: int) -> dict[str, Any]:
         """All that is needed to show a question, without its image."""
         question = self._question(number)
-        said = self.index.latest(number)  # before their values are read, so that there are values for all of them
+        summaries = self.index.latest(number)  # read before the values, so that each of them has values
         with self._ledger() as ledger:
             height, width = ledger.sizes(question.domain, question.stem)[question.stem]
             values = {a.id: a.values for a in ledger.answers(question=number)}
-        words = [(summary, values[summary.id]) for summary in said]
+        answers = [(summary, values[summary.id]) for summary in summaries]
         return {
             "id": question.id,
             "round": question.round,
@@ -242,11 +241,13 @@ class LabellingService:
             "box": question.box,
             "shape": None if question.shape is None else rle_codec.encode(question.shape),
             "guess": question.guess,
-            "words": [_plain(w) | {"values": None if v is None else rle_codec.encode(v)} for w, v in words],
+            "answers": [
+                _summary_record(s) | {"values": None if v is None else rle_codec.encode(v)} for s, v in answers
+            ],
         }
 
     def guess(self, number: int) -> dict[str, Any]:
-        """What the network expects, pixel by pixel, and how sure it is on the mean. None where there is no network."""
+        """The network's guess for each pixel, and its mean confidence. Both are None where there is no network."""
         question = self._question(number)
         if self._guesses is None:
             return {"values": None, "confidence": None}
@@ -262,12 +263,12 @@ class LabellingService:
         return {"values": rle_codec.encode(question.crop(label)), "confidence": float(sure)}
 
     def segments(self, number: int) -> dict[str, Any]:
-        """Superpixels of the region's box, for one of the tools."""
+        """The superpixels of the region's box."""
         question = self._question(number)
         return {"values": rle_codec.encode(segments.cut(question.window(self._image(question.domain, question.stem))))}
 
     def prepare(self, number: int) -> dict[str, Any]:
-        """Have ready what smart select and learning need of a question's image."""
+        """Start to compute what smart select and learning need of a question's image."""
         question = self._question(number)
         for helper in (self._selector, self._learner):
             if helper is not None:
@@ -275,7 +276,7 @@ class LabellingService:
         return {}
 
     def select(self, number: int, prompt: Prompt) -> Scores:
-        """How much each pixel of a question's box looks like what the person pointed at."""
+        """The similarity of each pixel of a question's box to the person's prompt."""
         question = self._question(number)
         if self._selector is None:
             raise Unknown("smart select needs a network, and none is there yet; train one, or give --sam")
@@ -289,7 +290,7 @@ class LabellingService:
         return lambda: self._image(question.domain, question.stem)
 
     def known(self, number: int) -> dict[str, Any]:
-        """The last answers about the question's image outside of its region: the image's values, 254 elsewhere."""
+        """The answers about the question's image outside of its region: the image's values, 254 elsewhere."""
         question = self._question(number)
         with self._ledger() as ledger:
             mask = ledger.labels(question.domain, question.stem)
@@ -305,8 +306,8 @@ class LabellingService:
         return image
 
     def _encode(self, number: int) -> bytes:
-        """The image of a question as BMP: exact, and made a hundred times faster than a PNG, which takes longer than
-        all else that a page waits for."""
+        """The image of a question as BMP, which is exact. Encoding a PNG takes a hundred times longer, and the page
+        would wait for it longer than for anything else."""
         question = self._question(number)
         image = cv2.cvtColor(self._image(question.domain, question.stem), cv2.COLOR_RGB2BGR)
         done, data = cv2.imencode(".bmp", image)
@@ -317,12 +318,12 @@ class LabellingService:
         assert self._guesses is not None
         return self._guesses.of(domain, stem, lambda: self._image(domain, stem))
 
-    # ── What is answered ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def take(self, sent: Sent) -> dict[str, Any]:
-        """Put what the page sent into the ledger; once, however often it is sent. Then it is on the disk.
+        """Append the page's answer to the ledger, once, however often it is sent. On return it is on the disk.
 
-        Raises ValueError, and nothing is saved, when it is about another run, or no answer to its question.
+        Raises ValueError, and saves nothing, when it belongs to another run or is no valid answer to its question.
         """
         if sent.ledger != self.identity:
             raise ValueError(
@@ -338,15 +339,15 @@ class LabellingService:
             (number,) = ledger.answer([answer])
             index = self._read(ledger)
         if self._learner is not None:
-            self._learner.hear(question, lambda: self._standing(question), self._reading(question))
+            self._learner.learn_from(question, lambda: self._standing(question), self._reading(question))
         return {
             "id": number,
-            "words": [_plain(summary) for summary in index.latest(sent.question)],
+            "answers": [_summary_record(summary) for summary in index.latest(sent.question)],
             **self._state(index),
         }
 
     def _standing(self, question: Question) -> Mask | None:
-        """What the answers to a question come to by the campaign's rule, (h,w); None where there is none."""
+        """The answers to a question, combined by the campaign's rule, (h,w); None where there is none."""
         with Ledger(self.run.ledger, self.run.rule) as ledger:
             decisions = ledger.decisions(question.domain, question.stem)
         return next((values for decided, values in decisions if decided.id == question.id), None)
@@ -354,7 +355,7 @@ class LabellingService:
     def _id_of(self, token: str) -> int:
         number = self.index.id_of(token)
         if number is None:
-            raise ValueError(f"what is to be taken back never arrived ({token}); reload the page")
+            raise ValueError(f"the answer that is to be taken back never arrived ({token}); reload the page")
         return number
 
     def close(self) -> None:
@@ -364,7 +365,7 @@ class LabellingService:
                 helper.close()
 
 
-def _plain(summary: AnswerSummary) -> dict[str, Any]:
+def _summary_record(summary: AnswerSummary) -> dict[str, Any]:
     return {
         "annotator": summary.annotator,
         "kind": summary.kind,

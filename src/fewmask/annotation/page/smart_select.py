@@ -1,8 +1,8 @@
-"""Smart select: a person points at something, and what looks like it to a network becomes an area.
+"""Smart select: a person points at an object, and the area whose features are similar is selected.
 
-No class is asked for, so that it works on classes that the network has never seen. The similarity of each cell of the
-network's features to the ones pointed at is brought to the size of the image and its edges, by a guided filter (He et
-al., ECCV 2010). What comes out is a score for each pixel; the page cuts it at a threshold, which the person moves.
+It needs no classes, so that it works on objects that the network has never seen. The similarity of each cell of
+features to the cells pointed at is enlarged to the image and aligned with its edges by a guided filter (He et al., ECCV
+2010). The result is a score for each pixel. The page applies a threshold, which the person moves.
 
 Shapes: h×w pixels of a region's box · a×b cells of features · C channels.
 """
@@ -21,14 +21,15 @@ from fewmask.annotation.page.ahead import Ahead, Key, Read
 from fewmask.annotation.page.features import Box, Features, at_pixels, cells_around
 
 MOST_CELLS = 2**14
-"""Cells of one region that are compared; of a larger one every second is, or every third."""
+"""The most cells of a region that are compared. Of a larger region every second cell is compared, or every third."""
 EPSILON = 2e-3
-"""Of the guided filter: variances of the picture (in 0–1) below it count as no edge."""
+"""The guided filter's epsilon: a smaller variance of the picture (in 0–1) counts as no edge."""
 MOST_PIXELS = 2**18
-"""Pixels at which the filter's coefficients are computed; those of a larger region are enlarged (He and Sun, 2015)."""
+"""The most pixels at which the filter's coefficients are computed. For a larger region they are enlarged (He and Sun,
+2015)."""
 SCORES = 255
 THRESHOLD = 110
-"""Of scores, unless the person moves it: where single clicks on CamVid were right most often."""
+"""The threshold of scores unless the person moves it: single clicks on CamVid were right most often with it."""
 MOST_POINTS = 64
 
 
@@ -41,7 +42,7 @@ class Point(BaseModel):
     y: Pixel
     x: Pixel
     belongs: bool = True
-    """To what is meant; or it does not."""
+    """Whether the point belongs to the object that is meant."""
 
 
 class Frame(BaseModel):
@@ -54,28 +55,28 @@ class Frame(BaseModel):
 
 
 class Prompt(BaseModel):
-    """What the person pointed at, in pixels of the region's box."""
+    """The points and the frame that the person gave, in pixels of the region's box."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     points: list[Point] = Field(max_length=MOST_POINTS)
     frame: Frame | None = None
-    """Around what is meant; without a point, what is in its middle is meant."""
+    """A frame around the object that is meant. Without a point, its middle is the point."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
     values: np.ndarray
-    """(h,w) uint8: how much each pixel looks like what was pointed at."""
+    """(h,w) uint8: the similarity of each pixel to the points."""
     threshold: int
-    """From which score on a pixel belongs to it, unless the person moves it."""
+    """The score from which on a pixel is selected, unless the person moves the threshold."""
 
 
 class Selector(Protocol):
-    """Who finds what a person points at, in an image that `read` gives, (H,W,3) uint8. Threads may call it at once."""
+    """Computes selections in an image (H,W,3) uint8 that `read` gives. Threads may call it at once."""
 
     def prepare(self, key: Key, read: Read) -> None:
-        """Have ready what the first selection in an image would wait for; returns at once."""
+        """Start to compute what the first selection in an image needs. Returns at once."""
         ...
 
     def select(self, key: Key, read: Read, box: Box, prompt: Prompt) -> Scores:
@@ -89,7 +90,7 @@ class ByFeatures:
     """A selector by the features of a network."""
 
     def __init__(self, encode: Callable[[np.ndarray], Features]) -> None:
-        self.features = Ahead(encode, lambda made: made.bytes)
+        self.features = Ahead(encode, lambda features: features.bytes)
 
     def prepare(self, key: Key, read: Read) -> None:
         """See `Selector`."""
@@ -111,7 +112,7 @@ def select(features: Features, box: Box, prompt: Prompt, image: np.ndarray) -> S
     stride = features.stride * step
 
     def alike(belongs: bool) -> np.ndarray | None:
-        """How much each pixel looks like the points that belong to what is meant, or do not."""
+        """The similarity of each pixel to the points that belong to the object, or to the other points."""
         at = [
             (
                 int((p.y + y0) / features.stride - origin[0]) // step,
@@ -136,14 +137,14 @@ def select(features: Features, box: Box, prompt: Prompt, image: np.ndarray) -> S
 
 
 def within(values: np.ndarray, prompt: Prompt) -> np.ndarray:
-    """The scores (h,w) without those beyond the frame of a prompt."""
+    """The scores (h,w), with 0 outside of the frame of a prompt."""
     if prompt.frame is None:
         return values
     frame = prompt.frame
     top, left, bottom, right = (max(round(side), 0) for side in (frame.top, frame.left, frame.bottom, frame.right))
-    found = np.zeros_like(values)
-    found[top:bottom, left:right] = values[top:bottom, left:right]
-    return found
+    inside = np.zeros_like(values)
+    inside[top:bottom, left:right] = values[top:bottom, left:right]
+    return inside
 
 
 def _middle(frame: Frame | None, box: Box) -> Point:
@@ -152,19 +153,21 @@ def _middle(frame: Frame | None, box: Box) -> Point:
 
 
 def _compared(features: Features, box: Box) -> tuple[np.ndarray, tuple[int, int], int]:
-    """Cells in and around a box, (a,b,C) float32 of length 1; the place of the first, and every which one it is."""
+    """Cells in and around a box, (a,b,C) float32 of length 1; the position of the first, and the step between them."""
     step = 1
-    while (found := cells_around(features, box, step))[0][..., 0].size > MOST_CELLS:
+    while (result := cells_around(features, box, step))[0][..., 0].size > MOST_CELLS:
         step += 1
-    cells, origin = found
+    cells, origin = result
     cells = cells.astype(np.float32) - features.mean
     cells /= np.maximum(np.linalg.norm(cells, axis=2, keepdims=True), 1e-6)
     return cells, origin, step
 
 
 def guided(picture: np.ndarray, values: np.ndarray, radius: int) -> np.ndarray:
-    """Values (h,w) float32 that follow the edges of a picture (h,w,3) uint8: in each window a linear function of its
-    brightness and two of its colours."""
+    """Align values (h,w) float32 with the edges of a picture (h,w,3) uint8.
+
+    In each window they become a linear function of the picture's brightness and of its two colour channels.
+    """
     guide = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2Lab).astype(np.float32)
     guide *= 1 / 255
     part = min((MOST_PIXELS / values.size) ** 0.5, 1.0)
@@ -172,11 +175,11 @@ def guided(picture: np.ndarray, values: np.ndarray, radius: int) -> np.ndarray:
     target = cv2.resize(values, small.shape[1::-1], interpolation=cv2.INTER_AREA) if part < 1 else values
     side = 2 * max(round(radius * part), 1) + 1
 
-    def mean(of: np.ndarray) -> np.ndarray:
-        return cv2.blur(of, (side, side), borderType=cv2.BORDER_REFLECT)
+    def mean(channels: np.ndarray) -> np.ndarray:
+        return cv2.blur(channels, (side, side), borderType=cv2.BORDER_REFLECT)
 
     guide_mean, target_mean = mean(small), mean(target)
-    both = mean(small * target[..., None]) - guide_mean * target_mean[..., None]
+    covariance = mean(small * target[..., None]) - guide_mean * target_mean[..., None]
     pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
     aa, ab, ac, bb, bc, cc = (
         mean(small[..., i] * small[..., j]) - guide_mean[..., i] * guide_mean[..., j] for i, j in pairs
@@ -186,7 +189,7 @@ def guided(picture: np.ndarray, values: np.ndarray, radius: int) -> np.ndarray:
     i00, i01, i02 = bb * cc - bc * bc, ac * bc - ab * cc, ab * bc - ac * bb
     i11, i12, i22 = aa * cc - ac * ac, ab * ac - aa * bc, aa * bb - ab * ab
     size = aa * i00 + ab * i01 + ac * i02
-    p, q, r = both[..., 0], both[..., 1], both[..., 2]
+    p, q, r = covariance[..., 0], covariance[..., 1], covariance[..., 2]
     slopes = (
         np.stack([i00 * p + i01 * q + i02 * r, i01 * p + i11 * q + i12 * r, i02 * p + i12 * q + i22 * r], axis=2)
         / size[..., None]
@@ -196,5 +199,5 @@ def guided(picture: np.ndarray, values: np.ndarray, radius: int) -> np.ndarray:
     if part < 1:
         slopes = cv2.resize(slopes, values.shape[::-1], interpolation=cv2.INTER_LINEAR)
         level = cv2.resize(level, values.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    # By OpenCV, which makes no arrays of the whole region on the way: it is most of a click in a large one.
+    # OpenCV makes no arrays of the whole region on the way. This takes most of a click's time in a large region.
     return np.asarray(cv2.transform(cv2.multiply(slopes, guide), np.ones((1, 3), np.float32)) + level)

@@ -1,4 +1,4 @@
-// One question after the other: showing it, answering it, taking it back.
+// Shows one question after the other, sends answers, and takes them back.
 
 import { Clock } from "./clock.js";
 import { Looks, classOf, tooMany } from "./looks.js";
@@ -7,23 +7,23 @@ import { Painter } from "./paint.js";
 import * as panel from "./panel.js";
 import { Region, UNDECIDED } from "./region.js";
 import { decode, encode } from "./runs.js";
-import { Seen } from "./seen.js";
+import { ScreenTime } from "./screen_time.js";
 import { post } from "./session.js";
 
 const $ = panel.$;
 const AHEAD = 3;
-const KEPT = 60; // regions of this visit whose history is kept
-const ABSENT = 300_000; // milliseconds without a move, after which a question is given back to others
+const KEPT = 60; // the regions of this visit whose history is kept
+const ABSENT = 300_000; // milliseconds without a move, after which the question is given back to others
 
 export class Annotator {
   constructor(session, view, settings) {
     Object.assign(this, { session, view, settings });
     this.clock = new Clock();
     this.clicks = 0;
-    this.pressed = undefined; // when the key or button was that is being acted upon
-    this.seen = new Seen((open) => this.#mayAnswer(open));
-    this.lost = new Set(); // questions that others were given since the last news
-    this.skipping = null; // the question whose skip was asked about
+    this.pressed = undefined; // the time at which the key or button was pressed that is being acted upon
+    this.screenTime = new ScreenTime((open) => this.#mayAnswer(open));
+    this.leased = new Set(); // the questions that were leased to others since the last poll
+    this.skipping = null; // the question whose skip the person is asked to confirm
     this.order = session.questions.map((q) => q.id);
     this.id = null;
     this.value = undefined;
@@ -31,11 +31,11 @@ export class Annotator {
     this.segmentation = null;
     this.regions = new Map(); // by question, with their history
     this.sent = new Set(); // tokens of this tab
-    this.takenBack = []; // what redo would answer again
+    this.takenBack = []; // the answers that redo gives again
     this.recent = []; // classes, the last one used first
     this.locks = new Map(); // by domain: 1 for each class that is locked
     this.painter = new Painter(view, this);
-    this.outbox = new Outbox({ ledger: session.about.ledger, send: post, told: (...news) => this.#told(...news) });
+    this.outbox = new Outbox({ ledger: session.about.ledger, send: post, notify: (...event) => this.#outboxEvent(...event) });
     this.outbox.flush();
     this.#progress();
     panel.showSaved(this.outbox.waiting.size, false);
@@ -53,41 +53,41 @@ export class Annotator {
     return this.settings.name;
   }
 
-  // ── Who said what, with what is still on its way ──
+  // ── Answers, with those that are still on their way ──
 
-  words(question) {
-    let words = question.words;
+  answersTo(question) {
+    let answers = question.answers;
     for (const entry of this.outbox.entries) {
       if (entry.question !== question.id) continue;
-      if (entry.kind === "retract") words = words.filter((w) => w.token !== entry.takes_back);
-      else words = [...words.filter((w) => w.annotator !== entry.annotator), { ...entry, id: Infinity }];
+      if (entry.kind === "retract") answers = answers.filter((a) => a.token !== entry.takes_back);
+      else answers = [...answers.filter((a) => a.annotator !== entry.annotator), { ...entry, id: Infinity }];
     }
-    return words;
+    return answers;
   }
 
-  mine(question = this.question) {
-    return this.words(question).find((w) => w.annotator === this.me);
+  ownAnswer(question = this.question) {
+    return this.answersTo(question).find((a) => a.annotator === this.me);
   }
 
-  // How many annotators each question waits for; without end where some are asked again.
+  // The number of annotators that each question waits for; infinite where some questions are asked again.
   get each() {
     return this.session.about.each ?? Infinity;
   }
 
-  // A question is open to those who said nothing of it, until enough others have.
-  isOpen(question, words = this.words(question)) {
-    return !words.some((w) => w.annotator === this.me) && (this.settings.every || words.length < this.each);
+  // A question is open to people who have not answered it, until enough others have.
+  isOpen(question, answers = this.answersTo(question)) {
+    return !answers.some((a) => a.annotator === this.me) && (this.settings.every || answers.length < this.each);
   }
 
-  // The others who have a question before them and said nothing of it yet.
-  holders(question, words = this.words(question)) {
-    return this.session.holders(question.id).filter((name) => name !== this.me && !words.some((w) => w.annotator === name));
+  // The other people who look at a question and have not answered it yet.
+  holders(question, answers = this.answersTo(question)) {
+    return this.session.holders(question.id).filter((name) => name !== this.me && !answers.some((a) => a.annotator === name));
   }
 
-  // As many others are at a question as it waits for.
-  isHeld(question, words = this.words(question)) {
+  // Whether as many others have answered or look at a question as it waits for.
+  isHeld(question, answers = this.answersTo(question)) {
     if (this.settings.every || this.each === Infinity) return false;
-    return this.lost.has(question.id) || words.length + this.holders(question, words).length >= this.each;
+    return this.leased.has(question.id) || answers.length + this.holders(question, answers).length >= this.each;
   }
 
   // The open questions after this one, in the order of asking, and then from the beginning.
@@ -97,8 +97,8 @@ export class Annotator {
     const round = [...this.order.slice(at), ...this.order.slice(0, Math.max(at - 1, 0))];
     return round.filter((id) => {
       const question = this.session.byId.get(id);
-      const words = waiting.has(id) ? this.words(question) : question.words;
-      return this.isOpen(question, words) && !this.isHeld(question, words);
+      const answers = waiting.has(id) ? this.answersTo(question) : question.answers;
+      return this.isOpen(question, answers) && !this.isHeld(question, answers);
     });
   }
 
@@ -110,11 +110,11 @@ export class Annotator {
     else await this.show(first, true);
   }
 
-  // `turn`: because it is this question's turn, and not another's where somebody else is at it.
+  // Shows a question. With `turn`, the next question is shown instead where enough others are at this one.
   async show(id, turn = false) {
     const token = (this.showing = {});
     this.painter.leave();
-    this.seen.forget();
+    this.screenTime.forget();
     this.skipping = null;
     let detail, bitmap, granted;
     try {
@@ -128,14 +128,14 @@ export class Annotator {
       return;
     }
     if (token !== this.showing) return;
-    if (!granted) this.lost.add(id);
+    if (!granted) this.leased.add(id);
     if (turn && this.isHeld(this.session.byId.get(id))) {
       this.next();
       return;
     }
     this.clock.take();
     this.clicks = 0;
-    this.painter.smart.forget(); // what was pointed at while this was loading is of the question before
+    this.painter.smart.forget(); // a selection that was begun while this was loading belongs to the question before
     Object.assign(this, { id, detail, guess: undefined, segmentation: null });
     this.#done(false);
     document.body.classList.toggle("point", this.point);
@@ -143,9 +143,9 @@ export class Annotator {
     if (!same) this.dress();
     else this.#classes();
     this.region = this.#region(detail);
-    panel.notice(this.#elsewhere(detail.words));
+    panel.notice(this.#elsewhere(detail.answers));
     this.view.show(bitmap, detail, this.region, this.looks, this.point);
-    this.seen.renew();
+    this.screenTime.renew();
     this.#describe();
     this.#expect(id, token);
     if (this.painter.tool === "segment") this.#cut(id, token);
@@ -156,7 +156,7 @@ export class Annotator {
     if (this.prepares) for (const next of ahead) this.session.prepare(next);
   }
 
-  // The looks of the question's classes, after another domain's or other colours.
+  // Sets the colours of the question's classes, after a change of the domain or of the settings.
   dress() {
     const { domain } = this.question;
     this.looks = new Looks(this.session.about.domains[domain], this.settings);
@@ -168,8 +168,8 @@ export class Annotator {
     this.#classes();
   }
 
-  // The classes' buttons. Where there are more of them than keys, those that the guess holds come first, and then those
-  // that were used last.
+  // Shows the classes' buttons. Where there are more classes than keys, the classes of the guess come first, and then
+  // those that were used last.
   #classes() {
     this.likely = null;
     if (tooMany(this.looks.names.length)) {
@@ -186,7 +186,7 @@ export class Annotator {
     return this.locks.get(domain);
   }
 
-  // No tool changes the chosen class any more where it shows; or they do again.
+  // Locks the chosen class, so that no tool changes it where it shows; or unlocks it.
   lock() {
     if (!this.region || this.point) return;
     if (this.value === undefined || this.value === UNDECIDED) {
@@ -205,7 +205,7 @@ export class Annotator {
     panel.showGuess(this.guess, this.region, this.looks);
   }
 
-  // Somebody else sits down: what was painted under another name is not theirs.
+  // The name has changed: regions that were painted under another name are dropped.
   renamed() {
     this.regions.clear();
     this.takenBack.length = 0;
@@ -214,13 +214,13 @@ export class Annotator {
     return this.id !== null && this.isOpen(this.question) ? this.show(this.id) : this.start();
   }
 
-  #region({ id, width, height, inside, words }) {
+  #region({ id, width, height, inside, answers }) {
     let region = this.regions.get(id);
     if (!region) {
-      const own = words.find((w) => w.annotator === this.me && w.values), draft = sessionStorage.getItem(this.#draft(id));
-      const values = draft ?? own?.values;
+      const ownAnswer = answers.find((a) => a.annotator === this.me && a.values), draft = sessionStorage.getItem(this.#draft(id));
+      const values = draft ?? ownAnswer?.values;
       region = new Region({ width, height, inside, values: values && decode(values, width * height) });
-      region.answered = own !== undefined; // then nothing is guessed: what is shown is what was answered
+      region.answered = ownAnswer !== undefined; // an answered region shows the answer and no guess
     }
     region.locked = this.#locks;
     this.regions.delete(id);
@@ -241,7 +241,7 @@ export class Annotator {
     if (token !== this.showing) return;
     this.guess = guess;
     if (guess && !(guess instanceof Error) && !this.region.answered) this.region.guess = guess.values;
-    if (guess) this.seen.renew(); // what a confirmation saves has changed
+    if (guess) this.screenTime.renew(); // a confirmation would save something else now
     this.view.paint();
     panel.showGuess(guess, this.region, this.looks);
     if (this.likely) this.#classes();
@@ -251,14 +251,14 @@ export class Annotator {
     $("spoken").textContent = `${$("where").textContent}. ${panel.guessInWords(guess, this.looks)}`;
   }
 
-  // What was answered beside the region, as a picture of the image's size.
+  // Draws the answers around the region as a picture of the image's size.
   async #around(id, token) {
-    const known = await this.session.known(id, this.detail.size).catch(() => null);
-    if (token !== this.showing || !known) return;
+    const values = await this.session.answersAround(id, this.detail.size).catch(() => null);
+    if (token !== this.showing || !values) return;
     const [height, width] = this.detail.size, colours = this.looks.pixels(1);
     const canvas = Object.assign(document.createElement("canvas"), { width, height });
     const pen = canvas.getContext("2d"), data = pen.createImageData(width, height), pixels = new Uint32Array(data.data.buffer);
-    for (let i = 0; i < pixels.length; i++) pixels[i] = colours[known[i]];
+    for (let i = 0; i < pixels.length; i++) pixels[i] = colours[values[i]];
     pen.putImageData(data, 0, 0);
     this.view.beside = canvas;
     this.view.ask();
@@ -278,7 +278,7 @@ export class Annotator {
   #describe() {
     const { question } = this, same = this.order.filter((id) => this.session.byId.get(id).image === question.image);
     const image = same.length > 1 ? ` · ${same.indexOf(this.id) + 1} of ${same.length} in this image` : "";
-    panel.showState({ question, position: this.order.indexOf(this.id) + 1, of: this.order.length, image, size: this.detail.size, mine: this.mine() });
+    panel.showState({ question, position: this.order.indexOf(this.id) + 1, of: this.order.length, image, size: this.detail.size, answer: this.ownAnswer() });
     this.#painted();
   }
 
@@ -286,12 +286,12 @@ export class Annotator {
     panel.showPainted(this.region, this.point, this.guess, true);
   }
 
-  #elsewhere(words) {
-    const others = words.filter((w) => w.annotator !== this.me && !this.sent.has(w.token));
+  #elsewhere(answers) {
+    const others = answers.filter((a) => a.annotator !== this.me && !this.sent.has(a.token));
     const holders = this.isHeld(this.question) ? this.holders(this.question) : [];
     if (holders.length) return `${holders.join(", ")} ${holders.length > 1 ? "are" : "is"} at this question now. If you answer too, your answer counts ${this.#beside}.`;
-    if (this.settings.every || !others.length || words.length < this.each) return null;
-    return `${others.map((w) => w.annotator).join(", ")} ${others.at(-1).kind === "skip" ? "skipped" : "answered"} this. Your answer would count ${this.#beside}.`;
+    if (this.settings.every || !others.length || answers.length < this.each) return null;
+    return `${others.map((a) => a.annotator).join(", ")} ${others.at(-1).kind === "skip" ? "skipped" : "answered"} this. Your answer would count ${this.#beside}.`;
   }
 
   get #beside() {
@@ -303,17 +303,17 @@ export class Annotator {
     document.body.classList.toggle("done", done);
   }
 
-  // Of the moment from which what is on the screen may be answered.
+  // Marks whether the question on the screen may be answered yet.
   #mayAnswer(open) {
     if (open) this.view.canvas.dataset.open = this.id;
     else delete this.view.canvas.dataset.open;
   }
 
-  // Does what a key or button asks for, with the time at which it was pressed.
-  act(what, event) {
+  // Runs the action of a key or button, with the time at which it was pressed.
+  act(action, event) {
     this.pressed = event?.timeStamp;
     try {
-      return what();
+      return action();
     } finally {
       this.pressed = undefined;
     }
@@ -321,7 +321,7 @@ export class Annotator {
 
   #end() {
     this.painter.leave();
-    this.seen.forget();
+    this.screenTime.forget();
     this.id = null;
     this.region = null;
     this.showing = {};
@@ -334,13 +334,13 @@ export class Annotator {
     $("where").textContent = "";
     $("state").textContent = "";
     $("expected").replaceChildren();
-    $("spoken").textContent = "Nothing is open any more.";
+    $("spoken").textContent = "No question is open any more.";
     delete this.view.canvas.dataset.shown;
   }
 
   // ── Painting ──
 
-  // Of the painter: something was done, on a class or not.
+  // The painter calls it on each action; `chosen` says whether a class is chosen.
   click(chosen) {
     this.clicks++;
     if (!chosen) panel.notice("Choose a class first: press its key, or its button.");
@@ -357,12 +357,12 @@ export class Annotator {
     if (done) this.#painted();
   }
 
-  // Smart select is in use.
+  // Whether smart select is in use.
   get selects() {
     return this.painter.tool === "smart";
   }
 
-  // What is made of images ahead of need is of use.
+  // Whether features of images should be computed ahead.
   get prepares() {
     return this.selects || this.session.about.learns;
   }
@@ -371,23 +371,23 @@ export class Annotator {
     return this.session.selection(this.id, prompt);
   }
 
-  // Of the painter: a tool could not do what it was asked for.
+  // The painter calls it when a tool has failed.
   failed(error) {
     panel.notice(`Smart select: ${error.message ?? error}`);
   }
 
-  // Of the painter: a selection reaches so much further than it was proposed.
+  // The painter calls it with a selection's new reach.
   reached(reach) {
     this.clock.beat();
     panel.showReach(reach);
   }
 
-  // A polygon was closed by the pointer: it is looked at before it is saved.
+  // The pointer closed a polygon: it has to be on the screen for a moment before it is saved.
   closed() {
-    this.seen.renew();
+    this.screenTime.renew();
   }
 
-  // Of the painter: the class that shows somewhere.
+  // The painter calls it with the class that is picked from the image.
   pick(value) {
     this.clicks++;
     this.#use(value);
@@ -419,7 +419,7 @@ export class Annotator {
     sessionStorage.removeItem(this.#draft(this.id));
   }
 
-  // Whether something is painted that is not saved anywhere but in this window.
+  // Whether something is painted that only this window has.
   get unsaved() {
     if (this.region && !this.region.answered && this.region.worked) return true;
     const prefix = `fewmask/${this.session.about.ledger}/draft/`;
@@ -429,7 +429,7 @@ export class Annotator {
   choose(value) {
     if (!this.region || this.painter.stroking) return;
     if (this.point && value !== UNDECIDED) {
-      if (!this.seen.before(this.pressed)) return;
+      if (!this.screenTime.longEnough(this.pressed)) return;
       this.#used(value);
       this.#whole(value);
       this.answer(false);
@@ -442,14 +442,14 @@ export class Annotator {
 
   key(key) {
     const value = this.looks && this.region ? classOf(key, this.looks.names.length, this.likely) : undefined;
-    // Keys that have just got other classes are not pressed for these.
-    if (value !== undefined && this.likely && !this.seen.before(this.pressed)) return true;
+    // A key that has just got another class was not pressed for it.
+    if (value !== undefined && this.likely && !this.screenTime.longEnough(this.pressed)) return true;
     if (value !== undefined) this.choose(value);
     return value !== undefined;
   }
 
   #used(value) {
-    if (value < this.looks.names.length) this.recent = [value, ...this.recent.filter((other) => other !== value)].slice(0, 9);
+    if (value < this.looks.names.length) this.recent = [value, ...this.recent.filter((earlier) => earlier !== value)].slice(0, 9);
   }
 
   #whole(value) {
@@ -468,13 +468,13 @@ export class Annotator {
 
   // ── Answering ──
 
-  // Saves what is painted, with the guess for the rest or without; then comes the next question.
+  // Saves what is painted, with the guess for the rest or without it, and shows the next question.
   answer(withGuess) {
     if (this.painter.smart.pending) {
-      panel.notice("The selection is still being computed.");
+      panel.notice("The selection is still being computed. Press Esc to cancel it.");
       return;
     }
-    if (!this.region || this.painter.close() || !this.seen.before(this.pressed)) return;
+    if (!this.region || this.painter.close() || !this.screenTime.longEnough(this.pressed)) return;
     if (withGuess) {
       this.region.begin();
       this.region.accept();
@@ -492,15 +492,15 @@ export class Annotator {
     this.next();
   }
 
-  // Skips the question; where something is painted, when it is pressed again.
+  // Skips the question. Where something is painted, it asks first and skips when it is called again.
   skip() {
-    if (!this.region || this.painter.stroking || !this.seen.before(this.pressed)) return;
-    const answered = this.mine()?.kind === "answer";
+    if (!this.region || this.painter.stroking || !this.screenTime.longEnough(this.pressed)) return;
+    const answered = this.ownAnswer()?.kind === "answer";
     if ((this.region.worked || answered) && this.skipping !== this.id) {
       this.skipping = this.id;
-      this.seen.renew(); // what is asked has to be read
-      const what = answered ? "You have answered this question; skipping takes the answer's place." : "What you painted here is not saved by skipping; it stays here as a draft.";
-      panel.notice(`${what} Press x again to skip.`, ["Skip", (event) => this.act(() => this.skip(), event)], ["Do not skip", () => this.#stay()]);
+      this.screenTime.renew(); // the request has to be read first
+      const consequence = answered ? "You have answered this question; skipping takes the answer's place." : "What you painted here is not saved by skipping; it stays here as a draft.";
+      panel.notice(`${consequence} Press x again to skip.`, ["Skip", (event) => this.act(() => this.skip(), event)], ["Do not skip", () => this.#stay()]);
       return;
     }
     this.clicks++;
@@ -513,10 +513,10 @@ export class Annotator {
     panel.notice(null);
   }
 
-  #send(what, draft = false) {
+  #send(fields, draft = false) {
     const token = crypto.randomUUID();
     this.sent.add(token);
-    const entry = { ledger: this.session.about.ledger, token, question: this.id, annotator: this.me, values: null, takes_back: null, seconds: this.clock.take(), clicks: this.clicks, ...what };
+    const entry = { ledger: this.session.about.ledger, token, question: this.id, annotator: this.me, values: null, takes_back: null, seconds: this.clock.take(), clicks: this.clicks, ...fields };
     this.clicks = 0;
     if (!draft) this.#forgetDraft();
     this.outbox.put(entry);
@@ -539,6 +539,12 @@ export class Annotator {
     else this.next();
   }
 
+  // Cancels the selection that is being computed, or gives up the polygon.
+  cancel() {
+    if (this.painter.smart.cancel()) panel.notice("The selection is cancelled.");
+    else this.painter.drop();
+  }
+
   async undo() {
     this.clicks++;
     if (this.painter.stroking || this.painter.shorten()) return;
@@ -556,12 +562,12 @@ export class Annotator {
     this.#painted();
   }
 
-  // Takes the newest answer or skip back that stands, whenever and in whichever tab it was given.
+  // Takes back the newest standing answer or skip of this annotator, from any time and any tab.
   async takeBack() {
     let newest = null;
     for (const question of this.session.questions) {
-      const word = this.mine(question);
-      if (word && (!newest || this.#order(word) > this.#order(newest.word))) newest = { question, word };
+      const answer = this.ownAnswer(question);
+      if (answer && (!newest || this.#order(answer) > this.#order(newest.answer))) newest = { question, answer };
     }
     if (!newest || this.busy) {
       if (!newest) panel.notice("There is nothing left to undo.");
@@ -569,11 +575,11 @@ export class Annotator {
     }
     this.busy = true;
     try {
-      const { question, word } = newest;
+      const { question, answer } = newest;
       await this.show(question.id); // as it was answered
       if (this.id !== question.id) return;
-      this.takenBack.push({ question: question.id, kind: word.kind, values: word.kind === "answer" ? encode(this.region.values) : null });
-      this.#send({ kind: "retract", takes_back: word.token });
+      this.takenBack.push({ question: question.id, kind: answer.kind, values: answer.kind === "answer" ? encode(this.region.values) : null });
+      this.#send({ kind: "retract", takes_back: answer.token });
       this.region.answered = false;
       if (this.guess && !(this.guess instanceof Error)) this.region.guess = this.guess.values;
       this.#keepDraft();
@@ -585,10 +591,10 @@ export class Annotator {
     }
   }
 
-  // Later answers are greater; what is on its way is the latest.
-  #order(word) {
-    const at = this.outbox.entries.findIndex((e) => e.token === word.token);
-    return at >= 0 ? 2 ** 53 - 1e6 + at : word.id;
+  // A number that is greater for later answers. Answers on their way are the latest.
+  #order(answer) {
+    const at = this.outbox.entries.findIndex((e) => e.token === answer.token);
+    return at >= 0 ? 2 ** 53 - 1e6 + at : answer.id;
   }
 
   redo() {
@@ -598,35 +604,35 @@ export class Annotator {
       this.#stepped();
       return;
     }
-    const again = this.takenBack.at(-1);
-    if (!again || again.question !== this.id) return;
+    const undone = this.takenBack.at(-1);
+    if (!undone || undone.question !== this.id) return;
     this.takenBack.pop();
     this.region.answered = true;
     this.region.guess = null;
-    this.#send({ kind: again.kind, values: again.values });
+    this.#send({ kind: undone.kind, values: undone.values });
     this.next();
   }
 
-  // ── News ──
+  // ── Events ──
 
-  #told(what, entry, body) {
-    if (what === "saved") this.session.heard(entry.question, body.words, body);
-    if (what === "refused" && entry.kind !== "retract") panel.notice(`An answer to question ${entry.question} was not saved: ${body?.error ?? "refused"}`, ["Show it", () => this.show(entry.question)]);
-    // The region of this tab keeps what was painted: nothing of it is lost.
-    panel.showSaved(this.outbox?.waiting.size ?? 0, what === "unsaved");
+  #outboxEvent(event, entry, body) {
+    if (event === "saved") this.session.setAnswers(entry.question, body.answers, body);
+    if (event === "refused" && entry.kind !== "retract") panel.notice(`An answer to question ${entry.question} was not saved: ${body?.error ?? "refused"}`, ["Show it", () => this.show(entry.question)]);
+    // The region of this tab keeps what was painted.
+    panel.showSaved(this.outbox?.waiting.size ?? 0, event === "unsaved");
     this.#progress();
     if (this.id !== null && entry.question === this.id && this.region) this.#describe();
   }
 
-  // What was done in another tab, or by others, or asked since.
+  // Reads the answers of other tabs and other people, and new questions.
   async poll() {
     this.outbox.adopt();
-    this.lost.clear();
+    this.leased.clear();
     let touched;
     const { learned } = this.session;
     try {
-      const there = this.id !== null && performance.now() - this.clock.last < ABSENT;
-      if (there) await this.session.lease(this.me, this.id);
+      const present = this.id !== null && performance.now() - this.clock.last < ABSENT;
+      if (present) await this.session.lease(this.me, this.id);
       touched = await this.session.changes();
     } catch {
       return; // the next time
@@ -636,33 +642,33 @@ export class Annotator {
     if (learned !== this.session.learned && this.id !== null) this.session.prefetch(this.open().slice(0, AHEAD));
     this.#progress();
     for (const id of touched) {
-      const foreign = this.session.byId.get(id)?.words.filter((w) => !this.sent.has(w.token)) ?? [];
+      const foreign = this.session.byId.get(id)?.answers.filter((a) => !this.sent.has(a.token)) ?? [];
       if (!foreign.length) continue;
       if (id === this.id) {
         const { annotator, kind } = foreign.at(-1);
-        const mine = annotator === this.me, who = mine ? "in another window" : `by ${annotator}`;
-        const counts = mine ? "as the later one" : this.#beside;
-        if (!this.isOpen(this.question)) panel.notice(`This question was just ${kind === "skip" ? "skipped" : "answered"} ${who}. If you answer too, your answer counts ${counts}.`, ["Next", () => this.next()]);
+        const isOwn = annotator === this.me, source = isOwn ? "in another window" : `by ${annotator}`;
+        const counts = isOwn ? "as the later one" : this.#beside;
+        if (!this.isOpen(this.question)) panel.notice(`This question was just ${kind === "skip" ? "skipped" : "answered"} ${source}. If you answer too, your answer counts ${counts}.`, ["Next", () => this.next()]);
         this.#describe();
-      } else if (foreign.some((w) => w.annotator === this.me)) this.regions.delete(id); // it is painted as it was answered there
+      } else if (foreign.some((a) => a.annotator === this.me)) this.regions.delete(id); // it is read again with the other window's answer
     }
     if (this.id === null && this.open().length) this.start();
   }
 
   #progress() {
-    const found = { answered: 0, skipped: 0, open: 0, others: 0, cost: 0, words: 0 };
+    const counts = { answered: 0, skipped: 0, open: 0, others: 0, cost: 0, answers: 0 };
     const waiting = new Set(this.outbox?.entries.map((e) => e.question));
     for (const question of this.session.questions) {
-      const words = waiting.has(question.id) ? this.words(question) : question.words;
-      const mine = words.some((w) => w.annotator === this.me), missing = Math.max(this.each - words.length, 0);
-      found.words += words.length;
-      if (missing && !mine) found.open++;
-      else if (words.some((w) => w.kind === "answer")) found.answered++;
-      else found.skipped++;
-      if (missing && mine && this.each < Infinity) found.others++;
-      if (missing) found.cost += this.each < Infinity ? (question.cost * missing) / this.each : mine ? 0 : question.cost;
+      const answers = waiting.has(question.id) ? this.answersTo(question) : question.answers;
+      const answered = answers.some((a) => a.annotator === this.me), missing = Math.max(this.each - answers.length, 0);
+      counts.answers += answers.length;
+      if (missing && !answered) counts.open++;
+      else if (answers.some((a) => a.kind === "answer")) counts.answered++;
+      else counts.skipped++;
+      if (missing && answered && this.each < Infinity) counts.others++;
+      if (missing) counts.cost += this.each < Infinity ? (question.cost * missing) / this.each : answered ? 0 : question.cost;
     }
-    this.others = found.others;
-    panel.showProgress({ ...found, unit: this.session.about.unit, seconds: this.session.seconds, clicks: this.session.clicks });
+    this.others = counts.others;
+    panel.showProgress({ ...counts, unit: this.session.about.unit, seconds: this.session.seconds, clicks: this.session.clicks });
   }
 }

@@ -1,10 +1,10 @@
-// Areas that a click would paint: what smart select and the superpixel tool show before it.
+// The areas that a click of smart select or of the superpixel tool would paint. They are shown before the click.
 //
-// A mask has a 1 for each pixel of the region's box that belongs to the area, row by row; bounds are [x0, y0, x1, y1],
-// the ends excluded.
+// A mask has a 1 for each pixel of the region's box that belongs to the area, row by row. Bounds are [x0, y0, x1, y1]
+// without the ends.
 
-// The pixels whose score is at least the threshold and that hang together with a seed, edge by edge; without seeds all of
-// them. {mask, bounds}, or null where there are none.
+// The area {mask, bounds} of the pixels whose score is at least the threshold and that are connected with a seed by
+// their edges. Without seeds it holds all such pixels. It is null where there are none.
 export function areaOf(region, { scores, threshold }, seeds) {
   const { width, height } = region, mask = new Uint8Array(width * height), open = [];
   const belongs = (i) => !mask[i] && scores[i] >= threshold && region.has(i);
@@ -21,13 +21,13 @@ export function areaOf(region, { scores, threshold }, seeds) {
   if (!seeds.length) {
     for (let i = 0; i < mask.length; i++) if (belongs(i)) add(i);
   }
-  // What was pointed at belongs to it, whatever its score is.
+  // The pixels that were pointed at belong to the area, whatever their scores are.
   for (const i of seeds) if (region.has(i)) open.push(i);
   for (const i of seeds) if (region.has(i)) add(i);
   while (open.length) {
     const i = open.pop(), x = i % width;
-    for (const [k, there] of [[i - 1, x > 0], [i + 1, x + 1 < width], [i - width, i >= width], [i + width, i + width < mask.length]]) {
-      if (there && belongs(k)) {
+    for (const [k, exists] of [[i - 1, x > 0], [i + 1, x + 1 < width], [i - width, i >= width], [i + width, i + width < mask.length]]) {
+      if (exists && belongs(k)) {
         add(k);
         open.push(k);
       }
@@ -36,7 +36,7 @@ export function areaOf(region, { scores, threshold }, seeds) {
   return x1 < 0 ? null : { mask, bounds: [x0, y0, x1 + 1, y1 + 1] };
 }
 
-// Superpixels: their map, and the bounds of each.
+// The superpixels of a map, with the bounds of each.
 export function cutInto(map, width) {
   const bounds = [];
   for (let i = 0; i < map.length; i++) {
@@ -55,17 +55,17 @@ export function superpixel({ map, bounds }, width, i) {
   return { mask, bounds: bounds[map[i]] };
 }
 
-// A picture of an area: a light veil over it and a line along its edges; {canvas, bounds}.
+// A picture {canvas, bounds} of an area: a light veil over it and a line along its edges.
 export function drawn(region, { mask, bounds }) {
-  const [x0, y0, x1, y1] = bounds, wide = x1 - x0, high = y1 - y0, own = mask.length === wide * high;
-  const at = own ? (x, y) => y * wide + x : (x, y) => (y + y0) * region.width + x + x0;
+  const [x0, y0, x1, y1] = bounds, wide = x1 - x0, high = y1 - y0, cropped = mask.length === wide * high;
+  const at = cropped ? (x, y) => y * wide + x : (x, y) => (y + y0) * region.width + x + x0;
   const canvas = Object.assign(document.createElement("canvas"), { width: wide, height: high });
   const pen = canvas.getContext("2d"), data = pen.createImageData(wide, high), pixels = new Uint32Array(data.data.buffer);
-  const there = (x, y) => x >= 0 && y >= 0 && x < wide && y < high && mask[at(x, y)] === 1;
+  const belongs = (x, y) => x >= 0 && y >= 0 && x < wide && y < high && mask[at(x, y)] === 1;
   for (let y = 0, i = 0; y < high; y++) {
     for (let x = 0; x < wide; x++, i++) {
       if (!mask[at(x, y)] || !region.has((y + y0) * region.width + x + x0)) continue;
-      const inner = there(x - 1, y) && there(x + 1, y) && there(x, y - 1) && there(x, y + 1);
+      const inner = belongs(x - 1, y) && belongs(x + 1, y) && belongs(x, y - 1) && belongs(x, y + 1);
       pixels[i] = inner ? 0x66ffffff : 0xe6ffffff;
     }
   }

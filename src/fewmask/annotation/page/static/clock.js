@@ -1,5 +1,5 @@
-// Working time: what passes between two things that a person does, but not more than IDLE of a pause, and nothing while
-// the tab is hidden.
+// Measures working time: the time between two actions of a person, at most IDLE for each pause, and none while the tab
+// is hidden.
 
 export const IDLE = 30_000;
 
@@ -11,7 +11,7 @@ export class Clock {
     this.away = false;
   }
 
-  // The person does something.
+  // Called when the person does something.
   beat() {
     const now = this.now();
     if (!this.away) this.total += Math.min(now - this.last, IDLE);
@@ -23,7 +23,7 @@ export class Clock {
     this.away = away;
   }
 
-  // The seconds since the last call.
+  // The seconds of work since the last call.
   take() {
     this.beat();
     const seconds = this.total / 1000;

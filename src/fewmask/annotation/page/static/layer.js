@@ -1,14 +1,14 @@
-// What is painted in a region, as a picture of its pixels: opaque, of the classes' colours, and masks of those that have a
-// pattern. It is kept, and only what changed is drawn into it again.
+// A picture of the values that are painted in a region, opaque and in the classes' colours, with masks of the classes
+// that have a pattern. Only changed parts are drawn again.
 
 import { UNDECIDED } from "./region.js";
 
-const GUESSED = 0.62; // how much of the overlay's opacity a guess has beside what is painted
+const GUESSED = 0.62; // the opacity of a guess, as a fraction of that of painted pixels
 
 export class Layer {
   constructor() {
     this.canvas = document.createElement("canvas");
-    this.outlines = false; // the classes' edges alone
+    this.outlines = false; // draw the classes' edges alone
     this.banks = new Map(); // by pattern: {canvas, pen, data, pixels}
   }
 
@@ -16,7 +16,7 @@ export class Layer {
     return [...this.banks].map(([bank, { canvas }]) => [bank, canvas]);
   }
 
-  // Draw a box of the region's pixels anew, or all with null. `scale` is how large a pixel is on the screen.
+  // Draws a box of the region's pixels again, or all with null. `scale` is the size of a pixel on the screen.
   draw(region, looks, box, scale) {
     const { width, height } = region, whole = box === null || this.region !== region || this.looks !== looks;
     if (whole) this.#begin(region, looks);
@@ -33,11 +33,11 @@ export class Layer {
     for (let y = y0; y < y1; y++) {
       for (let x = x0, i = y * width + x0; x < x1; x++, i++) {
         if (inside !== null && inside[i] === 0) continue;
-        const value = shown(i), there = value !== UNDECIDED && (!thick || edge(x, y, i, value));
-        pixels[i] = !there ? 0 : values[i] === UNDECIDED ? guessed[value] : painted[value];
-        const own = there ? bank[value] : 0;
-        if (own && !this.banks.has(own)) this.#open(own, width, height);
-        for (const [number, mask] of this.banks) mask.pixels[i] = number === own ? pixels[i] : 0;
+        const value = shown(i), isShown = value !== UNDECIDED && (!thick || edge(x, y, i, value));
+        pixels[i] = !isShown ? 0 : values[i] === UNDECIDED ? guessed[value] : painted[value];
+        const pattern = isShown ? bank[value] : 0;
+        if (pattern && !this.banks.has(pattern)) this.#open(pattern, width, height);
+        for (const [number, mask] of this.banks) mask.pixels[i] = number === pattern ? pixels[i] : 0;
       }
     }
     this.pen.putImageData(this.data, 0, 0, x0, y0, x1 - x0, y1 - y0);

@@ -1,13 +1,13 @@
-// How classes look and by which keys they are chosen.
+// The colours, patterns and keys of classes.
 
 import { UNDECIDED, VOID } from "./region.js";
 
-// Okabe and Ito's colours that stay apart for the colour-blind ("Color Universal Design", 2008), with white in the place
-// of black, which would be lost on dark images. Beyond the eighth class they come again, with a pattern.
+// Okabe and Ito's colours, which the colour-blind can tell apart ("Color Universal Design", 2008), with white instead of
+// black, which would be lost on dark images. From the ninth class on they repeat with a pattern.
 const SAFE = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff"];
 const VOID_COLOUR = "#3c3c3c";
 const TILE = 10;
-// A pattern's lines, in parts of a tile; the last one is void's.
+// The lines of the patterns, in fractions of a tile. The last pattern is void's.
 const PATTERNS = [
   [],
   [[0, 1, 1, 0]],
@@ -18,12 +18,13 @@ const PATTERNS = [
   [[0, 0, 1, 1], [0, 1, 1, 0]],
 ];
 
-// Keys of classes: digits, then letters that no tool has, then these with Shift.
+// The keys of classes: digits, then letters that no tool has, then the same letters with Shift.
 const LETTERS = [..."acdgijklmnoqtuyz"];
 const CLASS_KEYS = [..."1234567890", ...LETTERS, ...LETTERS.map((c) => c.toUpperCase())];
 
 export class Looks {
-  // `safe`: colours that the colour-blind can tell apart; `bright`: the dataset's, but light enough for dark images.
+  // With `safe`, the colour-blind can tell the colours apart. With `bright`, the dataset's colours are made light enough
+  // for dark images.
   constructor({ classes, colours }, { safe, bright }) {
     this.names = classes;
     this.colours = colours.map((colour, i) => (safe ? SAFE[i % SAFE.length] : `rgb(${(bright ? lit(colour) : colour).join(" ")})`));
@@ -33,14 +34,14 @@ export class Looks {
     };
   }
 
-  // The classes' colours as pixels, by value, of an opacity from 0 to 1.
+  // The classes' colours as pixels by value, with an opacity from 0 to 1.
   pixels(opacity) {
-    const found = new Uint32Array(256), alpha = Math.round(255 * opacity);
+    const pixels = new Uint32Array(256), alpha = Math.round(255 * opacity);
     for (const value of [...this.names.keys(), VOID]) {
       const [r, g, b] = parse(this.colour(value));
-      found[value] = ((alpha << 24) | (b << 16) | (g << 8) | r) >>> 0;
+      pixels[value] = ((alpha << 24) | (b << 16) | (g << 8) | r) >>> 0;
     }
-    return found;
+    return pixels;
   }
 
   name(value) {
@@ -66,10 +67,10 @@ export class Looks {
   }
 }
 
-// More classes than keys: then 1 to 9 are the likeliest ones.
+// Whether there are more classes than keys. The keys 1 to 9 are then those of the likeliest classes.
 export const tooMany = (count) => count > CLASS_KEYS.length;
 
-// The key of a class; `likely` are those that have the keys 1 to 9, or null where each class has its own.
+// The key of a class. `likely` holds the classes of the keys 1 to 9; it is null where each class has its own key.
 export function keyOf(value, likely = null) {
   if (value === VOID) return "v";
   if (value === UNDECIDED) return "e";
@@ -78,17 +79,17 @@ export function keyOf(value, likely = null) {
   return at >= 0 && at < 9 ? String(at + 1) : "";
 }
 
-// The class of a key, of so many; undefined where it has none.
+// The class of a key among `count` classes; undefined where the key has none.
 export function classOf(key, count, likely = null) {
   if (key === "v") return VOID;
   if (key === "e") return UNDECIDED;
   if (likely) return key >= "1" && key <= "9" && key.length === 1 ? likely[Number(key) - 1] : undefined;
-  const found = CLASS_KEYS.indexOf(key);
-  return found >= 0 && found < count ? found : undefined;
+  const index = CLASS_KEYS.indexOf(key);
+  return index >= 0 && index < count ? index : undefined;
 }
 
-// A colour that can be told from a dark image, by its lightness in OKLab (Ottosson, 2020): what is below LIGHT comes to
-// lie between DARKEST and it in the same order, so that none becomes another's.
+// A colour that can be told from a dark image, by its lightness in OKLab (Ottosson, 2020). Lightnesses below LIGHT are
+// mapped to DARKEST … LIGHT in the same order, so that two colours stay different.
 const [DARKEST, LIGHT] = [0.48, 0.66];
 
 function lit(rgb) {
@@ -110,7 +111,7 @@ function lit(rgb) {
 
 const tiles = new Map();
 
-// A pattern's tile, dark and light, so that it shows on any colour; null for no pattern.
+// The tile of a pattern, in dark and light lines, so that it shows on any colour; null for no pattern.
 export function tile(bank) {
   if (!PATTERNS[bank].length) return null;
   if (!tiles.has(bank)) {

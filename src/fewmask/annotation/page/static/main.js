@@ -1,4 +1,4 @@
-// Where everything meets: the start, the keys, the buttons and the settings.
+// Starts the page and connects its keys, buttons and settings.
 
 import { Annotator } from "./annotator.js";
 import { TOOLS } from "./paint.js";
@@ -17,13 +17,13 @@ const CHOICES = { safe: false, bright: true, neighbours: true, names: true, ever
 const settings = { name: localStorage.getItem("fewmask/name") ?? "" };
 for (const [name, otherwise] of Object.entries(CHOICES)) settings[name] = stored(name, otherwise);
 
-// How one looks and paints, kept over a reload: values of controls, by their ids, and the tool.
+// The controls that are kept over a reload, by their ids, with their defaults.
 const LIGHT = ["brightness", "contrast", "gamma"];
 const KEPT = { opacity: 55, size: 8, brightness: 0, contrast: 0, gamma: 0 };
 const CHECKS = { dimmed: true, outlines: false, smooth: false };
 
 export let annotator = null;
-let tools = []; // that this run has
+let tools = []; // the tools that this run has
 
 async function start() {
   panel.fillKeys();
@@ -80,11 +80,11 @@ function keep(name, value) {
   try {
     localStorage.setItem(`fewmask/${name}`, value);
   } catch {
-    // Full, or forbidden: it lasts as long as the page.
+    // The storage is full or forbidden: the value lasts as long as the page.
   }
 }
 
-// Takes over what the controls say of the image.
+// Applies the controls of the image.
 function look() {
   for (const id of LIGHT) keep(id, (view.light[id] = Number($(id).value)));
   for (const id of Object.keys(CHECKS)) keep(id, $(id).checked);
@@ -145,8 +145,8 @@ function keyDown(event) {
   if (control && key.toLowerCase() === "z") return done(event, event.shiftKey ? ACTIONS.redo : ACTIONS.undo);
   if (control && key.toLowerCase() === "y") return done(event, ACTIONS.redo);
   if (control || event.altKey) return;
-  if (target.matches?.('input:not([type="range"], [type="checkbox"])')) return; // somebody writes
-  // Whoever walks through the controls by Tab uses them by Enter, Space and arrows; a key that is held down acts once.
+  if (target.matches?.('input:not([type="range"], [type="checkbox"])')) return; // somebody types
+  // A control that was reached by Tab is used by Enter, Space and arrows. A key that is held down acts once.
   const onControl = target.closest?.("button, input, select");
   if (onControl && ["Enter", " ", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"].includes(key)) {
     if (event.repeat && ["Enter", " "].includes(key)) event.preventDefault();
@@ -172,7 +172,7 @@ function keyDown(event) {
     x: ACTIONS.skip,
     ArrowLeft: ACTIONS.back,
     ArrowRight: ACTIONS.next,
-    Escape: () => annotator.painter.drop(),
+    Escape: () => annotator.cancel(),
     ";": () => annotator.painter.pick(),
     Backspace: () => annotator.painter.shorten(),
     Home: ACTIONS.fit,
@@ -220,7 +220,7 @@ function listen() {
     if (!document.hidden) annotator.poll();
   });
   for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", (e) => annotator.act(ACTIONS[button.dataset.do], e));
-  // A pointer leaves the keys to the image; who came by Tab stays on the control.
+  // After a click of the pointer the image has the focus; after Tab the control keeps it.
   addEventListener("click", (e) => e.detail > 0 && !document.querySelector("dialog[open]") && e.target.closest("button") && view.canvas.focus());
   $("opacity").addEventListener("input", () => opacity($("opacity").value));
   $("opacity").addEventListener("pointerup", () => view.canvas.focus());
@@ -240,11 +240,11 @@ function listen() {
   $("find").addEventListener("input", panel.findClass);
   $("find").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" && event.key !== "Escape") return;
-    const found = event.key === "Enter" ? panel.findClass() : undefined;
+    const button = event.key === "Enter" ? panel.findClass() : undefined;
     $("find").value = "";
     panel.findClass();
     view.canvas.focus();
-    if (found) annotator.act(() => annotator.choose(Number(found.dataset.value)), event);
+    if (button) annotator.act(() => annotator.choose(Number(button.dataset.value)), event);
     event.preventDefault();
     event.stopPropagation();
   });

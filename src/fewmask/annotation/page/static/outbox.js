@@ -1,16 +1,16 @@
-// Answers on their way. Each is written into the browser's storage in the moment in which it is given, sent, and sent
-// again under the same token until the server says that it is on the disk: then it is forgotten here. A reload, a closed
-// tab or a killed server keep nothing from arriving, and what arrives twice is one answer.
+// The answers on their way. Each answer is written into the browser's storage at once. It is sent under the same token
+// until the server says that it is on the disk, and is then removed here. It arrives after a reload, a closed tab or a
+// killed server too, and an answer that arrives twice is one answer.
 
 const PAUSES = [300, 1000, 2000, 4000];
 
 export class Outbox {
-  // `send(entry)` gives {status, body}, or throws where there is no server; `told(what, entry, body)` hears "waiting",
-  // "saved", "refused" and "unsaved".
-  constructor({ ledger, send, told, storage = localStorage }) {
+  // `send(entry)` returns {status, body}, or throws where there is no server. `notify(event, entry, body)` is called
+  // with the events "waiting", "saved", "refused" and "unsaved".
+  constructor({ ledger, send, notify, storage = localStorage }) {
     this.prefix = `fewmask/${ledger}/outbox/`;
     this.send = send;
-    this.told = told;
+    this.notify = notify;
     this.storage = storage;
     this.waiting = new Map();
     this.count = 0;
@@ -20,7 +20,7 @@ export class Outbox {
     this.adopt();
   }
 
-  // What another tab, or this one before a reload, has left in the storage.
+  // Takes over the entries that another tab, or this tab before a reload, has left in the storage.
   adopt() {
     for (const key of Object.keys(this.storage).filter((k) => k.startsWith(this.prefix)).sort()) {
       if (!this.waiting.has(key)) this.waiting.set(key, JSON.parse(this.storage.getItem(key)));
@@ -38,9 +38,9 @@ export class Outbox {
     try {
       this.storage.setItem(key, JSON.stringify(entry));
     } catch {
-      // Full, or forbidden: it is sent from the memory, and the tab asks before it closes.
+      // The storage is full or forbidden: the entry is sent from memory, and the tab asks before it closes.
     }
-    this.told("waiting", entry);
+    this.notify("waiting", entry);
     this.flush();
   }
 
@@ -55,7 +55,7 @@ export class Outbox {
         if (status === 200) this.#done(key, "saved", entry, body);
         else if ([404, 409, 413, 422].includes(status)) this.#done(key, "refused", entry, body);
         else {
-          this.told("unsaved", entry, body);
+          this.notify("unsaved", entry, body);
           this.timer = setTimeout(() => this.flush(), PAUSES[Math.min(this.tries++, PAUSES.length - 1)]);
           return;
         }
@@ -66,9 +66,9 @@ export class Outbox {
     }
   }
 
-  #done(key, what, entry, body) {
+  #done(key, event, entry, body) {
     this.waiting.delete(key);
     this.storage.removeItem(key);
-    this.told(what, entry, body);
+    this.notify(event, entry, body);
   }
 }

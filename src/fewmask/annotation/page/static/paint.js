@@ -1,4 +1,4 @@
-// Pointer and tools: what a mouse, a pen or fingers do on the canvas.
+// The tools, and what a mouse, a pen or fingers do with them on the canvas.
 
 import { borders, drawn, superpixel } from "./area.js";
 import { Smart } from "./smart.js";
@@ -13,20 +13,21 @@ export const TOOLS = [
   { name: "fill", title: "Fill", key: "f", icon: "M7 2l6 6-5 5-6-6zM7 2L5.500.500M2.500 7.500h10M14 11c1 1.500 1 2.500 0 3-1-.500-1-1.500 0-3z" },
 ];
 
-// Pixels of the screen within which a tap is no drag.
+// A pointer that moves by fewer pixels of the screen taps and does not drag.
 const NEAR = { mouse: 12, pen: 12, touch: 24 };
-// The radius of the ring around a polygon's first corner, in pixels of the screen, at least and at most: a click in it
-// closes the polygon, one beside it sets a corner. It is smaller than any side, so that thin things can be outlined.
+// The least and the greatest radius of the ring around a polygon's first corner, in pixels of the screen. A click in the
+// ring closes the polygon; a click beside it sets a corner. The ring is smaller than any side, so that thin things can
+// be outlined.
 const RING = { mouse: [3, 6], pen: [3, 6], touch: [8, 18] };
 const OF_A_SIDE = 0.45;
 
-const WIDER = 6; // of 255: how much further a selection reaches with a turn of the wheel
+const WIDER = 6; // of 255: the change of the reach with a turn of the wheel
 
 const apart = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
 
 export class Painter {
   // `host`: {region, value, segmentation, selection(prompt), click(chosen), changed(done, box), closed(), pick(value),
-  // failed(error), reached(reach)}; `value` is undefined while no class is chosen, and `box` is what of the region changed.
+  // failed(error), reached(reach)}; `value` is undefined while no class is chosen, and `box` is the part that changed.
   constructor(view, host) {
     this.view = view;
     this.host = host;
@@ -35,15 +36,15 @@ export class Painter {
     this.pointers = new Map();
     this.mouse = null;
     this.kind = "mouse";
-    this.last = null; // where the last stroke ended: a straight line goes on from there
+    this.last = null; // the end of the last stroke, where a straight line goes on
     this.straight = false; // Shift is held
-    this.tap = null; // where a finger that does not paint as it goes has come down
+    this.tap = null; // the place where a finger has come down, for tools that act when it is lifted
     this.near = NEAR.mouse;
     this.space = false; // held down: the pointer moves the image
-    this.moved = false; // it has, since
+    this.moved = false; // whether the pointer has moved the image since
     this.shown = null; // the superpixel below the pointer: {segmentation, number, area, picture}
     this.lines = null; // the borders of superpixels: {segmentation, picture}
-    this.frame = null; // where a box that smart select gets has begun, on the screen
+    this.frame = null; // the first corner, on the screen, of a box for smart select
     this.smart = new Smart({
       get region() {
         return host.region;
@@ -51,7 +52,7 @@ export class Painter {
       selection: (prompt) => host.selection(prompt),
       painted: (done) => host.changed(done, host.region.touched),
       widened: () => host.click(true),
-      told: () => this.#over(),
+      previewed: () => this.#over(),
       failed: (error) => host.failed(error),
     });
     const { canvas } = view;
@@ -73,7 +74,7 @@ export class Painter {
     this.view.ask();
   }
 
-  // They stay with their region, whichever tool or question comes between.
+  // The corners of the polygon. They stay with their region over other tools and questions.
   get corners() {
     return this.host.region?.corners ?? [];
   }
@@ -165,13 +166,13 @@ export class Painter {
   }
 
   #pinch(id, at) {
-    const before = this.pointers.get(id), [other] = [...this.pointers].filter(([k]) => k !== id).map(([, p]) => p);
+    const before = this.pointers.get(id), [second] = [...this.pointers].filter(([k]) => k !== id).map(([, p]) => p);
     this.view.pan((at[0] - before[0]) / 2, (at[1] - before[1]) / 2);
-    const middle = [(at[0] + other[0]) / 2, (at[1] + other[1]) / 2];
-    this.view.zoom(apart(at, other) / Math.max(apart(before, other), 1), middle);
+    const middle = [(at[0] + second[0]) / 2, (at[1] + second[1]) / 2];
+    this.view.zoom(apart(at, second) / Math.max(apart(before, second), 1), middle);
   }
 
-  // What is drawn at the pointer moves: where it was and where it is are drawn again, and nothing else.
+  // The pointer moves: only the places where it was and where it is are drawn again.
   #hover(at) {
     const before = this.mouse;
     this.mouse = at;
@@ -187,29 +188,29 @@ export class Painter {
     }
   }
 
-  // A place of the region, as {x, y} in its box; null beside it.
+  // The place {x, y} in the region's box; null outside of the region.
   #here(at) {
     const { region } = this.host, [x, y] = this.view.inBox(at);
-    const there = x >= 0 && y >= 0 && x < region.width && y < region.height && region.has(Math.floor(y) * region.width + Math.floor(x));
-    return there ? { x, y } : null;
+    const isInside = x >= 0 && y >= 0 && x < region.width && y < region.height && region.has(Math.floor(y) * region.width + Math.floor(x));
+    return isInside ? { x, y } : null;
   }
 
-  // The superpixel at a place is shown before it is painted.
+  // Shows the superpixel at a place before it is painted.
   #point(at) {
     const { region, segmentation } = this.host, place = this.#ready && at && segmentation ? this.#here(at) : null;
     const i = place && Math.floor(place.y) * region.width + Math.floor(place.x), number = place ? segmentation.map[i] : null;
     if (number === (this.shown?.number ?? null) && segmentation === this.shown?.segmentation) return;
-    const was = this.shown !== null;
+    const wasShown = this.shown !== null;
     const area = place && superpixel(segmentation, region.width, i);
     this.shown = place && { segmentation, number, area, picture: drawn(region, area) };
-    if (was || this.shown) this.#over();
+    if (wasShown || this.shown) this.#over();
   }
 
   #over() {
     this.view.askPart(null);
   }
 
-  // The class that shows at a place is chosen.
+  // Chooses the class that shows at a place.
   pick(at = this.mouse) {
     if (!at || !this.#ready) return;
     const { region } = this.host, [x, y] = this.view.inBox(at).map(Math.floor);
@@ -275,7 +276,7 @@ export class Painter {
     for (const i of numbers.values()) this.host.changed(false, region.put(superpixel(segmentation, region.width, i), value));
   }
 
-  // Smart select: a click, a box from one place to another, or what does not belong to the last selection.
+  // Selects by a click or by a box from one place to another, or subtracts a place from the last selection.
   #select(from, to, subtracts) {
     const { host, view } = this;
     if (this.smart.pending) return;
@@ -309,13 +310,13 @@ export class Painter {
     this.smart.choose({ points: [], frame }, host.value);
   }
 
-  // A selection reaches further, or less far.
+  // Makes the reach of selections wider or narrower.
   widen(by, at = this.mouse) {
     this.smart.widen(by * WIDER, at && this.#ready && this.#here(at));
     this.host.reached(this.smart.reach);
   }
 
-  // The slider says how far; the last selection follows.
+  // Sets the reach by the slider. The last selection follows.
   reachTo(reach) {
     const { smart } = this, [place] = smart.live ? smart.chosen.prompt.points : [];
     smart.widen(reach - smart.reach, place);
@@ -334,7 +335,7 @@ export class Painter {
     this.host.changed(false);
   }
 
-  // Another question is shown: what is being drawn on this one ends as it is.
+  // Called before another question is shown: a stroke ends as it is.
   leave() {
     if (this.stroke) this.#end();
     this.last = this.tap = this.frame = this.against = this.shown = null;
@@ -359,9 +360,9 @@ export class Painter {
     this.#over();
   }
 
-  // Ends the polygon or the stroke that is being drawn; whether there was one.
+  // Closes the polygon. Returns whether there was a polygon or a stroke.
   close() {
-    if (this.stroking) return true; // it ends where the button is let go
+    if (this.stroking) return true; // the stroke ends when the button is released
     const { corners, host } = this;
     if (corners.length < 3) return this.drop();
     host.region.begin();
@@ -370,28 +371,28 @@ export class Painter {
     return true;
   }
 
-  // By the pointer: whoever presses Enter too, out of habit, does not mean the question.
+  // The pointer closes the polygon: an Enter right after it, out of habit, does not answer the question.
   #closeHere() {
     if (this.close()) this.host.closed();
   }
 
-  // Gives up the polygon; whether there was one.
+  // Gives up the polygon. Returns whether there was one.
   drop() {
-    const there = this.corners.splice(0).length > 0;
-    if (there) this.#over();
-    return there;
+    const hadCorners = this.corners.splice(0).length > 0;
+    if (hadCorners) this.#over();
+    return hadCorners;
   }
 
-  // Takes the polygon's last corner back; whether there was one.
+  // Removes the polygon's last corner. Returns whether there was one.
   shorten() {
-    const there = this.corners.pop() !== undefined;
-    if (there) this.#over();
-    return there;
+    const hadCorner = this.corners.pop() !== undefined;
+    if (hadCorner) this.#over();
+    return hadCorner;
   }
 
   #draw(pen) {
     const { view, mouse } = this;
-    const both = (draw) => {
+    const strokeTwice = (draw) => {
       for (const [colour, wide] of [["black", 3.5], ["white", 1.5]]) {
         pen.strokeStyle = colour;
         pen.lineWidth = wide * view.ratio;
@@ -402,25 +403,25 @@ export class Painter {
     };
     this.#areas(pen);
     if (mouse && this.frame && apart(mouse, this.frame) > this.near * view.ratio) {
-      both(() => pen.rect(...this.frame, mouse[0] - this.frame[0], mouse[1] - this.frame[1]));
+      strokeTwice(() => pen.rect(...this.frame, mouse[0] - this.frame[0], mouse[1] - this.frame[1]));
     }
     if (mouse && this.tool === "brush" && this.#ready && !this.space) {
-      both(() => pen.arc(...mouse, Math.max((this.width / 2) * view.scale, 2), 0, 7));
-      if (this.straight && this.last && !this.stroking) both(() => [view.onScreen(this.last), mouse].forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y))));
+      strokeTwice(() => pen.arc(...mouse, Math.max((this.width / 2) * view.scale, 2), 0, 7));
+      if (this.straight && this.last && !this.stroking) strokeTwice(() => [view.onScreen(this.last), mouse].forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y))));
     }
     if (!this.corners.length) return;
     const points = this.corners.map((corner) => view.onScreen(corner)), closes = this.#inRing(mouse);
-    both(() => [...points, ...(mouse ? [closes ? points[0] : mouse] : [])].forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y))));
+    strokeTwice(() => [...points, ...(mouse ? [closes ? points[0] : mouse] : [])].forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y))));
     pen.fillStyle = "rgb(255 255 255 / 85%)";
     if (closes) {
       pen.beginPath();
       pen.arc(...points[0], this.ring, 0, 7);
       pen.fill();
     }
-    both(() => pen.arc(...points[0], points.length > 2 ? this.ring : 2 * view.ratio, 0, 7));
+    strokeTwice(() => pen.arc(...points[0], points.length > 2 ? this.ring : 2 * view.ratio, 0, 7));
   }
 
-  // What a click would paint, and the borders of superpixels.
+  // Draws the area that a click would paint, and the borders of superpixels.
   #areas(pen) {
     const { region, segmentation } = this.host;
     if (!this.#ready || !["smart", "segment"].includes(this.tool)) return;
@@ -438,7 +439,7 @@ export class Painter {
   }
 }
 
-// The box of the screen that holds some places, and as much around them.
+// The box of the screen that holds some places, with a margin.
 function around(places, margin) {
   const xs = places.map(([x]) => x), ys = places.map(([, y]) => y);
   return [Math.min(...xs) - margin, Math.min(...ys) - margin, Math.max(...xs) + margin, Math.max(...ys) + margin];

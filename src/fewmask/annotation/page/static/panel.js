@@ -1,4 +1,4 @@
-// Everything around the canvas. Names come from datasets and people: they are put in as text, never as markup.
+// Everything around the canvas. Names come from datasets and people, so they are inserted as text and never as markup.
 
 import { keyOf } from "./looks.js";
 import { UNDECIDED, VOID } from "./region.js";
@@ -21,23 +21,23 @@ function shortcut(key) {
 
 // ── Classes and tools ──
 
-const FIND = 12; // more classes than that can be searched
+const FIND = 12; // with more classes than this the page has a search field
 
-// `likely`: the classes that have the keys 1 to 9 and come first, or null where each class has its own key and place.
+// `likely` holds the classes that come first and have the keys 1 to 9. It is null where each class has its own key.
 export function showClasses(looks, point, chosen, likely, locks, choose) {
   const names = [...looks.names.keys()], order = likely ? [...likely, ...names.filter((value) => !likely.includes(value))] : names;
   const button = (value) => {
     const key = keyOf(value, likely), swatch = looks.swatch(value);
     const text = make("span", { class: "name" }, value === UNDECIDED ? "erase" : looks.name(value));
-    const made = make("button", { type: "button", "data-value": value, title: looks.name(value) }, swatch, text);
-    if (locks[value]) made.append(make("span", { class: "locked", title: "locked" }, drawn(LOCK), make("span", { class: "unseen" }, "locked")));
+    const element = make("button", { type: "button", "data-value": value, title: looks.name(value) }, swatch, text);
+    if (locks[value]) element.append(make("span", { class: "locked", title: "locked" }, drawn(LOCK), make("span", { class: "unseen" }, "locked")));
     if (key) {
-      made.append(make("kbd", { "aria-hidden": "true" }, key));
-      made.setAttribute("aria-keyshortcuts", shortcut(key));
+      element.append(make("kbd", { "aria-hidden": "true" }, key));
+      element.setAttribute("aria-keyshortcuts", shortcut(key));
     }
-    if (!point) made.setAttribute("aria-pressed", String(value === chosen));
-    made.addEventListener("click", (event) => choose(value, event));
-    return made;
+    if (!point) element.setAttribute("aria-pressed", String(value === chosen));
+    element.addEventListener("click", (event) => choose(value, event));
+    return element;
   };
   $("ask").textContent = point ? "Which class is the marked pixel?" : "Class";
   $("list").classList.toggle("many", names.length > 7);
@@ -48,14 +48,14 @@ export function showClasses(looks, point, chosen, likely, locks, choose) {
   findClass();
 }
 
-// Shows the classes whose names hold what is searched for; the first of them, or undefined.
+// Shows the classes whose names contain the query. Returns the first of them, or undefined.
 export function findClass() {
-  const sought = $("find").value.trim().toLowerCase();
+  const query = $("find").value.trim().toLowerCase();
   const buttons = [...$("list").children];
-  for (const button of buttons) button.hidden = !button.title.toLowerCase().includes(sought);
-  const found = buttons.filter((button) => !button.hidden);
-  $("none").hidden = found.length > 0;
-  return sought ? (found.find((button) => button.title.toLowerCase() === sought) ?? found[0]) : undefined;
+  for (const button of buttons) button.hidden = !button.title.toLowerCase().includes(query);
+  const matches = buttons.filter((button) => !button.hidden);
+  $("none").hidden = matches.length > 0;
+  return query ? (matches.find((button) => button.title.toLowerCase() === query) ?? matches[0]) : undefined;
 }
 
 export function markClass(value) {
@@ -104,25 +104,25 @@ export function showReach(reach) {
 
 // ── The question ──
 
-// `guess` is undefined while it is computed, null where nothing is expected, an Error where it failed.
+// `guess` is undefined while it is computed, null where there is none, and an Error where it failed.
 export function showGuess(guess, region, looks) {
-  const told = [];
-  if (guess === undefined) told.push(make("p", { class: "faint" }, "is being computed …"));
-  else if (guess instanceof Error) told.push(make("p", { class: "faint" }, `none: ${guess.message}`));
-  else if (guess === null) told.push(make("p", { class: "faint" }, "none: nothing is trained yet"));
+  const rows = [];
+  if (guess === undefined) rows.push(make("p", { class: "faint" }, "is being computed …"));
+  else if (guess instanceof Error) rows.push(make("p", { class: "faint" }, `none: ${guess.message}`));
+  else if (guess === null) rows.push(make("p", { class: "faint" }, "none: nothing is trained yet"));
   else {
     const shares = share(guess.values).slice(0, 3);
     for (const [value, part] of shares) {
-      told.push(make("p", { class: "expected" }, looks.swatch(value), make("span", { class: "name" }, looks.name(value)), region.size > 1 && guess.confidence !== null ? percent(part) : ""));
+      rows.push(make("p", { class: "expected" }, looks.swatch(value), make("span", { class: "name" }, looks.name(value)), region.size > 1 && guess.confidence !== null ? percent(part) : ""));
     }
     if (guess.confidence !== null) {
-      told.push(make("p", { class: "sure" }, make("meter", { min: 0, max: 1, value: guess.confidence, "aria-hidden": "true" }), `${percent(guess.confidence)} sure`));
+      rows.push(make("p", { class: "sure" }, make("meter", { min: 0, max: 1, value: guess.confidence, "aria-hidden": "true" }), `${percent(guess.confidence)} sure`));
     }
   }
-  $("expected").replaceChildren(...told);
+  $("expected").replaceChildren(...rows);
 }
 
-// What the guess says, most first: [[value, part], …].
+// The values of the guess with their shares, the largest first: [[value, part], …].
 export function share(values) {
   const counts = new Map();
   for (const value of values) if (value !== UNDECIDED) counts.set(value, (counts.get(value) ?? 0) + 1);
@@ -136,29 +136,30 @@ export function guessInWords(guess, looks) {
   return `The model expects ${looks.name(value)}${guess.confidence === null ? "" : `, ${percent(guess.confidence)} sure`}.`;
 }
 
-export function showState({ question, position, of, image, size, mine }) {
-  const answered = mine && (mine.kind === "skip" ? " · skipped" : " · answered");
+export function showState({ question, position, of, image, size, answer }) {
+  const answered = answer && (answer.kind === "skip" ? " · skipped" : " · answered");
   $("where").textContent = `${position}/${of} · ${question.domain} · ${question.stem} · ${size[1]}×${size[0]}${image}${answered ?? ""}`;
 }
 
 export function showPainted(region, point, guess, unsent) {
   const all = region.counts(true), pixels = [...all.values()].reduce((a, b) => a + b, 0);
-  const left = all.get(UNDECIDED) ?? 0, painted = pixels - left;
-  const guessed = region.guess !== null && left > 0;
-  $("state").textContent = point ? "" : !painted ? "" : `${percent(painted / pixels)} painted${left ? (guessed ? ", the rest is the guess" : ", the rest is not decided") : ""}`;
+  const undecided = all.get(UNDECIDED) ?? 0, painted = pixels - undecided;
+  const guessed = region.guess !== null && undecided > 0;
+  $("state").textContent = point ? "" : !painted ? "" : `${percent(painted / pixels)} painted${undecided ? (guessed ? ", the rest is the guess" : ", the rest is not decided") : ""}`;
   const label = guessed && !painted ? "Confirm guess" : guessed ? "Save with guess" : painted ? (unsent ? "Save" : "Keep") : "Confirm";
   $("confirm").firstChild.textContent = `${label} `;
   $("confirm").disabled = guess === undefined ? !painted : !painted && !guessed;
   $("partial").hidden = point || !painted || !guessed;
 }
 
-// Who has answered all that is theirs may have to wait for others; `open` are the questions that wait for this annotator.
-export function showProgress({ answered, skipped, open, others, cost, words, unit, seconds, clicks }) {
+// `open` counts the questions that wait for this annotator, `others` those that this annotator answered and that wait
+// for others.
+export function showProgress({ answered, skipped, open, others, cost, answers, unit, seconds, clicks }) {
   const all = answered + skipped + open;
   $("bar").style.width = `${all ? (100 * (answered + skipped)) / all : 0}%`;
   $("progress").setAttribute("aria-valuemax", all);
   $("progress").setAttribute("aria-valuenow", answered + skipped);
-  const each = words ? seconds / words : 0;
+  const each = answers ? seconds / answers : 0;
   const parts = [`${number.format(answered + skipped)} of ${number.format(all)}`];
   if (open) parts.push(`${number.format(cost)} ${cost === 1 ? unit.slice(0, -1) : unit} left${each ? `, about ${time(each * open)}` : ""}`);
   $("counts").textContent = parts.join(" · ");
@@ -170,22 +171,23 @@ function time(seconds) {
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
-// `others` questions wait for other annotators' answers, and `held` are before others now; `command` goes on with it all.
+// `others` counts the questions that wait for other annotators, `held` those that others look at now. `command` goes on
+// with the run.
 export function showEnd(others, held, command) {
-  const left = [
-    ["You have answered all that is asked of you."],
+  const sentences = [
+    ["You have answered all your questions."],
     others && [`${questions(others, "waits", "wait")} for other annotators.`],
-    held && [`${questions(held, "is", "are")} before other annotators now; whatever they leave comes here by itself.`],
+    held && [`${questions(held, "is", "are")} shown to other annotators now; questions that they leave come here by themselves.`],
     ["The answers are in the run's ledger."],
   ];
   $("waiting").hidden = !others && !held;
   $("finished").hidden = Boolean(others || held);
-  $("waiting").textContent = left.filter(Boolean).flat().join(" ");
+  $("waiting").textContent = sentences.filter(Boolean).flat().join(" ");
   $("command").textContent = command;
 }
 
-function questions(count, one, more) {
-  return count === 1 ? `1 question ${one}` : `${number.format(count)} questions ${more}`;
+function questions(count, singular, plural) {
+  return count === 1 ? `1 question ${singular}` : `${number.format(count)} questions ${plural}`;
 }
 
 export function showSaved(waiting, failing) {
@@ -223,7 +225,8 @@ const KEYS = [
     ["wheel", "smart select: wider, narrower; with Ctrl it zooms"],
     ["right click, or ⇧ and a click", "smart select: take this away from the last selection"],
     ["drag", "smart select: what is in a box; superpixel: all that the pointer passes"],
-    ["↵, double click, or the ring", "close the polygon, and save nothing; Backspace takes a corner back, Esc gives it up"],
+    ["↵, double click, or the ring", "close the polygon, and save nothing; Backspace removes a corner, Esc gives it up"],
+    ["Esc", "cancel a selection that is being computed, or the polygon"],
     ["⇧ and a click", "brush: a straight line from where the last stroke ended"],
     ["; or Alt and a click", "choose the class below the pointer"],
     ["Ctrl+Z, Ctrl+⇧+Z", "undo, redo without end; undo with nothing painted takes the last answer back, also after a restart"],
@@ -242,7 +245,7 @@ export function fillKeys() {
   $("key-list").replaceChildren(
     ...KEYS.map(([title, rows]) => {
       const table = make("table", {}, make("caption", {}, title));
-      for (const [keys, what] of rows) table.append(make("tr", {}, make("th", { scope: "row" }, keys), make("td", {}, what)));
+      for (const [keys, description] of rows) table.append(make("tr", {}, make("th", { scope: "row" }, keys), make("td", {}, description)));
       return table;
     }),
   );

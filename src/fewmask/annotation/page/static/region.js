@@ -1,5 +1,5 @@
-// What is painted in a region, without a canvas: values by pixel of its box, the model's guess below them, and a history
-// without an end. Row by row; a pixel (x, y) of the box is at y · width + x, and its centre at (x + ½, y + ½).
+// The values that are painted in a region's box, the model's guess below them, and an unlimited history. It needs no
+// canvas. Values are stored row by row: pixel (x, y) of the box is at y · width + x, and its centre is (x + ½, y + ½).
 
 export const UNDECIDED = 254;
 export const VOID = 255;
@@ -8,14 +8,14 @@ export class Region {
   constructor({ width, height, inside = null, values = null, guess = null }) {
     this.width = width;
     this.height = height;
-    this.inside = inside; // 1 where the pixel is asked about; null: everywhere
+    this.inside = inside; // 1 where the pixel is asked about; null where all are
     this.values = values ? Uint8Array.from(values) : new Uint8Array(width * height).fill(UNDECIDED);
     this.guess = guess;
     this.past = [];
     this.future = [];
     this.before = null;
-    this.touched = null; // since `begin`: [x0, y0, x1, y1], the ends excluded
-    this.corners = []; // of a polygon that is not closed yet
+    this.touched = null; // the box that was touched since `begin`: [x0, y0, x1, y1], without the ends
+    this.corners = []; // the corners of a polygon that is not closed yet
     this.locked = new Uint8Array(256); // 1 for the values that no tool changes where they show
   }
 
@@ -27,28 +27,28 @@ export class Region {
     return this.inside === null || this.inside[i] === 1;
   }
 
-  // What the person sees at a pixel: the own label, or the guess.
+  // The value that is shown at a pixel: the painted one, or the guess.
   shown(i) {
-    const own = this.values[i];
-    return own !== UNDECIDED || this.guess === null ? own : this.guess[i];
+    const value = this.values[i];
+    return value !== UNDECIDED || this.guess === null ? value : this.guess[i];
   }
 
-  // How many of the region's pixels show each value, by value; `own`: of those that are painted.
-  counts(own = false) {
-    const { values, guess, inside } = this, found = new Float64Array(256);
+  // The number of the region's pixels that show each value; with `painted`, without the guess.
+  counts(painted = false) {
+    const { values, guess, inside } = this, counts = new Float64Array(256);
     for (let i = 0; i < values.length; i++) {
       if (inside !== null && inside[i] === 0) continue;
-      found[own || guess === null || values[i] !== UNDECIDED ? values[i] : guess[i]]++;
+      counts[painted || guess === null || values[i] !== UNDECIDED ? values[i] : guess[i]]++;
     }
-    return new Map([...found.entries()].filter(([, pixels]) => pixels));
+    return new Map([...counts.entries()].filter(([, pixels]) => pixels));
   }
 
-  // Whether anything is painted, or begun.
+  // Whether anything is painted or begun.
   get worked() {
     return this.corners.length > 0 || this.values.some((value) => value !== UNDECIDED);
   }
 
-  // Everything as it would be answered: with the guess wherever nothing is painted, or without.
+  // The values of an answer, with the guess where nothing is painted, or without it.
   answer(withGuess) {
     return withGuess ? Uint8Array.from(this.values, (_, i) => (this.has(i) ? this.shown(i) : UNDECIDED)) : this.values;
   }
@@ -66,7 +66,7 @@ export class Region {
     this.before = null;
   }
 
-  // Ends what `begin` began as one step that can be undone; whether it changed anything.
+  // Ends the step that `begin` began, which can be undone. Returns whether it changed anything.
   end() {
     const { before, touched, width, values } = this;
     this.before = null;
@@ -111,13 +111,13 @@ export class Region {
     return true;
   }
 
-  // ── Tools: each paints a value, UNDECIDED to take the label away again. ──
+  // ── Tools: each paints a value; UNDECIDED erases. ──
 
   #put(i, value) {
     if (this.has(i) && !this.locked[this.shown(i)]) this.values[i] = value;
   }
 
-  // What a tool is about to change, as a box; it is cut to the region's.
+  // Marks a box that a tool is about to change, clipped to the region's. Returns it.
   #touch(x0 = 0, y0 = 0, x1 = this.width, y1 = this.height) {
     const box = [Math.max(x0, 0), Math.max(y0, 0), Math.min(x1, this.width), Math.min(y1, this.height)];
     const all = this.touched;
@@ -130,23 +130,23 @@ export class Region {
     for (let i = 0; i < this.size; i++) this.#put(i, value);
   }
 
-  // The pixels of an area: a mask of its bounds, or of the whole box. The box that it touched.
+  // Paints an area, whose mask is of its bounds or of the whole box. Returns the touched box.
   put({ mask, bounds }, value) {
-    const touched = this.#touch(...bounds), [x0, y0, x1, y1] = bounds, own = mask.length === (x1 - x0) * (y1 - y0);
+    const touched = this.#touch(...bounds), [x0, y0, x1, y1] = bounds, cropped = mask.length === (x1 - x0) * (y1 - y0);
     for (let y = y0; y < y1; y++) {
-      for (let x = x0, i = y * this.width + x0; x < x1; x++, i++) if (mask[own ? (y - y0) * (x1 - x0) + x - x0 : i]) this.#put(i, value);
+      for (let x = x0, i = y * this.width + x0; x < x1; x++, i++) if (mask[cropped ? (y - y0) * (x1 - x0) + x - x0 : i]) this.#put(i, value);
     }
     return touched;
   }
 
-  // The guess, as if it was painted, wherever nothing is.
+  // Paints the guess wherever nothing is painted.
   accept() {
     if (this.guess === null) return;
     this.#touch();
     for (let i = 0; i < this.size; i++) if (this.has(i)) this.values[i] = this.shown(i);
   }
 
-  // A stroke between two points: pixels whose centre is at most a radius away from the line. The box that it touched.
+  // Paints the pixels whose centres are at most a radius away from the line between two points. Returns the touched box.
   stroke([ax, ay], [bx, by], radius, value) {
     const dx = bx - ax, dy = by - ay, long = Math.hypot(dx, dy);
     const touched = this.#touch(
@@ -154,7 +154,7 @@ export class Region {
       Math.ceil(Math.max(ax, bx) + radius) + 1, Math.ceil(Math.max(ay, by) + radius) + 1,
     );
     for (let y = touched[1]; y < touched[3]; y++) {
-      // Where the row cuts the discs at both ends, and the band between them: together one piece.
+      // The row cuts the discs at both ends and the band between them in one piece.
       const row = y + 0.5;
       let [from, to] = [Infinity, -Infinity];
       for (const [cx, cy] of [[ax, ay], [bx, by]]) {
@@ -170,13 +170,13 @@ export class Region {
       const last = Math.min(Math.floor(to - 0.5), this.width - 1);
       for (let x = Math.max(Math.ceil(from - 0.5), 0); x <= last; x++) this.#put(y * this.width + x, value);
     }
-    // A brush that is finer than a pixel still paints the one below it.
+    // A brush that is finer than a pixel still paints the pixel below it.
     const [x, y] = [Math.floor(bx), Math.floor(by)];
     if (x >= 0 && y >= 0 && x < this.width && y < this.height) this.#put(y * this.width + x, value);
     return touched;
   }
 
-  // Pixels whose centre lies in a polygon, by the even-odd rule.
+  // Paints the pixels whose centres lie in a polygon, by the even-odd rule.
   polygon(points, value) {
     this.#touch();
     for (let y = 0; y < this.height; y++) {
@@ -193,17 +193,17 @@ export class Region {
     }
   }
 
-  // The pixels that show what pixel i shows and hang together with it, edge by edge.
+  // Paints the pixels that show the same value as pixel i and are connected with it by their edges.
   flood(i, value) {
-    const same = this.shown(i), seen = new Uint8Array(this.size), open = [i];
-    seen[i] = 1;
+    const same = this.shown(i), visited = new Uint8Array(this.size), open = [i];
+    visited[i] = 1;
     const area = [];
     while (open.length) {
       const j = open.pop(), x = j % this.width;
       area.push(j);
-      for (const [k, there] of [[j - 1, x > 0], [j + 1, x + 1 < this.width], [j - this.width, j >= this.width], [j + this.width, j + this.width < this.size]]) {
-        if (there && !seen[k] && this.has(k) && this.shown(k) === same) {
-          seen[k] = 1;
+      for (const [k, exists] of [[j - 1, x > 0], [j + 1, x + 1 < this.width], [j - this.width, j >= this.width], [j + this.width, j + this.width < this.size]]) {
+        if (exists && !visited[k] && this.has(k) && this.shown(k) === same) {
+          visited[k] = 1;
           open.push(k);
         }
       }

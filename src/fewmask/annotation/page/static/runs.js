@@ -1,5 +1,5 @@
-// Pixels of a region's box as runs along its rows: pairs of unsigned 32-bit numbers, a value and how many pixels have
-// it, little-endian, in base64. The server's side is page/rle_codec.py.
+// Encodes the pixels of a region's box as runs along its rows. A run is a pair of unsigned 32-bit numbers,
+// little-endian: a value and the number of its pixels. The text is base64. The server's side is page/rle_codec.py.
 
 export function encode(values) {
   const runs = [];

@@ -1,4 +1,4 @@
-// What the server knows, as far as the page has heard of it: questions, words on them, images and guesses.
+// The page's copy of the server's data: questions, answers, images and guesses.
 
 import { cutInto } from "./area.js";
 import { decode } from "./runs.js";
@@ -7,22 +7,23 @@ import { UNDECIDED } from "./region.js";
 const JSON_TYPE = { "Content-Type": "application/json" };
 const IMAGES = 5;
 const DETAILS = 64;
+const NEWER_GUESS = 150; // milliseconds to wait for a newer guess where an older one is there
 
 async function get(path) {
   const response = await fetch(`api/${path}`);
   if (response.ok) return response;
-  const told = await response.json().catch(() => ({}));
-  throw new Error(told.error ?? `the server says ${response.status}`);
+  const body = await response.json().catch(() => ({}));
+  throw new Error(body.error ?? `the server says ${response.status}`);
 }
 
 export async function post(entry) {
   const body = JSON.stringify(entry);
-  // `keepalive` lets it arrive though the tab closes; browsers allow 64 KiB for that.
+  // With `keepalive` the answer arrives even if the tab closes. Browsers allow it up to 64 KiB.
   const response = await fetch("api/answers", { method: "POST", body, headers: JSON_TYPE, keepalive: body.length < 60_000 });
   return { status: response.status, body: await response.json().catch(() => null) };
 }
 
-// This window, also after a reload.
+// The id of this window, which stays the same over a reload.
 function thisWindow() {
   try {
     return (sessionStorage["fewmask/window"] ??= crypto.randomUUID());
@@ -36,88 +37,92 @@ export class Session {
     return new Session(await (await get("session")).json());
   }
 
-  constructor(told) {
-    this.about = told;
+  constructor(data) {
+    this.about = data;
     this.window = thisWindow();
     this.last = 0;
-    this.#take(told);
+    this.#load(data);
     this.details = new Map();
     this.guesses = new Map();
+    this.olderGuesses = new Map(); // of fewer answers, until the newer ones are there
     this.images = new Map();
     this.segments = new Map();
   }
 
-  #take(told) {
-    this.questions = told.questions;
-    this.byId = new Map(told.questions.map((q) => [q.id, q]));
-    this.#spent(told);
-    this.last = told.last;
-    this.held = told.held;
+  #load(data) {
+    this.questions = data.questions;
+    this.byId = new Map(data.questions.map((q) => [q.id, q]));
+    this.#setTotals(data);
+    this.last = data.last;
+    this.held = data.held;
   }
 
-  #spent({ seconds, clicks, learned = 0 }) {
-    // Guesses that were made before the network learned more are asked for again; what is on the screen stays.
-    if (learned !== (this.learned ?? 0)) this.guesses?.clear();
+  #setTotals({ seconds, clicks, learned = 0 }) {
+    // Guesses from before the network learned more are requested again. A guess on the screen stays.
+    if (learned !== (this.learned ?? 0) && this.guesses) {
+      this.olderGuesses = new Map([...this.olderGuesses, ...this.guesses].slice(-DETAILS));
+      this.guesses = new Map();
+    }
     Object.assign(this, { seconds, clicks, learned });
   }
 
-  // News of a question's words, and with them the totals. `last` stays: others may have answered just before.
-  heard(id, words, totals = this) {
+  // Sets a question's answers, and the totals. `last` stays: others may have answered just before.
+  setAnswers(id, answers, totals = this) {
     const question = this.byId.get(id);
-    if (question) question.words = words;
+    if (question) question.answers = answers;
     this.details.delete(id);
-    this.#spent(totals);
+    this.#setTotals(totals);
   }
 
-  // Who has a question before them.
+  // The annotators who look at a question.
   holders(id) {
     return this.held[id] ?? [];
   }
 
-  // Tells that this window is at a question, or at none with null; whether nobody else is to be asked it meanwhile.
+  // Leases a question to this window, or gives the lease back with null. Returns whether the lease was granted.
   async lease(annotator, question, leaving = false) {
     const body = JSON.stringify({ window: this.window, annotator, question });
     const request = fetch("api/leases", { method: "POST", body, headers: JSON_TYPE, keepalive: leaving });
-    const told = await request.then((response) => (response.ok ? response.json() : null), () => null);
-    if (told) this.held = told.held;
-    return told?.granted ?? true; // without a server work goes on
+    const reply = await request.then((response) => (response.ok ? response.json() : null), () => null);
+    if (reply) this.held = reply.held;
+    return reply?.granted ?? true; // without a server, work goes on
   }
 
-  // What others did since; the ids of the questions that it is about.
+  // Reads the answers since the last call. Returns the ids of their questions.
   async changes() {
-    const told = await (await get(`changes/${this.last}`)).json();
-    const touched = Object.keys(told.words).map(Number);
-    if (told.asked !== this.questions.length) this.#take(await (await get("session")).json());
-    for (const id of touched) this.heard(id, told.words[id], told);
-    this.#spent(told); // a fit may have ended since the words that it learned from came
-    this.last = told.last;
-    this.held = told.held;
+    const data = await (await get(`changes/${this.last}`)).json();
+    const touched = Object.keys(data.answers).map(Number);
+    if (data.asked !== this.questions.length) this.#load(await (await get("session")).json());
+    for (const id of touched) this.setAnswers(id, data.answers[id], data);
+    this.#setTotals(data); // the guesses may have learned since the last answer
+    this.last = data.last;
+    this.held = data.held;
     return touched;
   }
 
   #cached(map, key, make, most = DETAILS, forget = () => {}) {
-    let found = map.get(key);
-    if (found === undefined) {
-      found = make();
-      found.catch(() => map.delete(key));
+    let promise = map.get(key);
+    if (promise === undefined) {
+      promise = make();
+      promise.catch(() => map.delete(key));
     }
     map.delete(key); // the newest comes last
-    map.set(key, found);
-    for (const [old, value] of map) {
+    map.set(key, promise);
+    for (const [oldest, value] of map) {
       if (map.size <= most) break;
-      map.delete(old);
+      map.delete(oldest);
       value.then(forget, () => {});
     }
-    return found;
+    return promise;
   }
 
-  // A question with all that is needed to show it but its image.
+  // A question with all that is needed to show it, except its image.
   detail(id) {
     return this.#cached(this.details, id, async () => {
-      const told = await (await get(`questions/${id}`)).json();
-      const [y0, x0, y1, x1] = told.box, width = x1 - x0, height = y1 - y0;
-      const inside = told.shape && Uint8Array.from(decode(told.shape, width * height));
-      return { ...told, x0, y0, width, height, inside };
+      const data = await (await get(`questions/${id}`)).json();
+      const [y0, x0, y1, x1] = data.box, width = x1 - x0, height = y1 - y0;
+      const inside = data.shape && Uint8Array.from(decode(data.shape, width * height));
+      return { ...data, x0, y0, width, height, inside };
     });
   }
 
@@ -126,21 +131,29 @@ export class Session {
     return this.#cached(this.images, this.byId.get(id).image, make, IMAGES, (bitmap) => bitmap.close());
   }
 
-  // {values, confidence}: the class of each pixel of the box; null where nothing is expected.
+  // {values, confidence}: the class of each pixel of the box; null where nothing is expected. It is the older guess
+  // where the newest one is not there within a moment: nobody waits for what was just learned.
   guess(id) {
+    const newest = this.newestGuess(id), older = this.olderGuesses.get(id);
+    if (!older) return newest;
+    const waited = new Promise((resolve) => setTimeout(resolve, NEWER_GUESS));
+    return Promise.race([newest.catch(() => older), waited.then(() => older).catch(() => newest)]);
+  }
+
+  newestGuess(id) {
     return this.#cached(this.guesses, id, async () => {
       const detail = await this.detail(id), size = detail.width * detail.height;
-      const told = this.about.guesses ? await (await get(`guesses/${id}`)).json() : { values: null };
-      if (told.values) return { values: Uint8Array.from(decode(told.values, size)), confidence: told.confidence };
+      const data = this.about.guesses ? await (await get(`guesses/${id}`)).json() : { values: null };
+      if (data.values) return { values: Uint8Array.from(decode(data.values, size)), confidence: data.confidence };
       if (detail.guess === null) return null;
       const values = new Uint8Array(size).fill(detail.guess);
-      detail.inside?.forEach((there, i) => there || (values[i] = UNDECIDED));
+      detail.inside?.forEach((isInside, i) => isInside || (values[i] = UNDECIDED));
       return { values, confidence: null };
     });
   }
 
-  // What was answered of the image beside a question's region, of [H, W] pixels.
-  async known(id, [height, width]) {
+  // The values of the answers around a question's region, for an image of [H, W] pixels.
+  async answersAround(id, [height, width]) {
     return decode((await (await get(`known/${id}`)).json()).values, height * width);
   }
 
@@ -151,7 +164,7 @@ export class Session {
     });
   }
 
-  // Which pixels of a question's box look like what was pointed at: {scores, threshold}.
+  // How similar each pixel of a question's box is to the prompt: {scores, threshold}.
   async selection(id, prompt) {
     const response = await fetch(`api/selections/${id}`, { method: "POST", body: JSON.stringify(prompt), headers: JSON_TYPE });
     if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error ?? `the server says ${response.status}`);
@@ -159,16 +172,16 @@ export class Session {
     return { threshold: bytes[0], scores: bytes.subarray(1) };
   }
 
-  // Has ready what the first selection in a question's image would wait for.
+  // Lets the server compute what the first selection in a question's image would wait for.
   prepare(id) {
-    get(`prepared/${id}`).catch(() => {}); // then the selection waits
+    get(`prepared/${id}`).catch(() => {}); // the selection then waits for it
   }
 
-  // So that the next question is there when it is its turn. The images of a question and of what comes after it.
+  // Loads the next questions with their images and guesses, so that they are shown at once.
   async prefetch(ids) {
     for (const id of ids) {
-      const parts = [this.detail(id), this.image(id), this.guess(id)];
-      parts[2].catch(() => {}); // told when it is shown
+      const parts = [this.detail(id), this.image(id), this.newestGuess(id)];
+      parts[2].catch(() => {}); // the error is shown with the question
       await Promise.allSettled(parts.slice(0, 2));
     }
   }

@@ -1,25 +1,34 @@
-// Smart select: what the server finds for what the person points at, one request at a time.
+// Smart select: requests scores of pixels for the place that the person points at, one request at a time.
 //
-// The server scores the pixels once for a place; how far the selection reaches is decided here, so that the wheel acts at
-// once. Of the places that the pointer passes while a request is on its way only the last one is asked about.
+// The server scores the pixels once for each place. The page decides how far the selection reaches, so that the wheel
+// acts at once. While a request is on its way, only the last place that the pointer passes is requested next.
 
 import { areaOf, drawn } from "./area.js";
 
 export class Smart {
-  // `host`: {region, selection(prompt) → {scores, threshold}, painted(done), widened(), told(), failed(error)}.
+  // `host`: {region, selection(prompt) → {scores, threshold}, painted(done), widened(), previewed(), failed(error)}.
   constructor(host) {
     this.host = host;
-    this.reach = 0; // how much wider than the server proposes
+    this.reach = 0; // how much wider the selection is than the server's threshold proposes
     this.forget();
   }
 
   // Another question, or another tool.
   forget() {
-    this.epoch = {}; // what is on its way from before is not used
-    this.preview = null; // {prompt, found, area, picture}
-    this.chosen = null; // the last selection: {prompt, found, value, step, widened}
+    this.epoch = {}; // the results of requests with another epoch are not used
+    this.preview = null; // {prompt, result, area, picture}
+    this.chosen = null; // the last selection: {prompt, result, value, step, widened}
     this.asking = this.wanted = null;
     this.pending = false; // a click waits for its scores
+  }
+
+  // Cancels the selection that a click waits for. Returns whether there was one.
+  cancel() {
+    if (!this.pending) return false;
+    this.epoch = {};
+    this.asking = this.wanted = null;
+    this.pending = false;
+    return true;
   }
 
   area(prompt, { scores, threshold }) {
@@ -28,14 +37,14 @@ export class Smart {
     return areaOf(region, { scores, threshold: Math.min(Math.max(threshold - this.reach, 1), 255) }, seeds);
   }
 
-  // The pointer rests on, or passes, a place: {x, y}; null: it has left.
+  // The pointer is at a place {x, y}, or has left with null.
   hover(place) {
     this.over = Boolean(place);
     if (this.pending) return;
     this.wanted = place && this.preview && near(this.preview.prompt, place) ? null : place;
     if (!place && this.preview) {
       this.preview = null;
-      this.host.told();
+      this.host.previewed();
     }
     if (this.wanted && !this.asking) this.#ask();
   }
@@ -47,10 +56,10 @@ export class Smart {
       this.wanted = null;
       try {
         this.asking = this.host.selection(prompt);
-        const found = await this.asking;
+        const result = await this.asking;
         if (epoch !== this.epoch) return;
         if (!this.over) continue;
-        this.preview = { prompt, found };
+        this.preview = { prompt, result };
         this.redraw();
       } catch (error) {
         if (epoch !== this.epoch) return;
@@ -61,34 +70,34 @@ export class Smart {
     if (epoch === this.epoch) this.asking = null;
   }
 
-  // The preview in another reach.
+  // Draws the preview with the present reach.
   redraw() {
     if (this.preview) {
-      const area = (this.preview.area = this.area(this.preview.prompt, this.preview.found));
+      const area = (this.preview.area = this.area(this.preview.prompt, this.preview.result));
       this.preview.picture = area && drawn(this.host.region, area);
     }
-    this.host.told();
+    this.host.previewed();
   }
 
-  // Paints what a prompt means in a value; whether it is still wanted when it is known.
+  // Paints the selection of a prompt, unless it is cancelled before its scores are there.
   async choose(prompt, value) {
     const { preview } = this;
-    const known = !prompt.frame && prompt.points.length === 1 && preview && near(preview.prompt, prompt.points[0]);
-    if (known) {
-      this.#paint(preview.prompt, preview.found, value);
+    const isPreviewed = !prompt.frame && prompt.points.length === 1 && preview && near(preview.prompt, prompt.points[0]);
+    if (isPreviewed) {
+      this.#paint(preview.prompt, preview.result, value);
       return;
     }
-    const found = await this.#wait(prompt);
-    if (found) this.#paint(prompt, found, value);
+    const result = await this.#wait(prompt);
+    if (result) this.#paint(prompt, result, value);
   }
 
-  // A place does not belong to the last selection, which is made again without it.
+  // Makes the last selection again without a place.
   async subtract({ x, y }) {
     if (!this.live) return false;
-    const { prompt, value } = this.chosen, without = { ...prompt, points: [...prompt.points, { x, y, belongs: false }] };
-    if (!without.points.some((p) => p.belongs)) without.points.unshift(middle(prompt.frame));
-    const found = await this.#wait(without);
-    if (found && this.live) this.#again(without, found, value);
+    const { prompt, value } = this.chosen, reduced = { ...prompt, points: [...prompt.points, { x, y, belongs: false }] };
+    if (!reduced.points.some((p) => p.belongs)) reduced.points.unshift(middle(prompt.frame));
+    const result = await this.#wait(reduced);
+    if (result && this.live) this.#again(reduced, result, value);
     return true;
   }
 
@@ -96,8 +105,8 @@ export class Smart {
     const { epoch } = this;
     this.pending = true;
     try {
-      const found = await this.host.selection(prompt);
-      return epoch === this.epoch ? found : null;
+      const result = await this.host.selection(prompt);
+      return epoch === this.epoch ? result : null;
     } catch (error) {
       if (epoch === this.epoch) this.host.failed(error);
       return null;
@@ -106,13 +115,13 @@ export class Smart {
     }
   }
 
-  // Nothing was done since the last selection.
+  // Whether nothing was painted since the last selection.
   get live() {
     const { chosen } = this, { region } = this.host;
     return Boolean(chosen && region && region.past.at(-1) === chosen.step);
   }
 
-  // Wider or narrower, also of the selection that was just made where the pointer still is.
+  // Makes the reach wider or narrower. The last selection follows while the pointer is still at its place.
   widen(by, place) {
     const before = this.reach;
     this.reach = Math.min(Math.max(this.reach + by, -100), 100);
@@ -121,24 +130,24 @@ export class Smart {
     const still = place && first && Math.hypot(first.x - place.x, first.y - place.y) < 2;
     if (this.live && still) {
       if (!chosen.widened) this.host.widened();
-      this.#again(chosen.prompt, chosen.found, chosen.value);
+      this.#again(chosen.prompt, chosen.result, chosen.value);
       if (this.chosen) this.chosen.widened = true;
     }
     this.redraw();
   }
 
-  #again(prompt, found, value) {
+  #again(prompt, result, value) {
     this.host.region.undo();
     this.host.painted(false);
-    this.#paint(prompt, found, value, true);
+    this.#paint(prompt, result, value, true);
   }
 
-  #paint(prompt, found, value, again = false) {
-    const { region } = this.host, area = this.area(prompt, found);
+  #paint(prompt, result, value, again = false) {
+    const { region } = this.host, area = this.area(prompt, result);
     region.begin();
     if (area) region.put(area, value);
     const done = region.end();
-    this.chosen = done ? { prompt, found, value, step: region.past.at(-1) } : null;
+    this.chosen = done ? { prompt, result, value, step: region.past.at(-1) } : null;
     this.host.painted(done || again);
   }
 }

@@ -1,8 +1,8 @@
-// The canvas: an image, the asked region in it, what is painted there, and where the person looks at.
+// The canvas: an image, the asked region with its painted values, and the part of the image that is visible.
 //
-// A place is (x, y) in pixels of the image; on the screen it is (x · scale + left, y · scale + top). What does not change
-// while somebody paints, the image with its dimmed surroundings, is kept as a picture of the screen; of the rest only the
-// part that changed is drawn again.
+// A place is (x, y) in pixels of the image; on the screen it is (x · scale + left, y · scale + top). The image with its
+// dimmed surroundings does not change while somebody paints, so it is kept as a picture of the screen. Only changed
+// parts of the rest are drawn again.
 
 import { adjusted } from "./light.js";
 import { tile } from "./looks.js";
@@ -11,12 +11,12 @@ import { Layer } from "./layer.js";
 
 const CLOSEST = 48;
 const POINT = 60; // the pixels around a point that are shown
-// Pixels of the screen that are kept free beyond the image's edges: buttons and notices lie above and below.
+// The pixels of the screen that stay free beyond the image's edges, for buttons and notices.
 const BESIDE = 12;
 const ABOVE = 60;
-const NAMES_AFTER = 150; // milliseconds without a change, after which the names on the image find their places again
+const NAMES_AFTER = 150; // milliseconds without a change, after which the names on the image are placed again
 
-// Boxes are [x0, y0, x1, y1], the ends excluded.
+// Boxes are [x0, y0, x1, y1] without the ends.
 export const union = (a, b) => a && b && [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])];
 
 const canvasOf = (width = 1, height = 1) => Object.assign(document.createElement("canvas"), { width, height });
@@ -28,15 +28,15 @@ export class View {
     this.bitmap = null;
     this.opacity = 0.55;
     this.named = true;
-    this.dim = 0.48; // how dark what surrounds the region is
+    this.dim = 0.48; // how dark the surroundings of the region are
     this.light = { brightness: 0, contrast: 0, gamma: 0 };
-    this.smooth = false; // the image's pixels run into each other also where they are large
-    this.above = null; // draws over everything, in pixels of the screen
+    this.smooth = false; // interpolate between the image's pixels also where they are large
+    this.above = null; // a function that draws over everything, in pixels of the screen
     this.layer = new Layer();
     this.mask = canvasOf();
     this.scratch = canvasOf();
     this.backdrop = canvasOf();
-    this.beside = null; // what is known of the image beside the region: a canvas of the image's size
+    this.beside = null; // the answers around the region: a canvas of the image's size
     this.whole = this.moved = false;
     this.ratio = 1;
     new ResizeObserver(() => this.#resize()).observe(canvas);
@@ -58,7 +58,7 @@ export class View {
     this.ask();
   }
 
-  // The image in another light, after `light` was changed.
+  // Draws the image again after `light` was changed.
   relight() {
     if (this.bitmap) this.picture = adjusted(this.bitmap, this.light);
     this.ask();
@@ -76,9 +76,9 @@ export class View {
     this.ask();
   }
 
-  // ── Where one looks ──
+  // ── The visible part ──
 
-  // The region with what is around it, or the whole image.
+  // Shows the region with its surroundings, or the whole image.
   fit(whole = !this.whole) {
     const { canvas, place } = this, [H, W] = place.size;
     Object.assign(this, { whole, moved: false });
@@ -88,7 +88,7 @@ export class View {
       : 0.45 * Math.min(canvas.width / place.width, canvas.height / place.height);
     this.scale = whole ? all : Math.min(Math.max(near, all), CLOSEST * this.ratio);
     const [x, y] = whole ? [W / 2, H / 2] : [place.x0 + place.width / 2, place.y0 + place.height / 2];
-    // Little of what is beyond the image's edges, but nothing that is asked about below a button.
+    // Little beyond the image's edges is visible, and no button covers a part of the region.
     const put = (centre, length, view, pixels) => {
       const free = view - length * this.scale, margin = pixels * this.ratio;
       return free >= 2 * margin ? free / 2 : Math.min(Math.max(view / 2 - centre * this.scale, free - margin), margin);
@@ -117,7 +117,7 @@ export class View {
     this.ask();
   }
 
-  // From a pointer to pixels of the canvas, and from there to a place in the region's box.
+  // The pixel of the canvas at a pointer. `inBox` gives its place in the region's box.
   at(event) {
     const box = this.canvas.getBoundingClientRect();
     return [(event.clientX - box.left) * this.ratio, (event.clientY - box.top) * this.ratio];
@@ -133,18 +133,18 @@ export class View {
 
   // ── Drawing ──
 
-  // Draws everything anew with the next frame.
+  // Draws everything again with the next frame.
   ask() {
     this.stillStale = true;
     this.#ask(null);
   }
 
-  // The same of a box of the screen's pixels where something above the image has moved; null stands for all of it.
+  // Draws a box of the screen's pixels again, where something above the image has moved. Null stands for all of it.
   askPart(box) {
     this.#ask(box);
   }
 
-  // After a change of what is painted, in a box of the region's pixels; or of all of it, the guess or the colours.
+  // Draws a box of the region's pixels again after a change; or all of them, after a change of the guess or the colours.
   paint(box = null) {
     this.painted = this.painted === undefined ? box : union(this.painted, box);
     clearTimeout(this.naming);
@@ -193,7 +193,7 @@ export class View {
     pen.imageSmoothingEnabled = false;
     pen.setTransform(scale, 0, 0, scale, left, top);
     pen.drawImage(this.layer.canvas, this.place.x0, this.place.y0);
-    // Patterns have the same fineness at any zoom: they are cut out on the screen.
+    // Patterns have the same size at any zoom: they are cut out on the screen.
     for (const [bank, mask] of this.layer.masks) this.#stamp(pen, mask, tile(bank), "source-in", clip);
     pen.globalAlpha = 1;
     if (this.outline) {
@@ -211,7 +211,7 @@ export class View {
     pen.restore();
   }
 
-  // The image, what surrounds the region dimmed, and what is known of it.
+  // Draws the image with its dimmed surroundings, and the answers around the region.
   #still() {
     this.stillStale = false;
     const { backdrop, scale, left, top } = this, pen = backdrop.getContext("2d");
@@ -230,8 +230,8 @@ export class View {
     pen.globalAlpha = 1;
   }
 
-  // Fills the screen's pixels of a mask of the box, or all others, by way of a canvas of its own:
-  // rectangles that meet at parts of pixels would leave seams.
+  // Fills the screen's pixels of a mask of the box, or all others. It uses a canvas of its own, because rectangles that
+  // meet within a pixel would leave seams.
   #stamp(pen, mask, fill, how, [x0, y0, x1, y1] = [0, 0, this.canvas.width, this.canvas.height]) {
     const { scratch, scale, place } = this;
     const cut = scratch.getContext("2d"), [left, top] = this.onScreen([0, 0]);
@@ -278,13 +278,13 @@ export class View {
     pen.font = `600 ${12 * ratio}px system-ui, sans-serif`;
     pen.textBaseline = "middle";
     pen.textAlign = "center";
-    const taken = [];
+    const placed = [];
     for (const { value, x, y, pixels } of this.areas) {
       const text = looks.name(value), wide = pen.measureText(text).width + 10 * ratio, high = 18 * ratio;
       if (pixels * scale * scale < 1.6 * wide * high) continue;
       const [cx, cy] = this.onScreen([x, y]);
-      if (taken.some(([ox, oy, other]) => Math.abs(ox - cx) < (wide + other) / 2 && Math.abs(oy - cy) < high)) continue;
-      taken.push([cx, cy, wide]);
+      if (placed.some(([ox, oy, width]) => Math.abs(ox - cx) < (wide + width) / 2 && Math.abs(oy - cy) < high)) continue;
+      placed.push([cx, cy, wide]);
       pen.fillStyle = "rgb(0 0 0 / 72%)";
       pen.beginPath();
       pen.roundRect(cx - wide / 2, cy - high / 2, wide, high, 4 * ratio);
@@ -309,7 +309,7 @@ export class View {
   }
 }
 
-// For each value that is shown, largest first, the pixel of its own that is nearest to its middle: where its name stands.
+// The places of the names: for each shown value, the largest first, its pixel that is nearest to the value's middle.
 function areas(region) {
   const { width, height } = region, pixels = new Float64Array(256), xs = new Float64Array(256), ys = new Float64Array(256);
   const each = (visit) => {
@@ -335,22 +335,22 @@ function areas(region) {
   return [...at.values()].sort((a, b) => b.pixels - a.pixels);
 }
 
-// The edges between pixels that are asked about and those that are not, as a path in the image.
+// The outline of the asked pixels, as a path in the image.
 function outline({ x0, y0, width, height, inside }) {
   const path = new Path2D();
   if (!inside) {
     path.rect(x0, y0, width, height);
     return path;
   }
-  const there = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside[y * width + x] === 1;
+  const isInside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside[y * width + x] === 1;
   const line = (ax, ay, bx, by) => {
     path.moveTo(x0 + ax, y0 + ay);
     path.lineTo(x0 + bx, y0 + by);
   };
   for (let y = 0; y <= height; y++) {
     for (let x = 0; x <= width; x++) {
-      if (there(x, y) !== there(x, y - 1)) line(x, y, x + 1, y);
-      if (there(x, y) !== there(x - 1, y)) line(x, y, x, y + 1);
+      if (isInside(x, y) !== isInside(x, y - 1)) line(x, y, x + 1, y);
+      if (isInside(x, y) !== isInside(x - 1, y)) line(x, y, x, y + 1);
     }
   }
   return path;
