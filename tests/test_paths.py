@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fewmask.annotation.tasks import png
 from fewmask.config import parse
 from fewmask.files import write_bytes
+from fewmask.models.fusion import AUTO, FUSED
 from fewmask.paths import LONGEST, LONGEST_STEM, alike, below, fault, fault_of_stem, quoted
 
 SCENES = {"layout": "scenes", "kind": "streets"}
@@ -62,6 +63,13 @@ def test_other_names_are_taken(name: str) -> None:
 def test_a_runs_name_is_a_folders_name_too(name: str) -> None:
     with pytest.raises(ValueError, match=r"name: it .*; |name: it names a folder: write letters"):
         parse(config("mine", name=name))
+
+
+@pytest.mark.parametrize("name", [FUSED, AUTO])
+def test_what_stands_for_all_heads_is_no_domains_name(name: str) -> None:
+    for wrong in (config(name), config("mine", held_out={name: SCENES})):
+        with pytest.raises(ValueError, match=f"'{name}' means all domains in `predict --domain`; rename the domain"):
+            parse(wrong)
 
 
 @pytest.mark.parametrize(

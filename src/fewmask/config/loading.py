@@ -17,6 +17,8 @@ from fewmask.config.training import ModelSettings, TrainSettings
 from fewmask.paths import alike
 
 MOST_PROBLEMS = 50
+RESERVED = frozenset({"fused", "auto"})
+"""What `predict --domain` takes beside the names of domains, as models/fusion.py has them."""
 
 
 class Config(Settings):
@@ -47,6 +49,8 @@ class Config(Settings):
             raise ValueError(
                 f"{names} name the same folder on a file system that ignores case or Unicode's form; rename one"
             )
+        if taken := sorted(value.keys() & RESERVED):
+            raise ValueError(f"{taken[0]!r} means all domains in `predict --domain`; rename the domain")
         return value
 
     @field_validator("held_out")
