@@ -44,7 +44,7 @@ class Discovery:
     splits: Splits
     proposals: list[Proposal]
     upright: bool
-    """Whether images are needs_turning by their orientation tags."""
+    """Whether images have to be turned as their orientation tags say."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
