@@ -209,7 +209,7 @@ def learning(domain: Domain, found: Predictor, images: int, each: int) -> dict[s
     seconds = []
     for question in in_order(asked):
         picture = pictures[question.stem]
-        made = features.of((domain.name, question.stem), lambda p=picture: p)
+        made = features.get((domain.name, question.stem), lambda p=picture: p)
         square = Square(
             question.window(domain.mask(question.stem)),
             question.window(picture),

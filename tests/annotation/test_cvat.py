@@ -287,7 +287,7 @@ LISTED = "background:0,0,0::\nvoid:1,2,3::\n"
         (LISTED, np.zeros(SIZE, np.uint16), "16 bits a pixel"),
         ("void:1,2::", np.zeros((*SIZE, 3), np.uint8), "'void:1,2::'; a line is <label>:<red>,<green>,<blue>::"),
         ("void:1,2,x::", np.zeros((*SIZE, 3), np.uint8), "a line is <label>"),
-        ("void:0,0,0::", np.zeros((*SIZE, 3), np.uint8), "'void' is black, as is what nobody painted"),
+        ("void:0,0,0::", np.zeros((*SIZE, 3), np.uint8), "'void' is black, which means that nobody painted"),
         (LISTED + "b:1,2,3::", np.zeros((*SIZE, 3), np.uint8), "two labels have equal colours"),
         (LISTED + "void:4,4,4::", np.zeros((*SIZE, 3), np.uint8), "two labels have equal names"),
     ],

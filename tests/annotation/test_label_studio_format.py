@@ -320,7 +320,7 @@ def test_other_classes_than_were_asked_about(ledger: Ledger, of: dict[str, Domai
 def test_an_export_without_answers(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
     for path in (exported(tmp_path), exported(tmp_path, task())):
         refused(
-            ledger, lambda path=path: read_answers(ledger, of, path, "ann"), "no annotations in it of what was asked"
+            ledger, lambda path=path: read_answers(ledger, of, path, "ann"), "no annotations for the questions in it"
         )  # type: ignore[misc]
 
 

@@ -223,7 +223,7 @@ BAD = {
     "an answer that takes back": (lambda q: say(q, 0, retracts=1), "`retracts` says what"),
     "back from elsewhere": (lambda q: retract(1, q), "answer 1 is none of this question"),
     "back from nowhere": (lambda q: retract(99, q), "answer 99 is none of this question"),
-    "never asked": (lambda q: replace(say(q, 0), question=77), "question 77: nobody asked it"),
+    "never asked": (lambda q: replace(say(q, 0), question=77), "question 77: it does not exist"),
 }
 
 

@@ -575,7 +575,7 @@ def test_a_first_budget_that_leaves_a_domain_without_labels_is_refused_before_an
         (["a"], {"budget": {"amount": 20, "unit": "pixels", "per": "image"}}, r"ask\.budget: 20 pixels an image buy"),
         (["a"], {"regions": "squares:48", "border": False, "budget": {"amount": 2304, "unit": "pixels"}},
          r"ask\.border: false leaves out every open region of squares:48; set true, or take smaller"),
-        (["c"], {}, r"ask\.budget: the oracle has no mask for what is open; add masks, or set campaign\.annotator"),
+        (["c"], {}, r"ask\.budget: the oracle has no mask for the open pixels; add masks, or set campaign\.annotator"),
     ],
 )  # fmt: skip
 def test_a_budget_that_buys_nothing_is_refused_before_test_is_looked_at(

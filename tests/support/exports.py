@@ -136,8 +136,8 @@ TASKS_ASIDE = {
     "a relation": (result(type="relation", value=None), "of type relation", "task 0, annotation 10, result 1"),
     "a choice": (result(type="choices", value={"choices": ["good"]}), "of type choices", "result 1"),
     "an empty region": (brush(rle=[]), "covers no pixel", "task 0, annotation 10, result 1"),
-    "another label": (brush(brushlabels=["car"]), "label that is none here", "result 1 (car)"),
-    "no label": (brush(brushlabels=[]), "label that is none here", "(no label)"),
+    "another label": (brush(brushlabels=["car"]), "label that the domain does not have", "result 1 (car)"),
+    "no label": (brush(brushlabels=[]), "label that the domain does not have", "(no label)"),
     "another image": (in_json(lambda d: d.append({**d[0], "data": {**d[0]["data"], "stem": "a-1"}})), "nothing", "a-1"),
     "another task": (in_json(lambda d: d.append({**d[0], "data": {"image": "x"}})), "did not write", "task 0"),
 }
@@ -193,7 +193,11 @@ FORMATS: dict[str, Format] = {
             "a tag": (in_xml(IMAGE, f'{IMAGE}<tag label="void"/>'), "<tag>", "void of a-0.png"),
             "a skeleton": (in_xml(IMAGE, f"{IMAGE}<skeleton><points/></skeleton>"), "<skeleton>", "a-0.png"),
             "a track": (in_xml("<meta>", '<track label="void"><mask frame="0"/></track><meta>'), "<track>", "void"),
-            "another label": (in_xml(IMAGE, IMAGE + other_mask("car")), "label that is none here", "mask 'car'"),
+            "another label": (
+                in_xml(IMAGE, IMAGE + other_mask("car")),
+                "label that the domain does not have",
+                "mask 'car'",
+            ),
             "no pixel": (in_xml(IMAGE, IMAGE + other_mask("void").replace("0, 4", "4")), "covers no pixel", "'void'"),
             "another image": (in_xml("<meta>", f"{IMAGE.replace('a-0', 'a-1')}</image><meta>"), "nothing", "a-1.png"),
         },
@@ -232,7 +236,7 @@ FORMATS: dict[str, Format] = {
                 in_zip(lambda f: f.update({"segmentationclass/a-0.PNG": f["SegmentationClass/a-0.png"]})),
                 "twice; keep one",
             ),
-            "two exports": (in_zip(lambda f: f.update({"x/labelmap.txt": b""})), "several of that name"),
+            "two exports": (in_zip(lambda f: f.update({"x/labelmap.txt": b""})), "several files of one name"),
             "an unknown colour": (
                 in_zip(lambda f: f.update({"labelmap.txt": b"background:0,0,0::\n"})),
                 "stands for no label of labelmap.txt",

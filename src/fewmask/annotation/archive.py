@@ -72,7 +72,7 @@ class Archive:
         """
         matches = [member for member in self.names if member.rpartition("/")[2].casefold() == name.casefold()]
         if len(matches) > 1:
-            raise ValueError(f"{self.path}: {', '.join(matches[:5])}: several of that name; give one export at a time")
+            raise ValueError(f"{self.path}: {', '.join(matches[:5])}: several files of one name; give one export")
         return matches[0] if matches else None
 
     def where(self, name: str) -> Path:

@@ -34,7 +34,7 @@ ANNOTATIONS, LABELMAP = "annotations.xml", "labelmap.txt"
 CLASSES, LIST = "SegmentationClass", "ImageSets/Segmentation/default.txt"
 BACKGROUND = "background"
 """The label in "Segmentation mask 1.1" of pixels that nobody painted."""
-OTHER_LABEL = "of a label that is none here"
+OTHER_LABEL = "of a label that the domain does not have"
 
 
 @guarded
@@ -320,7 +320,7 @@ def _label_map(archive: Archive, listed: str) -> list[tuple[str, int]]:
             raise ValueError(f"{where}: two labels have equal {kind}; give each its own in CVAT and export again")
     black = [name for name, colour in entries if colour == 0 and name != BACKGROUND]
     if black:
-        raise ValueError(f"{where}: {black[0]!r} is black, as is what nobody painted; give it a colour in CVAT")
+        raise ValueError(f"{where}: {black[0]!r} is black, which means that nobody painted; give it a colour in CVAT")
     return entries
 
 

@@ -312,7 +312,7 @@ class AnswerImporter:
                 self._new_answers.append(Answer(question.id, annotator, token, kind="retract", retracts=last.id))
                 self._count(taken_back=1)
             else:
-                self.set_aside("no answer that came this way and stands, so nothing to take back", question)
+                self.set_aside("no standing answer of this import to take back", question)
         elif is_same:
             self._count(unchanged=1)
         elif last is not None and self._last_imported.get((question.id, annotator)) == _fingerprint(values):
@@ -343,7 +343,8 @@ class AnswerImporter:
         ids = sorted(by_id) if task is None else list(task)
         if not set(ids) <= set(by_id):
             raise ValueError(
-                f"{where}: a task of questions {str(ids)[:200]} about {stem}, which has {sorted(by_id)}; ask anew"
+                f"{where}: a task of questions {str(ids)[:200]} about {stem}, which has {sorted(by_id)}; "
+                "write the questions again"
             )
         entry = domain.name, stem, annotator, tuple(ids)
         if entry in self._tasks_read:

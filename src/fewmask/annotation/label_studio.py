@@ -156,7 +156,7 @@ def read_answers(
     """
     importer = AnswerImporter(ledger, domains, "label-studio", mode)
     take_tasks(importer, json_items(path), annotator, path)
-    return importer.save(f"{path}: no annotations in it of what was asked; export them from Label Studio as JSON")
+    return importer.save(f"{path}: no annotations for the questions in it; export them from Label Studio as JSON")
 
 
 def take_tasks(importer: AnswerImporter, tasks: Iterable[Mapping[str, Any]], annotator: str, where: object) -> None:
@@ -223,9 +223,10 @@ def _paint(
     value = field(result, "value", dict, where)
     names, code = value.get("brushlabels", []), field(value, "rle", list, where)
     if not isinstance(names, list) or len(names) > 1 or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{where}: labels {str(names)[:200]}, not one of {', '.join(values)}; label it anew")
+        raise ValueError(f"{where}: labels {str(names)[:200]}, not one of {', '.join(values)}; label it again")
     if not names or names[0] not in values:
-        importer.set_aside("of a label that is none here", f"{description} ({names[0][:60] if names else 'no label'})")
+        label = names[0][:60] if names else "no label"
+        importer.set_aside("of a label that the domain does not have", f"{description} ({label})")
         return
     if not code:
         importer.set_aside("a brush region that covers no pixel", description)

@@ -133,8 +133,8 @@ class LabelStudio:
                 yield reply, where
         except httpx.TimeoutException as error:
             raise TimeoutError(
-                f"{where}: no answer in time ({type(error).__name__}); what was asked may still be done there: wait a "
-                "little, and go on with the same command"
+                f"{where}: no answer in time ({type(error).__name__}); the server may still process it: wait a little, "
+                "and go on with the same command"
             ) from None
         except httpx.TransportError as error:
             reason = self._quoted(str(error)) or type(error).__name__
@@ -220,7 +220,7 @@ def _token(token: str | None) -> str:
 def _visible(token: str) -> str:
     """A token that a header can hold. The error does not show the token."""
     if not token.isascii() or not token.isprintable() or " " in token or len(token) > 10_000:
-        raise ValueError(f"what is said to be a token is none; set {TOKEN} to one from Account & Settings")
+        raise ValueError(f"the token is invalid; set {TOKEN} to one from Account & Settings")
     return token
 
 

@@ -246,7 +246,7 @@ class Record:
             for answer in answers:
                 question, earlier = questions.get(answer.question), recorded.get(answer.token)
                 if question is None:
-                    problems.append(f"question {answer.question}: nobody asked it; answer what `questions()` returns")
+                    problems.append(f"question {answer.question}: it does not exist; answer what `questions()` returns")
                     continue
                 fault = answer_fault(answer, question, len(classes[question.domain]))
                 if earlier and not _same_content(earlier, answer):

@@ -119,7 +119,7 @@ class AnsweredSource:
 
     def mask(self, stem: str) -> Mask:
         if stem in self.hidden:
-            raise ValueError(f"{self.where(stem)}: nobody has answered about it; its mask is not there to be used")
+            raise ValueError(f"{self.where(stem)}: nobody has answered about it; its mask is hidden")
         if stem not in self.answered:
             return self.source.mask(stem)
         path = below(self.folder, stem, ending=".png")

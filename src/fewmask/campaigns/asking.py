@@ -160,7 +160,7 @@ def no_question_reason(
     if any(answerable_images):
         return f"border: false leaves out every open region of {regions}; set true, or take smaller regions"
     if answerable_images:
-        return "budget: the oracle has no mask for what is open; add masks, or set campaign.annotator: people"
+        return "budget: the oracle has no mask for the open pixels; add masks, or set campaign.annotator: people"
     return ""
 
 

@@ -21,7 +21,7 @@ from fewmask.runs import Change, Changes, RunFolder, changed_settings
 
 # The settings that may not change after the first question, each with the reason.
 FIXED = {
-    "seed": "the images that are labelled from the start, and what is drawn by chance, follow from it",
+    "seed": "the images that are labelled from the start, and random draws follow from it",
     "labelled": "the images that are labelled from the start follow from it",
     "campaign.annotator": "who answers decides about which images there are questions",
     "campaign.answers": "the answers so far are counted by it",

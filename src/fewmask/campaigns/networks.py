@@ -33,7 +33,7 @@ def _member(config: Config, domains: Mapping[str, Domain], run: RunFolder, name:
     branch = _branch(config, domains, run, network)
     if name != "model":
         if not run.module_weights(name).exists():
-            raise ValueError(f"{run.module_weights(name)}: not there; the method keeps no network of that name")
+            raise ValueError(f"{run.module_weights(name)}: missing; the method keeps no network of that name")
         network.load_state_dict(_weights(run, name))
     know_classes(network, {name: domain.space for name, domain in domains.items()})
     return Member(network, branch)

@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds one object. Raises ValueError for other content, too much of it, or a key twice."""
     content = parse_json(_text(path), path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds {_kind(content)}, not an object; give what the tool exported")
+        raise ValueError(f"{path}: holds {_kind(content)}, not an object; give the exported file")
     return content
 
 
@@ -111,7 +111,7 @@ def _parse(where: object, parse: Callable[[str], T], text: str) -> T:
     try:
         return parse(text)
     except RecursionError:
-        raise ValueError(f"{where}: nested too deeply; give what the tool exported") from None
+        raise ValueError(f"{where}: nested too deeply; give the exported file") from None
     except json.JSONDecodeError as error:
         raise _NotJson(f"{where}: not JSON ({error}); export it again") from None
     except ValueError as error:
@@ -218,7 +218,7 @@ def xml_elements(data: bytes, where: Path) -> Iterator[tuple[Element, list[Eleme
         nonlocal depth, count, current
         depth, count = depth + 1, count + 1
         if depth > MAX_DEPTH:
-            raise ValueError(f"{where}: nested more than {MAX_DEPTH} deep; give what the tool exported")
+            raise ValueError(f"{where}: nested more than {MAX_DEPTH} deep; give the exported file")
         if count > MAX_ELEMENTS:
             raise ValueError(f"{where}: more than {MAX_ELEMENTS} elements; export fewer images")
         if depth == 2:
@@ -242,7 +242,7 @@ def xml_elements(data: bytes, where: Path) -> Iterator[tuple[Element, list[Eleme
         for at in range(0, len(data) + 1, CHUNK):
             parser.Parse(data[at : at + CHUNK], at + CHUNK > len(data))
             if min(at + CHUNK, len(data)) - parser.CurrentByteIndex > MAX_TAG:
-                raise ValueError(f"{where}: a tag of more than {MAX_TAG} bytes; give what the tool exported")
+                raise ValueError(f"{where}: a tag of more than {MAX_TAG} bytes; give the exported file")
             yield from whole
             whole.clear()
     except expat.ExpatError as error:

@@ -524,7 +524,7 @@ def test_guesses_are_computed_once_a_network_and_kept(tmp_path: Path, domain: Do
     for version, times in (("one", 1), ("one", 1), ("two", 2)):
         guesses = Guesses(tmp_path, Predictor(version, predict))
         for _ in range(2):
-            label, confidence = guesses.of(domain.name, stem, read)
+            label, confidence = guesses.get(domain.name, stem, read)
         np.testing.assert_array_equal(label, pages.expected(read(), 3)[0])
         assert set(np.unique(confidence)) == {190}
         assert seen == [domain.name] * times
@@ -542,8 +542,8 @@ def test_a_guess_that_failed_is_tried_again(tmp_path: Path, domain: Domain) -> N
 
     guesses = Guesses(tmp_path, Predictor("one", predict))
     with pytest.raises(ValueError, match="no domain of that name"):
-        guesses.of(domain.name, "train-00000", lambda: domain.image("train-00000"))
-    assert guesses.of(domain.name, "train-00000", lambda: domain.image("train-00000"))[0].max() == 2
+        guesses.get(domain.name, "train-00000", lambda: domain.image("train-00000"))
+    assert guesses.get(domain.name, "train-00000", lambda: domain.image("train-00000"))[0].max() == 2
     guesses.close()
 
 

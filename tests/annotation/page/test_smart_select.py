@@ -141,7 +141,7 @@ def test_features_are_made_once_and_the_oldest_are_forgotten() -> None:
         begun = ahead.begin(key, lambda n=n: np.array([n]))
         assert begun is not None and begun.result() == n
     assert [ahead.has(key) for key in keys] == [False, True, True]
-    assert [ahead.of(key, lambda n=n: np.array([n])) for n, key in enumerate(keys)][1:] == [1, 2]
+    assert [ahead.get(key, lambda n=n: np.array([n])) for n, key in enumerate(keys)][1:] == [1, 2]
     assert made == [0, 1, 2, 0, 1, 2]  # 0 put 1 out, and so on
     ahead.close()
 
@@ -164,7 +164,7 @@ def test_who_waits_for_what_is_being_made_gets_it_and_faults_are_told_and_tried_
     go.set()
     with pytest.raises(RuntimeError, match="no memory"):
         first.result()
-    assert ahead.of(("a", "b"), lambda: np.zeros(1)) == 7
+    assert ahead.get(("a", "b"), lambda: np.zeros(1)) == 7
     ahead.close()
 
 

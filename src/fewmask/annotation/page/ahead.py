@@ -47,7 +47,7 @@ class Ahead(Generic[Value]):
                 self._futures[key] = self._worker.submit(self._compute, key, read)
             return self._futures[key]
 
-    def of(self, key: Key, read: Read) -> Value:
+    def get(self, key: Key, read: Read) -> Value:
         """The value of an image, after a wait where it is not known yet. Raises what computing it raises."""
         future = self.begin(key, read)
         if future is not None:
@@ -56,7 +56,7 @@ class Ahead(Generic[Value]):
             if (value := self._values.get(key)) is not None:
                 self._values.move_to_end(key)
                 return value
-        return self.of(key, read)  # the value was dropped in between
+        return self.get(key, read)  # the value was dropped in between
 
     def put(self, key: Key, value: Value) -> None:
         """Add a value that was computed elsewhere."""

@@ -53,7 +53,7 @@ class Guesses:
         self._futures: dict[tuple[str, str], Future[None]] = {}
         self._lock = Lock()
 
-    def of(self, domain: str, stem: str, read: Read) -> tuple[Mask, np.ndarray]:
+    def get(self, domain: str, stem: str, read: Read) -> tuple[Mask, np.ndarray]:
         """The most likely class (H,W) uint8 and its confidence (H,W) uint8, of `data.pseudo.quantise`.
 
         Waits until the guess is computed from the image that `read` gives. Raises what the network raises.
@@ -85,5 +85,5 @@ class Guessed:
     domain: Domain
 
     def read(self, stem: str) -> tuple[Mask, np.ndarray]:
-        """See `Guesses.of`."""
-        return self.guesses.of(self.domain.name, stem, lambda: self.domain.image(stem))
+        """See `Guesses.get`."""
+        return self.guesses.get(self.domain.name, stem, lambda: self.domain.image(stem))

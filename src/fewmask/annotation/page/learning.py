@@ -211,7 +211,7 @@ class Learner:
             head = state.head if state else None
         if head is None:
             return None
-        return expected(head, self._features.of((question.domain, question.stem), read), question.box)
+        return expected(head, self._features.get((question.domain, question.stem), read), question.box)
 
     def settle(self) -> None:
         """Wait until all added questions are learned."""
@@ -247,7 +247,7 @@ class Learner:
             with self._guarded(f"question {question.id} ({question})"):
                 values = entry.standing()
                 if values is not None:
-                    features = self._features.of((domain, question.stem), entry.read)
+                    features = self._features.get((domain, question.stem), entry.read)
                     state.answers[question.id] = cells_of(features, question.box, values, classes, CELLS_OF_ANSWER)
         while len(state.answers) > ANSWERS:
             state.answers.popitem(last=False)
@@ -257,7 +257,7 @@ class Learner:
             if key not in state.earlier:
                 state.earlier[key] = Cells(np.zeros((0, len(own_head.weight)), np.float16), np.zeros(0, np.int64))
                 with self._guarded(f"{domain}/{image.stem}"):
-                    mask, features = image.mask(), self._features.of(key, image.read)
+                    mask, features = image.mask(), self._features.get(key, image.read)
                     state.earlier[key] = cells_of(features, (0, 0, *mask.shape), mask, classes, CELLS_OF_IMAGE)
                 break
         answers = [cells for cells in state.answers.values() if len(cells.label)]

@@ -97,7 +97,7 @@ class Sam:
 
     def select(self, key: Key, read: Read, box: Box, prompt: Prompt) -> Scores:
         """See `Selector`."""
-        embedding = self._embeddings.of(key, read)
+        embedding = self._embeddings.get(key, read)
         logits = self._decode(embedding, *self._points(embedding.size, box, prompt))
         y0, x0, y1, x1 = box
         values = np.clip(np.rint(THRESHOLD + STEPS * logits[y0:y1, x0:x1]), 0, 255).astype(np.uint8)

@@ -81,8 +81,8 @@ def create_app(service: LabellingService, token: str) -> AuthMiddleware:
         return Response(bytes([scores.threshold]) + scores.values.tobytes(), media_type="application/octet-stream")
 
     @app.get("/api/known/{number}")
-    def known(number: Number) -> dict[str, Any]:
-        return service.known(number)
+    def answers_around(number: Number) -> dict[str, Any]:
+        return service.answers_around(number)
 
     @app.get("/api/images/{number}")
     def image(number: Number) -> Response:

@@ -289,7 +289,7 @@ class LabellingService:
     def _reading(self, question: Question) -> Read:
         return lambda: self._image(question.domain, question.stem)
 
-    def known(self, number: int) -> dict[str, Any]:
+    def answers_around(self, number: int) -> dict[str, Any]:
         """The answers about the question's image outside of its region: the image's values, 254 elsewhere."""
         question = self._question(number)
         with self._ledger() as ledger:
@@ -316,7 +316,7 @@ class LabellingService:
 
     def _read_guess(self, domain: str, stem: str) -> tuple[np.ndarray, np.ndarray]:
         assert self._guesses is not None
-        return self._guesses.of(domain, stem, lambda: self._image(domain, stem))
+        return self._guesses.get(domain, stem, lambda: self._image(domain, stem))
 
     # ── Answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -98,7 +98,7 @@ class ByFeatures:
 
     def select(self, key: Key, read: Read, box: Box, prompt: Prompt) -> Scores:
         """See `Selector`."""
-        return select(self.features.of(key, read), box, prompt, read())
+        return select(self.features.get(key, read), box, prompt, read())
 
     def close(self) -> None:
         self.features.close()
