@@ -256,7 +256,7 @@ def test_a_campaign_goes_on_with_another_batch_in_its_looks(
     of = {"domains": ["a"], "rounds": 2, "ask": SQUARES}
     campaign(settings(data, **of), tmp_path / "plain")
     monkeypatch.setattr(Committee, "__call__", short)
-    words = r"^a: out of memory in the look at 4 × 40×48 at scales 1; lower campaign\.pool\.batch_size.*\(no memory\)$"
+    words = r"^a: out of memory scoring 4 images of 40×48 at scales 1; lower campaign\.pool\.batch_size.*\(no memory\)$"
     with pytest.raises(RuntimeError, match=words):
         campaign(settings(data, **of), tmp_path / "run")
     one = settings(data, **of, pool={"scales": [1.0], "batch_size": 1})

@@ -332,7 +332,9 @@ def test_data_that_moved_is_told_where_to_write(tmp_path: Path) -> None:
     with begin(RunFolder(tmp_path), parse_config(MINIMAL)):
         pass
     moved = parse_config(changed(domains={"a": {"layout": "folder", "root": "/elsewhere"}}))
-    with pytest.raises(ValueError, match=r"domains\.a\.root: .* Then write its new `root` into .*config\.yaml"):
+    with pytest.raises(
+        ValueError, match=r"domains\.a\.root: .* If the data has moved, write its new `root` into .*config\.yaml"
+    ):
         open_run(tmp_path, moved)
 
 

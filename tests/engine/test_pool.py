@@ -383,7 +383,7 @@ def test_a_pass_knows_which_images_it_looked_at(domain: Domain, network: Univers
     assert scored_stems(tmp_path / "seen") == frozenset(domain.splits["train"])
     assert scored_stems(tmp_path / "no look") == frozenset()
     fewer = replace(domain, splits={**domain.splits, "train": domain.splits["train"][1:]})
-    with pytest.raises(ValueError, match=r"00000\.npz: a look at other images than the pool has now") as raised:
+    with pytest.raises(ValueError, match=r"00000\.npz: scores of other images than the pool has now") as raised:
         looked(committee(network), fewer, tmp_path, ask())
     assert f"remove {tmp_path / 'seen'}" in str(raised.value)
 
@@ -525,7 +525,7 @@ def test_logits_that_are_not_finite_name_the_image(
         next(iter(broken.heads.values())).bias[1] = value  # type: ignore[operator]
     asked = None if score is None else ScoringRequest(ask(score), 1)
     pseudo = PseudoFolder(tmp_path / "pseudo")
-    with pytest.raises(ValueError, match=r"^a: images/a-0\.png: the network's answer is not finite; look at"):
+    with pytest.raises(ValueError, match=r"^a: images/a-0\.png: the network's answer is not finite; check"):
         score_pool(committee(broken), domain, tmp_path, cache=tmp_path, request=asked, pseudo=pseudo, workers=0)
     assert not list(tmp_path.rglob("*.npz"))
 

@@ -381,7 +381,7 @@ def test_every_head_refuses_what_leaves_something_open(colours):
     fused, domains = colours
     with pytest.raises(ValueError, match="rust: say which class"):
         every_head(fused, domains["blue"], None, "test", workers=0)
-    with pytest.raises(ValueError, match="no class of any head is one of blue"):
+    with pytest.raises(ValueError, match="no class of any head is mapped to blue"):
         every_head(fused, domains["blue"], dict.fromkeys(["rust", "light", "sea"]), "test", workers=0)
     with pytest.raises(ValueError, match="no images in split 'val'"):
         every_head(fused, domains["blue"], {"rust": None}, "val", workers=0)

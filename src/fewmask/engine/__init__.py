@@ -1,4 +1,4 @@
-"""One training loop for every method; evaluation, prediction and the folder of a run."""
+"""The training loop of all methods, evaluation, prediction and the folder of a run."""
 
 from __future__ import annotations
 

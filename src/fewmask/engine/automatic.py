@@ -1,6 +1,6 @@
-"""What a configuration leaves to fewmask, decided by the data before anything begins: the method and the steps.
+"""The settings that a configuration leaves to fewmask: the method and the steps, chosen from the data.
 
-A run's configuration holds what was decided, so that it says what was trained; the same data decides the same again.
+A run's configuration holds the chosen values. The same data gives the same values again.
 """
 
 from __future__ import annotations
@@ -17,44 +17,45 @@ from fewmask.data.parts import with_parts
 from fewmask.plurals import count
 
 SHORTEST, LONGEST = 1_200, 40_000
-"""MSRC-v2, one of three domains with 30 masks each, stops improving after 1,200 steps; who wants more than the longest
-says so by a number."""
+"""The limits of the number of steps. MSRC-v2, one of three domains with 30 masks each, stops improving after the
+shortest. A longer training than the longest needs a number in the configuration."""
 SHOWN = 12
-"""How often each labelled pixel is shown in the mean. All masks of CamVid stop improving after 11 to 12 times, those of
-LabelMeFacade after 5 (docs/results.md)."""
+"""How often each labelled pixel is used in the mean. Training on all masks of CamVid stops improving after 11 to 12
+times, on those of LabelMeFacade after 5 (docs/results.md)."""
 PATIENCE = 4
-"""Validations without a better one that end a training of `steps: auto`, of ten."""
+"""The number of validations without an improvement, of ten, after which a training of `steps: auto` ends."""
 
 
 def settle(config: Config, domains: Mapping[str, Domain]) -> tuple[Config, list[str]]:
-    """The configuration without an `auto` in method or steps, and a line about each: which, and why."""
-    told = []
+    """The configuration with values instead of `auto` for method and steps, and a line with the reason of each."""
+    messages = []
     if config.method.name == "auto":
         method, why = chosen_method(domains)
         config = config.model_copy(update={"method": SETTINGS[method["name"]].model_validate(method)})
-        told.append(f"method: auto takes {_written(method)}: {why}")
+        messages.append(f"method: auto takes {_written(method)}: {why}")
     if config.train.steps == AUTO:
         steps, why = steps_for(config, domains)
         patience = config.train.patience or PATIENCE
         changes = {"steps": steps, "by_data": True, "patience": patience}
         config = config.model_copy(update={"train": config.train.model_copy(update=changes)})
-        told.append(f"train.steps: auto takes {steps:,}: {why}; {patience} validations without a better one end it")
-    return config, told
+        messages.append(f"train.steps: auto takes {steps:,}: {why}; {patience} validations without a better one end it")
+    return config, messages
 
 
 def chosen_method(domains: Mapping[str, Domain]) -> tuple[dict[str, Any], str]:
-    """The method's settings by `config.choices`, and on what grounds."""
+    """The method's settings by `config.choices`, and the reason."""
     labelled = [len(domain.labelled) for domain in domains.values()]
     unlabelled = sum(len(domain.unlabelled) for domain in domains.values())
     masks, pool = fmean(labelled), unlabelled / max(1, sum(labelled))
     choice = choose(len(domains), masks, pool)
-    has = count(len(domains), "domain"), count(round(masks), "mask"), count(unlabelled, "unlabelled image")
-    seen = f"{has[0]}, {has[1]} each, {has[2]}"
-    return dict(choice.method), f"{seen}; {choice.why}"
+    counts = count(len(domains), "domain"), count(round(masks), "mask"), count(unlabelled, "unlabelled image")
+    summary = f"{counts[0]}, {counts[1]} each, {counts[2]}"
+    return dict(choice.method), f"{summary}; {choice.why}"
 
 
 def steps_for(config: Config, domains: Mapping[str, Domain]) -> tuple[int, str]:
-    """So many that each labelled pixel is shown `SHOWN` times, by hundreds, and between `SHORTEST` and `LONGEST`."""
+    """The number of steps in which each labelled pixel is used `SHOWN` times, rounded up to hundreds and limited to
+    `SHORTEST` and `LONGEST`, and the reason."""
     train = config.train
     pixels = sum(labelled_pixels(domain) for domain in with_parts(domains).values())
     a_step = train.batch_size * train.crop[0] * train.crop[1]
@@ -65,10 +66,10 @@ def steps_for(config: Config, domains: Mapping[str, Domain]) -> tuple[int, str]:
 
 
 def labelled_pixels(domain: Domain) -> int:
-    """Of the masks that training may see, as if all were of the first ten's mean size."""
+    """The number of labelled pixels in the masks for training, estimated from the mean size of the first ten images."""
     sizes = [domain.image(stem).shape for stem in domain.labelled[:10]]
-    known = sum(domain.partial.get(stem, 1.0) for stem in domain.labelled)
-    return round(known * fmean(height * width for height, width, _ in sizes)) if sizes else 0
+    wholly_labelled = sum(domain.partial.get(stem, 1.0) for stem in domain.labelled)
+    return round(wholly_labelled * fmean(height * width for height, width, _ in sizes)) if sizes else 0
 
 
 def _written(method: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""The moving average of the networks of a run, and which of the two answers.
+"""The moving average of the networks of a run, and the choice between the average and the last network.
 
     after step t = 0, 1, …:  θ' ← d θ' + (1 − d) θ,  d = min(1 − 1/(t + 1), 1 − 1/(lag · steps))
 
-θ are all weights and buffers that validation selects together: the network's and, where the method has more, theirs.
+θ are all weights and buffers that validation selects together: those of the network and of the method's extra modules.
 """
 
 from __future__ import annotations
@@ -22,32 +22,38 @@ from fewmask.models.universal import UniversalSegmenter
 Average = Teacher[nn.ModuleDict]
 
 
-def average_of(kept: nn.ModuleDict, settings: TrainSettings) -> Average | None:
-    """None where the settings want no average."""
-    behind = settings.average.lag * settings.steps
-    return Average(kept, momentum(behind)) if behind else None
+def average_of(modules: nn.ModuleDict, settings: TrainSettings) -> Average | None:
+    """The moving average of the modules, or None if the settings have no average."""
+    lag = settings.average.lag * settings.steps
+    return Average(modules, momentum(lag)) if lag else None
 
 
-def answering(kept: nn.ModuleDict, average: Average | None, settings: TrainSettings) -> dict[str, nn.ModuleDict]:
-    """By name, the networks of which validation takes the better one, and without it the first."""
-    rival = {RIVAL: nn.ModuleDict({**kept, "model": kept[RIVAL], RIVAL: kept["model"]})} if RIVAL in kept else {}
+def answering(modules: nn.ModuleDict, average: Average | None, settings: TrainSettings) -> dict[str, nn.ModuleDict]:
+    """By name, the networks from which validation takes the best one. Without validation it is the first."""
+    rival = (
+        {RIVAL: nn.ModuleDict({**modules, "model": modules[RIVAL], RIVAL: modules["model"]})}
+        if RIVAL in modules
+        else {}
+    )
     if average is None:
-        return {"last": kept, **rival}
-    return {"average": average.model, **({"last": kept, **rival} if settings.average.answers == "better" else {})}
+        return {"last": modules, **rival}
+    return {"average": average.model, **({"last": modules, **rival} if settings.average.answers == "better" else {})}
 
 
-def network_of(kept: nn.ModuleDict) -> UniversalSegmenter:
-    network = kept["model"]
+def network_of(modules: nn.ModuleDict) -> UniversalSegmenter:
+    network = modules["model"]
     assert isinstance(network, UniversalSegmenter)
     return network
 
 
 def better(
-    found: Mapping[str, Mapping[str, Any]], domains: Collection[str]
+    evaluations: Mapping[str, Mapping[str, Any]], domains: Collection[str]
 ) -> tuple[str, float | None, dict[str, Any]]:
-    """Returns the best evaluation of the networks by mean mIoU over the domains, that mean, and what to note of all. Of
-    equal ones, and where none was scored, it is the first."""
-    means = {w: mean([s["miou"] for name, s in r["domains"].items() if name in domains]) for w, r in found.items()}
-    which = max(means, key=lambda w: means[w] or 0.0)
-    every = {"weights": {w: r["avg_miou"] for w, r in found.items()}} if len(found) > 1 else {}
-    return which, means[which], {"avg_miou": found[which]["avg_miou"], **every}
+    """Returns the name of the best network by mean mIoU over the domains, that mean, and the scores for the log. The
+    first one wins among equals, and if none was scored."""
+    means = {
+        w: mean([s["miou"] for name, s in r["domains"].items() if name in domains]) for w, r in evaluations.items()
+    }
+    best = max(means, key=lambda w: means[w] or 0.0)
+    notes = {"weights": {w: r["avg_miou"] for w, r in evaluations.items()}} if len(evaluations) > 1 else {}
+    return best, means[best], {"avg_miou": evaluations[best]["avg_miou"], **notes}

@@ -1,4 +1,4 @@
-"""The state and the weights of a run, as files that survive a kill and hold nothing that is executed."""
+"""The state and the weights of a run, in files that survive a kill and that cannot execute code when loaded."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def save_state(path: Path, state: Mapping[str, Any], written: Written | None = N
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Tensors and plain data of a state file; nothing else in it is ever executed or imported."""
+    """Load the tensors and plain data of a state file. No code in it is executed or imported."""
     fix = "remove the run's folder and start again"
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch does not compare the check values
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a damaged file, some with dangerous advice
+    except Exception as error:  # torch raises several types for a damaged file, some with dangerous advice
         state = error
     if isinstance(state, dict):
         check_format(state.pop("format", None), path, fix)
@@ -40,8 +40,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], written: Written | None = None) -> str:
-    """Save the weights of a network, and return the file's SHA-256; what LoRA has learnt is merged into those that it
-    adapts."""
+    """Save the weights of a network, and return the file's SHA-256. LoRA's differences are merged into the weights."""
     # Copies, because safetensors refuses tensors that share their memory, as tied weights do.
     plain = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in merged(weights).items()}
     data = save(plain)

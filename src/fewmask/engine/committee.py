@@ -23,11 +23,11 @@ from fewmask.engine.device import autocast
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import torch_seed
 
-ALONE = "entropy"  # what a network is asked for that has no other to disagree with yet
+ALONE = "entropy"  # the score for a single network, which has no other to disagree with
 
 
 class Member(NamedTuple):
-    """A network, and its branch that says where it is wrong: features (B,D,h,w) → logits (B,1,h,w)."""
+    """A network, and its branch that predicts where it is wrong: features (B,D,h,w) → logits (B,1,h,w)."""
 
     network: UniversalSegmenter
     difficulty: Callable[[Tensor], Tensor] | None = None
@@ -39,17 +39,17 @@ class Opinions(NamedTuple):
     logits: Tensor
     """(M,B,C,H,W)."""
     difficulty: Tensor | None
-    """Logits of being wrong (M,B,1,H,W), where there is a branch for it."""
+    """Logits of being wrong (M,B,1,H,W), if the members have a branch for it."""
     features: Tensor
-    """The first network's (B,D,h,w), of the scale nearest to 1, without the padding."""
+    """Features (B,D,h,w) of the first network at the scale nearest to 1, without the padding."""
     cell: tuple[float, float]
-    """Height and width of their cells, in pixels of the images."""
+    """Height and width of a feature's cell, in pixels of the images."""
 
-    def of(self, image: int) -> Opinions:
+    def of_image(self, image: int) -> Opinions:
         """The outputs for one image of the batch."""
-        one = slice(image, image + 1)
-        wrong = None if self.difficulty is None else self.difficulty[:, one]
-        return Opinions(self.logits[:, one], wrong, self.features[one], self.cell)
+        position = slice(image, image + 1)
+        difficulty = None if self.difficulty is None else self.difficulty[:, position]
+        return Opinions(self.logits[:, position], difficulty, self.features[position], self.cell)
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,25 @@ class Committee:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, domain: str, seed: int) -> Opinions:
-        """image (B,3,H,W) uint8; `seed` is of the dropout draws."""
+        """image (B,3,H,W) uint8; `seed` is the seed of the dropout draws."""
         drawn, scales = self.settings.dropout, self.settings.scales
         nearest = min(range(len(scales)), key=lambda i: abs(math.log(scales[i])))
         image = image.to(self.members[0].network.mean.device, non_blocking=True)
-        said: list[Opinions] = []
+        outputs: list[Opinions] = []
         for member in self.members:
             for draw in range(max(drawn, 1)):
                 with dropout(member.network, drawn > 0, torch_seed(seed, "pool", draw)):
-                    looks = [self._look(member, image, domain, scale) for scale in scales]
-                logits, wrong = self._combined([o.logits for o in looks]), [o.difficulty for o in looks]
-                difficulty = self._combined([w for w in wrong if w is not None]) if None not in wrong else None
-                said.append(Opinions(logits, difficulty, looks[nearest].features, looks[nearest].cell))
-        wrong = [o.difficulty for o in said]
-        difficulty = _join([w for w in wrong if w is not None]) if None not in wrong else None
-        return Opinions(_join([o.logits for o in said]), difficulty, said[0].features, said[0].cell)
+                    by_scale = [self._predict_scale(member, image, domain, scale) for scale in scales]
+                logits, difficulties = self._combined([o.logits for o in by_scale]), [o.difficulty for o in by_scale]
+                difficulty = (
+                    self._combined([w for w in difficulties if w is not None]) if None not in difficulties else None
+                )
+                outputs.append(Opinions(logits, difficulty, by_scale[nearest].features, by_scale[nearest].cell))
+        difficulties = [o.difficulty for o in outputs]
+        difficulty = _join([w for w in difficulties if w is not None]) if None not in difficulties else None
+        return Opinions(_join([o.logits for o in outputs]), difficulty, outputs[0].features, outputs[0].cell)
 
-    def _look(self, member: Member, image: Tensor, domain: str, scale: float) -> Opinions:
+    def _predict_scale(self, member: Member, image: Tensor, domain: str, scale: float) -> Opinions:
         network, branch = member
         size = (image.shape[2], image.shape[3])
         view = image if scale == 1 else resized(image, scale)
@@ -91,16 +93,18 @@ class Committee:
         with autocast(image.device, self.precision):
             features = network.encode(view)
             logits = pixels(network.decode(features, domain))
-            wrong = None if branch is None else pixels(branch(features))
+            difficulty = None if branch is None else pixels(branch(features))
         cells = features[..., : -(-height // network.stride), : -(-width // network.stride)]
-        return Opinions(logits, wrong, cells, (network.stride * size[0] / height, network.stride * size[1] / width))
+        return Opinions(
+            logits, difficulty, cells, (network.stride * size[0] / height, network.stride * size[1] / width)
+        )
 
-    def _combined(self, looks: Sequence[Tensor]) -> Tensor:
-        """The scales' logits as so many members, or as one with their mean."""
-        together = _join(looks)
-        if self.settings.combine == "softmax" or len(together) == 1:
-            return together
-        return together.float().mean(0, keepdim=True)
+    def _combined(self, by_scale: Sequence[Tensor]) -> Tensor:
+        """The scales' logits as a member for each scale, or as one member with their mean."""
+        joined = _join(by_scale)
+        if self.settings.combine == "softmax" or len(joined) == 1:
+            return joined
+        return joined.float().mean(0, keepdim=True)
 
 
 def _join(members: Sequence[Tensor]) -> Tensor:
@@ -119,9 +123,9 @@ def dropout_layers(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def dropout(network: UniversalSegmenter, on: bool, seed: int) -> Iterator[None]:
-    """With dropout drawn from a seed and all else in eval mode; or in eval mode altogether."""
+    """Turn dropout on, drawn from a seed, with all other layers in eval mode; or, without `on`, change nothing."""
     device, layers = network.mean.device, dropout_layers(network) if on else []
-    # Dropout knows no generator but the global one.
+    # Dropout draws from the global generator alone.
     with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=on):
         if on:
             torch.manual_seed(seed)
@@ -135,40 +139,44 @@ def dropout(network: UniversalSegmenter, on: bool, seed: int) -> Iterator[None]:
 
 
 def opinions(pool: PoolSettings, networks: int) -> int:
-    """The number of opinions of an image that can be compared, for so many networks."""
+    """The number of opinions of an image that can be compared, for a number of networks."""
     return networks * max(pool.dropout, 1) * (len(pool.scales) if pool.combine == "softmax" else 1)
 
 
 def possible(pool: PoolSettings, ask: AskSettings, networks: int) -> AskSettings:
-    """What is asked for while there are so many networks, one or more: by entropy until the generations are there whose
-    opinions the score compares."""
+    """The questions' settings for a number of networks, at least one. The score is the entropy until there are enough
+    generations for a score that compares opinions."""
     enough = opinions(pool, networks) >= known_scores()[ask.score].members
     return ask if enough else ask.model_copy(update={"score": ALONE})
 
 
 def faults(pool: PoolSettings, ask: AskSettings, networks: int, difficulty: bool) -> list[str]:
-    """What so many networks, with or without a branch for difficulty, cannot give these questions: `key: why and what
-    to set instead`, one each."""
-    found = []
+    """The problems of asking with a number of networks, with or without a branch for difficulty. Each is a line `key:
+    the reason and the fix`."""
+    problems = []
     try:
         parse_regions(ask.regions).tile(np.zeros((2, 2, 3), np.uint8))  # superpixels may lack their library
     except ValueError as error:
-        found.append(f"regions: {error}")
+        problems.append(f"regions: {error}")
     if ask.balance != "none" and not networks:
-        found.append(f"balance: {ask.balance} needs a network, and there is none yet; set none")
+        problems.append(f"balance: {ask.balance} needs a network, and there is none yet; set none")
     scorer = known_scores().get(ask.score)
     if scorer is None:
-        return [*found, f"score: no score {ask.score!r}; there are {', '.join(known_scores())}"]
+        return [*problems, f"score: no score {ask.score!r}; there are {', '.join(known_scores())}"]
     if not networks:
-        return found if scorer.needs_rng else [*found, f"score: {ask.score} needs a network, there is none; set random"]
+        return (
+            problems
+            if scorer.needs_rng
+            else [*problems, f"score: {ask.score} needs a network, there is none; set random"]
+        )
     members = opinions(pool, networks)
     if members < scorer.members:
-        found.append(
+        problems.append(
             f"score: {ask.score} compares {scorer.members} opinions or more, and {networks} network"
             f"{'s have' if networks > 1 else ' has'} {members} here; set more campaign.pool.scales or .dropout, "
             "name several in campaign.pool.network where the method keeps more than one, or "
             f"campaign.pool.generations={scorer.members} with {scorer.members + 1} campaign.rounds or more"
         )
     if scorer.reads == "difficulty" and not difficulty:
-        found.append(f"score: {ask.score} reads a branch that the method does not train; set method=deal")
-    return found
+        problems.append(f"score: {ask.score} reads a branch that the method does not train; set method=deal")
+    return problems

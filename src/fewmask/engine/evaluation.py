@@ -1,4 +1,4 @@
-"""Evaluation at the images' own size.
+"""Evaluation at the size of the images.
 
 Shapes: B images of one size · N images of a split · H×W pixels · C_k classes of domain k · P classes of predictions.
 """
@@ -31,17 +31,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a split: the confusion matrix (C,P) of all images, and of each in the split's order, for every class, how many
-    pixels are right, labelled and predicted: (N,C,3). int64, on the CPU."""
+    """The counts of a split, int64 on the CPU: the confusion matrix (C,P) of all images, and for each image in the
+    split's order (N,C,3) the correct, labelled and predicted pixels of every class."""
 
     confusion: Tensor
     images: Tensor
 
 
 class LabelledBatches(Dataset[list[tuple[Tensor, Tensor]]]):
-    """Whole images (B,H,W,3) uint8 and masks (B,H,W) uint8: item i is the i-th `batch_size` stems, stacked where
-    neighbours are of one size. A worker that hands over one large tensor costs a fraction of one that hands over many.
-    """
+    """Whole images (B,H,W,3) uint8 and masks (B,H,W) uint8. Item i holds the i-th `batch_size` stems, stacked where
+    neighbours have one size. Transferring one large tensor from a worker is much faster than many small ones."""
 
     def __init__(self, domain: Domain, stems: Sequence[str], batch_size: int) -> None:
         self.domain, self.stems, self.batch_size = domain, tuple(stems), batch_size
@@ -102,14 +101,14 @@ def count(
     precision: Precision = "auto",
     progress: Progress | None = None,
 ) -> Counts:
-    """What of a split is predicted as what, over all processes.
+    """The counts of a split's predictions, over all processes.
 
-    `head` is the head that predicts, the domain's own by default; with `mapping` its classes are translated first, and
-    a class without a counterpart goes to an extra last column. Raises ValueError for a split that is absent or empty.
+    `head` is the head that predicts, by default that of the domain. With `mapping` its classes are mapped first, and a
+    class without a counterpart goes to an extra last column. Raises ValueError for a split that is absent or empty.
     """
     stems = domain.stems(split)
-    own = stems[distributed.rank() :: distributed.world()]
-    batches = LabelledBatches(domain, own, batch_size)
+    own_stems = stems[distributed.rank() :: distributed.world()]
+    batches = LabelledBatches(domain, own_stems, batch_size)
     classes = domain.space.num_classes
     columns = classes + (mapping is not None)
     device = model.mean.device
@@ -129,7 +128,7 @@ def count(
         images.append(torch.stack([each.diagonal(0, 1, 2), each.sum(2), each.sum(1)[:, :classes]], 2))
         done += len(image)
         if progress:
-            progress(done, len(own))
+            progress(done, len(own_stems))
     model.train(was_training)
     by_rank = distributed.all_gather(torch.cat(images)).cpu()
     position = torch.cat([torch.arange(rank, len(stems), distributed.world()) for rank in range(distributed.world())])
@@ -145,30 +144,29 @@ def evaluate(
     workers: int = 2,
     precision: Precision = "auto",
     progress: Progress | None = None,
-    keep: Callable[[str, ImageCounts], object] = lambda name, found: None,
+    keep: Callable[[str, ImageCounts], object] = lambda name, counts: None,
 ) -> dict[str, Any]:
     """Scores of every domain that has the split, and their mean: `{"domains": {name: scores}, "avg_miou": …}`.
 
-    Where the model has several domains, the mean IoU of the classes that others have too and of those private to the
-    domain stand beside it: what alignment helps, and what it may harm. `keep` is handed what was counted in each image
-    of each domain.
+    If the model has several domains, the scores include the mean IoU of the classes that other domains share, and of
+    those that are private to the domain. `keep` is called with the counts of each domain.
     """
-    found = {}
+    results = {}
     shared = shared_classes(model.spaces, synonyms)
     for name, domain in domains.items():
         if not domain.splits.get(split):
             continue
         counts = count(model, domain, split, workers=workers, precision=precision, progress=progress)
         keep(name, ImageCounts(np.array(domain.splits[split]), counts.images.numpy(), counts.confusion.numpy()))
-        found[name] = scores(counts.confusion, domain.space.names) | {
+        results[name] = scores(counts.confusion, domain.space.names) | {
             "split": split,
             "images": len(domain.splits[split]),
         }
         if len(model.spaces) > 1:
-            iou = found[name]["iou"]
-            found[name]["miou_shared"] = mean([iou[c] for c in domain.space.names if c in shared[name]])
-            found[name]["miou_private"] = mean([iou[c] for c in domain.space.names if c not in shared[name]])
-    return {"domains": found, "avg_miou": mean([s["miou"] for s in found.values()])}
+            iou = results[name]["iou"]
+            results[name]["miou_shared"] = mean([iou[c] for c in domain.space.names if c in shared[name]])
+            results[name]["miou_private"] = mean([iou[c] for c in domain.space.names if c not in shared[name]])
+    return {"domains": results, "avg_miou": mean([s["miou"] for s in results.values()])}
 
 
 def as_array(prediction: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A step's numbers, and the one check that none of them is NaN or infinite."""
+"""The numbers of a step, and the check that none of them is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fewmask.engine.progress import NonFiniteError
 def finite(
     step: int, parts: Sequence[Mapping[str, Tensor]], norms: Mapping[str, Tensor], batches: Sequence[Batch]
 ) -> dict[str, float]:
-    """The terms as numbers, their means over micro-batches and processes; the one point of a step where the device is
-    waited for. `norms` are those of the gradients. Raises NonFiniteError."""
+    """The terms as numbers, averaged over micro-batches and processes. It is the only point of a step that waits for
+    the device. `norms` are the norms of the gradients. Raises NonFiniteError."""
     names = list(parts[0])
     means = torch.stack([torch.stack([part[n] for part in parts]).mean() for n in names])
     means = distributed.all_reduce_sum(means) / distributed.world()
@@ -25,8 +25,8 @@ def finite(
     values = dict(zip(names, numbers[: len(names)], strict=True))
     broken = [f"the term {n!r} is {v}" for n, v in values.items() if not math.isfinite(v)]
     if not broken:
-        found = zip(norms, numbers[len(names) :], strict=True)
-        broken = [f"the gradient's norm is {v} in {n!r}" for n, v in found if not math.isfinite(v)]
+        norm_values = zip(norms, numbers[len(names) :], strict=True)
+        broken = [f"the gradient's norm is {v} in {n!r}" for n, v in norm_values if not math.isfinite(v)]
     if broken:
         files = "\n".join(f"  {name}" for batch in batches for name in batch.names)
         raise NonFiniteError(

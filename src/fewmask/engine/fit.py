@@ -1,11 +1,11 @@
-"""The training loop, one for every method.
+"""The training loop of all methods.
 
     for each step:  draw the joint micro-batches → the method's terms → backward
                     stop if anything is not finite → optimisers → method.after_step
                     log · validate and keep the best · checkpoint
 
-A run killed at any step and started again is, on a CPU and with the same versions, bit for bit the run that was not:
-every draw is a function of (seed, step, row), and the state between two steps is what the checkpoint holds.
+A run that is killed at any step and resumed gives, on a CPU and with the same versions, bit for bit the result of an
+uninterrupted run. Every draw is a function of (seed, step, row), and the checkpoint holds the state between two steps.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from fewmask.paths import AnyPath
 from fewmask.randomness import torch_generator, torch_seed
 from fewmask.runs import ImageCounts, RunFolder, StepLine, Summary, Validation, ValidationLine, write_counts
 
-# Rows of the stream "method". A step has those from 0 on, a process each: all would cut the same boxes otherwise. What
-# is drawn outside of it is common to all processes, and no step's.
+# Rows of the stream "method". In a step each process has its own row, from 0 on, so that processes draw different
+# boxes. Draws outside of a step have these rows and are equal in all processes.
 PREPARE, BEGIN, AFTER = 2**32, 2**32 + 1, 2**32 + 2
 
 
 class Training(nn.Module):
-    """Model and method as one module, so that DDP spreads the gradients of both."""
+    """Model and method as one module, so that DDP averages the gradients of both."""
 
     def __init__(self, model: UniversalSegmenter, method: Method) -> None:
         super().__init__()
@@ -75,32 +75,34 @@ def train(
     domains: Mapping[str, Domain] | None = None,
     start: AnyPath | None = None,
 ) -> dict[str, Any]:
-    """Train, or go on with the run in `folder`, and return its summary (also `summary.json`).
+    """Train, or resume the run in `folder`, and return its summary (also in `summary.json`).
 
-    `domains` replaces those of the configuration, for who knows more labels than it; `start` is the weights of a run of
-    the same network to start from. Raises ValueError for wrong settings, data or folder, NonFiniteError when training
-    breaks down, and `stopping.Stopped` after Ctrl-C or SIGTERM, when the step is done and saved.
+    `domains` replaces the domains of the configuration, if the caller has more labels. `start` is a file of initial
+    weights, from a run of the same network. Raises ValueError for wrong settings, data or folder, NonFiniteError when
+    training diverges, and `stopping.Stopped` after Ctrl-C or SIGTERM, when the step is done and saved.
     """
     folder = Path(folder)
     with stopping.defer_signals(), distributed.processes():
-        known = load_domains(config) if domains is None else dict(domains)
-        config, _ = settle(config, known)
+        loaded = load_domains(config) if domains is None else dict(domains)
+        config, _ = settle(config, loaded)
         device = choose_device(config.train.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            before = former_steps(RunFolder(folder), config)
-            run = open_run(folder, config, other=before is not None)
+            former = former_steps(RunFolder(folder), config)
+            run = open_run(folder, config, other=former is not None)
             if domains is None and run.ledger.exists():
-                raise ValueError(f"{folder}: a campaign's; `fewmask campaign` goes on with it, or give another --out")
-            if before is None and distributed.broadcast_int(run.summary.exists()):
+                raise ValueError(
+                    f"{folder}: holds a campaign; `fewmask campaign` goes on with it, or give another --out"
+                )
+            if former is None and distributed.broadcast_int(run.summary.exists()):
                 return _came_to(run)
-            # Whoever gives domains knows which of their masks are labelled in part.
-            known = with_parts(known) if domains is None else known
-            fit = _Fit(config, run, known, device, observe, Path(start) if start is not None else None)
+            # A caller who gives domains has determined which of their masks are partly labelled.
+            loaded = with_parts(loaded) if domains is None else loaded
+            fit = _Fit(config, run, loaded, device, observe, Path(start) if start is not None else None)
             try:
-                with begun(run, config, before, fit.method):
+                with begun(run, config, former, fit.method):
                     return fit.run_through()
             finally:
-                fit.training = Training(fit.model, fit.method)  # without DDP, which holds the process group: see there
+                fit.training = Training(fit.model, fit.method)  # DDP would keep the process group alive
 
 
 class _Fit:
@@ -124,13 +126,13 @@ class _Fit:
         self.method = build(config.method, domains, settings.steps).to(device)
         self.method.prepare(self.model, self._rng(0, PREPARE))
         self.network = self.method.inference_model(self.model)
-        # What validation selects belongs together: a teacher with its student, a branch with its network.
+        # Validation selects these modules together: a teacher with its student, a branch with its network.
         self.saved_modules = nn.ModuleDict({"model": self.network, **self.method.extra_modules(self.model)})
         self.average = average_of(self.saved_modules, settings)
         self.answering = answering(self.saved_modules, self.average, settings)
         self.class_weights = class_weights(domains, settings.class_weights)
         self.phases = [p for p in self.method.phases(settings.steps) if p.stop > p.start]
-        # A head that no phase trains has nothing to be scored on.
+        # A head that no phase trains is not scored.
         self.trained = {n: d for n, d in domains.items() if any(n in p.trained for p in self.phases)}
         check_rows(settings, self.phases, self.model, self.method)
         self.optimisers = Optimisers(settings.optimiser, self.model, self.method)
@@ -139,12 +141,12 @@ class _Fit:
         self.steps = Steps(domains, settings, self.phases, strides, self.model.multiple, *place)
         self.training: nn.Module = Training(self.model, self.method)
         if distributed.world() > 1:
-            # A head whose domain is not in a step's rows has no gradient in it.
+            # A head without a row of its domain in a step has no gradient.
             self.training = distributed.spread(self.training, find_unused_parameters=True)
         self.log: Log | None = None
         self.done, self.seconds, self.history = 0, 0.0, list[Validation]()
         self.saved: tuple[int, int] | None = None
-        """The step of the state on the disk, and the validations that it knows."""
+        """The step of the saved state, and the number of its validations."""
         self.saved_at = time.monotonic()
         self.best: dict[str, float] | None = None
 
@@ -154,7 +156,7 @@ class _Fit:
             self.log = Log(self.run.metrics, settings.tensorboard)
         self._resume()
         if self.done:
-            self._validate()  # a stop may have come in between of it
+            self._validate()  # a stop may have interrupted the validation
             self._checkpoint()
         self.training.train()
         resumed, first = time.monotonic(), self.done
@@ -182,16 +184,16 @@ class _Fit:
                     break
                 if self.done < settings.steps and distributed.any_process(stopping.stop_requested()):
                     self._checkpoint()
-                    distributed.barrier()  # a process that ends takes the others with it
+                    distributed.barrier()  # a process that ends stops the others
                     self._stop(f"step {self.done + 1}")
         self._checkpoint()
         return self._finish()
 
     def _out_of_patience(self) -> bool:
-        """Whether the last validations of the last phase, as many as the patience, were no better than one before."""
+        """Whether `patience` validations of the last phase have passed since the best one."""
         patience, best = self.config.train.patience, self.best
-        since = max(best["step"], self.phases[-1].start) if best else 0
-        return bool(patience and best and sum(one.step > since for one in self.history) >= patience)
+        start = max(best["step"], self.phases[-1].start) if best else 0
+        return bool(patience and best and sum(validation.step > start for validation in self.history) >= patience)
 
     def _stop(self, onward: str) -> None:
         where = f"{self.run.folder}: stopped after step {self.done} of {self.config.train.steps}, which is saved"
@@ -205,7 +207,7 @@ class _Fit:
         self.optimisers.zero_grad()
         parts: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches):
-            # Dropout knows no generator but the global one, which is therefore a function of the step too.
+            # Dropout draws from the global generator alone, so its seed is a function of the step too.
             torch.manual_seed(torch_seed(self.config.seed, "model", step, distributed.rank() * len(batches) + number))
             last = number == len(batches) - 1
             with nullcontext() if last or distributed.world() == 1 else self.training.no_sync():  # type: ignore[operator]
@@ -222,7 +224,7 @@ class _Fit:
         return values
 
     def _validates(self) -> bool:
-        """At the end, where a new schedule begins, and every so many steps between."""
+        """Whether this step is validated: at the end, where a new schedule begins, and at the interval in between."""
         images = sum(len(domain.splits.get("val", ())) for domain in self.trained.values()) * len(self.answering)
         every, steps = self.config.train.validation_interval(images), self.config.train.steps
         ends = {p.start for p in self.phases if p.restart} | {steps}
@@ -230,35 +232,35 @@ class _Fit:
         return now and self.done > 0 and not (self.history and self.history[-1].step == self.done)
 
     def _validate(self) -> None:
-        """Validate this step, if it is one to be validated and is not yet."""
+        """Validate this step, if it is due and was not validated before."""
         if not self._validates():
             return
-        found = {name: self._evaluate("val", network_of(kept)) for name, kept in self.answering.items()}
-        if not any(result["domains"] for result in found.values()):
+        evaluations = {name: self._evaluate("val", network_of(modules)) for name, modules in self.answering.items()}
+        if not any(result["domains"] for result in evaluations.values()):
             return
-        which, chosen, means = better(found, self.phases[-1].trained)
-        short = {n: s["miou"] for n, s in found[which]["domains"].items()}
-        self.history.append(Validation(step=self.done, miou=short, **means))
-        self._write(ValidationLine(step=self.done, validation=short, **means).to_dict())
+        best_name, chosen, means = better(evaluations, self.phases[-1].trained)
+        miou = {n: s["miou"] for n, s in evaluations[best_name]["domains"].items()}
+        self.history.append(Validation(step=self.done, miou=miou, **means))
+        self._write(ValidationLine(step=self.done, validation=miou, **means).to_dict())
         last_start = max((p.start for p in self.phases if p.restart), default=0)
         if chosen is None or self.done <= last_start or (self.best and chosen <= self.best["score"]):
             return
         self.best = {"score": chosen, "step": self.done}
         if distributed.rank() == 0:
-            save_weights(self.run.best(self.done), self.answering[which].state_dict(), self.run.passing)
+            save_weights(self.run.best(self.done), self.answering[best_name].state_dict(), self.run.passing)
 
     def _evaluate(
         self,
         split: str,
         network: UniversalSegmenter,
         only: Mapping[str, Domain] | None = None,
-        keep: Callable[[str, ImageCounts], object] = lambda name, found: None,
+        keep: Callable[[str, ImageCounts], object] = lambda name, counts: None,
     ) -> dict[str, Any]:
         train, began = self.config.train, time.monotonic()
 
         def progress(done: int, total: int) -> None:
             self._tell("evaluate", done, total, done / (time.monotonic() - began))
-            if stopping.stop_requested():  # every process hears of it by itself, and none waits here for another
+            if stopping.stop_requested():  # every process gets the signal, and none waits here for another
                 self._checkpoint()
                 self._stop("its validation" if split == "val" else "its scores")
 
@@ -273,14 +275,14 @@ class _Fit:
             self.observe(ProgressEvent(self.config.method.name, stage, step, steps, terms or {}, rate, memory))
 
     def _checkpoint_is_due(self) -> bool:
-        """By steps, and in the process that writes by time, whatever the others' clocks say."""
+        """Whether a checkpoint is due, by steps, or by the time in the process that writes it."""
         train, waited = self.config.train, time.monotonic() - self.saved_at
         minutes = train.checkpoint_minutes
         late = minutes is not None and waited >= 60 * minutes and distributed.rank() == 0
         return late or self.done % train.checkpoint_every == 0 or self.done == train.steps
 
     def _checkpoint(self) -> None:
-        """Save this step, if it is not yet; in the first process alone, and without waiting for others."""
+        """Save this step, unless it is saved. The first process writes, without waiting for the others."""
         if distributed.rank() > 0 or self.saved == (self.done, len(self.history)):
             return
         state = {
@@ -309,13 +311,13 @@ class _Fit:
                 self.average.load_state_dict(state["average"])
             self.class_weights = state["class_weights"]
             self.done, self.seconds = state["step"], state["seconds"]
-            self.best, self.history = state["best"], [Validation(**one) for one in state["history"]]
+            self.best, self.history = state["best"], [Validation(**line) for line in state["history"]]
             self.saved = (self.done, len(self.history))
         if self.log is not None:
             self.log.begin(self.done, validated=bool(self.history) and self.history[-1].step == self.done)
 
     def _finish(self) -> dict[str, Any]:
-        """Take the weights that validation chose, score them once, and write model and summary."""
+        """Load the weights that validation selected, score them once, and write model and summary."""
         distributed.barrier()  # the first process has written them
         if self.best:
             self.saved_modules.load_state_dict(load_weights(self.run.best(int(self.best["step"]))))
@@ -328,7 +330,7 @@ class _Fit:
         domains = (self._evaluate(split, self.network, keep=counts.__setitem__)["domains"] if scored else {}) | (
             self._evaluate("val", self.network, others, counts.__setitem__)["domains"] if others else {}
         )
-        told = {
+        record = {
             "name": self.config.name,
             "method": self.config.method.name,
             "seed": self.config.seed,
@@ -346,13 +348,13 @@ class _Fit:
             "versions": versions(),
         }
         if distributed.rank() == 0:
-            self._save(told, counts)
+            self._save(record, counts)
         if self.log is not None:
             self.log.close()
         return _came_to(self.run)
 
-    def _save(self, told: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
-        """Write what the training came to; the summary, which says that it is done, comes last."""
+    def _save(self, record: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
+        """Write the results of the training. The summary comes last, since it marks the run as done."""
         run, train = self.run, self.config.train
         description = save_model(run, self.network)
         written = [run.weights, *(path for p in self.phases[:-1] if (path := run.phase(p.name)).exists())]
@@ -360,11 +362,11 @@ class _Fit:
             save_weights(run.module_weights(name), self.saved_modules[name].state_dict())
             written.append(run.module_weights(name))
         if len(self.trained) > 1 and any(d.labelled for d in self.trained.values()):
-            found = make_prototypes(self.network, self.trained, workers=train.workers, precision=train.precision)
-            save_prototypes(run.folder, found)
+            prototypes = make_prototypes(self.network, self.trained, workers=train.workers, precision=train.precision)
+            save_prototypes(run.folder, prototypes)
             written.append(run.prototypes)
         write_counts(run.counts, counts)
-        summary = Summary(**told, weights=run.digests(written))
+        summary = Summary(**record, weights=run.digests(written))
         settings = self.config.model_dump(mode="json", serialize_as_any=True)
         card.write(run.card, card.Record(summary, description, settings))
         run.write_record(run.summary, summary)
@@ -389,12 +391,12 @@ class _Fit:
 
 
 def _came_to(run: RunFolder) -> dict[str, Any]:
-    """The summary, which the first process wrote, in all of them: others need not see its disk as it is now."""
-    found: dict[str, Any] = distributed.call_in_first(lambda: run.read_summary().to_dict())
-    return found
+    """The summary that the first process wrote, in all processes. The others may not see the first one's disk."""
+    summary: dict[str, Any] = distributed.call_in_first(lambda: run.read_summary().to_dict())
+    return summary
 
 
 def _size_of(train: TrainSettings, step: int) -> tuple[str, str]:
-    """For which step memory may not suffice, and what to lower then."""
+    """The step and its size for an out-of-memory error, and the fix."""
     rows, (height, width) = train.batch_size // (train.accumulate * distributed.world()), train.crop
     return f"in step {step}, with micro-batches of {rows} images of {height}×{width}", "lower one of them"

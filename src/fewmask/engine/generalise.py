@@ -1,4 +1,4 @@
-"""Evaluates a domain that no training has seen: with every head, with all heads together, and with the head that fits
+"""Evaluation of a domain that was not trained on: with every head, with all heads fused, and with the head that fits
 each image best.
 
 Shapes: B images · H×W pixels · h×w feature cells · K heads · C classes of the domain.
@@ -25,13 +25,14 @@ from fewmask.labels import ClassMapping
 from fewmask.models.fusion import AUTO, FUSED, Fused
 
 AMBIGUOUS = 1.0
-"""The best domain is not clear when the next one is less than so many standard deviations farther away."""
+"""The choice of a domain is ambiguous if the next one is less than this number of standard deviations farther away."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which domain fits an image best. `excess` is of each domain the image's distance beyond what is usual for the
-    domain's own labelled images, in standard deviations (`Fused.excess`); `margin`, by how much the next is farther."""
+    """The domain that fits an image best. `excess` is, for each domain, how much the image's distance exceeds that of
+    the domain's labelled images, in standard deviations (`Fused.excess`). `margin` is the difference to the next
+    domain."""
 
     domain: str
     excess: Mapping[str, float]
@@ -63,16 +64,15 @@ def every_head(
     precision: Precision = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score on another domain, in one pass, each head, all fused, and per image the head that fits it best.
+    """Score on another domain, in one pass: each head, all heads fused, and for each image the head that fits it best.
 
-    `names` says for classes of any head which target class they are, or None where the target has none; classes of
-    equal name or meaning need no entry. Heads name different classes: beside the scores of `through_mapping`, which
-    count what a head can name, `miou_union` is the mean over all classes that some head can name and that occur, with 0
-    where this one cannot.
+    `names` maps classes of any head to the target's classes, or to None where the target lacks them. Classes of equal
+    name or meaning need no entry. Heads have different classes. The scores of `through_mapping` count those that a head
+    has. `miou_union` is the mean over all classes that occur and that some head has, with 0 where this head lacks one.
 
     Returns `{"domains": {target: the fused scores}, "avg_miou": …, "heads": {head, "fused" and "auto": scores},
     "chosen": {head: images}, "ambiguous": images, "excess": {head: mean}}`. Raises ValueError as `LabelUnion.onto`, for
-    a target that no class means, and for a split that is absent or empty.
+    a target to which no class is mapped, and for a split that is absent or empty.
     """
     target = as_trained(model, target, model.fused)
     stems = target.stems(split)
@@ -88,23 +88,23 @@ def every_head(
     was_training = model.training
     model.eval()
     for image, label in chain.from_iterable(read_batches(batches, range(len(batches)), workers)):
-        there = label.to(device)
+        labels = label.to(device)
         with torch.inference_mode(), autocast(device, precision):
             features = model.encode(image.to(device).permute(0, 3, 1, 2))
             chosen += choices(model, model.excess(model.similarity(features)))
             for name, table in tables.items():
                 logits = model.logits(features, name, (label.shape[1], label.shape[2]))
-                matrices[name] += confusion(table[logits.argmax(1)], there, columns - 1, columns)
+                matrices[name] += confusion(table[logits.argmax(1)], labels, columns - 1, columns)
         if progress:
             progress(len(chosen), len(stems))
     model.train(was_training)
     nameable = [target.space.names[i] for i in sorted(mappings[FUSED].reachable)]
     heads = {}
     for name, mapping in mappings.items():
-        found = mapped_scores(matrices[name].cpu(), mapping)
+        head_scores = mapped_scores(matrices[name].cpu(), mapping)
         present = [c for c in nameable if matrices[name][target.space.index(c)].any()]
-        union = mean([found["iou"][c] or 0.0 for c in present])
-        heads[name] = found | {"miou_union": union, "head": name, "split": split, "images": len(chosen)}
+        union = mean([head_scores["iou"][c] or 0.0 for c in present])
+        heads[name] = head_scores | {"miou_union": union, "head": name, "split": split, "images": len(chosen)}
     return {
         "way": "every head",
         "domains": {target.name: heads[FUSED]},
@@ -118,10 +118,11 @@ def every_head(
 
 
 def _mappings(model: Fused, target: Domain, names: Mapping[str, str | None] | None) -> dict[str, ClassMapping]:
-    """Of every head, of "fused" and of "auto" onto the target: a head's class means what it is in the union."""
+    """The mappings of every head, of "fused" and of "auto" to the target. A head's class is mapped by its class in the
+    union."""
     union = model.union.onto(target.space, names)
     if not union.reachable:
-        raise ValueError(f"class mapping: no class of any head is one of {target.name}; map at least one")
+        raise ValueError(f"class mapping: no class of any head is mapped to {target.name}; map at least one")
     heads = {
         name: ClassMapping(model.spaces[name], target.space, tuple(union.table[u] for u in model.union.tables[name]))
         for name in model.fused

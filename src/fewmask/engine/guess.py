@@ -28,7 +28,8 @@ from fewmask.models.universal import UniversalSegmenter
 from fewmask.runs import RunFolder
 
 STRIDES = 4, 16
-"""Of an encoder's stages that smart select looks at: finer ones see colour alone, coarser ones whole objects."""
+"""The strides of an encoder's stages that smart select uses. Finer stages hold colour alone, coarser ones whole
+objects."""
 
 
 def predictor(folder: Path, device: torch.device | str = "cpu", precision: Precision = "auto") -> Predictor | None:
@@ -37,7 +38,7 @@ def predictor(folder: Path, device: torch.device | str = "cpu", precision: Preci
     if not run.weights.exists():
         return None
     model, version = load_model(folder, device), run.read_description().weights[:16]
-    remembered = _Remembered(model, precision)
+    remembered = _FeatureCache(model, precision)
 
     @torch.inference_mode()
     def predict(domain: str, image: np.ndarray) -> tuple[Mask, np.ndarray]:
@@ -53,19 +54,20 @@ def predictor(folder: Path, device: torch.device | str = "cpu", precision: Preci
 
     @torch.inference_mode()
     def head(domain: str) -> Head:
-        # A head is linear: what it makes of nothing is its bias, and of one channel alone that channel's weights.
-        made = model.head(domain)
+        # A head is linear: its output for zeros is its bias, and for a single channel the bias plus that channel's
+        # weights.
+        biases = model.head(domain)
         eye = torch.eye(model.channels, device=model.mean.device)[:, :, None, None]
-        bias = made(torch.zeros_like(eye[:1]))[0, :, 0, 0].float()
-        weight = made(eye)[:, :, 0, 0].float() - bias
+        bias = biases(torch.zeros_like(eye[:1]))[0, :, 0, 0].float()
+        weight = biases(eye)[:, :, 0, 0].float() - bias
         return Head(weight.cpu().numpy(), bias.cpu().numpy())
 
     return Predictor(version, predict, encode, head)
 
 
 def untrained_encoder(config: Config, device: torch.device | str = "cpu") -> Callable[[np.ndarray], Features] | None:
-    """What the pretrained encoder of a configuration makes of images: for a run that has not trained yet. None where it
-    begins with random weights. Raises ValueError where the weights cannot be had."""
+    """A function that computes features with the pretrained encoder of a configuration, for a run that has not trained
+    yet. None if the configuration has random weights. Raises ValueError where the weights cannot be loaded."""
     if config.model.weights is None:
         return None
     model = UniversalSegmenter(config.model, {}).to(device).eval()
@@ -80,16 +82,16 @@ def untrained_encoder(config: Config, device: torch.device | str = "cpu") -> Cal
         strides = [normal.shape[-1] // stage.shape[-1] for stage in stages]
         wanted = [n for n, stride in enumerate(strides) if STRIDES[0] <= stride <= STRIDES[1]] or [len(stages) - 1]
         size = stages[wanted[0]].shape[-2:]
-        # Stages count alike, whatever their numbers of channels and their units are.
+        # Standardised stages count equally, for any number of channels and any scale.
         parts = [F.interpolate(_standard(stages[n]), size=size, mode="bilinear") for n in wanted]
         return _features(torch.cat(parts, 1), strides[wanted[0]], image)
 
     return encode
 
 
-class _Remembered:
-    """What a network makes of images; of the last two it is remembered, since guesses and the page's tools want it of
-    the same ones, in threads of their own."""
+class _FeatureCache:
+    """A network's features of images, with a cache of the last two. Guesses and the page's tools ask for the same
+    images from different threads."""
 
     def __init__(self, model: UniversalSegmenter, precision: Precision) -> None:
         self._model, self._precision = model, precision
@@ -99,37 +101,37 @@ class _Remembered:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> Tensor:
         with self._lock:
-            for known, features in self._last:
-                if known is image:
+            for last_image, features in self._last:
+                if last_image is image:
                     return features
             with autocast(self._model.mean.device, self._precision):
-                made = self._model.encode(_batch(image, self._model))
-            self._last = [*self._last[-1:], (image, made)]
-            return made
+                features = self._model.encode(_batch(image, self._model))
+            self._last = [*self._last[-1:], (image, features)]
+            return features
 
 
 def _standard(stage: Tensor) -> Tensor:
-    """Features (1,C,h,w) of mean 0 in each channel, and of length 1 in each cell on the mean."""
+    """Features (1,C,h,w) standardised to mean 0 in each channel, with a mean length of 1 in a cell."""
     spread, mean = torch.std_mean(stage, (2, 3), keepdim=True)
     return (stage - mean) / (spread + 1e-5) / stage.shape[1] ** 0.5
 
 
 def _batch(image: np.ndarray, model: UniversalSegmenter) -> Tensor:
-    """An image (H,W,3) uint8 as (1,3,H,W) where the model is."""
+    """An image (H,W,3) uint8 as (1,3,H,W) on the model's device."""
     return torch.from_numpy(image)[None].to(model.mean.device).permute(0, 3, 1, 2)
 
 
 def _features(features: Tensor, stride: int, image: np.ndarray) -> Features:
-    """Of features (1,C,h,w) the cells that lie in the image (H,W,3), not in its padding."""
+    """The cells of features (1,C,h,w) that lie in the image (H,W,3), without those of its padding."""
     height, width = (-(-side // stride) for side in image.shape[:2])
     return Features.of(features[0, :, :height, :width].float().permute(1, 2, 0).cpu().numpy(), stride)
 
 
 def guessed(folder: Path, domains: Mapping[str, Domain], device: torch.device | str = "cpu") -> dict[str, Domain]:
-    """The domains with what a run's network expects in their images as pseudo-labels, computed when they are read and
-    kept where the labelling page keeps them; the domains as they are where nothing was trained yet."""
-    found = predictor(folder, device, load_config(folder).train.precision)
-    if found is None:
+    """The domains with the predictions of a run's network as pseudo-labels. They are computed when they are read, and
+    kept in the labelling page's cache. If nothing was trained yet, the domains are returned unchanged."""
+    network_predictor = predictor(folder, device, load_config(folder).train.precision)
+    if network_predictor is None:
         return dict(domains)
-    guesses = Guesses(folder / FOLDER, found)
+    guesses = Guesses(folder / FOLDER, network_predictor)
     return {name: replace(domain, pseudo=Guessed(guesses, domain)) for name, domain in domains.items()}

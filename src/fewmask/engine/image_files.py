@@ -1,4 +1,4 @@
-"""The images that are to be predicted, by their names and headers, before any of them is decoded."""
+"""The images for a prediction, by their names and headers. No image is decoded here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewmask.paths import fault_of_stem
 
 @dataclass(frozen=True)
 class Item:
-    """An image to predict. `name` is its path below the images' folder, without its ending."""
+    """An image to predict. `name` is its path below the images' folder, without the ending."""
 
     path: Path
     name: Path
@@ -29,15 +29,15 @@ class Item:
 class Images:
     items: Sequence[Item]
     aside: Sequence[str]
-    """What else lies in the folder, by its path below it: files that are no images by their names, and everything whose
-    name begins with a dot. A folder ends in `/`; what is in it was not looked at."""
+    """Paths in the folder that are left out: files whose names are not those of images, and everything whose name
+    begins with a dot. The path of a folder ends in `/`; its contents were not read."""
 
 
 def find_images(images: Path | Sequence[Path]) -> Images:
     """The images of a folder and of the folders inside it, of one file, or of a list of files; in order of name.
 
-    In a folder an image is what ends as one; everything else is left aside. Raises one ValueError that lists every
-    image that cannot be read, every listed file that is no image, and all names that are not unique.
+    In a folder the images are the files with an image's ending; everything else is left aside. Raises one ValueError
+    that lists every image that cannot be read, every listed file that is no image, and all names that are not unique.
     """
     problems: list[str] = []
     aside: list[str] = []
@@ -46,8 +46,8 @@ def find_images(images: Path | Sequence[Path]) -> Images:
         items = [Item(p, p.relative_to(images).with_suffix("")) for p in walked]
         aside = [Path(p).relative_to(images).as_posix() + "/" * p.endswith("/") for p in aside]
         if not items and not problems:
-            there = f", but {some(aside)}" if aside else ""
-            raise ValueError(f"{images}: no images in it{there}; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
+            hint = f", but {some(aside)}" if aside else ""
+            raise ValueError(f"{images}: no images in it{hint}; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
     else:
         paths = [images] if isinstance(images, Path) else list(images)
         items = [Item(p, Path(p.stem)) for p in paths]
@@ -59,24 +59,24 @@ def find_images(images: Path | Sequence[Path]) -> Images:
     for name, paths in by_name.items():
         if len(paths) > 1:
             problems.append(f"{', '.join(map(str, paths))}: all would be written as {name}.png; rename all but one")
-    found = []
+    images_found = []
     with warnings.catch_warnings():
-        # Pillow warns of large images; the limit that counts is ours.
+        # Pillow warns of large images, but `_size` checks them against fewmask's limit.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         for item in items:
-            if wrong := fault_of_stem(item.name.as_posix()):
-                problems.append(f"{item.path}: its name becomes that of a mask: {wrong}")
+            if problem := fault_of_stem(item.name.as_posix()):
+                problems.append(f"{item.path}: its name becomes that of a mask: {problem}")
             try:
-                found.append(Item(item.path, item.name, _size(item.path)))
+                images_found.append(Item(item.path, item.name, _size(item.path)))
             except ValueError as error:
                 problems.append(str(error))
     if problems:
         raise ValueError("images that cannot be predicted:\n" + "\n".join(f"  {p}" for p in problems))
-    return Images(found, aside)
+    return Images(images_found, aside)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """A few of the names, and how many there are."""
+    """The first names of a list, and the number of the others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -84,7 +84,7 @@ def some(names: Sequence[str], most: int = 5) -> str:
 def _walk(folder: Path, above: tuple[Path, ...], problems: list[str], aside: list[str]) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
-        problems.append(f"{folder}: a link back to {real}, which it lies in; remove the link")
+        problems.append(f"{folder}: a link back to {real}, which contains it; remove the link")
         return
     try:
         entries = sorted(os.scandir(folder), key=lambda e: e.name)

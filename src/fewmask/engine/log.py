@@ -1,4 +1,4 @@
-"""What happened in a run, line by line: `metrics.jsonl`, and TensorBoard where it is wanted."""
+"""The log of a run: the lines of `metrics.jsonl`, and TensorBoard if it is configured."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Log:
     """Appends lines, each a mapping with a `step`, to a file and to TensorBoard."""
 
     def __init__(self, path: Path, tensorboard: bool = False) -> None:
-        """Raises ValueError when TensorBoard is wanted and not installed."""
+        """Raises ValueError when TensorBoard is configured and not installed."""
         self.path = path
         self._writer: Any = None
         self._board: Any = board_writer() if tensorboard else None
 
     def begin(self, step: int, validated: bool = True) -> None:
-        """Go on after a step: cut what a killed run had logged after it, so that no step is logged or shown twice.
-        Unless that step is `validated`, its validation is cut too."""
+        """Continue after a step. Lines that a killed run wrote after that step are removed, so that no step is logged
+        twice. Unless the step is `validated`, its validation is removed too."""
         metrics.cut_after(self.path, step, validated)
         if self._board is not None:
             self._writer = self._board(str(self.path.parent / "tensorboard"), purge_step=step + 1)

@@ -1,7 +1,7 @@
-"""A training that goes on beyond the steps that it was begun with.
+"""Continuation of a training beyond its original number of steps.
 
-Schedules run over all steps: the rate rises again to what the next step of the longer training has, and the result is
-not that of a training with as many steps from the start, unless the schedule is constant.
+Schedules run over all steps. So the rate rises again to that of the next step of the longer training. The result
+differs from that of a training with all steps from the start, unless the schedule is constant.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fewmask.runs import RunFolder, changed_settings
 
 
 def former_steps(run: RunFolder, config: Config) -> int | None:
-    """The steps that the run in the folder was begun with, where `config` has more and differs in nothing else but the
-    patience."""
+    """The steps of the run in the folder, if `config` has more and otherwise differs at most in the patience. None in
+    all other cases."""
     if not run.config.exists() or not run.state.exists():
         return None
     changed = changed_settings(load_config(run.folder), config)
@@ -30,21 +30,21 @@ def former_steps(run: RunFolder, config: Config) -> int | None:
     return before if before < config.train.steps else None
 
 
-def check_longer(method: Method, before: int, steps: int) -> None:
-    """Raises ValueError where the steps that were trained would be other phases of the longer training."""
-    old, new = ([p for p in method.phases(s) if p.stop > p.start] for s in (before, steps))
+def check_longer(method: Method, former: int, steps: int) -> None:
+    """Raises ValueError where the trained steps would belong to other phases in the longer training."""
+    old, new = ([p for p in method.phases(s) if p.stop > p.start] for s in (former, steps))
     if [(p.name, p.start) for p in old] != [(p.name, p.start) for p in new]:
-        told = " and ".join(
-            f"{p.name} from step {p.start} ({s})" for s, ps in ((before, old), (steps, new)) for p in ps
+        phases = " and ".join(
+            f"{p.name} from step {p.start} ({s})" for s, ps in ((former, old), (steps, new)) for p in ps
         )
         raise ValueError(
-            f"train.steps: {before} so far, {steps} now: {method.name} shares its steps out over phases, which would "
-            f"begin elsewhere: {told}; put {before} back, or give another --out to train anew"
+            f"train.steps: {former} so far, {steps} now: {method.name} shares its steps out over phases, which would "
+            f"begin elsewhere: {phases}; put {former} back, or give another --out to train anew"
         )
 
 
 def check_patience(run: RunFolder, config: Config) -> None:
-    """Raises ValueError where validations ended the run before its steps did, and would end it again at once."""
+    """Raises ValueError where the patience ended the run early, and would end it again at once."""
     patience = config.train.patience
     if not run.summary.exists() or patience is None:
         return
@@ -58,7 +58,7 @@ def check_patience(run: RunFolder, config: Config) -> None:
 
 @contextmanager
 def begun(run: RunFolder, config: Config, before: int | None, method: Method) -> Iterator[None]:
-    """`begin`; where the run was begun with `before` steps and is to have more, its summary is laid aside first."""
+    """Like `begin`. If the run had `before` steps and gets more, its summary is renamed first."""
     if before is not None:
         check_longer(method, before, config.train.steps)
         check_patience(run, config)

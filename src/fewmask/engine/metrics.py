@@ -1,4 +1,4 @@
-"""What a confusion matrix says, and whether confidence can be believed.
+"""Scores of a confusion matrix, and the calibration of confidences.
 
 Shapes: C classes of the labels · P classes of the predictions (C, or C + 1 with a last column for "none of them") ·
 N pixels.
@@ -18,10 +18,11 @@ from fewmask.runs.records import mean as mean
 def confusion(prediction: Tensor, label: Tensor, classes: int, columns: int | None = None) -> Tensor:
     """Count (C,P) of labelled pixels: row = label, column = prediction. 254 and 255 in the label are left out.
 
-    prediction and label are of one shape, predictions in 0 … P−1. One bincount, no loop.
+    prediction and label have one shape, predictions are in 0 … P−1.
     """
     columns = columns or classes
-    # 32 bits halve the time of 64. Rows of values that are no class, 254 and 255 among them, come last and are cut off.
+    # 32 bits take half the time of 64. Rows of values that are no class, such as 254 and 255, come last and are cut
+    # off.
     pairs = torch.add(prediction.int(), label, alpha=columns)
     return torch.bincount(pairs.flatten(), minlength=classes * columns)[: classes * columns].view(classes, columns)
 
@@ -29,8 +30,9 @@ def confusion(prediction: Tensor, label: Tensor, classes: int, columns: int | No
 def scores(matrix: Tensor, names: Sequence[str], reachable: Collection[int] | None = None) -> dict[str, Any]:
     """Fractions 0–1 of a confusion matrix (C,P).
 
-    `miou` is the mean IoU over the classes that occur in the labels (and, under a class mapping, that some source class
-    means); `miou_legacy` counts every class, an absent one as 0, as older codes do. `iou` is None for absent classes.
+    `miou` is the mean IoU over the classes that occur in the labels and, under a class mapping, to which a source class
+    is mapped. `miou_legacy` is the mean over all classes, with 0 for absent ones, as in older codes. `iou` is None for
+    absent classes.
     """
     matrix = matrix.double()
     hit, labelled = matrix.diagonal(), matrix.sum(1)
@@ -49,9 +51,10 @@ def scores(matrix: Tensor, names: Sequence[str], reachable: Collection[int] | No
 
 
 def reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:
-    """Pixels, right ones and summed confidence (bins,3) float64 of bins of equal width over (0, 1], on the CPU.
+    """Pixels, correct pixels and summed confidence (bins,3) float64 for bins of equal width over (0, 1], on the CPU.
 
-    confidence (N,) of the class that was chosen and right (N,) bool, of the pixels that count. Tables add up.
+    confidence (N,) of the predicted class and right (N,) bool, of the pixels that count. Tables of several images can
+    be added.
     """
     sure = confidence.double().cpu()
     place = (sure * bins).ceil().long().sub(1).clamp(0, bins - 1)
@@ -60,7 +63,8 @@ def reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:
 
 
 def expected_calibration_error(table: Tensor) -> float | None:
-    """How far confidence is from accuracy, over the bins (bins,3) of `reliability` by their pixels; None of no pixel.
+    """The mean difference of confidence and accuracy over the bins (bins,3) of `reliability`, weighted by their pixels;
+    None without a pixel.
 
     Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
     """

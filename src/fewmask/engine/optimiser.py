@@ -1,6 +1,5 @@
-"""The optimisers: the run's, with its own rate for the pretrained encoder and for the rest, and one for each network of
-the method that asks for it; and the schedules of their rates.
-"""
+"""The optimisers of a run and the schedules of their rates. The main optimiser has one rate for the pretrained encoder
+and one for the rest. A method may have further optimisers for its networks."""
 
 from __future__ import annotations
 
@@ -18,28 +17,29 @@ from fewmask.models.universal import UniversalSegmenter
 
 
 class Optimisers:
-    """All optimisers of a run, by name. "main" has the model, and of the method's trainable parameters those that
-    `Method.optimisers` does not claim; segmenters among the method's networks have the model's two rates.
+    """All optimisers of a run, by name. "main" has the model's parameters, and those of the method's trainable
+    parameters that `Method.optimisers` does not claim. Segmenters among the method's networks have the model's two
+    rates.
 
-    Each has its own settings: rate, schedule, clipping. A parameter that a step gave no gradient is not moved in it.
+    Each optimiser has its own rate, schedule and clipping. A parameter without a gradient in a step is not updated.
     """
 
     def __init__(self, settings: OptimiserSettings, model: UniversalSegmenter, method: Method) -> None:
         claimed = method.optimisers()
-        taken = [p for own in claimed.values() for p in own.parameters]
-        known = {id(p) for p in taken}
-        assert len(known) == len(taken), "two optimisers claim one parameter"
-        assert known <= {id(p) for p in method.parameters() if p.requires_grad}, "not the method's, or frozen"
+        taken_parameters = [p for claim in claimed.values() for p in claim.parameters]
+        taken_ids = {id(p) for p in taken_parameters}
+        assert len(taken_ids) == len(taken_parameters), "two optimisers claim one parameter"
+        assert taken_ids <= {id(p) for p in method.parameters() if p.requires_grad}, "not the method's, or frozen"
         segmenters = [model, *(m for m in method.modules() if isinstance(m, UniversalSegmenter))]
-        every = [p for p in nn.ModuleList([model, method]).parameters() if p.requires_grad and id(p) not in known]
+        every = [p for p in nn.ModuleList([model, method]).parameters() if p.requires_grad and id(p) not in taken_ids]
         inside = {id(p) for s in segmenters for p in s.encoder_parameters()}
         encoder, rest = [p for p in every if id(p) in inside], [p for p in every if id(p) not in inside]
         self.main = build_optimiser(settings, encoder, rest)
         self._all: dict[str, tuple[Optimizer, NetworkOptimiserSettings]] = {"main": (self.main, settings)}
-        for name, own in claimed.items():
-            assert name != "main", "the model's own"
-            groups = [{"params": list(own.parameters), "peak": own.settings.lr}]
-            self._all[name] = (_build(own.settings, groups), own.settings)
+        for name, claim in claimed.items():
+            assert name != "main", "the model's optimiser has this name"
+            groups = [{"params": list(claim.parameters), "peak": claim.settings.lr}]
+            self._all[name] = (_build(claim.settings, groups), claim.settings)
 
     def set_rates(self, step: int, phases: Sequence[Phase]) -> None:
         for optimiser, settings in self._all.values():
@@ -50,8 +50,8 @@ class Optimisers:
             optimiser.zero_grad()
 
     def clip(self) -> dict[str, Tensor]:
-        """Clip the gradients of each where its settings say so, and return their norms before that, by name; an
-        optimiser without any gradient is left out."""
+        """Clip the gradients of each optimiser with a `clip_norm`, and return the norms before clipping, by name. An
+        optimiser without a gradient is left out."""
         norms = {}
         for name, (optimiser, settings) in self._all.items():
             parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
@@ -76,7 +76,7 @@ class Optimisers:
 def build_optimiser(
     settings: OptimiserSettings, encoder: Sequence[nn.Parameter], rest: Sequence[nn.Parameter]
 ) -> Optimizer:
-    """Two groups: the encoder at `lr`, everything else at `head_lr`. The rates of a step are set by `set_rate`."""
+    """An optimiser with two groups: the encoder at `lr`, the rest at `head_lr`. `set_rate` sets the rates of a step."""
     groups = [{"params": list(encoder), "peak": settings.lr}, {"params": list(rest), "peak": settings.head_lr}]
     return _build(settings, groups)
 

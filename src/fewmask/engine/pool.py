@@ -1,13 +1,12 @@
-"""One pass over the pool: the networks of the last rounds score every image that is not wholly labelled.
+"""A pass over the pool: the networks of the last rounds score every image that is not wholly labelled.
 
-    for each piece of the pool:                       pieces are shared out over the processes; a done one is kept
+    for each piece of the pool:                       pieces are divided over the processes; a done one is kept
         for each image:  logits of all members        networks × dropout draws × scales
                          pseudo-label and confidence  → <stem>.label.png, <stem>.confidence.png
                          scores → regions → its best candidates
         the piece's candidates                        → <piece>.npz, which says that the piece is done
 
-What is drawn by chance is drawn for each image by its position, so that no image depends on its neighbours in a batch
-or on the number of processes.
+Random draws for an image depend on its position alone, not on its neighbours in a batch or on the number of processes.
 
 Shapes: B images of one size · M members · H×W pixels · C classes · R regions of an image · D feature channels.
 """
@@ -49,7 +48,7 @@ PIECE = 16
 
 
 class PoolItem(NamedTuple):
-    """An image of the pool, as the loader hands it over."""
+    """An image of the pool from the loader."""
 
     position: int
     stem: str
@@ -58,12 +57,12 @@ class PoolItem(NamedTuple):
     closed: Tensor | None
     """(H,W) bool: pixels that are answered, or were asked for; None where there are none."""
     regions: Regions | None
-    """Superpixels; a grid is made where it is needed, faster than it is handed over."""
+    """Superpixels. A grid is None, since making it again is faster than transferring it."""
 
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """What the pass scores for: the settings of a round, and the questions that the domain was asked before."""
+    """The purpose of a pass: the settings of a round, and the earlier questions about the domain."""
 
     settings: AskSettings
     number: int
@@ -71,7 +70,8 @@ class ScoringRequest:
 
 
 class Pieces(Dataset[list[list[PoolItem]]]):
-    """Piece i: the i-th 16 images of the pool, in batches of one size. Superpixels are computed here once and kept."""
+    """The pieces of the pool. Piece i holds the i-th 16 images, in batches of one size. Superpixels are computed once
+    and cached."""
 
     def __init__(self, domain: Domain, batch_size: int, request: ScoringRequest | None, cache: Path) -> None:
         self.domain, self.batch_size, self.cache = domain, batch_size, cache
@@ -113,9 +113,9 @@ class Pieces(Dataset[list[list[PoolItem]]]):
 
 
 def tile(domain: Domain, stem: str, image: np.ndarray, spec: Spec, cache: Path) -> Regions:
-    """The regions of an image; superpixels are read from the cache, or computed and put there.
+    """The regions of an image. Superpixels are read from the cache, or computed and stored in it.
 
-    Raises ValueError with the file's name for a damaged one, or one of other pixels than the image has now.
+    Raises ValueError with the file's name for a damaged file, and for a file whose image has changed.
     """
     if spec.kind != "superpixels":
         return spec.tile(image)
@@ -132,9 +132,9 @@ def tile(domain: Domain, stem: str, image: np.ndarray, spec: Spec, cache: Path) 
 
 
 def asked_pixels(before: Sequence[Question], size: tuple[int, int]) -> np.ndarray:
-    """The pixels (H,W) bool of an image that questions about it were about, however it was cut into regions then.
+    """The pixels (H,W) bool of an image that earlier questions were about, for any kind of regions.
 
-    What was skipped, or answered in part, was asked too.
+    Skipped and partly answered questions count too.
     """
     mask = np.zeros(size, dtype=bool)
     for question in before:
@@ -155,25 +155,25 @@ def score_pool(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> PoolScores | None:
-    """Score the domain's pool, or go on with a pass that was stopped. Returns the scores of the whole pool, or None
-    without a `request` and where the pool is empty.
+    """Score the domain's pool, or resume a pass that was stopped. Returns the scores of the whole pool, or None without
+    a `request` and for an empty pool.
 
-    `folder` keeps the pieces that are done. Raises ValueError for a score that the committee cannot give, and with the
-    image's name for logits that are not finite; RuntimeError that says what to lower where memory runs out; and
+    `folder` keeps the pieces that are done. Raises ValueError for a score that the committee cannot compute, and with
+    the image's name for logits that are not finite. Raises RuntimeError with a fix where the memory is not enough, and
     `stopping.Stopped` after Ctrl-C or SIGTERM, when a piece is done.
     """
     if request is not None:
         branches = all(member.difficulty for member in committee.members)
-        if wrong := faults(committee.settings, request.settings, len(committee.members), branches):
-            raise ValueError("\n".join(wrong))
-    # With dropout every image is drawn for by itself.
+        if problems := faults(committee.settings, request.settings, len(committee.members), branches):
+            raise ValueError("\n".join(problems))
+    # With dropout every image has its own draws, and so its own batch.
     pieces = Pieces(domain, 1 if committee.settings.dropout else batch_size, request, cache)
-    own = range(distributed.rank(), len(pieces), distributed.world())
-    left = [i for i in own if not is_done(piece_path(folder, i), pieces.stems(i))]
-    total = pieces.images(own)
-    done, began = total - pieces.images(left), time.monotonic()
+    own_pieces = range(distributed.rank(), len(pieces), distributed.world())
+    remaining = [i for i in own_pieces if not is_done(piece_path(folder, i), pieces.stems(i))]
+    total = pieces.images(own_pieces)
+    done, began = total - pieces.images(remaining), time.monotonic()
     with ThreadPoolExecutor(max(workers, 1)) as writers:
-        for index, batches in zip(left, read_batches(pieces, left, workers, ahead=1), strict=True):
+        for index, batches in zip(remaining, read_batches(pieces, remaining, workers, ahead=1), strict=True):
             scores, written = [], []
             for batch in batches:
                 for item, opinions in _opinions(committee, domain, batch, seed):
@@ -193,9 +193,9 @@ def score_pool(
             ended = time.monotonic()
             save_piece(piece_path(folder, index), pieces.stems(index), scores, ended - began)
             began = ended
-            if stopping.stop_requested() and index != left[-1]:
+            if stopping.stop_requested() and index != remaining[-1]:
                 raise stopping.Stopped(
-                    f"{folder}: stopped after image {done} of {total} of {domain.name}, up to which the look is saved; "
+                    f"{folder}: stopped after image {done} of {total} of {domain.name}, up to which scores are saved; "
                     "the same command goes on with the next"
                 )
     distributed.barrier()
@@ -207,7 +207,7 @@ def score_pool(
 def _opinions(
     committee: Committee, domain: Domain, batch: Sequence[PoolItem], seed: int
 ) -> Iterator[tuple[PoolItem, Opinions | None]]:
-    """Each image of a batch with what is said of it (B = 1); None where no network has learnt anything yet."""
+    """Each image of a batch with the members' outputs for it (B = 1); None if there is no trained network yet."""
     if not committee.members:
         yield from ((item, None) for item in batch)
         return
@@ -217,18 +217,18 @@ def _opinions(
     except torch.OutOfMemoryError as error:
         raise RuntimeError(f"{domain.name}: {_too_large(image, committee.settings.scales)} ({error})") from error
     for i, item in enumerate(batch):
-        yield item, answers.of(i)
+        yield item, answers.of_image(i)
 
 
 def _too_large(image: Tensor, scales: Sequence[float]) -> str:
-    """What to do where a look at images (B,3,H,W) runs out of memory."""
+    """The message for images (B,3,H,W) whose prediction runs out of memory."""
     B, _, H, W = image.shape
     fix = (
         "lower campaign.pool.batch_size, and the same command goes on"
         if B > 1
         else "begin another campaign with smaller campaign.pool.scales, or go on where there is more memory"
     )
-    return f"out of memory in the look at {B} × {H}×{W} at scales {', '.join(f'{s:g}' for s in scales)}; {fix}"
+    return f"out of memory scoring {B} images of {H}×{W} at scales {', '.join(f'{s:g}' for s in scales)}; {fix}"
 
 
 def _predicted(domain: Domain, item: PoolItem, mean: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -258,15 +258,15 @@ def _score(
 def _finite(values: Tensor, domain: Domain, item: PoolItem) -> Tensor:
     if not bool(values.isfinite().all()):
         raise ValueError(
-            f"{domain.name}: {domain.source.where(item.stem)}: the network's answer is not finite; look at the "
-            "training run that it comes from, or set train.precision=fp32"
+            f"{domain.name}: {domain.source.where(item.stem)}: the network's answer is not finite; check the training "
+            "run of the network, or set train.precision=fp32"
         )
     return values
 
 
 def _write(pseudo: PseudoFolder, stem: str, label: np.ndarray, confidence: np.ndarray) -> None:
-    """In a thread of its own, which must not call torch: it would start a second team of threads for its operations,
-    which wait for more of them on the cores of the first."""
+    """Write the pseudo-labels of an image. This runs in a thread of its own, which must not call torch: torch would
+    start a second team of threads for it, which would compete with the first for the cores."""
     pseudo.write(stem, label, quantise(confidence))
 
 
@@ -279,7 +279,8 @@ def _scores_of(
     request: ScoringRequest,
     seed: int,
 ) -> PoolScores:
-    """The best regions of one image, `cost` their open pixels, and what is covered of it; predicted and score (H,W)."""
+    """The best regions of one image, with their open pixels as `cost`, and its covered regions. predicted and score are
+    (H,W)."""
     settings, classes = request.settings, domain.space.num_classes
     regions = item.regions or parse_regions(settings.regions).tile(item.image.numpy())
     unavailable = _unavailable(item, regions, request, score.device)
@@ -311,17 +312,17 @@ def _scores_of(
     features, closed = opinions.features[0], _closed(item, regions)
     cell = opinions.cell
     embedding, covered = (embed(features, regions, which, cell).astype(np.float16) for which in (chosen, closed))
-    # Points share the cells they lie in.
+    # Several points may lie in one cell.
     return result._replace(candidates=replace(candidates, embedding=embedding), covered=np.unique(covered, axis=0))
 
 
 def _closed(item: PoolItem, regions: Regions) -> np.ndarray:
-    """The regions with a pixel that is answered or was asked for, (A,) int32 in ascending order."""
+    """The regions with a pixel that was answered or asked for, (A,) int32 in ascending order."""
     return np.unique(regions.map[item.closed.numpy()]) if item.closed is not None else np.empty(0, np.int32)
 
 
 def _unavailable(item: PoolItem, regions: Regions, request: ScoringRequest, device: torch.device) -> Tensor | None:
-    """Pixels (H,W) bool that may not be asked for: closed, or at the border where that is excluded."""
+    """Pixels (H,W) bool that may not be asked for: closed ones, and those at the border if it is excluded."""
     unavailable = item.closed
     if not request.settings.border:
         border = torch.from_numpy(regions.border[regions.map])

@@ -1,5 +1,4 @@
-"""The scores of a pass over the pool, and their pieces on the disk: one file for each piece of the pool that is
-done."""
+"""The scores of a pass over the pool, and their files: one for each piece of the pool that is done."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ import numpy as np
 from fewmask.acquisition.selection import Candidates, concatenate
 from fewmask.runs.arrays import read_arrays, write_arrays
 
-_FIX = "remove it and go on with the same `fewmask campaign` command, which looks again"
-# Of every piece, and of those of a pass that was to ask: the arrays, and their dimensions.
+_FIX = "remove it and go on with the same `fewmask campaign` command, which scores these images again"
+# The arrays and their numbers of dimensions, in every piece, and in the pieces of a pass with a request.
 _EVERY = {"stems": 1, "seconds": 0}
 _ASKED = {"image": 1, "region": 1, "score": 1, "cost": 1, "group": 1, "scores": 1}
 
@@ -24,21 +23,21 @@ class PoolScores(NamedTuple):
 
     candidates: Candidates
     covered: np.ndarray | None = None
-    """With `balance: diverse` the embeddings (A,D) float16 of regions that hold an answered or asked pixel: questions
-    far from each other are to be far from these too."""
+    """With `balance: diverse` the embeddings (A,D) float16 of regions with an answered or asked pixel. New questions
+    keep away from these too."""
     score_sum: float = 0.0
     score_count: int = 0
-    """The sum and the count are over all regions that may be asked, including those that are no candidates because
-    their image has better ones."""
+    """The sum and the count are over all regions that may be asked for. They include regions that are no candidates
+    because their image has better ones."""
 
 
 def scored_stems(folder: Path) -> frozenset[str]:
-    """The images that the pieces in `folder` are of."""
+    """The images of the pieces in `folder`."""
     return frozenset(stem for path in folder.glob("*.npz") for stem in _stems(path))
 
 
 def scoring_seconds(folder: Path) -> float:
-    """What the pieces in `folder` took, added up over processes."""
+    """The seconds that the pieces in `folder` took, summed over processes."""
     return sum(float(read_arrays(path, _FIX, _EVERY, others=False)["seconds"]) for path in folder.glob("*.npz"))
 
 
@@ -47,11 +46,11 @@ def piece_path(folder: Path, index: int) -> Path:
 
 
 def is_done(path: Path, stems: Sequence[str]) -> bool:
-    """Whether the piece is there. Raises ValueError when it is one of other images."""
+    """Whether the file of a piece exists. Raises ValueError when it is about other images."""
     if path.exists() and _stems(path) != list(stems):
         raise ValueError(
-            f"{path}: a look at other images than the pool has now, which were added or removed since it began; put "
-            f"them back, or remove {path.parent} and look again"
+            f"{path}: scores of other images than the pool has now; images were added or removed since the pass began; "
+            f"restore them, or remove {path.parent} and run the command again"
         )
     return path.exists()
 
@@ -82,11 +81,11 @@ def load_piece(path: Path) -> PoolScores:
 
 
 def concatenate_scores(parts: Sequence[PoolScores]) -> PoolScores:
-    """Concatenates the scores of several images or pieces. All have `covered`, or none has."""
-    covered = [one.covered for one in parts if one.covered is not None]
+    """Concatenate the scores of several images or pieces. All of them have `covered`, or none has."""
+    covered = [part.covered for part in parts if part.covered is not None]
     return PoolScores(
-        concatenate([one.candidates for one in parts]),
+        concatenate([part.candidates for part in parts]),
         np.concatenate(covered) if covered else None,
-        sum(one.score_sum for one in parts),
-        sum(one.score_count for one in parts),
+        sum(part.score_sum for part in parts),
+        sum(part.score_count for part in parts),
     )

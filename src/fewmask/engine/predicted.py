@@ -1,7 +1,7 @@
-"""The folder of a prediction: which network and settings its files are of, and which images are done.
+"""The folder of a prediction: the network and settings of its files, and the images that are done.
 
-`prediction.json` says whose the folder is. `predicted.jsonl` gets a line for each image when its files are whole, so
-that a prediction which was stopped goes on with the others and still counts all.
+`prediction.json` describes the prediction. `predicted.jsonl` gets a line for each image when its files are complete. So
+a stopped prediction resumes with the other images and still counts all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RECORD, LINES, LOCK = "prediction.json", "predicted.jsonl", ".prediction.lock"
 
 
 class Prediction(BaseModel):
-    """What decides what the files of a prediction hold, and which there are."""
+    """The settings that determine the files of a prediction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,13 +34,13 @@ class Prediction(BaseModel):
     overlays: bool
     opacity: float
     images: str | tuple[str, ...]
-    """The folder, or the files, that were given."""
+    """The given folder or files."""
     upright: bool = False
-    """Whether images were turned as their orientation tags ask."""
+    """Whether images were turned by their orientation tags."""
 
 
 class Predicted(BaseModel):
-    """An image whose files are whole."""
+    """An image whose files are complete."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,13 +48,13 @@ class Predicted(BaseModel):
     digest: str
     """BLAKE2b of the image's file."""
     domain: str
-    """Whose classes its mask holds."""
+    """The domain of the classes in its mask."""
     pixels: tuple[int, ...]
-    """Of each class."""
+    """The number of pixels of each class."""
     remarks: tuple[str, ...] = ()
-    """What has to be known of its pixels."""
+    """Remarks on the image's pixels, for the user."""
     excess: dict[str, float] | None = None
-    """With the domain "auto", see `generalise.Choice`."""
+    """The excess of each domain, with the domain "auto": see `generalise.Choice`."""
 
 
 def fingerprint(model: UniversalSegmenter) -> str:
@@ -79,24 +79,25 @@ def check_output(out: Path, prediction: Prediction) -> None:
     record = out / RECORD
     if not record.exists():
         if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
-            raise ValueError(f"{out}: there already, and neither a prediction nor an empty folder; give another --out")
+            raise ValueError(f"{out}: exists and is neither a prediction nor an empty folder; give another --out")
         return
     try:
-        there = Prediction.model_validate_json(record.read_bytes())
+        existing = Prediction.model_validate_json(record.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{record}: damaged ({error.error_count()} faults); give another --out") from None
-    different = [name for name in Prediction.model_fields if getattr(there, name) != getattr(prediction, name)]
+    different = [name for name in Prediction.model_fields if getattr(existing, name) != getattr(prediction, name)]
     if different:
-        told = {"network": "another network", "images": f"other images ({_short(there.images)})"}
-        what = ", ".join(told.get(name, f"{name} {getattr(there, name)!r}") for name in different)
-        raise ValueError(f"{out}: holds another prediction: {what}; give another --out, or --overwrite")
+        descriptions = {"network": "another network", "images": f"other images ({_short(existing.images)})"}
+        changes = ", ".join(descriptions.get(name, f"{name} {getattr(existing, name)!r}") for name in different)
+        raise ValueError(f"{out}: holds another prediction: {changes}; give another --out, or --overwrite")
 
 
 @contextmanager
 def held(out: Path, prediction: Prediction, overwrite: bool = False) -> Iterator[None]:
-    """While inside, the folder is this prediction's, and this process alone writes it. Raises ValueError as `check`.
+    """Inside this context the folder belongs to this prediction, and only this process writes to it. Raises ValueError
+    as `check_output`.
 
-    `overwrite`: where another prediction is in the folder, what it wrote is written anew. Nothing is removed.
+    `overwrite`: the files of another prediction in the folder are overwritten. No file is removed.
     """
     if not overwrite or not (out / RECORD).exists():
         check_output(out, prediction)
@@ -114,18 +115,18 @@ def read_predicted(out: Path, items: Sequence[Item]) -> dict[str, Predicted]:
     """The images that are done, by name. Raises ValueError for a damaged file, and for an image that has changed."""
     path = out / LINES
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    if lines.pop():  # a kill in the middle of a line
-        whole = b"".join(line + b"\n" for line in lines)
-        write_atomically(path, lambda file: file.write(whole))
+    if lines.pop():  # the process was killed while it wrote a line
+        complete = b"".join(line + b"\n" for line in lines)
+        write_atomically(path, lambda file: file.write(complete))
     try:
-        found = [Predicted.model_validate_json(line) for line in lines]
+        records = [Predicted.model_validate_json(line) for line in lines]
     except ValidationError as error:
         raise ValueError(f"{path}: damaged ({error.error_count()} faults); predict into another --out") from None
-    done = {line.image: line for line in found}
+    done = {line.image: line for line in records}
     changed = [i for i in items if (line := done.get(i.name.as_posix())) and line.digest != digest_of(i.path)]
     if changed:
         raise ValueError(
-            f"{changed[0].path}: not the image any more that {out} holds a prediction of "
+            f"{changed[0].path}: has changed since {out} got its prediction "
             f"({len(changed)} of {len(items)} images have changed); give another --out, or --overwrite"
         )
     return done

@@ -1,4 +1,4 @@
-"""Masks and overlays for any images.
+"""Prediction of masks and overlays for any images.
 
 Shapes: B images of one size · H×W pixels · h×w feature cells · C_k classes of domain k.
 """
@@ -45,7 +45,7 @@ from fewmask.models.universal import UniversalSegmenter
 from fewmask.paths import AnyPath, below
 
 BATCH_PIXELS = 2**22
-"""Of the images that the network sees together: four times a batch of photographs is four times the memory."""
+"""The largest number of pixels in the images of a batch, which limits the memory."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class Decoded:
     """(H,W,3) uint8."""
     digest: str
     remarks: tuple[str, ...] = ()
-    """What has to be known of its pixels, such as an orientation tag, and what to do about it: what `check` says."""
+    """Remarks as in `fewmask check` on the image's pixels, such as on an orientation tag, with the fix."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    of: Decoded
+    decoded: Decoded
     domain: str
     mask: Mask
-    """(H,W) uint8 in 0 … C_k−1, at the image's own size."""
+    """(H,W) uint8 in 0 … C_k−1, at the size of the image."""
     choice: Choice | None = None
 
 
@@ -90,23 +90,23 @@ def predict(
     """Predict every image of a folder (with those inside it) or of a list.
 
     Writes `out/masks/<name>.png` with the dataset's raw ids, `out/overlays/<name>.jpg` and `out/classes.yaml`, which
-    says what the ids mean. Threads decode and write beside the network, which sees images of one size in one batch.
+    names the ids. Threads decode and write beside the network, which predicts images of one size in one batch.
 
-    The network sees each image at the size that it was trained at (`model.sizes`); its answer is enlarged (nearest) to
-    the image's own. No image is cut into tiles: the largest one sets the memory it takes.
+    Each image is resized to the size of the network's training (`model.sizes`), and its mask is enlarged (nearest) to
+    the size of the image. Images are not cut into tiles, so the largest one determines the memory.
 
-    With the model of `load_fused`, the domain "fused" writes classes of the union of all domains, and "auto" chooses a
-    domain for each image: its files go to `out/<domain>/`, and `out/domains.csv` says of each image which domain was
-    chosen and how clearly, see `Choice`.
+    With the model of `load_fused`, the domain "fused" writes classes of the union of all domains. The domain "auto"
+    chooses a domain for each image: its files go to `out/<domain>/`, and `out/domains.csv` lists each image's domain
+    and how clear the choice is, see `Choice`.
 
-    `form` writes the masks in another form as well, see `write_form`. `upright` turns images as their orientation tags
-    ask, as a domain of `orientation: apply` does. `overwrite` predicts anew where another prediction is in the folder.
+    `form` writes the masks in another form as well, see `write_form`. `upright` turns images by their orientation tags,
+    as a domain with `orientation: apply` does. `overwrite` overwrites another prediction in the folder.
 
-    Returns what was done, with the fraction of all pixels that each class got (of each domain, with "auto"), what was
-    left aside in the folder, and remarks on images, such as on an orientation tag. Raises ValueError, before anything
-    is written, that lists everything that is unreadable or of an equal name; for a domain that the model does not have;
-    and for a folder `out` that holds anything but this prediction. The same call goes on with a prediction that was
-    stopped or that a damaged file ended. No file is ever written in part.
+    Returns a summary with each class's fraction of all pixels (for each domain, with "auto"), the files that were left
+    aside in the folder, and remarks on images, such as on an orientation tag. Raises ValueError, before any file is
+    written, that lists all unreadable images and repeated names; for a domain that the model does not have; and for a
+    folder `out` that holds anything but this prediction. The same call resumes a prediction that was stopped or that
+    failed at a damaged file. No file is ever written in part.
     """
     began = time.monotonic()
     files = Path(images) if isinstance(images, str | os.PathLike) else [Path(image) for image in images]
@@ -133,12 +133,12 @@ def predict(
             lines |= {
                 n: line for n, line in predicted.read_predicted(out, given.items).items() if writers[line.domain].has(n)
             }
-            before = len(lines)
+            done_before = len(lines)
             for writer in writers.values():
                 writer.space.write_yaml(writer.out / "classes.yaml")
-            left = [item for item in given.items if item.name.as_posix() not in lines]
-            # Closed at once when anything stops the loop, so that no thread writes after the folder was let go.
-            with closing(_write_all(left, answering, writers, batch_size, max(workers, 1), upright)) as written:
+            remaining = [item for item in given.items if item.name.as_posix() not in lines]
+            # `closing` ends the threads when the loop stops, so that none writes after the folder was released.
+            with closing(_write_all(remaining, answering, writers, batch_size, max(workers, 1), upright)) as written:
                 for line in written:
                     predicted.append(out, line)
                     lines[line.image] = line
@@ -149,8 +149,10 @@ def predict(
                 _write_choices(out / "domains.csv", ordered)
             forms = []
             for n, writer in writers.items():
-                own = [item for item in given.items if lines[item.name.as_posix()].domain == n]
-                forms += [str(path) for path in [write_form(writer.out, own, writer.space, form)] if path and own]
+                own_items = [item for item in given.items if lines[item.name.as_posix()].domain == n]
+                forms += [
+                    str(path) for path in [write_form(writer.out, own_items, writer.space, form)] if path and own_items
+                ]
     except ImageError as error:
         raise ValueError(
             f"{error}\n{len(lines)} of {len(given.items)} images were predicted before that and stay in {out}; when it "
@@ -163,39 +165,39 @@ def predict(
         "out": str(out),
         "domain": name,
         "images": len(ordered),
-        "before": before,
+        "before": done_before,
         "sizes": sizes,
         "forms": forms,
         "aside": list(given.aside),
         "remarks": _remarks(ordered),
-        **(_told(ordered, fused.fused) if fused else {}),
+        **(_choice_summary(ordered, fused.fused) if fused else {}),
         "pixels": shares if fused else shares[name],
         "seconds": round(time.monotonic() - began, 3),
     }
 
 
 class ImageError(ValueError):
-    """An image cannot be decoded, or takes more memory than there is."""
+    """An image that cannot be decoded, or that takes more memory than is available."""
 
 
 @dataclass(frozen=True)
 class _Answering:
-    """A network at work: images of one size in, their masks out."""
+    """A network that predicts the masks of a batch of images of one size."""
 
     model: UniversalSegmenter
     domain: str
     fused: Fused | None
-    """With the domain "auto"."""
+    """The model, with the domain "auto"."""
     sizes: Mapping[str, Scale]
-    """Of the domains that may answer."""
+    """The sizes of the domains whose heads may predict."""
     precision: Precision
 
     def batches(self, images: Iterator[Decoded], batch_size: int) -> Batches:
-        for batch in same_size_batches(images, batch_size, size=lambda one: one.image.shape):
+        for batch in same_size_batches(images, batch_size, size=lambda decoded: decoded.image.shape):
             height, width = batch[0].image.shape[:2]
             largest = max(h * w for h, w in (scaled((height, width), size) for size in self.sizes.values()))
-            together = max(1, BATCH_PIXELS // largest)
-            yield from (batch[i : i + together] for i in range(0, len(batch), together))
+            batch_images = max(1, BATCH_PIXELS // largest)
+            yield from (batch[i : i + batch_images] for i in range(0, len(batch), batch_images))
 
     @torch.inference_mode()
     def __call__(self, batch: list[Decoded]) -> list[Answer]:
@@ -211,29 +213,31 @@ class _Answering:
     def _predicted(self, batch: list[Decoded]) -> list[Answer]:
         features, size = self._encode(batch, self.sizes[self.domain])
         masks = as_array(self.model.classes(features, self.domain, size))
-        return [Answer(one, self.domain, _enlarged(mask, one)) for one, mask in zip(batch, masks, strict=True)]
+        return [
+            Answer(decoded, self.domain, _enlarged(mask, decoded)) for decoded, mask in zip(batch, masks, strict=True)
+        ]
 
     def _chosen(self, model: Fused, batch: list[Decoded]) -> list[Answer]:
-        """Each image by the head that fits it best; every domain looks at it at its own size."""
+        """Predict each image with the head that fits it best. Every domain has its own size of the image."""
         encoded = {size: self._encode(batch, size) for size in set(self.sizes.values())}
         excess = {size: model.excess(model.similarity(features)) for size, (features, _) in encoded.items()}
-        own = torch.stack([excess[self.sizes[n]][:, k] for k, n in enumerate(model.fused)], 1)
-        found = []
-        for i, (one, choice) in enumerate(zip(batch, choices(model, own), strict=True)):
+        own_excess = torch.stack([excess[self.sizes[n]][:, k] for k, n in enumerate(model.fused)], 1)
+        answers = []
+        for i, (decoded, choice) in enumerate(zip(batch, choices(model, own_excess), strict=True)):
             features, size = encoded[self.sizes[choice.domain]]
             mask = as_array(model.classes(features[i : i + 1], choice.domain, size)[0])
-            found.append(Answer(one, choice.domain, _enlarged(mask, one), choice))
-        return found
+            answers.append(Answer(decoded, choice.domain, _enlarged(mask, decoded), choice))
+        return answers
 
     def _encode(self, batch: list[Decoded], scale: Scale) -> tuple[torch.Tensor, tuple[int, int]]:
         """Features (B,C,h,w) of the images at a scale, and their H, W there."""
-        images = torch.from_numpy(np.stack([resized(one.image, scale) for one in batch]))
+        images = torch.from_numpy(np.stack([resized(decoded.image, scale) for decoded in batch]))
         image = images.to(self.model.mean.device).permute(0, 3, 1, 2)
         return self.model.encode(image), (image.shape[2], image.shape[3])
 
 
-def _enlarged(mask: Mask, of: Decoded) -> Mask:
-    height, width = of.image.shape[:2]
+def _enlarged(mask: Mask, decoded: Decoded) -> Mask:
+    height, width = decoded.image.shape[:2]
     return mask if mask.shape == (height, width) else cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
@@ -244,9 +248,9 @@ def _too_large(batch: Sequence[Decoded], sizes: Mapping[str, Scale], error: Base
         if len(batch) > 1
         else "cut it into tiles, reduce it, or predict it where there is more memory"
     )
-    names = ", ".join(str(one.item.path) for one in batch)
-    what = f"each of {width}×{height} pixels" if len(batch) > 1 else f"{width}×{height} pixels"
-    return f"{names}: {what}, for which there is not enough memory ({' '.join(str(error).split())[:200]}); {fix}"
+    names = ", ".join(str(decoded.item.path) for decoded in batch)
+    description = f"each of {width}×{height} pixels" if len(batch) > 1 else f"{width}×{height} pixels"
+    return f"{names}: {description}, for which there is not enough memory ({' '.join(str(error).split())[:200]}); {fix}"
 
 
 def _write_all(
@@ -257,10 +261,10 @@ def _write_all(
     threads: int,
     upright: bool,
 ) -> Generator[Predicted, None, None]:
-    """Decode every image, predict it and write what was predicted; in the order of their sizes."""
+    """Decode every image, predict it and write the files, in the order of the images' sizes."""
     ahead = batch_size + threads
     with ThreadPoolExecutor(threads) as reading, ThreadPoolExecutor(threads) as writing:
-        # By size, so that as few batches as possible are cut short where the size changes.
+        # Sorting by size keeps the number of batches low, since a batch holds one size.
         decoded = _ahead(reading, partial(_decode, turn=upright), sorted(items, key=lambda i: i.size), ahead)
         answers = chain.from_iterable(map(answering, answering.batches(decoded, batch_size)))
         yield from _ahead(writing, lambda answer: writers[answer.domain](answer), answers, ahead)
@@ -270,8 +274,8 @@ def _decode(item: Item, turn: bool) -> Decoded:
     try:
         pixels, kind = read_picture(item.path)
         pixels = reading.upright(pixels, kind.orientation) if turn else pixels
-        told = (cell for cell in judge(kind) if cell.fix and not (turn and cell.fix.startswith(TURN_PIXELS)))
-        remarks = tuple(f"{cell.how}; {cell.fix}" for cell in told)
+        judgements = (cell for cell in judge(kind) if cell.fix and not (turn and cell.fix.startswith(TURN_PIXELS)))
+        remarks = tuple(f"{cell.how}; {cell.fix}" for cell in judgements)
         return Decoded(item, pixels, predicted.digest_of(item.path), remarks)
     except ValueError as error:
         raise ImageError(str(error)) from None
@@ -283,15 +287,15 @@ def _decode(item: Item, turn: bool) -> Decoded:
 
 def _remarks(lines: Sequence[Predicted]) -> dict[str, list[str]]:
     """The images of each remark."""
-    found: dict[str, list[str]] = {}
+    images_by_remark: dict[str, list[str]] = {}
     for line in lines:
         for remark in line.remarks:
-            found.setdefault(remark, []).append(line.image)
-    return found
+            images_by_remark.setdefault(remark, []).append(line.image)
+    return images_by_remark
 
 
-def _told(lines: Sequence[Predicted], domains: Sequence[str]) -> dict[str, Any]:
-    """Which domain was chosen for each image, and how clearly."""
+def _choice_summary(lines: Sequence[Predicted], domains: Sequence[str]) -> dict[str, Any]:
+    """The domain that was chosen for each image, and how clear the choice is."""
     chosen = {line.image: clearest(line.excess or {}) for line in lines}
     return {
         "chosen": {n: sum(c.domain == n for c in chosen.values()) for n in domains},
@@ -309,7 +313,8 @@ def _shares(space: LabelSpace, lines: Sequence[Predicted]) -> dict[str, float]:
 
 
 def _write_choices(path: Path, lines: Sequence[Predicted]) -> None:
-    """A line for each image: its domain, the margin to the next, whether that is ambiguous, the excess of each."""
+    """Write a line for each image: its domain, the margin to the next one, whether the choice is ambiguous, and the
+    excess of each domain."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     names = list(lines[0].excess or {})
@@ -327,7 +332,7 @@ def _domain(model: UniversalSegmenter, domain: str | None) -> str:
     if domain is None:
         names = ", ".join(model.domains)
         raise ValueError(
-            f"the model has several domains; say whose classes to predict, by `domain` (--domain): {names}"
+            f"the model has several domains; choose whose classes to predict by `domain` (--domain): {names}"
         )
     if domain not in model.domains:
         raise ValueError(f"no domain {domain!r} in the model; it has {', '.join(model.domains)}")
@@ -335,7 +340,7 @@ def _domain(model: UniversalSegmenter, domain: str | None) -> str:
 
 
 def _sizes(model: UniversalSegmenter, domain: str, fused: Fused | None) -> dict[str, Scale]:
-    """The size at which each domain that may answer sees an image."""
+    """The size of an image for each domain whose head may predict."""
     if fused is not None:
         return {n: model.sizes[n] for n in fused.fused}
     return {
@@ -351,16 +356,16 @@ class _Writer:
     opacity: float
 
     def __call__(self, answer: Answer) -> Predicted:
-        """Write what was predicted for one image. The mask comes last."""
-        name, image, mask = answer.of.item.name.as_posix(), answer.of.image, answer.mask
+        """Write the files of one image. The mask comes last."""
+        name, image, mask = answer.decoded.item.name.as_posix(), answer.decoded.image, answer.mask
         if self.overlays:
             write_image(self._place("overlays", name), overlay(image, mask, self.space, self.opacity))
         write_mask(self._place("masks", name), mask, self.space)
         pixels = np.bincount(mask.ravel(), minlength=self.space.num_classes)
         excess = dict(answer.choice.excess) if answer.choice else None
         return Predicted(
-            image=name, digest=answer.of.digest, domain=answer.domain, pixels=tuple(pixels.tolist()), excess=excess,
-            remarks=answer.of.remarks,
+            image=name, digest=answer.decoded.digest, domain=answer.domain, pixels=tuple(pixels.tolist()),
+            excess=excess, remarks=answer.decoded.remarks,
         )  # fmt: skip
 
     def has(self, name: str) -> bool:
@@ -373,7 +378,7 @@ class _Writer:
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], count: int) -> Iterator[Any]:
     """`map(work, items)` in the pool's threads, in order, with at most `count` results waiting.
 
-    What `items` raises is raised when the results of all items before it were handed out.
+    An exception of `items` is raised after the results of all items before it.
     """
     waiting: deque[Future] = deque()
     source = iter(items)

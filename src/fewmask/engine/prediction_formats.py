@@ -26,10 +26,10 @@ FORMS: tuple[Form, ...] = ("png", "coco", "labelme", "geojson")
 
 
 def write_form(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) -> Path | None:
-    """Write the masks below `out/masks` in another form, and return where: `coco.json`, or a file an image in
-    `labelme/` or `geojson/`. None for "png", which the masks are.
+    """Write the masks below `out/masks` in another form, and return the path: `coco.json`, or the folder `labelme/` or
+    `geojson/` with a file for each image. None for "png", the form of the masks.
 
-    Raises ValueError where a file has changed since it was written: somebody may have corrected it.
+    Raises ValueError where a file has changed since it was written, since somebody may have corrected it.
     """
     if form == "png":
         return None
@@ -118,7 +118,7 @@ def rings(inside: np.ndarray) -> list[np.ndarray]:
     its holes."""
     padded = np.pad(inside, 1)
     steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    # Of each pixel's four sides those that the area ends at, with the area at their right.
+    # The sides of pixels at which the area ends, in the direction that has the area on its right.
     for (dy, dx), start, end in (
         ((-1, 0), (0, 0), (1, 0)),
         ((0, 1), (1, 0), (1, 1)),
@@ -128,23 +128,24 @@ def rings(inside: np.ndarray) -> list[np.ndarray]:
         neighbour = np.roll(padded, (-dy, -dx), (0, 1))
         for y, x in np.argwhere(padded & ~neighbour).tolist():
             steps.setdefault((x - 1 + start[0], y - 1 + start[1]), []).append((x - 1 + end[0], y - 1 + end[1]))
-    found = []
+    outlines = []
     for first in sorted(steps):
         while first in steps:
-            ring, at, came = [first], first, (0, 0)
+            ring, position, direction = [first], first, (0, 0)
             while True:
-                ends = steps[at]
-                # Where two pixels of the area touch at a corner the way turns left, so that no outline touches itself.
-                nxt = min(ends, key=lambda e: came[0] * (e[1] - at[1]) - came[1] * (e[0] - at[0]))
+                ends = steps[position]
+                # Where two pixels of the area touch at a corner the outline turns left, so that it never touches
+                # itself.
+                nxt = min(ends, key=lambda e: direction[0] * (e[1] - position[1]) - direction[1] * (e[0] - position[0]))
                 ends.remove(nxt)
                 if not ends:
-                    del steps[at]
-                came, at = (nxt[0] - at[0], nxt[1] - at[1]), nxt
-                ring.append(at)
-                if at == first:
+                    del steps[position]
+                direction, position = (nxt[0] - position[0], nxt[1] - position[1]), nxt
+                ring.append(position)
+                if position == first:
                     break
-            found.append(_straight(np.array(ring)))
-    return sorted(found, key=lambda r: -abs(_area(r)))
+            outlines.append(_straight(np.array(ring)))
+    return sorted(outlines, key=lambda r: -abs(_area(r)))
 
 
 def _straight(ring: np.ndarray) -> np.ndarray:

@@ -27,40 +27,40 @@ from fewmask.models.memory import memory_for, ran_out
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import torch_generator
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def check_configs(configs: Sequence[Config], domains: Mapping[str, Domain]) -> tuple[UniversalSegmenter, Method]:
     """The network and the method of trainings that differ in `train` alone, on their device.
 
-    Raises one ValueError that lists what is wrong with their settings, `key: what; the fix` a line.
+    Raises one ValueError that lists the errors in their settings, each as a line `key: the error; the fix`.
     """
     problems: list[str] = []
     configs = [settle(config, domains)[0] for config in configs]
 
-    def tried(attempt: Callable[[], Found]) -> Found | None:
+    def attempt(action: Callable[[], Result]) -> Result | None:
         try:
-            return attempt()
+            return action()
         except ValueError as error:
             problems.extend(line for line in str(error).splitlines() if line not in problems)
             return None
 
     config, spaces = configs[0], {name: domain.space for name, domain in domains.items()}
-    device = tried(lambda: choose_device(config.train.device)) or torch.device("cpu")
-    for train in (one.train for one in configs):
-        tried(lambda train=train: train.check_division(distributed.world()))  # type: ignore[misc]
+    device = attempt(lambda: choose_device(config.train.device)) or torch.device("cpu")
+    for train in (variant.train for variant in configs):
+        attempt(lambda train=train: train.check_division(distributed.world()))  # type: ignore[misc]
         if train.tensorboard:
-            tried(board_writer)
-    model = tried(lambda: UniversalSegmenter(config.model, spaces, config.seed))
-    method = tried(lambda: build(config.method, domains, config.train.steps))
+            attempt(board_writer)
+    model = attempt(lambda: UniversalSegmenter(config.model, spaces, config.seed))
+    method = attempt(lambda: build(config.method, domains, config.train.steps))
     if model is not None and method is not None:
         model.to(device), method.to(device)
-        tried(lambda: method.prepare(model, torch_generator(config.seed, "method", device=str(device))))
-        for one in configs if not problems else ():
-            tried(lambda one=one: Optimisers(one.train.optimiser, model, method))  # type: ignore[misc]
-            phases = [p for p in method.phases(one.train.steps) if p.stop > p.start]
-            tried(lambda one=one, phases=phases: check_rows(one.train, phases, model, method))  # type: ignore[misc]
-            tried(lambda one=one: check_crop(one.train, model))  # type: ignore[misc]
+        attempt(lambda: method.prepare(model, torch_generator(config.seed, "method", device=str(device))))
+        for variant in configs if not problems else ():
+            attempt(lambda variant=variant: Optimisers(variant.train.optimiser, model, method))  # type: ignore[misc]
+            phases = [p for p in method.phases(variant.train.steps) if p.stop > p.start]
+            attempt(lambda variant=variant, phases=phases: check_rows(variant.train, phases, model, method))  # type: ignore[misc]
+            attempt(lambda variant=variant: check_crop(variant.train, model))  # type: ignore[misc]
     if problems:
         raise ValueError("\n".join(problems))
     assert model is not None
@@ -83,7 +83,7 @@ def check_rows(train: TrainSettings, phases: Sequence[Phase], model: UniversalSe
 
 
 def check_crop(train: TrainSettings, model: UniversalSegmenter) -> None:
-    """Raises ValueError where the network does not take images as large as the crops."""
+    """Raises ValueError where the network does not take images of the crops' size."""
     height, width = train.crop
     check_size((height, width), model, "train.crop", "take another crop, or an encoder that works at any size")
 
@@ -91,7 +91,7 @@ def check_crop(train: TrainSettings, model: UniversalSegmenter) -> None:
 @torch.no_grad()
 def check_size(size: tuple[int, int], model: UniversalSegmenter, key: str, fix: str) -> None:
     """Raises ValueError, `key: … fix`, where the network does not take one image of this size, and RuntimeError where
-    the memory does not suffice for it."""
+    the memory is not enough for it."""
     height, width = size
     was_training = model.training
     model.eval()

@@ -12,7 +12,7 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """What an observer is told after every step, and after every image of an evaluation (stage "evaluate")."""
+    """The event after every step, and after every image of an evaluation (stage "evaluate")."""
 
     run: str
     stage: str

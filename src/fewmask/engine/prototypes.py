@@ -1,4 +1,5 @@
-"""The prototypes of a run's classes: made once from its labelled images, kept in `prototypes.safetensors`.
+"""The prototypes of a run's classes. They are computed once from its labelled images and kept in
+`prototypes.safetensors`.
 
 Shapes: B images · C feature channels · C_k classes of domain k · N cells · h×w feature cells.
 """
@@ -26,7 +27,7 @@ from fewmask.paths import AnyPath
 from fewmask.runs import RunFolder
 
 IMAGES = 200
-"""Labelled images of a domain that are looked at, at most; of more, evenly spread ones."""
+"""The largest number of labelled images of a domain that are used. If there are more, evenly spaced ones are taken."""
 SMALLEST_SPREAD = 0.01
 VALUES = ("origin", "usual", "typical", "spread")
 
@@ -35,22 +36,22 @@ VALUES = ("origin", "usual", "typical", "spread")
 def make_prototypes(
     model: UniversalSegmenter, domains: Mapping[str, Domain], *, workers: int = 2, precision: Precision = "auto"
 ) -> Prototypes:
-    """Prototypes of the classes of all domains that have labelled pixels, in two looks at their images: for the means,
-    and for how far the images lie from them. Raises ValueError when there are none."""
-    known = {name: domain for name, domain in domains.items() if domain.labelled}
+    """Prototypes of the classes of all domains that have labelled pixels, in two passes over their images: one for the
+    means, one for the images' distances from them. Raises ValueError when there is no labelled pixel."""
+    labelled_domains = {name: domain for name, domain in domains.items() if domain.labelled}
     was_training = model.training
     model.eval()
     means: dict[str, Tensor] = {}
-    for name, domain in known.items():
+    for name, domain in labelled_domains.items():
         classes = domain.space.num_classes
         total = torch.zeros(classes + 1, model.channels + 1, dtype=torch.float64)
         for features, label in _labelled(model, domain, workers, precision):
             cells = F.pad(features.float().permute(0, 2, 3, 1).flatten(0, 2), (0, 1), value=1.0)
-            row = label.flatten().long().clamp_max(classes)  # 254 and 255 go to a row of their own, which is dropped
+            row = label.flatten().long().clamp_max(classes)  # 254 and 255 go to the last row, which is dropped
             sums = torch.zeros(total.shape, device=cells.device).index_add_(0, row, cells)
             total += sums.cpu()
         if total[:-1, -1].any():
-            means[name] = total[:-1, :-1] / total[:-1, -1:]  # NaN for a class that was never seen
+            means[name] = total[:-1, :-1] / total[:-1, -1:]  # NaN for a class without a pixel
     if not means:
         raise ValueError(f"no labelled pixels in {', '.join(domains)}; prototypes are made from them")
     origin = torch.cat(list(means.values())).nanmean(0)
@@ -59,14 +60,14 @@ def make_prototypes(
     every, centre = torch.cat(list(vectors.values())).to(device), origin.float().to(device)
     usual, distances = [], []
     for name in vectors:
-        looked = _labelled(model, known[name], workers, precision)
-        found = torch.cat([shares(similarity(features, every, centre)) for features, _ in looked]).cpu()
-        usual.append(found.mean(0))
-        distances.append(distance(found, usual[-1][None])[:, 0])
+        batches = _labelled(model, labelled_domains[name], workers, precision)
+        image_shares = torch.cat([shares(similarity(features, every, centre)) for features, _ in batches]).cpu()
+        usual.append(image_shares.mean(0))
+        distances.append(distance(image_shares, usual[-1][None])[:, 0])
     model.train(was_training)
-    within = torch.cat([d - d.mean() for d in distances]).square().mean().sqrt()
+    spread = torch.cat([d - d.mean() for d in distances]).square().mean().sqrt()
     typical = torch.stack([d.mean() for d in distances])
-    return Prototypes(vectors, origin.float(), torch.stack(usual), typical, within.clamp_min(SMALLEST_SPREAD))
+    return Prototypes(vectors, origin.float(), torch.stack(usual), typical, spread.clamp_min(SMALLEST_SPREAD))
 
 
 def _labelled(
@@ -83,13 +84,14 @@ def _labelled(
 
 
 def save_prototypes(folder: Path, prototypes: Prototypes) -> None:
-    """Write them beside the trained network that they belong to."""
+    """Write the prototypes beside the trained network."""
     tensors = {f"vectors.{name}": vectors for name, vectors in prototypes.vectors.items()}
     save_weights(RunFolder(folder).prototypes, {**tensors, **{name: getattr(prototypes, name) for name in VALUES}})
 
 
 def load_prototypes(folder: Path, model: UniversalSegmenter) -> Prototypes:
-    """Those of a finished run's network. Raises ValueError where there are none, or other ones than the run wrote."""
+    """The prototypes of a finished run. Raises ValueError where the file is missing or differs from what the run
+    wrote."""
     run = RunFolder(folder)
     path = run.prototypes
     tensors = load_weights(path, run.digest_of(path))
@@ -100,7 +102,7 @@ def load_prototypes(folder: Path, model: UniversalSegmenter) -> Prototypes:
 def load_fused(folder: AnyPath, device: torch.device | str = "cpu") -> Fused:
     """The trained network of a run, for `fused` and `auto` predictions, in eval mode.
 
-    Raises ValueError for a run of one domain, which has nothing to fuse or to choose from.
+    Raises ValueError for a run of one domain, which has nothing to fuse or to choose.
     """
     folder = Path(folder)
     model, config = load_model(folder, device), load_config(folder)

@@ -1,4 +1,4 @@
-"""How a run begins and goes on: its folder, its configuration, its datasets, its network."""
+"""The start and the resumption of a run: its folder, its configuration, its datasets, its network."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ PACKAGES = ("fewmask", "torch", "timm", "segmentation-models-pytorch", "opencv-p
 
 
 def open_run(folder: Path, config: Config, other: bool = False) -> RunFolder:
-    """A folder for this configuration: a new one, or the same run's, which goes on where it stopped. Where `other` is
-    true somebody else has judged that it may go on with other settings.
+    """A folder for this configuration: a new one, or that of the same run, which is resumed. With `other` the caller
+    has checked that the run may be resumed with other settings.
 
-    Raises ValueError for a folder that holds anything else, or a run of another configuration. A new one is first
-    written to by `begin`, so that settings which turn out not to fit leave no folder behind.
+    Raises ValueError for a folder that holds anything else, or a run of another configuration. `begin` is the first to
+    write to a new folder, so that settings which do not fit leave no folder behind.
     """
     run = RunFolder(folder)
     if run.config.exists():
-        there = config if other else run.load_config()
-        different = differences(essence(there), essence(config))
+        existing = config if other else run.load_config()
+        different = differences(essence(existing), essence(config))
         if different:
-            data = f". Has the data moved? Then write its new `root` into {run.config}" if only_roots(different) else ""
+            data = f". If the data has moved, write its new `root` into {run.config}" if only_roots(different) else ""
             raise ValueError(
                 f"{folder}: holds a run of another configuration ({'; '.join(different)}); give another --out, or the "
                 f"same settings to go on with it{data}"
@@ -49,10 +49,10 @@ def open_run(folder: Path, config: Config, other: bool = False) -> RunFolder:
 
 
 def begin(run: RunFolder, config: Config, other: bool = False) -> AbstractContextManager[None]:
-    """While inside, the folder is a run of this configuration that these processes alone write: without what a kill
-    left unfinished in it, and held by the first of them.
+    """Inside this context the folder is a run of this configuration, and only these processes write to it. The first
+    process holds it, after unfinished files of a killed run were removed.
 
-    Raises ValueError where another process holds it, or has made something else of it since `open_run`.
+    Raises ValueError where another process holds the folder, or has changed it since `open_run`.
     """
     return distributed.enter_in_first(_begun(run, config, other))
 
@@ -73,10 +73,10 @@ def load_config(folder: AnyPath) -> Config:
 
 
 def save_model(run: RunFolder, model: UniversalSegmenter) -> Description:
-    """`model.safetensors` and `model.json`, which are all that prediction needs."""
-    found = describe(model, save_weights(run.weights, model.state_dict()))
-    run.write_record(run.model, found)
-    return found
+    """Write `model.safetensors` and `model.json`. Prediction needs no other file."""
+    description = describe(model, save_weights(run.weights, model.state_dict()))
+    run.write_record(run.model, description)
+    return description
 
 
 def describe(model: UniversalSegmenter, digest: str) -> Description:
@@ -84,7 +84,7 @@ def describe(model: UniversalSegmenter, digest: str) -> Description:
     return Description(
         domains={name: space.to_dict() for name, space in model.spaces.items()},
         sizes=dict(model.sizes),
-        # The run's own weights replace the pretrained ones, and LoRA is merged into them.
+        # The run's weights replace the pretrained ones, and LoRA is merged into them.
         model=model.settings.model_copy(update={"weights": None, "tuning": Full()}),
         **({"members": model.members} if isinstance(model, Ensemble) else {}),
         normalisation=Normalisation(
@@ -96,14 +96,14 @@ def describe(model: UniversalSegmenter, digest: str) -> Description:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    found = {"python": platform.python_version()}
+    """The versions of the packages that a result depends on."""
+    by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            by_package[package] = "absent"
+    return by_package
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

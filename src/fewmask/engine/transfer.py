@@ -1,7 +1,7 @@
-"""Train on X, score on Y, where Y has other classes.
+"""Evaluation of a network trained on X on a domain Y with other classes.
 
-Two ways: X's own classes are read as Y's through a checked mapping, or a head for Y's classes is trained on X's frozen
-network, as the tables of Kalluri et al. (ICCV 2019) do it.
+There are two ways. A checked mapping translates X's classes to Y's. Or a head for Y's classes is trained on X's frozen
+network, as in the tables of Kalluri et al. (ICCV 2019).
 
 Shapes: B rows of a batch · C feature channels · C_y classes of Y · H×W pixels · h×w feature cells.
 """
@@ -31,19 +31,19 @@ from fewmask.models.universal import UniversalSegmenter
 
 
 def common_size(model: UniversalSegmenter, heads: Sequence[str]) -> Scale:
-    """The one size that these heads were trained at. Raises ValueError where they differ."""
+    """The common size at which these heads were trained. Raises ValueError where the sizes differ."""
     sizes = {head: model.sizes[head] for head in heads}
     if len(set(sizes.values())) > 1:
         each = ", ".join(f"{head} {in_words(size)}" for head, size in sizes.items())
         raise ValueError(
-            f"the heads were trained at different sizes ({each}) and cannot look at one image together; choose one of "
+            f"the heads were trained at different sizes ({each}) and cannot predict one image together; choose one of "
             "them (--head, or --domain of `predict`)"
         )
     return next(iter(sizes.values()))
 
 
 def as_trained(model: UniversalSegmenter, target: Domain, heads: Sequence[str]) -> Domain:
-    """The target at the size that these heads were trained at, unless its settings say another. Scenes are drawn at the
+    """The target at the size at which these heads were trained, unless its settings state another size. Scenes keep the
     size of their settings."""
     if target.size is not None or not isinstance(target.source, FileSource):
         return target
@@ -62,16 +62,16 @@ def through_mapping(
     precision: Precision = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score the head of `source` on another domain, its classes read as the target's.
+    """Score the head of `source` on another domain, with its classes mapped to the target's.
 
-    `names` says for source classes which target class they are, or None where the target has none; classes of equal
-    name need no entry. A pixel predicted as a class without a counterpart is wrong, whatever its label.
+    `names` maps source classes to target classes, or to None where the target lacks them. Classes of equal name need no
+    entry. A pixel predicted as a class without a counterpart counts as an error.
 
-    Returns `{"domains": {target: scores}, "avg_miou": …}`. A target class that no source class means is *unreachable*:
-    the source cannot name it, which is not the same as naming it wrongly. Such classes are listed, have no IoU and do
-    not enter `miou`; `miou_present` is the mean over all classes that occur, with 0 for the unreachable ones, and the
-    pixel accuracy counts their pixels as wrong. Raises ValueError for a head that the model lacks, and for a mapping
-    that leaves a class open or names one that does not exist.
+    Returns `{"domains": {target: scores}, "avg_miou": …}`. A target class to which no source class is mapped is
+    *unreachable*: the source cannot predict it. Such classes are listed, have no IoU and do not enter `miou`.
+    `miou_present` is the mean over all classes that occur, with 0 for the unreachable ones. The pixel accuracy counts
+    their pixels as errors. Raises ValueError for a head that the model lacks, and for a mapping that leaves a class
+    open or names one that does not exist.
     """
     if source not in model.spaces:
         raise ValueError(f"no domain {source!r} in the model; its heads are {', '.join(model.domains)}")
@@ -79,28 +79,28 @@ def through_mapping(
     mapping = ClassMapping.by_name(model.spaces[source], target.space, names)
     if not mapping.reachable:
         raise ValueError(
-            f"class mapping: no class of {source} is one of {target.name}; map at least one, or train a head"
+            f"class mapping: no class of {source} is mapped to {target.name}; map at least one, or train a head"
         )
     counts = count(
         model, target, split,
         head=source, mapping=mapping, batch_size=batch_size, workers=workers, precision=precision, progress=progress,
     )  # fmt: skip
-    found = mapped_scores(counts.confusion, mapping) | {
+    result = mapped_scores(counts.confusion, mapping) | {
         "head": source,
         "split": split,
         "images": len(target.splits[split]),
     }
-    return {"way": "mapping", "domains": {target.name: found}, "avg_miou": found["miou"], "size": target.size}
+    return {"way": "mapping", "domains": {target.name: result}, "avg_miou": result["miou"], "size": target.size}
 
 
 def mapped_scores(confusion: Tensor, mapping: ClassMapping) -> dict[str, Any]:
     """Scores of a confusion matrix (C,C + 1) under a mapping, see `through_mapping`."""
     target = mapping.target.names
-    found = scores(confusion, target, mapping.reachable)
-    iou: dict[str, float | None] = found["iou"]
+    result = scores(confusion, target, mapping.reachable)
+    iou: dict[str, float | None] = result["iou"]
     unreachable = [n for i, n in enumerate(target) if i not in mapping.reachable]
     pairs = list(zip(mapping.source.names, mapping.table, strict=True))
-    return found | {
+    return result | {
         "miou_present": mean(list(iou.values())),
         "iou": {n: None if n in unreachable else value for n, value in iou.items()},
         "unreachable": unreachable,
@@ -121,11 +121,11 @@ def with_new_head(
 ) -> dict[str, Any]:
     """Train a head G_y for the target's classes on the frozen F, with the target's labelled images, and score it.
 
-        for each step:  L = CE(y, G_y(F(x)))  over the labelled pixels; only G_y moves
+        for each step:  L = CE(y, G_y(F(x)))  over the labelled pixels; only G_y is updated
 
-    F runs in eval mode without a gradient: neither its parameters nor the statistics of its batch normalisation change,
-    and the model itself is left as it was. Of `settings`, batch size, crop, augmentation, accumulation and the
-    optimiser (the head at `head_lr`) count. Everything drawn is a function of (seed, step, row).
+    F runs in eval mode without a gradient. Neither its parameters nor the statistics of its batch normalisation change,
+    and the model stays unchanged. Of `settings`, batch size, crop, augmentation, accumulation and the optimiser (the
+    head at `head_lr`) are used. Every draw is a function of (seed, step, row).
 
     Returns `{"domains": {target: scores}, "avg_miou": …, "loss": [first, last]}`. Raises ValueError for a target
     without labelled images or without the split, and NonFiniteError when training breaks down.
@@ -133,12 +133,12 @@ def with_new_head(
     target = as_trained(model, target, model.domains)
     images = len(target.stems(split))
     settings = settings or TrainSettings()
-    # Loaders draw a number for their processes from the global generator, which is the caller's.
+    # Loaders draw a seed for their processes from the global generator, which belongs to the caller.
     with torch.random.fork_rng(devices=[]):
         probe = _with_head(model, target, seed)
         losses = _train_head(probe, target, steps, settings, seed, progress)
         counts = count(probe, target, split, workers=settings.workers, precision=settings.precision, progress=progress)
-    found = scores(counts.confusion, target.space.names) | {
+    result = scores(counts.confusion, target.space.names) | {
         "split": split,
         "images": images,
         "labelled": len(target.labelled),
@@ -147,8 +147,8 @@ def with_new_head(
     }
     return {
         "way": "new head",
-        "domains": {target.name: found},
-        "avg_miou": found["miou"],
+        "domains": {target.name: result},
+        "avg_miou": result["miou"],
         "size": target.size,
         "loss": [losses[0].item(), losses[-1].item()],
     }
@@ -157,7 +157,7 @@ def with_new_head(
 def _train_head(
     probe: UniversalSegmenter, target: Domain, steps: int, settings: TrainSettings, seed: int, progress: Progress | None
 ) -> list[Tensor]:
-    """Train the one head of a frozen model; the loss () of every step."""
+    """Train the only head of a frozen model, and return the loss () of every step."""
     device = probe.mean.device
     phases = [Phase("new head", 0, steps, (target.name,))]
     drawn = Steps({target.name: target}, settings, phases, (1,), probe.multiple, seed)
@@ -190,8 +190,8 @@ def _train_head(
 
 
 def _with_head(model: UniversalSegmenter, target: Domain, seed: int) -> UniversalSegmenter:
-    """A frozen model in eval mode with the model's F and one new head, for the target, that can be trained."""
-    settings = model.settings.model_copy(update={"weights": None})  # the model's own replace the pretrained ones
+    """A frozen model in eval mode with the model's F and a new trainable head for the target."""
+    settings = model.settings.model_copy(update={"weights": None})  # the model's weights replace the pretrained ones
     members = model.members if isinstance(model, Ensemble) else 1
     probe = networks(settings, {target.name: target.space}, members, seed)
     probe.features.load_state_dict(model.features.state_dict())
