@@ -85,7 +85,7 @@ def measure_run(folder: Path, split: str) -> dict[str, Any]:
     model.load_state_dict(state["model"])
     method.load_state_dict(state["method"])
     method.to(device)
-    union = LabelUnion.of(model.spaces, config.synonyms).tables
+    union = LabelUnion.build(model.spaces, config.synonyms).tables
     return {
         name: shares(k, list(each_image(model, domain, split)), method.prototypes, [union[n] for n in domains])
         for k, (name, domain) in enumerate(domains.items())

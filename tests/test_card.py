@@ -37,7 +37,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def record(trained: Path) -> card.Record:
-    return copy.deepcopy(card.read(trained))
+    return copy.deepcopy(card.read_record(trained))
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def test_other_seeds_give_the_spread(trained: Path, tmp_path: Path) -> None:
         for scores in summary["domains"].values():
             scores["miou"] += plus
         (folders[-1] / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    text, summary = card.render(card.read(trained, [*folders, trained])), summary_of(trained)
+    text, summary = card.render(card.read_record(trained, [*folders, trained])), summary_of(trained)
     assert "over 3 seeds" in text
     assert "One seed:" not in text
     for scores in summary["domains"].values():
@@ -131,7 +131,7 @@ def test_other_seeds_give_the_spread(trained: Path, tmp_path: Path) -> None:
     summary["steps"] = summary["selected_step"] = 7
     (folders[0] / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     with pytest.raises(ValueError, match=r"1: not .*run with another seed: steps 7, there 1"):
-        card.read(trained, folders)
+        card.read_record(trained, folders)
 
 
 def test_other_settings_are_not_another_seed(trained: Path, tmp_path: Path) -> None:
@@ -143,13 +143,13 @@ def test_other_settings_are_not_another_seed(trained: Path, tmp_path: Path) -> N
         plain[key]["weight" if key == "method" else "batch_size"] = 7
         (other / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
         with pytest.raises(ValueError, match=rf"other{number}: not .*: other settings of {key}\."):
-            card.read(trained, [other])
+            card.read_record(trained, [other])
     for name in ("one", "two"):
         shutil.copytree(trained, tmp_path / name)
         data = summary_of(trained) | {"seed": 5, "seconds": len(name) + (name == "two")}
         (tmp_path / name / "summary.json").write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(ValueError, match="two: another run has seed 5 too"):
-        card.read(trained, [tmp_path / "one", tmp_path / "two"])
+        card.read_record(trained, [tmp_path / "one", tmp_path / "two"])
 
 
 def test_a_head_that_was_not_trained_is_told_as_such(record: card.Record) -> None:
@@ -161,16 +161,16 @@ def test_a_head_that_was_not_trained_is_told_as_such(record: card.Record) -> Non
 
 def test_a_card_that_somebody_changed_is_left_alone(record: card.Record, tmp_path: Path) -> None:
     path = tmp_path / "model-card.md"
-    assert card.write(path, record)
+    assert card.write_card(path, record)
     record = replace(record, summary=record.summary.model_copy(update={"seed": 9}))
-    assert card.write(path, record)
+    assert card.write_card(path, record)
     assert "| seed | 9 |" in path.read_text(encoding="utf-8")
     changed = path.read_text(encoding="utf-8").replace("# license: yours", "license: mit  # yours")
     path.write_text(changed, encoding="utf-8")
-    assert not card.write(path, record)
+    assert not card.write_card(path, record)
     assert path.read_text(encoding="utf-8") == changed
     path.write_text("My own card.", encoding="utf-8")
-    assert not card.write(path, record)
+    assert not card.write_card(path, record)
 
 
 def test_a_campaigns_card_counts_regions_clicks_and_seconds(data: Path, tmp_path: Path) -> None:

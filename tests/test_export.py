@@ -131,7 +131,7 @@ def test_a_run_is_exported_without_a_word(run, tmp_path, capfd, recwarn):
     assert list(json.loads({p.key: p.value for p in onnx.load(out).metadata_props}["fewmask.domains"])) == ["stadt.süd"]
     assert capfd.readouterr() == ("", "")
     assert not [str(w.message) for w in recwarn]
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match="exists already"):
         export(run, out)
 
 

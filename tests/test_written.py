@@ -77,7 +77,7 @@ def test_a_file_that_we_did_not_write_is_not_replaced(replaces: str, tmp_path: P
     theirs.parent.mkdir()
     theirs.write_bytes(b"theirs")
     written = Written(tmp_path / "f", replaces)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"x\.png: there already, and not written by fewmask; move it away"):
+    with pytest.raises(ValueError, match=r"x\.png: exists and was not written by fewmask; move it away"):
         write_bytes(theirs, b"ours", written)
     with written.guard(), pytest.raises(ValueError, match="not written by fewmask"):
         write_bytes(theirs, b"ours")

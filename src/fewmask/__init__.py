@@ -1,7 +1,8 @@
-"""fewmask: segmentation from few masks. Many label spaces, few labels, many unlabelled images, one model.
+"""fewmask: segmentation from few masks. It trains one model on many label spaces with few labels and many unlabelled
+images.
 
-What the command line does, Python does through the names below. They are imported when they are first used, so that
-`import fewmask` costs nothing.
+The names below give Python the commands of the command line. They are imported on first use, so that `import fewmask`
+is fast.
 """
 
 from __future__ import annotations

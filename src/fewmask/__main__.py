@@ -1,4 +1,4 @@
-"""`python -m fewmask` is `fewmask`; torchrun starts it so."""
+"""`python -m fewmask` runs `fewmask`, and torchrun starts it in this way."""
 
 from fewmask.cli import main
 

@@ -1,7 +1,7 @@
-"""The model card: what a network was made from, how good it is, what it cannot do, and how it is used.
+"""The model card: the data, the scores, the limits and the use of a network.
 
-Markdown with a YAML head, in the form that model hubs read (Mitchell et al., "Model Cards for Model Reporting", 2019).
-Every number is one of the run's own files.
+It is Markdown with a YAML head, in the form that model hubs read (Mitchell et al., "Model Cards for Model Reporting",
+2019). Every number comes from the run's files.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from fewmask.files import write_text
 from fewmask.plurals import count
 from fewmask.runs import CampaignSummary, Description, RunFolder, Spent, Summary
 
-# Below this IoU more than half of what is labelled or predicted as a class is wrong.
+# Below this IoU more than half of the pixels that are labelled or predicted as a class are errors.
 LOW = 0.5
 MARK = "<!-- written by fewmask {digest}; a card that you changed is left alone -->"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a card is made from: what a run says of itself, and the summaries of the same training with other seeds."""
+    """The contents of a card: the records of a run, and the summaries of the same training with other seeds."""
 
     summary: Summary
     model: Description
@@ -39,45 +39,45 @@ class Record:
     campaign: CampaignSummary | None = None
     others: Sequence[Summary] = ()
     spent: Spent | None = None
-    """Of a campaign, in all its rounds."""
+    """The cost of all rounds of a campaign."""
 
     def miou(self, domain: str) -> list[float | None]:
-        """Of a domain, of this run and of the other seeds."""
+        """The mIoU of a domain in this run and with the other seeds."""
         return [s.domains[domain].miou for s in (self.summary, *self.others)]
 
     def iou(self, domain: str, label: str) -> list[float | None]:
-        """Of a class likewise."""
+        """The IoU of a class in this run and with the other seeds."""
         return [s.domains[domain].iou[label] for s in (self.summary, *self.others)]
 
 
-def read(folder: Path, others: Sequence[Path] = ()) -> Record:
-    """The record of a finished run. `others` are runs of the same training; this one may be among them.
+def read_record(folder: Path, others: Sequence[Path] = ()) -> Record:
+    """The record of a finished run. `others` are runs of the same training; this run may be among them.
 
-    Raises ValueError for a run that is not finished and for others of another method, other steps or classes.
+    Raises ValueError for a run that is not finished, and for `others` with another method, other steps or classes.
     """
     run = RunFolder(folder)
     summary = _summary(run)
-    told = [(other, _summary(RunFolder(other))) for other in others]
-    own = run.settings()
-    for other, its in told:
-        theirs = RunFolder(other).settings()
-        different = [key for key in own | theirs if own.get(key) != theirs.get(key)]
-        for what, one, another in (
-            ("method", summary.method, its.method),
-            ("steps", summary.steps, its.steps),
-            ("labelled images", summary.labelled, its.labelled),
-            ("classes", _classes(summary), _classes(its)),
+    summaries = [(other, _summary(RunFolder(other))) for other in others]
+    own_settings = run.settings()
+    for other, other_summary in summaries:
+        other_settings = RunFolder(other).settings()
+        different = [key for key in own_settings | other_settings if own_settings.get(key) != other_settings.get(key)]
+        for quantity, here, there in (
+            ("method", summary.method, other_summary.method),
+            ("steps", summary.steps, other_summary.steps),
+            ("labelled images", summary.labelled, other_summary.labelled),
+            ("classes", _classes(summary), _classes(other_summary)),
         ):
-            if one != another:
-                raise ValueError(f"{other}: not {folder} with another seed: {what} {another}, there {one}")
+            if here != there:
+                raise ValueError(f"{other}: not {folder} with another seed: {quantity} {there}, there {here}")
         if different:
             raise ValueError(f"{other}: not {folder} with another seed: other settings of {', '.join(different)}")
     seeds: dict[int, Summary] = {}
-    for other, its in told:
-        if seeds.setdefault(its.seed, its) != its:
-            raise ValueError(f"{other}: another run has seed {its.seed} too; name one of them")
+    for other, other_summary in summaries:
+        if seeds.setdefault(other_summary.seed, other_summary) != other_summary:
+            raise ValueError(f"{other}: another run has seed {other_summary.seed} too; name one of them")
     if seeds.pop(summary.seed, summary) != summary:
-        raise ValueError(f"{folder}: another run has its seed {summary.seed} too; leave that out")
+        raise ValueError(f"{folder}: another run has its seed {summary.seed} too; leave that run out")
     return Record(
         summary,
         run.read_network(),
@@ -88,9 +88,9 @@ def read(folder: Path, others: Sequence[Path] = ()) -> Record:
     )
 
 
-def write(path: Path, record: Record) -> bool:
-    """Write the card, unless there is one that somebody changed; whether it was written."""
-    if path.exists() and not _own(path.read_text(encoding="utf-8")):
+def write_card(path: Path, record: Record) -> bool:
+    """Write the card, unless there is one that somebody changed. Returns whether it was written."""
+    if path.exists() and not _is_unchanged(path.read_text(encoding="utf-8")):
         return False
     text = render(record)
     write_text(path, f"{text}\n{MARK.format(digest=_digest(text))}\n")
@@ -104,18 +104,18 @@ def render(record: Record) -> str:
 
 
 def escape(text: object) -> str:
-    """Text that neither Markdown nor HTML reads as its own, in one line."""
+    """Text in one line, with the characters escaped that Markdown or HTML would interpret."""
     plain = re.sub(r"\s+", " ", str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", plain)
 
 
 def percent(values: Sequence[float | None]) -> str:
-    """In %: of one run its value, of several mean ± sample standard deviation."""
-    known = [100 * v for v in values if v is not None]
-    if len(known) < len(values) or not known:
+    """Values in %: a single one as it is, several as mean ± sample standard deviation."""
+    percentages = [100 * v for v in values if v is not None]
+    if len(percentages) < len(values) or not percentages:
         return "–"
-    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.1f}{spread}"
+    spread = f" ± {statistics.stdev(percentages):.1f}" if len(percentages) > 1 else ""
+    return f"{statistics.mean(percentages):.1f}{spread}"
 
 
 # ── Sections ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,13 +172,13 @@ file's metadata hold the label spaces.
 
 
 def _scale(record: Record) -> str:
-    """At which size images were seen in training, which is the size that the network knows objects at."""
+    """The size of the images in training, which is the size at which the network recognises objects."""
     sizes = record.model.sizes
     if not any(sizes.values()):
         return ""
-    seen = "; ".join(f"{escape(name)} {in_words(size)}" for name, size in sizes.items())
+    scales = "; ".join(f"{escape(name)} {in_words(size)}" for name, size in sizes.items())
     return f"""
-**Image size.** The network was trained and scored on images that were read {seen}, as the mean of their pixels.
+**Image size.** The network was trained and scored on images that were read {scales}, as the mean of their pixels.
 `fewmask predict` brings images to that size and enlarges the masks to the images' own. Before the ONNX file, resize
 images in the same way: on larger or smaller ones the scores below do not hold.
 """
@@ -192,9 +192,9 @@ def _scores(record: Record) -> str:
         scores = record.summary.domains.get(name)
         lines.append(f"\n### {escape(name)}\n")
         if name not in record.summary.trained:
-            lines.append("Its head was not trained: what it predicts is chance.\n")
+            lines.append("Its head was not trained, so its predictions are random.\n")
         elif scores is None:
-            lines.append("Not scored: it has neither the split that was to be scored nor validation images.\n")
+            lines.append("It was not scored, since it has neither the split for scoring nor validation images.\n")
         else:
             lines.append(
                 f"{count(scores.images, 'image')} of `{scores.split}`, {count(scores.pixels, 'labelled pixel')}: "
@@ -244,8 +244,8 @@ def _labels(record: Record) -> str:
 def _training(record: Record) -> str:
     summary, train = record.summary, record.config["train"]
     method = {key: value for key, value in record.config["method"].items() if key != "name"}
-    hardware, spent = summary.hardware, record.spent or summary
-    rounds = f", {spent.steps:,} in all rounds" if spent.steps != summary.steps else ""
+    hardware, cost = summary.hardware, record.spent or summary
+    rounds = f", {cost.steps:,} in all rounds" if cost.steps != summary.steps else ""
     rows = {
         "method": summary.method + (f" {json.dumps(method, ensure_ascii=False)}" if method else ""),
         "steps": f"{summary.steps:,}, weights of step {summary.selected_step:,}{rounds}",
@@ -253,7 +253,7 @@ def _training(record: Record) -> str:
         "optimiser": json.dumps(train["optimiser"]),
         "pretrained weights": Path(str(record.config["model"].get("weights") or "none")).name,
         "seed": ", ".join(str(s.seed) for s in (summary, *record.others)),
-        "time": f"{spent.seconds:,.0f} s{' in all rounds' * bool(rounds)}",
+        "time": f"{cost.seconds:,.0f} s{' in all rounds' * bool(rounds)}",
         "hardware": f"{hardware.device} ({hardware.name}), {hardware.threads} threads",
         "versions": ", ".join(f"{name} {number}" for name, number in summary.versions.items()),
         "SHA-256 of model.safetensors": record.model.weights,
@@ -266,17 +266,17 @@ def _training(record: Record) -> str:
 def _limits(record: Record) -> str:
     lines = [
         "## Limits\n",
-        "- A head knows its own domain's classes and no other: every pixel gets one of them, also where the image "
-        "shows none. Images unlike those of the domain were not scored.",
-        "- Void (255) and not labelled (254) pixels were neither learnt from nor scored; the network says neither.",
+        "- A head knows its domain's classes alone. Every pixel gets one of them, also where the image shows none. "
+        "Images unlike those of the domain were not scored.",
+        "- Void (255) and not labelled (254) pixels were neither trained on nor scored; the network predicts neither.",
     ]
     for name, scores in record.summary.domains.items():
         low = [escape(c) for c, v in scores.iou.items() if v is not None and v < LOW]
-        unseen = [escape(c) for c, v in scores.iou.items() if v is None]
+        unscored = [escape(c) for c, v in scores.iou.items() if v is None]
         if low:
             lines.append(f"- {escape(name)}: IoU below {100 * LOW:.0f} % on {', '.join(low)}.")
-        if unseen:
-            lines.append(f"- {escape(name)}: no scored pixel of {', '.join(unseen)}; nothing is known of them.")
+        if unscored:
+            lines.append(f"- {escape(name)}: no scored pixel of {', '.join(unscored)}; nothing is known of them.")
         if missing := record.summary.unseen.get(name):
             classes = ", ".join(map(escape, missing))
             lines.append(f"- {escape(name)}: no labelled mask had a pixel of {classes}; the head could not learn them.")
@@ -292,7 +292,7 @@ def _limits(record: Record) -> str:
 def _summary(run: RunFolder) -> Summary:
     if not run.summary.exists():
         raise ValueError(
-            f"{run.folder}: no {run.summary.name}, and no card without one; let `fewmask train` finish first"
+            f"{run.folder}: a card needs {run.summary.name}, which is missing; let `fewmask train` finish first"
         )
     return run.read_summary()
 
@@ -305,7 +305,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _own(text: str) -> bool:
-    """Whether a card is as fewmask wrote it."""
+def _is_unchanged(text: str) -> bool:
+    """Whether fewmask wrote a card and nobody has changed it."""
     body, _, mark = text.rstrip("\n").rpartition("\n")
     return mark == MARK.format(digest=_digest(body))

@@ -1,4 +1,4 @@
-"""What a `classes.yaml` says: the classes by their ids or in a list, their colours, and what is void."""
+"""The contents of a `classes.yaml`: the classes by id or in a list, their colours, and the void values."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class ClassList:
     ids: tuple[int, ...]
     names: tuple[str, ...]
     colours: tuple[Colour | None, ...]
-    """None where the file states none."""
+    """None for a class without a colour in the file."""
     void_ids: frozenset[int] = frozenset()
     void_colours: frozenset[Colour] = frozenset()
     void_names: frozenset[str] = frozenset()
-    """Names that annotations may have and that are void, not a class."""
+    """Names in annotations that are void instead of a class."""
     listed: bool = False
-    """Whether it is a list, in which a class's id is its place."""
+    """Whether the classes are a list, in which a class's id is its position."""
 
 
 def read_class_list(path: Path) -> ClassList:
-    """Read a `classes.yaml`: `classes: {id: {name, colour}}`, `{id: name}`, a list of names or of `{name, colour}`; and
-    `ignore`, a list of ids, colours and names. A file may be the list of classes alone.
+    """Read a `classes.yaml`. It holds `classes: {id: {name, colour}}`, `{id: name}`, or a list of names or of
+    `{name, colour}`; and `ignore`, a list of ids, colours and names. A file may hold the list of classes alone.
 
     Raises ValueError that names the file, the entry and the fix.
     """
@@ -75,8 +75,8 @@ def read_class_list(path: Path) -> ClassList:
 def _entry(path: Path, raw: Any, entry: Any, steps: list[Any], text: str) -> tuple[str, Colour | None]:
     """The name and the colour of a class."""
     if not _is_id(raw):
-        what = f"the id {short(raw)} is not a number from 0 to 255"
-        raise ValueError(f"{path}: {what}; masks are 8-bit, renumber it")
+        problem = f"the id {short(raw)} is not a number from 0 to 255"
+        raise ValueError(f"{path}: {problem}; masks are 8-bit, renumber it")
     given: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
     name = given.get("name", "") if isinstance(given, dict) else entry
     if name is None or isinstance(name, bool | int | float):

@@ -1,4 +1,4 @@
-"""The demo: the main job on built-in scenes, small enough for two CPU cores and a cup of coffee."""
+"""The demo: training and comparison of two methods on built-in scenes, small enough for two CPU cores."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ SHOWN = 2  # test images of each domain in the picture
 
 
 def compare(folder: Path, observe: ProgressCallback = lambda event: None) -> dict[str, Any]:
-    """Train each method into `folder/<method>`, write overlays of test images, one picture of all side by side, and a
+    """Train each method into `folder/<method>`, and write overlays of test images, a picture that compares them, and a
     report page.
 
-    Goes on where an interrupted demo stopped. Returns `{"runs": {method: summary}, "picture": path, "report": path}`.
+    An interrupted demo is resumed. Returns `{"runs": {method: summary}, "picture": path, "report": path}`.
     """
     runs, rows = {}, []
     for method in METHODS:
@@ -58,8 +58,8 @@ def compare(folder: Path, observe: ProgressCallback = lambda event: None) -> dic
             masks = [truth, *(_prediction(model, image, name) for model in models.values())]
             overlays = [overlay(image, mask, domain.space, zoom=2) for mask in masks]
             rows.append(Row([image, *overlays], domain.space, caption=name))
-            for method, shown in zip(METHODS, overlays[1:], strict=True):
-                write_image(below(_made(below(folder, method) / "overlays"), f"{name}-{stem}", ending=".png"), shown)
+            for method, drawn in zip(METHODS, overlays[1:], strict=True):
+                write_image(below(_made(below(folder, method) / "overlays"), f"{name}-{stem}", ending=".png"), drawn)
     picture = folder / "comparison.png"
     write_image(picture, sheet(rows, ["input", "ground truth", *METHODS], cell=192))
     page = report([below(folder, method) for method in METHODS], folder / "report.html")

@@ -35,7 +35,7 @@ def processes() -> Iterator[None]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    # Counts of cells are summed on the CPU whatever the network computes on; NCCL knows GPUs alone.
+    # Counts of cells are summed on the CPU for any device of the network, and NCCL supports GPUs alone.
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     group = dist.group.WORLD
     try:
@@ -46,10 +46,10 @@ def processes() -> Iterator[None]:
 
 
 def spread(module: nn.Module, find_unused_parameters: bool) -> nn.Module:
-    """The module with its gradients averaged over all processes. Its buffers are equal on all sides anyway."""
-    # torch 2.13 has a new name for it and warns of the old one.
-    known = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    """The module with its gradients averaged over all processes. Its buffers are equal in all of them already."""
+    # torch 2.13 has renamed the parameter and warns of the old name.
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
     keep: dict[str, Any] = {name: False}
     return DistributedDataParallel(module, find_unused_parameters=find_unused_parameters, **keep)
 
@@ -69,8 +69,8 @@ def all_gather(rows: Tensor) -> Tensor:
         return rows
     counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    most = int(torch.cat(counts).max())
-    padded = rows.new_zeros(most, *rows.shape[1:])
+    largest = int(torch.cat(counts).max())
+    padded = rows.new_zeros(largest, *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
     parts = [torch.empty_like(padded) for _ in range(world())]
     dist.all_gather(parts, padded)
@@ -91,9 +91,9 @@ def barrier() -> None:
         dist.barrier()
 
 
-def any_process(one: bool) -> bool:
-    """Whether `one` is true in any process."""
-    return bool(all_reduce_sum(torch.tensor(int(one))))
+def any_process(condition: bool) -> bool:
+    """Whether `condition` is true in any process."""
+    return bool(all_reduce_sum(torch.tensor(int(condition))))
 
 
 def broadcast_int(number: int) -> int:
@@ -102,7 +102,7 @@ def broadcast_int(number: int) -> int:
 
 
 def call_in_first(function: Callable[[], Any]) -> Any:
-    """What `function` returns in the first process; the others do not call it. Its ValueError is raised in all of
+    """The result of `function` in the first process; the others do not call it. Its ValueError is raised in all of
     them."""
     result: Any = None
     refused: str | None = None

@@ -1,8 +1,8 @@
-"""Files that survive: everything is written beside its place, flushed to the disk, and put there in one step.
+"""Atomic writes: a file is written under a temporary name in its folder, flushed to the disk, and renamed in one step.
 
-A kill or a full disk in the middle of a save leaves the old file as it was. What only one process may write at a time
-is held by a lock of the operating system, which ends with the process. Nothing is ever removed that was not written
-here: `Written` notes what was, and no other module removes files.
+A kill or a full disk in the middle of a save leaves the old file unchanged. A lock of the operating system, which ends
+with the process, allows one process at a time to write. Only files that this module wrote are ever removed: `Written`
+notes them, and no other module removes files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal
 
 from fewmask.paths import below
 
-# What a file system without locks answers: Lustre mounted without them, NFS without its lock service.
+# The errors of file systems without locks, such as Lustre mounted without them, or NFS without its lock service.
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 FIXES = {
     errno.ENAMETOOLONG: "Shorten the name or the path",
@@ -34,9 +34,9 @@ FIXES = {
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], written: Written | None = None) -> None:
-    """Call `write` with a file that takes the place of `path` when it is whole and on the disk, and not before.
+    """Call `write` with a temporary file, which replaces `path` when it is complete and on the disk.
 
-    `written` notes it; by default what `Written.guard` is at work, if any. It may refuse with a ValueError.
+    `written` notes the file and may refuse it with a ValueError. The default is the active `Written.guard`, if any.
     """
     written = written or _guard.get()
     try:
@@ -47,19 +47,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], written: W
             os.fsync(file.fileno())
             if written is not None:
                 written.note(path, temporary)
-            if os.name == "nt":  # where no open file is moved
+            if os.name == "nt":  # Windows does not rename an open file
                 file.close()
             os.replace(temporary, path)
     except Exception as error:
-        # torch.save says nothing of the full disk behind its own error
+        # torch.save hides the error of a full disk behind its own
         system = error if isinstance(error, OSError) else error.__context__
         if isinstance(system, OSError):
             fix = FIXES.get(system.errno or 0, "Make room and go on")
             raise OSError(
-                f"{path}: cannot be written ({system.strerror}); what was there is as it was. {fix}"
+                f"{path}: cannot be written ({system.strerror}); the old file, if any, is unchanged. {fix}"
             ) from error
         raise
-    if os.name == "nt":  # Windows opens no folders, and has none to flush
+    if os.name == "nt":  # Windows cannot open or flush a folder
         return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -72,15 +72,18 @@ _TEMPORARY = re.compile(r"\.fewmask-[0-9a-f]{16}\.tmp")
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether it is, by its name, what `write_atomically` has not put in its place yet."""
+    """Whether the name is that of an unfinished file of `write_atomically`."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 @contextmanager
 def _unfinished(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new file of a name that no other has, held as long as it is written; gone afterwards if it is still there."""
+    """A new file with a unique name, which is locked while it is written. Afterwards it is removed if it still
+    exists."""
     while True:
-        temporary = folder / f".fewmask-{secrets.randbits(64):016x}.tmp"  # of one length, whatever the file's name is
+        temporary = (
+            folder / f".fewmask-{secrets.randbits(64):016x}.tmp"
+        )  # its length does not depend on the file's name
         file = open(temporary, "xb")  # noqa: SIM115
         _take(file)
         if os.name == "nt" or os.fstat(file.fileno()).st_nlink:
@@ -95,23 +98,23 @@ def _unfinished(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what `write_atomically` had not put in its place when it was killed.
+    """Remove the unfinished files of `write_atomically` in processes that were killed.
 
-    What a living process is writing, on this machine or another, is held by it and stays. Where the file system knows
-    no locks nobody can tell the two apart, and all of it stays.
+    A running process, on this machine or another, locks its files, which stay. On a file system without locks the two
+    cannot be distinguished, so all unfinished files stay.
     """
     for path in folder.rglob(".fewmask-*.tmp"):
         if is_unfinished(path) and path.is_file() and not path.is_symlink():
             with suppress(FileNotFoundError), open(path, "r+b") as file:
                 if _take(file):
-                    path.unlink()  # a name is never used again, so that it is still this file's
+                    path.unlink()  # a name is never used again, so the path is still that of this file
 
 
 def _take(file: BinaryIO) -> bool:
-    """Hold an open file alone until it is closed; False where another process holds it, or where that is not known."""
+    """Lock an open file until it is closed. False where another process has locked it, or where locks do not work."""
     try:
         import fcntl
-    except ImportError:  # Windows, which removes no open file
+    except ImportError:  # Windows, which does not remove an open file
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +128,7 @@ def _take(file: BinaryIO) -> bool:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file where there is none, whole or not at all. Where another process is faster, its file stays."""
+    """Write a new file, completely or not at all. If another process has written the path, its file stays."""
     with _unfinished(path.parent) as (file, temporary):
         file.write(data)
         file.flush()
@@ -134,13 +137,13 @@ def write_new(path: Path, data: bytes) -> None:
             os.link(temporary, path)
         except FileExistsError:
             pass
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no links
             if not path.exists():
                 os.replace(temporary, path)
 
 
 def set_aside(path: Path) -> Path:
-    """Give a file or a folder another name beside it, and return that."""
+    """Rename a file or a folder within its parent folder, and return the new path."""
     number = 1
     while os.path.lexists(aside := below(path.parent, f"before-{number}-{path.name}")):
         number += 1
@@ -152,15 +155,16 @@ def set_aside(path: Path) -> Path:
 
 NOTES = ".written.jsonl"
 WHOLE = 1 << 24
-"""Of a file that is larger, its size and as many bytes at its beginning and its end tell whether it is the same."""
+"""A larger file is identified by its size and by this number of bytes at its beginning and at its end."""
 
 
 class Written:
-    """What we wrote below a folder. Only that is ever removed there, and only as long as it is as we wrote it.
+    """The files that fewmask wrote below a folder. Only these are ever removed, and only while they are unchanged.
 
-    `.written.jsonl` in the folder has a line for each file, with its size and a hash, written before the file takes its
-    place. `replaces` says what a file may take the place of: "any" file, one of a name that we "named" before, or one
-    that is "ours" as we wrote it. Several processes may note at once. A line that cannot be read makes nothing ours.
+    `.written.jsonl` in the folder has a line for each file, with its size and a hash. The line is written before the
+    file is renamed to its path. `replaces` says which file may be replaced: "any" file, one whose name was "named" in a
+    line before, or one that is "ours", unchanged since fewmask wrote it. Several processes may write lines at once. An
+    unreadable line is ignored.
     """
 
     def __init__(self, folder: Path, replaces: Literal["any", "named", "ours"] = "any") -> None:
@@ -168,7 +172,7 @@ class Written:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """While inside, this thread's `write_atomically` below the folder notes here, and refuses what it may not."""
+        """Inside this context this thread's `write_atomically` calls `note` for every file below the folder."""
         token = _guard.set(self)
         try:
             yield
@@ -176,29 +180,30 @@ class Written:
             _guard.reset(token)
 
     def note(self, path: Path, temporary: Path) -> None:
-        """Note what is going to take the place of `path`. Raises ValueError where that is not ours to replace."""
+        """Note the file that will replace `path`. Raises ValueError if the existing file may not be replaced."""
         if not path.is_relative_to(self.folder):
             return
         name, mark = path.relative_to(self.folder).as_posix(), _mark(temporary)
         if self.replaces != "any" and os.path.lexists(path) and (path.is_symlink() or _mark(path) != mark):
-            known = self._notes().get(name, set())
-            if not known:
-                raise ValueError(f"{path}: there already, and not written by fewmask; move it away, or write elsewhere")
-            if path.is_symlink() or (self.replaces == "ours" and _mark(path) not in known):
-                raise ValueError(f"{path}: changed since it was written; move it away if it is to be written anew")
+            known_marks = self._notes().get(name, set())
+            if not known_marks:
+                raise ValueError(f"{path}: exists and was not written by fewmask; move it away, or write elsewhere")
+            if path.is_symlink() or (self.replaces == "ours" and _mark(path) not in known_marks):
+                raise ValueError(f"{path}: has changed since it was written; move it away to write it again")
         self._append({"name": name, "is": mark})
 
     def names(self) -> list[str]:
-        """The files that were written and not removed since, by their paths from the folder."""
+        """The files that were written and not removed since, by their paths relative to the folder."""
         return list(self._notes())
 
     def ours(self, paths: Iterable[Path]) -> set[Path]:
-        """Those of these files below the folder that are as we wrote them."""
+        """Those of the given files below the folder that fewmask wrote and that are unchanged."""
         notes = self._notes()
         return {path for path in paths if _is_one_of(path, notes.get(path.relative_to(self.folder).as_posix(), ()))}
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove those of these files that are as we wrote them, and folders that are empty then."""
+        """Remove those of the given files that fewmask wrote and that are unchanged, and folders that are empty
+        then."""
         notes = self._notes()
         for name in names:
             path = below(self.folder, name)
@@ -206,11 +211,12 @@ class Written:
                 path.unlink()
                 self._append({"name": name, "is": None})
                 for folder in path.parents[: len(path.relative_to(self.folder).parents) - 1]:
-                    with suppress(OSError):  # it is not empty
+                    with suppress(OSError):  # the folder is not empty
                         folder.rmdir()
 
     def clear(self, keep: Collection[Path] = ()) -> None:
-        """Remove all that is as we wrote it but what is to be kept; and the folder, where nothing is left in it."""
+        """Remove all files that fewmask wrote and that are unchanged, except those to keep. Remove the folder if it is
+        empty then."""
         kept = {path.relative_to(self.folder).as_posix() for path in keep}
         self.remove(name for name in self.names() if name not in kept)
         if self.folder.is_dir() and [path.name for path in self.folder.iterdir()] == [NOTES] and not self.names():
@@ -218,22 +224,22 @@ class Written:
             self.folder.rmdir()
 
     def _notes(self) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
+        notes: dict[str, set[str]] = {}
         with suppress(FileNotFoundError), open(self.folder / NOTES, encoding="utf-8", errors="replace") as file:
             for line in file:
                 with suppress(ValueError, KeyError, TypeError, RecursionError):
                     note = json.loads(line)
                     if note["is"] is None:
-                        found.pop(note["name"], None)
+                        notes.pop(note["name"], None)
                     else:
-                        found.setdefault(note["name"], set()).add(note["is"])
-        return found
+                        notes.setdefault(note["name"], set()).add(note["is"])
+        return notes
 
     def _append(self, note: dict[str, str | None]) -> None:
-        line = f"\n{json.dumps(note)}\n"  # a line of its own even behind the half line of a kill
+        line = f"\n{json.dumps(note)}\n"  # the first newline ends an incomplete line of a killed process
         with open(self.folder / NOTES, "ab", buffering=0) as file:
             file.write(line.encode())
-            if self.replaces != "any":  # elsewhere a lost note only leaves a file behind
+            if self.replaces != "any":  # with "any" a lost line only leaves a file behind
                 os.fsync(file.fileno())
 
 
@@ -245,7 +251,7 @@ def _is_one_of(path: Path, marks: Collection[str]) -> bool:
 
 
 def _mark(path: Path) -> str:
-    """Tells a file's content from any other."""
+    """A mark that identifies a file's content."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         content = blake2b(file.read(WHOLE), digest_size=16)
@@ -256,7 +262,7 @@ def _mark(path: Path) -> str:
 
 
 def renamed(path: Path, name: Path) -> None:
-    """Give a file of ours another name beside it."""
+    """Rename a file that fewmask wrote, within its folder."""
     os.replace(path, name)
 
 
@@ -274,11 +280,11 @@ def write_json(path: Path, data: Any) -> None:
 
 @contextmanager
 def hold(lock: Path, busy: str, fix: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold a lock file as one process at a time can, until the block ends or the process does, however that comes.
+    """Hold a lock file, which one process at a time can do, until the block or the process ends in any way.
 
-    The file stays behind and means nothing by itself. `wait` is how many seconds another process may take to let go.
-    Raises ValueError, `folder: busy by process … on …; fix`, where it does not. Where the file system knows no locks,
-    nothing is held, and a warning says so.
+    The file stays behind and means nothing without its lock. `wait` is the number of seconds to wait for another
+    process. Raises ValueError, `folder: busy by process … on …; fix`, if that process does not release the lock. On a
+    file system without locks nothing is held, and a warning says so.
     """
     from filelock import FileLock, Timeout
 
@@ -291,8 +297,8 @@ def hold(lock: Path, busy: str, fix: str, wait: float = 0.0) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        told = f"{lock.parent}: its file system knows no locks ({error.strerror}); let no other process write there"
-        warnings.warn(told, stacklevel=1)
+        message = f"{lock.parent}: its file system has no locks ({error.strerror}); let no other process write there"
+        warnings.warn(message, stacklevel=1)
         yield
         return
     try:
@@ -302,7 +308,7 @@ def hold(lock: Path, busy: str, fix: str, wait: float = 0.0) -> Iterator[None]:
 
 
 def _sign(lock: int) -> None:
-    """Write into the lock file who holds it, behind its first byte, which on Windows nobody else can read."""
+    """Write the holder into the lock file, after its first byte, which other processes cannot read on Windows."""
     name = f"\nprocess {os.getpid()} on {platform.node()}\n".encode()
     os.ftruncate(lock, 0)
     os.lseek(lock, 0, os.SEEK_SET)

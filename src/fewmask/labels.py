@@ -1,10 +1,10 @@
-"""Label spaces: what the pixel values of a domain's masks mean, and how they relate to another domain's.
+"""Label spaces: the meaning of the pixel values in a domain's masks, and their relation to those of another domain.
 
 Shapes: H×W pixels of a mask · C classes.
 
-Inside fewmask every mask, on disk of a run or in a tensor, holds 0 … C−1 for the classes, `NOT_LABELLED` (254) where
-nobody has looked yet and `VOID` (255) where somebody looked and found no class. A dataset's own ids become these values
-in one place, `LabelSpace.encode`, and an id that the space does not know is an error, never a guess.
+Inside fewmask every mask, in the files of a run or in a tensor, holds 0 … C−1 for the classes, `NOT_LABELLED` (254) for
+pixels without a label and `VOID` (255) for pixels that were labelled as none of the classes. `LabelSpace.encode` is the
+only place that converts a dataset's ids to these values. It raises an error for an id that the space does not have.
 """
 
 from __future__ import annotations
@@ -60,41 +60,41 @@ class LabelSpace:
         return hash((self.names, self.colours, tuple(sorted(self.raw_ids.items())), self.void_ids))
 
     def _problems(self) -> list[str]:
-        found = []
+        problems = []
         if not self.names:
-            found.append("it has no classes; name at least one")
+            problems.append("it has no classes; name at least one")
         if len(self.names) > MAX_CLASSES:
-            found.append(f"{len(self.names)} classes; at most {MAX_CLASSES} fit beside the values 254 and 255")
+            problems.append(f"{len(self.names)} classes; at most {MAX_CLASSES} fit beside the values 254 and 255")
         twice = sorted({n for n in self.names if self.names.count(n) > 1})
         if twice:
-            found.append(f"class names given twice: {', '.join(twice)}; every class needs its own name")
+            problems.append(f"class names given twice: {', '.join(twice)}; every class needs its own name")
         if len(self.colours) != len(self.names):
-            found.append(f"{len(self.colours)} colours for {len(self.names)} classes; give one each")
-        found += [f"raw id {i} is outside 0..255; masks are 8-bit" for i in self.raw_ids if not 0 <= i <= 255]
-        found += [
+            problems.append(f"{len(self.colours)} colours for {len(self.names)} classes; give one each")
+        problems += [f"raw id {i} is outside 0..255; masks are 8-bit" for i in self.raw_ids if not 0 <= i <= 255]
+        problems += [
             f"raw id {i} stands for class {c}, but classes are 0..{len(self.names) - 1}"
             for i, c in self.raw_ids.items()
             if not 0 <= c < len(self.names)
         ]
-        both = sorted(set(self.raw_ids) & set(self.void_ids))
-        if both:
-            found.append(f"raw ids {both} are both a class and void; keep one meaning")
+        ambiguous = sorted(set(self.raw_ids) & set(self.void_ids))
+        if ambiguous:
+            problems.append(f"raw ids {ambiguous} are both a class and void; keep one meaning")
         unused = [n for i, n in enumerate(self.names) if i not in set(self.raw_ids.values())]
         if unused:
-            found.append(f"no raw id stands for {', '.join(unused)}; give each class an id")
-        if not found and (self.not_labelled_id == UNKNOWN or self.void_id == UNKNOWN):
-            found.append("all 256 ids are claimed, and none is left for void or not labelled; free two of them")
-        return found
+            problems.append(f"no raw id stands for {', '.join(unused)}; give each class an id")
+        if not problems and (self.not_labelled_id == UNKNOWN or self.void_id == UNKNOWN):
+            problems.append("all 256 ids are claimed, and none is left for void or not labelled; free two of them")
+        return problems
 
     @property
     def not_labelled_id(self) -> int:
-        """The raw id of what nobody has looked at: 254, or the highest free id below where the dataset claims that."""
+        """The raw id of pixels without a label: 254, or the highest free id below it if the dataset uses 254."""
         return self._free(NOT_LABELLED, {*self.raw_ids, *self.void_ids})
 
     @property
     def void_id(self) -> int:
-        """The raw id that void is written as: 255, or where a class has that the smallest void id, or where there is
-        none the highest free id."""
+        """The raw id with which void is written: 255. If a class has the id 255, it is the smallest void id, or the
+        highest free id if there is no void id."""
         if VOID in self.raw_ids and self.void_ids:
             return min(self.void_ids)
         return self._free(VOID, {*self.raw_ids, self.not_labelled_id})
@@ -120,26 +120,26 @@ class LabelSpace:
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """The index of a class. Raises ValueError with the known names for an unknown one."""
+        """The index of a class. Raises ValueError with the classes' names for an unknown one."""
         if name not in self.names:
             raise ValueError(f"no class {name!r}; the classes are {', '.join(self.names)}")
         return self.names.index(name)
 
     def unknown_ids(self, raw: Mask) -> dict[int, int]:
-        """Raw ids of a mask that this space does not know, each with its number of pixels."""
+        """The raw ids of a mask that this space does not have, each with its number of pixels."""
         counts = np.bincount(raw.reshape(-1), minlength=256)
         return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i > 255 or self._table[i] == UNKNOWN}
 
     def encode(self, raw: Mask, source: str | Path = "mask") -> Mask:
         """Turn raw ids (H,W) uint8 into 0 … C−1, 254, 255 (H,W) uint8.
 
-        Raises ValueError that names `source` and the ids, with their counts, that the space does not know.
+        Raises ValueError that names `source` and the ids, with their counts, that the space does not have.
         """
         if raw.dtype != np.uint8 or raw.ndim != 2:
             raise ValueError(f"{source}: a mask is 8-bit with one channel, this is {raw.dtype} of shape {raw.shape}")
-        import cv2  # a ledger and its page open without it
+        import cv2  # opening a ledger and its page must not import it
 
-        encoded = cv2.LUT(raw, self._table)  # a quarter of the time that numpy takes
+        encoded = cv2.LUT(raw, self._table)  # it takes a quarter of numpy's time
         if (encoded == UNKNOWN).any():
             ids = ", ".join(f"{i} ({n} pixels)" for i, n in self.unknown_ids(raw).items())
             raise ValueError(
@@ -148,7 +148,7 @@ class LabelSpace:
         return encoded.astype(np.uint8)
 
     def decode(self, mask: Mask) -> Mask:
-        """The inverse of `encode`: each class as the smallest raw id that stands for it.
+        """The inverse of `encode`: each class becomes its smallest raw id.
 
         Raises ValueError for a value that is no class of the space.
         """
@@ -200,21 +200,21 @@ class LabelSpace:
         path = Path(path)
         listed = read_class_list(path)
         try:
-            return cls.of(listed)
+            return cls.from_class_list(listed)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
-    def of(cls, listed: ClassList) -> LabelSpace:
-        """The space of a list of classes; one without a colour gets one."""
+    def from_class_list(cls, listed: ClassList) -> LabelSpace:
+        """The space of a list of classes. A class without a colour gets one."""
         colours = tuple(distinct_colour(i) if c is None else c for i, c in enumerate(listed.colours))
         return cls(listed.names, colours, {raw: i for i, raw in enumerate(listed.ids)}, listed.void_ids)
 
     def write_yaml(self, path: AnyPath) -> None:
-        """Write a `classes.yaml` that `from_yaml` reads; of several raw ids of a class the smallest is kept."""
+        """Write a `classes.yaml` that `from_yaml` reads. Only the smallest raw id of each class is kept."""
         smallest = {c: min(r for r, i in self.raw_ids.items() if i == c) for c in range(self.num_classes)}
         classes = {smallest[i]: {"name": n, "color": list(self.colours[i])} for i, n in enumerate(self.names)}
-        ignore = self.void_ids if self.void_id == VOID else self.void_ids | {self.void_id}  # who paints has to know it
+        ignore = self.void_ids if self.void_id == VOID else self.void_ids | {self.void_id}  # annotators need to know it
         write_text(Path(path), strict_yaml.dump({"ignore": sorted(ignore), "classes": classes}))
 
 
@@ -233,10 +233,10 @@ class ClassMapping:
     def by_name(
         cls, source: LabelSpace, target: LabelSpace, names: Mapping[str, str | None] | None = None
     ) -> ClassMapping:
-        """Map every source class to a target class, by `names` or else to the one of equal name.
+        """Map every source class to a target class, by `names` or else to the class of equal name.
 
-        Raises ValueError, listing every class at once, when a class is neither named alike nor in `names`, or when
-        `names` speaks of a class that does not exist.
+        Raises ValueError that lists every class which neither has a class of equal name nor is in `names`, and every
+        class in `names` that does not exist.
         """
         names = dict(names or {})
         problems = [f"no class {n!r} to map from" for n in names if n not in source.names]
@@ -250,11 +250,11 @@ class ClassMapping:
 
     @property
     def reachable(self) -> frozenset[int]:
-        """Target classes that some source class means."""
+        """The target classes to which a source class is mapped."""
         return frozenset(i for i in self.table if i != UNKNOWN)
 
     def translate(self, mask: Mask) -> Mask:
-        """A mask (H,W) of the source's classes in the target's; what has no counterpart is void there."""
+        """A mask (H,W) of the source's classes in the target's classes. A class without a counterpart becomes void."""
         table = np.full(256, VOID, dtype=np.uint8)
         table[NOT_LABELLED] = NOT_LABELLED
         table[: len(self.table)] = [VOID if t == UNKNOWN else t for t in self.table]
@@ -263,20 +263,21 @@ class ClassMapping:
 
 @dataclass(frozen=True)
 class LabelUnion:
-    """The classes of several label spaces in one, U of them: those that mean the same are one, all others stay.
+    """The classes of several label spaces in one space of U classes. Classes that mean the same are one class.
 
-    `tables` holds for each domain the union's class of each of its own, `known` for each class of the union every name
-    that it goes by, those that no domain uses among them.
+    `tables` holds, by domain, the union's class of each of the domain's classes. `aliases` holds, for each class of the
+    union, all names with its meaning, including those that no domain uses.
     """
 
     space: LabelSpace
     tables: Mapping[str, tuple[int, ...]]
-    known: tuple[frozenset[str], ...]
+    aliases: tuple[frozenset[str], ...]
 
     @classmethod
-    def of(cls, spaces: Mapping[str, LabelSpace], synonyms: Iterable[Iterable[str]] = ()) -> LabelUnion:
-        """Classes are the same as in `shared_classes`. Each has the name and the colour of the first domain that has
-        it, or a colour of its own where another class has that one already. Raises ValueError for more than 254."""
+    def build(cls, spaces: Mapping[str, LabelSpace], synonyms: Iterable[Iterable[str]] = ()) -> LabelUnion:
+        """Build the union. Classes are the same if `shared_classes` says so. Each class has the name and the colour of
+        the first domain that has it. A colour that is taken is replaced by a free one. Raises ValueError for more than
+        254 classes."""
         groups = meanings(synonyms)
         index: dict[str, int] = {}
         names: list[str] = []
@@ -289,28 +290,28 @@ class LabelUnion:
                     free = (c for c in map(distinct_colour, count(len(colours))) if c not in colours)
                     colours.append(colour if colour not in colours else next(free))
         tables = {d: tuple(index[min(groups.get(n, {n}))] for n in s.names) for d, s in spaces.items()}
-        known = tuple(frozenset(groups.get(n, {n})) for n in names)
-        return cls(LabelSpace(tuple(names), tuple(colours), {i: i for i in range(len(names))}), tables, known)
+        aliases = tuple(frozenset(groups.get(n, {n})) for n in names)
+        return cls(LabelSpace(tuple(names), tuple(colours), {i: i for i in range(len(names))}), tables, aliases)
 
     def onto(self, target: LabelSpace, names: Mapping[str, str | None] | None = None) -> ClassMapping:
-        """The union's classes read as the target's, by `names` (of any domain's classes) or else by equal meaning.
+        """The mapping of the union's classes to the target's, by `names` (of any domain's classes) or by equal meaning.
 
-        Raises ValueError that lists every class that is left open or is given two meanings, and every name of `names`
-        that does not exist.
+        Raises ValueError that lists every class without a mapping or with two, and every name in `names` that does not
+        exist.
         """
         names = dict(names or {})
-        everything = frozenset().union(*self.known)
+        everything = frozenset().union(*self.aliases)
         problems = [f"no class {n!r} to map from" for n in names if n not in everything]
         problems += [f"{n} → {t}: no class {t!r} to map to" for n, t in names.items() if t and t not in target.names]
         table = []
-        for name, known in zip(self.space.names, self.known, strict=True):
-            said = {names[n] for n in known if n in names} or {t for t in target.names if t in known}
-            if not said:
+        for name, aliases in zip(self.space.names, self.aliases, strict=True):
+            targets = {names[n] for n in aliases if n in names} or {t for t in target.names if t in aliases}
+            if not targets:
                 problems.append(f"{name}: say which class it is, or `null` if there is none")
-            if len(said) > 1:
-                both = " and ".join(sorted(map(str, said)))
-                problems.append(f"{name}: {both}; it is one class in all domains and has one meaning")
-            table.append(UNKNOWN if (first := next(iter(said), None)) is None else _position(target, first))
+            if len(targets) > 1:
+                meanings_text = " and ".join(sorted(map(str, targets)))
+                problems.append(f"{name}: {meanings_text}; it is one class in all domains and has one meaning")
+            table.append(UNKNOWN if (first := next(iter(targets), None)) is None else _position(target, first))
         if problems:
             raise ValueError("class mapping: " + "; ".join(problems) + f"; the target has {', '.join(target.names)}")
         return ClassMapping(self.space, target, tuple(table))
@@ -319,20 +320,23 @@ class LabelUnion:
 def shared_classes(
     spaces: Mapping[str, LabelSpace], synonyms: Iterable[Iterable[str]] = ()
 ) -> dict[str, frozenset[str]]:
-    """For each domain the names of its classes that at least one other domain also has; the rest are private to it.
+    """By domain, the names of its classes that at least one other domain also has. The others are private to the
+    domain.
 
-    Classes are the same when their names are equal or stand in one group of `synonyms`.
+    Classes are the same if their names are equal or in one group of `synonyms`.
     """
     groups = meanings(synonyms)
-    has = {d: {n: min(groups.get(n, {n})) for n in space.names} for d, space in spaces.items()}
+    by_domain = {d: {n: min(groups.get(n, {n})) for n in space.names} for d, space in spaces.items()}
     return {
-        d: frozenset(n for n, m in own.items() if any(m in other.values() for o, other in has.items() if o != d))
-        for d, own in has.items()
+        d: frozenset(
+            n for n, m in classes.items() if any(m in other.values() for o, other in by_domain.items() if o != d)
+        )
+        for d, classes in by_domain.items()
     }
 
 
 def meanings(synonyms: Iterable[Iterable[str]]) -> dict[str, frozenset[str]]:
-    """For each name of the groups all names that mean the same: groups with a name in common are one."""
+    """For each name in the groups, all names that mean the same. Groups with a common name are merged."""
     groups: list[frozenset[str]] = []
     for group in map(frozenset, synonyms):
         groups = [g for g in groups if not g & group] + [group.union(*(g for g in groups if g & group))]
@@ -340,7 +344,7 @@ def meanings(synonyms: Iterable[Iterable[str]]) -> dict[str, frozenset[str]]:
 
 
 def distinct_colour(index: int) -> Colour:
-    """A stable, well separated colour for the class at `index` (golden-angle steps around the hue circle)."""
+    """A stable colour for the class at `index`, far from the others (golden-angle steps around the hue circle)."""
     hue = (index * 0.618033988749895) % 1.0
     value, saturation = (0.95, 0.65) if index % 2 == 0 else (0.75, 0.85)
     sector, rest = int(hue * 6), hue * 6 % 1

@@ -1,8 +1,9 @@
-"""A run's network as one ONNX file that takes images of any number and size.
+"""Export of a run's network as one ONNX file that takes images of any number and size.
 
-PyTorch's exporter turns F and the heads into a graph for sizes that are multiples of the stride; normalisation, padding
-and the final cut, which depend on the size by a remainder, are eight operators put around it here. (Left to the
-exporter, every layer's padding becomes a formula of the remainder before it: minutes of work, thousands of operators.)
+PyTorch's exporter turns F and the heads into a graph for sizes that are multiples of the stride. Normalisation, padding
+and the final crop depend on the remainder of the size. This module adds them around the graph as eight operators. The
+exporter would write every layer's padding as a formula of that remainder, which takes minutes and thousands of
+operators.
 
 Shapes: B images · H×W pixels · C_k classes of domain k · m the stride that the network needs.
 """
@@ -33,9 +34,9 @@ from fewmask.randomness import generator
 from fewmask.runs import RunFolder
 
 OPSET = 18
-# What one protobuf file can hold.
+# The largest size of a protobuf file.
 LARGEST = 2**31 - 2**20
-# Largest difference to PyTorch's logits, as a part of the largest logit (or of 1, if that is more).
+# The largest difference to PyTorch's logits, as a fraction of the largest logit (or of 1, if that is more).
 TOLERANCE = 1e-3
 
 
@@ -43,20 +44,20 @@ def export(run: AnyPath, out: AnyPath, domain: str | None = None, seeds: Sequenc
     """Write the trained network of a run as ONNX: all its heads, or that of `domain` alone.
 
     Input `image`, float32 (B,3,H,W), RGB in 0–255, any B, H and W; one output `logits_<domain>`, float32 (B,C_k,H,W),
-    for each head. Normalisation, padding and cutting back are inside; the embedding head is not. The file's metadata
-    hold the label spaces, see `metadata`.
+    for each head. Normalisation, padding and cropping are inside the graph; the embedding head is left out. The file's
+    metadata hold the label spaces, see `metadata`.
 
-    Beside it goes a model card, `model-card.md` for `model.onnx`, unless there is one that somebody changed; `seeds`
-    are runs of the same training with other seeds, over which it gives the spread.
+    A model card is written beside it, `model-card.md` for `model.onnx`, unless there is one that somebody changed.
+    `seeds` are runs of the same training with other seeds, from which the card computes the standard deviation.
 
-    Before it is written the file is run in ONNX Runtime on images of several sizes and compared with PyTorch. Returns
-    what it holds and the largest difference found. Raises ValueError for a run without a model, an unknown domain, a
-    file that exists, a missing package, and a network that cannot be exported.
+    Before the file is written, ONNX Runtime runs it on images of several sizes, and the results are compared with
+    PyTorch's. Returns a description of the file with the largest difference. Raises ValueError for a run without a
+    model, an unknown domain, a file that exists, a missing package, and a network that cannot be exported.
     """
     _check_packages()
     run, out = Path(run), Path(out)
     if out.exists():
-        raise ValueError(f"{out}: there already; give another name, or remove it")
+        raise ValueError(f"{out}: exists already; give another name, or remove it")
     model = load_model(run)
     if domain is not None and domain not in model.domains:
         raise ValueError(f"no domain {domain!r} in {run}; it has {', '.join(model.domains)}")
@@ -65,14 +66,14 @@ def export(run: AnyPath, out: AnyPath, domain: str | None = None, seeds: Sequenc
     if domain is not None and domain not in trained:
         raise ValueError(f"the run did not train a head for {domain!r}; it trained {', '.join(trained)}")
     domains = trained if domain is None else (domain,)
-    record = card.read(run, [Path(seed) for seed in seeds]) if seeds or finished else None
+    record = card.read_record(run, [Path(seed) for seed in seeds]) if seeds or finished else None
     data = to_onnx(model, domains).SerializeToString()
     difference = compare(model, data, domains)
     write_atomically(out, lambda file: file.write(data))
-    beside = out.with_name(f"{out.stem}-card.md")
+    card_path = out.with_name(f"{out.stem}-card.md")
     return {
         "file": str(out),
-        "card": str(beside) if record and card.write(beside, record) else None,
+        "card": str(card_path) if record and card.write_card(card_path, record) else None,
         "bytes": len(data),
         "input": "image",
         "outputs": {d: f"logits_{d}" for d in domains},
@@ -104,7 +105,7 @@ def to_onnx(model: UniversalSegmenter, domains: Sequence[str]) -> Any:
                 opset_version=OPSET,
                 verbose=False,
             )
-        except Exception as error:  # the exporter fails with a dozen types, for as many reasons
+        except Exception as error:  # the exporter raises many types of exceptions
             raise ValueError(
                 f"{model.settings.encoder} with {model.settings.decoder} cannot be exported to ONNX for any size: "
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
@@ -118,10 +119,10 @@ def to_onnx(model: UniversalSegmenter, domains: Sequence[str]) -> Any:
 
 
 def metadata(model: UniversalSegmenter, domains: Sequence[str]) -> dict[str, str]:
-    """What a reader of the file needs to know, as text: `fewmask.version`, `fewmask.stride` (what sizes are padded to),
-    `fewmask.input`, and as JSON `fewmask.domains`: of each its output, names, colours, raw and void ids, and `size`,
-    what its images were brought to in training (a part of their own, `[height, width]`, or null). The graph does not
-    resize: who runs it does, by the mean of the pixels."""
+    """The metadata of the file as text: `fewmask.version`, `fewmask.stride` (the multiple to which sizes are padded),
+    `fewmask.input`, and as JSON `fewmask.domains`. For each domain it holds the output, names, colours, raw and void
+    ids, and `size`, to which images were resized in training (a factor, `[height, width]`, or null). The graph does not
+    resize images. Its caller does, by the mean of the pixels."""
     spaces = {d: {"output": f"logits_{d}", "size": model.sizes[d], **model.spaces[d].to_dict()} for d in domains}
     return {
         "fewmask.version": versions()["fewmask"],
@@ -139,9 +140,9 @@ def compare(model: UniversalSegmenter, data: bytes, domains: Sequence[str]) -> f
     import onnxruntime
 
     m = model.multiple
-    worst = 0.0
+    largest = 0.0
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is in the error below
+    options.log_severity_level = 4  # the error below holds the failure
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         for row, (count, height, width) in enumerate([(1, m, m), (2, 2 * m + 1, 3 * m - 1), (1, 5 * m - 3, m // 2)]):
@@ -153,27 +154,27 @@ def compare(model: UniversalSegmenter, data: bytes, domains: Sequence[str]) -> f
                 difference = float(np.abs(answer - expected).max())
                 if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
                     raise ValueError(f"its logits of {domain} at {count}×3×{height}×{width} differ by {difference:.3g}")
-                worst = max(worst, difference)
-    except Exception as error:  # ONNX Runtime has its own types, which share no base but this
+                largest = max(largest, difference)
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
         raise ValueError(
             f"{model.settings.encoder} with {model.settings.decoder}: the exported graph is not the network "
             f"({' '.join(str(error).split())[:300]}); nothing was written. Take the decoder deeplabv3plus or unet"
         ) from error
-    return worst
+    return largest
 
 
 class _Core(nn.Module):
     """F and some heads: normalised image (B,3,H,W), H and W multiples of m → logits (B,C_k,H,W) of each."""
 
     def __init__(self, model: UniversalSegmenter, domains: Sequence[str]) -> None:
-        from timm.layers import Conv2dSame  # not before fewmask.models has imported torchvision
+        from timm.layers import Conv2dSame  # this import must follow that of torchvision in fewmask.models
 
         super().__init__()
         self.model = copy.deepcopy(model)
         self.domains = tuple(domains)
         for name, module in list(self.model.features.named_modules()):
             if getattr(module, "inplace", False):
-                module.inplace = False  # over what works in place the exporter takes half as long again
+                module.inplace = False  # in-place operators make the export half as long again
             if type(module) is Conv2dSame:
                 self.model.features.set_submodule(name, _FixedSame(module))
 
@@ -183,7 +184,7 @@ class _Core(nn.Module):
 
 
 class _FixedSame(nn.Module):
-    """timm's Conv2dSame for sizes that the convolution's stride divides: then its padding does not depend on them."""
+    """timm's Conv2dSame for sizes that the convolution's stride divides, for which the padding is constant."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -199,8 +200,8 @@ class _FixedSame(nn.Module):
 
 
 def _take_any_size(proto: Any, model: UniversalSegmenter, domains: Sequence[str]) -> None:
-    """Put around the graph (of a ModelProto) what `UniversalSegmenter.encode` and `upsample` do: normalise, pad to m,
-    cut back."""
+    """Add to the graph of a ModelProto the operators of `UniversalSegmenter.encode` and `upsample`: normalisation,
+    padding to m, and cropping."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph, node = proto.graph, helper.make_node
@@ -217,7 +218,9 @@ def _take_any_size(proto: Any, model: UniversalSegmenter, domains: Sequence[str]
         node("Div", ["fewmask_centred", "fewmask_std"], ["fewmask_normalised"]),
         node("Shape", ["image"], ["fewmask_size"], start=2, end=4),
         node("Neg", ["fewmask_size"], ["fewmask_negative"]),
-        node("Mod", ["fewmask_negative", "fewmask_multiple"], ["fewmask_rest"]),  # of the divisor's sign, as Python's
+        node(
+            "Mod", ["fewmask_negative", "fewmask_multiple"], ["fewmask_rest"]
+        ),  # with the divisor's sign, as in Python
         # (before, after) of B, C, H, W: all 0 but the last two.
         node("Concat", ["fewmask_no_padding", "fewmask_rest"], ["fewmask_padding"], axis=0),
         node("Pad", ["fewmask_normalised", "fewmask_padding"], ["padded"]),
@@ -237,7 +240,7 @@ def _take_any_size(proto: Any, model: UniversalSegmenter, domains: Sequence[str]
         )
         for d in domains
     )
-    # The exporter's notes: shapes in names that are gone, and stack traces with the paths of this machine.
+    # The exporter's notes hold shapes of removed names, and stack traces with the paths of this machine.
     del graph.value_info[:], graph.metadata_props[:]
     for operator in graph.node:
         del operator.metadata_props[:]
@@ -254,7 +257,7 @@ def _check_packages() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints, logs and warns of its own affairs; its errors pass."""
+    """Suppress what the exporter prints, logs and warns of. Its errors pass."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

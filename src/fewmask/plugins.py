@@ -1,4 +1,4 @@
-"""What installed packages add to fewmask, each by an entry point: methods, layouts, scores and annotation tools."""
+"""Plug-ins: methods, layouts, scores and annotation tools of installed packages, each with an entry point."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Thing = TypeVar("Thing")
 
 
 def load(kind: Kind, use: Callable[[str, Any], None]) -> None:
-    """Load every entry point of the group `fewmask.<kind>s`, and hand its name and its object to `use`.
+    """Load every entry point of the group `fewmask.<kind>s`, and call `use` with its name and its object.
 
-    Raises ValueError with the package's name for one that cannot be used.
+    Raises ValueError with the package's name for an entry point that cannot be used.
     """
     for entry in entry_points(group=f"fewmask.{kind}s"):
         try:
@@ -25,14 +25,14 @@ def load(kind: Kind, use: Callable[[str, Any], None]) -> None:
             ) from error
 
 
-def with_installed(kind: Kind, own: Mapping[str, Thing]) -> dict[str, Thing]:
-    """fewmask's own things by name, and those of installed packages. Raises ValueError as `load` does."""
-    known = dict(own)
+def with_installed(kind: Kind, built_in: Mapping[str, Thing]) -> dict[str, Thing]:
+    """fewmask's built-in things by name, and those of installed packages. Raises ValueError as `load` does."""
+    things = dict(built_in)
 
     def add(name: str, thing: Thing) -> None:
-        if name in known:
+        if name in things:
             raise ValueError(f"there is a {kind} of this name already; take another name")
-        known[name] = thing
+        things[name] = thing
 
     load(kind, add)
-    return known
+    return things

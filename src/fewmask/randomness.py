@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-# One stream a purpose, so that adding a draw to one never shifts another.
+# Each purpose has its own stream, so that adding a draw to one never shifts another.
 STREAMS = ("split", "order", "view", "model", "method", "init", "scene", "probe", "pool", "ask", "report")
 
 
@@ -28,6 +28,6 @@ def torch_seed(seed: int, stream: str, step: int = 0, row: int = 0) -> int:
 
 def torch_generator(seed: int, stream: str, step: int = 0, row: int = 0, device: str = "cpu") -> torch.Generator:
     """A torch generator that depends on the seed, stream, step and row alone."""
-    import torch  # whoever draws from numpy alone never waits for it
+    import torch  # code that draws from numpy alone does not import it
 
     return torch.Generator(device=device).manual_seed(torch_seed(seed, stream, step, row))

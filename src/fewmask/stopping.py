@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM as a request that a run answers where nothing is lost: it finishes its step, saves and stops.
+"""Ctrl-C and SIGTERM as a request to stop without loss: a run finishes its step, saves and stops.
 
-Python hands signals to the main thread alone. In any other thread nothing here changes anything.
+Python delivers signals to the main thread alone. In any other thread these functions have no effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _stop_requested = _deferring = _announce = False
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was asked to stop and has saved what it needs to go on; the message says where that is."""
+    """A run was stopped and has saved its state. The message says where."""
 
 
 def stop_requested() -> bool:
@@ -31,9 +31,9 @@ def stop_requested() -> bool:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Inside, the first signal makes `stop_requested` true and does nothing else. The second does what it did before.
+    """Inside this context the first signal only makes `stop_requested` true. The second one has its former effect.
 
-    A nested call changes nothing, so that a request that came between two runs stops the second one.
+    A nested call changes nothing, so that a request between two runs stops the second one.
     """
     global _stop_requested, _deferring
     if _deferring or threading.current_thread() is not threading.main_thread():
@@ -79,15 +79,19 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def _install(handler: Handler) -> dict[signal.Signals, Any]:
     """Returns the former handlers. A signal that the process was started to ignore stays ignored."""
-    before = {one: there for one in SIGNALS if (there := signal.getsignal(one)) not in (None, signal.SIG_IGN)}
-    for one in before:
-        signal.signal(one, handler)
+    before = {
+        number: handler_before
+        for number in SIGNALS
+        if (handler_before := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+    }
+    for number in before:
+        signal.signal(number, handler)
     return before
 
 
 def _restore(before: dict[signal.Signals, Any]) -> None:
-    for one, handler in before.items():
-        signal.signal(one, handler)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextmanager

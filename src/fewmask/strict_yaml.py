@@ -1,8 +1,8 @@
-"""YAML that people write by hand, read in bounded time and memory or refused with the line and the fix.
+"""A reader of hand-written YAML with bounded time and memory, whose errors name the line and the fix.
 
-Words mean what YAML 1.1 says (`no` and `on` are truth values), because most editors and tools read them so. Numbers are
-those of YAML 1.2: `1e-3` is a number, `010` and `12:30` are text, and so is a date. Values are text, numbers, truth
-values, nothing, lists and mappings.
+Words have their meaning in YAML 1.1 (`no` and `on` are truth values), as in most editors and tools. Numbers are those
+of YAML 1.2: `1e-3` is a number, `010` and `12:30` are text, and so is a date. Values are text, numbers, truth values,
+nothing, lists and mappings.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 LARGEST = 2**20
-"""Bytes of a file: a configuration or a list of classes has a few thousand."""
+"""The largest number of bytes in a file. A configuration or a list of classes has a few thousand."""
 MOST = 100_000
-"""Values of a file, those behind an alias counted as often as it is used: 300 bytes of aliases can mean gigabytes."""
+"""The largest number of values in a file. Values of an alias count at every use, since 300 bytes of aliases can expand
+to gigabytes."""
 DEEPEST = 50
 
 _MERGE = "tag:yaml.org,2002:merge"
@@ -31,16 +32,16 @@ _FLOAT = re.compile(
 _NUMBERS = (("tag:yaml.org,2002:float", _FLOAT), ("tag:yaml.org,2002:int", _INT))
 
 
-def _resolvers(own: dict[str, list[tuple[str, re.Pattern[str]]]]) -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """PyYAML's, by first character, with our numbers and without dates."""
+def _resolvers(resolvers: dict[str, list[tuple[str, re.Pattern[str]]]]) -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """PyYAML's resolvers by first character, with the numbers of this module and without dates."""
     replaced = {tag for tag, _ in _NUMBERS} | {"tag:yaml.org,2002:timestamp"}
-    kept = {first: [pair for pair in pairs if pair[0] not in replaced] for first, pairs in own.items()}
+    kept = {first: [pair for pair in pairs if pair[0] not in replaced] for first, pairs in resolvers.items()}
     return kept | {first: [*_NUMBERS, *kept.get(first, [])] for first in "-+.0123456789"}
 
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers)
-    yaml_constructors = {  # without dates, sets, binary data and the rest
+    yaml_constructors = {  # leave out dates, sets, binary data and others
         tag: make
         for tag, make in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or tag.rpartition(":")[2] in _CORE
@@ -62,57 +63,58 @@ class _Loader(yaml.SafeLoader):
             self._measure(node, {})
         return node
 
-    def _measure(self, node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
-        """Values in a node and how deep it is, with all that its aliases stand for; its keys are checked on the way."""
-        if id(node) in known:
-            if (measured := known[id(node)]) is None:
+    def _measure(self, node: yaml.Node, sizes: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+        """The number of values in a node and its depth, with its aliases expanded. The keys are checked too."""
+        if id(node) in sizes:
+            if (measured := sizes[id(node)]) is None:
                 raise _error("it refers to itself", node)
             return measured
-        known[id(node)] = None
+        sizes[id(node)] = None
         if isinstance(node, yaml.MappingNode):
             self._check_keys(node)
         elif isinstance(node, yaml.ScalarNode):
             with suppress(UnicodeEncodeError):
                 node.value.encode()
-                known[id(node)] = (1, 1)
+                sizes[id(node)] = (1, 1)
                 return 1, 1
             raise _error("half of a surrogate pair, which is no character", node)
         children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        parts = [self._measure(child, known) for child in children]
+        parts = [self._measure(child, sizes) for child in children]
         size, depth = 1 + sum(s for s, _ in parts), 1 + max((d for _, d in parts), default=0)
         if size > self.most:
             raise _error(f"more than {self.most:,} values, aliases counted as often as they are used", node)
         if depth > DEEPEST:
             raise _error(f"nested more than {DEEPEST} deep", node)
-        known[id(node)] = size, depth
+        sizes[id(node)] = size, depth
         return size, depth
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
-        """Of two classes with one id PyYAML would drop the first. A key that `<<` brings may be given again."""
-        seen: set[Any] = set()
+        """Raise an error for a repeated key, of which PyYAML would drop the first value. A key that `<<` brings may be
+        given again."""
+        values: set[Any] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _error("a key is a word or a number", key)
             value = _MERGE if key.tag == _MERGE else self.construct_object(key, deep=True)
-            if value in seen:
+            if value in values:
                 raise _error(f"{key.value} given twice", key)
-            seen.add(value)
+            values.add(value)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put in place of `<<` what it brings: own keys win, then those of the mappings named first. (PyYAML's own
-        leaves a key there twice, and of two mappings in a list the inner `<<` of the first one would win over it.)"""
+        """Replace `<<` by the keys that it brings. The mapping's keys take precedence, then those of the mappings named
+        first. PyYAML's function would leave a key twice, and would give an inner `<<` precedence over its mapping."""
         pairs = [(key, value) for key, value in node.value if key.tag != _MERGE]
         if len(pairs) == len(node.value):
             return
-        known = {self.construct_object(key, deep=True) for key, _ in pairs}
+        words = {self.construct_object(key, deep=True) for key, _ in pairs}
         (merge,) = (value for key, value in node.value if key.tag == _MERGE)
         for part in merge.value if isinstance(merge, yaml.SequenceNode) else [merge]:
             if not isinstance(part, yaml.MappingNode):
                 raise _error("`<<` takes a mapping, such as `*name`, or a list of them", part)
             self.flatten_mapping(part)
             for key, value in part.value:
-                if (word := self.construct_object(key, deep=True)) not in known:
-                    known.add(word)
+                if (word := self.construct_object(key, deep=True)) not in words:
+                    words.add(word)
                     pairs.append((key, value))
         node.value = pairs
 
@@ -129,9 +131,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def read_yaml(path: Path, times: int = 1) -> tuple[Any, str]:
-    """What a file holds, and its text. Raises ValueError that names the file, and FileNotFoundError.
+    """The value of a file, and its text. Raises ValueError that names the file, and FileNotFoundError.
 
-    `times` raises the limits of size, for files that programs write.
+    `times` multiplies the limits of size, for files that programs write.
     """
     try:
         with open(path, "rb") as file:
@@ -141,8 +143,8 @@ def read_yaml(path: Path, times: int = 1) -> tuple[Any, str]:
         text = data.decode("utf-8-sig")
         return parse_yaml(text, times), text
     except UnicodeDecodeError as error:
-        where = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}: not readable as YAML: line {where} is not UTF-8; save the file as UTF-8") from None
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}: not readable as YAML: line {line} is not UTF-8; save the file as UTF-8") from None
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -152,24 +154,24 @@ def read_yaml(path: Path, times: int = 1) -> tuple[Any, str]:
 
 
 def parse_yaml(text: str, times: int = 1) -> Any:
-    """The value of a text. Raises ValueError with the line and what to fix."""
+    """The value of a text. Raises ValueError with the line and the fix."""
     try:
         return _load(text, lambda loader: loader.get_single_data(), times)
     except yaml.reader.ReaderError as error:
         raise ValueError(f"character {error.character!r} is not allowed in YAML; remove it") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        position = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = (error.problem or error.context or "").replace("\t", r"\t")
         fix = "; indent with spaces, not with tabs" if r"\t" in problem else ""
-        raise ValueError(f"{where}{short(problem, quoted=False)}{fix}") from None
+        raise ValueError(f"{position}{short(problem, quoted=False)}{fix}") from None
     except (RecursionError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        # A tag that forces a type on text that is none of it: `!!int many`, or a number of thousands of digits.
-        raise ValueError(f"a value is not what its tag or its form says ({short(str(error), quoted=False)})") from None
+        # A tag forces a type on text of another type, such as `!!int many`, or a number has thousands of digits.
+        raise ValueError(f"a value does not fit its tag or its form ({short(str(error), quoted=False)})") from None
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML that `parse` reads back to an equal value."""
+    """Plain data as YAML that `parse_yaml` reads back to an equal value."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None)
 
 
@@ -180,20 +182,20 @@ def dump_line(value: Any) -> str:
 
 
 def unquoted(text: str | None, place: Sequence[Any], value: Any, key: bool = False) -> str:
-    """Why a value that should be text is none, and the fix: `no` without quotes is a truth value. `place` are the keys
-    on the way to it; `key` where the last of them is what is meant."""
+    """Why a value that should be text is another type, and the fix: `no` without quotes is a truth value. `place` is
+    the list of keys that lead to the value. With `key` the last key itself is meant."""
     spelt = _spelling(text, place, value, key) if text else None
     if spelt is None:
         spelt = {True: "yes", False: "no", None: "null"}.get(value, str(value)) if _simple(value) else short(value)
-    what = {True: "a truth value", False: "a truth value", None: "nothing"}.get(value) if not _number(value) else None
-    return f"YAML reads {spelt} as {what or 'a number'}; write it in quotes: '{spelt}'"
+    kind = {True: "a truth value", False: "a truth value", None: "nothing"}.get(value) if not _number(value) else None
+    return f"YAML reads {spelt} as {kind or 'a number'}; write it in quotes: '{spelt}'"
 
 
 def short(value: Any, most: int = 200, quoted: bool = True) -> str:
     """A value for a message."""
     try:
         text = repr(value) if quoted else str(value)
-    except ValueError:  # Python prints no number of more than 4,300 digits
+    except ValueError:  # Python refuses to print a number of more than 4,300 digits
         text = "a very long number"
     return text if len(text) <= most else f"{text[:most]} …"
 
@@ -208,19 +210,19 @@ def _load(text: str, get: Any, times: int = 1) -> Any:
 
 
 def _spelling(text: str, place: Sequence[Any], value: Any, key: bool) -> str | None:
-    """How the unquoted value at a place was written; None where another one stands there."""
+    """How the unquoted value at a place was written; None where the place holds another value."""
 
     def find(loader: _Loader) -> str | None:
-        node, found = loader.get_single_node(), None
+        node, key_node = loader.get_single_node(), None
         for step in place:
-            found = None
+            key_node = None
             if isinstance(node, yaml.MappingNode):
-                same = [(k, v) for k, v in node.value if step in (word := loader.construct_object(k), str(word))]
-                found, node = same[0] if same else (None, None)
+                matches = [(k, v) for k, v in node.value if step in (word := loader.construct_object(k), str(word))]
+                key_node, node = matches[0] if matches else (None, None)
             else:
-                inside = isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value)
-                node = node.value[step] if node is not None and inside else None
-        node = found if key else node
+                in_range = isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value)
+                node = node.value[step] if node is not None and in_range else None
+        node = key_node if key else node
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
         return node.value if plain and node is not None and loader.construct_object(node) == value else None
 

@@ -90,7 +90,7 @@ def test_two_stems_that_are_one_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        (b"m\xfcller.jpg", r"no text in UTF-8 ('m\udcfcller')"),
+        (b"m\xfcller.jpg", r"cannot be encoded in UTF-8 ('m\udcfcller')"),
         (b"two\nlines.jpg", r"control characters ('two\nlines')"),
         (b" blank.jpg", "a blank begins or ends its name"),
         (b"x" * 250 + b".jpeg", ""),

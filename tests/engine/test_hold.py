@@ -158,7 +158,7 @@ def test_a_file_system_without_locks_is_told_of(code: int, tmp_path: Path, monke
 
     monkeypatch.setattr(fcntl, "flock", flock)
     done = []
-    told = f"^{tmp_path}: its file system knows no locks"
+    told = f"^{tmp_path}: its file system has no locks"
     with pytest.warns(UserWarning, match=told), hold(tmp_path / "lock", "busy", "wait"):
         done.append(True)
     assert done

@@ -64,14 +64,14 @@ def alike_by_loop(words, synonyms):
 
 @given(SPACES, SYNONYMS)
 def test_classes_are_one_exactly_where_they_mean_the_same(spaces, synonyms):
-    union = LabelUnion.of(spaces, synonyms)
+    union = LabelUnion.build(spaces, synonyms)
     everything = {w for group in synonyms for w in group} | {n for s in spaces.values() for n in s.names}
     parts = alike_by_loop(everything, synonyms)
     used = {n for s in spaces.values() for n in s.names}
-    assert {k & used for k in union.known} == {p & used for p in parts if p & used}
+    assert {k & used for k in union.aliases} == {p & used for p in parts if p & used}
     for domain, space in spaces.items():
         for name, u in zip(space.names, union.tables[domain], strict=True):
-            assert name in union.known[u]
+            assert name in union.aliases[u]
     assert len(set(union.space.colours)) == union.space.num_classes  # no two of them look alike
 
 
@@ -79,25 +79,25 @@ def test_classes_are_one_exactly_where_they_mean_the_same(spaces, synonyms):
 def test_the_order_of_domains_and_synonyms_changes_names_alone(spaces, synonyms, random):
     shuffled = random.sample(list(spaces), len(spaces))
     groups = [random.sample(g, len(g)) for g in random.sample(synonyms, len(synonyms))]
-    one, other = LabelUnion.of(spaces, synonyms), LabelUnion.of({n: spaces[n] for n in shuffled}, groups)
-    assert set(one.known) == set(other.known)
+    one, other = LabelUnion.build(spaces, synonyms), LabelUnion.build({n: spaces[n] for n in shuffled}, groups)
+    assert set(one.aliases) == set(other.aliases)
     for name in spaces:
-        assert [one.known[u] for u in one.tables[name]] == [other.known[u] for u in other.tables[name]]
+        assert [one.aliases[u] for u in one.tables[name]] == [other.aliases[u] for u in other.tables[name]]
 
 
 @given(SPACES, SYNONYMS)
 def test_the_union_with_itself_and_with_its_parts_is_itself(spaces, synonyms):
-    union = LabelUnion.of(spaces, synonyms)
-    again = LabelUnion.of({"union": union.space, **spaces}, synonyms)
+    union = LabelUnion.build(spaces, synonyms)
+    again = LabelUnion.build({"union": union.space, **spaces}, synonyms)
     assert again.space == union.space
     assert again.tables == {"union": tuple(range(union.space.num_classes)), **union.tables}
 
 
 @given(SPACES, SYNONYMS)
 def test_a_union_is_mapped_onto_each_of_its_parts_without_a_word(spaces, synonyms):
-    union = LabelUnion.of(spaces, synonyms)
+    union = LabelUnion.build(spaces, synonyms)
     for space in spaces.values():
-        if len({next(k for k in union.known if n in k) for n in space.names}) < space.num_classes:
+        if len({next(k for k in union.aliases if n in k) for n in space.names}) < space.num_classes:
             continue  # two of its classes are one in the union: which of them is meant has to be said
         others = {n: None for s in spaces.values() for n in s.names if not _means(union, n, space)}
         mapping = union.onto(space, others)
@@ -108,7 +108,7 @@ def test_a_union_is_mapped_onto_each_of_its_parts_without_a_word(spaces, synonym
 
 
 def _means(union, name, space):
-    return any(name in known and known & set(space.names) for known in union.known)
+    return any(name in known and known & set(space.names) for known in union.aliases)
 
 
 def test_a_mapping_translates_masks_and_what_is_missing_is_void():
@@ -122,7 +122,7 @@ def test_synonyms_of_groups_that_overlap_are_one():
 
 
 def test_everything_wrong_with_a_mapping_of_the_union_is_listed():
-    union = LabelUnion.of({"a": named("road", "sky"), "b": named("lane", "cow")}, [["road", "lane"]])
+    union = LabelUnion.build({"a": named("road", "sky"), "b": named("lane", "cow")}, [["road", "lane"]])
     target = named("street", "sky", "path")
     with pytest.raises(ValueError, match=r"no class 'dog'.*no class 'ox'.*road: say which") as error:
         union.onto(target, {"dog": None, "cow": "ox"})
@@ -130,7 +130,9 @@ def test_everything_wrong_with_a_mapping_of_the_union_is_listed():
     with pytest.raises(ValueError, match="road: path and street; it is one class"):
         union.onto(target, {"road": "street", "lane": "path", "cow": None})
     assert union.onto(target, {"lane": "path", "cow": None}).table == (2, 1, -1)
-    assert LabelUnion.of({"a": named("road")}, [["road", "path"]]).onto(target).table == (2,)  # a synonym of the target
+    assert LabelUnion.build({"a": named("road")}, [["road", "path"]]).onto(target).table == (
+        2,
+    )  # a synonym of the target
 
 
 # ── Fusion ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -388,7 +388,7 @@ class _Rounds:
         if distributed.rank() == 0:
             self.run.write_record(self.run.campaign, summary)
             if last.exists():
-                card.write(self.run.card, card.read(self.run.folder))
+                card.write_card(self.run.card, card.read_record(self.run.folder))
         distributed.barrier()
         return summary.to_dict()
 

@@ -368,7 +368,7 @@ class _Fit:
         write_counts(run.counts, counts)
         summary = Summary(**record, weights=run.digests(written))
         settings = self.config.model_dump(mode="json", serialize_as_any=True)
-        card.write(run.card, card.Record(summary, description, settings))
+        card.write_card(run.card, card.Record(summary, description, settings))
         run.write_record(run.summary, summary)
 
     def _log(self, terms: Mapping[str, float], phase: Phase) -> None:

@@ -110,7 +110,7 @@ class Fused(UniversalSegmenter):
         if taken := {FUSED, AUTO} & set(model.spaces):
             raise ValueError(f"a domain is called {', '.join(taken)}, which means all heads together; rename it")
         self.fused = tuple(prototypes.vectors)
-        self.union = LabelUnion.of({n: model.spaces[n] for n in self.fused}, synonyms)
+        self.union = LabelUnion.build({n: model.spaces[n] for n in self.fused}, synonyms)
         self.settings, self.spaces = model.settings, {**model.spaces, FUSED: self.union.space, AUTO: self.union.space}
         self.sizes = model.sizes
         self.channels, self.stride = model.channels, model.stride

@@ -43,7 +43,7 @@ def index(settings: FolderDomain) -> Index:
     listed, space, reader = None, None, None
     try:
         listed = read_class_list(file)
-        space = LabelSpace.of(listed)
+        space = LabelSpace.from_class_list(listed)
         reader = _reader(settings, listed, space)
     except ValueError as error:
         told = str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}"
