@@ -70,7 +70,7 @@ def test_every_key_is_described_with_a_type_as_people_write_it() -> None:
     assert len(every) > 250 and {"seed", "train.optimiser.lr", "campaign.ask.budget.unit"} <= {
         key.name for key in every
     }
-    assert not [key.name for key in every if not key.told.strip().endswith((".", ")"))]
+    assert not [key.name for key in every if not key.description.strip().endswith((".", ")"))]
     assert not [key for key in every if re.search(r"class |typing|Annotated|constrained|None|<", key.type)]
     types = {key.name: (key.type, key.default) for key in every}
     assert types["seed"] == ("whole number at least 0", "`0`")

@@ -179,7 +179,7 @@ def parse_regions(text: str) -> Spec:
 
 @lru_cache(maxsize=8)
 def squares(size: tuple[int, int], side: int) -> Regions:
-    """A grid of squares, ids in row-major order; the last row and column hold what is left of the image."""
+    """A grid of squares with ids in row-major order. The last row and column hold the rest of the image."""
     spec = str(parse_regions(f"squares:{side}"))
     cells, count = _grid(size, side)
     return Regions(spec, cells, count)

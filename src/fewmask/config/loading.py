@@ -43,7 +43,7 @@ class Config(Settings):
 
     @field_validator("domains", "held_out")
     @classmethod
-    def _told_apart(cls, value: dict[str, DomainSettings], info: ValidationInfo) -> dict[str, DomainSettings]:
+    def _differ_on_disk(cls, value: dict[str, DomainSettings], info: ValidationInfo) -> dict[str, DomainSettings]:
         if pairs := alike([*info.data.get("domains", {}), *value]):
             names = " and ".join(map(ascii, pairs[0]))
             raise ValueError(

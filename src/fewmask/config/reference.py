@@ -1,5 +1,5 @@
-"""The reference of the configuration as Markdown, from the settings' own source: each key with its type as a person
-writes it, its default, and what it does.
+"""The reference of the configuration as Markdown, generated from the settings' source: each key with its type, its
+default and its description.
 
     python -m fewmask.config.reference > docs/reference/configuration.md
 """
@@ -49,7 +49,7 @@ class Key:
     name: str
     type: str
     default: str
-    told: str
+    description: str
 
 
 def reference() -> str:
@@ -87,11 +87,11 @@ def keys(settings: type[BaseModel], prefix: str = "", given: BaseModel | None = 
         inner = _settings_of(field.annotation)
         if inner is not None:
             if _optional(field.annotation):
-                yield Key(f"{prefix}{name}", "mapping or `null`", default, _told(settings, name))
+                yield Key(f"{prefix}{name}", "mapping or `null`", default, _description(settings, name))
             inner_defaults = getattr(given, name) if given is not None else field.default
             yield from keys(inner, f"{prefix}{name}.", inner_defaults if isinstance(inner_defaults, inner) else None)
         else:
-            yield Key(f"{prefix}{name}", kind(field), default, _told(settings, name))
+            yield Key(f"{prefix}{name}", kind(field), default, _description(settings, name))
 
 
 def kind(field: FieldInfo) -> str:
@@ -107,7 +107,7 @@ def _section(title: str, rows: list[Key], settings: type[BaseModel], level: int 
     summary = inspect.cleandoc(settings.__doc__) if settings.__doc__ and settings.__doc__ != BaseModel.__doc__ else ""
     lines = [f"{'#' * level} {title}\n", *([re.sub(r"\s+", " ", summary) + "\n"] if summary else [])]
     lines += ["| key | type | default | what it does |", "|---|---|---|---|"]
-    lines += [f"| `{k.name}` | {_cell(k.type)} | {_cell(k.default)} | {_cell(k.told)} |" for k in rows]
+    lines += [f"| `{k.name}` | {_cell(k.type)} | {_cell(k.default)} | {_cell(k.description)} |" for k in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -200,7 +200,7 @@ def _plain(value: Any) -> str:
     return text.removesuffix("...").strip() or "''"
 
 
-def _told(settings: type[BaseModel], name: str) -> str:
+def _description(settings: type[BaseModel], name: str) -> str:
     """The text below a field in the source, from the nearest class that has one."""
     for kind in settings.__mro__:
         if issubclass(kind, BaseModel) and kind is not BaseModel and name in (docs := _docs(kind)):

@@ -196,8 +196,8 @@ class _Fit:
         return bool(patience and best and sum(validation.step > start for validation in self.history) >= patience)
 
     def _stop(self, onward: str) -> None:
-        where = f"{self.run.folder}: stopped after step {self.done} of {self.config.train.steps}, which is saved"
-        raise stopping.Stopped(f"{where}; the same command goes on with {onward}")
+        message = f"{self.run.folder}: stopped after step {self.done} of {self.config.train.steps}, which is saved"
+        raise stopping.Stopped(f"{message}; the same command goes on with {onward}")
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         settings, step = self.config.train, self.done

@@ -23,9 +23,9 @@ def cross_entropy(
 ) -> Tensor:
     """Mean of w (1−p)^γ (−log p + ε (1−p)), p = p(label), over the pixels whose label is a class (254, 255 are not).
 
-    logits (B,C,H,W), label (B,H,W) integer → scalar, in nats. γ makes it the focal loss (Lin et al., ICCV 2017, eq. 4),
-    ε Poly-1, with γ its focal form (Leng et al., PolyLoss, ICLR 2022); weight w (B,H,W) is a factor of each pixel, e.g.
-    the confidence of its pseudo-label, and does not enter what the sum is divided by.
+    logits (B,C,H,W), label (B,H,W) integer → scalar, in nats. γ makes it the focal loss (Lin et al., ICCV 2017, eq. 4).
+    ε makes it Poly-1, with γ in its focal form (Leng et al., PolyLoss, ICLR 2022). weight w (B,H,W) is a factor of each
+    pixel, e.g. the confidence of its pseudo-label. It does not change the number that the sum is divided by.
 
     `pixels` replaces the number of pixels that the sum is divided by: with the mean count over processes and
     micro-batches, averaging their losses gives exactly the loss of one global batch. A batch without labelled pixels

@@ -196,7 +196,7 @@ class LivePrototypes(Prototypes):
         self._cells: list[tuple[Tensor, Tensor]] = []
 
     def anchor(self, cells: Cells) -> Tensor:
-        """CE of every labelled cell to the prototypes of its own domain's classes; keeps the cells for `follow`."""
+        """CE of every labelled cell to the prototypes of its domain's classes. The cells are kept for `follow`."""
 
         def term(k: int, rows: Tensor) -> Tensor:
             embedding, target = take(cells.embedding, rows), take(cells.label, rows)
