@@ -161,12 +161,16 @@ def test_labelled_images_of_one_seed_are_nested(seed: int, few: int, more: int) 
 
 
 @pytest.mark.parametrize(
-    ("whole", "answered", "part", "share"),
+    ("whole", "answered", "labelled_fraction", "share"),
     [(2, 0, 0.0, 0.0), (0, 5, 0.1, 1.0), (30, 10, 0.001, 0.2), (30, 1, 0.001, 1 / 31), (10, 40, 0.9, 36 / 46)],
 )
-def test_the_rows_of_images_with_a_few_answers(whole: int, answered: int, part: float, share: float) -> None:
+def test_the_rows_of_images_with_a_few_answers(
+    whole: int, answered: int, labelled_fraction: float, share: float
+) -> None:
     of = domain("a", images=whole + answered, labelled=whole + answered)
-    assert answered_share(replace(of, partial=dict.fromkeys(of.labelled[whole:], part))) == pytest.approx(share)
+    assert answered_share(replace(of, partial=dict.fromkeys(of.labelled[whole:], labelled_fraction))) == pytest.approx(
+        share
+    )
 
 
 def test_a_phase_without_labelled_images_is_refused_by_name() -> None:
@@ -209,12 +213,12 @@ def test_the_rows_of_the_pool_and_those_without_it() -> None:
     assert alone.strong is None
 
 
-def partly_labelled(part: float) -> dict[str, Domain]:
+def partly_labelled(labelled_fraction: float) -> dict[str, Domain]:
     """Two wholly labelled images, and six of which the upper part is labelled."""
     of = domain("a", 2, images=8, labelled=8)
     source = of.source
     assert isinstance(source, ArraySource)
-    rows = round(part * source.masks["a-0"].shape[0])
+    rows = round(labelled_fraction * source.masks["a-0"].shape[0])
     masks = {stem: mask.copy() for stem, mask in source.masks.items()}
     for stem in of.labelled[2:]:
         masks[stem][rows:] = NOT_LABELLED

@@ -90,9 +90,9 @@ class Batch:
     confidence: Tensor | None = None
     """(B,h,w) uint8, where the phase reads pseudo-labels: of each label, in 254 steps; 255 where a person gave it."""
     pixel_weight: Tensor | None = None
-    """(B,) fp32: the weight of a labelled pixel of each row. A row of an image of which a part is labelled has 1/part:
-    the less of an image is labelled, the more seldom it is drawn (`answered_share`), and without this weight its labels
-    would count for nothing beside whole images. None: 1 for all."""
+    """(B,) fp32: the weight of a labelled pixel of each row. It is 1/labelled_fraction for a row of a partly labelled
+    image. Such an image is drawn in proportion to its labelled fraction (`answered_share`), and without this weight its
+    labels would count for too little beside whole images. None: 1 for all."""
     strong: Tensor | None = None
     """(S,U,3,h,w) uint8: strong views of the U rows of the pool, where the phase wants them."""
     class_weights: Mapping[int, Tensor] = field(default_factory=dict)

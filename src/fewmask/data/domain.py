@@ -57,8 +57,7 @@ class PseudoLabels(Protocol):
 @dataclass(frozen=True)
 class Domain:
     """One dataset. `splits` holds stems; `labelled` are the stems of train whose masks may be used for training, and
-    `partial` those of them of which only some regions are labelled, with the part of their pixels that is: the others
-    are 254 in their masks.
+    `partial` holds the partly labelled ones with their labelled fraction. The other pixels are 254 in their masks.
 
     Images of train that are not wholly labelled are the pool: training never asks for masks outside `labelled`.
     """

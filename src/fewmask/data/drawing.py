@@ -25,12 +25,12 @@ LEAST_ANSWERED = 0.2
 
 
 def answered_share(domain: Domain) -> float:
-    """The part of the labelled rows that shows images with a few answered regions, beside wholly labelled images.
+    """The share of the labelled rows that shows images with a few answered regions, beside wholly labelled images.
 
-    It is their part of all labelled pixels: an image of which a tenth is labelled is drawn a tenth as often. There are
-    often ten times as many of them, and drawn like the others they would fill the rows with pixels that nobody
-    labelled. With `Batch.pixel_weight` every labelled pixel then counts alike. The share is at least a fifth, or a
-    handful of points would never be seen beside masks. It is never more than their share of all images.
+    It is their share of all labelled pixels, so an image with a labelled fraction of a tenth is drawn a tenth as often.
+    There are often ten times as many of them. With equal shares they would fill the rows with unlabelled pixels. With
+    `Batch.pixel_weight` every labelled pixel has the same weight. The share is at least a fifth, since otherwise a few
+    points would hardly ever be drawn beside masks. It is at most their share of all images.
     """
     whole, answered = len(domain.whole), len(domain.labelled) - len(domain.whole)
     labelled = sum(domain.partial[s] for s in domain.labelled if s in domain.partial)
