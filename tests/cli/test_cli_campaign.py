@@ -170,7 +170,7 @@ def test_a_training_is_no_campaign_and_a_campaign_no_training(
     is_refused(fewmask("campaign", config, "--out", trained), "holds a run of `fewmask train`", "give another --out")
     assert sorted(path.name for path in trained.iterdir()) == before
     is_refused(fewmask("query", trained), "a run of `fewmask train`, which asks nothing")
-    is_refused(fewmask("train", config, "--out", waiting), "holds a campaign; `fewmask campaign` goes on with it")
+    is_refused(fewmask("train", config, "--out", waiting), "holds a campaign; go on with `fewmask campaign`")
 
 
 def test_enough_needs_no_answer(waiting: Path, config: Path, fewmask: Fewmask) -> None:

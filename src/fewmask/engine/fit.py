@@ -90,9 +90,7 @@ def train(
             former = former_steps(RunFolder(folder), config)
             run = open_run(folder, config, other=former is not None)
             if domains is None and run.ledger.exists():
-                raise ValueError(
-                    f"{folder}: holds a campaign; `fewmask campaign` goes on with it, or give another --out"
-                )
+                raise ValueError(f"{folder}: holds a campaign; go on with `fewmask campaign`, or give another --out")
             if former is None and distributed.broadcast_int(run.summary.exists()):
                 return _came_to(run)
             # A caller who gives domains has determined which of their masks are partly labelled.

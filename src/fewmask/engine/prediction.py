@@ -149,10 +149,8 @@ def predict(
                 _write_choices(out / "domains.csv", ordered)
             forms = []
             for n, writer in writers.items():
-                own_items = [item for item in given.items if lines[item.name.as_posix()].domain == n]
-                forms += [
-                    str(path) for path in [write_form(writer.out, own_items, writer.space, form)] if path and own_items
-                ]
+                items = [item for item in given.items if lines[item.name.as_posix()].domain == n]
+                forms += [str(path) for path in [write_form(writer.out, items, writer.space, form)] if path and items]
     except ImageError as error:
         raise ValueError(
             f"{error}\n{len(lines)} of {len(given.items)} images were predicted before that and stay in {out}; when it "
@@ -213,9 +211,7 @@ class _Answering:
     def _predicted(self, batch: list[Decoded]) -> list[Answer]:
         features, size = self._encode(batch, self.sizes[self.domain])
         masks = as_array(self.model.classes(features, self.domain, size))
-        return [
-            Answer(decoded, self.domain, _enlarged(mask, decoded)) for decoded, mask in zip(batch, masks, strict=True)
-        ]
+        return [Answer(d, self.domain, _enlarged(mask, d)) for d, mask in zip(batch, masks, strict=True)]
 
     def _chosen(self, model: Fused, batch: list[Decoded]) -> list[Answer]:
         """Predict each image with the head that fits it best. Every domain has its own size of the image."""
@@ -313,8 +309,7 @@ def _shares(space: LabelSpace, lines: Sequence[Predicted]) -> dict[str, float]:
 
 
 def _write_choices(path: Path, lines: Sequence[Predicted]) -> None:
-    """Write a line for each image: its domain, the margin to the next one, whether the choice is ambiguous, and the
-    excess of each domain."""
+    """Write a line for each image: its domain, the margin to the next one, its ambiguity, and each domain's excess."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     names = list(lines[0].excess or {})
