@@ -33,7 +33,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import Committee, Member
 from fewmask.engine.device import autocast, choose_device, memory_mib
-from fewmask.engine.evaluation import count
+from fewmask.engine.evaluation import count_predictions
 from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.pool import Pieces, ScoringRequest, score_pool
 from fewmask.engine.run import hardware, load_domains, versions
@@ -327,7 +327,7 @@ def evaluation(root: Path, sizes: Sizes) -> dict[str, Any]:
                 model(image, domain.name).argmax(1)
 
     def whole() -> None:
-        count(model, domain, "train", batch_size=size, workers=sizes.workers)
+        count_predictions(model, domain, "train", batch_size=size, workers=sizes.workers)
 
     bare()
     ours, theirs = compare(sizes.evaluate_rounds, lambda: timed(whole, 1, 0), lambda: timed(bare, 1, 0))

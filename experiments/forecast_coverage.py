@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewmask.acquisition.curve import fit, unexplained_change
+from fewmask.acquisition.curve import fit_curve, unexplained_change
 
 SCATTER = (0.006, 0.03)
 ROUNDS = (3, 4, 5, 6)
@@ -37,7 +37,7 @@ def simulate(rounds: int, campaigns: int, seed: int) -> dict[str, float]:
         truth = limit - limit * (1 - share) * (n / n[0]) ** -steepness
         scatter = math.exp(rng.uniform(*np.log(SCATTER)))
         scores = np.clip(truth[:-1] + rng.normal(0, scatter, rounds), 0, 1).tolist()
-        curve = fit(n[:-1].tolist(), scores)
+        curve = fit_curve(n[:-1].tolist(), scores)
         assert curve is not None
         low, _, high = curve.interval(n[-1])
         held += low <= truth[-1] <= high

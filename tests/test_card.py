@@ -197,5 +197,7 @@ def test_the_card_goes_beside_the_exported_model(trained: Path, tmp_path: Path, 
     assert done.code == 0, done.err
     assert json.loads(done.out)["card"] == str(tmp_path / "net-card.md")
     assert (tmp_path / "net-card.md").read_bytes() == (trained / "model-card.md").read_bytes()
-    is_refused(fewmask("export", trained, "--out", tmp_path / "x.onnx", "--seeds", tmp_path), "a card needs summary.json")
+    is_refused(
+        fewmask("export", trained, "--out", tmp_path / "x.onnx", "--seeds", tmp_path), "a card needs summary.json"
+    )
     assert not (tmp_path / "x.onnx").exists()

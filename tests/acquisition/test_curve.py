@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fewmask.acquisition.curve import Curve, fit
+from fewmask.acquisition.curve import Curve, fit_curve
 
 CURVES = st.tuples(st.floats(0.3, 1.0), st.floats(0.05, 0.9), st.floats(0.1, 1.9), st.floats(1e-3, 1e7))
 
@@ -21,7 +21,7 @@ def heights(a: float, share: float, c: float, n: np.ndarray) -> np.ndarray:
 
 
 def fitted(costs: list[float], scores: list[float], noise: float = 0.01) -> Curve:
-    curve = fit(costs, scores, noise=noise)
+    curve = fit_curve(costs, scores, noise=noise)
     assert curve is not None
     return curve
 
@@ -41,7 +41,7 @@ def test_the_parameters_of_a_noiseless_curve_are_found(made: tuple[float, float,
 def test_any_points_give_a_curve_within_its_bounds(points: list[tuple[float, float]]) -> None:
     """Also those that fall, that are all equal, that lie at 0 and 1, or whose costs hardly differ."""
     costs, scores = [n for n, _ in points], [y for _, y in points]
-    curve = fit(costs, scores)
+    curve = fit_curve(costs, scores)
     assume(curve is not None)
     assert curve is not None
     assert 0 <= curve.a <= 1
@@ -123,16 +123,16 @@ def test_more_noise_and_fewer_runs_leave_it_less_sure() -> None:
         low, _, high = curve.interval(32)
         return high - low
 
-    once, thrice = width(fit(n.tolist(), y)), width(fit(n.tolist(), y, weights=[9] * 4))
+    once, thrice = width(fit_curve(n.tolist(), y)), width(fit_curve(n.tolist(), y, weights=[9] * 4))
     assert thrice < 0.6 * once
-    assert width(fit(n.tolist(), y, noise=0.03)) > 1.5 * once
+    assert width(fit_curve(n.tolist(), y, noise=0.03)) > 1.5 * once
     bent = [y[0], y[1] + 0.05, y[2] - 0.05, y[3]]
-    assert width(fit(n.tolist(), bent)) > 1.5 * once
+    assert width(fit_curve(n.tolist(), bent)) > 1.5 * once
 
 
 def test_a_weight_counts_a_point_again() -> None:
     n, y = [1.0, 2, 4, 8], [0.4, 0.52, 0.55, 0.61]
-    one, other = fit(n, y, weights=[1, 3, 1, 2]), fit([*n, 2, 2, 8], [*y, y[1], y[1], y[3]])
+    one, other = fit_curve(n, y, weights=[1, 3, 1, 2]), fit_curve([*n, 2, 2, 8], [*y, y[1], y[1], y[3]])
     assert one is not None
     assert other is not None
     assert (one.a, one.b, one.c) == pytest.approx((other.a, other.b, other.c), rel=1e-5)
@@ -167,7 +167,7 @@ def test_the_next_labels_gain_less_and_less_and_the_domain_in_need_gains_more() 
     ("n", "y"), [([], []), ([5], [0.5]), ([5, 9], [0.5, 0.6]), ([5, 5, 9, 9], [0.5, 0.5, 0.6, 0.6])]
 )
 def test_fewer_costs_than_parameters_are_not_known(n: list[float], y: list[float]) -> None:
-    assert fit(n, y) is None
+    assert fit_curve(n, y) is None
 
 
 @pytest.mark.parametrize(
@@ -186,4 +186,4 @@ def test_numbers_that_are_no_points_are_refused(
     n: list[float], y: list[float], w: list[float] | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        fit(n, y, w)
+        fit_curve(n, y, w)

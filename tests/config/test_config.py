@@ -20,7 +20,7 @@ from fewmask.config import Config, TrainSettings
 from fewmask.engine.checkpoint import save_weights
 from fewmask.engine.device import choose_device
 from fewmask.engine.fit import train
-from fewmask.engine.run import begin, load_config, load_model, open_run
+from fewmask.engine.run import begin_run, load_config, load_model, open_run
 from fewmask.methods import SETTINGS, parse_config, read_config
 from fewmask.paths import fault
 from fewmask.runs import RunFolder
@@ -291,7 +291,7 @@ def test_a_new_folder_is_made_by_the_run_and_the_same_configuration_opens_it_aga
     settings = parse_config(MINIMAL)
     run = open_run(tmp_path / "deep" / "run", settings)
     assert not run.folder.exists()
-    with begin(run, settings):
+    with begin_run(run, settings):
         pass
     assert load_config(run.folder) == settings
     assert open_run(run.folder, settings) == run
@@ -300,7 +300,7 @@ def test_a_new_folder_is_made_by_the_run_and_the_same_configuration_opens_it_aga
 
 
 def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> None:
-    with begin(RunFolder(tmp_path), parse_config(changed(method={"name": "univ-full", "alpha": 0.1}))):
+    with begin_run(RunFolder(tmp_path), parse_config(changed(method={"name": "univ-full", "alpha": 0.1}))):
         pass
     other = parse_config(
         changed(method={"name": "univ-full", "alpha": 0.3}, seed=4, train={"optimiser": {"lr": 0.25}}, synonyms=[["a"]])
@@ -321,7 +321,7 @@ def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> N
 
 
 def test_where_to_compute_may_differ(tmp_path: Path) -> None:
-    with begin(RunFolder(tmp_path), parse_config(MINIMAL)):
+    with begin_run(RunFolder(tmp_path), parse_config(MINIMAL)):
         pass
     open_run(tmp_path, parse_config(changed(train={"device": "cpu", "workers": 0, "tensorboard": True})))
     with pytest.raises(ValueError, match=r"train.precision: 'auto' there, 'fp32' here"):
@@ -329,7 +329,7 @@ def test_where_to_compute_may_differ(tmp_path: Path) -> None:
 
 
 def test_data_that_moved_is_told_where_to_write(tmp_path: Path) -> None:
-    with begin(RunFolder(tmp_path), parse_config(MINIMAL)):
+    with begin_run(RunFolder(tmp_path), parse_config(MINIMAL)):
         pass
     moved = parse_config(changed(domains={"a": {"layout": "folder", "root": "/elsewhere"}}))
     with pytest.raises(
@@ -339,7 +339,7 @@ def test_data_that_moved_is_told_where_to_write(tmp_path: Path) -> None:
 
 
 def test_a_run_of_another_version_is_told_so(tmp_path: Path) -> None:
-    with begin(RunFolder(tmp_path), parse_config(MINIMAL)):
+    with begin_run(RunFolder(tmp_path), parse_config(MINIMAL)):
         pass
     with open(RunFolder(tmp_path).config, "a", encoding="utf-8") as file:
         file.write("gone: 1\n")

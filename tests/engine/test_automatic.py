@@ -19,8 +19,8 @@ from PIL import Image
 
 from fewmask import config as configuration
 from fewmask.config import SETTINGS, Config
-from fewmask.config.choices import CHOICES, Choice, choose
-from fewmask.engine.automatic import LONGEST, PATIENCE, SHORTEST, SHOWN, labelled_pixels, settle
+from fewmask.config.choices import CHOICES, Choice, choose_method
+from fewmask.engine.automatic import LONGEST, PATIENCE, SHORTEST, SHOWN, labelled_pixels, resolve_auto
 from fewmask.engine.fit import ProgressEvent, train
 from fewmask.engine.run import load_config, load_domains
 from fewmask.labels import NOT_LABELLED
@@ -44,7 +44,7 @@ def small(data: Path, method: Any = "auto", **train: Any) -> Config:
 
 @given(st.integers(1, 9), st.floats(0, 10**5), st.floats(0, 10**6))
 def test_there_is_a_choice_for_all_data_and_it_is_the_first_that_fits(domains: int, masks: float, pool: float) -> None:
-    choice = choose(domains, masks, pool)
+    choice = choose_method(domains, masks, pool)
     assert choice.fits(domains, masks, pool)
     assert not any(one.fits(domains, masks, pool) for one in CHOICES[: CHOICES.index(choice)])
     assert choice.method["name"] != "supervised" or domains == 1  # it trains on one domain alone
@@ -72,7 +72,7 @@ def test_steps_show_each_labelled_pixel_as_often_as_they_say(images: int, side: 
     one = domain("a", images=images, labelled=images, size=(side, 2 * side))
     many = replace(one, labelled=one.labelled * times)  # so many of the same masks
     config = parse_config(plain(Path(), "joint", steps="auto", batch_size=2, crop=[crop, crop]))
-    found, (line,) = settle(config, {"a": many})
+    found, (line,) = resolve_auto(config, {"a": many})
     pixels, a_step, steps = images * times * 2 * side**2, 2 * crop**2, found.train.steps
     assert labelled_pixels(many) == pixels
     assert SHORTEST <= steps <= LONGEST
@@ -93,12 +93,12 @@ def test_pixels_of_images_that_are_labelled_in_part_count_in_part() -> None:
 def test_what_is_given_stays_and_nothing_is_settled_twice() -> None:
     of = domains(3, 4)
     config = parse_config(plain(Path(), "univ-full", steps=7))
-    assert settle(config, of) == (config, [])
+    assert resolve_auto(config, of) == (config, [])
     auto = parse_config(plain(Path(), "auto", steps="auto", patience=2))
-    once, lines = settle(auto, of)
+    once, lines = resolve_auto(auto, of)
     assert once.train.patience == 2
     assert [line.partition(":")[0] for line in lines] == ["method", "train.steps"]
-    assert settle(once, of) == (once, [])
+    assert resolve_auto(once, of) == (once, [])
 
 
 def test_auto_is_written_as_it_is_read_and_zero_steps_are_refused() -> None:
@@ -179,14 +179,16 @@ def test_masks_that_are_labelled_in_part_count_in_part(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(path)
     given = {**plain(tmp_path, "joint", steps="auto"), "domains": {"a": {"layout": "folder", "root": str(root)}}}
     config = parse_config(given)
-    _, (line,) = settle(config, load_domains(config))
+    _, (line,) = resolve_auto(config, load_domains(config))
     height, images = pixels.shape[0], len(load_domains(config)["a"].labelled)
     assert f"{height * images:,} labelled pixels" in line
 
 
 def test_trainings_whose_steps_the_data_decides_are_of_one_method(data: Path, tmp_path: Path) -> None:
     one, other = (
-        settle(small(data, "joint", steps="auto"), domains(3, 4))[0].model_dump(mode="json", serialize_as_any=True)
+        resolve_auto(small(data, "joint", steps="auto"), domains(3, 4))[0].model_dump(
+            mode="json", serialize_as_any=True
+        )
         for _ in range(2)
     )
     other["train"]["steps"] += 100

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fewmask.data.domain import Domain
-from fewmask.engine.evaluation import count, evaluate, same_size_batches
+from fewmask.engine.evaluation import count_predictions, evaluate, same_size_batches
 from fewmask.engine.metrics import confusion, mean, scores
 from fewmask.labels import NOT_LABELLED, VOID, ClassMapping
 from fewmask.models.universal import UniversalSegmenter
@@ -148,7 +148,9 @@ SIZES = [(40, 48)] * 3 + [(37, 51), (40, 48), (9, 200), (9, 200)]
 def test_every_image_is_scored_once_at_its_own_size(workers: int, batch_size: int) -> None:
     of = {"a": domain(SIZES)}
     network = Reader(of)
-    matrix = count(network, of["a"], "val", batch_size=batch_size, workers=workers, precision="fp32").confusion
+    matrix = count_predictions(
+        network, of["a"], "val", batch_size=batch_size, workers=workers, precision="fp32"
+    ).confusion
     expected = [int((m < NOT_LABELLED).sum()) for m in of["a"].source.masks.values()]  # type: ignore[attr-defined]
     assert int(matrix.sum()) == int(matrix.diagonal().sum()) == sum(expected)
     assert sorted(s[2:] for s in network.seen for _ in range(s[0])) == sorted(SIZES)
@@ -158,7 +160,7 @@ def test_every_image_is_scored_once_at_its_own_size(workers: int, batch_size: in
 def test_a_real_network_takes_every_size_and_the_batch_size_does_not_matter() -> None:
     of = {"a": domain(SIZES)}
     network = helpers.model(of)
-    one, many = (count(network, of["a"], "val", batch_size=b, workers=0, precision="fp32") for b in (1, 4))
+    one, many = (count_predictions(network, of["a"], "val", batch_size=b, workers=0, precision="fp32") for b in (1, 4))
     assert torch.equal(one.confusion, many.confusion)
     assert torch.equal(one.images, many.images)
     network.eval()
@@ -177,12 +179,12 @@ def test_a_real_network_takes_every_size_and_the_batch_size_does_not_matter() ->
 def test_evaluation_is_in_eval_mode_and_leaves_the_mode_as_it_was(training: bool) -> None:
     of = {"a": domain(SIZES)}
     network = Reader(of).train(training)
-    count(network, of["a"], "val", workers=0)
+    count_predictions(network, of["a"], "val", workers=0)
     assert not any(network.modes)
     assert network.training == training
     real = helpers.model(of).train(training)
     before = {n: v.clone() for n, v in real.state_dict().items()}
-    count(real, of["a"], "val", workers=0)
+    count_predictions(real, of["a"], "val", workers=0)
     assert helpers.same(before, real.state_dict())
 
 
@@ -193,7 +195,7 @@ def test_another_domains_head_through_a_mapping() -> None:
     names = {"b0": "a0", "b1": "a0", "b2": "a1", "b3": None, "b4": None}
     mapping = ClassMapping.by_name(source.space, target.space, names)
     network = Reader({"a": target, "b": source}, wrong=1)  # where the mask says 0, 1, 2 it answers b1, b2, b3
-    matrix = count(network, target, "val", head="b", mapping=mapping, workers=0).confusion
+    matrix = count_predictions(network, target, "val", head="b", mapping=mapping, workers=0).confusion
     pixels = [sum(int((m == c).sum()) for m in target.source.masks.values()) for c in range(3)]  # type: ignore[attr-defined]
     assert matrix.tolist() == [[pixels[0], 0, 0, 0], [0, pixels[1], 0, 0], [0, 0, 0, pixels[2]]]
     found = scores(matrix, target.space.names, mapping.reachable)
@@ -230,7 +232,7 @@ def test_a_domain_without_the_split_is_left_out_of_the_scores_and_asking_for_it_
     of = {"a": domain([(20, 20)]), "b": replace(domain([(20, 20)], "b"), splits={"train": ("0",)})}
     assert set(evaluate(Reader(of), of, "val", workers=0)["domains"]) == {"a"}
     with pytest.raises(ValueError, match="domain b: no images in split 'val'; it has train"):
-        count(Reader(of), of["b"], "val")
+        count_predictions(Reader(of), of["b"], "val")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -239,7 +241,7 @@ def test_a_mask_of_another_size_is_named_plainly(workers: int) -> None:
     one = domain([(20, 20)] * 3)
     one.source.masks["1"] = np.zeros((20, 21), np.uint8)  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"^images/1.png: image \(20, 20\) and mask \(20, 21\) differ in size"):
-        count(Reader({"a": one}), one, "val", workers=workers)
+        count_predictions(Reader({"a": one}), one, "val", workers=workers)
 
 
 @given(st.lists(st.integers(0, 2**31), min_size=18, max_size=18), st.text("aö/. ", min_size=1))
@@ -272,7 +274,9 @@ def test_a_damaged_file_of_counts_is_named(tmp_path: Path) -> None:
 def test_progress_ends_with_all_images() -> None:
     of = {"a": domain(SIZES)}
     told: list[tuple[int, int]] = []
-    count(Reader(of), of["a"], "val", batch_size=2, workers=0, progress=lambda done, total: told.append((done, total)))
+    count_predictions(
+        Reader(of), of["a"], "val", batch_size=2, workers=0, progress=lambda done, total: told.append((done, total))
+    )
     assert told[-1] == (7, 7)
     assert [d for d, _ in told] == sorted({d for d, _ in told})
 

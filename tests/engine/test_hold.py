@@ -22,7 +22,7 @@ from fewmask.annotation.page.listener import bind_listener
 from fewmask.campaigns import campaign
 from fewmask.config import Config
 from fewmask.engine.fit import ProgressEvent, train
-from fewmask.engine.run import begin, load_config, open_run
+from fewmask.engine.run import begin_run, load_config, open_run
 from fewmask.files import hold
 from fewmask.methods import parse_config
 from fewmask.recipes import Rate, Recipe
@@ -215,16 +215,16 @@ def test_a_training_that_fails_lets_go(data: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_became_another_run_meanwhile_is_refused(data: Path, tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", config(data))
-    with begin(RunFolder(run.folder), config(data, batch_size=2)):
+    with begin_run(RunFolder(run.folder), config(data, batch_size=2)):
         pass
-    with pytest.raises(ValueError, match=r"train\.batch_size: 2 there, 4 here"), begin(run, config(data)):
+    with pytest.raises(ValueError, match=r"train\.batch_size: 2 there, 4 here"), begin_run(run, config(data)):
         pytest.fail("it is another's")
 
 
 def test_what_a_kill_before_the_beginning_leaves_is_no_obstacle(data: Path, tmp_path: Path) -> None:
     for name in (".run.lock", ".fewmask-0123456789abcdef.tmp"):
         (tmp_path / name).touch()
-    with begin(open_run(tmp_path, config(data)), config(data)):
+    with begin_run(open_run(tmp_path, config(data)), config(data)):
         assert {p.name for p in tmp_path.iterdir()} == {".run.lock", "config.yaml"}
     (tmp_path / "config.yaml").rename(tmp_path / ".mine")
     with pytest.raises(ValueError, match="not empty and not a run"):

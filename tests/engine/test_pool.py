@@ -28,7 +28,7 @@ from fewmask.config import AskSettings, PoolSettings
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine import pool
-from fewmask.engine.committee import Committee, Member, dropout_layers, faults
+from fewmask.engine.committee import Committee, Member, dropout_layers, scoring_problems
 from fewmask.engine.pool import ScoringRequest, score_pool
 from fewmask.engine.pool_scores import PoolScores, scored_stems, scoring_seconds
 from fewmask.labels import NOT_LABELLED, VOID
@@ -556,7 +556,7 @@ def test_a_score_that_the_committee_cannot_give_is_refused_before_an_image_is_lo
         (committee(network), ask(regions="circles:3"), "regions: 'circles:3' names no regions"),
     ):
         if words is None:
-            assert not faults(who.settings, settings, len(who.members), True)
+            assert not scoring_problems(who.settings, settings, len(who.members), True)
             continue
         with pytest.raises(ValueError, match=words):
             looked(who, domain, tmp_path, settings)

@@ -19,7 +19,7 @@ from fewmask.engine import preflight
 from fewmask.engine.run import load_domains
 from fewmask.methods import parse_config
 from fewmask.models import encoders, fetching
-from fewmask.models.memory import memory_for, ran_out
+from fewmask.models.memory import is_out_of_memory, memory_for
 
 VIT = {"encoder": "tu-vit_tiny_patch16_224", "decoder": "linear"}
 # Settings, the key that the message begins with, and a word of what it says of it.
@@ -196,7 +196,7 @@ def test_weights_that_nobody_can_fetch_are_told_at_once(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(fetching, "answers", lambda address: False)
+    monkeypatch.setattr(fetching, "is_reachable", lambda address: False)
     fetching._say.cache_clear()
     settings = ModelSettings(encoder=encoder, weights="imagenet")
     with pytest.raises(ValueError, match=rf"model\.weights: imagenet weights of {encoder} cannot be .*; give the path"):
@@ -212,8 +212,8 @@ def test_nobody_answers_where_nobody_listens() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert fetching.answers.__wrapped__(f"http://127.0.0.1:{port}")
-    assert not fetching.answers.__wrapped__(f"http://127.0.0.1:{port}")
+        assert fetching.is_reachable.__wrapped__(f"http://127.0.0.1:{port}")
+    assert not fetching.is_reachable.__wrapped__(f"http://127.0.0.1:{port}")
 
 
 # ── Memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,13 +228,13 @@ OUT_OF_IT = (
 
 @pytest.mark.parametrize("message", OUT_OF_IT)
 def test_running_out_of_memory_is_told_apart(message: str) -> None:
-    assert ran_out(RuntimeError(message))
+    assert is_out_of_memory(RuntimeError(message))
     with pytest.raises(RuntimeError, match=r"^out of memory in step 3; lower it"), memory_for("in step 3", "lower it"):
         raise RuntimeError(message)
 
 
 def test_what_has_nothing_to_do_with_memory_stays_as_it_is() -> None:
-    assert not ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match=r"^shapes$"), memory_for("in step 3", "lower it"):
         raise RuntimeError("shapes")
 

@@ -20,7 +20,7 @@ from fewmask.config.scale import in_words, scaled
 from fewmask.data.doctor import check_domains
 from fewmask.data.domain import read_mask
 from fewmask.data.layouts import load_domain
-from fewmask.engine.evaluation import count, evaluate
+from fewmask.engine.evaluation import count_predictions, evaluate
 from fewmask.engine.fit import train
 from fewmask.engine.metrics import confusion
 from fewmask.engine.prediction import predict
@@ -89,10 +89,10 @@ def test_photographs_are_predicted_as_they_were_scored(run: Path, data: Path, tm
         step = SIZE[0] // known.image(stem).shape[0]
         small = torch.from_numpy(mask[::step, ::step].copy())
         matrix += confusion(small, torch.from_numpy(known.mask(stem)), known.space.num_classes)
-    scored = count(model, known, "test", workers=0, precision="fp32").confusion
+    scored = count_predictions(model, known, "test", workers=0, precision="fp32").confusion
     assert torch.equal(matrix, scored)
     unscaled = load_domain(domain, FolderDomain(root=data / domain))
-    other = count(model, unscaled, "test", workers=0, precision="fp32").confusion
+    other = count_predictions(model, unscaled, "test", workers=0, precision="fp32").confusion
     assert not torch.equal(other // step**2, scored), "at every size the same: this test would see no mistake"
 
 

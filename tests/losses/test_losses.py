@@ -21,7 +21,7 @@ from fewmask.losses import prototypes as prototypes_module
 from fewmask.losses.alignment import alignment, cosine_similarity, dot_similarity
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.entropy import entropy, masked_mean
-from fewmask.losses.prototypes import draw_per_class, pca_prototypes, sinkhorn, updated
+from fewmask.losses.prototypes import draw_per_class, pca_prototypes, sinkhorn, update_prototypes
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -365,7 +365,7 @@ def test_draw_per_class_needs_no_class_at_all() -> None:
 
 
 def test_drawing_and_moving_prototypes_have_no_python_loop() -> None:
-    for function in (draw_per_class, updated):
+    for function in (draw_per_class, update_prototypes):
         tree = ast.parse(inspect.getsource(function))
         loops = [n for n in ast.walk(tree) if isinstance(n, ast.For | ast.While | ast.comprehension)]
         assert not loops, function.__name__
@@ -394,7 +394,7 @@ def test_updated_prototypes_equal_a_loop(momentum: float) -> None:
     features = torch.randn(4, 20, 6, generator=rng(7))
     present = torch.tensor([True, False, True, True])
     before = prototypes.clone()
-    moved = updated(prototypes, features, present, momentum)
+    moved = update_prototypes(prototypes, features, present, momentum)
     torch.testing.assert_close(moved, loop_updated(prototypes, features, present, momentum), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(moved.norm(dim=-1), torch.ones(4, 3))
     assert torch.equal(moved[1], prototypes[1])
@@ -405,14 +405,14 @@ def test_updated_prototypes_equal_a_loop(momentum: float) -> None:
 def test_a_prototype_that_won_no_cell_stays(momentum: float) -> None:
     prototypes = unit_prototypes(1, per_class=3)
     one_cell = torch.randn(1, 1, 6, generator=rng())
-    moved = updated(prototypes, one_cell, torch.tensor([True]), momentum)
+    moved = update_prototypes(prototypes, one_cell, torch.tensor([True]), momentum)
     assert (moved != prototypes).any(-1).sum() == 1
 
 
 def test_no_gradient_reaches_the_prototypes() -> None:
     prototypes = unit_prototypes(4).requires_grad_()
     features = torch.randn(4, 20, 6, generator=rng(7)).requires_grad_()
-    assert not updated(prototypes, features, torch.ones(4, dtype=torch.bool), 0.9).requires_grad
+    assert not update_prototypes(prototypes, features, torch.ones(4, dtype=torch.bool), 0.9).requires_grad
     made, *_ = pca_prototypes(features.detach().flatten(0, 1), torch.arange(80) % 4, 4, 3)
     assert not made.requires_grad
 

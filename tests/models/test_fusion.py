@@ -414,9 +414,9 @@ def test_a_domain_may_not_be_called_as_all_together(of):
 def test_a_run_of_one_domain_has_nothing_to_fuse(of, tmp_path):
     from ondisk import config, two_domains
 
-    from fewmask.engine.run import begin
+    from fewmask.engine.run import begin_run
 
-    with begin(RunFolder(tmp_path / "run"), config(two_domains(tmp_path / "data"))):
+    with begin_run(RunFolder(tmp_path / "run"), config(two_domains(tmp_path / "data"))):
         pass
     helpers.saved(helpers.model({"a": of["a"]}), tmp_path / "run")
     with pytest.raises(ValueError, match="one domain, a; there is nothing to choose from"):

@@ -25,7 +25,7 @@ from fewmask.engine.run import load_model
 from fewmask.methods import SETTINGS, build, parse_config
 from fewmask.methods.common.teacher import Teacher
 from fewmask.models import encoders
-from fewmask.models.lora import merged
+from fewmask.models.lora import merge_lora
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.onnx_export import compare, to_onnx
 
@@ -197,7 +197,7 @@ def test_lora_begins_as_the_identity_and_merges_into_a_network_that_says_the_sam
     network.eval()
     taught = network(image(), "a")
     assert (taught - plain_one(image(), "a")).abs().max() > 1e-2
-    weights = merged(network.state_dict())
+    weights = merge_lora(network.state_dict())
     assert weights.keys() == plain_one.state_dict().keys()
     plain_one.load_state_dict(weights)
     torch.testing.assert_close(plain_one(image(), "a"), taught, atol=1e-4, rtol=1e-4)
@@ -214,7 +214,7 @@ def test_lora_is_a_product_of_low_rank_times_alpha_over_rank() -> None:
     x = torch.rand(5, 48, generator=torch.Generator().manual_seed(0))
     low = torch.stack([layer.lora_b.weight @ (layer.lora_a.weight @ row) for row in x])
     torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias) + 3 * low)
-    difference = merged(network.state_dict())["features.encoder.model.blocks.1.attn.qkv.weight"] - layer.weight
+    difference = merge_lora(network.state_dict())["features.encoder.model.blocks.1.attn.qkv.weight"] - layer.weight
     assert torch.linalg.matrix_rank(difference.detach(), rtol=1e-4) == 2
 
 

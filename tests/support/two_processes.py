@@ -20,7 +20,7 @@ from fewmask import distributed
 from fewmask.config import Config
 from fewmask.data.domain import Domain
 from fewmask.engine import fit
-from fewmask.engine.evaluation import count, evaluate
+from fewmask.engine.evaluation import count_predictions, evaluate
 from fewmask.engine.run import load_domains
 from fewmask.methods import parse_config
 from fewmask.models.batch_norm import synchronise
@@ -87,7 +87,7 @@ def confusions(domains: dict[str, Domain]) -> tuple[dict[str, Tensor], dict[str,
     """The summed confusion matrix and every image's counts of each domain, the scores, and what this process read."""
     of = {n: helpers.replace(d, source=Reading(d.source)) for n, d in domains.items()}
     model = helpers.model(of)
-    counts = {n: count(model, d, "val", workers=0, precision="fp32") for n, d in of.items()}
+    counts = {n: count_predictions(model, d, "val", workers=0, precision="fp32") for n, d in of.items()}
     found = {f"{n} {what}": getattr(c, what) for n, c in counts.items() for what in ("confusion", "images")}
     scores = evaluate(model, of, "val", workers=0, precision="fp32")
     read = [f"{n}/{stem}" for n, d in of.items() for stem in d.source.read]  # type: ignore[attr-defined]

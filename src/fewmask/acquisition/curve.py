@@ -75,7 +75,7 @@ class Curve:
         return heights
 
 
-def fit(
+def fit_curve(
     costs: Sequence[float], scores: Sequence[float], weights: Sequence[float] | None = None, noise: float = 0.01
 ) -> Curve | None:
     """The curve through (labels, mIoU) points, mIoU as fractions. None where there are fewer than three different
@@ -113,7 +113,7 @@ def unexplained_change(
     if len(scores) < 2:
         return None
     w = [1.0] * len(scores) if weights is None else list(weights)
-    before = fit(costs[:-1], scores[:-1], w[:-1], noise)
+    before = fit_curve(costs[:-1], scores[:-1], w[:-1], noise)
     low, high = scores[-2], 1.0
     if before is not None:
         low, _, high = before.interval(costs[-1], 0.95)

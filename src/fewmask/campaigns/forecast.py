@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fewmask.acquisition.curve import fit, unexplained_change
+from fewmask.acquisition.curve import fit_curve, unexplained_change
 from fewmask.campaigns.history import unit_of
 from fewmask.config import CampaignSettings
 from fewmask.runs import Forecast
@@ -34,7 +34,7 @@ def forecast(rounds: Sequence[Scored], settings: CampaignSettings, pool: float |
     scored_rounds = [r for r in rounds if r.score is not None and r.labels > 0]
     costs, scores = [r.labels for r in scored_rounds], [r.score for r in scored_rounds if r.score is not None]
     runs = [float(r.runs) for r in scored_rounds]
-    curve = fit(costs, scores, runs) if scored_rounds else None
+    curve = fit_curve(costs, scores, runs) if scored_rounds else None
     if curve is None:
         return None
     labels, target, ask = costs[-1], settings.target, settings.ask

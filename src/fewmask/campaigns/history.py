@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from fewmask.acquisition.budget import CostModel, Rate, Unit
-from fewmask.acquisition.curve import Curve, fit
+from fewmask.acquisition.curve import Curve, fit_curve
 from fewmask.acquisition.regions import parse_regions
 from fewmask.config import CampaignSettings
 from fewmask.data.domain import Domain
@@ -42,7 +42,7 @@ def cost_of_image(settings: CampaignSettings, pixels: int, size: int) -> float:
 def curve(points: Sequence[tuple[float, float | None]]) -> Curve | None:
     """The learning curve through (cost, mIoU); None while there are too few points whose labels cost something."""
     validated = [(cost, miou) for cost, miou in points if miou is not None and cost > 0]
-    return fit([cost for cost, _ in validated], [miou for _, miou in validated]) if validated else None
+    return fit_curve([cost for cost, _ in validated], [miou for _, miou in validated]) if validated else None
 
 
 def pool_cost(settings: CampaignSettings, domains: Iterable[Domain]) -> float | None:

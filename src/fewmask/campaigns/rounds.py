@@ -40,14 +40,14 @@ from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.data.parts import in_part, known_pixels
 from fewmask.data.pseudo import PseudoFolder
-from fewmask.engine.automatic import settle
-from fewmask.engine.committee import possible
+from fewmask.engine.automatic import resolve_auto
+from fewmask.engine.committee import possible_request
 from fewmask.engine.device import choose_device
 from fewmask.engine.evaluation import Progress
 from fewmask.engine.fit import ProgressCallback, ProgressEvent, train
 from fewmask.engine.pool import ScoringRequest, score_pool
 from fewmask.engine.pool_scores import PoolScores, scored_stems, scoring_seconds
-from fewmask.engine.run import begin, load_domains, open_run
+from fewmask.engine.run import begin_run, load_domains, open_run
 from fewmask.files import write_bytes
 from fewmask.labels import NOT_LABELLED
 from fewmask.paths import AnyPath, below
@@ -74,7 +74,7 @@ def campaign(
     """
     with stopping.defer_signals(), distributed.processes():
         rounds = _Rounds(config, Path(folder), observe, enough, accept_older_ledger)
-        with begin(rounds.run, rounds.config, other=bool(rounds.changes)):
+        with begin_run(rounds.run, rounds.config, other=bool(rounds.changes)):
             write_changes(rounds.run, rounds.config, rounds.changes, rounds.domains)
             return rounds.run_through()
 
@@ -83,7 +83,7 @@ class _Rounds:
     def __init__(
         self, config: Config, folder: Path, observe: ProgressCallback, enough: bool, accept_older: bool = False
     ) -> None:
-        config, _ = settle(config, domains := load_domains(config))
+        config, _ = resolve_auto(config, domains := load_domains(config))
         self.labelled_pixels = {name: known_pixels(domain) for name, domain in domains.items()}
         self.domains = {name: in_part(domain, self.labelled_pixels[name]) for name, domain in domains.items()}
         self.config, self.observe, self.enough, self.accept_older = config, observe, enough, accept_older
@@ -154,7 +154,7 @@ class _Rounds:
         if number == 0:
             return self.settings.first
         ask, pool = self.settings.ask, self.settings.pool
-        return ask and possible(pool, ask, min(number, pool.generations) * len(pool.networks))
+        return ask and possible_request(pool, ask, min(number, pool.generations) * len(pool.networks))
 
     def _uses_pseudo_labels(self, number: int) -> bool:
         """Whether the round trains on the pseudo-labels of the round before."""

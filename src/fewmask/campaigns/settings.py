@@ -14,8 +14,7 @@ from fewmask.campaigns.history import cost_model
 from fewmask.config import AskSettings, CampaignSettings, Config
 from fewmask.data.domain import Domain
 from fewmask.engine import preflight
-from fewmask.engine.committee import dropout_layers
-from fewmask.engine.committee import faults as faults_of_questions
+from fewmask.engine.committee import dropout_layers, scoring_problems
 from fewmask.models.universal import UniversalSegmenter
 
 # Each round trains with its own seed. The first round has the run's, so that one round equals `fewmask train`.
@@ -37,9 +36,9 @@ def _faults(config: Config, settings: CampaignSettings, domains: Mapping[str, Do
     most_networks = max(min(settings.pool.generations, settings.rounds - 1), 1) * len(settings.pool.networks)
     for key, settings_, networks in (("first", first, 0), ("ask", ask, most_networks)):
         if settings_ is not None:
-            faults = faults_of_questions(settings.pool, settings_, networks, difficulty=True)
-            yield from (f"campaign.{key}.{fault}" for fault in faults)
-            if not any(fault.startswith("regions") for fault in faults):
+            problems = scoring_problems(settings.pool, settings_, networks, difficulty=True)
+            yield from (f"campaign.{key}.{fault}" for fault in problems)
+            if not any(fault.startswith("regions") for fault in problems):
                 yield from _faults_of_budget(key, settings_, settings)
     if first and ask and first.budget.unit != ask.budget.unit:
         yield "campaign.first.budget.unit: differs from campaign.ask's; count all labels in one unit"

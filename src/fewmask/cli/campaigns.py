@@ -97,9 +97,9 @@ def query(
     annotator = _name(annotator)
     domains = opened(run)
     from fewmask.engine.device import choose_device
-    from fewmask.engine.guess import guessed
+    from fewmask.engine.guess import with_guesses
 
-    domains = guessed(run, domains, choose_device(device))
+    domains = with_guesses(run, domains, choose_device(device))
     if to is not None:
         if folder is not None or annotator is not None or tool not in (None, "label-studio"):
             raise ValueError(

@@ -29,13 +29,13 @@ def init(
     Nothing in the folder is changed, copied or converted, and no file is overwritten."""
     from fewmask.config import read_config
     from fewmask.data.doctor import check_domains
-    from fewmask.discovery import discover, name_of, taken, write
+    from fewmask.discovery import configuration_name, discover, taken, write
     from fewmask.paths import fault
 
     asks = not (yes or as_json)
     if asks and not sys.stdin.isatty():
         raise ValueError("no terminal to ask questions in; give --yes to take the proposals")
-    called, place = name or name_of(folder), out or Path()
+    called, place = name or configuration_name(folder), out or Path()
     if wrong := fault(called):
         raise ValueError(f"--name {called}: {wrong}")
     if out is None and folder.is_dir() and place.resolve().is_relative_to(folder.resolve()):

@@ -167,7 +167,7 @@ def predict(
 def _say_what_is_special(result: Mapping[str, Any]) -> None:
     """What somebody who looks at the masks of `predict` has to know."""
     from fewmask.config.scale import in_words
-    from fewmask.engine.image_files import some
+    from fewmask.engine.image_files import first_names
 
     for path in result["forms"]:
         say(path)
@@ -177,9 +177,9 @@ def _say_what_is_special(result: Mapping[str, Any]) -> None:
         if size is not None:
             say(f"{name}: images were seen {in_words(size)}, as in training; masks have the images' own size.")
     if result["aside"]:
-        say(f"Left aside, no images by their names: {len(result['aside']):,} ({some(result['aside'])}).")
+        say(f"Left aside, no images by their names: {len(result['aside']):,} ({first_names(result['aside'])}).")
     for remark, images in result["remarks"].items():
-        say(f"{count(len(images), 'image')} ({some(images)}): {remark}.")
+        say(f"{count(len(images), 'image')} ({first_names(images)}): {remark}.")
 
 
 def export(

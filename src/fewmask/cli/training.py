@@ -86,9 +86,9 @@ def settled(settings: Config) -> Config:
     if settings.method.name != "auto" and settings.train.steps != AUTO:
         return settings
     from fewmask.data.domains import load_domains
-    from fewmask.engine.automatic import settle
+    from fewmask.engine.automatic import resolve_auto
 
-    settings, told = settle(settings, load_domains(settings))
+    settings, told = resolve_auto(settings, load_domains(settings))
     for line in told:
         say(line, err)
     return settings
@@ -100,7 +100,7 @@ def _of_network(settings: Config) -> list[Problem]:
     from fewmask.data.domains import load_domains
     from fewmask.data.layouts import Problem
     from fewmask.engine import preflight
-    from fewmask.engine.automatic import settle
+    from fewmask.engine.automatic import resolve_auto
     from fewmask.models.universal import UniversalSegmenter
 
     try:
@@ -109,7 +109,7 @@ def _of_network(settings: Config) -> list[Problem]:
         domains = None
     try:
         if domains is not None:
-            settings, _ = settle(settings, domains)
+            settings, _ = resolve_auto(settings, domains)
         if domains is None:
             UniversalSegmenter(settings.model, {}, settings.seed)
         elif settings.campaign is None:

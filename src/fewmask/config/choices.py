@@ -44,7 +44,7 @@ CHOICES = (
 """The first choice that fits is taken. The last choices fit all data."""
 
 
-def choose(domains: int, masks: float, pool: float) -> Choice:
+def choose_method(domains: int, masks: float, pool: float) -> Choice:
     """The choice for a number of domains, of labelled images a domain, and of unlabelled images a labelled one."""
     return next(choice for choice in CHOICES if choice.fits(domains, masks, pool))
 

@@ -12,7 +12,7 @@ from fewmask import strict_yaml
 from fewmask.config.base import Name, Settings
 from fewmask.config.campaign import CampaignSettings
 from fewmask.config.domains import LAYOUTS, DomainSettings, LabelledSettings, installed_layouts
-from fewmask.config.spelling import fix_for_key, meant
+from fewmask.config.spelling import closest_key, fix_for_key
 from fewmask.config.training import ModelSettings, TrainSettings
 from fewmask.paths import alike
 
@@ -128,7 +128,7 @@ def _method(data: Any, methods: Mapping[str, type[Settings]], folder: Path, text
     data = {"name": data} if isinstance(data, str) else data
     given = data.get("name") if isinstance(data, dict) else data
     if not isinstance(data, dict) or not isinstance(given, str) or given not in methods:
-        like = meant(given, methods) if isinstance(given, str) else None
+        like = closest_key(given, methods) if isinstance(given, str) else None
         fix = f"did you mean {like}? There are" if like else "there are"
         return data, [f"method.name: no method {strict_yaml.short(given)}; {fix} {', '.join(sorted(methods))}"]
     kind = methods[given]

@@ -14,14 +14,14 @@ def fix_for_key(settings: type[BaseModel], place: Sequence[str]) -> str:
     same name further inside, or else all keys beside it."""
     *above, key = place
     beside = known_keys(settings, above) - {key}
-    if like := meant(key, beside):
+    if like := closest_key(key, beside):
         return f"did you mean {like}?"
     if inside := sorted(name for name in beside if key in known_keys(settings, [*above, name])):
         return f"did you mean {' or '.join(f'{name}.{key}' for name in inside)}?"
     return f"remove it; there are {', '.join(sorted(beside))}" if beside else "remove it or fix its spelling"
 
 
-def meant(word: str, keys: Iterable[str]) -> str | None:
+def closest_key(word: str, keys: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(word, list(keys), n=1, cutoff=0.7)), None)
 
 

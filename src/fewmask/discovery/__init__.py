@@ -84,7 +84,7 @@ def discover(folder: Path, progress: Progress | None = None) -> Discovery:
     return Discovery(root, dataset, listing, splits, propose(dataset, listing, splits), upright)
 
 
-def name_of(folder: Path) -> str:
+def configuration_name(folder: Path) -> str:
     """A name for the configuration, made from the folder's name."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:60].strip("-._")
     return name or "mine"

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from fewmask.config import SETTINGS, Config
-from fewmask.config.choices import choose
+from fewmask.config.choices import choose_method
 from fewmask.config.training import AUTO
 from fewmask.data.domain import Domain
 from fewmask.data.parts import with_parts
@@ -26,7 +26,7 @@ PATIENCE = 4
 """The number of validations without an improvement, of ten, after which a training of `steps: auto` ends."""
 
 
-def settle(config: Config, domains: Mapping[str, Domain]) -> tuple[Config, list[str]]:
+def resolve_auto(config: Config, domains: Mapping[str, Domain]) -> tuple[Config, list[str]]:
     """The configuration with values instead of `auto` for method and steps, and a line with the reason of each."""
     messages = []
     if config.method.name == "auto":
@@ -47,7 +47,7 @@ def chosen_method(domains: Mapping[str, Domain]) -> tuple[dict[str, Any], str]:
     labelled = [len(domain.labelled) for domain in domains.values()]
     unlabelled = sum(len(domain.unlabelled) for domain in domains.values())
     masks, pool = fmean(labelled), unlabelled / max(1, sum(labelled))
-    choice = choose(len(domains), masks, pool)
+    choice = choose_method(len(domains), masks, pool)
     counts = count(len(domains), "domain"), count(round(masks), "mask"), count(unlabelled, "unlabelled image")
     summary = f"{counts[0]}, {counts[1]} each, {counts[2]}"
     return dict(choice.method), f"{summary}; {choice.why}"

@@ -28,7 +28,9 @@ def average_of(modules: nn.ModuleDict, settings: TrainSettings) -> Average | Non
     return Average(modules, momentum(lag)) if lag else None
 
 
-def answering(modules: nn.ModuleDict, average: Average | None, settings: TrainSettings) -> dict[str, nn.ModuleDict]:
+def candidate_networks(
+    modules: nn.ModuleDict, average: Average | None, settings: TrainSettings
+) -> dict[str, nn.ModuleDict]:
     """By name, the networks from which validation takes the best one. Without validation it is the first."""
     rival = (
         {RIVAL: nn.ModuleDict({**modules, "model": modules[RIVAL], RIVAL: modules["model"]})}
@@ -46,7 +48,7 @@ def network_of(modules: nn.ModuleDict) -> UniversalSegmenter:
     return network
 
 
-def better(
+def best_evaluation(
     evaluations: Mapping[str, Mapping[str, Any]], domains: Collection[str]
 ) -> tuple[str, float | None, dict[str, Any]]:
     """Returns the name of the best network by mean mIoU over the domains, that mean, and the scores for the log. The

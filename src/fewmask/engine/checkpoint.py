@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fewmask.files import Written, write_atomically, write_bytes
-from fewmask.models.lora import merged
+from fewmask.models.lora import merge_lora
 from fewmask.models.saved import load_weights as load_weights
 from fewmask.runs.reading import FORMAT, check_format
 
@@ -42,7 +42,7 @@ def load_state(path: Path) -> dict[str, Any]:
 def save_weights(path: Path, weights: Mapping[str, Tensor], written: Written | None = None) -> str:
     """Save the weights of a network, and return the file's SHA-256. LoRA's differences are merged into the weights."""
     # Copies, because safetensors refuses tensors that share their memory, as tied weights do.
-    plain = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in merged(weights).items()}
+    plain = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in merge_lora(weights).items()}
     data = save(plain)
     write_bytes(path, data, written)
     return hashlib.sha256(data).hexdigest()

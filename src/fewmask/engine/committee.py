@@ -138,19 +138,19 @@ def dropout(network: UniversalSegmenter, on: bool, seed: int) -> Iterator[None]:
                 layer.eval()
 
 
-def opinions(pool: PoolSettings, networks: int) -> int:
+def opinion_count(pool: PoolSettings, networks: int) -> int:
     """The number of opinions of an image that can be compared, for a number of networks."""
     return networks * max(pool.dropout, 1) * (len(pool.scales) if pool.combine == "softmax" else 1)
 
 
-def possible(pool: PoolSettings, ask: AskSettings, networks: int) -> AskSettings:
+def possible_request(pool: PoolSettings, ask: AskSettings, networks: int) -> AskSettings:
     """The questions' settings for a number of networks, at least one. The score is the entropy until there are enough
     generations for a score that compares opinions."""
-    enough = opinions(pool, networks) >= known_scores()[ask.score].members
+    enough = opinion_count(pool, networks) >= known_scores()[ask.score].members
     return ask if enough else ask.model_copy(update={"score": ALONE})
 
 
-def faults(pool: PoolSettings, ask: AskSettings, networks: int, difficulty: bool) -> list[str]:
+def scoring_problems(pool: PoolSettings, ask: AskSettings, networks: int, difficulty: bool) -> list[str]:
     """The problems of asking with a number of networks, with or without a branch for difficulty. Each is a line `key:
     the reason and the fix`."""
     problems = []
@@ -169,7 +169,7 @@ def faults(pool: PoolSettings, ask: AskSettings, networks: int, difficulty: bool
             if scorer.needs_rng
             else [*problems, f"score: {ask.score} needs a network, there is none; set random"]
         )
-    members = opinions(pool, networks)
+    members = opinion_count(pool, networks)
     if members < scorer.members:
         problems.append(
             f"score: {ask.score} compares {scorer.members} opinions or more, and {networks} network"

@@ -89,7 +89,7 @@ def predict_batch(model: UniversalSegmenter, image: Tensor, domain: str, precisi
         return model(image.to(device, non_blocking=True).permute(0, 3, 1, 2), domain).argmax(1)
 
 
-def count(
+def count_predictions(
     model: UniversalSegmenter,
     domain: Domain,
     split: str,
@@ -156,7 +156,7 @@ def evaluate(
     for name, domain in domains.items():
         if not domain.splits.get(split):
             continue
-        counts = count(model, domain, split, workers=workers, precision=precision, progress=progress)
+        counts = count_predictions(model, domain, split, workers=workers, precision=precision, progress=progress)
         keep(name, ImageCounts(np.array(domain.splits[split]), counts.images.numpy(), counts.confusion.numpy()))
         results[name] = scores(counts.confusion, domain.space.names) | {
             "split": split,

@@ -13,7 +13,7 @@ from fewmask.data.batch import Batch
 from fewmask.engine.progress import NonFiniteError
 
 
-def finite(
+def check_finite(
     step: int, parts: Sequence[Mapping[str, Tensor]], norms: Mapping[str, Tensor], batches: Sequence[Batch]
 ) -> dict[str, float]:
     """The terms as numbers, averaged over micro-batches and processes. It is the only point of a step that waits for

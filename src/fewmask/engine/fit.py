@@ -27,14 +27,14 @@ from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain
 from fewmask.data.frequency import class_weights
 from fewmask.data.parts import image_counts, with_parts
-from fewmask.engine.automatic import settle
-from fewmask.engine.average import answering, average_of, better, network_of
+from fewmask.engine.automatic import resolve_auto
+from fewmask.engine.average import average_of, best_evaluation, candidate_networks, network_of
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.engine.device import autocast, choose_device, forget_peak, memory_mib
 from fewmask.engine.evaluation import evaluate
-from fewmask.engine.finite import finite
+from fewmask.engine.finite import check_finite
 from fewmask.engine.log import Log
-from fewmask.engine.longer import begun, former_steps
+from fewmask.engine.longer import begin_longer, former_steps
 from fewmask.engine.metrics import mean
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.preflight import check_rows
@@ -84,7 +84,7 @@ def train(
     folder = Path(folder)
     with stopping.defer_signals(), distributed.processes():
         loaded = load_domains(config) if domains is None else dict(domains)
-        config, _ = settle(config, loaded)
+        config, _ = resolve_auto(config, loaded)
         device = choose_device(config.train.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             former = former_steps(RunFolder(folder), config)
@@ -97,7 +97,7 @@ def train(
             loaded = with_parts(loaded) if domains is None else loaded
             fit = _Fit(config, run, loaded, device, observe, Path(start) if start is not None else None)
             try:
-                with begun(run, config, former, fit.method):
+                with begin_longer(run, config, former, fit.method):
                     return fit.run_through()
             finally:
                 fit.training = Training(fit.model, fit.method)  # DDP would keep the process group alive
@@ -127,7 +127,7 @@ class _Fit:
         # Validation selects these modules together: a teacher with its student, a branch with its network.
         self.saved_modules = nn.ModuleDict({"model": self.network, **self.method.extra_modules(self.model)})
         self.average = average_of(self.saved_modules, settings)
-        self.answering = answering(self.saved_modules, self.average, settings)
+        self.answering = candidate_networks(self.saved_modules, self.average, settings)
         self.class_weights = class_weights(domains, settings.class_weights)
         self.phases = [p for p in self.method.phases(settings.steps) if p.stop > p.start]
         # A head that no phase trains is not scored.
@@ -214,7 +214,7 @@ class _Fit:
                     terms = self.training(whole.to(self.device), rng)
                 (torch.stack(list(terms.values())).sum() / len(batches)).backward()
             parts.append({name: term.detach() for name, term in terms.items()})
-        values = finite(step, parts, self.optimisers.clip(), batches)
+        values = check_finite(step, parts, self.optimisers.clip(), batches)
         self.optimisers.step()
         self.method.after_step(self.model, self._rng(step, AFTER))
         if self.average is not None:
@@ -236,7 +236,7 @@ class _Fit:
         evaluations = {name: self._evaluate("val", network_of(modules)) for name, modules in self.answering.items()}
         if not any(result["domains"] for result in evaluations.values()):
             return
-        best_name, chosen, means = better(evaluations, self.phases[-1].trained)
+        best_name, chosen, means = best_evaluation(evaluations, self.phases[-1].trained)
         miou = {n: s["miou"] for n, s in evaluations[best_name]["domains"].items()}
         self.history.append(Validation(step=self.done, miou=miou, **means))
         self._write(ValidationLine(step=self.done, validation=miou, **means).to_dict())

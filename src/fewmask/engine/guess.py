@@ -127,7 +127,7 @@ def _features(features: Tensor, stride: int, image: np.ndarray) -> Features:
     return Features.of(features[0, :, :height, :width].float().permute(1, 2, 0).cpu().numpy(), stride)
 
 
-def guessed(folder: Path, domains: Mapping[str, Domain], device: torch.device | str = "cpu") -> dict[str, Domain]:
+def with_guesses(folder: Path, domains: Mapping[str, Domain], device: torch.device | str = "cpu") -> dict[str, Domain]:
     """The domains with the predictions of a run's network as pseudo-labels. They are computed when they are read, and
     kept in the labelling page's cache. If nothing was trained yet, the domains are returned unchanged."""
     network_predictor = predictor(folder, device, load_config(folder).train.precision)

@@ -46,7 +46,7 @@ def find_images(images: Path | Sequence[Path]) -> Images:
         items = [Item(p, p.relative_to(images).with_suffix("")) for p in walked]
         aside = [Path(p).relative_to(images).as_posix() + "/" * p.endswith("/") for p in aside]
         if not items and not problems:
-            hint = f", but {some(aside)}" if aside else ""
+            hint = f", but {first_names(aside)}" if aside else ""
             raise ValueError(f"{images}: no images in it{hint}; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
     else:
         paths = [images] if isinstance(images, Path) else list(images)
@@ -75,7 +75,7 @@ def find_images(images: Path | Sequence[Path]) -> Images:
     return Images(images_found, aside)
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
+def first_names(names: Sequence[str], most: int = 5) -> str:
     """The first names of a list, and the number of the others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from fewmask import distributed
 from fewmask.config import Config, dump
-from fewmask.engine.run import begin, load_config
+from fewmask.engine.run import begin_run, load_config
 from fewmask.files import renamed, write_text
 from fewmask.methods.common.base import Method
 from fewmask.runs import RunFolder, changed_settings
@@ -57,12 +57,12 @@ def check_patience(run: RunFolder, config: Config) -> None:
 
 
 @contextmanager
-def begun(run: RunFolder, config: Config, before: int | None, method: Method) -> Iterator[None]:
-    """Like `begin`. If the run had `before` steps and gets more, its summary is renamed first."""
+def begin_longer(run: RunFolder, config: Config, before: int | None, method: Method) -> Iterator[None]:
+    """Like `begin_run`. If the run had `before` steps and gets more, its summary is renamed first."""
     if before is not None:
         check_longer(method, before, config.train.steps)
         check_patience(run, config)
-    with begin(run, config, other=before is not None):
+    with begin_run(run, config, other=before is not None):
         if before is not None and distributed.rank() == 0:
             if run.summary.exists():
                 renamed(run.summary, run.former_summary(before))

@@ -36,7 +36,7 @@ from fewmask.config import AskSettings
 from fewmask.data.batches import read_batches
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
-from fewmask.engine.committee import Committee, Opinions, faults
+from fewmask.engine.committee import Committee, Opinions, scoring_problems
 from fewmask.engine.evaluation import Progress, as_array, same_size_batches
 from fewmask.engine.pool_scores import PoolScores, concatenate_scores, is_done, load_piece, piece_path, save_piece
 from fewmask.files import write_atomically
@@ -164,7 +164,7 @@ def score_pool(
     """
     if request is not None:
         branches = all(member.difficulty for member in committee.members)
-        if problems := faults(committee.settings, request.settings, len(committee.members), branches):
+        if problems := scoring_problems(committee.settings, request.settings, len(committee.members), branches):
             raise ValueError("\n".join(problems))
     # With dropout every image has its own draws, and so its own batch.
     pieces = Pieces(domain, 1 if committee.settings.dropout else batch_size, request, cache)

@@ -93,7 +93,7 @@ def check_output(out: Path, prediction: Prediction) -> None:
 
 
 @contextmanager
-def held(out: Path, prediction: Prediction, overwrite: bool = False) -> Iterator[None]:
+def hold_output(out: Path, prediction: Prediction, overwrite: bool = False) -> Iterator[None]:
     """Inside this context the folder belongs to this prediction, and only this process writes to it. Raises ValueError
     as `check_output`.
 
@@ -132,7 +132,7 @@ def read_predicted(out: Path, items: Sequence[Item]) -> dict[str, Predicted]:
     return done
 
 
-def append(out: Path, line: Predicted) -> None:
+def append_predicted(out: Path, line: Predicted) -> None:
     with open(out / LINES, "a", encoding="utf-8") as file:
         file.write(line.model_dump_json(exclude_none=True) + "\n")
 

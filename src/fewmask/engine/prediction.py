@@ -129,7 +129,7 @@ def predict(
     was_training = model.training
     model.eval()
     try:
-        with predicted.held(out, prediction, overwrite):
+        with predicted.hold_output(out, prediction, overwrite):
             lines |= {
                 n: line for n, line in predicted.read_predicted(out, given.items).items() if writers[line.domain].has(n)
             }
@@ -140,7 +140,7 @@ def predict(
             # `closing` ends the threads when the loop stops, so that none writes after the folder was released.
             with closing(_write_all(remaining, answering, writers, batch_size, max(workers, 1), upright)) as written:
                 for line in written:
-                    predicted.append(out, line)
+                    predicted.append_predicted(out, line)
                     lines[line.image] = line
                     if progress:
                         progress(len(lines), len(given.items))

@@ -16,14 +16,14 @@ from fewmask import distributed
 from fewmask.config import Config, TrainSettings
 from fewmask.data.batch import Phase
 from fewmask.data.domain import Domain
-from fewmask.engine.automatic import settle
+from fewmask.engine.automatic import resolve_auto
 from fewmask.engine.device import choose_device
 from fewmask.engine.log import board_writer
 from fewmask.engine.optimiser import Optimisers
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import single_value_batch_norms
-from fewmask.models.memory import memory_for, ran_out
+from fewmask.models.memory import is_out_of_memory, memory_for
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.randomness import torch_generator
 
@@ -36,7 +36,7 @@ def check_configs(configs: Sequence[Config], domains: Mapping[str, Domain]) -> t
     Raises one ValueError that lists the errors in their settings, each as a line `key: the error; the fix`.
     """
     problems: list[str] = []
-    configs = [settle(config, domains)[0] for config in configs]
+    configs = [resolve_auto(config, domains)[0] for config in configs]
 
     def attempt(action: Callable[[], Result]) -> Result | None:
         try:
@@ -100,7 +100,7 @@ def check_size(size: tuple[int, int], model: UniversalSegmenter, key: str, fix: 
             image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=model.mean.device)
             model.upsample(model.decode(model.encode(image), model.domains[0]), size)
     except (AssertionError, RuntimeError, ValueError, IndexError) as error:
-        if ran_out(error):
+        if is_out_of_memory(error):
             raise
         raise ValueError(
             f"{key}: {model.settings.encoder} with {model.settings.decoder} does not take images of {height}×{width} "

@@ -30,8 +30,8 @@ def open_run(folder: Path, config: Config, other: bool = False) -> RunFolder:
     """A folder for this configuration: a new one, or that of the same run, which is resumed. With `other` the caller
     has checked that the run may be resumed with other settings.
 
-    Raises ValueError for a folder that holds anything else, or a run of another configuration. `begin` is the first to
-    write to a new folder, so that settings which do not fit leave no folder behind.
+    Raises ValueError for a folder that holds anything else, or a run of another configuration. `begin_run` is the first
+    to write to a new folder, so that settings which do not fit leave no folder behind.
     """
     run = RunFolder(folder)
     if run.config.exists():
@@ -48,7 +48,7 @@ def open_run(folder: Path, config: Config, other: bool = False) -> RunFolder:
     return run
 
 
-def begin(run: RunFolder, config: Config, other: bool = False) -> AbstractContextManager[None]:
+def begin_run(run: RunFolder, config: Config, other: bool = False) -> AbstractContextManager[None]:
     """Inside this context the folder is a run of this configuration, and only these processes write to it. The first
     process holds it, after unfinished files of a killed run were removed.
 

@@ -20,7 +20,7 @@ from fewmask.data.batch import Phase
 from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain, FileSource
 from fewmask.engine.device import autocast
-from fewmask.engine.evaluation import Progress, count
+from fewmask.engine.evaluation import Progress, count_predictions
 from fewmask.engine.fit import NonFiniteError
 from fewmask.engine.metrics import mean, scores
 from fewmask.engine.optimiser import build_optimiser, rate_factor, set_rate
@@ -81,7 +81,7 @@ def through_mapping(
         raise ValueError(
             f"class mapping: no class of {source} is mapped to {target.name}; map at least one, or train a head"
         )
-    counts = count(
+    counts = count_predictions(
         model, target, split,
         head=source, mapping=mapping, batch_size=batch_size, workers=workers, precision=precision, progress=progress,
     )  # fmt: skip
@@ -137,7 +137,9 @@ def with_new_head(
     with torch.random.fork_rng(devices=[]):
         probe = _with_head(model, target, seed)
         losses = _train_head(probe, target, steps, settings, seed, progress)
-        counts = count(probe, target, split, workers=settings.workers, precision=settings.precision, progress=progress)
+        counts = count_predictions(
+            probe, target, split, workers=settings.workers, precision=settings.precision, progress=progress
+        )
     result = scores(counts.confusion, target.space.names) | {
         "split": split,
         "images": images,

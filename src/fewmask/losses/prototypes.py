@@ -48,7 +48,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     return q
 
 
-def updated(prototypes: Tensor, features: Tensor, present: Tensor, momentum: float) -> Tensor:
+def update_prototypes(prototypes: Tensor, features: Tensor, present: Tensor, momentum: float) -> Tensor:
     """Move each present class's prototypes towards the mean of the cells that Sinkhorn assigns to them.
 
     prototypes (G,P,D) unit vectors, features (G,M,D) cells of each class, present (G,) → (G,P,D) unit vectors, without

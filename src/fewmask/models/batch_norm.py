@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewmask import distributed
-from fewmask.models.still import is_still, keep_still
+from fewmask.models.still import is_still, keep_in_eval_mode
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -35,7 +35,7 @@ def synchronise(model: Module) -> Module:
         frozen = [name for name, module in model.named_modules() if is_still(module)]
         model = convert_sync_batchnorm(model)
         for name in frozen:  # timm makes new modules
-            keep_still(model.get_submodule(name))
+            keep_in_eval_mode(model.get_submodule(name))
         return model
     for name, module in model.named_modules():
         if is_still(module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fewmask.models.weights import drawn
+from fewmask.models.weights import with_drawn_weights
 
 
 def branch(channels: int, hidden: int, out: int, kernel: int, rng: torch.Generator) -> nn.Sequential:
@@ -16,7 +16,7 @@ def branch(channels: int, hidden: int, out: int, kernel: int, rng: torch.Generat
 
     It is on the generator's device. The weights are drawn as torch would draw them, and biases are 0.
     """
-    return drawn(
+    return with_drawn_weights(
         lambda: nn.Sequential(
             nn.Conv2d(channels, hidden, kernel, padding=kernel // 2, bias=False),
             nn.BatchNorm2d(hidden),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewmask.models.weights import drawn
+from fewmask.models.weights import with_drawn_weights
 
 STRIDE = 32
 
@@ -30,7 +30,7 @@ class Discriminator(nn.Module):
             between = [nn.LeakyReLU(0.2) for _ in convolutions]
             return nn.Sequential(*[m for pair in zip(convolutions, between, strict=True) for m in pair][:-1])
 
-        self.layers = drawn(layers, rng)
+        self.layers = with_drawn_weights(layers, rng)
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps (B,C,H,W) of any size → logits of being real (B,H,W): one for each 32×32 cell, upsampled bilinearly.
@@ -49,7 +49,7 @@ def cell_classifier(inputs: int, channels: int, rng: torch.Generator) -> nn.Sequ
     Every cell is classified independently. There is no normalisation: it would get the rows of one domain at a time,
     and remove the differences between the domains.
     """
-    return drawn(
+    return with_drawn_weights(
         lambda: nn.Sequential(
             nn.Conv2d(inputs, channels, 1),
             nn.ReLU(inplace=True),

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from fewmask.config import ModelSettings
 from fewmask.models import vit
 from fewmask.models.depthwise import keep_fast
-from fewmask.models.fetching import fetching
-from fewmask.models.memory import ran_out
+from fewmask.models.fetching import fetching_weights
+from fewmask.models.memory import is_out_of_memory
 
 TIMM = "tu-"  # the prefix by which segmentation-models-pytorch marks timm's encoders
 # Prefixes of the tensors that a classification checkpoint holds beside its encoder, as the packages name them.
@@ -44,7 +44,7 @@ def build(settings: ModelSettings) -> nn.Module:
     # For a timm encoder smp takes a truth value, since the encoder's name says which weights.
     imagenet = True if settings.encoder.startswith(TIMM) else "imagenet"
     pretrained = imagenet if settings.weights == "imagenet" else None
-    from_hub = fetching(f"imagenet weights of {settings.encoder}") if pretrained else contextlib.nullcontext()
+    from_hub = fetching_weights(f"imagenet weights of {settings.encoder}") if pretrained else contextlib.nullcontext()
     model: Any
     try:
         with from_hub:
@@ -55,7 +55,7 @@ def build(settings: ModelSettings) -> nn.Module:
             f"({' '.join(str(error).split())[:200]}); give the path of a file with them"
         ) from None
     except Exception as error:  # a user's options may raise any exception in the packages' constructors
-        if ran_out(error):
+        if is_out_of_memory(error):
             raise RuntimeError(f"out of memory building {settings.encoder} ({error}); free memory") from error
         raise ValueError(
             f"model: {settings.encoder} with {settings.decoder} at output stride {settings.output_stride} and options "

@@ -14,7 +14,7 @@ SECONDS = 5.0
 
 
 @contextmanager
-def fetching(weights: str) -> Iterator[None]:
+def fetching_weights(weights: str) -> Iterator[None]:
     """Inside this context timm and smp load weights from the Hugging Face Hub. If the hub does not answer, they use its
     local cache alone, instead of retrying for a minute."""
     from huggingface_hub import constants
@@ -22,7 +22,7 @@ def fetching(weights: str) -> Iterator[None]:
     offline = constants.HF_HUB_OFFLINE
     if not offline:
         _say(f"model.weights: {weights} come from {constants.ENDPOINT}, unless the cache holds them")
-        if not answers(constants.ENDPOINT):
+        if not is_reachable(constants.ENDPOINT):
             _say(f"model.weights: {constants.ENDPOINT} does not answer; only cached weights can be used")
             constants.HF_HUB_OFFLINE = True
     try:
@@ -38,7 +38,7 @@ def _say(text: str) -> None:
 
 
 @cache
-def answers(address: str) -> bool:
+def is_reachable(address: str) -> bool:
     """Whether the server of an address, or the proxy before it, accepts a connection."""
     parts = urlsplit(getproxies().get(urlsplit(address).scheme, address))
     port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewmask.models.weights import drawn
+from fewmask.models.weights import with_drawn_weights
 
 FIRST = 4
 
@@ -41,7 +41,7 @@ class Generator(nn.Module):
                 parts += [up, nn.BatchNorm2d(narrow), nn.ReLU()]
             return nn.Sequential(*parts, nn.ConvTranspose2d(widths[-1], 3, 4, stride=2, padding=1), nn.Tanh())
 
-        self.layers = drawn(layers, rng)
+        self.layers = with_drawn_weights(layers, rng)
 
     def forward(self, inputs: Tensor, size: tuple[int, int]) -> Tensor:
         """inputs (B,N) → images (B,3,H,W) in 0–255, generated at S×S and resized to `size` bilinearly."""

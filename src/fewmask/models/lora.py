@@ -25,14 +25,15 @@ class _LoRA(nn.Linear):
         return super().forward(x) + self.lora_scale * self.lora_b(self.lora_a(x))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # Files of weights hold W + α/r · B A as W, see `merged`. Loaded from such a file, the difference is 0 again.
+        # Files of weights hold W + α/r · B A as W, see `merge_lora`. Loaded from such a file, the difference is 0
+        # again.
         if not any(prefix + part in state_dict for part in PARTS):
             fresh = (self.lora_a.weight, torch.zeros_like(self.lora_b.weight), self.lora_scale)
             state_dict |= {prefix + part: value.detach() for part, value in zip(PARTS, fresh, strict=True)}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def adapt(layer: nn.Linear, rank: int, alpha: float) -> None:
+def add_lora(layer: nn.Linear, rank: int, alpha: float) -> None:
     """Freeze a linear layer and add A and B to it. torch's global generator draws A as for any linear layer."""
     assert type(layer) is nn.Linear
     layer.requires_grad_(False)
@@ -43,7 +44,7 @@ def adapt(layer: nn.Linear, rank: int, alpha: float) -> None:
     layer.__class__ = _LoRA
 
 
-def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_lora(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of an equivalent network without LoRA: W + α/r · B A instead of W."""
     plain = dict(weights)
     for name in [n.removesuffix(PARTS[0]) for n in weights if n.endswith("." + PARTS[0])]:

@@ -18,7 +18,7 @@ _PHRASES = (
 )
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory was not enough."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(phrase in text for phrase in _PHRASES)
@@ -30,6 +30,6 @@ def memory_for(purpose: str, fix: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
         raise RuntimeError(f"out of memory {purpose}; {fix} ({' '.join(str(error).split())[:200]})") from error

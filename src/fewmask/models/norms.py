@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewmask.config import NormSettings
-from fewmask.models.still import keep_still
+from fewmask.models.still import keep_in_eval_mode
 
 GROUPS = 32  # the default of Wu and He (ECCV 2018)
 
@@ -24,7 +24,7 @@ def set_norms(features: nn.Module, encoder: nn.Module, settings: NormSettings) -
     inside = {id(m) for m in encoder.modules()}
     for module in [m for m in features.modules() if isinstance(m, _BatchNorm)]:
         if (settings.encoder if id(module) in inside else settings.decoder) == "frozen":
-            keep_still(module)
+            keep_in_eval_mode(module)
     if settings.decoder == "group":
         _group(features, inside)
 

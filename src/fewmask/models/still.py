@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 
-def keep_still(module: nn.Module) -> None:
+def keep_in_eval_mode(module: nn.Module) -> None:
     """Keep the module and its copies in eval mode from now on. Its parameters are still trained."""
     module.eval()
     if isinstance(module, _Still):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fewmask import distributed
 from fewmask.config import TranslatorSettings
-from fewmask.models.weights import drawn
+from fewmask.models.weights import with_drawn_weights
 
 STRIDE = 4
 
@@ -43,7 +43,7 @@ class Translator(nn.Module):
                 parts += [*_doubled(wide, narrow, resized=relights), *_normalised(narrow)]
             return nn.Sequential(*parts, nn.ReflectionPad2d(3), nn.Conv2d(channels, 6 if relights else 3, 7))
 
-        self.layers = drawn(layers, rng)
+        self.layers = with_drawn_weights(layers, rng)
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B,3,H,W) of 0–255 → its translation to the other domain, fp32."""
@@ -75,7 +75,7 @@ class PatchDiscriminator(nn.Module):
                 parts += [convolution, nn.InstanceNorm2d(wide), nn.LeakyReLU(0.2)]
             return nn.Sequential(*parts, nn.Conv2d(widths[-1], 1, 4, padding=1))
 
-        self.layers = drawn(layers, rng)
+        self.layers = with_drawn_weights(layers, rng)
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B,3,H,W) of 0–255 → (B,H,W) fp32, 1 for real and 0 for fake. Each pixel has the value of the nearest

@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 
 from fewmask.config import LastBlocks, Lora, ModelSettings
-from fewmask.models.lora import adapt
-from fewmask.models.still import keep_still
+from fewmask.models.lora import add_lora
+from fewmask.models.still import keep_in_eval_mode
 from fewmask.models.vit import Encoder
 
 
-def tune(encoder: nn.Module, settings: ModelSettings) -> None:
+def freeze_untrained(encoder: nn.Module, settings: ModelSettings) -> None:
     """Freeze the layers that the settings do not train. Raises ValueError that names the setting and the fix."""
     tuning = settings.tuning
     vit: Any = encoder.model if isinstance(encoder, Encoder) else None
@@ -42,7 +42,7 @@ def tune(encoder: nn.Module, settings: ModelSettings) -> None:
 
 def freeze(module: nn.Module) -> None:
     """Freeze a module and keep it and its copies in eval mode from now on."""
-    keep_still(module.requires_grad_(False))
+    keep_in_eval_mode(module.requires_grad_(False))
 
 
 def _train_last(vit: Any, blocks: int) -> None:
@@ -61,5 +61,5 @@ def _adapt(block: Any, tuning: Lora) -> list[str]:
     layers = [(n.rpartition(".")[2], m) for n, m in block.named_modules() if type(m) is nn.Linear]
     chosen = [(target, layer) for target, layer in layers if target in tuning.targets]
     for _, layer in chosen:
-        adapt(layer, tuning.rank, tuning.alpha)
+        add_lora(layer, tuning.rank, tuning.alpha)
     return [target for target, _ in chosen]

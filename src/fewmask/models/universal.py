@@ -18,9 +18,9 @@ from fewmask.config import ModelSettings
 from fewmask.config.scale import Scale, scaled
 from fewmask.labels import VOID, LabelSpace
 from fewmask.models import encoders
-from fewmask.models.memory import memory_for, ran_out
+from fewmask.models.memory import is_out_of_memory, memory_for
 from fewmask.models.norms import set_norms
-from fewmask.models.tuning import tune
+from fewmask.models.tuning import freeze_untrained
 from fewmask.randomness import torch_seed
 
 STRIP = 2**24
@@ -54,7 +54,7 @@ class UniversalSegmenter(nn.Module):
             multiple = encoders.stride_multiple(self.features)
             pool = self._cells_of_embedding(multiple)
             self.embedding = nn.Sequential(nn.AvgPool2d(pool), nn.Conv2d(self.channels, settings.embedding.dim, 1))
-            tune(self.encoder, settings)
+            freeze_untrained(self.encoder, settings)
         self.mean: Tensor
         self.std: Tensor
         self.embedding_stride = self.stride * pool
@@ -78,7 +78,7 @@ class UniversalSegmenter(nn.Module):
             with enough, torch.no_grad():
                 out = self.features(torch.zeros(1, 3, side, side))
         except (AssertionError, RuntimeError, ValueError, IndexError, TypeError) as error:
-            if ran_out(error):
+            if is_out_of_memory(error):
                 raise
             raise ValueError(
                 f"model.encoder: {self.settings.encoder} with {self.settings.decoder} does not take RGB images of "

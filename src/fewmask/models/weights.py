@@ -17,7 +17,7 @@ from fewmask.models.batch_norm import synchronise
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def drawn(make: Callable[[], Module], rng: torch.Generator) -> Module:
+def with_drawn_weights(make: Callable[[], Module], rng: torch.Generator) -> Module:
     """The module that `make` builds, on the generator's device. Weights of convolutions and linear layers are drawn as
     torch would draw them. Biases are 0, and normalisations are the identity."""
     with torch.device("meta"):

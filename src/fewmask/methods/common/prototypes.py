@@ -23,7 +23,7 @@ from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.alignment import Alignment, alignment, cosine_similarity, dot_similarity
 from fewmask.losses.cross_entropy import cross_entropy
-from fewmask.losses.prototypes import draw_per_class, pca_prototypes, updated
+from fewmask.losses.prototypes import draw_per_class, pca_prototypes, update_prototypes
 from fewmask.methods.common.base import sum_over_domains
 from fewmask.models.universal import UniversalSegmenter, at_stride
 
@@ -239,7 +239,7 @@ class LivePrototypes(Prototypes):
         fresh = present & ~self.seen
         first = F.normalize(cells[:, : self.vectors.shape[1]], dim=-1)
         start = torch.where(fresh[:, None, None], first, self.vectors)
-        self.vectors = updated(start, cells, present, self.momentum)
+        self.vectors = update_prototypes(start, cells, present, self.momentum)
         self.seen = self.seen | present
         self._move_boundary(cells, present)
 
