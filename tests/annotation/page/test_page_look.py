@@ -19,7 +19,7 @@ CLASSES = 150
 SCREEN = """(anew) => import('./static/main.js').then(({ view: v }) => {
   if (anew) {
     v.paint();
-    v.ask();
+    v.requestDraw();
     v.draw();
   }
   const { width, height } = v.canvas, copy = new OffscreenCanvas(width, height);

@@ -24,7 +24,7 @@ PREVIEW = """() => {
   const shown = painter.tool === "smart" ? painter.smart.preview : painter.shown;
   return shown?.picture ? shown.area.mask.reduce((sum, there) => sum + there, 0) : 0;
 }"""
-IDLE = "() => !painter.smart.asking && !painter.smart.pending"
+IDLE = "() => !painter.smart.request && !painter.smart.pending"
 POLL = "import('./static/main.js').then((m) => m.annotator.poll())"
 NEWEST = """import('./static/main.js').then(({ annotator: a }) =>
   Promise.all(a.order.map((id) => a.session.newestGuess(id))).then(() => null))"""

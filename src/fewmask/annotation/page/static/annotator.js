@@ -140,7 +140,7 @@ export class Annotator {
     this.#done(false);
     document.body.classList.toggle("point", this.point);
     const same = this.looks?.domain === this.question.domain;
-    if (!same) this.dress();
+    if (!same) this.setLooks();
     else this.#classes();
     this.region = this.#region(detail);
     panel.notice(this.#elsewhere(detail.answers));
@@ -157,7 +157,7 @@ export class Annotator {
   }
 
   // Sets the colours of the question's classes, after a change of the domain or of the settings.
-  dress() {
+  setLooks() {
     const { domain } = this.question;
     this.looks = new Looks(this.session.about.domains[domain], this.settings);
     if (this.looksOf !== domain) {
@@ -197,9 +197,9 @@ export class Annotator {
     this.#classes();
   }
 
-  redress() {
+  refreshLooks() {
     if (!this.region) return;
-    this.dress();
+    this.setLooks();
     this.view.looks = this.looks;
     this.view.paint();
     panel.showGuess(this.guess, this.region, this.looks);
@@ -210,7 +210,7 @@ export class Annotator {
     this.regions.clear();
     this.takenBack.length = 0;
     this.#progress();
-    this.redress();
+    this.refreshLooks();
     return this.id !== null && this.isOpen(this.question) ? this.show(this.id) : this.start();
   }
 
@@ -261,7 +261,7 @@ export class Annotator {
     for (let i = 0; i < pixels.length; i++) pixels[i] = colours[values[i]];
     pen.putImageData(data, 0, 0);
     this.view.beside = canvas;
-    this.view.ask();
+    this.view.requestDraw();
   }
 
   async #cut(id, token) {
@@ -269,7 +269,7 @@ export class Annotator {
       const cut = await this.session.segmentation(id);
       if (token !== this.showing) return;
       this.segmentation = cut;
-      this.view.ask();
+      this.view.requestDraw();
     } catch (error) {
       panel.notice(`No superpixels: ${error.message}`);
     }

@@ -12,10 +12,10 @@ const DIM = 0.48;
 const TAP = 400; // milliseconds: a shorter space is a confirmation
 export const view = new View($("canvas"));
 
-const stored = (name, otherwise) => (localStorage.getItem(`fewmask/${name}`) ?? String(otherwise)) === "true";
+const stored = (name, fallback) => (localStorage.getItem(`fewmask/${name}`) ?? String(fallback)) === "true";
 const CHOICES = { safe: false, bright: true, neighbours: true, names: true, every: false };
 const settings = { name: localStorage.getItem("fewmask/name") ?? "" };
-for (const [name, otherwise] of Object.entries(CHOICES)) settings[name] = stored(name, otherwise);
+for (const [name, fallback] of Object.entries(CHOICES)) settings[name] = stored(name, fallback);
 
 // The controls that are kept over a reload, by their ids, with their defaults.
 const LIGHT = ["brightness", "contrast", "gamma"];
@@ -67,7 +67,7 @@ const ACTIONS = {
   plain: () => {
     for (const id of LIGHT) $(id).value = KEPT[id];
     for (const [id, checked] of Object.entries(CHECKS)) $(id).checked = checked;
-    look();
+    applyLight();
   },
 };
 
@@ -85,7 +85,7 @@ function keep(name, value) {
 }
 
 // Applies the controls of the image.
-function look() {
+function applyLight() {
   for (const id of LIGHT) keep(id, (view.light[id] = Number($(id).value)));
   for (const id of Object.keys(CHECKS)) keep(id, $(id).checked);
   view.dim = $("dimmed").checked ? DIM : 0;
@@ -99,7 +99,7 @@ function opacity(value) {
   $("opacity").value = value;
   view.opacity = $("opacity").value / 100;
   view.dim = $("dimmed").checked ? DIM : 0;
-  view.ask();
+  view.requestDraw();
   keep("opacity", $("opacity").value);
 }
 
@@ -107,7 +107,7 @@ function width(value) {
   $("size").value = value;
   annotator.painter.width = Number($("size").value);
   $("width").textContent = `${$("size").value} px`;
-  view.ask();
+  view.requestDraw();
   keep("size", $("size").value);
 }
 
@@ -129,7 +129,7 @@ function closeSettings() {
   for (const id of Object.keys(CHOICES)) settings[id] = $(id).checked;
   for (const [key, value] of Object.entries(settings)) keep(key, value);
   view.named = settings.names;
-  if (settings.name === before) annotator.redress();
+  if (settings.name === before) annotator.refreshLooks();
   else annotator.renamed();
   view.canvas.focus();
 }
@@ -164,7 +164,7 @@ function keyDown(event) {
   }
   if (key === "h") {
     view.opacity = view.dim = 0;
-    view.ask();
+    view.requestDraw();
     return;
   }
   const action = {
@@ -236,7 +236,7 @@ function listen() {
   addEventListener("beforeunload", (e) => (annotator.outbox.waiting.size || annotator.unsaved) && e.preventDefault());
   addEventListener("pagehide", () => annotator.session.lease(annotator.me, null, true));
   addEventListener("pageshow", (e) => e.persisted && annotator.poll());
-  for (const id of [...LIGHT, ...Object.keys(CHECKS)]) $(id).addEventListener("input", look);
+  for (const id of [...LIGHT, ...Object.keys(CHECKS)]) $(id).addEventListener("input", applyLight);
   $("find").addEventListener("input", panel.findClass);
   $("find").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" && event.key !== "Escape") return;
@@ -252,7 +252,7 @@ function listen() {
   for (const [id, checked] of Object.entries(CHECKS)) $(id).checked = stored(id, checked);
   width($("size").value);
   opacity($("opacity").value);
-  look();
+  applyLight();
 }
 
 start();

@@ -52,7 +52,7 @@ export class Painter {
       selection: (prompt) => host.selection(prompt),
       painted: (done) => host.changed(done, host.region.touched),
       widened: () => host.click(true),
-      previewed: () => this.#over(),
+      previewed: () => this.#redraw(),
       failed: (error) => host.failed(error),
     });
     const { canvas } = view;
@@ -71,7 +71,7 @@ export class Painter {
     this.tool = tool;
     this.smart.forget();
     this.shown = null;
-    this.view.ask();
+    this.view.requestDraw();
   }
 
   // The corners of the polygon. They stay with their region over other tools and questions.
@@ -138,7 +138,7 @@ export class Painter {
       this.mode = "pan";
     }
     if (this.against && apart(at, this.against) > NEAR.mouse / 3) this.against = null; // the image is being moved
-    if (this.frame) this.#over();
+    if (this.frame) this.#redraw();
     if (this.pointers.size === 2) this.#pinch(event.pointerId, at);
     else if (this.mode === "pan" || (this.view.point && this.mode === "paint")) {
       this.moved = true;
@@ -176,14 +176,14 @@ export class Painter {
   #hover(at) {
     const before = this.mouse;
     this.mouse = at;
-    if (this.corners.length) this.#over();
+    if (this.corners.length) this.#redraw();
     else if (this.tool === "smart") this.pointers.size || this.smart.hover(this.#ready && at ? this.#here(at) : null);
     else if (this.tool === "segment") this.#point(at);
     else if (this.tool === "brush") {
       const line = this.straight && this.last ? [this.view.onScreen(this.last)] : [];
       const places = [before, at, ...line].filter(Boolean);
-      if (this.lined || line.length) this.#over();
-      else if (places.length) this.view.askPart(around(places, (this.width / 2) * this.view.scale + 6 * this.view.ratio));
+      if (this.lined || line.length) this.#redraw();
+      else if (places.length) this.view.requestPart(around(places, (this.width / 2) * this.view.scale + 6 * this.view.ratio));
       this.lined = line.length > 0;
     }
   }
@@ -203,11 +203,11 @@ export class Painter {
     const wasShown = this.shown !== null;
     const area = place && superpixel(segmentation, region.width, i);
     this.shown = place && { segmentation, number, area, picture: drawn(region, area) };
-    if (wasShown || this.shown) this.#over();
+    if (wasShown || this.shown) this.#redraw();
   }
 
-  #over() {
-    this.view.askPart(null);
+  #redraw() {
+    this.view.requestPart(null);
   }
 
   // Chooses the class that shows at a place.
@@ -357,7 +357,7 @@ export class Painter {
   #corner(at, place) {
     if (this.#inRing(at)) this.#closeHere();
     else if (apart(place, this.corners.at(-1) ?? [Infinity, Infinity]) > 1e-6) this.corners.push(place);
-    this.#over();
+    this.#redraw();
   }
 
   // Closes the polygon. Returns whether there was a polygon or a stroke.
@@ -379,14 +379,14 @@ export class Painter {
   // Gives up the polygon. Returns whether there was one.
   drop() {
     const hadCorners = this.corners.splice(0).length > 0;
-    if (hadCorners) this.#over();
+    if (hadCorners) this.#redraw();
     return hadCorners;
   }
 
   // Removes the polygon's last corner. Returns whether there was one.
   shorten() {
     const hadCorner = this.corners.pop() !== undefined;
-    if (hadCorner) this.#over();
+    if (hadCorner) this.#redraw();
     return hadCorner;
   }
 

@@ -18,7 +18,7 @@ export class Smart {
     this.epoch = {}; // the results of requests with another epoch are not used
     this.preview = null; // {prompt, result, area, picture}
     this.chosen = null; // the last selection: {prompt, result, value, step, widened}
-    this.asking = this.wanted = null;
+    this.request = this.nextPlace = null;
     this.pending = false; // a click waits for its scores
   }
 
@@ -26,7 +26,7 @@ export class Smart {
   cancel() {
     if (!this.pending) return false;
     this.epoch = {};
-    this.asking = this.wanted = null;
+    this.request = this.nextPlace = null;
     this.pending = false;
     return true;
   }
@@ -41,33 +41,33 @@ export class Smart {
   hover(place) {
     this.over = Boolean(place);
     if (this.pending) return;
-    this.wanted = place && this.preview && near(this.preview.prompt, place) ? null : place;
+    this.nextPlace = place && this.preview && near(this.preview.prompt, place) ? null : place;
     if (!place && this.preview) {
       this.preview = null;
       this.host.previewed();
     }
-    if (this.wanted && !this.asking) this.#ask();
+    if (this.nextPlace && !this.request) this.#requestPreview();
   }
 
-  async #ask() {
+  async #requestPreview() {
     const { epoch } = this;
-    while (this.wanted && epoch === this.epoch) {
-      const prompt = { points: [{ ...this.wanted, belongs: true }], frame: null };
-      this.wanted = null;
+    while (this.nextPlace && epoch === this.epoch) {
+      const prompt = { points: [{ ...this.nextPlace, belongs: true }], frame: null };
+      this.nextPlace = null;
       try {
-        this.asking = this.host.selection(prompt);
-        const result = await this.asking;
+        this.request = this.host.selection(prompt);
+        const result = await this.request;
         if (epoch !== this.epoch) return;
         if (!this.over) continue;
         this.preview = { prompt, result };
         this.redraw();
       } catch (error) {
         if (epoch !== this.epoch) return;
-        this.wanted = null;
+        this.nextPlace = null;
         this.host.failed(error);
       }
     }
-    if (epoch === this.epoch) this.asking = null;
+    if (epoch === this.epoch) this.request = null;
   }
 
   // Draws the preview with the present reach.

@@ -55,13 +55,13 @@ export class View {
 
   clear() {
     this.bitmap = null;
-    this.ask();
+    this.requestDraw();
   }
 
   // Draws the image again after `light` was changed.
   relight() {
     if (this.bitmap) this.picture = adjusted(this.bitmap, this.light);
-    this.ask();
+    this.requestDraw();
   }
 
   #resize() {
@@ -73,7 +73,7 @@ export class View {
     for (const each of [canvas, this.scratch, this.backdrop]) Object.assign(each, { width: w, height: h });
     this.ratio = ratio;
     if (this.bitmap && !this.moved) this.fit(this.whole);
-    this.ask();
+    this.requestDraw();
   }
 
   // ── The visible part ──
@@ -95,7 +95,7 @@ export class View {
     };
     this.left = put(x, W, canvas.width, BESIDE);
     this.top = put(y, H, canvas.height, ABOVE);
-    this.ask();
+    this.requestDraw();
   }
 
   zoom(factor, [x, y] = [this.canvas.width / 2, this.canvas.height / 2]) {
@@ -107,14 +107,14 @@ export class View {
     this.top = y - ((y - this.top) * scale) / this.scale;
     this.scale = scale;
     this.moved = true;
-    this.ask();
+    this.requestDraw();
   }
 
   pan(dx, dy) {
     this.left += dx;
     this.top += dy;
     this.moved = true;
-    this.ask();
+    this.requestDraw();
   }
 
   // The pixel of the canvas at a pointer. `inBox` gives its place in the region's box.
@@ -134,14 +134,14 @@ export class View {
   // ── Drawing ──
 
   // Draws everything again with the next frame.
-  ask() {
+  requestDraw() {
     this.stillStale = true;
-    this.#ask(null);
+    this.#request(null);
   }
 
   // Draws a box of the screen's pixels again, where something above the image has moved. Null stands for all of it.
-  askPart(box) {
-    this.#ask(box);
+  requestPart(box) {
+    this.#request(box);
   }
 
   // Draws a box of the region's pixels again after a change; or all of them, after a change of the guess or the colours.
@@ -150,18 +150,18 @@ export class View {
     clearTimeout(this.naming);
     if (box === null) {
       this.areas = null;
-      this.#ask(null);
+      this.#request(null);
       return;
     }
     this.naming = setTimeout(() => {
       this.areas = null;
-      this.#ask(null);
+      this.#request(null);
     }, NAMES_AFTER);
     const [x0, y0] = this.onScreen([box[0] - 2, box[1] - 2]), [x1, y1] = this.onScreen([box[2] + 2, box[3] + 2]);
-    this.#ask([x0 - 2, y0 - 2, x1 + 2, y1 + 2]);
+    this.#request([x0 - 2, y0 - 2, x1 + 2, y1 + 2]);
   }
 
-  #ask(box) {
+  #request(box) {
     this.part = this.part === undefined ? box : union(this.part, box);
     this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
