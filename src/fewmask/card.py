@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from fewmask.config.inputs import RGB
 from fewmask.config.scale import in_words
 from fewmask.files import write_text
 from fewmask.plurals import count
@@ -165,10 +166,21 @@ fewmask predict RUN IMAGES{several}     # masks and overlays, for images of any 
 fewmask export RUN                      # the same network as model.onnx
 ```
 
-The ONNX file takes `image`, float32 (B,3,H,W), RGB in 0–255, of any B, H and W. Normalisation and padding are inside.
+{_input(record)} Normalisation and padding are inside.
 It gives `logits_<domain>`, float32 (B,C,H,W), for each head; the largest along C is the class, by the values below. The
 file's metadata hold the label spaces.
 {_scale(record)}"""
+
+
+def _input(record: Record) -> str:
+    kinds = {one.channels for one in record.model.inputs.values()}
+    if kinds <= {RGB}:
+        return "The ONNX file takes `image`, float32 (B,3,H,W), RGB in 0–255, of any B, H and W."
+    each = "; ".join(f"{escape(n)}: {escape(', '.join(i.channels))}" for n, i in record.model.inputs.items())
+    return (
+        f"The ONNX file of a domain takes `image`, float32 (B,C,H,W) in 0–255, of any B, H and W, with the domain's "
+        f"channels: {each}. Values of more than 8 bits are stretched first, see `stretch` in model.json."
+    )
 
 
 def _scale(record: Record) -> str:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewmask import card
+from fewmask.config.inputs import RGB
 from fewmask.engine.run import load_model, versions
 from fewmask.files import write_atomically
 from fewmask.models.universal import UniversalSegmenter
@@ -86,12 +87,17 @@ def to_onnx(model: UniversalSegmenter, domains: Sequence[str]) -> Any:
     """The network of these domains as an `onnx.ModelProto`. Raises ValueError when it cannot be exported."""
     import onnx
 
+    if len({model.stems.of[d] for d in domains}) > 1:
+        raise ValueError(
+            f"the domains {', '.join(domains)} have images of different channels, and one ONNX file has one input; "
+            "name one domain (--domain)"
+        )
     size = sum(p.numel() * 4 for p in model.features.parameters())
     if size > LARGEST:
         raise ValueError(f"{model.settings.encoder}: {size >> 20} MiB of weights; one ONNX file holds less than 2 GiB")
     core = _Core(model, domains).to("cpu", torch.float32).eval()
     multiple = model.multiple
-    example = torch.zeros(2, 3, 3 * multiple, 5 * multiple)
+    example = torch.zeros(2, _channels(model, domains), 3 * multiple, 5 * multiple)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     with _quiet():
         try:
@@ -121,15 +127,31 @@ def to_onnx(model: UniversalSegmenter, domains: Sequence[str]) -> Any:
 def metadata(model: UniversalSegmenter, domains: Sequence[str]) -> dict[str, str]:
     """The metadata of the file as text: `fewmask.version`, `fewmask.stride` (the multiple to which sizes are padded),
     `fewmask.input`, and as JSON `fewmask.domains`. For each domain it holds the output, names, colours, raw and void
-    ids, and `size`, to which images were resized in training (a factor, `[height, width]`, or null). The graph does not
-    resize images. Its caller does, by the mean of the pixels."""
-    spaces = {d: {"output": f"logits_{d}", "size": model.sizes[d], **model.spaces[d].to_dict()} for d in domains}
+    ids, and `size`, to which images were resized in training (a factor, `[height, width]`, or null). Of other images
+    than 8-bit RGB it also holds `channels`, `depth` and `stretch`. The graph does not resize images. Its caller does, by
+    the mean of the pixels."""
+    spaces = {
+        d: {"output": f"logits_{d}", "size": model.sizes[d], **model.spaces[d].to_dict(), **_input_of(model, d)}
+        for d in domains
+    }
+    channels = model.inputs[domains[0]].channels
+    pixels = "RGB" if channels == RGB else ", ".join(channels)
     return {
         "fewmask.version": versions()["fewmask"],
         "fewmask.stride": str(model.multiple),
-        "fewmask.input": "RGB, 0 to 255, any height and width, resized as `size` in fewmask.domains says",
+        "fewmask.input": f"{pixels}, 0 to 255, any height and width, resized as `size` in fewmask.domains says",
         "fewmask.domains": json.dumps(spaces, ensure_ascii=False),
     }
+
+
+def _input_of(model: UniversalSegmenter, domain: str) -> dict[str, Any]:
+    one = model.inputs[domain]
+    return {} if one.plain else one.model_dump(mode="json")
+
+
+def _channels(model: UniversalSegmenter, domains: Sequence[str]) -> int:
+    """How many channels the images of these domains have."""
+    return len(model.inputs[domains[0]].channels)
 
 
 def compare(model: UniversalSegmenter, data: bytes, domains: Sequence[str]) -> float:
@@ -139,14 +161,14 @@ def compare(model: UniversalSegmenter, data: bytes, domains: Sequence[str]) -> f
     """
     import onnxruntime
 
-    m = model.multiple
+    m, channels = model.multiple, _channels(model, domains)
     largest = 0.0
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the error below holds the failure
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         for row, (count, height, width) in enumerate([(1, m, m), (2, 2 * m + 1, 3 * m - 1), (1, 5 * m - 3, m // 2)]):
-            image = generator(0, "probe", row=row).uniform(0, 255, (count, 3, height, width)).astype(np.float32)
+            image = generator(0, "probe", row=row).uniform(0, 255, (count, channels, height, width)).astype(np.float32)
             answers = session.run([f"logits_{d}" for d in domains], {"image": image})
             for domain, answer in zip(domains, answers, strict=True):
                 with torch.inference_mode():
@@ -164,7 +186,7 @@ def compare(model: UniversalSegmenter, data: bytes, domains: Sequence[str]) -> f
 
 
 class _Core(nn.Module):
-    """F and some heads: normalised image (B,3,H,W), H and W multiples of m → logits (B,C_k,H,W) of each."""
+    """F and some heads: normalised image (B,C,H,W), H and W multiples of m → logits (B,C_k,H,W) of each."""
 
     def __init__(self, model: UniversalSegmenter, domains: Sequence[str]) -> None:
         from timm.layers import Conv2dSame  # this import must follow that of torchvision in fewmask.models
@@ -179,6 +201,9 @@ class _Core(nn.Module):
                 self.model.features.set_submodule(name, _FixedSame(module))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        if self.model.stems.several:  # 0 is what the channels of other kinds are
+            places = self.model.stems.places(self.model.stems.of[self.domains[0]])
+            image = F.pad(image, (0, 0, 0, 0, places.start, self.model.stems.total - places.stop))
         features, size = self.model.features(image), (image.shape[-2], image.shape[-1])
         return tuple(self.model.upsample(self.model.decode(features, d), size) for d in self.domains)
 
@@ -205,9 +230,10 @@ def _take_any_size(proto: Any, model: UniversalSegmenter, domains: Sequence[str]
     from onnx import TensorProto, helper, numpy_helper
 
     graph, node = proto.graph, helper.make_node
+    places = model.stems.places(model.stems.of[domains[0]])
     constants = {
-        "mean": model.mean.cpu().numpy(),
-        "std": model.std.cpu().numpy(),
+        "mean": model.mean[:, places].cpu().numpy(),
+        "std": model.std[:, places].cpu().numpy(),
         "multiple": np.array([model.multiple]),
         "no_padding": np.zeros(6, np.int64),
         "origin": np.zeros(2, np.int64),
@@ -233,7 +259,11 @@ def _take_any_size(proto: Any, model: UniversalSegmenter, domains: Sequence[str]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend([*before, *inner, *after])
     graph.initializer.extend(numpy_helper.from_array(a, f"fewmask_{n}") for n, a in constants.items())
-    graph.input.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, "height", "width"]))
+    graph.input.append(
+        helper.make_tensor_value_info(
+            "image", TensorProto.FLOAT, ["batch", _channels(model, domains), "height", "width"]
+        )
+    )
     graph.output.extend(
         helper.make_tensor_value_info(
             f"logits_{d}", TensorProto.FLOAT, ["batch", model.spaces[d].num_classes, "height", "width"]

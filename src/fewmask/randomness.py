@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 # Each purpose has its own stream, so that adding a draw to one never shifts another.
-STREAMS = ("split", "order", "view", "model", "method", "init", "scene", "probe", "pool", "ask", "report")
+STREAMS = ("split", "order", "view", "model", "method", "init", "scene", "probe", "pool", "ask", "report", "stretch")
 
 
 def generator(seed: int, stream: str, step: int = 0, row: int = 0) -> np.random.Generator:

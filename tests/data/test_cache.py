@@ -24,7 +24,7 @@ def test_what_is_kept_is_read_once_and_is_what_the_files_hold(
     fresh, kept = load_domain("a", settings), load_domain("a", settings, keep=True)
     expected = {stem: (fresh.image(stem), fresh.mask(stem)) for stem in fresh.labelled}
     read: list[Path] = []
-    for module, name in ((domain, "read_picture"), (masks, "read_mask")):
+    for module, name in ((domain, "read_input"), (masks, "read_mask")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda path, *more, real=real: (read.append(path), real(path, *more))[1])
     for _ in range(3):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 import torch
 import yaml
 from PIL import Image
@@ -60,6 +61,20 @@ def write_domain(
             (root / "splits" / f"{split}.txt").write_text("".join(f"{s}\n" for s in stems), encoding="utf-8")
     data = {"classes": {i: {"name": f"c{i}", "color": list(distinct_colour(i))} for i in range(classes)}}
     (root / "classes.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    return root
+
+
+def write_bands(root: Path, channels: int = 4, dtype: str = "uint16", seed: int = 0) -> Path:
+    """A folder domain whose images are TIFFs of so many bands, made of the coloured blocks of `write_domain`."""
+    write_domain(root, 3, size=(40, 48), seed=seed)
+    rng = np.random.default_rng(seed)
+    for path in sorted((root / "images").glob("*.png")):
+        colours = np.asarray(Image.open(path)).astype(np.float64)
+        mixed = colours @ rng.uniform(0.2, 1, (3, channels)) * 10 + 500
+        pixels = mixed if np.dtype(dtype).kind == "f" else np.rint(mixed)
+        flat = pixels.astype(dtype)[..., 0] if channels == 1 else pixels.astype(dtype)
+        path.unlink()
+        tifffile.imwrite(path.with_suffix(".tif"), flat, photometric="minisblack", planarconfig="contig")
     return root
 
 

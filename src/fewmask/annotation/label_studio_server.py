@@ -23,6 +23,7 @@ from fewmask.annotation.tasks import Task, identity, mark, tasks
 from fewmask.data.domain import Domain
 from fewmask.files import hold
 from fewmask.formats import texts
+from fewmask.formats.bands import as_rgb
 
 PROJECTS, TASKS = 100, 500
 """The number of entries on a page of a list."""
@@ -173,7 +174,7 @@ def _batches(unsent: Sequence[Task]) -> Iterator[list[_TaskWithPictures]]:
     batch, size = list[_TaskWithPictures](), 0
     for task in unsent:
         image = task.domain.image(task.stem)
-        pictures = [_named(_png(picture)) for picture in (mark(image, task.questions), image)]
+        pictures = [_named(_png(picture)) for picture in (mark(image, task.questions), as_rgb(image))]
         size += sum(len(data) for _, data in pictures)
         batch.append((task, pictures))
         if size >= BATCH:

@@ -20,6 +20,7 @@ from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
 from fewmask.data.pictures import write_image
 from fewmask.files import Written
+from fewmask.formats.bands import as_rgb
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
 from fewmask.paths import below
 
@@ -137,6 +138,7 @@ def by_image(questions: Sequence[Question]) -> dict[tuple[str, str], list[Questi
 
 def mark(image: np.ndarray, questions: Sequence[Question]) -> np.ndarray:
     """The image (H,W,3) uint8 with the questions' regions outlined and the rest dimmed."""
+    image = as_rgb(image)
     height, width = image.shape[:2]
     asked_pixels, outline = np.zeros((2, height + 2, width + 2), dtype=bool)
     for question in questions:

@@ -83,7 +83,7 @@ class _Rounds:
     def __init__(
         self, config: Config, folder: Path, observe: ProgressCallback, enough: bool, accept_older: bool = False
     ) -> None:
-        config, _ = resolve_auto(config, domains := load_domains(config))
+        config, _ = resolve_auto(config := RunFolder(folder).kept(config), domains := load_domains(config))
         self.labelled_pixels = {name: known_pixels(domain) for name, domain in domains.items()}
         self.domains = {name: in_part(domain, self.labelled_pixels[name]) for name, domain in domains.items()}
         self.config, self.observe, self.enough, self.accept_older = config, observe, enough, accept_older

@@ -175,6 +175,7 @@ def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = N
 
     settings = settled(settings)
     folder = folder or below(Path("runs"), settings.name)
+    settings = RunFolder(folder).kept(settings)
     if settings.campaign is not None:
         say("`campaign` is not read by `fewmask train`, which trains once; `fewmask campaign` asks", err)
     finished = RunFolder(folder).summary.exists() and former_steps(RunFolder(folder), settings) is None

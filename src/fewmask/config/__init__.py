@@ -16,6 +16,7 @@ from fewmask.config.domains import (
     SunrgbdDomain,
     VocDomain,
 )
+from fewmask.config.inputs import InputSettings
 from fewmask.config.loading import Config, dump, load, parse
 from fewmask.config.registry import METHODS, SETTINGS, parse_config, read_config, register_installed
 from fewmask.config.training import (
@@ -61,6 +62,7 @@ __all__ = [
     "Full",
     "HungAdamSettings",
     "IddDomain",
+    "InputSettings",
     "Interval",
     "LabelledSettings",
     "LastBlocks",

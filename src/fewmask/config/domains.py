@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, Protocol, get_args
 from pydantic import Discriminator, NonNegativeInt, PlainValidator, PositiveInt, Tag, ValidationInfo
 
 from fewmask.config.base import ConfigPath, Fraction, Settings, Size
+from fewmask.config.inputs import InputSettings
 from fewmask.config.scale import Scale
 from fewmask.plugins import with_installed
 
 
-class FilesDomain(Settings):
+class FilesDomain(InputSettings):
     """A dataset on disk."""
 
     root: ConfigPath

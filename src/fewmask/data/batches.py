@@ -1,6 +1,7 @@
 """Joint mini-batches: labelled and unlabelled images of all domains, drawn as a function of (seed, step, row).
 
-Shapes: B rows of a micro-batch · h×w pixels of a crop · K domains.
+Shapes: B rows of a micro-batch · h×w pixels of a crop · K domains ·
+P planes of an image, 3 of RGB (see `models.stems`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fewmask.data.domain import Domain
 from fewmask.data.drawing import answered_share, order_of, stocks_of, turn_of
 from fewmask.data.pseudo import HUMAN, merge
 from fewmask.labels import Mask
+from fewmask.models.stems import Stems
 from fewmask.randomness import generator
 from fewmask.views.augment import weak_view
 from fewmask.views.strong import noisy_view, strong_view
@@ -49,6 +51,7 @@ class Steps(Dataset[list[Batch]]):
         self.domains, self.settings, self.phases = dict(domains), settings, tuple(phases)
         self.strides, self.multiple, self.seed, self.rank, self.world = strides, multiple, seed, rank, world
         settings.check_division(world)
+        self.stems = Stems.of_inputs({name: domain.input for name, domain in self.domains.items()})
         self.answered = {name: answered_share(domain) for name, domain in self.domains.items()}
         empty = sorted({d for p in phases for d in p.labelled if not self.domains[d].labelled})
         if empty:
@@ -121,16 +124,16 @@ class Steps(Dataset[list[Batch]]):
         pair = np.dstack([label, confidence])
         image, pair = weak_view(image, pair, self.settings.crop, self.settings.augment, rng)
         label, confidence = pair[..., 0], pair[..., 1]
-        if not pool:
-            return _View(image, label, confidence, ())
-        strong = tuple(strong_view(image, settings, rng) for settings in phase.strong)
-        if phase.noise is not None:
+        strong: tuple[np.ndarray, ...] = ()
+        if pool:
+            strong = tuple(self.stems.in_batch(strong_view(image, s, rng), name) for s in phase.strong)
+        if pool and phase.noise is not None:
             image, label = noisy_view(image, label, phase.noise, rng)
-        return _View(image, label, confidence, strong)
+        return _View(self.stems.in_batch(image, name), label, confidence, strong)
 
 
 class _View(NamedTuple):
-    """A row: image (h,w,3), label (h,w), its confidence (h,w), and S strong views (h,w,3)."""
+    """A row: image (h,w,P), label (h,w), its confidence (h,w), and S strong views (h,w,P)."""
 
     image: np.ndarray
     label: Mask
@@ -149,7 +152,7 @@ def _strong(rows: Sequence[Sequence[np.ndarray]]) -> Tensor:
 
 
 def _channels_last(images: Sequence[np.ndarray]) -> Tensor:
-    """Images (h,w,3) as one tensor (B,3,h,w), channels last in memory, as cv2 leaves them."""
+    """Images (h,w,P) as one tensor (B,P,h,w), channels last in memory, as cv2 leaves them."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 

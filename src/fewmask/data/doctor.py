@@ -19,10 +19,11 @@ from fewmask.config import DomainSettings, ScenesDomain
 from fewmask.config.scale import SMALL, scaled
 from fewmask.data.domain import SPLITS, Domain, FileSource
 from fewmask.data.fingerprints import digest, thumbnail
-from fewmask.data.kinds import TURN_PIXELS, judge
-from fewmask.data.layouts import Index, Problem, index, load_domain
+from fewmask.data.inputs import read_input, remarks
+from fewmask.data.kinds import TURN_PIXELS
+from fewmask.data.layouts import Index, Problem, index_to_check, load_domain
 from fewmask.data.masks import size_of
-from fewmask.data.reading import Picture, read_picture, upright
+from fewmask.data.reading import Picture, upright
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
 
 # Two thumbnails are almost the same below this root mean square difference (of 255). Across the splits of CamVid and
@@ -175,7 +176,7 @@ def _patient(name: str, settings: DomainSettings) -> _Patient:
     if isinstance(settings, ScenesDomain):
         domain = load_domain(name, settings)
         return _Patient(name, settings, None, domain, domain.space, domain.splits)
-    found = index(settings)
+    found = index_to_check(settings)
     if found.space is None:
         return _Patient(name, settings, found, None, None, found.splits)
     source = FileSource(found.root, found.images, found.masks, found.space)
@@ -198,7 +199,7 @@ def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
     counts: np.ndarray | None = None
     image_path, mask_path = patient.listing.images.get(stem), patient.listing.masks.get(stem)
     try:
-        picture = read_picture(image_path) if image_path else None
+        picture = read_input(image_path, patient.listing.input) if image_path else None
     except ValueError as error:
         assert image_path is not None
         problems.append(Problem.of(error, image_path))
@@ -219,8 +220,8 @@ def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
         again = "export the mask again at the image's size"
         fix = f"{TURN_PIXELS}, set `orientation: apply`, or {again}" if turned and tag != 1 else again
         problems.append(Problem(str(mask_path), value, fix))
-    for cell in judge(picture.kind) if picture else ():
-        if cell.fix and not (turns and cell.fix.startswith(TURN_PIXELS)):
+    for cell in remarks(picture.kind, patient.listing.input) if picture else ():
+        if not (turns and cell.fix.startswith(TURN_PIXELS)):
             problems.append(Problem(str(image_path), cell.how, cell.fix, "warning"))
     if raw is not None and patient.space is not None:
         ids = np.bincount(raw.reshape(-1), minlength=256)

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cv2
 import numpy as np
 
+from fewmask.config.inputs import PLAIN, InputSettings
 from fewmask.config.scale import Scale, scaled
+from fewmask.data.inputs import input_kind, read_input
 from fewmask.data.masks import MaskReader, PixelMasks
-from fewmask.data.reading import image_kind, read_picture, upright
 from fewmask.data.reading import read_image as read_image
 from fewmask.data.reading import read_mask as read_mask
+from fewmask.data.reading import upright
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.randomness import generator
 
@@ -31,7 +33,8 @@ class Source(Protocol):
     """Where a domain's pixels come from: files on disk, or a procedure."""
 
     def image(self, stem: str) -> np.ndarray:
-        """The image (H,W,3) uint8 RGB. Raises ValueError with the file's name when it cannot be read."""
+        """The image (H,W,3) uint8 RGB, or (H,W,C) of the domain's channels. Raises ValueError with the file's name when
+        it cannot be read."""
         ...
 
     def mask(self, stem: str) -> Mask:
@@ -73,6 +76,8 @@ class Domain:
     """Classes of which no labelled mask has a pixel, where all masks were read: no head can learn them."""
     size: Scale = None
     """What its images and masks are brought to as they are read."""
+    input: InputSettings = PLAIN
+    """What the pixels of its images are."""
 
     @property
     def whole(self) -> tuple[str, ...]:
@@ -175,6 +180,7 @@ class FileSource:
     reader: MaskReader = field(default_factory=PixelMasks)
     upright: bool = False
     """Whether images are turned as their orientation tags ask."""
+    input: InputSettings = PLAIN
 
     def image(self, stem: str) -> np.ndarray:
         return self._kept("image", stem, self._read_image)
@@ -194,12 +200,12 @@ class FileSource:
     def _read_image(self, stem: str) -> np.ndarray:
         if stem not in self.images:
             raise ValueError(f"{self.root}: there is no image {stem!r}; put it and its split back as they were")
-        picture = read_picture(self.images[stem])
+        picture = read_input(self.images[stem], self.input)
         pixels = upright(picture.pixels, picture.kind.orientation) if self.upright else picture.pixels
         return self._sized(self.images[stem], pixels, cv2.INTER_AREA)
 
     def _size(self, stem: str) -> tuple[int, int]:
-        kind = image_kind(self.images[stem])
+        kind = input_kind(self.images[stem], self.input)
         turned = self.upright and kind.orientation > 4
         return (kind.width, kind.height) if turned else (kind.height, kind.width)
 
@@ -236,4 +242,9 @@ def resized(pixels: np.ndarray, size: Scale, interpolation: int = cv2.INTER_AREA
     height, width = scaled((pixels.shape[0], pixels.shape[1]), size)
     if pixels.shape[:2] == (height, width):
         return pixels
-    return cv2.resize(pixels, (width, height), interpolation=interpolation)
+    if pixels.ndim == 3 and pixels.shape[2] > 4:  # more than OpenCV takes at once
+        parts = [pixels[..., i : i + 4] for i in range(0, pixels.shape[2], 4)]
+        resizing = (cv2.resize(np.ascontiguousarray(p), (width, height), interpolation=interpolation) for p in parts)
+        return np.dstack(list(resizing))
+    small = cv2.resize(pixels, (width, height), interpolation=interpolation)
+    return small.reshape(height, width, *pixels.shape[2:])

@@ -7,6 +7,8 @@ import hashlib
 import cv2
 import numpy as np
 
+from fewmask.formats.bands import as_rgb
+
 
 def digest(image: np.ndarray) -> bytes:
     """A hash of an image (H,W,3): that of a copy in whatever lossless format is the same."""
@@ -17,4 +19,4 @@ def digest(image: np.ndarray) -> bytes:
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """The image at 16×16 as (768,) uint8."""
-    return cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).reshape(-1)
+    return cv2.resize(as_rgb(image), (16, 16), interpolation=cv2.INTER_AREA).reshape(-1)

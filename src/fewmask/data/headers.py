@@ -220,6 +220,8 @@ _PACKED |= dict.fromkeys((33003, 33005, 34712), "JPEG 2000")
 
 
 def _tiff(data: bytes, path: Path) -> Kind:
+    if data.startswith(b"MM\0+"):  # which Pillow does not read
+        raise ValueError(f"{path}: a BigTIFF of big-endian numbers; save it as little-endian, or as a plain TIFF")
     pages = list(_pages(data))
     own = [page for page in pages if not page.get(254, 0) & 5]  # neither a smaller copy of another page nor its mask
     if not pages or pages[0] not in own:

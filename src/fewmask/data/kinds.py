@@ -72,14 +72,21 @@ _CMYK = Cell(
     "save it as RGB from the program that knows its profile",
 )
 _DEEP = "save it with 8 bits a channel, scaled as the network is to see it"
-_12, _16, _32 = (Cell("refused", f"{bits} bits a channel", _DEEP) for bits in (12, 16, 32))
-_FLOAT = Cell("refused", "floating-point pixels", _DEEP)
-_SIGNED = Cell("refused", "signed pixels", _DEEP)
+_12_JPEG = Cell("refused", "12 bits a channel", _DEEP)
+_SET = "write `depth: {depth}` in the domain's settings, or " + _DEEP
+_12, _16, _32 = (
+    Cell("refused", f"{bits} bits a channel", _SET.format(depth=32 if bits == 32 else 16)) for bits in (12, 16, 32)
+)
+_FLOAT = Cell("refused", "floating-point pixels", _SET.format(depth="float"))
+_SIGNED = Cell("refused", "signed pixels", _SET.format(depth=16))
 _LAB = Cell("refused", "pixels of the colour space Lab", "save it as RGB")
-_BANDS = Cell(
+_BANDS_JPEG = Cell(
     "refused",
     "{bands} bands, which are not grey, RGB or CMYK with at most an alpha",
     "save the three that the network is to see as RGB",
+)
+_BANDS = _BANDS_JPEG._replace(
+    fix="name them in `channels` in the domain's settings, or save the three that the network is to see as RGB"
 )
 
 PIXELS: Mapping[tuple[str, str], Mapping[str, Cell]] = {
@@ -87,7 +94,7 @@ PIXELS: Mapping[tuple[str, str], Mapping[str, Cell]] = {
     ("grey", "2"): {"PNG": _SCALED, "TIFF": _SCALED},
     ("grey", "4"): {"PNG": _SCALED, "TIFF": _SCALED},
     ("grey", "8"): {"JPEG": _GREY, "PNG": _GREY, "TIFF": _GREY},
-    ("grey", "12"): {"JPEG": _12, "TIFF": _12},
+    ("grey", "12"): {"JPEG": _12_JPEG, "TIFF": _12},
     ("grey", "16"): {"PNG": _16, "TIFF": _16},
     ("grey", "32"): {"TIFF": _32},
     ("grey", "float"): {"TIFF": _FLOAT},
@@ -96,7 +103,7 @@ PIXELS: Mapping[tuple[str, str], Mapping[str, Cell]] = {
     ("grey and alpha", "16"): {"PNG": _16, "TIFF": _16},
     ("RGB", "5"): {"BMP": Cell("converted", "5 or 6 bits a channel are scaled to 0–255")},
     ("RGB", "8"): dict.fromkeys(CONTAINERS, _OK),
-    ("RGB", "12"): {"JPEG": _12, "TIFF": _12},
+    ("RGB", "12"): {"JPEG": _12_JPEG, "TIFF": _12},
     ("RGB", "16"): {"PNG": _16, "TIFF": _16},
     ("RGB", "float"): {"TIFF": _FLOAT},
     ("RGB", "signed"): {"TIFF": _SIGNED},
@@ -109,7 +116,7 @@ PIXELS: Mapping[tuple[str, str], Mapping[str, Cell]] = {
     ("CMYK", "8"): {"JPEG": _CMYK, "TIFF": _CMYK},
     ("CMYK", "16"): {"TIFF": _16},
     ("Lab", "8"): {"TIFF": _LAB},
-    ("bands", "8"): {"JPEG": _BANDS, "TIFF": _BANDS},
+    ("bands", "8"): {"JPEG": _BANDS_JPEG, "TIFF": _BANDS},
     ("bands", "16"): {"TIFF": _BANDS},
 }
 """By channels and bits what becomes of an image. What is not here is refused."""

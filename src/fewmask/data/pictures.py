@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fewmask.class_list import Colour
 from fewmask.files import write_atomically, write_bytes
+from fewmask.formats.bands import as_rgb
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 
 PAPER: Colour = (255, 255, 255)
@@ -65,14 +66,15 @@ def mask_palette(space: LabelSpace) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write a picture (H,W,3) uint8 RGB as PNG or JPEG, by its name's ending, whole or not at all.
+    """Write a picture (H,W,3) uint8 RGB as PNG or JPEG, by its name's ending, whole or not at all; of an image with
+    other channels what people see of it.
 
     Raises ValueError for another ending.
     """
     formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
     if path.suffix.lower() not in formats:
         raise ValueError(f"{path}: pictures are written as .png or .jpg, not {path.suffix or 'without an ending'}")
-    _write(path, Image.fromarray(np.ascontiguousarray(image)), formats[path.suffix.lower()])
+    _write(path, Image.fromarray(np.ascontiguousarray(as_rgb(image))), formats[path.suffix.lower()])
 
 
 def overlay(image: np.ndarray, mask: Mask, space: LabelSpace, opacity: float = 0.5, zoom: int = 1) -> np.ndarray:
@@ -81,6 +83,7 @@ def overlay(image: np.ndarray, mask: Mask, space: LabelSpace, opacity: float = 0
     What is void or not labelled stays as in the image. `zoom` enlarges first, so that borders of small images stay
     thin; the result is (zoom·H, zoom·W, 3) uint8. Raises ValueError when image and mask differ in size.
     """
+    image = as_rgb(image)
     if image.shape[:2] != mask.shape:
         raise ValueError(f"an image of {image.shape[:2]} pixels and a mask of {mask.shape}; they must be of one size")
     if zoom != 1:

@@ -88,7 +88,7 @@ def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Mask:
     PNG, TIFF and BMP are read, with one channel of 8 or 16 bits or a palette; and colours, where `colours` says which
     id each stands for. JPEG changes ids.
     """
-    return decode_mask(_bytes(path), path, colours)
+    return decode_mask(read_bytes(path), path, colours)
 
 
 def decode_mask(data: bytes, path: Path, colours: Mapping[Colour, int] | None = None) -> Mask:
@@ -112,14 +112,14 @@ def decode_mask(data: bytes, path: Path, colours: Mapping[Colour, int] | None = 
     if kind.channels == "palette":
         return _indices(data, kind, path)
     if kind.depth == "16":
-        return _narrow(_decoded(data, cv2.IMREAD_UNCHANGED, path), path)
-    return _decoded(data, cv2.IMREAD_GRAYSCALE, path)
+        return _narrow(decode_png(data, cv2.IMREAD_UNCHANGED, path), path)
+    return decode_png(data, cv2.IMREAD_GRAYSCALE, path)
 
 
 def read_colours(path: Path) -> np.ndarray:
     """The colours of a mask (H,W,3) uint8 RGB. Raises ValueError where a pixel is transparent, and as `read_mask` for
     what is no file of masks."""
-    data = _bytes(path)
+    data = read_bytes(path)
     kind = _mask_kind(data, path)
     if kind.channels in ("RGB", "RGB and alpha") and kind.depth == "8":
         return _opaque(data, kind, path)
@@ -147,7 +147,7 @@ def _opaque(data: bytes, kind: Kind, path: Path) -> np.ndarray:
     elif kind.container == "BMP":
         pixels = _pillow(data, kind, path, None)
     else:
-        pixels = _decoded(data, cv2.IMREAD_UNCHANGED, path)
+        pixels = decode_png(data, cv2.IMREAD_UNCHANGED, path)
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if kind.channels == "RGB and alpha" else cv2.COLOR_BGR2RGB)
     if pixels.shape[2] == 4 and (clear := np.argwhere(pixels[..., 3] < 255)).size:
         y, x = clear[0]
@@ -187,7 +187,7 @@ def decode_colours(data: bytes, path: Path) -> np.ndarray:
     elif kind.depth == "16":
         cell = Cell("refused", "16 bits a pixel", "save it with 8 bits a pixel")
     _refuse(cell, path)
-    return _png(data, kind, path) if kind.channels == "palette" else _decoded(data, cv2.IMREAD_GRAYSCALE, path)
+    return _png(data, kind, path) if kind.channels == "palette" else decode_png(data, cv2.IMREAD_GRAYSCALE, path)
 
 
 def png_size(data: bytes, path: Path) -> tuple[int, int]:
@@ -196,7 +196,7 @@ def png_size(data: bytes, path: Path) -> tuple[int, int]:
     return kind.height, kind.width
 
 
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -205,7 +205,7 @@ def _bytes(path: Path) -> bytes:
 
 def _examined(path: Path) -> tuple[bytes, Kind]:
     """The bytes of an image that is not refused, and its kind."""
-    data = _bytes(path)
+    data = read_bytes(path)
     kind = examine(data, path)
     for cell in judge(kind):
         _refuse(cell, path)
@@ -253,10 +253,10 @@ def _jpeg(data: bytes, kind: Kind, path: Path) -> np.ndarray:
 
 
 def _png(data: bytes, kind: Kind, path: Path) -> np.ndarray:
-    return cv2.cvtColor(_decoded(data, cv2.IMREAD_COLOR, path), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(decode_png(data, cv2.IMREAD_COLOR, path), cv2.COLOR_BGR2RGB)
 
 
-def _decoded(data: bytes, mode: int, path: Path) -> np.ndarray:
+def decode_png(data: bytes, mode: int, path: Path) -> np.ndarray:
     """A PNG by OpenCV, which refuses one whose rows are not all there."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:

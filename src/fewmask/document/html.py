@@ -14,6 +14,7 @@ from PIL import Image
 
 from fewmask.document.maps import shape_key
 from fewmask.document.model import Charts, Figures, Gallery, Note, Page, Picture, Table
+from fewmask.formats.bands import as_rgb
 
 KINDS = {Note: "note", Figures: "figures", Table: "table", Charts: "charts", Gallery: "gallery"}
 
@@ -29,7 +30,7 @@ def picture(pixels: np.ndarray, alt: str, caption: str = "", width: int | None =
     With `exact`, which masks need, it is a palette PNG, and it shrinks to the nearest pixel, so that no colour is
     mixed.
     """
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = Image.fromarray(np.ascontiguousarray(as_rgb(pixels)))
     if width is not None and image.width > width:
         filter_ = Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS
         image = image.resize((width, max(round(image.height * width / image.width), 1)), filter_)

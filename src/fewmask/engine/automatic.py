@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from fewmask.config import SETTINGS, Config
+from fewmask.config import SETTINGS, Config, DomainSettings
 from fewmask.config.choices import choose_method
+from fewmask.config.domains import FilesDomain
 from fewmask.config.training import AUTO
 from fewmask.data.domain import Domain
 from fewmask.data.parts import with_parts
@@ -27,8 +28,10 @@ PATIENCE = 4
 
 
 def resolve_auto(config: Config, domains: Mapping[str, Domain]) -> tuple[Config, list[str]]:
-    """The configuration with values instead of `auto` for method and steps, and a line with the reason of each."""
+    """The configuration with values instead of `auto` for method and steps, and a line with the reason of each. It
+    has the stretch of each domain too."""
     messages = []
+    config = config.model_copy(update={"domains": {n: _settled(d, domains.get(n)) for n, d in config.domains.items()}})
     if config.method.name == "auto":
         method, why = chosen_method(domains)
         config = config.model_copy(update={"method": SETTINGS[method["name"]].model_validate(method)})
@@ -40,6 +43,13 @@ def resolve_auto(config: Config, domains: Mapping[str, Domain]) -> tuple[Config,
         config = config.model_copy(update={"train": config.train.model_copy(update=changes)})
         messages.append(f"train.steps: auto takes {steps:,}: {why}; {patience} validations without a better one end it")
     return config, messages
+
+
+def _settled(settings: DomainSettings, domain: Domain | None) -> DomainSettings:
+    """A domain's settings with the stretch that was found in its images."""
+    if domain is None or not isinstance(settings, FilesDomain) or not settings.unsettled:
+        return settings
+    return settings.model_copy(update={"stretch": domain.input.stretch})
 
 
 def chosen_method(domains: Mapping[str, Domain]) -> tuple[dict[str, Any], str]:

@@ -91,7 +91,7 @@ class Committee:
             return (logits if scale == 1 else F.interpolate(logits, size, mode="bilinear", align_corners=False))[None]
 
         with autocast(image.device, self.precision):
-            features = network.encode(view)
+            features = network.encode(view, domain)
             logits = pixels(network.decode(features, domain))
             difficulty = None if branch is None else pixels(branch(features))
         cells = features[..., : -(-height // network.stride), : -(-width // network.stride)]

@@ -42,7 +42,7 @@ from fewmask.engine.progress import NonFiniteError as NonFiniteError
 from fewmask.engine.progress import ProgressCallback as ProgressCallback
 from fewmask.engine.progress import ProgressEvent as ProgressEvent
 from fewmask.engine.prototypes import make_prototypes, save_prototypes
-from fewmask.engine.run import hardware, load_domains, open_run, save_model, versions
+from fewmask.engine.run import build_network, hardware, load_domains, open_run, save_model, versions
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import synchronise
@@ -83,6 +83,7 @@ def train(
     """
     folder = Path(folder)
     with stopping.defer_signals(), distributed.processes():
+        config = RunFolder(folder).kept(config)
         loaded = load_domains(config) if domains is None else dict(domains)
         config, _ = resolve_auto(config, loaded)
         device = choose_device(config.train.device)
@@ -116,8 +117,7 @@ class _Fit:
         self.config, self.run, self.domains, self.device, self.observe = config, run, domains, device, observe
         settings, seed = config.train, config.seed
         forget_peak(device)
-        model = UniversalSegmenter(config.model, {n: d.space for n, d in domains.items()}, seed)
-        model.sizes = {n: d.size for n, d in domains.items()}
+        model = build_network(config.model, domains, seed)
         if start is not None:
             model.load_state_dict(with_new_classes(model.state_dict(), load_weights(start)))
         self.model = synchronise(model.to(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

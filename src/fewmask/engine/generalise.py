@@ -90,7 +90,7 @@ def every_head(
     for image, label in chain.from_iterable(read_batches(batches, range(len(batches)), workers)):
         labels = label.to(device)
         with torch.inference_mode(), autocast(device, precision):
-            features = model.encode(image.to(device).permute(0, 3, 1, 2))
+            features = model.encode(image.to(device).permute(0, 3, 1, 2), model.fused[0])
             chosen += choices(model, model.excess(model.similarity(features)))
             for name, table in tables.items():
                 logits = model.logits(features, name, (label.shape[1], label.shape[2]))

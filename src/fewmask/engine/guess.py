@@ -23,6 +23,7 @@ from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluation import as_array
 from fewmask.engine.run import load_config, load_model
+from fewmask.formats.bands import as_rgb
 from fewmask.labels import Mask
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.runs import RunFolder
@@ -43,7 +44,7 @@ def predictor(folder: Path, device: torch.device | str = "cpu", precision: Preci
     @torch.inference_mode()
     def predict(domain: str, image: np.ndarray) -> tuple[Mask, np.ndarray]:
         """The most likely class (H,W) uint8 of an image (H,W,3) uint8, and its probability (H,W) fp32."""
-        features = remembered(image)
+        features = remembered(image, domain)
         with autocast(model.mean.device, precision):
             logits = model.logits(features, domain, (image.shape[0], image.shape[1]))
         probability, label = logits[0].float().softmax(0).max(0)
@@ -74,7 +75,7 @@ def untrained_encoder(config: Config, device: torch.device | str = "cpu") -> Cal
 
     @torch.inference_mode()
     def encode(image: np.ndarray) -> Features:
-        normal = (_batch(image, model).float() - model.mean) / model.std
+        normal = (_batch(as_rgb(image), model).float() - model.mean) / model.std
         height, width = normal.shape[-2:]
         normal = F.pad(normal, (0, -width % model.multiple, 0, -height % model.multiple))
         with autocast(model.mean.device, config.train.precision):
@@ -99,13 +100,13 @@ class _FeatureCache:
         self._last: list[tuple[np.ndarray, Tensor]] = []
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> Tensor:
+    def __call__(self, image: np.ndarray, domain: str | None = None) -> Tensor:
         with self._lock:
             for last_image, features in self._last:
                 if last_image is image:
                     return features
             with autocast(self._model.mean.device, self._precision):
-                features = self._model.encode(_batch(image, self._model))
+                features = self._model.encode(_batch(image, self._model), domain)
             self._last = [*self._last[-1:], (image, features)]
             return features
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from fewmask.config.inputs import PLAIN, InputSettings
 from fewmask.data.headers import MAX_PIXELS
+from fewmask.data.inputs import input_kind
 from fewmask.data.layouts.listing import IMAGE_SUFFIXES
 from fewmask.paths import fault_of_stem
 
@@ -33,7 +35,7 @@ class Images:
     begins with a dot. The path of a folder ends in `/`; its contents were not read."""
 
 
-def find_images(images: Path | Sequence[Path]) -> Images:
+def find_images(images: Path | Sequence[Path], settings: InputSettings = PLAIN) -> Images:
     """The images of a folder and of the folders inside it, of one file, or of a list of files; in order of name.
 
     In a folder the images are the files with an image's ending; everything else is left aside. Raises one ValueError
@@ -67,7 +69,7 @@ def find_images(images: Path | Sequence[Path]) -> Images:
             if problem := fault_of_stem(item.name.as_posix()):
                 problems.append(f"{item.path}: its name becomes that of a mask: {problem}")
             try:
-                images_found.append(Item(item.path, item.name, _size(item.path)))
+                images_found.append(Item(item.path, item.name, _size(item.path, settings)))
             except ValueError as error:
                 problems.append(str(error))
     if problems:
@@ -101,10 +103,13 @@ def _walk(folder: Path, above: tuple[Path, ...], problems: list[str], aside: lis
             yield path
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _size(path: Path, settings: InputSettings) -> tuple[int, int]:
     """Width and height of an image by its header. Raises ValueError that names the file."""
     if path.is_dir():
         raise ValueError(f"{path}: a folder; give it alone, or list its files")
+    if not settings.plain:
+        kind = input_kind(path, settings)
+        return kind.width, kind.height
     try:
         with Image.open(path, formats=("JPEG", "PNG", "BMP", "TIFF", "WEBP")) as image:
             width, height = image.size

@@ -40,6 +40,7 @@ from fewmask.engine.committee import Committee, Opinions, scoring_problems
 from fewmask.engine.evaluation import Progress, as_array, same_size_batches
 from fewmask.engine.pool_scores import PoolScores, concatenate_scores, is_done, load_piece, piece_path, save_piece
 from fewmask.files import write_atomically
+from fewmask.formats.bands import as_rgb
 from fewmask.labels import NOT_LABELLED
 from fewmask.paths import below
 from fewmask.randomness import generator, torch_generator, torch_seed
@@ -118,7 +119,7 @@ def tile(domain: Domain, stem: str, image: np.ndarray, spec: Spec, cache: Path) 
     Raises ValueError with the file's name for a damaged file, and for a file whose image has changed.
     """
     if spec.kind != "superpixels":
-        return spec.tile(image)
+        return spec.tile(as_rgb(image))
     content = content_hash(image)
     path = below(cache, domain.name, stem, ending=f".{str(spec).replace(':', '-')}.npz")
     if path.exists():
@@ -126,7 +127,7 @@ def tile(domain: Domain, stem: str, image: np.ndarray, spec: Spec, cache: Path) 
             return Regions.from_bytes(path.read_bytes(), content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    regions = spec.tile(image)
+    regions = spec.tile(as_rgb(image))
     write_atomically(path, lambda file: file.write(regions.to_bytes(content)))
     return regions
 
@@ -282,7 +283,7 @@ def _scores_of(
     """The best regions of one image, with their open pixels as `cost`, and its covered regions. predicted and score are
     (H,W)."""
     settings, classes = request.settings, domain.space.num_classes
-    regions = item.regions or parse_regions(settings.regions).tile(item.image.numpy())
+    regions = item.regions or parse_regions(settings.regions).tile(as_rgb(item.image.numpy()))
     unavailable = _unavailable(item, regions, request, score.device)
     rng = generator(seed, "ask", request.number, 2**32 + item.position)
     if regions.spec == "points":

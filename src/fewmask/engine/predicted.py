@@ -58,8 +58,10 @@ class Predicted(BaseModel):
 
 
 def fingerprint(model: UniversalSegmenter) -> str:
-    """SHA-256 of a network's weights, statistics and label spaces."""
+    """SHA-256 of a network's weights, statistics, label spaces and kinds of input."""
     digest = hashlib.sha256(repr([(n, s.to_dict()) for n, s in model.spaces.items()]).encode())
+    if not all(one.plain for one in model.inputs.values()):
+        digest.update(repr(model.inputs).encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().float().numpy().data)

@@ -9,13 +9,12 @@ import csv
 import io
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,15 @@ import cv2
 import numpy as np
 import torch
 
-from fewmask.config import Precision
+from fewmask.config import InputSettings, Precision
 from fewmask.config.scale import Scale, scaled
 from fewmask.data import reading
 from fewmask.data.domain import resized
-from fewmask.data.kinds import TURN_PIXELS, judge
+from fewmask.data.inputs import read_input, remarks
+from fewmask.data.kinds import TURN_PIXELS
 from fewmask.data.pictures import overlay, write_image, write_mask
-from fewmask.data.reading import read_picture
 from fewmask.engine import predicted
+from fewmask.engine.ahead import ahead_of
 from fewmask.engine.device import autocast, out_of_memory
 from fewmask.engine.evaluation import Progress, as_array, same_size_batches
 from fewmask.engine.generalise import Choice, choices, clearest
@@ -52,7 +52,7 @@ BATCH_PIXELS = 2**22
 class Decoded:
     item: Item
     image: np.ndarray
-    """(H,W,3) uint8."""
+    """(H,W,3) uint8, or (H,W,C) of the domain's channels."""
     digest: str
     remarks: tuple[str, ...] = ()
     """Remarks as in `fewmask check` on the image's pixels, such as on an orientation tag, with the fix."""
@@ -114,7 +114,8 @@ def predict(
     name = _domain(model, domain)
     fused = model if name == AUTO and isinstance(model, Fused) else None
     sizes = _sizes(model, name, fused)
-    given = find_images(files)
+    pixels = model.inputs[name]
+    given = find_images(files, pixels)
     places = {n: below(out, n) for n in fused.fused} if fused else {name: out}
     if isinstance(files, Path) and files.is_dir() and out.resolve().is_relative_to(files.resolve()):
         raise ValueError(f"{out}: lies inside the images' folder {files}; give a folder beside it")
@@ -138,7 +139,9 @@ def predict(
                 writer.space.write_yaml(writer.out / "classes.yaml")
             remaining = [item for item in given.items if item.name.as_posix() not in lines]
             # `closing` ends the threads when the loop stops, so that none writes after the folder was released.
-            with closing(_write_all(remaining, answering, writers, batch_size, max(workers, 1), upright)) as written:
+            with closing(
+                _write_all(remaining, answering, writers, batch_size, max(workers, 1), upright, pixels)
+            ) as written:
                 for line in written:
                     predicted.append_predicted(out, line)
                     lines[line.image] = line
@@ -229,7 +232,7 @@ class _Answering:
         """Features (B,C,h,w) of the images at a scale, and their H, W there."""
         images = torch.from_numpy(np.stack([resized(decoded.image, scale) for decoded in batch]))
         image = images.to(self.model.mean.device).permute(0, 3, 1, 2)
-        return self.model.encode(image), (image.shape[2], image.shape[3])
+        return self.model.encode(image, self.domain), (image.shape[2], image.shape[3])
 
 
 def _enlarged(mask: Mask, decoded: Decoded) -> Mask:
@@ -256,23 +259,25 @@ def _write_all(
     batch_size: int,
     threads: int,
     upright: bool,
+    pixels: InputSettings,
 ) -> Generator[Predicted, None, None]:
     """Decode every image, predict it and write the files, in the order of the images' sizes."""
     ahead = batch_size + threads
     with ThreadPoolExecutor(threads) as reading, ThreadPoolExecutor(threads) as writing:
         # Sorting by size keeps the number of batches low, since a batch holds one size.
-        decoded = _ahead(reading, partial(_decode, turn=upright), sorted(items, key=lambda i: i.size), ahead)
+        decode = partial(_decode, turn=upright, settings=pixels)
+        decoded = ahead_of(reading, decode, sorted(items, key=lambda i: i.size), ahead)
         answers = chain.from_iterable(map(answering, answering.batches(decoded, batch_size)))
-        yield from _ahead(writing, lambda answer: writers[answer.domain](answer), answers, ahead)
+        yield from ahead_of(writing, lambda answer: writers[answer.domain](answer), answers, ahead)
 
 
-def _decode(item: Item, turn: bool) -> Decoded:
+def _decode(item: Item, turn: bool, settings: InputSettings) -> Decoded:
     try:
-        pixels, kind = read_picture(item.path)
+        pixels, kind = read_input(item.path, settings)
         pixels = reading.upright(pixels, kind.orientation) if turn else pixels
-        judgements = (cell for cell in judge(kind) if cell.fix and not (turn and cell.fix.startswith(TURN_PIXELS)))
-        remarks = tuple(f"{cell.how}; {cell.fix}" for cell in judgements)
-        return Decoded(item, pixels, predicted.digest_of(item.path), remarks)
+        judgements = (cell for cell in remarks(kind, settings) if not (turn and cell.fix.startswith(TURN_PIXELS)))
+        of_pixels = tuple(f"{cell.how}; {cell.fix}" for cell in judgements)
+        return Decoded(item, pixels, predicted.digest_of(item.path), of_pixels)
     except ValueError as error:
         raise ImageError(str(error)) from None
     except (MemoryError, cv2.error) as error:
@@ -368,33 +373,3 @@ class _Writer:
 
     def _place(self, folder: str, name: str) -> Path:
         return below(self.out, folder, name, ending=".png" if folder == "masks" else ".jpg")
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], count: int) -> Iterator[Any]:
-    """`map(work, items)` in the pool's threads, in order, with at most `count` results waiting.
-
-    An exception of `items` is raised after the results of all items before it.
-    """
-    waiting: deque[Future] = deque()
-    source = iter(items)
-    failure: Exception | None = None
-
-    def submit(more: int) -> None:
-        nonlocal failure
-        try:
-            for item in islice(source, more):
-                waiting.append(pool.submit(work, item))
-        except Exception as error:
-            failure = error
-
-    try:
-        submit(count)
-        while waiting:
-            yield waiting.popleft().result()
-            if failure is None:
-                submit(1)
-        if failure is not None:
-            raise failure
-    finally:
-        for future in waiting:
-            future.cancel()

@@ -20,6 +20,7 @@ from fewmask.engine.automatic import resolve_auto
 from fewmask.engine.device import choose_device
 from fewmask.engine.log import board_writer
 from fewmask.engine.optimiser import Optimisers
+from fewmask.engine.run import build_network
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import single_value_batch_norms
@@ -45,13 +46,13 @@ def check_configs(configs: Sequence[Config], domains: Mapping[str, Domain]) -> t
             problems.extend(line for line in str(error).splitlines() if line not in problems)
             return None
 
-    config, spaces = configs[0], {name: domain.space for name, domain in domains.items()}
+    config = configs[0]
     device = attempt(lambda: choose_device(config.train.device)) or torch.device("cpu")
     for train in (variant.train for variant in configs):
         attempt(lambda train=train: train.check_division(distributed.world()))  # type: ignore[misc]
         if train.tensorboard:
             attempt(board_writer)
-    model = attempt(lambda: UniversalSegmenter(config.model, spaces, config.seed))
+    model = attempt(lambda: build_network(config.model, domains, config.seed))
     method = attempt(lambda: build(config.method, domains, config.train.steps))
     if model is not None and method is not None:
         model.to(device), method.to(device)
@@ -73,7 +74,7 @@ def check_rows(train: TrainSettings, phases: Sequence[Phase], model: UniversalSe
     labelled, unlabelled = train.batch_size, train.unlabelled_batch_size or train.batch_size
     pool = [unlabelled // train.accumulate if p.unlabelled else 0 for p in phases]
     rows = min(rows for u in pool for rows in method.forward_batch_sizes(labelled // train.accumulate, u))
-    image = torch.zeros(1, 3, *train.crop, device=model.mean.device)
+    image = torch.zeros(1, model.stems.planes, *train.crop, device=model.mean.device)
     if rows == 1 and (names := single_value_batch_norms(model, lambda: model.encode(image))):
         key = "batch_size" if labelled == train.accumulate else "unlabelled_batch_size"
         raise ValueError(
@@ -97,7 +98,7 @@ def check_size(size: tuple[int, int], model: UniversalSegmenter, key: str, fix: 
     model.eval()
     try:
         with memory_for(f"on one image of {height}×{width} ({key})", "take a smaller one, or a machine with more"):
-            image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=model.mean.device)
+            image = torch.zeros(1, model.stems.planes, height, width, dtype=torch.uint8, device=model.mean.device)
             model.upsample(model.decode(model.encode(image), model.domains[0]), size)
     except (AssertionError, RuntimeError, ValueError, IndexError) as error:
         if is_out_of_memory(error):

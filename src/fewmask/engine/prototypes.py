@@ -79,7 +79,7 @@ def _labelled(
     device = model.mean.device
     for image, label in chain.from_iterable(read_batches(batches, range(len(batches)), workers)):
         with autocast(device, precision):
-            features = model.encode(image.to(device).permute(0, 3, 1, 2))
+            features = model.encode(image.to(device).permute(0, 3, 1, 2), domain.name)
         yield features, at_stride(label.to(device), model.stride, model.multiple)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 
 from fewmask import config as configuration
 from fewmask import distributed
-from fewmask.config import Config, Full
+from fewmask.config import Config, Full, ModelSettings
+from fewmask.data.domain import Domain
 from fewmask.data.domains import load_domains as load_domains
 from fewmask.engine.checkpoint import save_weights
 from fewmask.files import remove_unfinished, write_text
@@ -72,6 +73,14 @@ def load_config(folder: AnyPath) -> Config:
     return RunFolder(Path(folder)).load_config()
 
 
+def build_network(settings: ModelSettings, domains: Mapping[str, Domain], seed: int) -> UniversalSegmenter:
+    """A new network for these domains. Raises ValueError as `UniversalSegmenter` does."""
+    inputs = {name: domain.input for name, domain in domains.items()}
+    model = UniversalSegmenter(settings, {name: domain.space for name, domain in domains.items()}, seed, inputs)
+    model.sizes = {name: domain.size for name, domain in domains.items()}
+    return model
+
+
 def save_model(run: RunFolder, model: UniversalSegmenter) -> Description:
     """Write `model.safetensors` and `model.json`. Prediction needs no other file."""
     description = describe(model, save_weights(run.weights, model.state_dict()))
@@ -86,13 +95,19 @@ def describe(model: UniversalSegmenter, digest: str) -> Description:
         sizes=dict(model.sizes),
         # The run's weights replace the pretrained ones, and LoRA is merged into them.
         model=model.settings.model_copy(update={"weights": None, "tuning": Full()}),
-        **({"members": model.members} if isinstance(model, Ensemble) else {}),
+        **_where_not_usual(model),
         normalisation=Normalisation(
             mean=model.mean.flatten().tolist(), std=model.std.flatten().tolist(), range=(0, 255)
         ),
         versions=versions(),
         weights=digest,
     )
+
+
+def _where_not_usual(model: UniversalSegmenter) -> dict[str, Any]:
+    """What is left out of a description where it is as usual."""
+    found: dict[str, Any] = {"members": model.members} if isinstance(model, Ensemble) else {}
+    return found if all(one.plain for one in model.inputs.values()) else {**found, "inputs": dict(model.inputs)}
 
 
 def versions() -> dict[str, str]:

@@ -44,7 +44,13 @@ def common_size(model: UniversalSegmenter, heads: Sequence[str]) -> Scale:
 
 def as_trained(model: UniversalSegmenter, target: Domain, heads: Sequence[str]) -> Domain:
     """The target at the size at which these heads were trained, unless its settings state another size. Scenes keep the
-    size of their settings."""
+    size of their settings. Raises ValueError where its images have other channels than those of the heads."""
+    for head in heads:
+        if (known := model.inputs[head].channels) != target.input.channels:
+            raise ValueError(
+                f"domain {target.name}: its images have the channels {', '.join(target.input.channels)}, and the head "
+                f"of {head} was trained on {', '.join(known)}; score it on such images"
+            )
     if target.size is not None or not isinstance(target.source, FileSource):
         return target
     return target.at(common_size(model, heads))
@@ -195,7 +201,7 @@ def _with_head(model: UniversalSegmenter, target: Domain, seed: int) -> Universa
     """A frozen model in eval mode with the model's F and a new trainable head for the target."""
     settings = model.settings.model_copy(update={"weights": None})  # the model's weights replace the pretrained ones
     members = model.members if isinstance(model, Ensemble) else 1
-    probe = networks(settings, {target.name: target.space}, members, seed)
+    probe = networks(settings, {target.name: target.space}, members, seed, {target.name: target.input})
     probe.features.load_state_dict(model.features.state_dict())
     probe.eval().requires_grad_(False)
     probe.heads.requires_grad_(True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fewmask.config import registry
 from fewmask.config.base import MethodSettings
+from fewmask.config.inputs import RGB
 from fewmask.config.registry import SETTINGS, parse_config, read_config
 from fewmask.data.domain import Domain
 from fewmask.methods.adversarial_align import AdversarialAlign
@@ -103,4 +104,10 @@ def register(method: type[Method]) -> type[Method]:
 def build(settings: MethodSettings, domains: Mapping[str, Domain], steps: int) -> Method:
     """Build the method of these settings for a training of `steps` steps. Raises ValueError when the settings do not
     fit the domains."""
-    return METHODS[settings.name](settings.over(steps), domains)
+    method = METHODS[settings.name]
+    if method.rgb_alone and (other := [name for name, domain in domains.items() if domain.input.channels != RGB]):
+        raise ValueError(
+            f"method.name: {settings.name} makes RGB images, and {', '.join(other)} have other channels; take another "
+            "method, such as joint"
+        )
+    return method(settings.over(steps), domains)

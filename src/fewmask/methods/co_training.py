@@ -45,7 +45,8 @@ class CoTraining(Method):
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
         seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
-        second = UniversalSegmenter(model.settings, model.spaces, seed).to(rng.device).train(model.training)
+        second = UniversalSegmenter(model.settings, model.spaces, seed, model.inputs)
+        second = second.to(rng.device).train(model.training)
         self.second = synchronise(second).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def inference_model(self, model: UniversalSegmenter) -> UniversalSegmenter:

@@ -48,6 +48,7 @@ from fewmask.models.universal import UniversalSegmenter, at_stride
 class Cycada(Method):
     Settings = CycadaSettings
     name = "cycada"
+    rgb_alone = True
     settings: CycadaSettings
     translations: nn.ModuleList
 

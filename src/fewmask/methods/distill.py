@@ -103,6 +103,12 @@ def _check_classes(model: UniversalSegmenter, teachers: dict[Path, UniversalSegm
             for folder, names in knowing.items()
             if names != space.names
         ]
+        problems += [
+            f"method.teachers: {folder} learnt {domain} from other `channels`, `depth` or `stretch`; take a run with "
+            "the same"
+            for folder, t in teachers.items()
+            if domain in t.spaces and t.inputs[domain] != model.inputs[domain]
+        ]
         if not knowing:
             problems.append(f"method.teachers: no teacher was trained on {domain}; add a run that was")
     if problems:

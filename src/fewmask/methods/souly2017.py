@@ -41,6 +41,7 @@ from fewmask.strict_yaml import short
 class Souly2017(Method):
     Settings = Souly2017Settings
     name = "souly2017"
+    rgb_alone = True
     settings: Souly2017Settings
     generator: Generator
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fewmask.config import ModelSettings
+from fewmask.config import InputSettings, ModelSettings
 from fewmask.labels import LabelSpace
 from fewmask.models import encoders
 from fewmask.models.universal import UniversalSegmenter
@@ -26,7 +26,7 @@ class Ensemble(UniversalSegmenter):
         first = members[0]
         assert all((m.settings, m.spaces) == (first.settings, first.spaces) for m in members), "different members"
         self.settings, self.spaces, self.members = first.settings, first.spaces, len(members)
-        self.sizes = first.sizes
+        self.sizes, self.inputs, self.stems = first.sizes, first.inputs, first.stems
         self.channels, self.stride = self.members * first.channels, first.stride
         self.embedding_stride, self.multiple = first.embedding_stride, first.multiple
         self.register_buffer("mean", first.mean, persistent=False)
@@ -37,10 +37,14 @@ class Ensemble(UniversalSegmenter):
 
 
 def networks(
-    settings: ModelSettings, spaces: Mapping[str, LabelSpace], members: int = 1, seed: int = 0
+    settings: ModelSettings,
+    spaces: Mapping[str, LabelSpace],
+    members: int = 1,
+    seed: int = 0,
+    inputs: Mapping[str, InputSettings] | None = None,
 ) -> UniversalSegmenter:
     """A network, or an ensemble of `members` networks. Raises ValueError as `UniversalSegmenter` does."""
-    made = [UniversalSegmenter(settings, spaces, seed + i) for i in range(members)]
+    made = [UniversalSegmenter(settings, spaces, seed + i, inputs) for i in range(members)]
     return Ensemble(made) if members > 1 else made[0]
 
 

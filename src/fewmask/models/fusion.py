@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewmask.labels import LabelUnion
+from fewmask.models.stems import Stems
 from fewmask.models.universal import UniversalSegmenter
 
 FUSED, AUTO = "fused", "auto"
@@ -112,7 +113,16 @@ class Fused(UniversalSegmenter):
         self.fused = tuple(prototypes.vectors)
         self.union = LabelUnion.build({n: model.spaces[n] for n in self.fused}, synonyms)
         self.settings, self.spaces = model.settings, {**model.spaces, FUSED: self.union.space, AUTO: self.union.space}
+        if any(model.inputs[n] != model.inputs[self.fused[0]] for n in self.fused):
+            raise ValueError(
+                f"the domains {', '.join(self.fused)} differ in `channels`, `depth` or `stretch`, so that an image is "
+                "read as one of them alone; name it by `domain` (--domain)"
+            )
         self.sizes = model.sizes
+        first = model.inputs[self.fused[0]]
+        self.inputs = {**model.inputs, FUSED: first, AUTO: first}
+        both = dict.fromkeys((FUSED, AUTO), model.stems.of[self.fused[0]])
+        self.stems = Stems(model.stems.kinds, {**model.stems.of, **both})
         self.channels, self.stride = model.channels, model.stride
         self.embedding_stride, self.multiple = model.embedding_stride, model.multiple
         self.features, self.heads, self.embedding = model.features, model.heads, model.embedding

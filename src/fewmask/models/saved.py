@@ -21,7 +21,7 @@ def load_model(folder: AnyPath, device: torch.device | str = "cpu") -> Universal
     weights that differ from those that the run wrote."""
     run = RunFolder(Path(folder))
     network = run.read_network()
-    model = networks(network.model, network.spaces, network.members)
+    model = networks(network.model, network.spaces, network.members, inputs=network.inputs)
     try:
         model.load_state_dict(load_weights(run.weights, network.weights))
     except RuntimeError as error:

@@ -15,11 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewmask.config import ModelSettings
+from fewmask.config.inputs import PLAIN, InputSettings
 from fewmask.config.scale import Scale, scaled
+from fewmask.formats.bands import stretched
 from fewmask.labels import VOID, LabelSpace
 from fewmask.models import encoders
 from fewmask.models.memory import is_out_of_memory, memory_for
 from fewmask.models.norms import set_norms
+from fewmask.models.stems import Stems, normalisation, set_stems
 from fewmask.models.tuning import freeze_untrained
 from fewmask.randomness import torch_seed
 
@@ -30,22 +33,33 @@ STRIP = 2**24
 class UniversalSegmenter(nn.Module):
     """F, {G_k} and E of Kalluri et al. (ICCV 2019), with current encoders and decoders as F.
 
-    Images are RGB in 0–255, of any size. The network normalises them, pads them to its stride and crops its output.
+    Images are in 0–255, of any size. The network normalises them, pads them to its stride and crops its output. They
+    are RGB or have the channels that `inputs` gives, see `models.stems`.
     """
 
-    def __init__(self, settings: ModelSettings, spaces: Mapping[str, LabelSpace], seed: int = 0) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        spaces: Mapping[str, LabelSpace],
+        seed: int = 0,
+        inputs: Mapping[str, InputSettings] | None = None,
+    ) -> None:
         """Raises ValueError that names the setting when an encoder, decoder or stride does not exist or fit."""
         super().__init__()
         self.settings = settings
         self.spaces = dict(spaces)
         self.sizes: Mapping[str, Scale] = dict.fromkeys(spaces)
         """The size to which the images of each domain were resized when its head was trained."""
-        mean, std = encoders.normalisation(settings)
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.inputs = {name: (inputs or {}).get(name, PLAIN) for name in spaces}
+        """What the pixels of each domain's images are."""
+        self.stems = Stems.of_inputs(self.inputs)
+        mean, std = normalisation(self.stems, *encoders.normalisation(settings))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "init"))
             self.features = encoders.build(settings)
+            set_stems(self.encoder, self.stems)
             set_norms(self.features, self.encoder, settings.norm)
             self.channels, self.stride = self._probe()
             self.heads = nn.ModuleDict(
@@ -76,12 +90,13 @@ class UniversalSegmenter(nn.Module):
         try:
             enough = memory_for(f"on one image of {side}×{side}", "free memory, or take a smaller model.encoder")
             with enough, torch.no_grad():
-                out = self.features(torch.zeros(1, 3, side, side))
+                out = self.features(torch.zeros(1, self.stems.total, side, side))
         except (AssertionError, RuntimeError, ValueError, IndexError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
+            pixels = "RGB images" if self.stems.total == 3 else f"images of {self.stems.total} channels"
             raise ValueError(
-                f"model.encoder: {self.settings.encoder} with {self.settings.decoder} does not take RGB images of "
+                f"model.encoder: {self.settings.encoder} with {self.settings.decoder} does not take {pixels} of "
                 f"{side}×{side} ({' '.join(str(error).split())[:300]}); take one that works at any size, or see its "
                 "`encoder_options` and `decoder_options`"
             ) from None
@@ -96,9 +111,12 @@ class UniversalSegmenter(nn.Module):
     def encoder(self) -> nn.Module:
         return encoders.encoder_of(self.features)
 
-    def encode(self, image: Tensor) -> Tensor:
-        """F: image (B,3,H,W) uint8 or float in 0–255 → features (B,C,h,w) of the image padded to the stride."""
-        image = (image.to(self.mean.dtype) - self.mean) / self.std
+    def encode(self, image: Tensor, domain: str | None = None) -> Tensor:
+        """F: image (B,3,H,W) uint8 or float in 0–255 → features (B,C,h,w) of the image padded to the stride.
+
+        Where domains have images of different channels, the image is that of a batch or of a `domain`.
+        """
+        image = self.stems.normalised(image, self.mean, self.std, domain)
         height, width = image.shape[-2:]
         image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
         return self.features(image)
@@ -146,20 +164,30 @@ class UniversalSegmenter(nn.Module):
     def forward(self, image: Tensor, domain: str) -> Tensor:
         """Logits (B,C_k,H,W) of `domain`'s classes at the size of the image."""
         height, width = image.shape[-2:]
-        return self.logits(self.encode(image), domain, (height, width))
+        return self.logits(self.encode(image, domain), domain, (height, width))
 
     def predict(self, image: np.ndarray, domain: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """An image (H,W,3) uint8 RGB → the class of each pixel (H,W) uint8 and the probabilities (C_k,H,W) float32.
 
-        The image is resized to the size of the domain, as in `fewmask predict`. Raises ValueError for a domain that the
-        model does not have, and for an array of another shape or type.
+        Of a domain with other channels or another depth the image is (H,W,C), with the values of its files. The image
+        is resized to the size of the domain, as in `fewmask predict`. Raises ValueError for a domain that the model
+        does not have, and for an array of another shape or type.
         """
         if domain is None and len(self.domains) == 1:
             (domain,) = self.domains
         if domain not in self.domains:
             raise ValueError(f"domain {domain!r}: no such head; give one of {', '.join(self.domains)}")
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"the image is {image.dtype} of shape {image.shape}; give uint8 of (H,W,3), in RGB")
+        pixels = self.inputs[domain]
+        deep = pixels.depth != 8
+        if image.ndim != 3 or image.shape[2] != len(pixels.channels) or (not deep and image.dtype != np.uint8):
+            what = "RGB" if pixels.plain else ", ".join(pixels.channels)
+            kind = "numbers" if deep else "uint8"
+            raise ValueError(
+                f"the image is {image.dtype} of shape {image.shape}; give {kind} of "
+                f"(H,W,{len(pixels.channels)}), in {what}"
+            )
+        if deep:
+            image = stretched(image, pixels.stretch or ())
         size = image.shape[0], image.shape[1]
         height, width = scaled(size, self.sizes[domain])
         small = image if size == (height, width) else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

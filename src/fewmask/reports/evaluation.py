@@ -19,6 +19,7 @@ from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.evaluation import LabelledBatches, as_array
 from fewmask.engine.metrics import confusion, reliability, scores
+from fewmask.formats.bands import as_rgb
 from fewmask.labels import NOT_LABELLED, Mask
 from fewmask.models.universal import UniversalSegmenter
 
@@ -125,4 +126,4 @@ def image_panel(model: UniversalSegmenter, domain: Domain, stem: str, precision:
     if truth is not None:
         matrix = confusion(torch.from_numpy(prediction), torch.from_numpy(truth), domain.space.num_classes)
         miou = scores(matrix, domain.space.names)["miou"]
-    return ImagePanel(stem, miou, image, truth, prediction, entropy.cpu().numpy())
+    return ImagePanel(stem, miou, as_rgb(image), truth, prediction, entropy.cpu().numpy())

@@ -17,6 +17,7 @@ from fewmask.data.domain import Domain
 from fewmask.document.html import picture
 from fewmask.document.model import Block, Gallery, Key, Note, Row, Section
 from fewmask.engine.guess import predictor
+from fewmask.formats.bands import as_rgb
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.plurals import count
 from fewmask.reports.asking import decided_by_question, ledger_of
@@ -105,16 +106,16 @@ def _region(question: Question, answer: Mask | None, domain: Domain, network: Pr
     )
     inside = np.zeros(image.shape[:2], bool)
     question.window(inside)[:] = question.inside
-    around = _around(question, image)
-    pictures = [picture(_outlined(image, inside, around), description, "")]
+    around, rgb = _around(question, image), as_rgb(image)
+    pictures = [picture(_outlined(rgb, inside, around), description, "")]
     if network is not None:
         label, _ = network.predict(domain.name, image)
-        pictures.append(picture(_painted(image, inside, label, domain.space, around), f"Guess for {description}"))
+        pictures.append(picture(_painted(rgb, inside, label, domain.space, around), f"Guess for {description}"))
     answered = np.full(image.shape[:2], NOT_LABELLED, np.uint8)
     if answer is not None:
         question.window(answered)[question.inside] = answer[question.inside]
     pictures.append(
-        picture(_painted(image, inside, answered, domain.space, around), f"Answer for {description}: {words}")
+        picture(_painted(rgb, inside, answered, domain.space, around), f"Answer for {description}: {words}")
     )
     return Row(f"{where}: {words}", pictures)
 

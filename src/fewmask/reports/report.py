@@ -275,7 +275,7 @@ def _before(
     if settings.weights == "imagenet":
         return "the initial weights were downloaded, and a report downloads nothing.", None
     try:
-        start = UniversalSegmenter(settings, model.spaces, last.config.seed)
+        start = UniversalSegmenter(settings, model.spaces, last.config.seed, model.inputs)
     except (ValueError, OSError) as error:
         return f"the initial weights cannot be read: {error}", None
     return "before the training", start.to(model.mean.device).eval()
@@ -283,7 +283,7 @@ def _before(
 
 def _twin(model: UniversalSegmenter, seed: int, run: RunFolder, weights: Path) -> UniversalSegmenter:
     """A network with the settings of the model and these weights, which the run wrote."""
-    twin = UniversalSegmenter(model.settings, model.spaces, seed)
+    twin = UniversalSegmenter(model.settings, model.spaces, seed, model.inputs)
     twin.load_state_dict(load_weights(weights, run.digest_of(weights)))
     return twin.to(model.mean.device).eval()
 

@@ -65,7 +65,7 @@ def sample_cells(
             cells = _draw(label, np.full(256, of_image), rng)
             image = torch.from_numpy(domain.image(stem))[None]
             for model, network_vectors in zip(models, vectors, strict=True):
-                network_vectors.append(_cells(model, image, embedding, precision)[cells])
+                network_vectors.append(_cells(model, image, name, embedding, precision)[cells])
             labels.append(label[cells].astype(np.int64) + first)
             row += 1
             progress(1)
@@ -89,11 +89,11 @@ def _draw(label: np.ndarray, most: np.ndarray, rng: np.random.Generator) -> np.n
     return np.sort(by_class[rank < most[label[by_class]]])
 
 
-def _cells(model: UniversalSegmenter, image: Tensor, embedding: bool, precision: Precision) -> np.ndarray:
+def _cells(model: UniversalSegmenter, image: Tensor, domain: str, embedding: bool, precision: Precision) -> np.ndarray:
     """Unit vectors (h·w,D) of an image (1,H,W,3) uint8."""
     device = model.mean.device
     with autocast(device, precision):
-        features = model.encode(image.to(device).permute(0, 3, 1, 2))
+        features = model.encode(image.to(device).permute(0, 3, 1, 2), domain)
         embedded = model.embed(features) if embedding else model.embedding[0](features)
     flat = embedded[0].float().flatten(1).T
     return torch.nn.functional.normalize(flat, dim=1).cpu().numpy()

@@ -200,6 +200,10 @@ class RunFolder:
             raise ValueError(f"{self.config}: damaged (not the configuration of a run); {fix}")
         return data
 
+    def kept(self, config: Config) -> Config:
+        """The configuration with what this run, where there is one, has kept of its images."""
+        return settings.with_stretch_of(config, self.load_config()) if self.config.exists() else config
+
     def load_config(self) -> Config:
         """The configuration. Raises ValueError where the folder holds none."""
         try:

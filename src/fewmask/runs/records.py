@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from fewmask.config import Fraction, ModelSettings
+from fewmask.config import Fraction, InputSettings, ModelSettings
 from fewmask.config.scale import Scale
 from fewmask.labels import LabelSpace
 from fewmask.runs.reading import FileRecord, Record
@@ -257,6 +257,8 @@ class Description(FileRecord):
     """By domain, its label space as plain data."""
     sizes: dict[str, Scale] = {}
     """By domain, the size of its images in training; their own size by default."""
+    inputs: dict[str, InputSettings] = {}
+    """By domain, what the pixels of its images are; 8-bit RGB by default."""
     model: ModelSettings
     members: int = Field(1, ge=1, le=16, strict=True)
     """The number of networks whose logits are averaged."""
@@ -274,6 +276,13 @@ class Description(FileRecord):
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(f"{name}: not a label space ({type(error).__name__}: {error})") from None
         return domains
+
+    @field_validator("inputs")
+    @classmethod
+    def _are_settled(cls, inputs: dict[str, InputSettings]) -> dict[str, InputSettings]:
+        if missing := [name for name, one in inputs.items() if one.unsettled]:
+            raise ValueError(f"{', '.join(missing)}: no `stretch`, the values that become 0 and 255")
+        return inputs
 
     @property
     def spaces(self) -> dict[str, LabelSpace]:

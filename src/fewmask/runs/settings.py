@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewmask.config import Config
+from fewmask.config.domains import FilesDomain
 
 # Settings that may differ between a run and its continuation, or between seeds. They choose where to compute or what to
 # report, and do not change the result.
@@ -32,6 +33,17 @@ def essence(config: Config) -> dict[str, Any]:
         if section:
             del section[name]
     return data
+
+
+def with_stretch_of(config: Config, run: Config) -> Config:
+    """The configuration with the stretch that a run of it has kept, where it leaves that to the images: they may be
+    more by now, and a run goes on as it began."""
+    domains = dict(config.domains)
+    for name, own in domains.items():
+        kept = run.domains.get(name)
+        if isinstance(own, FilesDomain) and isinstance(kept, FilesDomain) and own.unsettled:
+            domains[name] = own.model_copy(update={"stretch": kept.stretch})
+    return config.model_copy(update={"domains": domains})
 
 
 def changed_settings(before: Config, now: Config) -> list[tuple[str, Any, Any]]:

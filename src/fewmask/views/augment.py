@@ -11,8 +11,13 @@ import numpy as np
 from fewmask.config import AugmentSettings
 from fewmask.labels import VOID, Mask
 
-# ImageNet's mean colour: padding that the normalised network sees as zero.
 PADDING = (124, 116, 104)
+"""ImageNet's mean colour: padding that the normalised network sees as zero."""
+
+
+def padding(channels: int) -> tuple[int, ...]:
+    """The padding of images with so many channels; of other images than RGB the mean of that colour."""
+    return PADDING if channels == 3 else (round(sum(PADDING) / 3),) * channels
 
 
 def weak_view(
@@ -38,12 +43,15 @@ def weak_view(
         image.shape[:2], size, low + (high - low) * scale, (along_y, along_x), bool(flip < settings.flip)
     )
     dsize = (size[1], size[0])
+    channels = image.shape[2]
+    border = padding(channels)[:4]  # OpenCV goes through these in turn where there are more channels
     view = cv2.warpAffine(
-        image, matrix, dsize, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=PADDING
+        image, matrix, dsize, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
     )
     mask = cv2.warpAffine(
         label, matrix, dsize, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(VOID, 0)
     )
+    view = view.reshape(*size, channels)  # OpenCV drops the axis of a single channel
     if settings.jitter:
         view = jitter(view, settings.jitter, rng)
     return view, mask
@@ -73,13 +81,18 @@ def _offset(room: float, along: float) -> int:
 
 
 def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Scale brightness, contrast and saturation of (h,w,3) uint8, each by U(1 − strength, 1 + strength)."""
+    """Scale brightness, contrast and saturation of (h,w,3) uint8, each by U(1 − strength, 1 + strength).
+
+    Images with other than three channels have no saturation.
+    """
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     values = np.arange(256, dtype=np.float32) * brightness
     mean = float(image.mean()) * brightness
     table = np.clip((values - mean) * contrast + mean, 0, 255).astype(np.uint8)
-    image = cv2.LUT(image, table)
-    return cv2.addWeighted(image, float(saturation), grey(image), float(1 - saturation), 0)
+    changed = cv2.LUT(image, table).reshape(image.shape)
+    if image.shape[2] != 3:
+        return changed
+    return cv2.addWeighted(changed, float(saturation), grey(changed), float(1 - saturation), 0)
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -142,9 +142,11 @@ class ReplayBuffer(NamedTuple):
     """() int64: how many images have ever been remembered."""
 
     @classmethod
-    def empty(cls, places: int, size: tuple[int, int], device: torch.device | str = "cpu") -> ReplayBuffer:
+    def empty(
+        cls, places: int, size: tuple[int, int], device: torch.device | str = "cpu", planes: int = 3
+    ) -> ReplayBuffer:
         return cls(
-            torch.zeros(places, 3, *size, dtype=torch.uint8, device=device),
+            torch.zeros(places, planes, *size, dtype=torch.uint8, device=device),
             torch.full((places, *size), VOID, dtype=torch.uint8, device=device),
             torch.zeros((), dtype=torch.int64, device=device),
         )

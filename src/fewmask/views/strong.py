@@ -12,7 +12,7 @@ import numpy as np
 
 from fewmask.config import CutoutSettings, NoiseSettings, StrongSettings
 from fewmask.labels import VOID, Mask
-from fewmask.views.augment import PADDING, grey
+from fewmask.views.augment import grey, padding
 
 
 def noisy_view(
@@ -26,10 +26,12 @@ def noisy_view(
 
 def strong_view(image: np.ndarray, settings: StrongSettings, rng: np.random.Generator) -> np.ndarray:
     """Random Gaussian blur, colour jitter and grey: (h,w,3) uint8 RGB → (h,w,3) uint8, which may be the input itself.
+    Images with other than three channels keep their saturation, hue and grey.
 
     The number of draws depends neither on the image nor on the settings.
     """
     blurred, jittered, greyed, width = rng.uniform(size=4)
+    shape, coloured = image.shape, image.shape[2] == 3
     changes = rng.uniform(-1, 1, 4) * (settings.brightness, settings.contrast, settings.saturation, settings.hue)
     order = rng.permutation(4)
     blur = bool(blurred < settings.blur)
@@ -38,13 +40,14 @@ def strong_view(image: np.ndarray, settings: StrongSettings, rng: np.random.Gene
     if jitter:
         # Both sources use torchvision's ColorJitter, which applies the four in random order.
         for i in order:
-            image = JITTER[i](image, changes[i])
-    if recolour and greyed < settings.grey and (jitter or not settings.grey_needs_jitter):
+            if coloured or JITTER[i] in (brightness, contrast):
+                image = JITTER[i](image, changes[i]).reshape(shape)
+    if coloured and recolour and greyed < settings.grey and (jitter or not settings.grey_needs_jitter):
         image = grey(image)
     if blur:
         low, high = settings.sigma
         image = cv2.GaussianBlur(image, (0, 0), low + (high - low) * width)
-    return image
+    return image.reshape(shape)  # OpenCV drops the axis of a single channel
 
 
 def cutout(
@@ -62,7 +65,7 @@ def cutout(
     image, label = image.copy(), label.copy()
     for top, left in np.floor(centres * label.shape).astype(int) - settings.side // 2:
         hole = slice(max(top, 0), top + settings.side), slice(max(left, 0), left + settings.side)
-        image[hole], label[hole] = PADDING, VOID
+        image[hole], label[hole] = padding(image.shape[2]), VOID
     return image, label
 
 
@@ -72,7 +75,7 @@ def brightness(image: np.ndarray, change: float) -> np.ndarray:
 
 def contrast(image: np.ndarray, change: float) -> np.ndarray:
     """Change the contrast about the mean of the grey image."""
-    mean = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()
+    mean = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image).mean()
     table = (np.arange(256) - mean) * (1 + change) + mean
     return cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))
 

@@ -21,6 +21,7 @@ import numpy as np
 from fewmask.annotation.page.ahead import Ahead, Key, Read
 from fewmask.annotation.page.features import Box
 from fewmask.annotation.page.smart_select import Prompt, Scores, within
+from fewmask.formats.bands import as_rgb
 
 SIDE = 1024
 """S where the file does not fix it."""
@@ -119,7 +120,8 @@ class Sam:
         down, across = self._scale((height, width))
         resized = max(round(height * down), 1), max(round(width * across), 1)
         smaller = resized[0] < height
-        small = cv2.resize(image, resized[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        small = cv2.resize(as_rgb(image), resized[::-1], interpolation=way)
         inputs: np.ndarray = small.astype(np.float32)
         if self._rank == 4:
             inputs = inputs / 255 if self._family == "efficient" else (inputs - MEAN) / STD

@@ -30,6 +30,7 @@ from fewmask.annotation.tasks import identity
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import STEPS
+from fewmask.formats.bands import as_rgb
 from fewmask.labels import NOT_LABELLED, Mask
 
 AT_ONCE = 256
@@ -265,7 +266,8 @@ class LabellingService:
     def segments(self, number: int) -> dict[str, Any]:
         """The superpixels of the region's box."""
         question = self._question(number)
-        return {"values": rle_codec.encode(segments.cut(question.window(self._image(question.domain, question.stem))))}
+        image = self._image(question.domain, question.stem)
+        return {"values": rle_codec.encode(segments.cut(question.window(as_rgb(image))))}
 
     def prepare(self, number: int) -> dict[str, Any]:
         """Start to compute what smart select and learning need of a question's image."""
@@ -309,7 +311,7 @@ class LabellingService:
         """The image of a question as BMP, which is exact. Encoding a PNG takes a hundred times longer, and the page
         would wait for it longer than for anything else."""
         question = self._question(number)
-        image = cv2.cvtColor(self._image(question.domain, question.stem), cv2.COLOR_RGB2BGR)
+        image = cv2.cvtColor(as_rgb(self._image(question.domain, question.stem)), cv2.COLOR_RGB2BGR)
         done, data = cv2.imencode(".bmp", image)
         assert done
         return data.tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from fewmask.config import (
@@ -15,13 +16,14 @@ from fewmask.config import (
     SunrgbdDomain,
     VocDomain,
 )
-from fewmask.config.domains import installed_layouts
+from fewmask.config.domains import FilesDomain, installed_layouts
 from fewmask.data.domain import Domain, FileSource
 from fewmask.data.layouts import camvid, cityscapes, folder, idd, sunrgbd, voc
 from fewmask.data.layouts.listing import Index, Listing, Problem
 from fewmask.data.masks import PixelMasks
+from fewmask.data.stretch import settle_readable, settle_stretch
 
-__all__ = ["Index", "Listing", "Problem", "index", "load_domain"]
+__all__ = ["Index", "Listing", "Problem", "index", "index_to_check", "load_domain"]
 
 
 def index(settings: DomainSettings) -> Index:
@@ -44,6 +46,15 @@ def index(settings: DomainSettings) -> Index:
     raise AssertionError(f"{settings.layout} has no files")
 
 
+def index_to_check(settings: DomainSettings) -> Index:
+    """The index with what its images are read by. Images that cannot be read are left to who opens each of them."""
+    found = index(settings)
+    assert isinstance(settings, FilesDomain), "scenes have no files"
+    pixels, error = settle_readable(settings.input, [found.images[stem] for stem in found.splits["train"]])
+    told = () if error is None else (Problem.of(error, found.root),)
+    return replace(found, input=pixels, problems=(*found.problems, *told))
+
+
 def load_domain(name: str, settings: DomainSettings, keep: bool = False) -> Domain:
     """The domain that the settings describe. Raises one ValueError that lists every error of its listing.
 
@@ -58,8 +69,12 @@ def load_domain(name: str, settings: DomainSettings, keep: bool = False) -> Doma
     if found.errors:
         raise ValueError(f"domain {name}:\n" + "\n".join(f"  {p}" for p in found.errors))
     assert found.space is not None
+    try:
+        pixels = settle_stretch(settings.input, [found.images[stem] for stem in found.splits["train"]])
+    except ValueError as error:
+        raise ValueError(f"domain {name}:\n  {error}") from None
     source = FileSource(
         found.root, found.images, found.masks, found.space, settings.size, {} if keep else None,
-        found.reader or PixelMasks(), found.upright,
+        found.reader or PixelMasks(), found.upright, pixels,
     )  # fmt: skip
-    return Domain(name, found.space, source, found.splits, found.labelled, size=settings.size)
+    return Domain(name, found.space, source, found.splits, found.labelled, size=settings.size, input=pixels)

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from fewmask.config.inputs import PLAIN, InputSettings
 from fewmask.data.domain import SPLITS
 from fewmask.data.masks import MaskReader, PixelMasks
 from fewmask.labels import LabelSpace
@@ -75,6 +76,8 @@ class Index:
     """None where the classes that masks need to be read could not be."""
     upright: bool = False
     """Whether images are turned as their orientation tags ask."""
+    input: InputSettings = PLAIN
+    """What its images are read by, once that is known."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:

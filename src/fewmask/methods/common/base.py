@@ -40,6 +40,8 @@ class Method(nn.Module):
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     name: ClassVar[str]
+    rgb_alone: ClassVar[bool] = False
+    """It makes images of its own, which are RGB: domains with other channels are refused."""
 
     def __init__(self, settings: MethodSettings, domains: Mapping[str, Domain]) -> None:
         """Raises ValueError when the settings and the domains do not fit."""

@@ -166,7 +166,7 @@ class FixedPrototypes(Prototypes):
             for stem in domain.labelled:
                 image = torch.from_numpy(domain.image(stem)).to(device).permute(2, 0, 1)[None]
                 mask = torch.from_numpy(domain.mask(stem)).to(device)[None]
-                features = pool(model.encode(image)).float().permute(0, 2, 3, 1).flatten(0, 2)
+                features = pool(model.encode(image, domain.name)).float().permute(0, 2, 3, 1).flatten(0, 2)
                 label = at_stride(mask, model.embedding_stride, model.multiple).flatten()
                 has_class = label < NOT_LABELLED
                 yield features[has_class], label[has_class].long() + first

@@ -32,8 +32,9 @@ class Replay(nn.Module):
 
     def fit(self, image: Tensor) -> None:
         """Make room for images (B,3,H,W) of this size, which is known from the first batch on."""
-        if self.image.shape[2:] != image.shape[2:]:
-            self._keep(ReplayBuffer.empty(self.places, (image.shape[2], image.shape[3]), image.device))
+        if self.image.shape[1:] != image.shape[1:]:
+            planes, height, width = image.shape[1:]
+            self._keep(ReplayBuffer.empty(self.places, (height, width), image.device, planes))
 
     def observe(self, image: Tensor, label: Tensor) -> None:
         """Count the classes of the rows (B,3,H,W), (B,H,W) of all processes, and remember the rows with a rare

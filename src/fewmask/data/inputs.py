@@ -1,0 +1,134 @@
+"""Image files as a domain's settings say: 8-bit RGB by default, or any number of channels of any depth.
+
+Shapes: H×W pixels · C channels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fewmask.config.inputs import PLAIN, InputSettings
+from fewmask.data.headers import damaged, examine, white_is_zero
+from fewmask.data.kinds import Cell, Kind, judge, judge_properties
+from fewmask.data.reading import Picture, decode_png, image_kind, read_bytes, read_picture
+from fewmask.formats.bands import stretched
+
+COUNTS = {"grey": 1, "grey and alpha": 2, "RGB": 3, "RGB and alpha": 4}
+"""How many channels the pixels of a PNG have."""
+
+
+def read_input(path: Path, settings: InputSettings = PLAIN) -> Picture:
+    """An image file as (H,W,C) uint8, in the orientation of its pixels. Raises ValueError that names the file."""
+    if settings.plain:
+        return read_picture(path)
+    pixels, kind = read_values(path, settings)
+    if settings.depth != 8:
+        assert settings.stretch is not None, "`settle_stretch` comes before the first image"
+        pixels = stretched(pixels, settings.stretch)
+    return Picture(pixels, kind)
+
+
+def input_kind(path: Path, settings: InputSettings = PLAIN) -> Kind:
+    """What an image file is like, its size for instance, without a pixel being unpacked. Errors as in `read_input`."""
+    return image_kind(path) if settings.plain else _examined(path, settings)[1]
+
+
+def remarks(kind: Kind, settings: InputSettings = PLAIN) -> Iterator[Cell]:
+    """What has to be known of an image of this kind that is read."""
+    told = judge(kind) if settings.plain else judge_properties(kind)
+    return (cell for cell in told if cell.fix)
+
+
+def read_values(path: Path, settings: InputSettings) -> tuple[np.ndarray, Kind]:
+    """The pixels (H,W,C) of an image as its file has them, and what the file is like."""
+    data, kind = _examined(path, settings)
+    if kind.container == "PNG":
+        pixels = _png(data, kind, path)
+    elif kind.container == "TIFF":
+        pixels = _tiff(data, path, len(settings.channels))
+    else:
+        pixels = read_picture(path).pixels[..., : len(settings.channels)]
+    if pixels.shape != (kind.height, kind.width, len(settings.channels)):
+        raise damaged(path, f"its header claims {kind.width}×{kind.height} pixels of {len(settings.channels)} channels")
+    _check_depth(pixels, path, settings)
+    return pixels, kind
+
+
+def _examined(path: Path, settings: InputSettings) -> tuple[bytes, Kind]:
+    """The bytes of an image that has the channels of the settings, and its kind."""
+    data = read_bytes(path)
+    kind, wanted = examine(data, path), len(settings.channels)
+    if kind.container == "TIFF" and kind.bands == 1 and kind.pages == wanted:
+        kind = replace(kind, bands=wanted, pages=1)  # a page for each channel
+    for cell in judge_properties(kind):
+        if cell.verdict == "refused":
+            raise ValueError(f"{path}: {cell.how}; {cell.fix}")
+    if kind.container not in ("PNG", "TIFF") and settings.depth != 8:
+        raise ValueError(f"{path}: a {kind.container}, which has 8 bits a value here; remove `depth`, or give a TIFF")
+    if kind.channels in ("palette", "CMYK", "Lab") or kind.depth in ("1", "2", "4", "mixed") or kind.clear:
+        what = "a transparent colour" if kind.clear else f"pixels of kind {kind.channels} with {kind.depth} bits"
+        raise ValueError(f"{path}: {what}, which are no channels of numbers; save them as a TIFF of numbers")
+    if kind.container == "TIFF" and white_is_zero(data):
+        raise ValueError(f"{path}: its 0 is white (WhiteIsZero); save it with black as 0")
+    count = kind.bands if kind.container == "TIFF" else COUNTS.get(kind.channels, 0)
+    if count != wanted:
+        raise ValueError(
+            f"{path}: it has {count} channels, and the domain's `channels` are {wanted} ({', '.join(settings.channels)}"
+            "); name those that the images have, or save the image with these"
+        )
+    return data, kind
+
+
+def _png(data: bytes, kind: Kind, path: Path) -> np.ndarray:
+    pixels = decode_png(data, cv2.IMREAD_UNCHANGED, path)
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    if kind.channels == "grey and alpha":  # which OpenCV makes four of
+        return np.ascontiguousarray(pixels[..., [0, 3]])
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _tiff(data: bytes, path: Path, count: int) -> np.ndarray:
+    """By tifffile, which knows any number of bands, in turns or one after the other, and a page for each."""
+    try:
+        import tifffile
+    except ImportError:
+        raise ValueError(f'{path}: its channels are read by tifffile; pip install "fewmask[tiff]"') from None
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            pages = [page.aspage() for page in file.pages if not page.aspage().subfiletype & 5]
+            for page in pages:  # tifffile fills what is missing with 0
+                parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+                if not parts or any(size == 0 or start + size > len(data) for start, size in parts):
+                    raise ValueError("a part of its pixels is missing")
+            found = [page.asarray() for page in pages]
+            planar = int(pages[0].planarconfig) == 2 and found[0].ndim == 3
+    except Exception as error:  # of damaged files tifffile and its decoders raise a dozen types
+        if "imagecodecs" in str(error):
+            raise ValueError(f'{path}: its compression needs imagecodecs; pip install "fewmask[tiff]"') from None
+        raise damaged(path, error) from None
+    pixels = found[0] if len(found) == 1 else np.stack(found, axis=-1)
+    if planar:
+        pixels = np.moveaxis(pixels, 0, -1)
+    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], count) if pixels.ndim == 2 else pixels)
+
+
+def _check_depth(pixels: np.ndarray, path: Path, settings: InputSettings) -> None:
+    sort, bits = pixels.dtype.kind, 8 * pixels.dtype.itemsize
+    depth = "float" if sort == "f" else bits
+    if depth != settings.depth or sort not in "fiu" or (bits == 8 and sort == "i"):
+        known = depth in (8, 16, 32, "float") and pixels.dtype != np.int8
+        fix = f"write `depth: {depth}`" if known else "save it as integers of 16 bits"
+        raise ValueError(f"{path}: {pixels.dtype} pixels, and the domain's `depth` is {settings.depth}; {fix}")
+    if sort == "f" and not (finite := np.isfinite(pixels)).all():
+        y, x, channel = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"{path}: {pixels[y, x, channel]} in channel {settings.channels[channel]} at column {x}, row {y}, and "
+            f"{np.count_nonzero(~finite):,} such values in all; write a number there, and void in its mask"
+        )
