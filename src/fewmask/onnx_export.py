@@ -128,8 +128,8 @@ def metadata(model: UniversalSegmenter, domains: Sequence[str]) -> dict[str, str
     """The metadata of the file as text: `fewmask.version`, `fewmask.stride` (the multiple to which sizes are padded),
     `fewmask.input`, and as JSON `fewmask.domains`. For each domain it holds the output, names, colours, raw and void
     ids, and `size`, to which images were resized in training (a factor, `[height, width]`, or null). Of other images
-    than 8-bit RGB it also holds `channels`, `depth` and `stretch`. The graph does not resize images. Its caller does, by
-    the mean of the pixels."""
+    than 8-bit RGB it also holds `channels`, `depth` and `stretch`. The graph does not resize images. Its caller does,
+    by the mean of the pixels."""
     spaces = {
         d: {"output": f"logits_{d}", "size": model.sizes[d], **model.spaces[d].to_dict(), **_input_of(model, d)}
         for d in domains

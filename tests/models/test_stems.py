@@ -21,7 +21,7 @@ from ondisk import assert_same_run, plain, write_bands, write_domain
 from fewmask.config import METHODS as SETTINGS_OF_METHODS
 from fewmask.config import InputSettings
 from fewmask.data.reading import read_mask
-from fewmask.engine.evaluation import count, evaluate
+from fewmask.engine.evaluation import count_predictions, evaluate
 from fewmask.engine.fit import train
 from fewmask.engine.prediction import predict
 from fewmask.engine.prototypes import load_fused
@@ -282,7 +282,7 @@ def test_scores_of_a_run_and_of_its_heads_elsewhere(run: Path) -> None:
     model, domains = load_model(run), load_domains(load_config(run))
     found = evaluate(model, domains, "val", workers=0)
     assert set(found["domains"]) == {"streets", "fields", "cells"}
-    assert count(model, domains["cells"], "val", workers=0).confusion.sum() > 0
+    assert count_predictions(model, domains["cells"], "val", workers=0).confusion.sum() > 0
     with pytest.raises(
         ValueError, match="its images have the channels grey, and the head of fields was trained on red"
     ):
