@@ -83,8 +83,11 @@ def test_a_layout(tmp_path: Path) -> None:
     assert (domain.labelled, domain.unlabelled) == (("train0",), ("train1",))
     assert [mask.shape for _, mask in domain.dataset("test")] == [(8, 9)]
     assert fewmask.parse_config(yaml.safe_load(dump(config))) == config
-    with pytest.raises(ValueError, match=r"domains\.mine\.maks: unknown key"):
-        fewmask.parse_config(data | {"domains": {"mine": {**data["domains"]["mine"], "maks": "x"}}})
+    for part in ("domains", "held_out"):
+        wrong = {**data["domains"]["mine"], "maks": "x", "other": 1}
+        with pytest.raises(ValueError, match=rf"(?s){part}\.m\.maks: unknown key; did you mean mask\?") as error:
+            fewmask.parse_config(data | {part: {"m": wrong}})
+        assert f"{part}.m.other: unknown key; remove it; there are absent, layout, mask, root, size" in str(error.value)
     with pytest.raises(ValueError, match=r"no such layout; take one of folder, .*, scenes, pairs"):
         fewmask.parse_config(data | {"domains": {"mine": {**data["domains"]["mine"], "layout": "piars"}}})
 

@@ -130,7 +130,7 @@ def reader(tmp_path: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_own_data(reader: Reader) -> None:
     reader.follow("tutorials/own-data.md")
-    assert "9 images, 7 masks, 2 images without one" in reader.said[0]
+    assert "9 images, 7 masks, 2 images without a mask" in reader.said[0]
     assert "train 5, val 2, test 2; 3 labelled" in reader.said[1]
     assert Path("runs/mine/model.onnx").exists()
     assert len(list(Path("predictions/masks").iterdir())) == len(list(Path("predictions-too/masks").iterdir())) == 9

@@ -24,7 +24,7 @@ from PIL import Image
 
 from fewmask import cli
 from fewmask.acquisition.budget import buys_nothing
-from fewmask.cli.terminal import _told
+from fewmask.cli.terminal import _details
 from fewmask.engine.checkpoint import load_state
 from fewmask.engine.device import forget_peak, memory_mib
 from fewmask.engine.fit import ProgressEvent
@@ -113,7 +113,7 @@ def test_a_wrong_command_line_has_code_2(arguments: list[str], fewmask: Fewmask)
 
 @pytest.mark.parametrize(("memory", "told"), [(512.4, "512 MiB · 3 clicks"), (None, "3 clicks")])
 def test_memory_is_told_where_it_is_known(memory: float | None, told: str) -> None:
-    assert _told(ProgressEvent("joint", "look", 1, 2, {}, 0.0, memory), "3 clicks") == told
+    assert _details(ProgressEvent("joint", "look", 1, 2, {}, 0.0, memory), "3 clicks") == told
 
 
 def test_windows_does_not_tell_the_peak_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_an_absent_configuration_is_named(tmp_path: Path, fewmask: Fewmask) -> N
     is_refused(fewmask("train", tmp_path / "no.yaml"), f"{tmp_path / 'no.yaml'}: not found")
 
 
-def test_the_version_is_told(fewmask: Fewmask) -> None:
+def test_the_version_is_details(fewmask: Fewmask) -> None:
     assert fewmask("--version") == (0, f"fewmask {version('fewmask')}\n", "")
 
 
@@ -335,13 +335,13 @@ def test_evaluate_of_what_is_not_there(trained: Path, tmp_path: Path, fewmask: F
 
 
 def test_evaluate_on_another_domain_asks_for_what_is_missing(trained: Path, config: Path, fewmask: Fewmask) -> None:
-    is_refused(fewmask("evaluate", trained, "--on", config), "--domain: say one of a, b")
-    is_refused(fewmask("evaluate", trained, "--on", config, "--domain", "a", "--head", "z"), "--head: say one of a, b")
+    is_refused(fewmask("evaluate", trained, "--on", config), "--domain: give one of a, b")
+    is_refused(fewmask("evaluate", trained, "--on", config, "--domain", "a", "--head", "z"), "--head: give one of a, b")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("c0: c0\nc0: c1\n", "c0 given twice"), ("- c0", "a class mapping is"), ("c0: 1", "write it in quotes: '1'")],
+    [("c0: c0\nc0: c1\n", "c0 given twice"), ("- c0", "not a class mapping"), ("c0: 1", "write it in quotes: '1'")],
 )
 def test_a_wrong_class_mapping_is_named(
     text: str, message: str, trained: Path, config: Path, tmp_path: Path, fewmask: Fewmask

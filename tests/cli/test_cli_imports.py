@@ -25,10 +25,10 @@ def test_nothing_more_than_there_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_was_left_aside_is_counted_by_reason_with_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, Import(0, 0, 0, 0, closed=2, aside=ASIDE))[1:] == [
-        "1,202 left aside:",
+        "1,202 left out:",
         "  1,200 a box or a caption, without a segmentation: annotation 1, annotation 2 and 1,198 more",
         "  2 not open, answered or skipped before by ada: a/x squares #1, a/x squares #2",
-        "  To answer the 2 that are not open all the same:",
+        "  To answer the 2 questions that are not open too:",
         f"  {COMMAND} --corrections",
     ]
 
@@ -36,9 +36,9 @@ def test_what_was_left_aside_is_counted_by_reason_with_names(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ("latest", "TAKE THE PLACE of answers by others: 9 by ada, 1 by cyd."),
-        ("majority", "Stand beside answers by others, as votes (answers.decide: majority): 9 by ada, 1 by cyd."),
-        ("trust", "Stand beside answers by others, as votes (answers.decide: trust): 9 by ada, 1 by cyd."),
+        ("latest", "THESE REPLACE answers by others: 9 by ada, 1 by cyd."),
+        ("majority", "These are votes beside answers by others (answers.decide: majority): 9 by ada, 1 by cyd."),
+        ("trust", "These are votes beside answers by others (answers.decide: trust): 9 by ada, 1 by cyd."),
     ],
 )
 def test_whose_answers_are_touched_and_how_to_take_that_back(
@@ -47,8 +47,8 @@ def test_whose_answers_are_touched_and_how_to_take_that_back(
     told = said(capsys, Import(10, 0, 0, 0, corrected=1, beside={"ada": 9, "cyd": 1}), rule)
     assert told[1].startswith(words)
     assert told[2:] == [
-        "1 of these take the place of another answer by the same annotator.",
-        "  To take back what came from there:",
+        "1 of these replaces another answer by the same annotator.",
+        "  To take back the answers of this import:",
         f"  {COMMAND} --take-back",
     ]
 
@@ -58,9 +58,9 @@ def test_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         "1 skipped.",
         "5 taken back:",
-        "4 came this way before",
-        "2 of these in part",
-        "--corrections to add",
+        "4 were imported before",
+        "2 of these are answered in part",
+        "with --corrections.",
     ):
         assert any(words in line for line in told), words
-    assert told[-1].startswith("1,234 painted pixels lie outside")
+    assert told[-1].startswith("1,234 painted pixels outside")

@@ -82,7 +82,7 @@ def test_every_head_is_scored_on_what_is_held_out(trained: Path, classes: Path, 
     assert sum(found["chosen"].values()) == found["heads"]["fused"]["images"] == 2
     assert json.loads((trained / "evaluations.jsonl").read_text().splitlines()[-1])["split"] == "val"
     shown = fewmask("evaluate", trained, "--domain", "c", "--classes", classes)
-    assert "fits best" in shown.out
+    assert "best domain:" in shown.out
     assert all(word in shown.out for word in ("fused", "auto", "zero"))
 
 
@@ -93,7 +93,7 @@ def test_a_folder_is_a_domain_too(trained: Path, data: Path, classes: Path, fewm
 
 
 def test_what_evaluate_is_not_told_is_asked_for(trained: Path, classes: Path, fewmask: Fewmask) -> None:
-    is_refused(fewmask("evaluate", trained, "--domain", "z"), "--domain: say one of a, b, c")
+    is_refused(fewmask("evaluate", trained, "--domain", "z"), "--domain: give one of a, b, c")
     is_refused(fewmask("evaluate", trained, "--domain", "c"), "c0: say which class", "c3: say which class")
     is_refused(fewmask("evaluate", trained, "--classes", classes), "--on or --domain")
 

@@ -289,7 +289,7 @@ def test_the_three_commands_pass(tmp_path: Path, fewmask: Fewmask, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     said = fewmask("init", "data", "--yes", "--out", "runs-of-mine")
     assert said.code == 0, said.err
-    assert "12 images, 8 masks, 4 images without one" in said.out
+    assert "12 images, 8 masks, 4 images without a mask" in said.out
     assert "0 errors" in said.out
     assert fewmask("check", "runs-of-mine/data.yaml").code == 0
 
@@ -300,11 +300,11 @@ def test_nothing_is_overwritten(tmp_path: Path, fewmask: Fewmask, monkeypatch: p
     (tmp_path / "classes.yaml").write_text("mine", encoding="utf-8")
     done = fewmask("init", "data", "--yes")
     assert done.code == 2
-    assert "classes.yaml: there already" in done.err
+    assert "classes.yaml: exists already" in done.err
     assert (tmp_path / "classes.yaml").read_text(encoding="utf-8") == "mine"
     assert not (tmp_path / "data.yaml").exists()
     monkeypatch.chdir(tmp_path / "data")
-    assert "where nothing is written" in fewmask("init", ".", "--yes").err
+    assert "where init writes nothing" in fewmask("init", ".", "--yes").err
 
 
 def few_masks(root: Path) -> None:
@@ -385,7 +385,7 @@ def test_a_dangling_link_is_in_the_way(tmp_path: Path, fewmask: Fewmask) -> None
     images_and_labels(tmp_path / "data")
     (tmp_path / "classes.yaml").symlink_to(tmp_path / "nowhere" / "x")
     done = fewmask("init", tmp_path / "data", "--yes", "--out", tmp_path)
-    assert done.code == 2 and "classes.yaml: there already" in done.err
+    assert done.code == 2 and "classes.yaml: exists already" in done.err
 
 
 def test_lines_of_splits_that_are_left_out_are_told(tmp_path: Path, fewmask: Fewmask) -> None:

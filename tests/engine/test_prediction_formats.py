@@ -23,7 +23,7 @@ from fewmask.data.layouts import load_domain
 from fewmask.data.pictures import write_mask
 from fewmask.engine.image_files import Item
 from fewmask.engine.prediction import predict
-from fewmask.engine.prediction_formats import rings, write_form
+from fewmask.engine.prediction_formats import FORM_PATHS, Form, rings, write_form
 from fewmask.formats.shapes import fill_rings
 from fewmask.labels import LabelSpace
 from fewmask.models.universal import UniversalSegmenter
@@ -128,6 +128,24 @@ def test_predict_writes_a_form_and_overwrites_where_it_is_told_to(network: Unive
     (tmp_path / "mine/kept.txt").write_text("x", encoding="utf-8")
     with pytest.raises(ValueError, match="neither a prediction nor an empty folder"):
         predict(network, images, tmp_path / "mine", overwrite=True)
+
+
+@pytest.mark.parametrize(("first", "second"), [("coco", "geojson"), ("labelme", "coco"), ("geojson", "png")])
+def test_forms_of_an_overwritten_prediction_are_named_and_kept(
+    first: Form, second: Form, network: UniversalSegmenter, tmp_path: Path
+) -> None:
+    images, out = tmp_path / "data/a/images", tmp_path / "out"
+    path = out / FORM_PATHS[first]
+    assert predict(network, images, out, form=first)["older_forms"] == []
+    assert predict(network, images, out, form=second)["older_forms"] == []  # both are of one prediction
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1)
+    before = {file: file.read_bytes() for file in ([path] if path.is_file() else path.iterdir())}
+    again = predict(network, images, out, form=second, overwrite=True)
+    assert again["older_forms"] == [str(path)] and all(file.read_bytes() == data for file, data in before.items())
+    assert predict(network, images, out, form=second)["older_forms"] == [str(path)]  # also when it is resumed
+    assert predict(network, images, out, form=first)["older_forms"] == []
 
 
 def test_images_are_turned_where_the_training_turned_them(network: UniversalSegmenter, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_the_size_is_told_by_the_command_the_card_and_the_file(
 ) -> None:
     done = fewmask("predict", single, data / "a" / "images", "--out", tmp_path / "out")
     assert done.code == 0, done.err
-    assert "a: images were seen at 0.25 of their height and width, as in training" in done.out
+    assert "a: the network saw images at 0.25 of their height and width, as in training" in done.out
     done = fewmask("evaluate", single, "--on", data / "a", "--split", "test")
     assert "images were read at 0.25 of their height and width, as in training" in done.out
     card = (single / "model-card.md").read_text(encoding="utf-8")

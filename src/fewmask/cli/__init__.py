@@ -1,7 +1,7 @@
-"""The verbs. Each is a thin layer over Python's `fewmask`; torch is imported inside the verb that needs it.
+"""The verbs of the command line. Each is a thin layer over the package `fewmask`. Only verbs that need torch import it.
 
-Results go to stdout, as text or with --json as JSON; progress and errors go to stderr.
-Exit code 0: done · 1: it failed · 2: the input is wrong.
+Results go to stdout, as text or with --json as JSON. Progress and errors go to stderr.
+Exit codes: 0 for success · 1 for a failure · 2 for wrong input.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fewmask.cli.training import check, demo, train
 app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False)
 
 BEGIN, TRAIN, ASK, RESULTS = "Begin", "Train, and use what was trained", "Ask people for labels", "Look at results"
-# Each verb with the panel that it is listed in and the line to copy.
+# Each verb with its panel in the help and its example.
 VERBS: dict[Callable[..., None], tuple[str, str]] = {
     demo: (BEGIN, "fewmask demo"),
     init: (BEGIN, "fewmask init my-images/"),
@@ -44,8 +44,8 @@ VERBS: dict[Callable[..., None], tuple[str, str]] = {
 }
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         from importlib.metadata import version
 
         print(f"fewmask {version('fewmask')}")
@@ -71,14 +71,14 @@ app.add_typer(recipes, name="recipes", rich_help_panel=RESULTS)
 
 
 def main() -> None:
-    """The `fewmask` command: the user's mistakes end with code 2 and one message, our failures with 1."""
+    """The `fewmask` command. Wrong input ends with code 2 and one message, a failure with code 1."""
     try:
         app()
     except ValueError as error:
         _fail(error, 2)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            _fail(_where_it_stopped(end) or "stopped; the same command goes on from what is on the disk", 1)
+            _fail(_where_it_stopped(end) or "stopped; the same command resumes from the files on the disk", 1)
         raise
     except (RuntimeError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.filename is not None and (fix := _PLACES.get(error.errno or 0)):
@@ -86,18 +86,18 @@ def main() -> None:
         _fail(f"{type(error).__name__}: {error}", 1)
 
 
-# What is wrong with the place that somebody named, not with the machine.
+# Errors of the path that the user gave. Other OSErrors are failures.
 _PLACES = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "fix its permissions, or name another place")
 _PLACES |= dict.fromkeys(
-    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "a file or folder is in the way, name another place"
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "a file or folder with this name exists, name another place"
 )
 
-# What typer makes of Ctrl-C, which it does not let through.
+# The exit code that typer uses for Ctrl-C.
 _INTERRUPTED = 130
 
 
 def _where_it_stopped(end: SystemExit) -> str:
-    """What a run that saved itself says; typer puts its own exits around that."""
+    """The message of a run that saved itself before it stopped. typer wraps it in exits of its own."""
     cause = end.__context__.__cause__ if end.__context__ else None
     return str(cause) if isinstance(cause, KeyboardInterrupt) else ""
 

@@ -1,4 +1,4 @@
-"""`python -m fewmask.cli` is `fewmask` too."""
+"""`python -m fewmask.cli` runs the command `fewmask`."""
 
 from fewmask.cli import main
 

@@ -1,4 +1,4 @@
-"""campaign, query, answer: rounds of training and asking, and what people do between them."""
+"""campaign, query, answer: run the rounds of a campaign, and exchange questions and answers between them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fewmask.data.domain import Domain
 
 Enough = Annotated[
-    bool, typer.Option("--enough", help="Train on the answers there are; the rest may be answered for a later round.")
+    bool, typer.Option("--enough", help="Train on the present answers; other questions stay open for a later round.")
 ]
 
 
@@ -51,11 +51,11 @@ def campaign(
     enough: Enough = False,
     accept_older_ledger: Annotated[
         bool,
-        typer.Option("--accept-older-ledger", help="Go on though the ledger lacks answers that were learnt from."),
+        typer.Option("--accept-older-ledger", help="Go on although the ledger lacks answers that a training used."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Rounds of train, score, ask, learn. It stops when people have questions; the same command goes on."""
+    """Run rounds of training, scoring the pool, and asking. It stops for people's answers; the same command goes on."""
     from fewmask.cli.training import settled
     from fewmask.config import read_config
 
@@ -71,30 +71,34 @@ def campaign(
 
 def query(
     run: RunFolder,
-    folder: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/questions by default.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="The folder to write to; RUN/questions by default.")
+    ] = None,
     tool: Annotated[
         str | None,
         typer.Option("--for", metavar="TOOL", help="folder (PNGs), label-studio, cvat or coco.", show_default="folder"),
     ] = None,
     annotator: Annotated[
         str | None,
-        typer.Option(help="For whom: without what they have answered, in RUN/questions-NAME.", show_default="anybody"),
+        typer.Option(
+            help="Leave out what this annotator has answered; write to RUN/questions-NAME.", show_default="anybody"
+        ),
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="A Label Studio server to send to; its token in LABEL_STUDIO_API_KEY."),
+        typer.Option(metavar="URL", help="Send to this Label Studio server; its token is in LABEL_STUDIO_API_KEY."),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Write a campaign's open questions for a tool: a folder of PNGs to paint in, or tasks to import.
 
-    With them goes what the network expects there, pixel by pixel. With --to they go to a running Label Studio; the same
-    command again sends what is not there yet.
+    The network's predictions go with them, pixel by pixel. With --to the questions go to a running Label Studio; the
+    same command again sends only new ones.
     """
     from fewmask.annotation.tools import known_tools
 
-    annotator = _name(annotator)
+    annotator = _annotator_name(annotator)
     domains = opened(run)
     from fewmask.engine.device import choose_device
     from fewmask.engine.guess import with_guesses
@@ -103,8 +107,8 @@ def query(
     if to is not None:
         if folder is not None or annotator is not None or tool not in (None, "label-studio"):
             raise ValueError(
-                "--to: goes to a Label Studio server for all its people, and nothing is written; leave out --out, "
-                "--annotator and --for"
+                "--to: sends to all people of a Label Studio server and writes no files; leave out --out, --annotator "
+                "and --for"
             )
         _send(run, domains, to, as_json)
         return
@@ -113,23 +117,25 @@ def query(
         raise ValueError(f"--for: no tool {tool!r}; there are {', '.join(known_tools())}")
     folder = folder or _folder_for(run, annotator)
     with ledger_of(run) as ledger:
-        some = ledger.questions(open_only=True, annotator=annotator)
-        asked = known_tools()[tool].write_questions(ledger, domains, folder, annotator=annotator) if some else []
-    images = _images(asked)
+        open_questions = ledger.questions(open_only=True, annotator=annotator)
+        written = (
+            known_tools()[tool].write_questions(ledger, domains, folder, annotator=annotator) if open_questions else []
+        )
+    images = _image_count(written)
     if as_json:
-        print_json({"open": len(asked), "images": images, "folder": str(folder) if asked else None})
-    elif not asked:
-        whom = "" if annotator is None else f" to {annotator}"
-        say(f"No question is open{whom} in {run}. {_next(run)}")
+        print_json({"open": len(written), "images": images, "folder": str(folder) if written else None})
+    elif not written:
+        addressee = "" if annotator is None else f" to {annotator}"
+        say(f"No question is open{addressee} in {run}. {_next_step(run)}")
     else:
         if _finished(run):
-            say("The campaign is done: answers are kept, and no training follows that would learn from them.")
-        say(f"{_questions(asked)} in {folder}:")
+            say("The campaign is done: answers are saved, but no training follows that uses them.")
+        say(f"{_open_in_words(written)} in {folder}:")
         if tool == "folder":
-            _paint(folder, run, annotator)
+            _say_how_to_paint(folder, run, annotator)
         else:
-            say("  import them into the tool, answer, export (docs/formats.md says how), and hand over what it wrote:")
-            say(f"  {shlex.join(['fewmask', 'answer', str(run), *_by(annotator), '--from'])} FILE")
+            say("  import them into the tool, answer, and export (see docs/formats.md). Then give the exported file:")
+            say(f"  {shlex.join(['fewmask', 'answer', str(run), *_annotator_option(annotator), '--from'])} FILE")
 
 
 def answer(
@@ -139,23 +145,24 @@ def answer(
         typer.Option(
             "--from",
             metavar="PATH|URL",
-            help="The folder that was painted in, what Label Studio, CVAT or a COCO tool wrote, or the address of a "
-            "Label Studio server, its token in LABEL_STUDIO_API_KEY.",
+            help="The painted folder, an export of Label Studio, CVAT or a COCO tool, or the address of a Label Studio "
+            "server, with its token in LABEL_STUDIO_API_KEY.",
         ),
     ] = None,
     annotator: Annotated[
-        str | None, typer.Option(help="Who answers; of a file, where the tool does not say it.", show_default="person")
+        str | None,
+        typer.Option(help="The annotator's name, unless the file of a tool states it.", show_default="person"),
     ] = None,
     only: Annotated[
         list[int] | None,
-        typer.Option("--question", help="Ask this one (again), by its id, and no others; may be repeated."),
+        typer.Option("--question", help="Ask only the question with this id, also if it is answered; may be repeated."),
     ] = None,
     corrections: Annotated[
         bool,
-        typer.Option("--corrections", help="With --from: answer also questions that are answered already."),
+        typer.Option("--corrections", help="With --from: import answers to answered questions too."),
     ] = False,
     take_back: Annotated[
-        bool, typer.Option("--take-back", help="With --from: take back the answers that came from there.")
+        bool, typer.Option("--take-back", help="With --from: take back the answers of an earlier import.")
     ] = False,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The page's port; any free one by default.")
@@ -163,27 +170,26 @@ def answer(
     device: Device = "auto",
     sam: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="ENCODER DECODER", help="Smart select by a SAM, from its two ONNX files."),
+        typer.Option(metavar="ENCODER DECODER", help="Use a SAM for smart select, from its two ONNX files."),
     ] = None,
     learn: Annotated[
-        bool, typer.Option("--learn/--no-learn", help="Guesses learn from the answers while people give them.")
+        bool, typer.Option("--learn/--no-learn", help="Let guesses learn from the answers while people give them.")
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Open the labelling page; or, with --from, take answers from painted masks, a tool's export or Label Studio.
+    """Open the labelling page. With --from, import answers from painted masks, a tool's export or Label Studio.
 
-    Of these all answers to open questions are taken or, where something is wrong with one, none. What is no answer is
-    left aside, counted and named.
+    Imports all answers to open questions, or none if any is invalid. Everything else is left out, counted and named.
     """
     from fewmask.annotation.tools import known_tools, recognise
 
-    annotator = _name(annotator)
+    annotator = _annotator_name(annotator)
     if only and answers is not None:
-        raise ValueError("--question: chooses what the page asks, and --from opens none; leave one of the two out")
+        raise ValueError("--question: is for the page, which --from does not open; leave one of the two out")
     if ((corrections or take_back) and answers is None) or (corrections and take_back):
-        raise ValueError("--corrections, --take-back: one of them, and with --from, which says what is meant")
+        raise ValueError("--corrections, --take-back: give only one of them, together with --from")
     if sam and answers is not None:
-        raise ValueError("--sam: is for the page, and --from opens none; leave one of the two out")
+        raise ValueError("--sam: is for the page, which --from does not open; leave one of the two out")
     domains = opened(run)
     if answers is None:
         open_page(run, domains, annotator, only or (), port, device, sam, learn, as_json)
@@ -198,18 +204,20 @@ def answer(
         else:
             file = Path(answers)
             tool = recognise(file)
-            who = _who(file, tool, annotator, ledger.rule.each)
-            counts = known_tools()[tool].read_answers(ledger, domains, file, who, mode)
-        still, rule = ledger.questions(open_only=True), ledger.rule.decide
+            person = _answering_person(file, tool, annotator, ledger.rule.each)
+            counts = known_tools()[tool].read_answers(ledger, domains, file, person, mode)
+        open_questions, rule = ledger.questions(open_only=True), ledger.rule.decide
     if as_json:
-        print_json(asdict(counts) | {"open": len(still), "images": _images(still)})
+        print_json(asdict(counts) | {"open": len(open_questions), "images": _image_count(open_questions)})
     else:
-        print_import(counts, rule, shlex.join(["fewmask", "answer", str(run), "--from", answers, *_by(annotator)]))
-        _still_open(run, still)
+        print_import(
+            counts, rule, shlex.join(["fewmask", "answer", str(run), "--from", answers, *_annotator_option(annotator)])
+        )
+        _still_open(run, open_questions)
 
 
 def run_campaign(config: Config, folder: Path, enough: bool, accept_older_ledger: bool = False) -> dict[str, Any]:
-    """Run a campaign, or go on with it, and tell how far it is."""
+    """Run a campaign or resume it, and return its summary."""
     from fewmask.acquisition.budget import counted
     from fewmask.campaigns import campaign as go_on
     from fewmask.campaigns.history import unit_of
@@ -217,16 +225,16 @@ def run_campaign(config: Config, folder: Path, enough: bool, accept_older_ledger
     def spent() -> str:
         assert config.campaign is not None
         with ledger_of(folder) as ledger:
-            now = ledger.progress()
-        of = f"{now.answered:,} of {count(now.asked, 'question')} answered"
-        return f"asked for {counted(now.cost, unit_of(config.campaign))}, {of}" if now.asked else ""
+            progress = ledger.progress()
+        answers = f"{progress.answered:,} of {count(progress.asked, 'question')} answered"
+        return f"asked for {counted(progress.cost, unit_of(config.campaign))}, {answers}" if progress.asked else ""
 
     with training_progress(spent) as observe:
         return go_on(config, folder, observe, enough, accept_older_ledger)
 
 
 def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str]) -> None:
-    """What a campaign has come to. `again` are the arguments that go on with it."""
+    """Print the results and the progress of a campaign. `again` are the arguments that resume it."""
     from fewmask.acquisition.budget import counted
 
     if summary["state"] == "done" and summary["result"]:
@@ -245,81 +253,84 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
         say(f"Asked for {counted(summary['spent'], summary['unit'])} of a budget of {summary['budget']:,.0f}{so_far}.")
     if done and summary["open"]:
         stay = agreeing(summary["open"], "stays", "stay")
-        say(f"{count(summary['open'], 'question')} {stay} open; no training is left that would learn from the answers.")
+        say(f"{count(summary['open'], 'question')} {stay} open; no training follows that uses the answers.")
     if summary["state"] == "waiting":
         with ledger_of(folder) as ledger:
-            asked = ledger.questions(summary["round"], open_only=True)
-            each = None if ledger.rule.each == 1 else "NAME"  # each paints in a folder of their own
+            questions = ledger.questions(summary["round"], open_only=True)
+            each = None if ledger.rule.each == 1 else "NAME"  # each annotator has a folder
         command = shlex.join(["fewmask", *again])
-        say(f"Round {summary['round'] + 1} of {summary['rounds']} waits for answers: {_questions(asked)}. Next:")
+        say(
+            f"Round {summary['round'] + 1} of {summary['rounds']} waits for answers: {_open_in_words(questions)}. Next:"
+        )
         say(f"  fewmask answer {shlex.quote(str(folder))}\nor, with a painting program:")
-        say(f"  {shlex.join(['fewmask', 'query', str(folder), *_by(each)])}")
-        _paint(_folder_for(folder, each), folder, each)
-        say(f"and then, to go on:\n  {command}\nor, to train on the answers there are:\n  {command} --enough")
+        say(f"  {shlex.join(['fewmask', 'query', str(folder), *_annotator_option(each)])}")
+        _say_how_to_paint(_folder_for(folder, each), folder, each)
+        say(f"and then, to go on:\n  {command}\nor, to train on the present answers:\n  {command} --enough")
         if summary["round"] == summary["rounds"] - 1:
-            say("The training that follows is the last: what is open then is not learnt from.")
+            say("The next training is the last one; it ignores questions that are still open.")
 
 
 def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> None:
     with ledger_of(run) as ledger:
-        asked = ledger.questions(open_only=True)
+        questions = ledger.questions(open_only=True)
         sent: dict[str, Any] = {"sent": 0, "sent_before": 0, "projects": {}}
-        if asked:
+        if questions:
             sent = send(to, run, ledger, domains)
     if as_json:
-        print_json({"open": len(asked), "images": _images(asked)} | sent)
-    elif not asked:
-        say(f"No question is open in {run}. {_next(run)}")
+        print_json({"open": len(questions), "images": _image_count(questions)} | sent)
+    elif not questions:
+        say(f"No question is open in {run}. {_next_step(run)}")
     else:
-        say(f"{_questions(asked)}: {sent['sent']} sent now, {sent['sent_before']} there before.")
+        say(f"{_open_in_words(questions)}: {sent['sent']} sent now, {sent['sent_before']} there before.")
         for domain, address in sent["projects"].items():
             say(f"  {domain}: {address}")
-        say(f"Whenever people have answered some:\n  {shlex.join(['fewmask', 'answer', str(run), '--from', to])}")
+        say(f"To import the answers at any time:\n  {shlex.join(['fewmask', 'answer', str(run), '--from', to])}")
 
 
 def _folder_for(run: Path, annotator: str | None) -> Path:
-    """Where an annotator's questions go, whatever they are called."""
+    """The folder of an annotator's questions; any name is safe."""
     return run / "questions" if annotator is None else below(run, f"questions-{quoted(annotator)}")
 
 
-def _name(given: str | None) -> str | None:
-    """An annotator's name as it was typed, without what nobody sees. Raises ValueError where nothing is left."""
-    if given is not None and not given.strip():
-        raise ValueError(f"--annotator {given!r}: no name; say one, or leave the option out")
-    return None if given is None else given.strip()
+def _annotator_name(text: str | None) -> str | None:
+    """An annotator's name without spaces around it. Raises ValueError for an empty name."""
+    if text is not None and not text.strip():
+        raise ValueError(f"--annotator {text!r}: the name is empty; give a name, or leave the option out")
+    return None if text is None else text.strip()
 
 
-def _who(file: Path, tool: str, annotator: str | None, each: int) -> str:
-    """Who painted what lies at a path, where the tool does not say it."""
+def _answering_person(file: Path, tool: str, annotator: str | None, each: int) -> str:
+    """The annotator of the answers at a path, unless the tool states it."""
     from fewmask.annotation.folder import written_for
 
-    meant = written_for(file) if tool == "folder" else None
-    if meant is not None and annotator not in (None, meant):
+    folder_owner = written_for(file) if tool == "folder" else None
+    if folder_owner is not None and annotator not in (None, folder_owner):
         raise ValueError(
-            f"--annotator {annotator}: {file} was written for {meant}; leave the name out, or give {annotator}'s folder"
+            f"--annotator {annotator}: {file} was written for {folder_owner}; leave the name out, or give the "
+            f"folder of {annotator}"
         )
-    if meant is None and annotator is None and each > 1 and tool != "label-studio":
+    if folder_owner is None and annotator is None and each > 1 and tool != "label-studio":
         raise ValueError(
-            f"--annotator: missing, and every question is asked of {each} people; say who painted {file}, always by "
-            "one name"
+            f"--annotator: missing, and every question is asked of {each} people; give the name of the person who "
+            f"painted {file}, always in the same spelling"
         )
-    return annotator or meant or "person"
+    return annotator or folder_owner or "person"
 
 
-def _by(annotator: str | None) -> list[str]:
+def _annotator_option(annotator: str | None) -> list[str]:
     return [] if annotator is None else ["--annotator", annotator]
 
 
-def _paint(folder: Path, run: Path, annotator: str | None = None) -> None:
-    say(f"  paint {folder}/<domain>/labels/*.png where asked/ shows it, with the ids of classes.yaml")
-    say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from', str(folder), *_by(annotator)])}")
+def _say_how_to_paint(folder: Path, run: Path, annotator: str | None = None) -> None:
+    say(f"  paint {folder}/<domain>/labels/*.png at the places that asked/ shows, with the ids of classes.yaml")
+    say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from', str(folder), *_annotator_option(annotator)])}")
 
 
 def _still_open(run: Path, questions: Sequence[Question]) -> None:
     if _finished(run):
-        say("The campaign is done: answers are kept, `fewmask campaign` puts them into labels/, no training follows.")
+        say("The campaign is done: `fewmask campaign` writes the answers to labels/, but no training follows.")
     elif questions:
-        say(f"{_questions(questions)}. The campaign waits for them, or goes on without them: --enough.")
+        say(f"{_open_in_words(questions)}. The campaign waits for the answers; with --enough it goes on without them.")
     else:
         say("No question is open: the same `fewmask campaign` command goes on.")
 
@@ -330,18 +341,18 @@ def _finished(run: Path) -> bool:
     return RunFolder(run).finished
 
 
-def _next(run: Path) -> str:
-    goes_on = "Its `fewmask campaign` command goes on, and asks the next ones."
+def _next_step(run: Path) -> str:
+    goes_on = "Its `fewmask campaign` command goes on and asks the next questions."
     return "Its campaign is done." if _finished(run) else goes_on
 
 
-def _questions(asked: Sequence[Question]) -> str:
-    are = agreeing(len(asked), "is", "are")
-    return f"{count(len(asked), 'question')} {are} open in {count(_images(asked), 'image')}"
+def _open_in_words(questions: Sequence[Question]) -> str:
+    are = agreeing(len(questions), "is", "are")
+    return f"{count(len(questions), 'question')} {are} open in {count(_image_count(questions), 'image')}"
 
 
-def _images(asked: Sequence[Question]) -> int:
-    return len({(question.domain, question.stem) for question in asked})
+def _image_count(questions: Sequence[Question]) -> int:
+    return len({(question.domain, question.stem) for question in questions})
 
 
 def opened(run: Path) -> dict[str, Domain]:
@@ -352,14 +363,14 @@ def opened(run: Path) -> dict[str, Domain]:
     config = RunFolder(run).load_config()
     if config.campaign is None or not RunFolder(run).ledger.exists():
         raise ValueError(
-            f"{run}: a run of `fewmask train`, which asks nothing; give the folder that `fewmask campaign` wrote"
+            f"{run}: a run of `fewmask train`, which asks no questions; give a folder of `fewmask campaign`"
         )
     return load_domains(config)
 
 
 @contextmanager
 def ledger_of(run: Path) -> Iterator[Ledger]:
-    """The ledger of a campaign's run, to be read as its settings say."""
+    """The ledger of a campaign's run, with the rule of its settings."""
     from fewmask.annotation.ledger import Ledger
     from fewmask.runs import RunFolder
 

@@ -1,4 +1,4 @@
-"""compare: which of several methods' differences are more than luck."""
+"""compare: print the differences of methods, with intervals and verdicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Places = Annotated[
     list[str],
     typer.Argument(
         metavar="RUNS",
-        help="Runs, folders of runs, patterns, or result files. The others are compared with the first method.",
+        help="Runs, folders of runs, patterns, or result files. All methods are compared with the first one.",
         show_default=False,
     ),
 ]
@@ -25,7 +25,7 @@ Places = Annotated[
 
 def compare(
     places: Places,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a table for a page instead.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a table in Markdown instead.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods, paired by seed: mean differences with 95 % intervals, per domain and per class."""
@@ -50,17 +50,17 @@ def _print(pair: Mapping[str, Any], words: Any) -> None:
     )
     for column in table.columns[2:]:
         column.no_wrap = True
-    before = None
+    last_domain = None
     for domain, figure, d in words.rows(pair):
-        if domain != before and before is not None:
+        if domain != last_domain and last_domain is not None:
             table.add_section()
-        told = [words.points(d["difference"], "+"), words.interval(d["interval"]), words.interval(d["bootstrap"])]
+        figures = [words.points(d["difference"], "+"), words.interval(d["interval"]), words.interval(d["bootstrap"])]
         style = "bold" if d["verdict"] in ("higher", "lower") else None
-        name = plain(domain) if domain != before else ""
+        name = plain(domain) if domain != last_domain else ""
         table.add_row(
-            name, plain(figure), words.points(d["a"]), words.points(d["b"]), *told, words.verdict(d), style=style
+            name, plain(figure), words.points(d["a"]), words.points(d["b"]), *figures, words.verdict(d), style=style
         )
-        before = domain
+        last_domain = domain
     out.print(f"a: {plain(pair['a'])} · b: {plain(pair['b'])}", style="bold", soft_wrap=True)
     out.print(table)
     out.print(plain(words.sentence(pair)), style="bold", soft_wrap=True)

@@ -1,5 +1,4 @@
-"""How the help of a verb looks: one line to copy first, what the verb does below it, and options whose types a person
-reads at once."""
+"""The help of a verb: an example to copy first, then a description, and options with readable types."""
 
 from __future__ import annotations
 
@@ -16,14 +15,14 @@ PLACEHOLDERS = {bool: "", int: "NUMBER", float: "NUMBER", str: "NAME", Path: "PA
 
 
 class Verb(TyperCommand):
-    """A command whose options name what is to be written, such as PATH, where they do not say it themselves."""
+    """A command whose options have placeholders such as PATH, unless they state their own."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _readable(super().get_params(ctx))
 
 
 class Verbs(TyperGroup):
-    """Commands, whose own options look as those of a command do."""
+    """A group of commands whose options have the same placeholders."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _readable(super().get_params(ctx))
@@ -34,28 +33,28 @@ def _readable(params: list[Any]) -> list[Any]:
         if param.metavar is None:
             param.metavar = PLACEHOLDERS.get(_type_of(param))
         if param.param_type_name == "argument":
-            param.display_type_rich = lambda ctx: None  # an argument's name says what it is
+            param.display_type_rich = lambda ctx: None  # the name of an argument suffices
     return params
 
 
 def add(
     app: typer.Typer, verb: Callable[..., Any], example: str, name: str | None = None, panel: str | None = None
 ) -> None:
-    """Make a function a verb of the app. `example` is the line to copy, and `panel` the group that it is listed in."""
+    """Add a function to the app as a verb. The help shows `example` first, and lists the verb under `panel`."""
     first, *more = _paragraphs(verb)
     help_ = "\n\n".join([example, first, *more])
     app.command(name, cls=Verb, help=help_, short_help=first, rich_help_panel=panel)(verb)
 
 
 def _paragraphs(verb: Callable[..., Any]) -> list[str]:
-    """The paragraphs of the docstring, each in one line."""
+    """The paragraphs of a verb's docstring, each in one line."""
     text = inspect.getdoc(verb)
-    assert text, f"{verb.__name__} says what it does"
+    assert text, f"{verb.__name__} has a docstring"
     return [re.sub(r"\s+", " ", part) for part in text.split("\n\n")]
 
 
 def _type_of(param: Any) -> Any:
-    """The type that one value of a parameter has."""
-    found = param.type_descriptor.annotation
-    inner = getattr(found, "__args__", ())
-    return inner[0] if inner else found
+    """The type of one value of a parameter."""
+    annotation = param.type_descriptor.annotation
+    inner = getattr(annotation, "__args__", ())
+    return inner[0] if inner else annotation

@@ -1,4 +1,4 @@
-"""What `answer --from` says of what came back."""
+"""The messages of `answer --from` about imported answers."""
 
 from __future__ import annotations
 
@@ -6,48 +6,50 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fewmask.cli.terminal import say
+from fewmask.plurals import agreeing, count
 
 if TYPE_CHECKING:
     from fewmask.annotation.importer import Import
 
 
 def print_import(counts: Import, rule: str, command: str) -> None:
-    """Say what was taken, whose answers that touches, and what was left aside. `command` is the one that was given."""
+    """Print what was imported, whose answers it affects, and what was left out. `command` is the user's command."""
     say(f"{counts.answered} answered, {counts.unchanged} answered before, {counts.undecided} not painted.")
     if counts.skipped:
         say(f"{counts.skipped} skipped.")
     if counts.taken_back:
-        say(f"{counts.taken_back} taken back: what was said before them counts again.")
+        say(f"{counts.taken_back} taken back: the answers before them count again.")
     if counts.beside:
         _say_beside(counts.beside, rule)
     if counts.corrected:
-        say(f"{counts.corrected} of these take the place of another answer by the same annotator.")
+        replace = agreeing(counts.corrected, "replaces", "replace")
+        say(f"{counts.corrected} of these {replace} another answer by the same annotator.")
     if counts.beside or counts.corrected:
-        say(f"  To take back what came from there:\n  {command} --take-back")
+        say(f"  To take back the answers of this import:\n  {command} --take-back")
     if counts.changed_since:
-        say(
-            f"{counts.changed_since} came this way before, and were answered otherwise in another way since: those "
-            "answers stand."
-        )
+        was = agreeing(counts.changed_since, "was", "were")
+        say(f"{counts.changed_since} {was} imported before and answered differently since: the later answers stand.")
     if counts.in_part:
         say(
-            f"{counts.in_part} of these in part: what is left of them is not asked again. Paint it and run this once "
-            "more with --corrections to add it."
+            f"{counts.in_part} of these {agreeing(counts.in_part, 'is', 'are')} answered in part: the rest is not "
+            "asked again. To add it, paint it and run this command again with --corrections."
         )
     if counts.outside:
-        say(f"{counts.outside:,} painted pixels lie outside of what was asked about; they were not taken.")
+        are = agreeing(counts.outside, "is", "are")
+        say(f"{count(counts.outside, 'painted pixel')} outside of the asked regions {are} ignored.")
     if counts.aside:
-        say(f"{sum(one.count for one in counts.aside):,} left aside:")
-    for one in counts.aside:
-        more = f" and {one.count - len(one.names):,} more" if one.count > len(one.names) else ""
-        say(f"  {one.count:,} {one.why}: {', '.join(one.names)}{more}")
+        say(f"{sum(group.count for group in counts.aside):,} left out:")
+    for group in counts.aside:
+        more = f" and {group.count - len(group.names):,} more" if group.count > len(group.names) else ""
+        say(f"  {group.count:,} {group.why}: {', '.join(group.names)}{more}")
     if counts.closed:
-        say(f"  To answer the {counts.closed:,} that are not open all the same:\n  {command} --corrections")
+        are = agreeing(counts.closed, "is", "are")
+        say(f"  To answer the {count(counts.closed, 'question')} that {are} not open too:\n  {command} --corrections")
 
 
 def _say_beside(beside: Mapping[str, int], rule: str) -> None:
-    whose = ", ".join(f"{count:,} by {name}" for name, count in beside.items())
+    authors = ", ".join(f"{answers:,} by {name}" for name, answers in beside.items())
     if rule == "latest":
-        say(f"TAKE THE PLACE of answers by others: {whose}. Of several the last counts (answers.decide: latest).")
+        say(f"THESE REPLACE answers by others: {authors}. The latest answer counts (answers.decide: latest).")
     else:
-        say(f"Stand beside answers by others, as votes (answers.decide: {rule}): {whose}.")
+        say(f"These are votes beside answers by others (answers.decide: {rule}): {authors}.")

@@ -19,7 +19,7 @@ def is_address(text: str) -> bool:
 
 
 def send(address: str, run: Path, ledger: Ledger, domains: Mapping[str, Domain]) -> dict[str, Any]:
-    """Send what is open; returns how many questions were sent, how many were there, and the domains' projects."""
+    """Send the open questions. Returns how many were sent now and before, and the addresses of the projects."""
     from fewmask.annotation.label_studio_http import LabelStudio
     from fewmask.annotation.label_studio_server import send_questions
 

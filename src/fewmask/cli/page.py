@@ -1,4 +1,4 @@
-"""The labelling page, opened."""
+"""Opening the labelling page."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ def open_page(
     learn: bool,
     as_json: bool,
 ) -> None:
-    """Serve a campaign's open questions, or those of the ids `only`, to people until Ctrl-C, with the guesses of its
-    network where one is trained, which learn from the answers where `learn` is true. `sam` are the encoder and the
-    decoder of a SAM for smart select."""
+    """Serve a campaign's open questions, or those of the ids `only`, until Ctrl-C.
+
+    A trained network makes guesses, which learn from the answers if `learn` is true. `sam` are the encoder and the
+    decoder of a SAM for smart select.
+    """
     from fewmask.annotation.page.learning import Learner, labelled
     from fewmask.annotation.page.sam import Sam
     from fewmask.annotation.page.server import serve
@@ -42,7 +44,7 @@ def open_page(
 
     config = RunFolder(run).load_config()
     assert config.campaign is not None
-    about = Run(
+    page_run = Run(
         run.resolve().name,
         RunFolder(run).ledger,
         domains,
@@ -53,33 +55,35 @@ def open_page(
         frozenset(only) or None,
     )
 
-    def tell(link: str) -> None:
+    def announce(link: str) -> None:
         if as_json:
             print_json({"link": link})
             sys.stdout.flush()
             return
-        told = "The labelling page, for this machine alone. Ctrl-C ends it; every answer is saved when it is given."
-        say(f"{link}\n{told}")
+        explanation = (
+            "This is the labelling page, for this machine only. Every answer is saved at once. Ctrl-C ends it."
+        )
+        say(f"{link}\n{explanation}")
         if _has_screen():
             webbrowser.open(link)
 
-    chosen = choose_device(device)
-    guesses = predictor(run, chosen, config.train.precision)
+    torch_device = choose_device(device)
+    guesses = predictor(run, torch_device, config.train.precision)
     encode = guesses.encode if guesses else None
     if guesses is None and sam is None:
         try:
-            encode = untrained_encoder(config, chosen)
+            encode = untrained_encoder(config, torch_device)
         except ValueError as error:  # people can answer without it
-            say(f"There is no smart select: {error}", err)
+            say(f"Smart select is not available: {error}", err)
     selector = ByFeatures(encode) if encode else None
     learner = None
     if learn and guesses and guesses.head and selector:
         learner = Learner(selector.features, guesses.head, lambda name: labelled(domains[name]))
-    serve(run, about, guesses, Sam(*sam) if sam else selector, learner, port, tell)
+    serve(run, page_run, guesses, Sam(*sam) if sam else selector, learner, port, announce)
 
 
 def _has_screen() -> bool:
-    """Somebody sits before a screen: a browser of a terminal would be in the way."""
+    """Whether there is a screen to open a browser on. A text browser in the terminal would hide the messages."""
     return sys.stdout.isatty() and (
         sys.platform == "darwin" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
     )

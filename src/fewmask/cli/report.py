@@ -1,4 +1,4 @@
-"""report: a page about one run or several."""
+"""report: write a page about one or several runs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN",
-            help="Folders of runs. Several are put side by side, the first method is what others are compared with.",
+            help="Folders of runs. Several methods are compared with the first one.",
             show_default=False,
         ),
     ],
     file: Annotated[
         Path | None, typer.Option("--out", help="The file; report.html in the (first) run's folder by default.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Look at no more images of a domain than that.")] = 200,
+    images: Annotated[int, typer.Option(min=1, help="The largest number of images to evaluate in a domain.")] = 200,
     split: Split = "val",
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """One HTML page about runs: what labels bring, how good each class is, what was asked, and pictures."""
+    """Write one HTML page about runs, with the learning curve, scores by class, asked regions, and pictures."""
     from fewmask.runs import RunFolder
     from fewmask.runs.reading import check_split
 
     check_split(split)
     for run in runs:
-        RunFolder(run).load_config()  # what is no run is told before torch is imported
+        RunFolder(run).load_config()  # refuses other folders before torch is imported
     from fewmask.reports import report as write
 
     with counting("images") as progress:
@@ -45,6 +45,6 @@ def report(
     else:
         say(f"{result['report']} ({result['bytes'] / 2**20:.1f} MiB)")
         for reason in result["missing"]:
-            say(f"not on it: {reason}")
+            say(f"missing: {reason}")
     if show:
         webbrowser.open(Path(result["report"]).resolve().as_uri())

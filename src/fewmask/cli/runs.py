@@ -1,4 +1,4 @@
-"""evaluate, predict, export: what is done with a run."""
+"""evaluate, predict, export: use the network of a run."""
 
 from __future__ import annotations
 
@@ -29,39 +29,40 @@ def evaluate(
         typer.Option(help="Score on another domain: of this configuration, or in this folder of the layout `folder`."),
     ] = None,
     domain: Annotated[
-        str | None, typer.Option(help="Which domain of --on; without --on, one of the run's, held out or not.")
+        str | None,
+        typer.Option(help="The domain of --on to score; without --on, a domain of the run, held out or not."),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="The one head to score on it; by default every head, and all of them fused.")
+        str | None, typer.Option(help="The head to score on it; by default every head, and all heads fused.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="What classes are there: YAML, `source: target` or `source: null`.")
+        Path | None, typer.Option(help="A class mapping in YAML, with lines `source: target` or `source: null`.")
     ] = None,
     new_head_steps: Annotated[
         int,
-        typer.Option(min=0, help="Train a head on the frozen network for so many steps instead of mapping."),
+        typer.Option(min=0, help="Train a new head on the frozen network for this many steps instead of mapping."),
     ] = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Per-class IoU of a run on its own domains, or on another domain through class mappings or with a new head."""
+    """Score a run by class on its own domains, or on another domain by a class mapping or with a new head."""
     from fewmask.runs import RunFolder
     from fewmask.runs.reading import check_split
 
     check_split(split)
     settings = RunFolder(run).load_config()
-    RunFolder(run).read_network()  # what is no trained run is told before torch is imported
+    RunFolder(run).read_network()  # refuses other folders before torch is imported
     counts: dict[str, ImageCounts] = {}
-    own = on is None and domain is None
-    if own and (head or classes or new_head_steps):
-        raise ValueError("--head, --classes and --new-head-steps are for another domain; say which by --on or --domain")
+    own_domains = on is None and domain is None
+    if own_domains and (head or classes or new_head_steps):
+        raise ValueError("--head, --classes and --new-head-steps are for another domain; name it by --on or --domain")
     from fewmask.data.domains import load_domains
     from fewmask.engine.device import choose_device
     from fewmask.engine.evaluation import evaluate as score
     from fewmask.models.saved import load_model
 
     with counting("images") as progress:
-        if own:
+        if own_domains:
             result = score(
                 load_model(run, choose_device(device)),
                 load_domains(settings),
@@ -73,13 +74,13 @@ def evaluate(
                 keep=counts.__setitem__,
             )
             if not result["domains"]:
-                raise ValueError(f"--split {split}: no domain of {run} has it; write train, val or test")
+                raise ValueError(f"--split {split}: no domain of {run} has images in it; give another split")
         else:
             target = _target(settings, on, domain)
-            place = choose_device(device)
-            result = _transfer(run, place, settings, target, head, classes, new_head_steps, split, progress)
+            torch_device = choose_device(device)
+            result = _transfer(run, torch_device, settings, target, head, classes, new_head_steps, split, progress)
     RunFolder(run).record_evaluation(split, result)
-    if own:
+    if own_domains:
         RunFolder(run).record_counts(result["domains"], counts)
     if as_json:
         print_json(result)
@@ -88,7 +89,7 @@ def evaluate(
         print_heads(result, f"{run}, {split}")
     else:
         print_scores(result, str(run))
-    if not own and target.size is None and result["size"] is not None:
+    if not own_domains and target.size is None and result["size"] is not None:
         from fewmask.config.scale import in_words
 
         say(f"{target.name}: images were read {in_words(result['size'])}, as in training.")
@@ -99,12 +100,14 @@ def predict(
     images: Annotated[
         Path, typer.Argument(metavar="IMAGES", help="A folder of images, of any size.", show_default=False)
     ],
-    folder: Annotated[Path | None, typer.Option("--out", help="Where to write; RUN/predictions by default.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="The folder to write to; RUN/predictions by default.")
+    ] = None,
     domain: Annotated[
         str | None,
         typer.Option(
-            help="Whose classes to predict, where the model has several: a domain's; `auto`, for each image those of "
-            "the domain that fits it best; or `fused`, those of all domains in one."
+            help="The domain whose classes to predict, if the model has several. `auto` chooses the best domain for "
+            "each image; `fused` predicts the classes of all domains together."
         ),
     ] = None,
     form: Annotated[
@@ -112,25 +115,25 @@ def predict(
         typer.Option(
             "--as",
             metavar="png|coco|labelme|geojson",
-            help="Beside the masks as PNG: coco, labelme or geojson, each exact to the pixel.",
+            help="Write coco, labelme or geojson too, each exact to the pixel. PNG masks are always written.",
         ),
     ] = "png",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict anew into a folder that holds another prediction.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that are predicted at a time.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one batch.")] = 4,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Masks and coloured overlays for every image of a folder. The same command goes on where it was stopped.
+    """Write masks and coloured overlays for every image of a folder. The same command resumes where it was stopped.
 
-    Images are seen at the size that the network was trained at (`size`), and masks have the images' own size."""
+    The network sees images at its size in training (`size`). Masks have the size of the images."""
     from fewmask.runs import RunFolder
 
     config = RunFolder(run).load_config()
     settings = config.train
-    own = [config.domains[domain]] if domain in config.domains else [*config.domains.values()]
-    upright = all(getattr(one, "orientation", "ignore") == "apply" for one in own)
+    domains = [config.domains[domain]] if domain in config.domains else [*config.domains.values()]
+    upright = all(getattr(form_name, "orientation", "ignore") == "apply" for form_name in domains)
     RunFolder(run).read_network()
     if not images.exists():
         raise ValueError(f"{images}: not found; give a folder of images, or an image")
@@ -141,7 +144,7 @@ def predict(
     from fewmask.models.fusion import AUTO, FUSED
     from fewmask.models.saved import load_model
 
-    forms = {one: one for one in FORMS}
+    forms = {form_name: form_name for form_name in FORMS}
     if form not in forms:
         raise ValueError(f"--as {form}: no such form; give one of {', '.join(FORMS)}")
     model = (load_fused if domain in (AUTO, FUSED) else load_model)(run, choose_device(device))
@@ -161,11 +164,11 @@ def predict(
     else:
         say(f"{target}: masks/, overlays/ and classes.yaml")
     if not as_json:
-        _say_what_is_special(result)
+        _say_remarks(result)
 
 
-def _say_what_is_special(result: Mapping[str, Any]) -> None:
-    """What somebody who looks at the masks of `predict` has to know."""
+def _say_remarks(result: Mapping[str, Any]) -> None:
+    """Print the remarks that a user of the masks of `predict` must know."""
     from fewmask.config.scale import in_words
     from fewmask.engine.image_files import first_names
 
@@ -173,11 +176,15 @@ def _say_what_is_special(result: Mapping[str, Any]) -> None:
         say(path)
     if result["before"]:
         say(f"{result['before']:,} of {count(result['images'], 'image')} had been predicted before.")
+    for path in result["older_forms"]:
+        say(
+            f"{path}: belongs to an earlier prediction; remove it, or write it again by the same command with its --as."
+        )
     for name, size in result["sizes"].items():
         if size is not None:
-            say(f"{name}: images were seen {in_words(size)}, as in training; masks have the images' own size.")
+            say(f"{name}: the network saw images {in_words(size)}, as in training; masks have the images' own size.")
     if result["aside"]:
-        say(f"Left aside, no images by their names: {len(result['aside']):,} ({first_names(result['aside'])}).")
+        say(f"Left out, no images by their names: {len(result['aside']):,} ({first_names(result['aside'])}).")
     for remark, images in result["remarks"].items():
         say(f"{count(len(images), 'image')} ({first_names(images)}): {remark}.")
 
@@ -187,14 +194,15 @@ def export(
     file: Annotated[Path | None, typer.Option("--out", help="The file; RUN/model.onnx by default.")] = None,
     domain: Annotated[str | None, typer.Option(help="Export this domain's head alone.")] = None,
     seeds: Annotated[
-        list[Path] | None, typer.Option(help="A run of the same training with another seed, for the card's spread.")
+        list[Path] | None,
+        typer.Option(help="A run of the same training with another seed, for the spread in the model card."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the model as ONNX, for images of any size, with a model card beside it."""
     from fewmask.runs import RunFolder
 
-    RunFolder(run).read_network()  # what is no trained run is told before torch is imported
+    RunFolder(run).read_network()  # refuses other folders before torch is imported
     from fewmask.onnx_export import export as write
 
     result = write(run, file or run / "model.onnx", domain, seeds or ())
@@ -202,7 +210,7 @@ def export(
         print_json(result)
     else:
         say(result["file"])
-        say(result["card"] or "No card: there is one that was changed, or the run has no summary.")
+        say(result["card"] or "No model card was written: the existing one was changed, or the run has no summary.")
 
 
 def _target(settings: Config, on: Path | None, domain: str | None) -> Domain:
@@ -212,13 +220,13 @@ def _target(settings: Config, on: Path | None, domain: str | None) -> Domain:
     from fewmask.data.layouts import load_domain
 
     if on is None:
-        there = {**settings.domains, **settings.held_out}
-        name = _only(domain, there, "--domain")
-        return load_domain(name, there[name])
+        domains = {**settings.domains, **settings.held_out}
+        name = _only(domain, domains, "--domain")
+        return load_domain(name, domains[name])
     if on.is_dir():
         return load_domain(domain or on.resolve().name, FolderDomain(root=on))
-    domains = load_domains(read_config(on))
-    return domains[_only(domain, domains, "--domain")]
+    listed_domains = load_domains(read_config(on))
+    return listed_domains[_only(domain, listed_domains, "--domain")]
 
 
 def _transfer(
@@ -232,7 +240,7 @@ def _transfer(
     split: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The scores of a run on another domain: of a new head, of every head, or of one through a mapping."""
+    """The scores of a run on another domain: of a new head, of every head, or of one head by a mapping."""
     from fewmask.engine.generalise import every_head
     from fewmask.engine.prototypes import load_fused
     from fewmask.engine.run import load_model
@@ -257,8 +265,10 @@ def _transfer(
     except ValueError as error:
         if names is not None or not str(error).startswith("class mapping"):
             raise
-        one = ", or choose one head by --head" if head is None and len(model.domains) > 1 else ""
-        raise ValueError(f"{error}. Say it in a file of such lines, `wall: null`, by --classes FILE{one}") from None
+        alternative = ", or choose one head by --head" if head is None and len(model.domains) > 1 else ""
+        raise ValueError(
+            f"{error}. Write such lines, as `wall: null`, to a file for --classes FILE{alternative}"
+        ) from None
 
 
 def _class_names(path: Path) -> dict[str, str | None]:
@@ -274,13 +284,13 @@ def _class_names(path: Path) -> dict[str, str | None]:
         if isinstance(target, bool | int | float):
             raise ValueError(f"{path}: {source}: {strict_yaml.unquoted(text, [source], target)}")
     if not isinstance(names, dict) or not all(isinstance(v, str | None) for pair in names.items() for v in pair):
-        raise ValueError(f"{path}: a class mapping is `source: target` lines, `source: null` where there is none")
+        raise ValueError(f"{path}: not a class mapping; write lines `source: target`, or `source: null` for no class")
     return names
 
 
-def _only(name: str | None, there: Mapping[str, Any], option: str) -> str:
-    if name is None and len(there) == 1:
-        return next(iter(there))
-    if name is None or name not in there:
-        raise ValueError(f"{option}: say one of {', '.join(there)}")
+def _only(name: str | None, choices: Mapping[str, Any], option: str) -> str:
+    if name is None and len(choices) == 1:
+        return next(iter(choices))
+    if name is None or name not in choices:
+        raise ValueError(f"{option}: give one of {', '.join(choices)}")
     return name

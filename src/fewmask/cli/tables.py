@@ -1,4 +1,4 @@
-"""Results as tables for people."""
+"""Printing results as tables."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def print_scores(result: Mapping[str, Any], title: str) -> None:
-    """Per-class IoU of every domain, as `evaluate` and a run's summary have them."""
+    """Print the per-class IoU of every domain, from a result of `evaluate` or a run's summary."""
     for name, s in result["domains"].items():
-        looked = f"{s['split']}, {count(s['images'], 'image')}"
-        out.print(f"\n{plain(title)} · {plain(name)} · {looked}", style="bold", soft_wrap=True)
+        images = f"{s['split']}, {count(s['images'], 'image')}"
+        out.print(f"\n{plain(title)} · {plain(name)} · {images}", style="bold", soft_wrap=True)
         table = Table("class", "IoU, %")
         for label, iou in s["iou"].items():
             table.add_row(plain(label), percent(iou))
@@ -28,34 +28,34 @@ def print_scores(result: Mapping[str, Any], title: str) -> None:
         table.add_row("pixel accuracy", percent(s["pixel_accuracy"]))
         out.print(table)
         if s.get("unreachable"):
-            everywhere = f"with them as 0 the mIoU is {percent(s['miou_present'])}"
-            say(f"no source class means {', '.join(s['unreachable'])}; {everywhere}")
-        if nowhere := [label for label, iou in s["iou"].items() if iou is None]:
-            say(f"no pixel of {', '.join(nowhere)} in these masks: the mIoU is that of the other classes")
+            with_zeros = f"the mIoU with these classes as 0 is {percent(s['miou_present'])}"
+            say(f"no source class maps to {', '.join(s['unreachable'])}; {with_zeros}")
+        if missing := [label for label, iou in s["iou"].items() if iou is None]:
+            say(f"these masks have no pixel of {', '.join(missing)}: the mIoU is over the other classes")
         if unseen := result.get("unseen", {}).get(name):
-            say(f"none of the labelled masks has a pixel of {', '.join(unseen)}: nothing could be learnt of that")
+            say(f"none of the labelled masks has a pixel of {', '.join(unseen)}: the network could not learn this")
     say(f"mean mIoU over domains: {percent(result['avg_miou'])}")
 
 
 def print_heads(result: Mapping[str, Any], title: str) -> None:
-    """What every head says of a domain, and all together, as `every_head` has it."""
+    """Print the scores of every head on a domain, and of all heads fused, from a result of `every_head`."""
     heads = result["heads"]
     (name,) = result["domains"]
     out.print(f"\n{title} · {name}", style="bold", soft_wrap=True)
-    table = Table("class", *map(plain, heads), caption="–: it does not occur, or the head has no such class")
-    nobody = set(heads["fused"]["unreachable"])
-    for label in (label for label in heads["fused"]["iou"] if label not in nobody):
+    table = Table("class", *map(plain, heads), caption="–: the class does not occur, or the head lacks it")
+    unreachable = set(heads["fused"]["unreachable"])
+    for label in (label for label in heads["fused"]["iou"] if label not in unreachable):
         table.add_row(plain(label), *(percent(s["iou"][label]) for s in heads.values()))
     table.add_section()
     table.add_row("mIoU of the head's classes", *(percent(s["miou"]) for s in heads.values()))
     table.add_row("mIoU of these classes", *(percent(s["miou_union"]) for s in heads.values()), style="bold")
     table.add_row("pixel accuracy", *(percent(s["pixel_accuracy"]) for s in heads.values()))
     out.print(table)
-    if nobody:
+    if unreachable:
         say(f"no head has a class for {', '.join(heads['fused']['unreachable'])}")
     images = sum(result["chosen"].values())
-    chosen = ", ".join(f"{n} {count}" for n, count in result["chosen"].items())
-    say(f"fits best: {chosen} of {images} images; {result['ambiguous']} ambiguous")
+    chosen = ", ".join(f"{domain} {number}" for domain, number in result["chosen"].items())
+    say(f"best domain: {chosen} of {count(images, 'image')}; {result['ambiguous']} ambiguous")
 
 
 def statistics_table(s: Statistics) -> Table:
@@ -69,7 +69,7 @@ def statistics_table(s: Statistics) -> Table:
 
 
 def rounds_table(history: list[dict[str, Any]], unit: str) -> Table:
-    """The rounds of a campaign: labels in all, mIoU on validation per domain, seconds of the look and the training."""
+    """The rounds of a campaign: all labels, mIoU on validation per domain, seconds of scoring the pool and training."""
     domains = list(history[0]["miou"])
     several = ["mean"] if len(domains) > 1 else []
     counted = [] if unit == "pixels" else [f"{unit} in all"]

@@ -1,4 +1,4 @@
-"""What the verbs share: arguments, where they print, and progress."""
+"""Arguments, printing and progress that the verbs share."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override any key, as in train.steps=500.")
 ]
 OutFolder = Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/<name> by default.")]
-Device = Annotated[str, typer.Option(metavar="auto|cuda|mps|cpu", help="Where to compute; cuda:1 names a GPU.")]
-Split = Annotated[str, typer.Option(metavar="train|val|test", help="The images that are looked at.")]
+Device = Annotated[str, typer.Option(metavar="auto|cuda|mps|cpu", help="The device to compute on, such as cuda:1.")]
+Split = Annotated[str, typer.Option(metavar="train|val|test", help="The split of images to use.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @contextmanager
 def training_progress(spent: Callable[[], str] = lambda: "") -> Iterator[ProgressCallback]:
-    """A bar with loss, step rate, time left and memory; where stderr is no terminal, a line now and then.
+    """Show a bar with loss, step rate, time left and memory; or lines from time to time if stderr is no terminal.
 
-    `spent` says in words what was spent of a budget; it is asked when a stage begins.
+    `spent` returns the spent budget in words. It is called at the beginning of each stage.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}")
     with exit_on_signal(), Progress(*columns, console=err, disable=not err.is_terminal) as bar:
@@ -51,17 +51,17 @@ def training_progress(spent: Callable[[], str] = lambda: "") -> Iterator[Progres
             key = f"{event.run} evaluate" if evaluates else event.run
             if key not in tasks:
                 tasks[key] = bar.add_task(key, told="")
-            told = _told(event, so_far)
+            details = _details(event, so_far)
             description = f"{event.run} · {stage}"
-            bar.update(tasks[key], description=description, completed=event.step, total=event.steps, told=told)
-            before, part = part, event.step * (20 if event.terms else 4) // event.steps
-            if part > before and not evaluates and not err.is_terminal:
-                print(f"{event.run} {stage} {event.step}/{event.steps} {told}", file=sys.stderr, flush=True)
+            bar.update(tasks[key], description=description, completed=event.step, total=event.steps, told=details)
+            previous_part, part = part, event.step * (20 if event.terms else 4) // event.steps
+            if part > previous_part and not evaluates and not err.is_terminal:
+                print(f"{event.run} {stage} {event.step}/{event.steps} {details}", file=sys.stderr, flush=True)
 
         yield observe
 
 
-def _told(event: ProgressEvent, spent: str) -> str:
+def _details(event: ProgressEvent, spent: str) -> str:
     parts = [f"loss {event.loss:.3f}"] if event.terms else []
     if event.steps_per_second:
         parts += [f"{event.steps_per_second:.2f}/s", f"{duration(event.seconds_left)} left"]
@@ -71,14 +71,14 @@ def _told(event: ProgressEvent, spent: str) -> str:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Any]:
+def counting(label: str) -> Iterator[Any]:
     with Progress(console=err, disable=not err.is_terminal, transient=True) as bar:
-        task = bar.add_task(what)
+        task = bar.add_task(label)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def say(text: str, to: Console = out) -> None:
-    """Print text as it is: rich neither reads markup in it nor breaks its lines, so that commands can be copied."""
+    """Print text without rich's markup and line breaks, so that users can copy commands."""
     to.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -87,5 +87,5 @@ def print_json(data: Any) -> None:
 
 
 def plain(value: object) -> str:
-    """Text that rich must not read as its own markup."""
+    """Text with rich's markup escaped."""
     return str(value).replace("[", r"\[")

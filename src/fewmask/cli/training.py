@@ -1,4 +1,4 @@
-"""demo, check, train."""
+"""demo, check and train."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from fewmask.data.layouts import Problem
 
 ALIKE = 3
-"""So many problems of one kind are listed in full."""
+"""Up to this many problems of one kind are listed in full."""
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("runs/demo"), as_json: Json = False
+    folder: Annotated[Path, typer.Option("--out", help="The folder to write to.")] = Path("runs/demo"),
+    as_json: Json = False,
 ) -> None:
-    """Train joint and univ-full on three procedural domains, in minutes on a laptop's CPU, and show what came out."""
+    """Train joint and univ-full on three procedural domains, in minutes on a laptop's CPU, and show the results."""
     from fewmask.demo import METHODS, compare
 
     with training_progress() as observe:
@@ -56,11 +57,11 @@ def demo(
     out.print(table)
     say(f"Pictures: {result['picture']} and {folder}/<method>/overlays")
     say(f"Report: {result['report']}")
-    say("One seed of a short run: read docs/results.md before believing a difference.")
+    say("These are short runs with one seed; docs/results.md says which differences are more than noise.")
 
 
 def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Examine a configuration's data, network and method: every problem at once, each with file or key and the fix."""
+    """Examine a configuration's data, network and method. List every problem with its file or key and the fix."""
     from fewmask.config import read_config
     from fewmask.data.doctor import check_domains as examine
 
@@ -73,14 +74,14 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: Json = False
             progress=progress,
             asks=settings.campaign is not None,
         )
-    found = tuple(sorted((*_of_network(settings), *report.problems), key=lambda problem: problem.severity))
+    problems = tuple(sorted((*_of_network(settings), *report.problems), key=lambda problem: problem.severity))
     if not as_json and not report.errors:
         settled(settings)
-    print_report(replace(report, problems=found), as_json)
+    print_report(replace(report, problems=problems), as_json)
 
 
 def settled(settings: Config) -> Config:
-    """The configuration with what it leaves to the data decided, and a line about each decision."""
+    """The configuration with every `auto` decided by the data. Prints a line about each decision."""
     from fewmask.config.training import AUTO
 
     if settings.method.name != "auto" and settings.train.steps != AUTO:
@@ -88,14 +89,14 @@ def settled(settings: Config) -> Config:
     from fewmask.data.domains import load_domains
     from fewmask.engine.automatic import resolve_auto
 
-    settings, told = resolve_auto(settings, load_domains(settings))
-    for line in told:
+    settings, decisions = resolve_auto(settings, load_domains(settings))
+    for line in decisions:
         say(line, err)
     return settings
 
 
 def _of_network(settings: Config) -> list[Problem]:
-    """What keeps the network and the method from being built and from taking the images."""
+    """Errors in building the network and the method, and in running them on the images."""
     from fewmask.campaigns import settings as of_campaigns
     from fewmask.data.domains import load_domains
     from fewmask.data.layouts import Problem
@@ -105,7 +106,7 @@ def _of_network(settings: Config) -> list[Problem]:
 
     try:
         domains = load_domains(settings)
-    except ValueError:  # the data's own faults are told with their files
+    except ValueError:  # the data check reports these errors with their files
         domains = None
     try:
         if domains is not None:
@@ -118,16 +119,16 @@ def _of_network(settings: Config) -> list[Problem]:
             of_campaigns.check_campaign(settings, domains)
     except ValueError as error:
         parted = [line.partition(": ") for line in str(error).splitlines()]
-        told = [(key, *rest.rpartition("; ")) for key, _, rest in parted]
+        parts = [(key, *rest.rpartition("; ")) for key, _, rest in parted]
         return [
             Problem(key, value, fix) if value else Problem(key, fix, "see docs/formats.md")
-            for key, value, _, fix in told
+            for key, value, _, fix in parts
         ]
     return []
 
 
 def print_report(report: Report, as_json: bool) -> None:
-    """What the doctor found; ends the command with code 2 where it found errors."""
+    """Print the report of the data check. Ends the command with code 2 if there are errors."""
     if as_json:
         print_json(report.to_dict())
     else:
@@ -138,8 +139,8 @@ def print_report(report: Report, as_json: bool) -> None:
             if s.in_part:
                 are = agreeing(s.in_part, "is", "are")
                 say(
-                    f"{s.in_part:,} of {count(s.masks, 'mask')} {are} labelled in part: what is "
-                    "still open there is in no loss and no score, and a campaign asks people about it too."
+                    f"{s.in_part:,} of {count(s.masks, 'mask')} {are} labelled in part: losses and scores ignore the "
+                    "other pixels, and a campaign may ask about them."
                 )
         _list("[yellow]warning[/]", report.warnings)
         _list("[red]error[/]", report.errors)
@@ -149,7 +150,7 @@ def print_report(report: Report, as_json: bool) -> None:
 
 
 def _list(severity: str, problems: Sequence[Problem]) -> None:
-    """A line each, but one for those of one kind where they are more than a few: how many, and the first of them."""
+    """Print a line for each problem. Many problems of one kind get one line with their number and the first ones."""
     kinds: dict[tuple[int, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault((problem.reach, problem.kind), []).append(problem)
@@ -159,30 +160,30 @@ def _list(severity: str, problems: Sequence[Problem]) -> None:
                 out.print(f"{severity} {plain(problem)}", soft_wrap=True)
         else:
             names = ", ".join(problem.where for problem in alike[:ALIKE])
-            told = f"{len(alike):,} × {alike[0].value}: {names} and {len(alike) - ALIKE:,} more (--json lists them)"
-            out.print(f"{severity} {plain(told)}; {plain(alike[0].fix)}", soft_wrap=True)
+            summary = f"{len(alike):,} × {alike[0].value}: {names} and {len(alike) - ALIKE:,} more (--json lists them)"
+            out.print(f"{severity} {plain(summary)}; {plain(alike[0].fix)}", soft_wrap=True)
 
 
 @exit_on_signal()
 def train(config: ConfigFile, overrides: Overrides = None, folder: OutFolder = None, as_json: Json = False) -> None:
-    """Train a model. The same command goes on where a run stopped."""
+    """Train a model. The same command resumes a run where it stopped."""
     from fewmask.config import read_config
     from fewmask.runs import RunFolder
 
     settings = read_config(config, overrides or [])
-    from fewmask.engine.fit import train as fit  # torch, which a wrong path or key need not wait for
+    from fewmask.engine.fit import train as fit  # imports torch, so it comes after the check of path and keys
     from fewmask.engine.longer import former_steps
 
     settings = settled(settings)
     folder = folder or below(Path("runs"), settings.name)
     settings = RunFolder(folder).kept(settings)
     if settings.campaign is not None:
-        say("`campaign` is not read by `fewmask train`, which trains once; `fewmask campaign` asks", err)
+        say("`fewmask train` trains once and ignores `campaign`; `fewmask campaign` asks questions", err)
     finished = RunFolder(folder).summary.exists() and former_steps(RunFolder(folder), settings) is None
     with training_progress() as observe:
         summary = fit(settings, folder, observe)
     if finished:
-        say(f"{folder} was finished before: nothing was trained; --out names another folder to train anew", err)
+        say(f"{folder} was finished before: nothing was trained; give another --out to train again", err)
     if as_json:
         print_json(summary)
         return

@@ -100,7 +100,7 @@ def parse(
     try:
         config = Config.model_validate(data, context={"folder": folder})
     except ValidationError as error:
-        problems += _sentences(error, text)
+        problems += _sentences(error, text, data=data)
     problems += method_problems
     if problems:
         more = [f"… and {len(problems) - MOST_PROBLEMS:,} more"] if len(problems) > MOST_PROBLEMS else []
@@ -160,17 +160,25 @@ def _override(data: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def _sentences(error: ValidationError, text: str | None, method: type[Settings] | None = None) -> list[str]:
+def _sentences(
+    error: ValidationError,
+    text: str | None,
+    method: type[Settings] | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Pydantic's errors as sentences for a user. The errors after the first `MOST_PROBLEMS` keep pydantic's message.
-    `method` is the type of the settings if the errors are in a method's settings."""
+    `method` is the type of the settings if the errors are in a method's settings; else `data` is the configuration."""
     errors = error.errors()
     place = ("method",) if method else ()
-    sentences = [_sentence((*place, *e["loc"]), e, text, method) for e in errors[:MOST_PROBLEMS]]
+    sentences = [_sentence((*place, *e["loc"]), e, text, method, data) for e in errors[:MOST_PROBLEMS]]
     return sentences + [e["msg"] for e in errors[MOST_PROBLEMS:]]
 
 
-def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Settings] | None) -> str:
+def _sentence(
+    loc: Sequence[Any], error: Any, text: str | None, method: type[Settings] | None, data: Mapping[str, Any] | None
+) -> str:
     kind, message, value = error["type"], error["msg"], error.get("input")
+    settings, depth = (method, 1) if method else _settings_of(loc, data)
     if loc[0] in ("domains", "held_out"):
         loc = (*loc[:2], *loc[3:])  # pydantic puts the layout behind the domain's name; the file has no such key
     # The element after a key of a union is the alternative, not a key.
@@ -184,7 +192,7 @@ def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Set
         location = ".".join(map(str, steps[:-1])) or "a key" if is_key else key
         return f"{location}: {strict_yaml.unquoted(text, steps, value, is_key)}"
     if kind == "extra_forbidden":
-        return f"{key}: unknown key; {fix_for_key(method, place[1:]) if method else fix_for_key(Config, place)}"
+        return f"{key}: unknown key; {fix_for_key(settings, place[depth:])}"
     if kind == "missing":
         return f"{key}: missing; add it"
     layouts = [*LAYOUTS, *installed_layouts()]
@@ -205,3 +213,11 @@ def _sentence(loc: Sequence[Any], error: Any, text: str | None, method: type[Set
         "" if isinstance(value, dict) else f" (given: {strict_yaml.short(value)})"
     )  # the message names a mapping's keys
     return f"{key}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _settings_of(loc: Sequence[Any], data: Mapping[str, Any] | None) -> tuple[type[Settings], int]:
+    """The type of the settings at a place, and the number of keys that lead to them: a plug-in's domain has a type that
+    `Config` does not know."""
+    if data is not None and loc[0] in ("domains", "held_out") and loc[2:3] == ("plug-in",):
+        return installed_layouts()[data[loc[0]][loc[1]]["layout"]].Settings, 2
+    return Config, 0

@@ -37,6 +37,8 @@ class Prediction(BaseModel):
     """The given folder or files."""
     upright: bool = False
     """Whether images were turned by their orientation tags."""
+    forms: tuple[str, ...] = ()
+    """The further forms that were written of this prediction."""
 
 
 class Predicted(BaseModel):
@@ -87,11 +89,21 @@ def check_output(out: Path, prediction: Prediction) -> None:
         existing = Prediction.model_validate_json(record.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{record}: damaged ({error.error_count()} faults); give another --out") from None
-    different = [name for name in Prediction.model_fields if getattr(existing, name) != getattr(prediction, name)]
+    decisive = Prediction.model_fields.keys() - {"forms"}
+    different = [name for name in sorted(decisive) if getattr(existing, name) != getattr(prediction, name)]
     if different:
         descriptions = {"network": "another network", "images": f"other images ({_short(existing.images)})"}
         changes = ", ".join(descriptions.get(name, f"{name} {getattr(existing, name)!r}") for name in different)
         raise ValueError(f"{out}: holds another prediction: {changes}; give another --out, or --overwrite")
+
+
+def note_form(out: Path, form: str) -> tuple[str, ...]:
+    """Record that a form of this prediction was written. Returns all such forms."""
+    record = Prediction.model_validate_json((out / RECORD).read_bytes())
+    if form not in record.forms:
+        record = record.model_copy(update={"forms": (*record.forms, form)})
+        write_text(out / RECORD, record.model_dump_json(indent=2) + "\n")
+    return record.forms
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from fewmask.engine.evaluation import Progress, as_array, same_size_batches
 from fewmask.engine.generalise import Choice, choices, clearest
 from fewmask.engine.image_files import Item, find_images
 from fewmask.engine.predicted import Predicted, Prediction
-from fewmask.engine.prediction_formats import Form, write_form
+from fewmask.engine.prediction_formats import Form, older_forms, write_form
 from fewmask.engine.transfer import common_size
 from fewmask.files import write_text
 from fewmask.labels import LabelSpace, Mask
@@ -103,10 +103,8 @@ def predict(
     as a domain with `orientation: apply` does. `overwrite` overwrites another prediction in the folder.
 
     Returns a summary with each class's fraction of all pixels (for each domain, with "auto"), the files that were left
-    aside in the folder, and remarks on images, such as on an orientation tag. Raises ValueError, before any file is
-    written, that lists all unreadable images and repeated names; for a domain that the model does not have; and for a
-    folder `out` that holds anything but this prediction. The same call resumes a prediction that was stopped or that
-    failed at a damaged file. No file is ever written in part.
+    aside, remarks on images, and forms of an earlier prediction. Raises one ValueError with all unreadable images and
+    repeated names. No file is ever written in part. The same call resumes a prediction that was stopped.
     """
     began = time.monotonic()
     files = Path(images) if isinstance(images, str | os.PathLike) else [Path(image) for image in images]
@@ -154,6 +152,7 @@ def predict(
             for n, writer in writers.items():
                 items = [item for item in given.items if lines[item.name.as_posix()].domain == n]
                 forms += [str(path) for path in [write_form(writer.out, items, writer.space, form)] if path and items]
+            noted = predicted.note_form(out, form)
     except ImageError as error:
         raise ValueError(
             f"{error}\n{len(lines)} of {len(given.items)} images were predicted before that and stay in {out}; when it "
@@ -169,6 +168,7 @@ def predict(
         "before": done_before,
         "sizes": sizes,
         "forms": forms,
+        "older_forms": [str(path) for w in writers.values() for path in older_forms(w.out, noted)],
         "aside": list(given.aside),
         "remarks": _remarks(ordered),
         **(_choice_summary(ordered, fused.fused) if fused else {}),

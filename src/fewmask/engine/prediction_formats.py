@@ -25,6 +25,16 @@ Form = Literal["png", "coco", "labelme", "geojson"]
 FORMS: tuple[Form, ...] = ("png", "coco", "labelme", "geojson")
 
 
+# The file or the folder of each form, in the folder of a prediction.
+FORM_PATHS: dict[Form, str] = {"coco": "coco.json", "labelme": "labelme", "geojson": "geojson"}
+
+
+def older_forms(out: Path, written: Sequence[str]) -> list[Path]:
+    """The forms in a folder that belong to an earlier prediction; `written` are those of the present one."""
+    paths = [below(out, path) for form, path in FORM_PATHS.items() if form not in written]
+    return [path for path in paths if path.exists()]
+
+
 def write_form(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) -> Path | None:
     """Write the masks below `out/masks` in another form, and return the path: `coco.json`, or the folder `labelme/` or
     `geojson/` with a file for each image. None for "png", the form of the masks.
