@@ -46,7 +46,7 @@ def sentence(pair: Mapping[str, Any]) -> str:
         "higher": f"{b} is better, beyond noise",
         "lower": f"{b} is worse, beyond noise",
         "within noise": "within noise",
-    }.get(d["verdict"], "one seed cannot tell a method from its luck")
+    }.get(d["verdict"], "one seed cannot tell a difference from noise")
     ends = f" ({interval(d['interval'])})" if d["interval"] is not None else ""
     meaning = f"{b} − {a} in points of mIoU{', with the 95 % interval' if ends else ''}"
     return f"{points(d['difference'], '+')}{ends}: {verdict}. {meaning}, {count(len(pair['seeds']), 'seed')}."
