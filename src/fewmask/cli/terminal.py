@@ -38,7 +38,7 @@ def training_progress(spent: Callable[[], str] = lambda: "") -> Iterator[Progres
 
     `spent` returns the spent budget in words. It is called at the beginning of each stage.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}")
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[details]}")
     with exit_on_signal(), Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         tasks: dict[str, Any] = {}
         stage, so_far, part = "", "", 0
@@ -50,10 +50,10 @@ def training_progress(spent: Callable[[], str] = lambda: "") -> Iterator[Progres
             evaluates = stage.endswith("evaluate")
             key = f"{event.run} evaluate" if evaluates else event.run
             if key not in tasks:
-                tasks[key] = bar.add_task(key, told="")
+                tasks[key] = bar.add_task(key, details="")
             details = _details(event, so_far)
             description = f"{event.run} · {stage}"
-            bar.update(tasks[key], description=description, completed=event.step, total=event.steps, told=details)
+            bar.update(tasks[key], description=description, completed=event.step, total=event.steps, details=details)
             previous_part, part = part, event.step * (20 if event.terms else 4) // event.steps
             if part > previous_part and not evaluates and not err.is_terminal:
                 print(f"{event.run} {stage} {event.step}/{event.steps} {details}", file=sys.stderr, flush=True)
