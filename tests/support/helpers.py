@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ondisk import ENCODER
 from torch import Tensor
 
 from fewmask.config import AugmentSettings, EmbeddingSettings, ModelSettings, OptimiserSettings, TrainSettings
@@ -25,8 +26,6 @@ from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, distinct_colour
 from fewmask.methods.common.base import Method
 from fewmask.models.universal import UniversalSegmenter, at_stride
 from fewmask.runs import RunFolder
-
-ENCODER = "tu-test_efficientnet"  # timm's smallest network: 0.4 million parameters
 
 
 @dataclass

@@ -27,7 +27,7 @@ from fewmask.methods import parse_config
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.runs import RunFolder
 
-ENCODER = "tu-mobilenetv2_050"
+ENCODER = "tu-test_efficientnet"  # timm's smallest network: 0.4 million parameters
 
 
 def write_domain(
