@@ -625,7 +625,7 @@ def test_frequencies_are_counted_as_labels_pass_and_rare_rows_are_remembered() -
     memory.observe(image, label)
     assert memory.counts.tolist() == [2 * 56 - 16 - 4, 16, 4]
     # 4 and 4 + 16 of 112 pixels are less than a fifth: classes 1 and 2 are rare, and row 2 has neither.
-    assert memory.seen == 2
+    assert memory.remembered == 2
     drawn_image, drawn_label, mask = memory.draw(50, rng())
     for i in range(50):
         row = int(drawn_image[i, 0, 0, 0])
@@ -650,7 +650,7 @@ def test_a_memory_goes_on_from_its_state() -> None:
     image = torch.randint(0, 256, (4, 3, 6, 7), generator=rng(1), dtype=torch.uint8)
     memory.fit(image)
     memory.observe(image, label)
-    assert memory.seen > 0
+    assert memory.remembered > 0
     fresh.load_state_dict(memory.state_dict())
     assert same(memory.state_dict(), fresh.state_dict())
     for one, other in zip(memory.draw(9, rng(2)), fresh.draw(9, rng(2)), strict=True):

@@ -28,7 +28,7 @@ class Replay(nn.Module):
         self.counts: Tensor
         self.image: Tensor
         self.label: Tensor
-        self.seen: Tensor
+        self.remembered: Tensor
 
     def fit(self, image: Tensor) -> None:
         """Make room for images (B,3,H,W) of this size, which is known from the first batch on."""
@@ -45,18 +45,18 @@ class Replay(nn.Module):
             0, values, torch.ones_like(values)
         )[: len(self.counts)]
         _, tail = head_and_tail(self.counts, self.tail_share)
-        buffer = ReplayBuffer(self.image, self.label, self.seen)
+        buffer = ReplayBuffer(self.image, self.label, self.remembered)
         self._keep(remember(buffer, image[-self.places :], label[-self.places :], tail))
 
     def draw(self, rows: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw remembered images (B,3,H,W), their labels (B,H,W), and the pixels (B,H,W) of some of their head and tail
         classes. The mask is empty while nothing is remembered."""
-        image, label = recall(ReplayBuffer(self.image, self.label, self.seen), rows, rng)
+        image, label = recall(ReplayBuffer(self.image, self.label, self.remembered), rows, rng)
         head, tail = head_and_tail(self.counts, self.tail_share)
         return image, label, adaptive_class_masks(label, head, tail, rng, self.heads, self.tails)
 
     def _keep(self, buffer: ReplayBuffer) -> None:
-        self.image, self.label, self.seen = buffer
+        self.image, self.label, self.remembered = buffer
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
         # A resumed run has not had a batch yet, so the size comes from the stored images.
