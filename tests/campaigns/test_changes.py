@@ -259,9 +259,7 @@ def test_a_look_that_has_begun_keeps_its_settings(data: Path, tmp_path: Path) ->
 
 
 def short(data: Path, method: str = "joint", **train: Any) -> dict[str, Any]:
-    made = plain(data, method, **{"steps": 4, "evaluate_every": 2, **train})
-    made["model"]["encoder"] = helpers.ENCODER
-    return made
+    return plain(data, method, **{"steps": 4, "evaluate_every": 2, **train})
 
 
 def test_more_steps_of_a_constant_schedule_are_bit_for_bit_those_of_one_training(data: Path, tmp_path: Path) -> None:

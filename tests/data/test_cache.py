@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ENCODER
 from ondisk import assert_same_run, plain, two_domains, write_domain
 
 from fewmask.config import FolderDomain
@@ -55,7 +54,6 @@ def test_a_run_is_the_same_and_may_be_continued_either_way(tmp_path: Path) -> No
 
     def run(folder: Path, cache: str, stop_at: int | None = None) -> None:
         settings = plain(data, "entropy-min", steps=4, checkpoint_every=1, cache=cache)
-        settings["model"]["encoder"] = ENCODER
 
         def look(event: object) -> None:
             if getattr(event, "step", None) == stop_at and getattr(event, "stage", "") != "evaluate":

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ENCODER, domain, domains
+from helpers import domain, domains
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ondisk import assert_same_run, plain, two_domains, write_domain
@@ -35,7 +35,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(data: Path, method: Any = "auto", **train: Any) -> Config:
     made = plain(data, method, **train)
-    made["model"]["encoder"] = ENCODER
     return parse_config(made)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import ENCODER, domains, model, needs, steps
+from helpers import domains, model, needs, steps
 from hypothesis import given
 from hypothesis import strategies as st
 from ondisk import assert_same_run, plain, summary_of, two_domains, weights_of
@@ -41,7 +41,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(data: Path, method: str | dict[str, Any] = "joint", **changes: Any) -> Config:
     settings = plain(data, method, **changes)
-    settings["model"]["encoder"] = ENCODER
     return parse_config(settings)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import campaigns
-import helpers
 import pytest
 from ondisk import config, environment, metrics_of, plain, run_python, two_domains
 
@@ -85,7 +84,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(data: Path) -> Config:
     """Two steps of the smallest network."""
     settings = plain(data, steps=2)
-    settings["model"]["encoder"] = helpers.ENCODER
     return parse_config(settings)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ENCODER, batch, domains, in_parts, model, relabelled, run, same, steps, train_settings
+from helpers import batch, domains, in_parts, model, relabelled, run, same, steps, train_settings
 from ondisk import assert_same_run, plain, two_domains, weights_of
 from safetensors.torch import load_file
-from test_semi_supervised import by_hand, looped, opinionated, rng, supervised_loop, swap
+from semi_supervised import by_hand, looped, opinionated, rng, supervised_loop, swap
 from torch import Tensor, nn
 
 from fewmask.config import Config
@@ -319,7 +319,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(data: Path, **options: Any) -> Config:
     made = plain(data, {"name": "co-training", **options}, steps=4, checkpoint_every=1)
-    made["model"]["encoder"] = ENCODER
     return parse_config(made)
 
 

@@ -9,7 +9,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import helpers
 import numpy as np
 import pytest
 import torch
@@ -174,7 +173,6 @@ def test_the_branch_finds_where_the_network_is_wrong() -> None:
 def test_the_branch_is_kept_and_scores_as_it_did(tmp_path: Path) -> None:
     root = two_domains(tmp_path / "data")
     settings = plain(root, {"name": "deal", "channels": 8}, steps=3)
-    settings["model"]["encoder"] = helpers.ENCODER
     config = parse_config(settings)
     train(config, tmp_path / "run")
 

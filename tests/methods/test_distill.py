@@ -29,8 +29,8 @@ from helpers import (
 )
 from ondisk import config, plain, teacher, two_domains
 from safetensors.torch import load
+from semi_supervised import opinionated, rng, supervised_loop
 from test_co_training import Pointwise
-from test_semi_supervised import opinionated, rng, supervised_loop
 from torch import Tensor
 
 from fewmask.config import Config
@@ -240,7 +240,7 @@ def settings(data: Path, **method_settings: Any) -> Config:
 
 def test_a_teacher_that_changed_is_refused_and_one_that_came_back_is_not(data: Path, tmp_path: Path) -> None:
     """A student of another architecture; the teacher is nowhere in the run, only its hash. That a run which goes on is
-    the run that was not stopped, tests/engine/test_engine.py has of all methods."""
+    the run that was not stopped, tests/engine/test_resuming.py has of all methods."""
     folder = tmp_path / "teacher"
     shutil.copytree(teacher(data), folder)
     student = settings(data, teachers=[folder])

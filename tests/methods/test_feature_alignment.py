@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import batch, domains, model, relabelled, run, same, steps, train_settings
+from semi_supervised import rng
 from test_hung2018 import gradients
-from test_semi_supervised import rng
 from torch import Tensor, nn
 
 from fewmask.data.batch import Batch, mean_counts

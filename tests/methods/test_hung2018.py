@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import domains, in_parts, model, relabelled, run, same, steps, train_settings
-from test_semi_supervised import opinionated, rng
+from semi_supervised import opinionated, rng
 from torch import Tensor, nn
 
 from fewmask.data.batch import Batch

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import helpers
 import numpy as np
 import pytest
 import torch
@@ -360,7 +359,6 @@ class Stop(Exception):
 def test_a_generation_with_pseudo_labels_on_disk_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     root = two_domains(tmp_path / "data")
     plainly = plain(root, {"name": "s4al-plus", "contrast": SMALL}, steps=4, checkpoint_every=3, workers=0)
-    plainly["model"]["encoder"] = helpers.ENCODER
     settings = parse_config(plainly)
     of = load_domains(config(root))
     rng = np.random.default_rng(0)

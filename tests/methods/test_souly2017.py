@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import domains, model, relabelled, run, same, steps, train_settings
+from semi_supervised import opinionated, rng
 from test_hung2018 import gradients
-from test_semi_supervised import opinionated, rng
 from torch import Tensor, nn
 
 from fewmask.data.batch import Batch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ENCODER, domains, model, run, same, train_settings
+from helpers import domains, model, run, same, train_settings
 from ondisk import assert_same_run, plain, two_domains, weights_of
 from safetensors.torch import load_file
 from torch import nn
@@ -149,7 +149,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(data: Path, name: str, **options: object) -> Config:
     made = plain(data, {"name": name, **TAUGHT[name], **options}, steps=4, checkpoint_every=1)
-    made["model"]["encoder"] = ENCODER
     return parse_config(made)
 
 
@@ -194,7 +193,6 @@ def test_the_teacher_is_the_runs_model_and_the_student_lies_beside_it(data: Path
 def test_with_auto_validation_chooses_between_teacher_and_student(data: Path, tmp_path: Path) -> None:
     """The one that is not chosen lies beside the model, and the scores are those of the chosen one."""
     made = plain(data, {"name": "s4al", **TAUGHT["s4al"], "answers": "auto"}, steps=4, evaluate_every=4)
-    made["model"]["encoder"] = ENCODER
     config = parse_config(made)
     summary = train(config, tmp_path / "run")
     (last,) = summary["validation"]
@@ -216,7 +214,7 @@ def settings_like(config: Config, answers: str) -> Config:
 
 
 def test_the_student_of_a_stopped_run_is_that_of_one_that_was_not(data: Path, tmp_path: Path) -> None:
-    """Its teacher is compared with all methods' in tests/engine/test_engine.py."""
+    """Its teacher is compared with all methods' in tests/engine/test_resuming.py."""
 
     def stop(event: ProgressEvent) -> None:
         if event.step == 3 and event.stage != "evaluate":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import helpers
 import numpy as np
+import pytest
 from ondisk import plain, weights_of
 
 from fewmask.annotation.folder import read_answers, write_questions
@@ -36,7 +36,6 @@ def settings_of(
     """A campaign of short trainings of the smallest network, with the oracle, as plain data."""
     made = plain(data, method, **{"steps": 2, "batch_size": 2, "unlabelled_batch_size": 2, **(train or {})})
     made["domains"] = {name: {"layout": "folder", "root": str(data / name)} for name in domains}
-    made["model"]["encoder"] = helpers.ENCODER
     made["labelled"] = {"images": labelled}
     made["campaign"] = {"rounds": 3, "annotator": "oracle", "pool": {"scales": [1.0]}, **campaign}
     return made
@@ -113,3 +112,34 @@ def skip(run: Path, questions: Sequence[Question]) -> None:
 
 def masks_of(domain: Domain) -> dict[str, np.ndarray]:
     return {stem: domain.mask(stem) for stem in domain.labelled}
+
+
+STUDENT = {"name": "s4al-plus", "confidence": 0.0, "contrast": {"weight": 0}}
+
+
+class Stop(Exception):
+    """What an interrupted campaign ends with."""
+
+
+class Stops:
+    """Raises Stop once after every call of every patched function, by its name and what it is about; of some before."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch, self.known = patch, set[tuple[str, ...]]()
+
+    def at(self, where: Any, name: str, about: Callable[..., str], before: bool = False) -> None:
+        call = getattr(where, name)
+
+        def stopping(*arguments: Any, **options: Any) -> Any:
+            if before:
+                self._once(name, "before", about(*arguments))
+            result = call(*arguments, **options)
+            self._once(name, "after", about(*arguments))
+            return result
+
+        self.patch.setattr(where, name, stopping)
+
+    def _once(self, *point: str) -> None:
+        if point not in self.known:
+            self.known.add(point)
+            raise Stop(" ".join(point))

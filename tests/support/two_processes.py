@@ -50,7 +50,6 @@ def settings(data: Path, name: str, **train: Any) -> Config:
     method = {"name": name, **METHODS.get(name, {})}
     options = {"steps": STEPS, "batch_size": 8, "unlabelled_batch_size": 4, "crop": [64, 64], "evaluate_every": 2}
     changes = plain(data, method, **{**options, "optimiser": {"name": "sgd", "lr": 0.0001, "head_lr": 0.0005}, **train})
-    changes["model"]["encoder"] = helpers.ENCODER
     changes["model"]["decoder_options"] = {"decoder_aspp_dropout": 0}
     return parse_config(changes)
 
