@@ -154,7 +154,7 @@ def test_a_folder_that_was_written_for_somebody_is_theirs(waiting: Path, fewmask
     folder = waiting / "questions-ada"
     paint(folder)
     is_refused(
-        fewmask("answer", waiting, "--from", folder, "--annotator", "bob"), "was written for ada", "bob's folder"
+        fewmask("answer", waiting, "--from", folder, "--annotator", "bob"), "was written for ada", "the folder of bob"
     )
     is_refused(fewmask("answer", waiting, "--from", folder, "--annotator", " "), "--annotator ' ': the name is empty")
     for names in ([], ["--annotator", "ada "]):
@@ -182,7 +182,7 @@ def test_a_training_is_no_campaign_and_a_campaign_no_training(
     before = sorted(path.name for path in trained.iterdir())
     is_refused(fewmask("campaign", config, "--out", trained), "holds a run of `fewmask train`", "give another --out")
     assert sorted(path.name for path in trained.iterdir()) == before
-    is_refused(fewmask("query", trained), "a run of `fewmask train`, which asks nothing")
+    is_refused(fewmask("query", trained), "a run of `fewmask train`, which asks no questions")
     is_refused(fewmask("train", config, "--out", waiting), "holds a campaign; go on with `fewmask campaign`")
 
 
