@@ -199,7 +199,7 @@ def test_answers_after_the_last_training_are_kept_and_said_to_come_too_late(
     fewmask("query", waiting)
     paint(waiting / "questions")
     late = fewmask("answer", waiting, "--from", waiting / "questions")
-    assert "3 answered" in late.out and "The campaign is done: answers are kept" in late.out
+    assert "3 answered" in late.out and "The campaign is done: `fewmask campaign` writes the answers" in late.out
     assert "No question is open in" in (told := fewmask("query", waiting).out) and "Its campaign is done." in told
     weights = (waiting / "model.safetensors").read_bytes()
     before = len(list((waiting / "labels").rglob("*.png")))
