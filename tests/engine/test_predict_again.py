@@ -140,10 +140,10 @@ def test_a_turned_photograph_is_told_of_also_when_it_was_done_before(
 def test_too_little_memory_names_the_image_and_the_fix(
     network: UniversalSegmenter, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
-    monkeypatch.setattr(type(network), "encode", lambda self, image: torch.empty(2**55))
+    monkeypatch.setattr(type(network), "encode", lambda self, image, domain: torch.empty(2**55))
     with pytest.raises(ValueError, match=r"0\.png.*32×24 pixels.*not enough memory") as caught:
         predict(network, images, tmp_path / "out", "a", batch_size=batch_size, precision="fp32")
-    assert ("--batch-size" if batch_size > 1 else "cut it into tiles") in str(caught.value)
+    assert ("--batch-size" if batch_size > 1 else "predict it where there is more memory") in str(caught.value)
     monkeypatch.undo()
     assert run(network, images, tmp_path / "out")["images"] == 8
 
@@ -153,7 +153,8 @@ def test_large_images_are_seen_one_at_a_time(
 ) -> None:
     seen: list[int] = []
     encode = type(network).encode
-    monkeypatch.setattr(type(network), "encode", lambda self, image: (seen.append(len(image)), encode(self, image))[1])
+    noting = lambda self, image, domain: (seen.append(len(image)), encode(self, image, domain))[1]  # noqa: E731
+    monkeypatch.setattr(type(network), "encode", noting)
     for pixels, together in ((2 * 24 * 32, 2), (1, 1), (2**22, 4)):
         seen.clear()
         monkeypatch.setattr("fewmask.engine.prediction.BATCH_PIXELS", pixels)

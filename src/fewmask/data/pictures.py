@@ -22,6 +22,8 @@ from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (40, 44, 52)
 FAINT: Colour = (120, 126, 138)
+STRIP = 2**21
+"""Pixels of an overlay that are blended at a time: blending takes 30 bytes for each."""
 # In pixels: margin around a sheet, gap between its pictures, size of its text, edge of a legend's colour.
 MARGIN, GAP, TEXT, SWATCH = 16, 8, 15, 13
 
@@ -89,6 +91,17 @@ def overlay(image: np.ndarray, mask: Mask, space: LabelSpace, opacity: float = 0
     if zoom != 1:
         image = enlarge(image, zoom)
         mask = np.repeat(np.repeat(mask, zoom, 0), zoom, 1)
+    blended = np.empty((*mask.shape, 3), np.uint8)
+    rows = max(1, STRIP // max(mask.shape[1], 1))
+    for top in range(0, len(mask), rows):
+        # One row more above and below: a border is between two rows.
+        first, end = max(top - 1, 0), min(top + rows, len(mask))
+        part = _blended(image[first : end + 1], mask[first : end + 1], space, opacity)
+        blended[top:end] = part[top - first : end - first]
+    return blended
+
+
+def _blended(image: np.ndarray, mask: Mask, space: LabelSpace, opacity: float) -> np.ndarray:
     known = mask < NOT_LABELLED
     border = np.zeros(mask.shape, dtype=bool)
     across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]

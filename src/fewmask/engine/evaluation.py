@@ -22,6 +22,7 @@ from fewmask.data.batches import read_batches
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
 from fewmask.engine.metrics import confusion, mean, scores
+from fewmask.engine.tiles import classes_by_tiles, is_large
 from fewmask.labels import ClassMapping, shared_classes
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.runs import ImageCounts
@@ -85,6 +86,8 @@ def same_size_batches(images: Iterator[Any], batch_size: int, size: Callable[[An
 def predict_batch(model: UniversalSegmenter, image: Tensor, domain: str, precision: Precision = "auto") -> Tensor:
     """The class of every pixel: image (B,H,W,3) uint8 → (B,H,W) int64 in 0 … C_k−1."""
     device = model.mean.device
+    if is_large(image.shape[1:3]):
+        return torch.stack([classes_by_tiles(model, one, domain, precision) for one in image]).to(device).long()
     with autocast(device, precision):
         return model(image.to(device, non_blocking=True).permute(0, 3, 1, 2), domain).argmax(1)
 

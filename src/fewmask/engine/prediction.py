@@ -37,6 +37,7 @@ from fewmask.engine.generalise import Choice, choices, clearest
 from fewmask.engine.image_files import Item, find_images
 from fewmask.engine.predicted import Predicted, Prediction
 from fewmask.engine.prediction_formats import Form, older_forms, write_form
+from fewmask.engine.tiles import classes_by_tiles, excess_by_tiles, is_large
 from fewmask.engine.transfer import common_size
 from fewmask.files import write_text
 from fewmask.labels import LabelSpace, Mask
@@ -93,7 +94,7 @@ def predict(
     names the ids. Threads decode and write beside the network, which predicts images of one size in one batch.
 
     Each image is resized to the size of the network's training (`model.sizes`), and its mask is enlarged (nearest) to
-    the size of the image. Images are not cut into tiles, so the largest one determines the memory.
+    the size of the image. A large image is predicted by overlapping tiles, see `engine.tiles`.
 
     With the model of `load_fused`, the domain "fused" writes classes of the union of all domains. The domain "auto"
     chooses a domain for each image: its files go to `out/<domain>/`, and `out/domains.csv` lists each image's domain
@@ -212,12 +213,16 @@ class _Answering:
             raise ImageError(_too_large(batch, self.sizes, error)) from error
 
     def _predicted(self, batch: list[Decoded]) -> list[Answer]:
+        if self._is_large(batch, self.domain):
+            return [Answer(one, self.domain, self._by_tiles(one, self.domain)) for one in batch]
         features, size = self._encode(batch, self.sizes[self.domain])
         masks = as_array(self.model.classes(features, self.domain, size))
         return [Answer(d, self.domain, _enlarged(mask, d)) for d, mask in zip(batch, masks, strict=True)]
 
     def _chosen(self, model: Fused, batch: list[Decoded]) -> list[Answer]:
         """Predict each image with the head that fits it best. Every domain has its own size of the image."""
+        if any(self._is_large(batch, name) for name in model.fused):
+            return [self._chosen_by_tiles(model, one) for one in batch]
         encoded = {size: self._encode(batch, size) for size in set(self.sizes.values())}
         excess = {size: model.excess(model.similarity(features)) for size, (features, _) in encoded.items()}
         own_excess = torch.stack([excess[self.sizes[n]][:, k] for k, n in enumerate(model.fused)], 1)
@@ -227,6 +232,21 @@ class _Answering:
             mask = as_array(model.classes(features[i : i + 1], choice.domain, size)[0])
             answers.append(Answer(decoded, choice.domain, _enlarged(mask, decoded), choice))
         return answers
+
+    def _is_large(self, batch: list[Decoded], domain: str) -> bool:
+        height, width = batch[0].image.shape[:2]
+        return is_large(scaled((height, width), self.sizes[domain]))
+
+    def _by_tiles(self, one: Decoded, domain: str) -> Mask:
+        image = torch.from_numpy(resized(one.image, self.sizes[domain]))
+        return _enlarged(classes_by_tiles(self.model, image, domain, self.precision).numpy(), one)
+
+    def _chosen_by_tiles(self, model: Fused, one: Decoded) -> Answer:
+        images = {size: torch.from_numpy(resized(one.image, size)) for size in set(self.sizes.values())}
+        excess = {size: excess_by_tiles(model, image, self.precision) for size, image in images.items()}
+        own = torch.stack([excess[self.sizes[n]][:, k] for k, n in enumerate(model.fused)], 1)
+        (choice,) = choices(model, own)
+        return Answer(one, choice.domain, self._by_tiles(one, choice.domain), choice)
 
     def _encode(self, batch: list[Decoded], scale: Scale) -> tuple[torch.Tensor, tuple[int, int]]:
         """Features (B,C,h,w) of the images at a scale, and their H, W there."""
@@ -242,11 +262,7 @@ def _enlarged(mask: Mask, decoded: Decoded) -> Mask:
 
 def _too_large(batch: Sequence[Decoded], sizes: Mapping[str, Scale], error: BaseException) -> str:
     height, width = batch[0].image.shape[:2]
-    fix = (
-        "take a smaller --batch-size"
-        if len(batch) > 1
-        else "cut it into tiles, reduce it, or predict it where there is more memory"
-    )
+    fix = "take a smaller --batch-size" if len(batch) > 1 else "reduce it, or predict it where there is more memory"
     names = ", ".join(str(decoded.item.path) for decoded in batch)
     description = f"each of {width}×{height} pixels" if len(batch) > 1 else f"{width}×{height} pixels"
     return f"{names}: {description}, for which there is not enough memory ({' '.join(str(error).split())[:200]}); {fix}"
@@ -262,6 +278,8 @@ def _write_all(
     pixels: InputSettings,
 ) -> Generator[Predicted, None, None]:
     """Decode every image, predict it and write the files, in the order of the images' sizes."""
+    if any(is_large(item.size) for item in items):  # they come one by one, so that few of them are held at once
+        batch_size = threads = 1
     ahead = batch_size + threads
     with ThreadPoolExecutor(threads) as reading, ThreadPoolExecutor(threads) as writing:
         # Sorting by size keeps the number of batches low, since a batch holds one size.
@@ -326,6 +344,11 @@ def _write_choices(path: Path, lines: Sequence[Predicted]) -> None:
     write_text(path, text.getvalue())
 
 
+def _strips(mask: Mask) -> list[np.ndarray]:
+    """Strips of a mask's rows: bincount makes eight bytes of each pixel."""
+    return np.array_split(mask, max(1, mask.size // BATCH_PIXELS))
+
+
 def _domain(model: UniversalSegmenter, domain: str | None) -> str:
     if domain is None and len(model.domains) == 1:
         return model.domains[0]
@@ -361,7 +384,8 @@ class _Writer:
         if self.overlays:
             write_image(self._place("overlays", name), overlay(image, mask, self.space, self.opacity))
         write_mask(self._place("masks", name), mask, self.space)
-        pixels = np.bincount(mask.ravel(), minlength=self.space.num_classes)
+        each = [np.bincount(strip.ravel(), minlength=self.space.num_classes) for strip in _strips(mask)]
+        pixels = np.sum(each, axis=0)
         excess = dict(answer.choice.excess) if answer.choice else None
         return Predicted(
             image=name, digest=answer.decoded.digest, domain=answer.domain, pixels=tuple(pixels.tolist()),

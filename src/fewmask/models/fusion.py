@@ -156,7 +156,11 @@ class Fused(UniversalSegmenter):
     def excess(self, likeness: Tensor) -> Tensor:
         """e, the number of standard deviations by which an image is farther from each domain than the domain's labelled
         images. likeness (B,G,h,w) → (B,K), in the order of `fused`. The least value fits best."""
-        return (distance(shares(likeness), self.usual) - self.typical) / self.spread
+        return self.excess_of(shares(likeness))
+
+    def excess_of(self, found: Tensor) -> Tensor:
+        """As `excess`, of the shares (B,G) themselves."""
+        return (distance(found, self.usual) - self.typical) / self.spread
 
     def decode(self, features: Tensor, domain: str) -> Tensor:
         """The network's logits; for FUSED and AUTO log scores (B,U,h,w)."""
