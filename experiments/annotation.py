@@ -222,7 +222,7 @@ def learning(domain: Domain, found: Predictor, images: int, each: int) -> dict[s
             valid = square.truth < NOT_LABELLED
             told[name].append((done.actions, float((guess == square.truth)[valid].mean())))
         started = time.process_time()
-        learner.hear(question, lambda values=done.shown: values, lambda p=picture: p)
+        learner.learn_from(question, lambda values=done.shown: values, lambda p=picture: p)
         learner.settle()
         seconds.append(time.process_time() - started)
     learner.close()
