@@ -88,9 +88,8 @@ def main() -> None:
 
 # Errors of the path that the user gave. Other OSErrors are failures.
 _PLACES = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "fix its permissions, or name another place")
-_PLACES |= dict.fromkeys(
-    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "a file or folder with this name exists, name another place"
-)
+_PLACES |= dict.fromkeys((errno.EEXIST, errno.EISDIR), "a file or folder with this name exists, name another place")
+_PLACES[errno.ENOTDIR] = "a part of this path is a file, name another place"
 
 # The exit code that typer uses for Ctrl-C.
 _INTERRUPTED = 130
