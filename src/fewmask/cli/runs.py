@@ -133,7 +133,7 @@ def predict(
     config = RunFolder(run).load_config()
     settings = config.train
     domains = [config.domains[domain]] if domain in config.domains else [*config.domains.values()]
-    upright = all(getattr(form_name, "orientation", "ignore") == "apply" for form_name in domains)
+    upright = all(getattr(domain_settings, "orientation", "ignore") == "apply" for domain_settings in domains)
     RunFolder(run).read_network()
     if not images.exists():
         raise ValueError(f"{images}: not found; give a folder of images, or an image")
