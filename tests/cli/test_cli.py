@@ -182,7 +182,7 @@ def test_an_absent_configuration_is_named(tmp_path: Path, fewmask: Fewmask) -> N
     is_refused(fewmask("train", tmp_path / "no.yaml"), f"{tmp_path / 'no.yaml'}: not found")
 
 
-def test_the_version_is_details(fewmask: Fewmask) -> None:
+def test_the_version_is_printed(fewmask: Fewmask) -> None:
     assert fewmask("--version") == (0, f"fewmask {version('fewmask')}\n", "")
 
 
