@@ -27,14 +27,14 @@ class Stems:
     """The kinds of input of a network. Domains whose channels have the same names in the same order share a kind."""
 
     kinds: tuple[Kind, ...]
-    """In the order of the domains."""
+    """RGB first, and the others by their names: in an order that the order of the domains does not change."""
     of: Mapping[str, int]
     """The kind of each domain."""
 
     @classmethod
     def of_inputs(cls, inputs: Mapping[str, InputSettings]) -> Stems:
         """Those of domains with these images; of none RGB."""
-        kinds = tuple(dict.fromkeys(one.channels for one in inputs.values())) or (RGB,)
+        kinds = tuple(sorted({one.channels for one in inputs.values()}, key=lambda k: (k != RGB, k))) or (RGB,)
         return cls(kinds, {name: kinds.index(one.channels) for name, one in inputs.items()})
 
     @property
