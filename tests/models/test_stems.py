@@ -327,3 +327,13 @@ def test_a_teacher_of_other_channels_is_refused(run: Path, tmp_path: Path) -> No
     given["domains"]["fields"]["stretch"] = [[0, 9000]] * 4
     with pytest.raises(ValueError, match="learnt fields from other `channels`, `depth` or `stretch`"):
         train(parse_config(given), tmp_path / "other")
+
+
+def test_a_teacher_may_know_fewer_kinds_of_input(tmp_path: Path) -> None:
+    domains = write_kinds(tmp_path)
+    runs = []
+    for name in domains:
+        train(parse_config({**plain(tmp_path, steps=1), "domains": {name: domains[name]}}), tmp_path / f"run-{name}")
+        runs.append(str(tmp_path / f"run-{name}"))
+    given = {**plain(tmp_path, steps=2), "method": {"name": "distill", "teachers": runs}, "domains": domains}
+    assert train(parse_config(given), tmp_path / "student")["steps"] == 2

@@ -75,7 +75,9 @@ class Distill(Method):
 
         def loss_and_agreement(k: int, rows: Tensor) -> Tensor:
             domain = model.domains[k]
-            log_p = self._soft_labels(take(batch.image, rows), domain)
+            # A teacher may know other kinds of input, so it gets the domain's channels alone.
+            image = take(batch.image, rows)[:, : len(model.inputs[domain].channels)]
+            log_p = self._soft_labels(image, domain)
             logits = model.logits(take(features, rows), domain, batch.size)
             valid = take(valid_pixels, rows)
             divergence = kl_divergence(log_p, logits, s.temperature)
@@ -88,7 +90,7 @@ class Distill(Method):
 
     @torch.no_grad()
     def _soft_labels(self, image: Tensor, domain: str) -> Tensor:
-        """log p (b,C_k,H,W) of images (b,3,H,W)."""
+        """log p (b,C_k,H,W) of images (b,C,H,W) of the domain."""
         knowing = [t for t in self.teachers if domain in t.spaces]
         return log_mean_softmax([teacher(image, domain) for teacher in knowing], self.settings.temperature)
 
