@@ -147,6 +147,17 @@ def test_an_image_in_memory_has_the_values_of_its_files() -> None:
     assert mask.shape == (24, 30)
     with pytest.raises(ValueError, match="give numbers of \\(H,W,4\\), in red, green, blue, nir"):
         own.predict(values[..., :3])
+    with pytest.raises(ValueError, match="values that are not finite"):
+        own.predict(np.where(values == values[0, 0, 0], np.nan, values))
+
+
+@pytest.mark.parametrize("channels", [1, 4, 7])
+def test_an_image_in_memory_is_brought_to_the_size_of_its_domain(channels: int) -> None:
+    names = tuple("abcdefg")[:channels]
+    own = UniversalSegmenter(model_settings(), {"x": space(3)}, 0, {"x": InputSettings(channels=names)}).eval()
+    own.sizes = {"x": (40, 44)}
+    mask, _ = own.predict(np.random.default_rng(0).integers(0, 256, (64, 80, channels), np.uint8))
+    assert mask.shape == (64, 80)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])

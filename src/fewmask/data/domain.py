@@ -20,6 +20,7 @@ from fewmask.data.masks import MaskReader, PixelMasks
 from fewmask.data.reading import read_image as read_image
 from fewmask.data.reading import read_mask as read_mask
 from fewmask.data.reading import upright
+from fewmask.formats.bands import at_size
 from fewmask.labels import NOT_LABELLED, LabelSpace, Mask
 from fewmask.randomness import generator
 
@@ -240,11 +241,4 @@ class FileSource:
 def resized(pixels: np.ndarray, size: Scale, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
     """An image or mask at a size: by default the mean of the pixels. Raises ValueError where too little is left."""
     height, width = scaled((pixels.shape[0], pixels.shape[1]), size)
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    if pixels.ndim == 3 and pixels.shape[2] > 4:  # more than OpenCV takes at once
-        parts = [pixels[..., i : i + 4] for i in range(0, pixels.shape[2], 4)]
-        resizing = (cv2.resize(np.ascontiguousarray(p), (width, height), interpolation=interpolation) for p in parts)
-        return np.dstack(list(resizing))
-    small = cv2.resize(pixels, (width, height), interpolation=interpolation)
-    return small.reshape(height, width, *pixels.shape[2:])
+    return at_size(pixels, height, width, interpolation)

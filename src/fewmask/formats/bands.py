@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 STRIP = 2**20
@@ -26,6 +27,18 @@ def stretched(pixels: np.ndarray, spans: Sequence[tuple[float, float]]) -> np.nd
         part = (pixels[top : top + rows].astype(np.float64) - low) * factor
         found[top : top + rows] = np.rint(np.clip(part, 0, 255, out=part))
     return found
+
+
+def at_size(pixels: np.ndarray, height: int, width: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+    """An image (H,W,C) or a mask (H,W) at another size: by default the mean of the pixels."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if pixels.ndim == 3 and pixels.shape[2] > 4:  # more than OpenCV takes at once
+        parts = [pixels[..., i : i + 4] for i in range(0, pixels.shape[2], 4)]
+        resizing = (cv2.resize(np.ascontiguousarray(p), (width, height), interpolation=interpolation) for p in parts)
+        return np.dstack(list(resizing))
+    small = cv2.resize(pixels, (width, height), interpolation=interpolation)
+    return small.reshape(height, width, *pixels.shape[2:])  # OpenCV drops the axis of a single channel
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

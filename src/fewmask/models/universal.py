@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fewmask.config import ModelSettings
 from fewmask.config.inputs import PLAIN, InputSettings
 from fewmask.config.scale import Scale, scaled
-from fewmask.formats.bands import stretched
+from fewmask.formats.bands import at_size, stretched
 from fewmask.labels import VOID, LabelSpace
 from fewmask.models import encoders
 from fewmask.models.memory import is_out_of_memory, memory_for
@@ -187,10 +187,12 @@ class UniversalSegmenter(nn.Module):
                 f"(H,W,{len(pixels.channels)}), in {what}"
             )
         if deep:
+            if not np.isfinite(image).all():
+                raise ValueError("the image has values that are not finite; write numbers there")
             image = stretched(image, pixels.stretch or ())
         size = image.shape[0], image.shape[1]
         height, width = scaled(size, self.sizes[domain])
-        small = image if size == (height, width) else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        small = at_size(image, height, width)
         was_training = self.training
         self.eval()
         try:
