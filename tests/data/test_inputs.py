@@ -163,6 +163,15 @@ def test_what_does_not_fit_the_settings_is_refused_with_the_setting(tmp_path: Pa
     assert "0 is white" in refused(tif, wants(1))
     tifffile.imwrite(tif, values("uint16", (3, 6, 7)), photometric="minisblack")  # three pages
     assert "3 pages" in refused(tif, wants(1))
+    for other in (values("uint16", (5, 7)), values("uint8", (6, 7))):
+        with tifffile.TiffWriter(tif) as file:
+            file.write(values("uint16", (6, 7)), photometric="minisblack")
+            file.write(other, photometric="minisblack")
+        assert "its pages differ in size or in kind of number" in refused(tif, wants(2))
+    Image.fromarray(values("uint8", (6, 7, 3))).convert("YCbCr").save(tif)
+    assert "no channels; save it as RGB" in refused(tif, wants(3, 8))
+    Image.fromarray(values("uint8", (6, 7, 4))).save(tmp_path / "x.webp")
+    assert "the alpha of a WebP is not read as a channel" in refused(tmp_path / "x.webp", wants(4, 8))
     cv2.imwrite(str(png), values("uint16", (6, 7)))
     with pytest.raises(ValueError, match="write `depth: 16` in the domain's settings"):
         read_image(png)

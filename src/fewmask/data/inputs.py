@@ -71,6 +71,8 @@ def _examined(path: Path, settings: InputSettings) -> tuple[bytes, Kind]:
             raise ValueError(f"{path}: {cell.how}; {cell.fix}")
     if kind.container not in ("PNG", "TIFF") and settings.depth != 8:
         raise ValueError(f"{path}: a {kind.container}, which has 8 bits a value here; remove `depth`, or give a TIFF")
+    if kind.container not in ("PNG", "TIFF") and "alpha" in kind.channels:
+        raise ValueError(f"{path}: the alpha of a {kind.container} is not read as a channel; save it as PNG or TIFF")
     if kind.channels in ("palette", "CMYK", "Lab") or kind.depth in ("1", "2", "4", "mixed") or kind.clear:
         what = "a transparent colour" if kind.clear else f"pixels of kind {kind.channels} with {kind.depth} bits"
         raise ValueError(f"{path}: {what}, which are no channels of numbers; save them as a TIFF of numbers")
@@ -108,11 +110,17 @@ def _tiff(data: bytes, path: Path, count: int) -> np.ndarray:
                 if not parts or any(size == 0 or start + size > len(data) for start, size in parts):
                     raise ValueError("a part of its pixels is missing")
             found = [page.asarray() for page in pages]
+            # The decoder of JPEG gives RGB; otherwise tifffile leaves brightness and colour as they are.
+            ycc = int(pages[0].photometric) == 6 and int(pages[0].compression) != 7
             planar = int(pages[0].planarconfig) == 2 and found[0].ndim == 3
     except Exception as error:  # of damaged files tifffile and its decoders raise a dozen types
         if "imagecodecs" in str(error):
             raise ValueError(f'{path}: its compression needs imagecodecs; pip install "fewmask[tiff]"') from None
         raise damaged(path, error) from None
+    if ycc:
+        raise ValueError(f"{path}: pixels of brightness and colour (YCbCr), which are no channels; save it as RGB")
+    if len({(page.shape, page.dtype) for page in found}) > 1:
+        raise ValueError(f"{path}: its pages differ in size or in kind of number; save pages that are alike")
     pixels = found[0] if len(found) == 1 else np.stack(found, axis=-1)
     if planar:
         pixels = np.moveaxis(pixels, 0, -1)
