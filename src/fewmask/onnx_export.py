@@ -175,7 +175,8 @@ def compare(model: UniversalSegmenter, data: bytes, domains: Sequence[str]) -> f
                     expected = model(torch.from_numpy(image).to(model.mean.device), domain).cpu().numpy()
                 difference = float(np.abs(answer - expected).max())
                 if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-                    raise ValueError(f"its logits of {domain} at {count}×3×{height}×{width} differ by {difference:.3g}")
+                    shape = f"{count}×{channels}×{height}×{width}"
+                    raise ValueError(f"its logits of {domain} at {shape} differ by {difference:.3g}")
                 largest = max(largest, difference)
     except Exception as error:  # ONNX Runtime's exceptions have no other common base class
         raise ValueError(

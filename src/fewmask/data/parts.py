@@ -45,7 +45,7 @@ def _of_masks(domain: Domain, value_of: Callable[[Mask], Value]) -> list[Value]:
 
 
 def in_part(domain: Domain, counts: Mapping[str, Known]) -> Domain:
-    """The domain with its partly labelled images in `partial`, by the counts in `found`. An image without a labelled
+    """The domain with its partly labelled images in `partial`, by their `counts`. An image without a labelled
     pixel is no longer one of the labelled images."""
     return replace(
         domain,
