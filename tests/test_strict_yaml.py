@@ -316,7 +316,7 @@ def test_a_class_mapping_with_such_words_is_told_the_fix(tmp_path: Path, fewmask
     for text, message in {
         "no: road": "YAML reads no as a truth value; write it in quotes: 'no'",
         "road: yes": "road: YAML reads yes as a truth value; write it in quotes: 'yes'",
-        "- road": "`source: target` lines",
+        "- road": "write lines `source: target`",
     }.items():
         (tmp_path / "m.yaml").write_text(text, encoding="utf-8")
         assert message in refusal(_class_names, tmp_path / "m.yaml")

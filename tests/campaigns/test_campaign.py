@@ -228,7 +228,7 @@ def test_a_campaign_goes_on_with_another_batch_in_its_looks(
     with pytest.raises(RuntimeError, match=words):
         campaign(settings(data, **of), tmp_path / "run")
     one = settings(data, **of, pool={"scales": [1.0], "batch_size": 1})
-    with pytest.raises(RuntimeError, match="1 × 40×48 at scales 1; begin another campaign with smaller"):
+    with pytest.raises(RuntimeError, match="1 image of 40×48 at scales 1; begin another campaign with smaller"):
         campaign(one, tmp_path / "run")
     fits = 1
     campaign(one, tmp_path / "run")

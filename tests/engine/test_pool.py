@@ -495,9 +495,9 @@ def test_the_difficulty_branch_is_read_in_the_same_look(
     passes = []
     encode = UniversalSegmenter.encode
 
-    def counted(self: UniversalSegmenter, image: Tensor) -> Tensor:
+    def counted(self: UniversalSegmenter, image: Tensor, domain: str | None = None) -> Tensor:
         passes.append(len(image))
-        return encode(self, image)
+        return encode(self, image, domain)
 
     monkeypatch.setattr(UniversalSegmenter, "encode", counted)
     found = looked(who, domain, tmp_path, ask("difficulty"), batch_size=1)

@@ -184,7 +184,7 @@ def test_an_image_that_claims_too_many_pixels_is_refused_beforehand(network, tmp
         header[18:22], header[22:26] = side.to_bytes(4, "little"), side.to_bytes(4, "little")
         header[26:28], header[28:30] = (1).to_bytes(2, "little"), (24).to_bytes(2, "little")
         (images / f"{name}.bmp").write_bytes(bytes(header))
-    with pytest.raises(ValueError, match="predict it where there is more memory") as caught:
+    with pytest.raises(ValueError, match="pixels; cut it into tiles") as caught:
         predict(network, images, tmp_path / "out", "odd")
     assert "huge.bmp" in str(caught.value) and "absurd.bmp" in str(caught.value)
 

@@ -43,6 +43,7 @@ from fewmask.files import write_atomically
 from fewmask.formats.bands import as_rgb
 from fewmask.labels import NOT_LABELLED
 from fewmask.paths import below
+from fewmask.plurals import count
 from fewmask.randomness import generator, torch_generator, torch_seed
 
 PIECE = 16
@@ -229,7 +230,9 @@ def _too_large(image: Tensor, scales: Sequence[float]) -> str:
         if B > 1
         else "begin another campaign with smaller campaign.pool.scales, or go on where there is more memory"
     )
-    return f"out of memory scoring {B} images of {H}×{W} at scales {', '.join(f'{s:g}' for s in scales)}; {fix}"
+    return (
+        f"out of memory scoring {count(B, 'image')} of {H}×{W} at scales {', '.join(f'{s:g}' for s in scales)}; {fix}"
+    )
 
 
 def _predicted(domain: Domain, item: PoolItem, mean: Tensor | None) -> tuple[Tensor, Tensor]:
