@@ -23,6 +23,7 @@ from fewmask.config import InputSettings
 from fewmask.data.reading import read_mask
 from fewmask.engine.evaluation import count_predictions, evaluate
 from fewmask.engine.fit import train
+from fewmask.engine.guess import predictor
 from fewmask.engine.prediction import predict
 from fewmask.engine.prototypes import load_fused
 from fewmask.engine.run import load_config, load_domains, load_model
@@ -308,6 +309,20 @@ def test_scores_of_a_run_and_of_its_heads_elsewhere(run: Path) -> None:
         through_mapping(model, "fields", domains["cells"], workers=0)
     with pytest.raises(ValueError, match="its images have the channels grey"):
         with_new_head(model, domains["cells"], steps=2)
+
+
+def test_the_page_gets_the_features_of_an_image_of_its_domain(tmp_path: Path) -> None:
+    domains = write_kinds(tmp_path)
+    write_domain(tmp_path / "false", 3, seed=4)
+    domains = {"streets": domains["streets"], "false": {**domains["streets"], "root": str(tmp_path / "false")}}
+    domains["false"]["channels"] = ["nir", "red", "green"]
+    config = parse_config({**plain(tmp_path, steps=1), "domains": domains})
+    train(config, tmp_path / "run")
+    found, known = predictor(tmp_path / "run"), load_domains(config)
+    assert found is not None and found.encode is not None
+    for name, domain in known.items():
+        pixels = domain.image(domain.splits["train"][0])
+        assert np.isfinite(found.encode(name, pixels).values).all()
 
 
 def test_the_card_names_the_channels(run: Path) -> None:

@@ -74,7 +74,7 @@ def predictor(domain: Domain) -> Predictor:
 def selector() -> ByFeatures:
     """The stand-in for what a network makes of an image: the mean colour of 4×4 pixels."""
 
-    def encode(image: np.ndarray) -> Features:
+    def encode(_: str, image: np.ndarray) -> Features:
         height, width = image.shape[0] // 4 * 4, image.shape[1] // 4 * 4
         cells = image[:height, :width].reshape(height // 4, 4, width // 4, 4, 3).mean(axis=(1, 3))
         return Features.of(cells.astype(np.float32), 4)

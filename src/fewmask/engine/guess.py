@@ -43,15 +43,15 @@ def predictor(folder: Path, device: torch.device | str = "cpu", precision: Preci
 
     @torch.inference_mode()
     def predict(domain: str, image: np.ndarray) -> tuple[Mask, np.ndarray]:
-        """The most likely class (H,W) uint8 of an image (H,W,3) uint8, and its probability (H,W) fp32."""
+        """The most likely class (H,W) uint8 of an image (H,W,C) uint8, and its probability (H,W) fp32."""
         features = remembered(image, domain)
         with autocast(model.mean.device, precision):
             logits = model.logits(features, domain, (image.shape[0], image.shape[1]))
         probability, label = logits[0].float().softmax(0).max(0)
         return as_array(label), probability.cpu().numpy()
 
-    def encode(image: np.ndarray) -> Features:
-        return _features(remembered(image), model.stride, image)
+    def encode(domain: str, image: np.ndarray) -> Features:
+        return _features(remembered(image, domain), model.stride, image)
 
     @torch.inference_mode()
     def head(domain: str) -> Head:
@@ -66,7 +66,9 @@ def predictor(folder: Path, device: torch.device | str = "cpu", precision: Preci
     return Predictor(version, predict, encode, head)
 
 
-def untrained_encoder(config: Config, device: torch.device | str = "cpu") -> Callable[[np.ndarray], Features] | None:
+def untrained_encoder(
+    config: Config, device: torch.device | str = "cpu"
+) -> Callable[[str, np.ndarray], Features] | None:
     """A function that computes features with the pretrained encoder of a configuration, for a run that has not trained
     yet. None if the configuration has random weights. Raises ValueError where the weights cannot be loaded."""
     if config.model.weights is None:
@@ -74,7 +76,7 @@ def untrained_encoder(config: Config, device: torch.device | str = "cpu") -> Cal
     model = UniversalSegmenter(config.model, {}).to(device).eval()
 
     @torch.inference_mode()
-    def encode(image: np.ndarray) -> Features:
+    def encode(_: str, image: np.ndarray) -> Features:
         normal = (_batch(as_rgb(image), model).float() - model.mean) / model.std
         height, width = normal.shape[-2:]
         normal = F.pad(normal, (0, -width % model.multiple, 0, -height % model.multiple))
@@ -100,7 +102,7 @@ class _FeatureCache:
         self._last: list[tuple[np.ndarray, Tensor]] = []
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray, domain: str | None = None) -> Tensor:
+    def __call__(self, image: np.ndarray, domain: str) -> Tensor:
         with self._lock:
             for last_image, features in self._last:
                 if last_image is image:
@@ -118,12 +120,12 @@ def _standard(stage: Tensor) -> Tensor:
 
 
 def _batch(image: np.ndarray, model: UniversalSegmenter) -> Tensor:
-    """An image (H,W,3) uint8 as (1,3,H,W) on the model's device."""
+    """An image (H,W,C) uint8 as (1,C,H,W) on the model's device."""
     return torch.from_numpy(image)[None].to(model.mean.device).permute(0, 3, 1, 2)
 
 
 def _features(features: Tensor, stride: int, image: np.ndarray) -> Features:
-    """The cells of features (1,C,h,w) that lie in the image (H,W,3), without those of its padding."""
+    """The cells of features (1,C,h,w) that lie in the image (H,W,C), without those of its padding."""
     height, width = (-(-side // stride) for side in image.shape[:2])
     return Features.of(features[0, :, :height, :width].float().permute(1, 2, 0).cpu().numpy(), stride)
 

@@ -116,7 +116,7 @@ def test_what_a_head_expects_is_what_the_network_would_say() -> None:
 SIDE = 24
 
 
-def features_of(image: np.ndarray) -> Features:
+def features_of(_: str, image: np.ndarray) -> Features:
     """The class of a cell is in its red channel."""
     return Features.of(cells(image[::4, ::4, 0].astype(np.int64)), 4)
 
@@ -241,7 +241,7 @@ def test_images_that_were_labelled_before_are_spread_over_all() -> None:
 # ── At the page ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def colours(image: np.ndarray) -> Features:
+def colours(_: str, image: np.ndarray) -> Features:
     height, width = image.shape[0] // 4, image.shape[1] // 4
     return Features.of(image[: 4 * height : 4, : 4 * width : 4].astype(np.float32) / 64, 4)
 
@@ -341,6 +341,6 @@ def test_a_head_says_what_the_network_says(tmp_path: Path) -> None:
     assert found is not None and found.encode is not None and found.head is not None
     image = domain.image(domain.splits["train"][0])
     label, probability = found.predict("a", image)
-    again, sure = expected(found.head("a"), found.encode(image), (0, 0, *image.shape[:2]))
+    again, sure = expected(found.head("a"), found.encode("a", image), (0, 0, *image.shape[:2]))
     np.testing.assert_allclose(sure, probability, atol=2e-2)
     assert (again == label).mean() > 0.97

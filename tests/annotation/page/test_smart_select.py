@@ -51,6 +51,14 @@ def agreement(found: np.ndarray, expected: np.ndarray) -> float:
     return float((found & expected).sum() / (found | expected).sum())
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_a_click_in_an_image_of_other_channels(channels: int) -> None:
+    image, label = shapes()
+    other = np.repeat(image[..., :1], channels, 2)
+    found = select(features(label), (0, 0, 64, 96), points((30, 24, True)), other)
+    assert agreement(found.values >= found.threshold, label == 1) > 0.9
+
+
 @pytest.mark.parametrize(("place", "value"), [((30, 24), 1), ((30, 70), 2), ((60, 48), 0)])
 def test_a_click_finds_what_is_clicked_on_to_its_edges(place: tuple[float, float], value: int) -> None:
     image, label = shapes()
@@ -131,7 +139,7 @@ def test_the_filter_keeps_a_constant_and_is_the_same_at_a_smaller_size(monkeypat
 def test_features_are_made_once_and_the_oldest_are_forgotten() -> None:
     made: list[int] = []
 
-    def make(image: np.ndarray) -> int:
+    def make(_: str, image: np.ndarray) -> int:
         made.append(int(image[0]))
         return made[-1]
 
@@ -150,7 +158,7 @@ def test_who_waits_for_what_is_being_made_gets_it_and_faults_are_told_and_tried_
     begun, go = threading.Event(), threading.Event()
     faults = [RuntimeError("no memory")]
 
-    def make(image: np.ndarray) -> int:
+    def make(_: str, image: np.ndarray) -> int:
         begun.set()
         assert go.wait(60)
         if faults:
@@ -209,7 +217,7 @@ def test_what_is_no_prompt_is_refused(client: TestClient, body: str) -> None:
 def test_without_a_network_nothing_is_selected_and_what_fails_is_told(tmp_path: Path) -> None:
     run = pages.ask(tmp_path, pages.streets(1), "squares:24")
 
-    def fail(image: np.ndarray) -> Features:
+    def fail(_: str, image: np.ndarray) -> Features:
         raise RuntimeError("out of memory")
 
     for selector, status, words in ((None, 404, "--sam"), (ByFeatures(fail), 409, "out of memory")):

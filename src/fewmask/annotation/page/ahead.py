@@ -25,9 +25,9 @@ class Ahead(Generic[Value]):
     """Threads may call it at once."""
 
     def __init__(
-        self, make: Callable[[np.ndarray], Value], size: Callable[[Value], int], most_bytes: int = MOST_BYTES
+        self, make: Callable[[str, np.ndarray], Value], size: Callable[[Value], int], most_bytes: int = MOST_BYTES
     ) -> None:
-        """`make` gets an image (H,W,3) uint8. `size` gives the bytes of a value."""
+        """`make` gets the name of a domain and an image of it (H,W,C) uint8. `size` gives the bytes of a value."""
         self._make, self._size, self._most = make, size, most_bytes
         self._worker = ThreadPoolExecutor(1, "ahead")
         self._lock = Lock()
@@ -71,7 +71,7 @@ class Ahead(Generic[Value]):
             with self._lock:
                 value = self._values.get(key)
             if value is None:
-                value = self._make(read())
+                value = self._make(key[0], read())
                 self.put(key, value)
             return value
         finally:

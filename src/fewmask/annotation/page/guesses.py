@@ -36,8 +36,8 @@ class Predictor:
     predict: Callable[[str, np.ndarray], tuple[Mask, np.ndarray]]
     """Maps a domain's name and an image (H,W,3) uint8 to the most likely class (H,W) uint8 and its probability
     (H,W)."""
-    encode: Callable[[np.ndarray], Features] | None = None
-    """Maps an image (H,W,3) uint8 to its features, for smart select."""
+    encode: Callable[[str, np.ndarray], Features] | None = None
+    """Maps a domain's name and an image (H,W,C) uint8 to the image's features, for smart select."""
     head: Callable[[str], Head] | None = None
     """Maps a domain's name to the head that makes classes from features."""
 

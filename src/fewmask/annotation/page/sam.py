@@ -90,7 +90,7 @@ class Sam:
         self._family: Family = (
             "efficient" if self._batched else "sam2" if any(n.startswith("high_res_feats") for n in outputs) else "sam"
         )
-        self._embeddings = Ahead(self._encode, lambda made: made.bytes)
+        self._embeddings = Ahead(lambda _, image: self._encode(image), lambda made: made.bytes)
 
     def prepare(self, key: Key, read: Read) -> None:
         """See `Selector`."""

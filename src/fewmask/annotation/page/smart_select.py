@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fewmask.annotation.page.ahead import Ahead, Key, Read
 from fewmask.annotation.page.features import Box, Features, at_pixels, cells_around
+from fewmask.formats.bands import as_rgb
 
 MOST_CELLS = 2**14
 """The most cells of a region that are compared. Of a larger region every second cell is compared, or every third."""
@@ -89,7 +90,7 @@ class Selector(Protocol):
 class ByFeatures:
     """A selector by the features of a network."""
 
-    def __init__(self, encode: Callable[[np.ndarray], Features]) -> None:
+    def __init__(self, encode: Callable[[str, np.ndarray], Features]) -> None:
         self.features = Ahead(encode, lambda features: features.bytes)
 
     def prepare(self, key: Key, read: Read) -> None:
@@ -105,7 +106,7 @@ class ByFeatures:
 
 
 def select(features: Features, box: Box, prompt: Prompt, image: np.ndarray) -> Scores:
-    """The scores of a region's box by the features of its image (H,W,3) uint8."""
+    """The scores of a region's box by the features of its image (H,W,C) uint8."""
     y0, x0, y1, x1 = box
     points = prompt.points or [_middle(prompt.frame, box)]
     cells, origin, step = _compared(features, box)
@@ -125,7 +126,7 @@ def select(features: Features, box: Box, prompt: Prompt, image: np.ndarray) -> S
             return None
         rows, columns = np.clip(np.array(at).T, 0, np.array(cells.shape[:2])[:, None] - 1)
         similar = at_pixels((cells @ cells[rows, columns].T).max(axis=2), origin, features.stride, stride, box)
-        return guided(image[y0:y1, x0:x1], similar, max(stride, 2))
+        return guided(as_rgb(image[y0:y1, x0:x1]), similar, max(stride, 2))
 
     scores, against = alike(True), alike(False)
     if scores is None:
