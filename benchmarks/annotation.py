@@ -1,11 +1,11 @@
-"""What annotation tools cost: a brush code of a large mask, and the import of many answered regions.
+"""Measure annotation tools: a brush code of a large mask, and the import of many answered regions.
 
     python benchmarks/annotation.py [--tiny] [--out FILE]
 
-Seconds of one process with one thread, as medians, each with the seconds of CPU beside it: other programs on the same
-cores stretch the former. Targets: a mask of 2 megapixels in less than 0.05 s either way, 1,000 answered regions in at
-most 5 s. The regions are four in each of 250 images, of CamVid's size and of Cityscapes': whoever writes whole images
-for some regions, as all but Label Studio, CVAT's XML and COCO's instances do, has them read.
+The results are seconds of one process with one thread, as medians, each with its CPU time, because other programs on
+the same cores increase the wall time. Targets: a mask of 2 megapixels in less than 0.05 s in either direction, and
+1,000 answered regions in at most 5 s. The regions are four in each of 250 images, of CamVid's size and of Cityscapes'. All
+formats but Label Studio's, CVAT's XML and COCO's instances hold whole images, which the import has to read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class Smooth:
-    """Images that are all alike."""
+    """Images with equal content."""
 
     size: tuple[int, int]
 
@@ -91,7 +91,7 @@ def brush(size: tuple[int, int], rounds: int) -> dict[str, Any]:
 
 
 def imports(folder: Path, size: tuple[int, int], images: int, regions: int, rounds: int) -> dict[str, Any]:
-    """Each tool's import of so many images with so many answered squares, all classes in them, into an empty ledger."""
+    """Measure each tool's import of images with answered squares of all classes into an empty ledger."""
     stems = tuple(f"{i:04}" for i in range(images))
     names = tuple(f"c{c}" for c in range(CLASSES))
     space = LabelSpace(names, tuple(distinct_colour(c) for c in range(CLASSES)), {c: c for c in range(CLASSES)})
@@ -146,8 +146,8 @@ def imports(folder: Path, size: tuple[int, int], images: int, regions: int, roun
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What annotation tools cost, on this machine.")
-    parser.add_argument("--tiny", action="store_true", help="sizes that say nothing about speed: does it run?")
+    parser = argparse.ArgumentParser(description="Measure annotation tools on this machine.")
+    parser.add_argument("--tiny", action="store_true", help="Small sizes that check only that the benchmark runs.")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     large, small = ((64, 128), (120, 180)) if args.tiny else ((1024, 2048), (360, 480))

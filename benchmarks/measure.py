@@ -116,7 +116,7 @@ def _now() -> float:
     return time.perf_counter()
 
 
-# ── What is measured with ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Data and networks ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def write_dataset(root: Path, sizes: Sizes) -> None:
@@ -157,7 +157,7 @@ def network(config: configuration.Config, domain: Domain) -> UniversalSegmenter:
 
 
 def bare_step(config: configuration.Config, domain: Domain) -> Callable[[], None]:
-    """Forward to logits of the images' size, and backward from a given gradient, on one batch that is already there."""
+    """Forward to logits of the images' size, and backward from a given gradient, on one batch in memory."""
     model = network(config, domain).train()
     device, size = model.mean.device, config.train.crop
     rng = torch.Generator().manual_seed(0)
@@ -179,7 +179,7 @@ def bare_step(config: configuration.Config, domain: Domain) -> Callable[[], None
 
 
 def training_step(root: Path, sizes: Sizes) -> dict[str, Any]:
-    """Seconds of a step of `train`, over those of the bare model, which runs in the pauses of one and the same run."""
+    """Seconds of a step of `train`, over those of the bare model, which runs in pauses of the same run."""
     cycle = sizes.unmeasured + sizes.steps
     config = settings(root, sizes, sizes.step_rounds * cycle + 1)  # the last step, with its checkpoint, is not measured
     bare = bare_step(config, load_domains(config)["bench"])
@@ -237,7 +237,7 @@ def entropy_terms(root: Path, sizes: Sizes) -> dict[str, Any]:
 
 
 def contrast(sizes: Sizes) -> dict[str, Any]:
-    """Seconds of regional contrast and its gradient, from the representation on, with every class there and every
+    """Seconds of regional contrast and its gradient, from the representation on, with every class present and every
     pixel hard, over those of a supervised step on as many images of DeepLabV3+ with ResNet-18."""
     names = tuple(f"c{c}" for c in range(sizes.contrast_classes))
     colours = tuple(distinct_colour(c) for c in range(len(names)))
@@ -277,8 +277,8 @@ def contrast(sizes: Sizes) -> dict[str, Any]:
 
 
 def generations(root: Path, sizes: Sizes) -> dict[str, Any]:
-    """Seconds of a step of S4AL, with its teacher in every mini-batch, over those of S4AL+'s student, whose teacher has
-    spoken before: as many rows from the loader for both, and regions were asked for, as from the second round on."""
+    """Seconds of a step of S4AL, with its teacher in every mini-batch, over those of S4AL+'s student, whose teacher
+    predicted before. Both have as many rows from the loader, and answered regions, as from the second round on."""
     config = settings(root, sizes, 10)
     labelled = max(sizes.batch // 4, 2)
     train_settings = config.train.model_copy(update={"batch_size": labelled, "unlabelled_batch_size": 2 * labelled})
@@ -384,7 +384,7 @@ def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
 
 
 def step_memory(root: Path, sizes: Sizes, baseline: float) -> float:
-    """MiB of a training step; the loader's worker processes have their own."""
+    """MiB of a training step, without the loader's worker processes."""
     found = []
     config = settings(root, sizes, sizes.memory_steps + 1)  # not with the checkpoint of the last step
     train(config, root.parent / "memory", lambda event: found.append(event.memory_mib))

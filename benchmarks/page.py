@@ -1,17 +1,17 @@
-"""How long the labelling page takes in a real browser: to its first question, from one question to the next, for a move
-of the brush, and for a click of smart select.
+"""Measure the labelling page in a real browser: the time to its first question, from one question to the next, for a
+move of the brush, and for a click of smart select.
 
     python benchmarks/page.py [--questions 30] [--think 2]
 
-Images of 2048×1024 as JPEG, one question in each, so that every next question is in another image: the slowest case.
-Between two answers the person thinks; meanwhile the page fetches what comes next, and a network of random weights
-computes its guesses beside it, on the same cores. Times are taken in the page: from the key's event, or from the start
+The images are JPEGs of 2048×1024 with one question each, so every next question is in another image, which is the
+slowest case. There is a pause between two answers. In it the page fetches the next questions, and a network of random
+weights computes guesses on the same cores. Times are taken in the page: from the key's event, or from the start
 of the navigation, to the frame after the one in which image, outline and guess were drawn.
 
 A brush is then moved over a region as large as its image. A move takes from the first event of a frame to the end of
 that frame's work in the page: painting, drawing, and handing it to the browser. A click of smart select takes from the
-request for a place that was not hovered over to the frame in which its area is painted, once the image's features are
-there: in a square of 128 pixels, and in the region as large as its image.
+request for a place without a hover before to the frame in which its area is painted, after the image's features were
+computed. It is measured in a square of 128 pixels and in the region as large as its image.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SIZE = 1024, 2048
 REGIONS = "squares:128"
 SQUARE = 128, 128
 TARGET = 150
-# When a question is shown and when its guess is too, in milliseconds since the last Enter, or since the navigation.
+# The times when a question and its guess are shown, in milliseconds since the last Enter, or since the navigation.
 WATCH = """() => {
   window.since = 0;
   window.times = { shown: [], guessed: [] };
@@ -91,7 +91,7 @@ def ask(path: Path, domain: Domain, kind: str = REGIONS, region: int = 70) -> No
 
 @contextmanager
 def served(folder: Path, domain: Domain, guesses: Path) -> Iterator[str]:
-    """A server that has seen nothing yet."""
+    """A server without caches."""
     who = predictor(folder)
     assert who is not None
     assert who.encode is not None and who.head is not None
@@ -108,7 +108,7 @@ def served(folder: Path, domain: Domain, guesses: Path) -> Iterator[str]:
 
 
 def opened(page: Page, address: str) -> dict[str, float]:
-    """Open the page; how long until the first question is shown, and its guess."""
+    """Open the page. Returns the times until the first question and its guess are shown."""
     page.add_init_script(
         f"localStorage.setItem('fewmask/name', 'bench'); addEventListener('DOMContentLoaded', {WATCH});"
     )
@@ -118,7 +118,7 @@ def opened(page: Page, address: str) -> dict[str, float]:
 
 
 def answered(page: Page, questions: int, think: float) -> dict[str, list[float]]:
-    """Answer questions with one key each; how long until the next one is shown, and its guess."""
+    """Answer questions with one key each. Returns the times until the next question and its guess are shown."""
     page.evaluate("window.times = { shown: [], guessed: [] }")
     for done in range(1, questions):
         time.sleep(think)
@@ -128,7 +128,7 @@ def answered(page: Page, questions: int, think: float) -> dict[str, list[float]]
     return page.evaluate("window.times")
 
 
-# How long each frame with a move of the pointer keeps the page busy, in milliseconds.
+# The time for which each frame with a move of the pointer keeps the page busy, in milliseconds.
 FRAMES = """() => {
   window.moves = [];
   let begun = 0;
@@ -146,7 +146,7 @@ FRAMES = """() => {
 
 
 def stroked(page: Page, moves: int) -> dict[str, Any]:
-    """Move a brush across the whole region; how long a move takes, and the stroke."""
+    """Move a brush across the whole region. Returns the times of the moves and of the stroke."""
     page.wait_for_selector("#canvas[data-open]")
     page.keyboard.press("b")
     page.locator("#size").fill("40")
@@ -167,7 +167,7 @@ def stroked(page: Page, moves: int) -> dict[str, Any]:
     return summary(page.evaluate("window.moves")) | {"moves": moves, "stroke_s": round(taken, 2)}
 
 
-# How long smart select takes for each of some places, in milliseconds; before them one that waits for the features.
+# The time of smart select for each of some places, in milliseconds, after one click that waits for the features.
 SELECT = """async (places) => {
   const { annotator: { painter } } = await import("./static/main.js"), times = [];
   for (const [y, x] of [places[0], ...places]) {
@@ -181,7 +181,7 @@ SELECT = """async (places) => {
 
 
 def selected(page: Page, side: tuple[int, int], clicks: int) -> dict[str, float]:
-    """Click at places all over a region of that height and width; how long a click takes."""
+    """Click at places all over a region of this height and width. Returns the times of the clicks."""
     page.wait_for_selector("#canvas[data-open]")
     page.keyboard.press("w")
     page.keyboard.press("2")
@@ -194,7 +194,7 @@ def summary(times: list[float]) -> dict[str, float]:
 
 
 def questions(browser: Browser, folder: Path, domain: Domain, given: argparse.Namespace) -> dict[str, Any]:
-    """How long the first question takes, and each following one."""
+    """The times of the first question and of each following one."""
     first: dict[str, list[float]] = {"shown": [], "guessed": []}
     for number in range(given.opens):
         with served(folder, domain, folder / f"guesses-{number}") as address:
@@ -219,10 +219,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=30)
     parser.add_argument("--opens", type=int, default=5)
-    parser.add_argument("--moves", type=int, default=200, help="of the brush")
-    parser.add_argument("--clicks", type=int, default=60, help="of smart select, in each region")
-    parser.add_argument("--only-tools", action="store_true", help="measure the brush and smart select alone")
-    parser.add_argument("--think", type=float, default=2.0, help="seconds between two answers")
+    parser.add_argument("--moves", type=int, default=200, help="The number of moves of the brush.")
+    parser.add_argument("--clicks", type=int, default=60, help="The number of clicks of smart select in each region.")
+    parser.add_argument("--only-tools", action="store_true", help="Measure the brush and smart select alone.")
+    parser.add_argument("--think", type=float, default=2.0, help="Seconds between two answers.")
     given = parser.parse_args()
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:

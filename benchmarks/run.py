@@ -1,9 +1,9 @@
-"""What fewmask adds to the bare network, as ratios measured in one run on this machine: see README.md beside this file.
+"""Measure fewmask's cost over the bare network, as ratios in one run on this machine. See benchmarks/README.md.
 
     python benchmarks/run.py [--tiny] [--out FILE]
 
-This process imports no torch and starts a fresh one for each part: a process's peak memory may begin at the size of the
-one that started it.
+This process does not import torch and starts a new process for each part, because a process's peak memory may begin at
+the size of its parent.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ AT_LEAST = {"evaluate_over_inference": 0.85}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Ratios of fewmask over the bare network, on this machine.")
-    parser.add_argument("--tiny", action="store_true", help="sizes that say nothing about speed: does it run?")
+    parser = argparse.ArgumentParser(description="Measure ratios of fewmask over the bare network on this machine.")
+    parser.add_argument("--tiny", action="store_true", help="Small sizes that check only that the benchmark runs.")
     parser.add_argument("--out", type=Path, default=HERE / "last.json")
     args = parser.parse_args()
     began, load = time.monotonic(), os.getloadavg()
@@ -74,7 +74,7 @@ def _in_fresh_process(part: str, folder: str, tiny: bool) -> dict[str, Any]:
     command = [sys.executable, str(HERE / "measure.py"), part, folder, *(["--tiny"] if tiny else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit(done.returncode)  # the process has said why
+        sys.exit(done.returncode)  # the process has printed the error
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 

@@ -1,9 +1,9 @@
-"""Does the memory of a campaign's pass grow with the pool? Peak resident size along one pass over images of 1024×2048.
+"""Measure the peak resident size of a campaign's pass over the pool as the number of images of 1024×2048 grows.
 
     python benchmarks/scoring_memory.py [--images 1000]
 
-19 classes, entropy of squares of 43 pixels, pseudo-labels written to the disk, a batch of 1, no worker processes; the
-network is the smallest one that timm has with a decoder of 16 channels, and the images are made as they are asked for.
+The pass has 19 classes, entropy of squares of 43 pixels, pseudo-labels written to the disk, a batch of 1 and no worker
+processes. The network is timm's smallest one with a decoder of 16 channels, and images are generated when read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASSES, SIZE = 19, (1024, 2048)
 
 @dataclass(frozen=True)
 class Noise:
-    """Images (H,W,3) of blocks of chance, which are the same whenever they are asked for."""
+    """Images (H,W,3) of random blocks, equal at every read."""
 
     size: tuple[int, int]
 
@@ -41,7 +41,7 @@ class Noise:
         return blocks.repeat(8, 0).repeat(8, 1)
 
     def mask(self, stem: str) -> Mask:
-        raise AssertionError("nobody may look at the truth")
+        raise AssertionError("a pass over the pool must not read masks")
 
     def has_mask(self, stem: str) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""What a step of one method costs over another's, on batches that are already in memory.
+"""Measure a step of one method over another's, on batches in memory.
 
 Shapes: H×W pixels of an image.
 """
@@ -36,7 +36,7 @@ class SureOfEverything:
 def step_of(
     name: str, config: Config, domains: Mapping[str, Domain], model: UniversalSegmenter, asked: int, **options: Any
 ) -> Callable[[], None]:
-    """A training step of a method's last phase: its terms, their gradient, the optimiser, and what it does after it.
+    """A training step of a method's last phase: its terms, their gradient, the optimiser, and the method's own updates.
 
     `asked` images of every domain's pool have answered regions, as from a campaign's second round on; `options` are
     settings of the method.

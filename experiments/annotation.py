@@ -1,17 +1,17 @@
-"""What an annotator's minute is worth: actions per square with each tool, and clicks with guesses that learn.
+"""Measure annotation effort: actions per square with each tool, and clicks with guesses that learn.
 
     python experiments/annotation.py RUN … [--out results/annotation.json]
 
 Each run is a finished training of one domain, such as that of a few masks early in a campaign. The annotator is a
-program that knows the truth and works with the page's own tools: their server side is what the page asks, and how
-scores are cut and areas filled is the page's rule again. It paints the largest wrong piece next, with whatever tool
-makes most pixels right for an action, until 95 % of the labelled pixels are right. As the page counts it, an action is
-a class key, a tool key, a click, a turn of the wheel after one, and the Enter that saves.
+program that has the ground truth and works with the labelling page's tools. It calls the server side of the tools, and
+it repeats the page's rules for thresholds on scores and for filling areas. In each step it paints the largest wrong
+piece with the tool that corrects most pixels per action, until 95 % of the labelled pixels are right. As on the page,
+an action is a class key, a tool key, a click, a turn of the wheel after a click, or the Enter that saves.
 
 squares     of 60×60 pixels, in images of validation at their own size; with each tool alone and with all of them,
-            painted from nothing and from the guess; a brush's stroke where a tool makes nothing better
-learning    the squares of 30×30 pixels of which the network is the least sure, in images of the pool at half their
-            size, in the page's order; guesses as the network has them, and refitted after every answer
+            painted from nothing and from the guess; a brush's stroke where a tool corrects nothing
+learning    the squares of 30×30 pixels with the lowest confidence of the network, in images of the pool at half their
+            size, in the page's order; with the network's guesses, and with guesses refitted after every answer
 
 Shapes: H×W pixels of an image · h×w pixels of a square.
 """
@@ -63,7 +63,7 @@ REACHES = (0, 30, -24, 60)
 
 @dataclass(frozen=True, eq=False)
 class Square:
-    """What is asked, and what the page's tools say of it."""
+    """A square that is asked for, and the outputs of the page's tools for it."""
 
     truth: Mask
     """(h,w); what is not labelled is of no account."""
@@ -79,7 +79,7 @@ class Done:
 
 
 def annotate(square: Square, start: Mask, tools: Sequence[str]) -> Done:
-    """Paint over what is shown at the start, until enough is right."""
+    """Paint over the values shown at the start, until enough pixels are right."""
     truth, shown = square.truth, start.copy()
     valid = truth < NOT_LABELLED
     cut = segments.cut(square.picture) if "superpixel" in tools else None
@@ -112,13 +112,13 @@ def annotate(square: Square, start: Mask, tools: Sequence[str]) -> Done:
             if len(corners) > 2:
                 area = cv2.fillPoly(np.zeros(piece.shape, np.uint8), [corners], 1).astype(bool)
                 options.append(("polygon", area, len(corners) + 1))
-        # A stroke along the middle of the piece, about as wide as the piece is there: one pass covers what it can.
+        # A stroke along the middle of the piece, about as wide as the piece, in one pass.
         radius = max(int(0.7 * depth[y, x]), 1)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius - 1, 2 * radius - 1))
         stroke = cv2.morphologyEx(piece.astype(np.uint8), cv2.MORPH_OPEN, disc, borderValue=0) > 0
         stroke[y, x] = True
         options.append(("brush", _connected(stroke, y, x), 1 + (radius != width)))
-        # What an action makes right, less what it spoils.
+        # The number of pixels that an action corrects, minus the number that it makes wrong.
         good, spoiled = wrong & (truth == wanted), valid & (shown == truth) & (truth != wanted)
         costs = [cost + (value != wanted) + (name != tool) for name, _, cost in options]
         gains = [int((area & good).sum()) - int((area & spoiled).sum()) for _, area, _ in options]
@@ -133,7 +133,7 @@ def annotate(square: Square, start: Mask, tools: Sequence[str]) -> Done:
 
 
 def _largest(wrong: np.ndarray, truth: Mask) -> tuple[np.ndarray, int]:
-    """The largest piece of one class that is wrong, and its class."""
+    """The largest wrong piece of one class, and its class."""
     best, found, of = 0, wrong, 0
     for wanted in np.unique(truth[wrong]).tolist():
         pieces = (wrong & (truth == wanted)).astype(np.uint8)
@@ -145,7 +145,7 @@ def _largest(wrong: np.ndarray, truth: Mask) -> tuple[np.ndarray, int]:
 
 
 def _connected(there: np.ndarray, y: int, x: int) -> np.ndarray:
-    """What hangs together with a pixel, edge by edge."""
+    """The component that is connected to a pixel by edges."""
     _, parts = cv2.connectedComponents(there.astype(np.uint8), connectivity=4)
     return np.asarray(parts == parts[y, x])
 
@@ -164,8 +164,8 @@ ROWS = {
 
 
 def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[dict[str, list[Done]], float]:
-    """Every row's actions for the same squares, of every image some with several classes of which at least half is
-    labelled; and how many classes they have on the mean."""
+    """Every row's actions for the same squares: of every image some with several classes of which at least half is
+    labelled. And the mean number of their classes."""
     assert found.encode is not None
     stems = domain.splits["val"]
     done: dict[str, list[Done]] = {row: [] for row in ROWS}
@@ -190,7 +190,7 @@ def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[d
 
 
 def learning(domain: Domain, found: Predictor, images: int, each: int) -> dict[str, Any]:
-    """Clicks for the same answers, with guesses as the network has them and with those that learn."""
+    """Clicks for the same answers, with the network's guesses and with guesses that learn."""
     assert found.encode is not None and found.head is not None
     encode = found.encode
     features: Ahead[Features] = Ahead(encode, lambda one: one.bytes)
@@ -295,7 +295,7 @@ def _result(rows: list[dict[str, Any]], table: dict[str, Any]) -> dict[str, Any]
 
 
 def _shown(arguments: Sequence[str]) -> list[str]:
-    """The arguments without folders of one machine."""
+    """The arguments without the folders of this machine."""
     return [Path(one).name if Path(one).is_absolute() else one for one in arguments]
 
 

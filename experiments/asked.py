@@ -1,12 +1,12 @@
-"""Where the regions that campaigns asked for lie: in how many images, and on which classes.
+"""Count the regions that campaigns asked for, by image and by class.
 
     python experiments/asked.py RUN … [--out results/asked.json]
     python experiments/asked.py --table results/asked.json
 
-images      that were asked about
-most        regions in one of them
-half        images in which half of the regions lie, those with most first
-classes     shares of the answered pixels that have a class, the three largest
+images      number of images with a question
+most        largest number of regions in one image
+half        number of images that hold half of the regions, those with most first
+classes     the three largest shares of a class in the answered pixels that have one
 
 Shapes: C classes.
 """
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def asked(path: Path) -> dict[str, Any]:
-    """What one campaign's ledger says, over all of its domains."""
+    """The counts from one campaign's ledger, over all of its domains."""
     images, pixels = Counter[tuple[str, str]](), Counter[str]()
     with Ledger(path) as ledger:
         for domain, names in ledger.classes().items():
@@ -49,10 +49,10 @@ def asked(path: Path) -> dict[str, Any]:
             for question, values in ledger.decisions(domain):
                 images[domain, question.stem] += 1
                 count += np.bincount(values.ravel(), minlength=256)
-            # What has no class comes after those that have.
+            # The values without a class come after the classes.
             pixels.update(dict(zip(names, count.tolist(), strict=False)))
     if not images:
-        raise ValueError(f"{path}: nothing was answered; give campaigns that asked")
+        raise ValueError(f"{path}: no question was answered; name runs of campaigns with answers")
     regions, shares = sorted(images.values(), reverse=True), {n: p / pixels.total() for n, p in pixels.items()}
     half = sum(2 * so_far < sum(regions) for so_far in accumulate(regions)) + 1
     return {"regions": sum(regions), "images": len(regions), "most": regions[0], "half": half, "classes": shares}

@@ -1,16 +1,16 @@
-"""What the entropies ask for: are the classes that they make a cell surer of the right ones?
+"""Measure how often the entropies of univ-full and univ-cross favour the right class of a cell.
 
     python experiments/assignments.py RUN … [--split val] [--out results/assignments-half.json]
     python experiments/assignments.py --table results/assignments-half.json
 
-RUN is a finished run of univ-full or univ-cross, mode: anchored; network and prototypes are those of its last step.
-An entropy falls when a cell goes to the class that it is nearest to. Over all labelled cells of the split, in shares:
+RUN is a finished run of univ-full or univ-cross, mode: anchored. Network and prototypes are those of its last step. An
+entropy falls when a cell moves to the class of its nearest prototype. The results are fractions of the labelled cells:
 
-head, prototype    whose class is right: the head's, that of the nearest prototype of the cell's own domain
-mended, broken     cells whose prototype is right and whose head is wrong, and the other way round
+head, prototype    the head's class is right; the class of the nearest prototype of the cell's own domain is right
+corrected, broken  the prototype is right and the head is wrong; the head is right and the prototype is wrong
 entropy            mean of H(σ(v_ii)) / log C_i, of cells whose nearest prototype is right, and of the others
-shared             cells whose class another domain has too: nearest to it there, to another one, to none of them
-private            cells whose class another domain lacks: nearest to none of its classes, to some
+shared             cells whose class another domain has too: nearest to it there, to another class, or to none
+private            cells whose class another domain lacks: nearest to none of its classes, or to one of them
 
 Shapes: B images · C_k classes of domain k, G = Σ_k C_k · h×w cells of the embedding · N labelled cells.
 """
@@ -71,7 +71,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def measure_run(folder: Path, split: str) -> dict[str, Any]:
-    """The shares of each domain."""
+    """The fractions of each domain."""
     config, device = load_config(folder), choose_device()
     domains = load_domains(config)
     model = load_model(folder, device)
@@ -109,7 +109,7 @@ def each_image(model: UniversalSegmenter, domain: Domain, split: str) -> Iterato
 def shares(
     k: int, images: list[tuple[Tensor, Tensor, Tensor]], prototypes: LivePrototypes, union: list[tuple[int, ...]]
 ) -> dict[str, float]:
-    """Of domain k's labelled cells; `union` holds what each domain's classes mean."""
+    """The fractions of domain k's labelled cells. `union` holds the union class of each domain's classes."""
     similarity = torch.cat(
         [
             prototypes.without_absent(cosine_similarity(embedding, prototypes.vectors)).permute(0, 2, 3, 1)[
@@ -126,7 +126,7 @@ def shares(
         "cells": len(label),
         "head": share(by_head),
         "prototype": share(by_prototype),
-        "mended": share(by_prototype & ~by_head),
+        "corrected": share(by_prototype & ~by_head),
         "broken": share(by_head & ~by_prototype),
         "entropy_right": float(unsure[by_prototype].mean()),
         "entropy_wrong": float(unsure[~by_prototype].mean()),
@@ -152,7 +152,7 @@ def share(which: Tensor) -> float:
     return float(which.float().mean())
 
 
-COLUMNS = ("head", "prototype", "mended", "broken", "shared_same", "shared_other", "shared_none", "private_none")
+COLUMNS = ("head", "prototype", "corrected", "broken", "shared_same", "shared_other", "shared_none", "private_none")
 
 
 def table(data: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a budget of labels is worth: every way to spend 12.1 % of the training pixels, on one dataset, at equal steps.
+"""Compare ways to spend 12.1 % of the training pixels as labels, on one dataset, at equal steps.
 
     python experiments/budget.py DATA DATASET --seeds 0 1 2 [--rows full images …] [--scale 0.5] [--set key.sub=value …]
     python experiments/budget.py --table results/budget-camvid.json
@@ -9,18 +9,19 @@ DATA is the folder that holds the datasets and `weights/`. Each row is a campaig
     images            random whole images
     images-semi       the same images, then a generation of S4AL+ on all of the others
     regions           a tenth of the images, then random squares
-    s4al              a tenth of the images, then the squares that the student finds most uncertain
-    s4al-plus         a tenth of the images, then the squares that the teacher finds most uncertain, and self-training
+    s4al              a tenth of the images, then the squares with the highest entropy of the student
+    s4al-plus         a tenth of the images, then the squares with the highest entropy of the teacher, and self-training
     s4al-plus-each    the same, but as many squares in every image
     points            100 pixels an image: half of them random, half of them by margin (PixelPick)
-    points-even       as many pixels an image as the clicks are worth that `images` takes
+    points-even       as many pixels an image as the clicks of `images` would pay for
 
-All networks that are scored train for equal steps of equally many labelled images; those of self-training see as many
-of the pool beside them. What came before (a teacher, a first half of the points, looks at the pool) is in the minutes.
-Test is scored once, by the last network.
+All scored networks have the same number of steps and of labelled images a step. Those of self-training have as many
+images of the pool too. The minutes include everything before (a teacher, a first half of the points, pool scoring). The
+last network is scored on test, once.
 
 A click is a point, a corner of an outline, or a segment's name. Whole images are outlined at a tolerance of 2 pixels,
-an edge between two segments once; squares take as many clicks a pixel as their dataset's whole images, and one more.
+with an edge between two segments once. Squares take as many clicks a pixel as their dataset's whole images, and one
+more.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ TOLERANCE = 2.0  # pixels between a segment's edge and its outline
 
 @dataclass(frozen=True)
 class Train:
-    """What there is to label: images, their pixels as the network sees them, and the clicks that outline them all."""
+    """The training images: their number, their pixels at the network's size, and the clicks that outline them all."""
 
     images: int
     pixels: int
@@ -70,10 +71,10 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--scale", type=float, default=1.0, help="of the images, the crops and the squares")
+    parser.add_argument("--scale", type=float, default=1.0, help="The scale of images, crops and squares.")
     parser.add_argument("--set", nargs="*", default=[], metavar="key.sub=value", dest="overrides")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept, to go on with them")
-    parser.add_argument("--out", type=Path, help="the folder of results, one file a run")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="The folder of the runs, which are resumed.")
+    parser.add_argument("--out", type=Path, help="The folder of the results, one file a run.")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(json.loads(arguments.table.read_text(encoding="utf-8"))))
@@ -159,7 +160,7 @@ def shrunk(scale: float) -> dict[str, float]:
 
 
 def measure_train(data: Path, dataset: str, scale: float) -> Train:
-    """Train as the network will see it; outlines are drawn on the images as they are."""
+    """Train at the network's size. Outlines are drawn on the images at their own size."""
     whole, seen = domain(data, dataset, 1.0), domain(data, dataset, scale)
     stems = whole.splits["train"]
     return Train(
@@ -174,7 +175,7 @@ def domain(data: Path, dataset: str, scale: float) -> Domain:
 
 
 def outlining(mask: np.ndarray) -> int:
-    """Clicks that outline and name every segment of a mask (H,W); what has no class (254, 255) is nobody's work."""
+    """Clicks that outline and name every segment of a mask (H,W). Pixels without a class (254, 255) cost none."""
     corners = segments = 0
     for value in range(254):
         inside = (mask == value).astype(np.uint8)
@@ -216,7 +217,7 @@ def record(
 
 
 def clicks(row: str, pixels: int, asked: int, per_pixel: float) -> int:
-    """Clicks of a row that has labels on so many pixels and asked for so many regions of its images."""
+    """The clicks of a row, from its number of labelled pixels and its number of questions."""
     return asked if row.startswith("points") else round(per_pixel * pixels) + asked
 
 

@@ -1,8 +1,10 @@
-"""Methods × seeds on one configuration, at equal steps: one small run after the other, resumable, saved as each ends.
+"""Compare methods over seeds on one configuration, at equal steps.
+
+Runs follow one another, are resumable, and are saved when they end.
 
     python experiments/compare.py CONFIG --methods joint univ-full --seeds 0 1 2 [--set key.sub=value …]
 
-A method may carry settings: `univ-full:private=gate,alpha=0.2`. The result file holds, for every run, the scores of
+A method may have settings: `univ-full:private=gate,alpha=0.2`. The result file holds, for every run, the scores of
 each domain, and for every method their mean and sample standard deviation over seeds, with command, hardware, wall time
 and versions.
 """
@@ -33,8 +35,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", required=True)
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="key.sub=value", dest="overrides")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept, to go on with them")
-    parser.add_argument("--out", type=Path, help="the result file; results/<name of the configuration>.json by default")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="The folder of the runs, which are resumed.")
+    parser.add_argument("--out", type=Path, help="The result file; by default results/<configuration's name>.json.")
     arguments = parser.parse_args()
     runs: dict[str, dict[str, Any]] = {}
     for seed in arguments.seeds:
@@ -49,7 +51,7 @@ def main() -> None:
 
 
 def command(arguments: argparse.Namespace) -> str:
-    """What makes these results; where runs and results are kept makes no difference to them."""
+    """The command that makes these results, without the folders of runs and results."""
     seeds = [str(seed) for seed in arguments.seeds]
     words = [str(arguments.config), "--methods", *arguments.methods, "--seeds", *seeds]
     overrides = ["--set", *arguments.overrides] if arguments.overrides else []

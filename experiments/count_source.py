@@ -1,8 +1,8 @@
-"""Count what a reader of the source has to hold: lines by room, string keys, and the files behind a method.
+"""Count lines by room, string keys, and the files behind a method.
 
     python experiments/count_source.py [CHECKOUT]
 
-The figures of docs/decisions/0010-second-edition.md are from here.
+The figures of docs/decisions/0010-second-edition.md come from this script.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def behind(method: str, known: dict[str, Path]) -> set[str]:
 
 
 def string_keys(tree: ast.AST) -> int:
-    """How often a value is read or written by a key that is a string: `x["key"]` and `x.get("key")`."""
+    """The number of accesses by a string key: `x["key"]` and `x.get("key")`."""
     subscripts = [n.slice for n in ast.walk(tree) if isinstance(n, ast.Subscript)]
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.args]
     keys = subscripts + [n.args[0] for n in calls if n.func.attr == "get"]

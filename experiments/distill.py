@@ -1,12 +1,12 @@
-"""What a small student learns from large teachers, and what either costs: mIoU on test and milliseconds an image.
+"""Compare a small student with its large teachers: mIoU on test and milliseconds an image.
 
     python experiments/distill.py CONFIG --student key.sub=value … [--teacher key.sub=value …]… --seeds 0 1 2
 
-For each seed, which decides what is labelled for all: CONFIG's own training with the settings of each `--teacher` (as
-it is where there is none), the student from the labels alone (`joint`), the student taught by the first teacher and,
-where there are more, by all. Runs are resumable; the result file is written as each ends. An image's time is the least
-of several forwards of one image of the test split in eval mode, without reading it; on a CPU that of the processor, so
-that other work beside it counts for little: take one thread.
+Each seed determines the labelled images of all its runs: CONFIG's own training with the settings of each `--teacher`
+(without changes if there is none), the student from the labels alone (`joint`), the student taught by the first teacher
+and, if there are several, by all. Runs are resumable, and the result file is written after each. An image's time is the
+least of several forward passes of one image of the test split in eval mode, without reading it. On a CPU it is
+processor time, on which other work has little effect. Use one thread.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--teacher", nargs="+", action="append", metavar="key.sub=value", dest="teachers")
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="key.sub=value", dest="overrides")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept, to go on with them")
-    parser.add_argument("--out", type=Path, required=True, help="the result file")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="The folder of the runs, which are resumed.")
+    parser.add_argument("--out", type=Path, required=True, help="The result file.")
     arguments = parser.parse_args()
     runs: dict[str, dict[str, Any]] = {}
     for seed in arguments.seeds:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def rows(arguments: argparse.Namespace, seed: int) -> dict[str, list[str]]:
-    """By name, what each run overrides in the configuration, in an order in which a student finds its teachers."""
+    """The overrides of each run by its name, with teachers before their students."""
     teachers = arguments.teachers or [[]]
     found = {f"teacher-{n}": settings for n, settings in enumerate(teachers, 1)}
     folders = [f"'{(arguments.runs / f'{name}-{seed}').absolute()}'" for name in found]
@@ -74,7 +74,7 @@ def measured(arguments: argparse.Namespace, folder: Path, settings: list[str]) -
 
 @torch.inference_mode()
 def milliseconds(folder: Path, domain: Domain) -> float:
-    """The least of several forwards of one test image, with the threads that there are."""
+    """The least time of several forward passes of one test image, with torch's current number of threads."""
     precision = load_config(folder).train.precision
     model = load_model(folder, choose_device("auto")).to(memory_format=torch.channels_last)
     image = torch.from_numpy(domain.image(domain.splits["test"][0])).permute(2, 0, 1)[None].to(model.mean.device)
@@ -105,7 +105,7 @@ def result(arguments: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> di
 
 
 def command(arguments: argparse.Namespace) -> str:
-    """What makes these results; where runs and results are kept makes no difference to them."""
+    """The command that makes these results, without the folders of runs and results."""
     words = [str(arguments.config), "--student", *arguments.student]
     for teacher in arguments.teachers or []:
         words += ["--teacher", *teacher]

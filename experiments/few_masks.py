@@ -1,13 +1,13 @@
-"""What few masks give: the runs of a recipe's folder as a table of validation, and the chosen ones on test.
+"""Tabulate the runs of a recipe's folder on validation, and score chosen rows on test.
 
     python experiments/few_masks.py RUNS [--out results/base-recipe.json]
     python experiments/few_masks.py RUNS --test ROW … [--chosen ROW …] [--few results/few-masks.json]
 
 The first command reads finished runs alone. It prints the mean validation mIoU of every row and, paired by seed, its
-difference from `--control`. The second also scores the rows of `--test` on test, each run once: what its summary or its
-`evaluations.jsonl` holds is not scored again. Of the rows of `--chosen`, one for each role, method, domain and number
-of masks, test goes into `--few` too: what few masks give. Both files keep what they hold of other runs, and a new entry
-replaces an older one of the same.
+difference from `--control`. The second also scores the rows of `--test` on test, each run once: a score in its
+summary or its `evaluations.jsonl` is reused. The test scores of the rows of `--chosen`, one for each role, method,
+domain and number of masks, are written to `--few` too. Both files keep their entries of other runs, and a new entry
+replaces an older one of the same name.
 
 role        labels: one domain, its labels alone · joint: several domains, their labels alone · pool: one domain with
             its unlabelled images · universal: several domains with theirs
@@ -40,7 +40,7 @@ QUANTILES = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--control", default="control", help="the row that others are compared with")
+    parser.add_argument("--control", default="control", help="The row with which others are compared.")
     parser.add_argument("--out", type=Path, default=Path("results/base-recipe.json"))
     parser.add_argument("--test", nargs="*", default=[], metavar="ROW")
     parser.add_argument("--chosen", nargs="*", default=[], metavar="ROW")
@@ -67,8 +67,8 @@ def row_of(name: str) -> str:
 
 
 def with_older(file: Path, part: str, new: Mapping[str, Any], made_with: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file holds with new entries of its part, which take the place of older ones of the same name, and what
-    all of them were made with; `command` is the last that wrote it."""
+    """The file's content with new entries in place of older ones of the same name, and the hardware and versions of
+    all. `command` is the last one that wrote the file."""
     older = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     entries = older.get(part, {})
     if isinstance(entries, list):
@@ -92,13 +92,13 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def common(runs: Mapping[str, Path]) -> dict[str, Any]:
-    """Hardware and versions of the runs: of each, all that there are."""
+    """All values of hardware and versions in the runs."""
     summaries = [summary(run) for run in runs.values()]
     return {key: [dict(one) for one in {tuple(s[key].items()) for s in summaries}] for key in MADE}
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """What validation said of a run, step by step, of a run with an average of both networks; and test, if known."""
+    """The validation scores of a run by step, of both networks if it has an average; and its test score, if known."""
     found, config, test = summary(run), load_config(run), tested(run)
     best = max(found["validation"], key=lambda one: one["avg_miou"])
     return {
@@ -115,7 +115,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def tested(run: Path) -> dict[str, Any] | None:
-    """The scores on test by domain, if the run's end or anybody since has asked for them."""
+    """The scores on test by domain, if the run or a later evaluation has them."""
     if load_config(run).train.score == "test":
         return dict(summary(run)["domains"])
     file = run / "evaluations.jsonl"
@@ -156,7 +156,7 @@ def role(config: Config) -> str:
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-    """What a row sets of network, method and training, without paths."""
+    """A row's settings of network, method and training, without paths."""
     found = config.model_dump(mode="json", serialize_as_any=True, include={"model", "method", "train"})
     found["model"]["weights"] = config.model.weights and Path(str(config.model.weights)).name
     return found

@@ -1,11 +1,11 @@
-"""How often the forecast's 80 % interval holds the truth, over simulated campaigns.
+"""Measure the coverage of the forecast's 80 % interval over simulated campaigns.
 
     python experiments/forecast_coverage.py [--campaigns 400] [--out results/forecast-coverage.json]
 
 Each campaign has 3 to 6 rounds, each with 1.6 times the labels of the one before. Its scores come from a known curve
 a − b·n^(−c) and scatter around it. The standard deviation of that scatter is drawn anew for each campaign between 0.6
-and 3 points, uniformly on a log scale: that is the 10th to the 80th percentile of what three seeds of the committed
-budget tables show (results/budget-*.json, 54 rounds).
+and 3 points, uniformly on a log scale. These are the 10th and the 80th percentile over three seeds of the committed
+budget tables (results/budget-*.json, 54 rounds).
 
 The script counts how often the interval holds the curve's height at twice the labels, how often it holds the number of
 labels that this height needs, and how often a campaign is called unexplained although nothing but labels and scatter
@@ -49,7 +49,7 @@ def simulate(rounds: int, campaigns: int, seed: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--campaigns", type=int, default=400, help="of each number of rounds")
+    parser.add_argument("--campaigns", type=int, default=400, help="The number of campaigns for each number of rounds.")
     parser.add_argument("--out", type=Path, default=Path("results/forecast-coverage.json"))
     given = parser.parse_args()
     rows = [{"rounds": rounds, **simulate(rounds, given.campaigns, rounds)} for rounds in ROUNDS]

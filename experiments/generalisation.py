@@ -1,10 +1,10 @@
-"""Each domain of a configuration held out in turn: what the heads of the others say of it, alone and together.
+"""Score the heads of the other domains on each held-out domain of a configuration, alone and fused.
 
     python experiments/generalisation.py CONFIG --held-out rooms countryside --seeds 0 1 2 [--set key.sub=value …]
 
-Of every run the result file holds the scores on the test images of the domain that was held out and of those that were
-trained on, by each head, by all fused and by the head chosen for each image, and which one that was. Classes are one
-where their names are equal; all others have no counterpart.
+For every run the result file holds the scores on the test images of the held-out domain and of the training domains: by
+each head, by all heads fused, and by the head that is chosen for each image, with its name. Classes with equal names
+are one class. All others have no counterpart.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--held-out", nargs="+", required=True)
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="key.sub=value", dest="overrides")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept, to go on with them")
-    parser.add_argument("--out", type=Path, required=True, help="the result file")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="The folder of the runs, which are resumed.")
+    parser.add_argument("--out", type=Path, required=True, help="The result file.")
     arguments = parser.parse_args()
     runs: dict[str, Any] = {}
     for seed in arguments.seeds:

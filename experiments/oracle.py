@@ -1,12 +1,12 @@
-"""True labels of the pool must not lose to labels alone: what a method makes of a pool that it cannot mislabel.
+"""Train methods with the pool's true labels, which must not be worse than training on labels alone.
 
     python experiments/oracle.py CONFIG --methods fixmatch s4al:answers=student --seeds 0 1 2 [--set key.sub=value …]
 
-Every image of the pool that has a mask is handed to the method as one that people answered wholly: its labels are the
-mask's, with a confidence of 1. A method that is below `supervised` or `joint` on the same seed loses by its views, its
-weights or its schedule, for its labels are right. `labels` is the row that never sees the pool, `<method>` the method
-as it is, and `<method>-oracle` with the pool's true labels. The runs are resumable and their weights are selected and
-scored on validation.
+The method gets every image of the pool that has a mask as one that people answered wholly. Its labels are the mask's,
+with a confidence of 1. If a method is then below `supervised` or `joint` on the same seed, the cause is its views, its
+weights or its schedule, because its labels are right. The row `labels` has no pool, `<method>` is the unchanged method,
+and `<method>-oracle` has the pool's true labels. The runs are resumable. Their weights are selected and scored on
+validation.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def main() -> None:
 
 
 def command(arguments: argparse.Namespace) -> str:
-    """What makes these results; where runs and results are kept makes no difference to them."""
+    """The command that makes these results, without the folders of runs and results."""
     words = [str(arguments.config), "--methods", *arguments.methods, "--seeds", *map(str, arguments.seeds)]
     overrides = ["--set", *arguments.overrides] if arguments.overrides else []
     return "python experiments/oracle.py " + shlex.join([*words, *overrides])
 
 
 def with_true_pool(domain: Domain) -> Domain:
-    """The domain with the masks of the pool as answers. Labelled rows show what they did."""
+    """The domain with the masks of the pool as answers. Labelled rows are unchanged."""
     whole, there = frozenset(domain.whole), domain.splits["train"]
     answered = {s: 1.0 for s in there if s not in whole and domain.source.has_mask(s)}
     return replace(domain, labelled=tuple(s for s in there if s in whole or s in answered), partial=answered)

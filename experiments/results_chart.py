@@ -1,4 +1,4 @@
-"""The chart that opens docs/results.md: each method's difference from `joint`, with its 95 % interval, as one SVG.
+"""Draw the first chart of docs/results.md: each method's difference from `joint`, with its 95 % interval, as one SVG.
 
 python experiments/results_chart.py results/compare-half.json docs/pictures/results.svg
 """

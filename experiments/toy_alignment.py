@@ -1,15 +1,15 @@
-"""What feature alignment does to shared and to private classes, where the truth is known: Gaussian classes, no images.
+"""Measure the effect of feature alignment on shared and private classes, on a toy of Gaussian classes.
 
     python experiments/toy_alignment.py [--out results/toy-alignment] [--seeds 5]
 
-The two domains of `toy_entropy.py` (private), ten classes each, of which all, half or two are shared; the product's own
-methods train F and the heads on them. Means over both domains, on fresh cells:
+The toy has the two domains of `toy_entropy.py` (private), with ten classes each, of which all, half or two are shared.
+fewmask's methods train F and the heads. The results are means over both domains, on new cells:
 
 own_shared, own_private   accuracy of a domain's own head on its shared and on its private classes
-other_shared              accuracy of the other domain's head on the shared classes: what alignment is for
+other_shared              accuracy of the other domain's head on the shared classes, the aim of alignment
 apart                     MMD² between the features of the two domains, with the same widths as in training
 
-Some minutes on one core of a busy machine.
+It takes some minutes on one core of a busy machine.
 
 Shapes: C cells of a test set · F features.
 """
@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def train(world: World, case: dict[str, Any], seed: int, steps: int) -> tuple[CellNetwork, list[Cells]]:
-    """Every step sees all labelled images and two unlabelled ones of each domain."""
+    """Train F and the heads. Every step has all labelled images and two unlabelled ones of each domain."""
     torch.manual_seed(seed)
     cells = [Cells(world, k, seed) for k in range(2)]
     of = {n: domain(n, c) for n, c in zip("ab", cells, strict=True)}

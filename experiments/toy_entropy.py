@@ -1,16 +1,16 @@
-"""What the entropy module does where the truth is known: Gaussian classes instead of images.
+"""Measure the effect of the entropy module on a toy of Gaussian classes.
 
     python experiments/toy_entropy.py [--out results/toy-entropy] [--seeds 3]
 
-Three questions of docs/decisions/0003-entropy-module.md, each one file of results:
+The script answers three questions of docs/decisions/0003-entropy-module.md, each with one file of results:
 
 collapse   Does a falling entropy mean right classes? E alone is trained, on fixed features with correct prototypes.
-scale      Can the loss fall without deciding anything, by scaling the embedding?
-private    What becomes of classes that the other domain lacks? F, heads and E are trained by the product's own method
-           (`fewmask.methods.univ`), on two domains with shared and private classes, few labelled cells, many not.
+scale      Can the loss fall by a larger embedding alone, without a change of the assignment?
+private    What happens to classes that the other domain lacks? `fewmask.methods.univ` trains F, heads and E on two
+           domains with shared and private classes, few labelled cells and many unlabelled ones.
 
-About ten minutes on one core of a busy machine. The losses are those of `fewmask.losses`; only unbalanced transport,
-which the product does not have, is written here.
+It takes about ten minutes on one core of a busy machine. The losses are those of `fewmask.losses`. Only unbalanced
+transport, which fewmask does not have, is implemented here.
 
 Shapes: N cells · V values of a raw cell · F features · D embedding size · C_k classes of domain k.
 """
@@ -59,7 +59,7 @@ def clusters(seed: int, cells: int = 760) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def collapse(seed: int, start: str, anchored: bool, steps: int = 300) -> dict[str, float]:
-    """Train E (1×1): the bare entropy of the dot product, or of the cosine with an anchor on a tenth of the cells."""
+    """Train E (1×1) by the entropy of the dot product, or of the cosine with an anchor on a tenth of the cells."""
     features, label, prototypes = clusters(seed)
     torch.manual_seed(seed)
     embed = nn.Conv2d(FEATURES, EMBEDDING, 1)
@@ -97,7 +97,7 @@ def collapse(seed: int, start: str, anchored: bool, steps: int = 300) -> dict[st
 
 
 def scale(seed: int) -> dict[str, float]:
-    """The loss when nothing changes but the length of the embedding."""
+    """The loss when only the length of the embedding changes."""
     features, _, prototypes = clusters(seed)
     torch.manual_seed(seed)
     embedding = nn.Conv2d(FEATURES, EMBEDDING, 1)(features.T.reshape(1, FEATURES, -1, 1)).detach()
@@ -108,13 +108,13 @@ def scale(seed: int) -> dict[str, float]:
     return found
 
 
-# ── private: the product's method on two domains of cells ────────────────────────────────────────────────────────────
+# ── private: fewmask's method on two domains of cells ────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class World:
-    """Two domains. Class centres are drawn from N(0, 1) in V values; a domain's class lies at its centre plus the
-    offset of the domain plus one of its own; cells scatter around it."""
+    """Two domains. Class centres are drawn from N(0, 1) in V values. A domain's class lies at its centre plus an
+    offset of the domain and an offset of its own. Cells scatter around it."""
 
     shared: int = 5
     private: int = 5
@@ -208,8 +208,8 @@ class CellNetwork(nn.Module):
 
 
 class Transport(LivePrototypes):
-    """Unbalanced optimal transport as the answer to private classes: cells of domain i are transported to the
-    prototypes of domain j; a cell too far from all of them keeps its mass; the plan is the target of σ(v_ij)."""
+    """Unbalanced optimal transport as the treatment of private classes. Cells of domain i are transported to the
+    prototypes of domain j. A cell too far from all of them keeps its mass. The plan is the target of σ(v_ij)."""
 
     reach = 0.1
 
@@ -253,7 +253,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def train(world: World, case: dict[str, Any], seed: int, steps: int) -> tuple[UnivFull, CellNetwork, list[Cells]]:
-    """Every step sees all labelled images and two unlabelled ones of each domain."""
+    """Train F, heads and E. Every step has all labelled images and two unlabelled ones of each domain."""
     torch.manual_seed(seed)
     cells = [Cells(world, k, seed) for k in range(2)]
     of = {n: domain(n, c) for n, c in zip("ab", cells, strict=True)}
@@ -307,9 +307,12 @@ def make_batch(rows: list[tuple[int, str]], cells: list[Cells], step: int, steps
 
 @torch.no_grad()
 def measure(world: World, method: UnivFull, network: CellNetwork, cells: list[Cells]) -> dict[str, float]:
-    """On fresh cells, means over both domains. Of the heads: accuracy on shared and on private classes. Of the
-    embedding, for private cells: the probability of their likeliest class of the other domain, the share of cells that
-    are surer than .9 of one, their similarity to it; for shared cells: how often it is the right class."""
+    """Measures on new cells, as means over both domains.
+
+    Of the heads: the accuracy on shared and on private classes. Of the embedding, for private cells: the probability of
+    their most probable class of the other domain, the fraction of cells where it is above .9, and their similarity to
+    it. For shared cells: the fraction whose most probable class of the other domain is the right one.
+    """
     found: dict[str, list[float]] = {}
 
     def note(name: str, value: Tensor) -> None:
