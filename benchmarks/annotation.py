@@ -4,8 +4,8 @@
 
 The results are seconds of one process with one thread, as medians, each with its CPU time, because other programs on
 the same cores increase the wall time. Targets: a mask of 2 megapixels in less than 0.05 s in either direction, and
-1,000 answered regions in at most 5 s. The regions are four in each of 250 images, of CamVid's size and of Cityscapes'. All
-formats but Label Studio's, CVAT's XML and COCO's instances hold whole images, which the import has to read.
+1,000 answered regions in at most 5 s. The regions are four in each of 250 images, of CamVid's size and of Cityscapes'.
+All formats but Label Studio's, CVAT's XML and COCO's instances hold whole images, which the import has to read.
 """
 
 from __future__ import annotations
