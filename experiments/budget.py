@@ -225,7 +225,7 @@ def table(data: dict[str, Any]) -> str:
     """Markdown: mean ± sample standard deviation over seeds, in points of mIoU and in % of the same seed's `full`."""
     runs = data["runs"]
     lines = [
-        "| row | seeds | test mIoU | % of full | validation | labelled pixels | regions asked | clicks | minutes |",
+        "| row | seeds | test mIoU | % of full | validation | labelled pixels | questions | clicks | minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:

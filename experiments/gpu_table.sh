@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The table of few masks (few-masks.yaml) at full size, on a machine with a GPU and without a network.
 #
-#   experiments/gpu_table.sh pack DATA [PYTHON]    here: wheels and data into .table/, a file a part
-#   experiments/gpu_table.sh unpack PART …         there, for each part that was brought: into $TABLE, /tmp/table by default
+#   experiments/gpu_table.sh pack DATA [PYTHON]    here: packs wheels and data into .table/, a file a part
+#   experiments/gpu_table.sh unpack PART …         there: unpacks each copied part into $TABLE, /tmp/table by default
 #   experiments/gpu_table.sh run OUT MINUTES [ROW …]
-#                                                  there: rows, a process a seed, until they are done or the time is over
-#   experiments/gpu_table.sh result OUT            here: what came back into results/few-masks.json
+#                                                  there: runs rows, a process a seed, until they end or the time is over
+#   experiments/gpu_table.sh result OUT            here: writes the results in OUT to results/few-masks.json
 #
-# `run` leaves OUT/runs.tar, the finished runs without their weights. Brought along the next time and unpacked with the
-# other parts, it makes `run` go on with those that are missing. A run that the clock cut goes on where it stopped on the
-# same machine, and begins anew on another.
+# `run` writes OUT/runs.tar, the finished runs without their weights. If it is copied and unpacked with the other parts
+# the next time, `run` continues with the missing runs. A run that the time limit stopped resumes on the same machine and
+# begins again on another.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 table=${TABLE:-/tmp/table}
