@@ -93,8 +93,5 @@ def test_a_memory_goes_on_from_its_state() -> None:
     assert memory.remembered > 0
     fresh.load_state_dict(memory.state_dict())
     assert same(memory.state_dict(), fresh.state_dict())
-    older = Replay(3, 4, 0.5, 1, 1)
-    older.load_state_dict({"seen" if n == "remembered" else n: v for n, v in memory.state_dict().items()})
-    assert same(memory.state_dict(), older.state_dict())
     for one, other in zip(memory.draw(9, rng(2)), fresh.draw(9, rng(2)), strict=True):
         assert torch.equal(one, other)

@@ -59,8 +59,6 @@ class Replay(nn.Module):
         self.image, self.label, self.remembered = buffer
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        if prefix + "seen" in state_dict:  # what `remembered` is called in older states
-            state_dict[prefix + "remembered"] = state_dict.pop(prefix + "seen")
         # A resumed run has not had a batch yet, so the size comes from the stored images.
         if prefix + "image" in state_dict:
             self.fit(torch.empty_like(state_dict[prefix + "image"], device=self.image.device))
