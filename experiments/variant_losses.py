@@ -14,10 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from ondisk import metrics_of, two_domains  # noqa: E402
-from variants import VARIANTS, small  # noqa: E402
+from ondisk import metrics_of, two_domains
+from variants import VARIANTS, small
 
-from fewmask import train  # noqa: E402
+from fewmask import train
 
 
 def main() -> None:
