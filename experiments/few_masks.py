@@ -19,7 +19,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -169,7 +169,7 @@ def table(runs: Mapping[str, Mapping[str, Any]], control: str) -> str:
     for row in rows:
         cells = [f"| `{row}` | {sum(row_of(name) == row for name in runs)}"]
         for split in ("validation", "test"):
-            own, beside = by_seed(runs, row, split), by_seed(runs, f"{control}-{row.partition('-')[2]}", split)
+            own, beside = by_seed(runs, row, split), by_seed(runs, control_of(row, rows, control), split)
             paired = [own[seed] - beside[seed] for seed in own if seed in beside]
             cells += [spread(list(own.values())), "" if row.startswith(f"{control}-") else interval(paired)]
         lines.append(" | ".join(cells) + " |")
@@ -180,6 +180,12 @@ def table(runs: Mapping[str, Mapping[str, Any]], control: str) -> str:
             pairs = [weights for name, weights in averaged.items() if row_of(name) == row]
             lines.append(f"| `{row}` | {interval([100 * (p['average'] - p['last']) for p in pairs])} |")
     return "\n".join(lines)
+
+
+def control_of(row: str, rows: Iterable[str], control: str) -> str:
+    """The control row with the longest ending in common: `control-msrc` of `weights-50-msrc`; empty without one."""
+    endings = [other.removeprefix(control) for other in rows if other.startswith(f"{control}-")]
+    return max((control + ending for ending in endings if row.endswith(ending)), key=len, default="")
 
 
 def by_seed(runs: Mapping[str, Mapping[str, Any]], row: str, split: str) -> dict[int, float]:
