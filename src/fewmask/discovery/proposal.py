@@ -50,6 +50,10 @@ def propose(dataset: DetectedDataset, listing: Index, splits: Splits) -> list[Pr
         Proposal("train.crop", crop, f"the smallest image is {width}×{height}"),
         Proposal("train.batch_size", batch, f"{len(labelled)} labelled images in train"),
         Proposal("train.steps", "auto", "each labelled pixel 12 times, unless validation stops improving before"),
+        Proposal(
+            "train.class_weights", {"exponent": 0.5},
+            "rare classes count more; with 30 masks this gains 10 points of mIoU on CamVid, 1 on two other sets",
+        ),
         Proposal("method", "auto", f"chosen by results for {len(labelled):,} masks and {pool:,} images without a mask"),
     ]  # fmt: skip
     size = sum(k.width * k.height * 4 for k in kinds) / max(1, len(kinds)) * len(listing.images)
