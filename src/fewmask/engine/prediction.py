@@ -278,8 +278,8 @@ def _write_all(
     pixels: InputSettings,
 ) -> Generator[Predicted, None, None]:
     """Decode every image, predict it and write the files, in the order of the images' sizes."""
-    if any(is_large(item.size) for item in items):  # they come one by one, so that few of them are held at once
-        batch_size = threads = 1
+    if any(is_large(scaled(item.size, size)) for item in items for size in answering.sizes.values()):
+        batch_size = threads = 1  # large images come one by one, so that few of them are held at once
     ahead = batch_size + threads
     with ThreadPoolExecutor(threads) as reading, ThreadPoolExecutor(threads) as writing:
         # Sorting by size keeps the number of batches low, since a batch holds one size.
