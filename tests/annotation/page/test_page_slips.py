@@ -187,6 +187,21 @@ def test_skip_asks_where_something_is_painted_and_keeps_it(nearby: Callable[...,
     assert person.shown != number
 
 
+def test_who_gives_a_name_while_the_first_question_loads_is_asked_it(nearby: Callable[..., Any], context: Any) -> None:
+    """The page leases the question before it knows who sits there."""
+    server, page, waiting = nearby("squares:24"), context.new_page(), []
+    page.route("**/api/images/*", lambda route: waiting.append(route))  # playwright takes no method of a list
+    with page.expect_response("**/api/leases"):
+        page.goto(server.link)
+    page.fill("#name", "ann")
+    page.click("#options-form button")
+    page.wait_for_selector("#canvas:focus")
+    for route in waiting:
+        route.continue_()
+    page.wait_for_selector("#canvas[data-shown]")
+    assert page.get_attribute("#canvas", "data-shown") == str(server.questions()[0].id)
+
+
 def test_skip_asks_before_it_takes_the_place_of_an_answer(nearby: Callable[..., Any], context: Any) -> None:
     person = Person(context, nearby("points"))
     number = person.shown

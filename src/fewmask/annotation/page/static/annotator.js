@@ -24,6 +24,7 @@ export class Annotator {
     this.screenTime = new ScreenTime((open) => this.#mayAnswer(open));
     this.leased = new Set(); // the questions that were leased to others since the last poll
     this.skipping = null; // the question whose skip the person is asked to confirm
+    this.formerNames = new Set(); // names this window had; a question leased under one of them is not another person's
     this.order = session.questions.map((q) => q.id);
     this.id = null;
     this.value = undefined;
@@ -81,7 +82,8 @@ export class Annotator {
 
   // The other people who look at a question and have not answered it yet.
   holders(question, answers = this.answersTo(question)) {
-    return this.session.holders(question.id).filter((name) => name !== this.me && !answers.some((a) => a.annotator === name));
+    const own = (name) => name === this.me || this.formerNames.has(name);
+    return this.session.holders(question.id).filter((name) => !own(name) && !answers.some((a) => a.annotator === name));
   }
 
   // Whether as many others have answered or look at a question as it waits for.
@@ -206,7 +208,9 @@ export class Annotator {
   }
 
   // The name has changed: regions that were painted under another name are dropped.
-  renamed() {
+  renamed(before) {
+    this.formerNames.add(before);
+    this.formerNames.delete(this.me);
     this.regions.clear();
     this.takenBack.length = 0;
     this.#progress();

@@ -130,7 +130,7 @@ function closeSettings() {
   for (const [key, value] of Object.entries(settings)) keep(key, value);
   view.named = settings.names;
   if (settings.name === before) annotator.refreshLooks();
-  else annotator.renamed();
+  else annotator.renamed(before);
   view.canvas.focus();
 }
 
