@@ -52,7 +52,7 @@ def propose(dataset: DetectedDataset, listing: Index, splits: Splits) -> list[Pr
         Proposal("train.steps", "auto", "each labelled pixel 12 times, unless validation stops improving before"),
         Proposal(
             "train.class_weights", {"exponent": 0.5},
-            "rare classes count more; with 30 masks this gains 10 points of mIoU on CamVid, 1 on two other sets",
+            "rare classes count more; with 30 masks this gains 11 points of mIoU on CamVid, 2 on LabelMeFacade",
         ),
         Proposal("method", "auto", f"chosen by results for {len(labelled):,} masks and {pool:,} images without a mask"),
     ]  # fmt: skip
