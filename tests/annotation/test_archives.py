@@ -11,12 +11,12 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from annotating import SIZE, asked, domain, refused, three
+from annotating import SIZE, refused
 from PIL import Image
 
 from fewmask.annotation import archive as zips
@@ -28,17 +28,6 @@ from fewmask.formats import texts
 from fewmask.formats.texts import field, json_items, read_json, xml_elements
 
 ANNOTATIONS = '<annotations><image id="0" name="a-0.png" width="24" height="20"></image></annotations>'
-
-
-@pytest.fixture
-def of() -> dict[str, Domain]:
-    return {"a": domain()}
-
-
-@pytest.fixture
-def ledger(of: dict[str, Domain]) -> Iterator[Ledger]:
-    with asked(of["a"], *three()) as opened:
-        yield opened
 
 
 def entry(name: str, **changes: int) -> zipfile.ZipInfo:
@@ -87,11 +76,13 @@ DEVICE = entry("images/a.png", external_attr=(stat.S_IFCHR | 0o666) << 16)
     ],
 )
 def test_names_and_kinds_that_no_tool_writes(
-    ledger: Ledger, of: dict[str, Domain], tmp_path: Path, file: tuple[zipfile.ZipInfo | str, bytes], said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, file: tuple[zipfile.ZipInfo | str, bytes], said: str
 ) -> None:
     path = packed(tmp_path / "e.zip", file)
     before = sorted(tmp_path.rglob("*"))
-    refused(ledger, lambda: cvat.read_answers(ledger, of, path, "ann"), f"{path}: refused:", said, "export the archive")
+    refused(
+        ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), f"{path}: refused:", said, "export the archive"
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -138,18 +129,20 @@ def test_sizes_that_are_not_what_the_list_says(tmp_path: Path) -> None:
         archive.read("a.xml", limit=100)
 
 
-def test_archives_that_are_damaged(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+def test_archives_that_are_damaged(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
     path = packed(tmp_path / "e.zip")
     whole = path.read_bytes()
     for broken in (whole[:-30], b"PK" + bytes(50), b"", whole[:40] + b"\xff" * 20 + whole[60:]):
         path.write_bytes(broken)
-        refused(ledger, lambda: cvat.read_answers(ledger, of, path, "ann"), str(path), "again")
-    refused(ledger, lambda: cvat.read_answers(ledger, of, tmp_path / "no.zip", "ann"), "cannot be read (No such file")
+        refused(ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), str(path), "again")
+    refused(
+        ledger, lambda: cvat.read_answers(ledger, domains, tmp_path / "no.zip", "ann"), "cannot be read (No such file"
+    )
     packed(path)
     overwrite(path, LIST, 8, struct.pack("<H", 1))
-    refused(ledger, lambda: cvat.read_answers(ledger, of, path, "ann"), "'annotations.xml': encrypted")
+    refused(ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), "'annotations.xml': encrypted")
     path.write_bytes(whole[: whole.rfind(END)] + b"PK\x06\x07" + bytes(16) + whole[whole.rfind(END) :])
-    refused(ledger, lambda: cvat.read_answers(ledger, of, path, "ann"), "zip64")
+    refused(ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), "zip64")
 
 
 def png_that_claims(height: int, width: int) -> bytes:
@@ -174,14 +167,14 @@ def png_that_claims(height: int, width: int) -> bytes:
     ],
 )
 def test_pictures_are_refused_before_they_are_unpacked(
-    ledger: Ledger, of: dict[str, Domain], tmp_path: Path, png: bytes, said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, png: bytes, said: str
 ) -> None:
     listed = b"background:0,0,0::\nvoid:1,2,3::\n"
     path = tmp_path / "e.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("labelmap.txt", listed)
         archive.writestr("SegmentationClass/a-0.png", png)
-    refused(ledger, lambda: cvat.read_answers(ledger, of, path, "ann"), "e.zip/SegmentationClass/a-0.png: ", said)
+    refused(ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), "e.zip/SegmentationClass/a-0.png: ", said)
     (tmp_path / "p").mkdir()
     (tmp_path / "p/a-0.png").write_bytes(png)
     data = {
@@ -190,7 +183,7 @@ def test_pictures_are_refused_before_they_are_unpacked(
         "annotations": [{"image_id": 1, "file_name": "a-0.png", "segments_info": []}],
     }
     (tmp_path / "p.json").write_text(json.dumps(data))
-    refused(ledger, lambda: coco.read_answers(ledger, of, tmp_path / "p.json", "ann"), "p/a-0.png: ", said)
+    refused(ledger, lambda: coco.read_answers(ledger, domains, tmp_path / "p.json", "ann"), "p/a-0.png: ", said)
 
 
 # ── XML ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -213,10 +206,12 @@ FILE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotations>&x;</
         ('<image a="1" a="2"/>', "not XML (duplicate attribute"),
     ],
 )
-def test_xml_that_no_tool_writes(ledger: Ledger, of: dict[str, Domain], tmp_path: Path, text: str, said: str) -> None:
+def test_xml_that_no_tool_writes(
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, text: str, said: str
+) -> None:
     path = tmp_path / "e.xml"
     path.write_text(text)
-    refused(ledger, lambda: cvat.read_answers(ledger, of, path, "ann"), f"{path}: ", said)
+    refused(ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), f"{path}: ", said)
 
 
 def test_elements_come_one_at_a_time_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,12 +287,12 @@ READERS: dict[str, tuple[Callable[..., object], str]] = {
     ],
 )
 def test_json_that_no_tool_writes(
-    ledger: Ledger, of: dict[str, Domain], tmp_path: Path, reader: str, value: str, said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, reader: str, value: str, said: str
 ) -> None:
     read, text = READERS[reader]
     path = tmp_path / "e.json"
     path.write_text(text.format(value))
-    refused(ledger, lambda: read(ledger, of, path, "ann"), f"{path}: ", said)
+    refused(ledger, lambda: read(ledger, domains, path, "ann"), f"{path}: ", said)
 
 
 def test_json_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +337,9 @@ def test_fields_are_of_their_kind() -> None:
             field(record, key, kind, "w")
 
 
-def test_a_good_picture_beside_a_bad_one_changes_nothing(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+def test_a_good_picture_beside_a_bad_one_changes_nothing(
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path
+) -> None:
     good = io.BytesIO()
     Image.fromarray(np.full((*SIZE, 3), (1, 2, 3), np.uint8)).save(good, "PNG")
     path = tmp_path / "e.zip"
@@ -350,4 +347,4 @@ def test_a_good_picture_beside_a_bad_one_changes_nothing(ledger: Ledger, of: dic
         archive.writestr("labelmap.txt", "background:0,0,0::\nvoid:1,2,3::\n")
         archive.writestr("SegmentationClass/a-2.png", good.getvalue())
         archive.writestr("SegmentationClass/a-0.png", good.getvalue()[:-30])
-    refused(ledger, lambda: cvat.read_answers(ledger, of, path, "ann"), "SegmentationClass/a-0.png: truncated")
+    refused(ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), "SegmentationClass/a-0.png: truncated")

@@ -6,14 +6,14 @@ Shapes: H×W pixels of an image.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from annotating import EXAMPLES, ODD_NAMES, SHAPE, SIZE, asked, domain, refused, round_trip, three
+from annotating import EXAMPLES, ODD_NAMES, SHAPE, SIZE, change, refused, round_trip
 from PIL import Image
 
 from fewmask.annotation.coco import read_answers, write_instances, write_panoptic, write_questions
@@ -44,17 +44,6 @@ def export() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def of() -> dict[str, Domain]:
-    return {"a": domain()}
-
-
-@pytest.fixture
-def ledger(of: dict[str, Domain]) -> Iterator[Ledger]:
-    with asked(of["a"], *three()) as opened:
-        yield opened
-
-
 def saved(tmp_path: Path, data: object) -> Path:
     path = tmp_path / "export.json"
     path.write_text(json.dumps(data))
@@ -64,13 +53,13 @@ def saved(tmp_path: Path, data: object) -> Path:
 # ── Out ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_people_get_and_confirm(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
-    assert [q.id for q in write_questions(ledger, of, tmp_path)] == [1, 2, 3]
+def test_what_people_get_and_confirm(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
+    assert [q.id for q in write_questions(ledger, domains, tmp_path)] == [1, 2, 3]
     written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     pictures = {f"a/{kind}/{stem}.png" for kind in ("images", "asked", "panoptic") for stem in ("a-0", "a-2")}
     assert written == {".written.jsonl", "a/instances.json", "a/panoptic.json", *pictures}
     for file, who, beside in (("instances.json", "ann", {}), ("panoptic.json", "bob", {"ann": 2})):
-        taken = read_answers(ledger, of, tmp_path / "a" / file, who, "corrections")
+        taken = read_answers(ledger, domains, tmp_path / "a" / file, who, "corrections")
         assert taken == Import(2, 0, 1, 0, beside=beside)
     expected = np.full(SIZE, NOT_LABELLED, np.uint8)
     expected[2:7, 3:9] = 1
@@ -78,11 +67,11 @@ def test_what_people_get_and_confirm(ledger: Ledger, of: dict[str, Domain], tmp_
     np.testing.assert_array_equal(ledger.labels("a", "a-0"), expected)
 
 
-def test_a_panoptic_file_is_as_coco_says(of: dict[str, Domain], tmp_path: Path) -> None:
+def test_a_panoptic_file_is_as_coco_says(domains: dict[str, Domain], tmp_path: Path) -> None:
     mask = np.full(SIZE, NOT_LABELLED, np.uint8)
     mask[2:4, 5:8] = 2
     mask[19, 0] = VOID
-    write_panoptic(tmp_path / "p.json", of["a"].space, [("a-0", mask)])
+    write_panoptic(tmp_path / "p.json", domains["a"].space, [("a-0", mask)])
     data = json.loads((tmp_path / "p.json").read_text())
     assert [(c["id"], c["name"], c["isthing"]) for c in data["categories"]] == [
         (1, ODD_NAMES[0], 0),
@@ -109,8 +98,8 @@ def test_a_panoptic_file_is_as_coco_says(of: dict[str, Domain], tmp_path: Path) 
 # ── In ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_export_as_other_tools_write_it(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
-    assert read_answers(ledger, of, saved(tmp_path, export()), "ann") == Import(1, 0, 1, 0)
+def test_an_export_as_other_tools_write_it(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
+    assert read_answers(ledger, domains, saved(tmp_path, export()), "ann") == Import(1, 0, 1, 0)
     expected = np.full(SIZE, NOT_LABELLED, np.uint8)
     expected[2:7, 3:9] = 1
     expected[2:4, 3:5] = VOID
@@ -119,13 +108,13 @@ def test_an_export_as_other_tools_write_it(ledger: Ledger, of: dict[str, Domain]
     assert {a.annotator for a in ledger.answers()} == {"ann"}
 
 
-def test_segments_may_have_any_ids(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+def test_segments_may_have_any_ids(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
     """Two segments of one class are two things; ids go beyond 255."""
     ids = np.zeros(SIZE, np.int64)
     ids[2:4, 3:9], ids[4:7, 3:9] = 70_000, 300
     segments = [{"id": 70_000, "category_id": 7}, {"id": 300, "category_id": 7}, {"id": 5, "category_id": 3}]
     path = panoptic(tmp_path, ids, segments)
-    read_answers(ledger, of, path, "ann")
+    read_answers(ledger, domains, path, "ann")
     assert (ledger.labels("a", "a-0")[2:7, 3:9] == 1).all()
 
 
@@ -148,21 +137,11 @@ WRITERS: dict[str, Callable[..., None]] = {
 @pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_what_is_painted_comes_back(examples: int, writer: str, tmp_path: Path) -> None:
-    def come_back(ledger: Ledger, of: Mapping[str, Domain], mask: Mask) -> None:
-        WRITERS[writer](tmp_path / "e.json", of["a"].space, [("a-0", mask)])
-        read_answers(ledger, of, tmp_path / "e.json", "ann")
+    def come_back(ledger: Ledger, domains: Mapping[str, Domain], mask: Mask) -> None:
+        WRITERS[writer](tmp_path / "e.json", domains["a"].space, [("a-0", mask)])
+        read_answers(ledger, domains, tmp_path / "e.json", "ann")
 
     round_trip(examples, come_back)
-
-
-def change(at: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    def put(record: Any) -> None:
-        *path, last = [int(key) if key.isdigit() else key for key in at.split(".")]
-        for key in path:
-            record = record[key]
-        record[last] = value
-
-    return put
 
 
 SHAPE_OF = "annotations.0.segmentation"
@@ -199,14 +178,14 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_wrong_is_refused_with_all_that_came_with_it(
-    ledger: Ledger, of: dict[str, Domain], tmp_path: Path, wrong: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, wrong: str
 ) -> None:
     put, said = WRONG[wrong]
     bad = export()
     bad["images"].append({"id": 13, "file_name": "a-2.png", "height": 20, "width": 24})
     put(bad)
     path = saved(tmp_path, bad)
-    refused(ledger, lambda: read_answers(ledger, of, path, "ann"), str(path), said)
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), str(path), said)
 
 
 SEGMENT = {"id": 1, "category_id": 7}
@@ -230,25 +209,27 @@ SEGMENT = {"id": 1, "category_id": 7}
     ],
 )
 def test_panoptic_files_that_are_wrong_are_refused(
-    ledger: Ledger, of: dict[str, Domain], tmp_path: Path, ids: np.ndarray, segments: object, name: str, said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, ids: np.ndarray, segments: object, name: str, said: str
 ) -> None:
     path = panoptic(tmp_path, ids, segments, name)
-    refused(ledger, lambda: read_answers(ledger, of, path, "ann"), said)
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), said)
 
 
-def test_links_out_of_the_folder_are_not_followed(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_not_followed(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
     path = panoptic(tmp_path, np.full(SIZE, 1), [SEGMENT], "link.png")
     (tmp_path / "export" / "a-0.png").rename(tmp_path / "secret.png")
     (tmp_path / "export" / "link.png").symlink_to(tmp_path / "secret.png")
-    refused(ledger, lambda: read_answers(ledger, of, path, "ann"), "'link.png' leads out of")
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), "'link.png' leads out of")
 
 
-def test_two_panoptic_annotations_of_an_image(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+def test_two_panoptic_annotations_of_an_image(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
     path = panoptic(tmp_path, np.full(SIZE, 1), [SEGMENT])
     data = json.loads(path.read_text())
     data["annotations"] *= 2
     saved(tmp_path, data)
-    refused(ledger, lambda: read_answers(ledger, of, path, "ann"), "image 12 has a panoptic annotation and another one")
+    refused(
+        ledger, lambda: read_answers(ledger, domains, path, "ann"), "image 12 has a panoptic annotation and another one"
+    )
 
 
 # ── All tools ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -264,9 +245,9 @@ def test_two_panoptic_annotations_of_an_image(ledger: Ledger, of: dict[str, Doma
     ],
 )
 def test_what_a_tool_wrote_is_recognised_and_read(
-    ledger: Ledger, of: dict[str, Domain], tmp_path: Path, tool: str, files: list[str]
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, tool: str, files: list[str]
 ) -> None:
-    TOOLS[tool].write_questions(ledger, of, tmp_path / "q")
+    TOOLS[tool].write_questions(ledger, domains, tmp_path / "q")
     for file in files:
         assert recognise(tmp_path / "q" / file) == tool
 

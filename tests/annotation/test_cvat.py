@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,6 @@ from fewmask.labels import NOT_LABELLED, VOID, Mask
 
 EXPORT = Path(__file__).parents[1] / "fixtures" / "cvat-images.xml"
 SKY = "the &quot;sky&quot;"
-
-
-@pytest.fixture
-def of() -> dict[str, Domain]:
-    return {"a": domain()}
-
-
-@pytest.fixture
-def ledger(of: dict[str, Domain]) -> Iterator[Ledger]:
-    with asked(of["a"], *three()) as opened:
-        yield opened
 
 
 def packed(path: Path, files: Mapping[str, Any]) -> Path:
@@ -72,17 +61,17 @@ def polygon(points: str, label: str = SKY, z: int = 0) -> str:
 # ── Out ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_people_get_and_confirm(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
-    assert [q.id for q in write_questions(ledger, of, tmp_path)] == [1, 2, 3]
+def test_what_people_get_and_confirm(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
+    assert [q.id for q in write_questions(ledger, domains, tmp_path)] == [1, 2, 3]
     written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     pictures = {f"a/{kind}/{stem}.png" for kind in ("images", "asked") for stem in ("a-0", "a-2")}
     assert written == {".written.jsonl", "a/labels.json", "a/annotations.xml", "a/masks.zip", *pictures}
-    np.testing.assert_array_equal(read_image(tmp_path / "a/images/a-0.png"), of["a"].image("a-0"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a/images/a-0.png"), domains["a"].image("a-0"))
     editor = json.loads((tmp_path / "a/labels.json").read_text())
     assert [label["name"] for label in editor] == [*ODD_NAMES, "void"]
     assert {label["color"] for label in editor} == {"#f25555", "#1d4cbf", "#b1f255", "#5a5a5a"}
     for file, who in (("annotations.xml", "ann"), ("masks.zip", "bob")):  # the guesses, taken as they are
-        taken = read_answers(ledger, of, tmp_path / "a" / file, who, "corrections")
+        taken = read_answers(ledger, domains, tmp_path / "a" / file, who, "corrections")
         assert taken == Import(2, 0, 1, 0, beside={"ann": 2} if who == "bob" else {})
     expected = np.full(SIZE, NOT_LABELLED, np.uint8)
     expected[2:7, 3:9] = 1
@@ -91,11 +80,11 @@ def test_what_people_get_and_confirm(ledger: Ledger, of: dict[str, Domain], tmp_
     assert {a.annotator for a in ledger.answers()} == {"ann", "bob"}
 
 
-def test_each_region_is_a_mask_of_its_own(of: dict[str, Domain], tmp_path: Path) -> None:
+def test_each_region_is_a_mask_of_its_own(domains: dict[str, Domain], tmp_path: Path) -> None:
     """So that giving one of them another label leaves the other as it is."""
     beside = [Question("a", "a-0", "squares", r, (0, 4 * r, 4, 4 * r + 4), guess=1) for r in range(2)]
-    with asked(of["a"], *beside) as ledger:
-        write_questions(ledger, of, tmp_path)
+    with asked(domains["a"], *beside) as ledger:
+        write_questions(ledger, domains, tmp_path)
     text = (tmp_path / "a/annotations.xml").read_text()
     assert [text.count(f'rle="0, 16" left="{x}" top="0" width="4" height="4"') for x in (0, 4)] == [1, 1]
 
@@ -103,32 +92,32 @@ def test_each_region_is_a_mask_of_its_own(of: dict[str, Domain], tmp_path: Path)
 def test_black_and_equal_colours_get_their_own(tmp_path: Path) -> None:
     plain = domain(names=("night", "soot", "void")).space
     space = replace(plain, colours=((0, 0, 0), (0, 0, 0), (90, 90, 90)))
-    of = {"a": replace(domain(), space=space)}
+    domains = {"a": replace(domain(), space=space)}
     values = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 3
     values = values.astype(np.uint8)
     values[0] = VOID
-    with asked(of["a"], Question("a", "a-0", "all", 0, (0, 0, *SIZE))) as ledger:
+    with asked(domains["a"], Question("a", "a-0", "all", 0, (0, 0, *SIZE))) as ledger:
         write_masks(tmp_path / "masks.zip", space, [("a-0", values)])
-        read_answers(ledger, of, tmp_path / "masks.zip", "ann")
+        read_answers(ledger, domains, tmp_path / "masks.zip", "ann")
         np.testing.assert_array_equal(ledger.labels("a", "a-0"), values)
 
 
 def test_a_class_called_background_needs_the_xml(tmp_path: Path) -> None:
-    of = {"a": domain(names=("background", "cat", "dog"))}
+    domains = {"a": domain(names=("background", "cat", "dog"))}
     values = np.zeros(SIZE, np.uint8)
     values[3] = NOT_LABELLED
-    with asked(of["a"], Question("a", "a-0", "all", 0, (0, 0, *SIZE))) as ledger:
-        write_questions(ledger, of, tmp_path)
+    with asked(domains["a"], Question("a", "a-0", "all", 0, (0, 0, *SIZE))) as ledger:
+        write_questions(ledger, domains, tmp_path)
         assert not (tmp_path / "a/masks.zip").exists()
         with pytest.raises(ValueError, match=r'"Segmentation mask 1\.1" cannot tell from pixels that nobody painted'):
-            write_masks(tmp_path / "masks.zip", of["a"].space, [("a-0", values)])
+            write_masks(tmp_path / "masks.zip", domains["a"].space, [("a-0", values)])
         png = io.BytesIO()
         Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(png, "PNG")
         files = {"labelmap.txt": "background:0,0,0::\n", "SegmentationClass/a-0.png": png.getvalue()}
         path = packed(tmp_path / "export.zip", files)
-        refused(ledger, lambda: read_answers(ledger, of, path, "ann"), 'export as "CVAT for images 1.1"')
-        write_xml(tmp_path / "x.xml", of["a"].space, [("a-0", values)])
-        read_answers(ledger, of, tmp_path / "x.xml", "ann")
+        refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), 'export as "CVAT for images 1.1"')
+        write_xml(tmp_path / "x.xml", domains["a"].space, [("a-0", values)])
+        read_answers(ledger, domains, tmp_path / "x.xml", "ann")
         np.testing.assert_array_equal(ledger.labels("a", "a-0"), values)
 
 
@@ -142,7 +131,7 @@ def test_names_that_the_list_of_labels_cannot_hold(tmp_path: Path, name: str) ->
 # ── In ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_export_as_cvat_writes_it(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+def test_an_export_as_cvat_writes_it(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
     """z_order decides: at 0 a rectangle of class 2, over it at 1 a polygon of class 0 over all of it, and, later in
     the file, void with a hole; at 2 one pixel of class 1 in the middle of a mask."""
     expected = np.full(SIZE, NOT_LABELLED, np.uint8)
@@ -150,15 +139,15 @@ def test_an_export_as_cvat_writes_it(ledger: Ledger, of: dict[str, Domain], tmp_
     expected[2:5, 3:6] = VOID
     expected[3, 4] = 0
     expected[4, 5] = 1
-    assert read_answers(ledger, of, EXPORT, "ann") == Import(2, 0, 1, 0)
+    assert read_answers(ledger, domains, EXPORT, "ann") == Import(2, 0, 1, 0)
     np.testing.assert_array_equal(ledger.labels("a", "a-0"), expected)
     assert ledger.labels("a", "a-2")[0, 23] == 1
     zipped = packed(tmp_path / "export.zip", {"annotations.xml": EXPORT.read_bytes(), "images/a-0.png": b"left alone"})
-    assert read_answers(ledger, of, zipped, "ann").unchanged == 2
+    assert read_answers(ledger, domains, zipped, "ann").unchanged == 2
 
 
 @pytest.mark.parametrize("indexed", [False, True], ids=["colours", "palette"])
-def test_masks_as_cvat_writes_them(ledger: Ledger, of: dict[str, Domain], tmp_path: Path, indexed: bool) -> None:
+def test_masks_as_cvat_writes_them(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, indexed: bool) -> None:
     listed = (
         '# label:color_rgb:parts:actions\nbackground:0,0,0::\nvoid:1,2,3::\nthe "sky":250,50,50::\nunused:9,9,9::\n'
     )
@@ -178,24 +167,26 @@ def test_masks_as_cvat_writes_them(ledger: Ledger, of: dict[str, Domain], tmp_pa
         "SegmentationClass/a-0.png": png.getvalue(),
         "SegmentationObject/a-0.png": png.getvalue(),
     }
-    assert read_answers(ledger, of, packed(tmp_path / "e.zip", files), "ann") == Import(1, 0, 1, 0, in_part=1)
+    assert read_answers(ledger, domains, packed(tmp_path / "e.zip", files), "ann") == Import(1, 0, 1, 0, in_part=1)
     labels = np.array([NOT_LABELLED, VOID, 1], np.uint8)[values]
     np.testing.assert_array_equal(ledger.labels("a", "a-0"), labels)
 
 
-def test_masks_of_one_channel_hold_places_in_the_list(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+def test_masks_of_one_channel_hold_places_in_the_list(
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path
+) -> None:
     values = np.zeros(SIZE, np.uint8)
     values[2:7, 3:9] = 2
     png = io.BytesIO()
     Image.fromarray(values).save(png, "PNG")
     listed = 'background:0,0,0::\nvoid:1,2,3::\nthe "sky":250,50,50::\n'
     files = {"labelmap.txt": listed, "SegmentationClass/a-0.png": png.getvalue()}
-    read_answers(ledger, of, packed(tmp_path / "e.zip", files), "ann")
+    read_answers(ledger, domains, packed(tmp_path / "e.zip", files), "ann")
     assert (ledger.labels("a", "a-0")[2:7, 3:9] == 1).all()
     files["labelmap.txt"] = "void:1,2,3::\nbackground:0,0,0::\n"
     path = packed(tmp_path / "e.zip", files)
     with pytest.raises(ValueError, match=r"one channel, and labelmap\.txt does not begin with background"):
-        read_answers(ledger, of, path, "bob")
+        read_answers(ledger, domains, path, "bob")
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
@@ -203,9 +194,9 @@ def test_masks_of_one_channel_hold_places_in_the_list(ledger: Ledger, of: dict[s
 def test_what_is_painted_comes_back(examples: int, write: Callable[..., None], tmp_path: Path) -> None:
     path = tmp_path / ("e.xml" if write is write_xml else "e.zip")
 
-    def come_back(ledger: Ledger, of: Mapping[str, Domain], mask: Mask) -> None:
-        write(path, of["a"].space, [("a-0", mask)])
-        read_answers(ledger, of, path, "ann")
+    def come_back(ledger: Ledger, domains: Mapping[str, Domain], mask: Mask) -> None:
+        write(path, domains["a"].space, [("a-0", mask)])
+        read_answers(ledger, domains, path, "ann")
 
     round_trip(examples, come_back)
 
@@ -233,13 +224,15 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("wrong", SHAPES)
-def test_shapes_that_are_wrong_are_refused(ledger: Ledger, of: dict[str, Domain], tmp_path: Path, wrong: str) -> None:
+def test_shapes_that_are_wrong_are_refused(
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, wrong: str
+) -> None:
     shape, said = SHAPES[wrong]
     path = xml(tmp_path / "e.xml", image(mask("0, 1", (23, 0, 1, 1)), name="a-2.png"), image(mask("0, 30"), shape))
-    refused(ledger, lambda: read_answers(ledger, of, path, "ann"), f"{path}: image 'a-0.png'", said)
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), f"{path}: image 'a-0.png'", said)
 
 
-def test_every_problem_of_every_image_is_listed(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+def test_every_problem_of_every_image_is_listed(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
     path = xml(
         tmp_path / "e.xml",
         image(mask("0, 30"), name="a-0.png"),
@@ -251,7 +244,7 @@ def test_every_problem_of_every_image_is_listed(ledger: Ledger, of: dict[str, Do
     )
     refused(
         ledger,
-        lambda: read_answers(ledger, of, path, "ann"),
+        lambda: read_answers(ledger, domains, path, "ann"),
         "image 'a/a-0.jpg': ann answers about a/a-0 twice; keep one of the two",
         "image 'a-2.png': 20×24 pixels, its image is 24×20",
         'an image: image without name; export it again as "CVAT for images 1.1"',
@@ -259,18 +252,18 @@ def test_every_problem_of_every_image_is_listed(ledger: Ledger, of: dict[str, Do
 
 
 def test_images_of_several_domains_are_told_apart(tmp_path: Path) -> None:
-    of = {"a": domain(), "b": replace(domain(), name="b")}
-    with asked(of["a"], three()[0]) as ledger:
-        ledger.add_images(of["b"], ["a-0"])
+    domains = {"a": domain(), "b": replace(domain(), name="b")}
+    with asked(domains["a"], three()[0]) as ledger:
+        ledger.add_images(domains["b"], ["a-0"])
         ledger.ask(2, [replace(three()[0], domain="b")])
         path = xml(tmp_path / "e.xml", image(mask("0, 30")))
         refused(
             ledger,
-            lambda: read_answers(ledger, of, path, "ann"),
+            lambda: read_answers(ledger, domains, path, "ann"),
             "the name 'a-0.png' may be a/a-0, b/a-0; call it <domain>/<stem>",
         )
         xml(path, image(mask("0, 30"), name="b/a-0.png"))
-        read_answers(ledger, of, path, "ann")
+        read_answers(ledger, domains, path, "ann")
         assert [a.question for a in ledger.answers()] == [2]
 
 
@@ -293,7 +286,7 @@ LISTED = "background:0,0,0::\nvoid:1,2,3::\n"
     ],
 )
 def test_masks_that_are_wrong_are_refused(
-    ledger: Ledger, of: dict[str, Domain], tmp_path: Path, listed: str, picture: np.ndarray, said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, listed: str, picture: np.ndarray, said: str
 ) -> None:
     good, png = io.BytesIO(), io.BytesIO()
     Image.fromarray(np.full((*SIZE, 3), (1, 2, 3), np.uint8)).save(good, "PNG")
@@ -301,19 +294,21 @@ def test_masks_that_are_wrong_are_refused(
     folder = "SegmentationClass"
     files = {"labelmap.txt": listed, f"{folder}/a-2.png": good.getvalue(), f"{folder}/a-0.png": png.getvalue()}
     path = packed(tmp_path / "e.zip", files)
-    refused(ledger, lambda: read_answers(ledger, of, path, "ann"), str(path), said)
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), str(path), said)
 
 
-def test_archives_of_something_else(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
+def test_archives_of_something_else(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
     png = {"SegmentationClass/a-0.txt": b"", "labelmap.txt": LISTED}
     left = "left aside: 1 × a file that is no part of the export (SegmentationClass/a-0.txt)"
     for files, said in (({"a.txt": b""}, "neither annotations.xml nor labelmap.txt"), (png, left)):
         path = packed(tmp_path / "e.zip", files)
-        refused(ledger, lambda path=path: read_answers(ledger, of, path, "ann"), said)  # type: ignore[misc]
+        refused(ledger, lambda path=path: read_answers(ledger, domains, path, "ann"), said)  # type: ignore[misc]
     video = xml(tmp_path / "e.xml", '<track id="0" label="void"></track>')
-    refused(ledger, lambda: read_answers(ledger, of, video, "ann"), "no images in it", "1 × a <track>; only shapes")
+    refused(
+        ledger, lambda: read_answers(ledger, domains, video, "ann"), "no images in it", "1 × a <track>; only shapes"
+    )
     empty = xml(tmp_path / "e.xml")
-    refused(ledger, lambda: read_answers(ledger, of, empty, "ann"), "no images in it")
+    refused(ledger, lambda: read_answers(ledger, domains, empty, "ann"), "no images in it")
 
 
 # ── Polygons ─────────────────────────────────────────────────────────────────────────────────────────────────────────

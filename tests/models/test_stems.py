@@ -16,7 +16,7 @@ import pytest
 import tifffile
 import torch
 from helpers import model_settings, space
-from ondisk import assert_same_run, plain, write_bands, write_domain
+from ondisk import Stop, assert_same_run, plain, stop_at, write_bands, write_domain
 
 from fewmask.config import METHODS as SETTINGS_OF_METHODS
 from fewmask.config import InputSettings
@@ -233,16 +233,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_keeps_its_stretch_and_goes_on_with_it(run: Path, tmp_path: Path) -> None:
     config = config_of(tmp_path, steps=4, checkpoint_every=1)
     whole = train(config, tmp_path / "whole")
-
-    class Stop(Exception):
-        pass
-
-    def stop(event: Any) -> None:
-        if event.stage == "train" and event.step == 2:
-            raise Stop
-
     with pytest.raises(Stop):
-        train(config, tmp_path / "parts", stop)
+        train(config, tmp_path / "parts", stop_at(2, "train"))
     kept = load_config(tmp_path / "parts").domains["fields"].stretch
     for path in (tmp_path / "fields" / "images").glob("train[45].tif"):  # of the pool, brighter than all that was seen
         bright = tifffile.imread(path)
@@ -257,16 +249,8 @@ def test_a_run_keeps_its_stretch_and_goes_on_with_it(run: Path, tmp_path: Path) 
 def test_a_run_in_parts_is_the_whole_run(tmp_path: Path) -> None:
     config = config_of(tmp_path, "fixmatch", steps=4, checkpoint_every=1)
     train(config, tmp_path / "whole")
-
-    class Stop(Exception):
-        pass
-
-    def stop(event: Any) -> None:
-        if event.stage == "train" and event.step == 2:
-            raise Stop
-
     with pytest.raises(Stop):
-        train(config, tmp_path / "parts", stop)
+        train(config, tmp_path / "parts", stop_at(2, "train"))
     train(config, tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import helpers
 import numpy as np
@@ -52,6 +53,18 @@ def three() -> list[Question]:
         Question("a", "a-0", "superpixels", 4, (10, 10, 14, 16), shape=SHAPE, guess=2),
         Question("a", "a-2", "points", 3, (0, 23, 1, 24)),
     ]
+
+
+def change(at: str, value: Any) -> Callable[[Any], None]:
+    """Put a value at a place in an export's JSON, such as annotations.0.result.0.type."""
+
+    def put(record: Any) -> None:
+        *path, last = [int(key) if key.isdigit() else key for key in at.split(".")]
+        for key in path:
+            record = record[key]
+        record[last] = value
+
+    return put
 
 
 def partial_masks() -> st.SearchStrategy[Mask]:
