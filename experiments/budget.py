@@ -209,7 +209,7 @@ def record(
         "asked": summary["asked"],
         "clicks": clicks(row, last["pixels"][name], summary["asked"], train.clicks / train.pixels),
         "steps": result["steps"],
-        "seconds": sum(entry["seconds"] + (entry["look_seconds"] or 0) for entry in summary["history"]),
+        "seconds": sum(entry["seconds"] + (entry["score_pool_seconds"] or 0) for entry in summary["history"]),
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), **result["hardware"]},
         "versions": result["versions"],
     }
