@@ -362,14 +362,14 @@ def scoring(root: Path, sizes: Sizes) -> dict[str, Any]:
     def whole() -> None:
         with tempfile.TemporaryDirectory(dir=root.parent) as own:
             score_pool(
-                Committee([Member(model)], pool), domain, Path(own) / "seen", cache=folder, request=asked,
+                Committee([Member(model)], pool), domain, Path(own) / "scores", cache=folder, request=asked,
                 pseudo=PseudoFolder(Path(own) / "pseudo"), batch_size=sizes.evaluate_batch, workers=sizes.workers,
             )  # fmt: skip
 
     bare()
     ours, theirs = compare(sizes.score_rounds, lambda: timed(whole, 1, 0), lambda: timed(bare, 1, 0))
     images = len(domain.splits["train"])
-    per_second = {"look": images / statistics.median(ours), "inference": images / statistics.median(theirs)}
+    per_second = {"score_pool": images / statistics.median(ours), "inference": images / statistics.median(theirs)}
     return summary([a / b for a, b in zip(ours, theirs, strict=True)], images_per_second=per_second)
 
 

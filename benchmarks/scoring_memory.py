@@ -70,7 +70,7 @@ def peaks(images: int, size: tuple[int, int]) -> dict[str, object]:
 
     with tempfile.TemporaryDirectory() as folder:
         seen = score_pool(
-            Committee([Member(model)], PoolSettings(scales=(1.0,))), domain, Path(folder) / "seen",
+            Committee([Member(model)], PoolSettings(scales=(1.0,))), domain, Path(folder) / "scores",
             cache=Path(folder), request=asked, pseudo=PseudoFolder(Path(folder) / "pseudo"), batch_size=1, workers=0,
             progress=progress,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ __all__ = ["browser", "context", "fewmask"]
 # No test asserts a time: a slow or busy machine is not a failure. In CI every run draws the same examples.
 settings.register_profile("fewmask", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("fewmask")
+
+# A shell lets its background jobs ignore Ctrl-C, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

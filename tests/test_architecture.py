@@ -169,21 +169,21 @@ def test_the_rules_see_what_they_forbid(tmp_path):
 
 def global_draws(path: Path) -> Iterator[tuple[str, int, str]]:
     """Every use of a generator that nobody handed in: (what, line, why)."""
-    found: set[tuple[int, str, str]] = set()
-    found |= {(line, n, "the standard library's global generator") for n, line in imports_of(path) if n == "random"}
+    uses: set[tuple[int, str, str]] = set()
+    uses |= {(line, n, "the standard library's global generator") for n, line in imports_of(path) if n == "random"}
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Attribute):
             name = re.sub(r"^np\.", "numpy.", dotted(node))
             if name.startswith("numpy.random.") and name != "numpy.random.Generator":
-                found.add((node.lineno, name, "numpy's global generator, or one without a stream"))
+                uses.add((node.lineno, name, "numpy's global generator, or one without a stream"))
         if isinstance(node, ast.Call):
             name, handed_in = dotted(node.func), any(k.arg == "generator" for k in node.keywords)
             method = name.rpartition(".")[2]
             if name in SEEDS:
-                found.add((node.lineno, name, "seeds torch's global generator"))
+                uses.add((node.lineno, name, "seeds torch's global generator"))
             elif not handed_in and (method in DRAWS_IN_PLACE or (name.startswith("torch.") and name[6:] in DRAWS)):
-                found.add((node.lineno, name, "draws from torch's global generator; pass generator="))
-    yield from ((name, line, why) for line, name, why in sorted(found))
+                uses.add((node.lineno, name, "draws from torch's global generator; pass generator="))
+    yield from ((name, line, why) for line, name, why in sorted(uses))
 
 
 def forks(path: Path) -> bool:
@@ -312,7 +312,7 @@ def test_the_rule_sees_removals(tmp_path):
 RUN_FILES = {"config.yaml", "metrics.jsonl", "summary.json", "campaign.json", "model.json", "model.safetensors"}
 RUN_FILES |= {"scores.npz", "evaluations.jsonl", "heads.json", "budget.json", "model-card.md", "last.pt"}
 RUN_FILES |= {"prototypes.safetensors", "ledger.sqlite", ".run.lock"}
-RUN_FOLDERS = {"rounds", "pool", "seen", "pseudo", "state", "phases", "superpixels"}
+RUN_FOLDERS = {"rounds", "pool", "scores", "pseudo", "state", "phases", "superpixels"}
 # What reads JSON that is no run's: a column of the ledger, what tools wrote, the page's own memory.
 OTHER_JSON = {"annotation/archive.py", "annotation/record.py", "annotation/page/listener.py", "files.py"}
 
@@ -345,7 +345,7 @@ def test_the_rule_sees_names_of_runs(tmp_path):
     bad.write_text("folder / 'summary.json'\nname = 'scores.npz'\nfolder / 'rounds' / x\njson.loads(text)\n")
     assert sorted(line for line, _ in names_of_runs(bad)) == [1, 2, 3, 4]
     good = tmp_path / "good.py"
-    good.write_text("told['rounds']\nfolder / 'labels'\njson.dumps(told)\nf'{run}: no summary.json'\n")
+    good.write_text("record['rounds']\nfolder / 'labels'\njson.dumps(record)\nf'{run}: no summary.json'\n")
     assert not list(names_of_runs(good))
 
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from campaigns import SQUARES, settings
 from command import Fewmask, is_refused
+from exporting import without_exporter
 from ondisk import config, two_domains
 
 from fewmask import card
@@ -60,10 +61,10 @@ def test_a_finished_run_has_a_card_with_the_numbers_of_its_summary(trained: Path
     assert "license" not in head  # the user's to say
     assert "# license:" in text
     (entry,) = head["model-index"]
-    told = {r["dataset"]["name"]: r for r in entry["results"]}
-    assert told.keys() == summary["domains"].keys()
+    results = {r["dataset"]["name"]: r for r in entry["results"]}
+    assert results.keys() == summary["domains"].keys()
     for name, scores in summary["domains"].items():
-        assert {m["type"]: m["value"] for m in told[name]["metrics"]} == {
+        assert {m["type"]: m["value"] for m in results[name]["metrics"]} == {
             "mean_iou": scores["miou"],
             "pixel_accuracy": scores["pixel_accuracy"],
         }
@@ -82,8 +83,8 @@ def test_a_hub_reads_the_head(trained: Path) -> None:
     read = hub.ModelCard.load(trained / "model-card.md").data
     assert read.library_name == "fewmask"
     summary = summary_of(trained)
-    found = {(r.dataset_name, r.metric_type): r.metric_value for r in read.eval_results}
-    assert found == {
+    metrics = {(r.dataset_name, r.metric_type): r.metric_value for r in read.eval_results}
+    assert metrics == {
         (name, kind): scores[key]
         for name, scores in summary["domains"].items()
         for kind, key in (("mean_iou", "miou"), ("pixel_accuracy", "pixel_accuracy"))
@@ -184,15 +185,18 @@ def test_a_campaigns_card_counts_regions_clicks_and_seconds(data: Path, tmp_path
     assert result["answered"] > 0
     rounds = [summary_of(folder) for folder in (tmp_path / "run" / "rounds").glob("*/")]
     steps, seconds = (sum(one[key] for one in rounds) for key in ("steps", "seconds"))
-    seconds += sum(entry["look_seconds"] for entry in result["history"])
+    seconds += sum(entry["score_pool_seconds"] for entry in result["history"])
     rows = rows_of(text)
     assert ["steps", "2, weights of step 2, 4 in all rounds"] in rows
     assert steps == 4
     assert ["time", f"{seconds:,.0f} s in all rounds"] in rows
 
 
-def test_the_card_goes_beside_the_exported_model(trained: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+def test_the_card_goes_beside_the_exported_model(
+    trained: Path, tmp_path: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("onnxruntime", reason="the extra fewmask[onnx] is not installed")
+    without_exporter(monkeypatch)
     done = fewmask("export", trained, "--out", tmp_path / "net.onnx", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["card"] == str(tmp_path / "net-card.md")

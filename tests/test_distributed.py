@@ -45,17 +45,17 @@ def out(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(out: Path) -> list[dict[str, Any]]:
-    """What each process found."""
+def outcomes(out: Path) -> list[dict[str, Any]]:
+    """What each process returned."""
     return [torch.load(out / f"{r}.pt", weights_only=True) for r in (0, 1)]
 
 
 @pytest.mark.parametrize("far", [False, True])
-def test_batch_normalisation_is_that_of_one_process(far: bool, found: list[dict[str, Any]]) -> None:
+def test_batch_normalisation_is_that_of_one_process(far: bool, outcomes: list[dict[str, Any]]) -> None:
     expected = two_processes.normalised(two_processes.images(far))
     # Where the values lie at 3000, their own rounding is 2e-4 of their spread.
     tolerance = {"rtol": 1e-2, "atol": 1e-3} if far else {"rtol": 1e-4, "atol": 2e-5}
-    for own in found:
+    for own in outcomes:
         got = own[f"norm, far {far}"]
         assert got.keys() == expected.keys()
         for name in expected:
@@ -64,7 +64,7 @@ def test_batch_normalisation_is_that_of_one_process(far: bool, found: list[dict[
 
 @pytest.mark.parametrize("name", ["joint", *two_processes.METHODS])
 def test_two_processes_have_the_loss_of_one(
-    name: str, data: Path, out: Path, found: list[dict[str, Any]], tmp_path: Path
+    name: str, data: Path, out: Path, outcomes: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     start = two_processes.trained(two_processes.settings(data, name, steps=1), tmp_path / "start")
     alone = two_processes.trained(two_processes.settings(data, name), tmp_path / "run")
@@ -74,22 +74,22 @@ def test_two_processes_have_the_loss_of_one(
     for one, two in zip(expected, got, strict=True):
         assert one.keys() == two.keys()
         # What is watched is no term, and that of the first process's cells.
-        watched = ("marginal_entropy", "sure", "agreement", "diversity", "told")
+        watched = ("marginal_entropy", "sure", "agreement", "diversity", "domain_accuracy")
         numbers = [k for k in one if isinstance(one[k], float) and k not in watched]
         assert {k: two[k] for k in numbers} == pytest.approx({k: one[k] for k in numbers}, rel=2e-3)
         if one["step"] == 1:  # no step that could enlarge the rounding lies before it
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-    assert all(torch.equal(found[0][name][n], found[1][name][n]) for n in alone)
+    assert all(torch.equal(outcomes[0][name][n], outcomes[1][name][n]) for n in alone)
     for networks in ("model.", "method."):
         weights = [n for n in alone if n.startswith(networks) and alone[n].is_floating_point()]
         if weights:
-            apart = torch.cat([(found[0][name][n] - alone[n]).flatten() for n in weights]).norm()
+            apart = torch.cat([(outcomes[0][name][n] - alone[n]).flatten() for n in weights]).norm()
             moved = torch.cat([(alone[n] - start[n]).flatten() for n in weights]).norm()
             assert apart < 0.02 * moved
 
 
-def test_a_stopped_run_of_two_processes_goes_on_bit_for_bit(out: Path, found: list[dict[str, Any]]) -> None:
-    for own in found:
+def test_a_stopped_run_of_two_processes_goes_on_bit_for_bit(out: Path, outcomes: list[dict[str, Any]]) -> None:
+    for own in outcomes:
         assert all(torch.equal(own["resumed"][n], own["univ-full"][n]) for n in own["univ-full"])
     assert metrics_of(out / "resumed") == metrics_of(out / "univ-full")
     assert summary_of(out / "resumed") == summary_of(out / "univ-full")
@@ -97,27 +97,29 @@ def test_a_stopped_run_of_two_processes_goes_on_bit_for_bit(out: Path, found: li
     assert all(torch.equal(one[n], other[n]) for n in other)
 
 
-def test_accumulation_over_two_processes_keeps_them_equal(out: Path, found: list[dict[str, Any]]) -> None:
-    one, other = (own["accumulated"] for own in found)
+def test_accumulation_over_two_processes_keeps_them_equal(out: Path, outcomes: list[dict[str, Any]]) -> None:
+    one, other = (own["accumulated"] for own in outcomes)
     assert all(torch.equal(one[n], other[n]) for n in one)
     assert all(v.isfinite().all() for v in one.values())
-    assert any(not torch.equal(one[n], found[0]["univ-full"][n]) for n in one)
+    assert any(not torch.equal(one[n], outcomes[0]["univ-full"][n]) for n in one)
 
 
-def test_mixing_over_two_processes_keeps_both_networks_equal(found: list[dict[str, Any]]) -> None:
-    one, other = (own["mixed"] for own in found)
+def test_mixing_over_two_processes_keeps_both_networks_equal(outcomes: list[dict[str, Any]]) -> None:
+    one, other = (own["mixed"] for own in outcomes)
     assert all(torch.equal(one[n], other[n]) for n in one)
     assert all(v.isfinite().all() for v in one.values())
-    assert any(not torch.equal(one[n], found[0]["co-training"][n]) for n in one if n.startswith("method.second"))
+    assert any(not torch.equal(one[n], outcomes[0]["co-training"][n]) for n in one if n.startswith("method.second"))
 
 
-def test_each_process_evaluates_its_share_and_the_sum_is_that_of_one(data: Path, found: list[dict[str, Any]]) -> None:
+def test_each_process_evaluates_its_share_and_the_sum_is_that_of_one(
+    data: Path, outcomes: list[dict[str, Any]]
+) -> None:
     matrices, scores, read = two_processes.confusions(load_domains(two_processes.settings(data, "joint")))
     assert sorted(read) == sorted(2 * [f"{n}/val{i}" for n in "ab" for i in range(3)])  # count, and evaluate
-    shares = [own["confusions"][2] for own in found]
+    shares = [own["confusions"][2] for own in outcomes]
     assert sorted(shares[0] + shares[1]) == sorted(read)
     assert not set(shares[0]) & set(shares[1])
-    for own in found:
+    for own in outcomes:
         assert all(torch.equal(own["confusions"][0][n], matrices[n]) for n in matrices)
         assert own["confusions"][1] == scores
 
@@ -127,19 +129,19 @@ def test_only_the_first_process_writes(out: Path) -> None:
     assert not (out / "only1").exists()
 
 
-def test_every_process_tells_what_the_first_wrote(out: Path, found: list[dict[str, Any]]) -> None:
+def test_every_process_tells_what_the_first_wrote(out: Path, outcomes: list[dict[str, Any]]) -> None:
     """Also where it cannot see it, and of a run that is done already."""
     first = RunFolder(out / "only0").read_summary().to_dict()
-    for own in found:
-        assert own["told"] == own["told again"] == first
+    for own in outcomes:
+        assert own["summary"] == own["summary again"] == first
 
 
-def test_what_the_first_process_refuses_all_refuse(found: list[dict[str, Any]]) -> None:
-    assert [own["refused"] for own in found] == ["process 0", "process 0"]
+def test_what_the_first_process_refuses_all_refuse(outcomes: list[dict[str, Any]]) -> None:
+    assert [own["refused"] for own in outcomes] == ["process 0", "process 0"]
 
 
-def test_wrong_input_is_refused_by_all_processes_and_none_waits(out: Path, found: list[dict[str, Any]]) -> None:
-    for own in found:
+def test_wrong_input_is_refused_by_all_processes_and_none_waits(out: Path, outcomes: list[dict[str, Any]]) -> None:
+    for own in outcomes:
         batch, folder, other, nowhere = own["errors"]
         assert "train.batch_size 3 does not divide over 2 processes" in batch
         assert "not empty and not a run" in folder

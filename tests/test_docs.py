@@ -27,13 +27,13 @@ def test_every_method_has_a_page_and_every_page_a_method() -> None:
 
 
 def test_the_page_of_campaigns_names_every_setting() -> None:
-    told = set(re.findall(r"`([^`\n]+)`", page("campaign")))
+    terms = set(re.findall(r"`([^`\n]+)`", page("campaign")))
     inside: dict[str, type[Settings]] = {"pool": PoolSettings, "cost": CostSettings, "budget": BudgetSettings}
     inside |= {"answers": AnswerSettings}
     for kind in (CampaignSettings, AskSettings):
         for name in kind.model_fields:
             names = [f"{name}.{inner}" for inner in inside[name].model_fields] if name in inside else [name]
-            assert not [missing for missing in names if missing not in told]
+            assert not [missing for missing in names if missing not in terms]
 
 
 @pytest.mark.parametrize("name", [*METHODS, "campaign"])
@@ -46,8 +46,8 @@ def test_a_page_has_the_fixed_headings_with_something_under_each(name: str) -> N
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_page_names_every_setting_of_its_method(name: str) -> None:
-    told = set(re.findall(r"`([^`\n]+)`", page(name)))
-    assert not [setting for setting in own(SETTINGS[name]) if setting not in told]
+    terms = set(re.findall(r"`([^`\n]+)`", page(name)))
+    assert not [setting for setting in own(SETTINGS[name]) if setting not in terms]
 
 
 def own(settings: type[Settings], at: str = "") -> Iterator[str]:

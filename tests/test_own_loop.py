@@ -26,9 +26,9 @@ def test_the_example_runs_and_is_short(capsys: pytest.CaptureFixture[str]) -> No
     assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 80
     loss = runpy.run_path(str(EXAMPLE))["main"](2)
     assert np.isfinite(loss)
-    *steps, asked = capsys.readouterr().out.splitlines()
+    *steps, last = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in steps] == ["step 0", "step 1"]
-    assert asked.startswith("squares worth asking for: [")
+    assert last.startswith("squares worth asking for: [")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
+from exporting import without_exporter
 from ondisk import config, two_domains
 from source import FILES, SOURCE, dotted, tree_of
 
@@ -115,6 +116,7 @@ def test_strings_do_what_paths_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="campaign: missing"):
         fewmask.campaign(read, "runs/campaign")
     pytest.importorskip("onnx")
+    without_exporter(monkeypatch)
     assert Path(fewmask.export("runs/mine", "model.onnx", seeds=["runs/mine"])["file"]).exists()
 
 

@@ -116,7 +116,7 @@ def test_a_tool(tmp_path: Path) -> None:
     assert recognise(tmp_path / "answers.tar.gz") == "tarball"
     assert recognise(tmp_path / "answers.zip") == "cvat"
     of, tool, folder = {"a": annotating.domain()}, known_tools()["tarball"], tmp_path / "questions"
-    with annotating.asked(of["a"], *annotating.three()) as ledger:
+    with annotating.ledger_with(of["a"], *annotating.three()) as ledger:
         assert len(tool.write_questions(ledger, of, folder)) == 3
         for path in (folder / "a" / "labels").iterdir():
             Image.fromarray(np.full(annotating.SIZE, 9, np.uint8)).save(path)

@@ -28,8 +28,8 @@ def test_the_citation_names_this_version() -> None:
 def test_verbs_are_completed_without_torch() -> None:
     code = "import sys\nsys.argv[0] = 'fewmask'\nfrom fewmask.cli import app\ntry:\n    app()\n"
     code += "finally:\n    print('torch' in sys.modules)"
-    asked = {"_FEWMASK_COMPLETE": "complete_bash", "COMP_WORDS": "fewmask re", "COMP_CWORD": "1"}
+    variables = {"_FEWMASK_COMPLETE": "complete_bash", "COMP_WORDS": "fewmask re", "COMP_CWORD": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.split() == ["report", "recipes", "False"], done.stderr

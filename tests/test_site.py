@@ -96,18 +96,18 @@ def test_search_finds_the_page_that_is_meant(words: str, meant: str, address: st
     page = context.new_page()
     page.goto(f"{address}?q={quote(words)}")
     page.locator(".md-search-result__link").first.wait_for(state="attached")
-    found = page.evaluate(
+    links = page.evaluate(
         "[...document.querySelectorAll('.md-search-result__item')].map(i => i.querySelector('a').href)"
     )
     context.close()
-    assert any(link.removeprefix(address).startswith(meant) for link in found[:10]), found[:10]
+    assert any(link.removeprefix(address).startswith(meant) for link in links[:10]), links[:10]
 
 
 def test_the_index_has_the_words_of_the_field(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     text = {part["location"]: f"{part['title']} {part['text']}".lower() for part in index["docs"]}
     for words in ("annotate", "active learning", "sam", "semi-supervised", "points"):
-        assert any(words in told for where, told in text.items() if where.startswith("glossary/"))
+        assert any(words in body for where, body in text.items() if where.startswith("glossary/"))
 
 
 def test_no_page_would_load_anything_from_elsewhere(site: Path) -> None:

@@ -55,8 +55,8 @@ def refusal(call: Callable[..., object], *arguments: Any) -> str:
 )
 def test_a_word_is_read_as_documented(text: str, value: object, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
-    found, _ = strict_yaml.read_yaml(tmp_path / "a.yaml")
-    assert (found, type(found)) == (value, type(value))
+    data, _ = strict_yaml.read_yaml(tmp_path / "a.yaml")
+    assert (data, type(data)) == (value, type(value))
 
 
 def test_merge_keys_give_what_is_not_given() -> None:
@@ -97,9 +97,9 @@ def test_merge_keys_give_what_is_not_given() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_short_message(text: str, complaint: str) -> None:
-    told = refusal(strict_yaml.parse_yaml, text)
-    assert complaint in told
-    assert len(told) < 500
+    message = refusal(strict_yaml.parse_yaml, text)
+    assert complaint in message
+    assert len(message) < 500
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
@@ -247,9 +247,9 @@ def test_every_number_of_every_setting_is_strict() -> None:
     def below(kind: type[Settings]) -> set[type[Settings]]:
         return {kind}.union(*(below(sub) for sub in kind.__subclasses__()))
 
-    found = [n for kind in below(Settings) for n in numbers(kind.__pydantic_core_schema__)]
-    assert len(found) > 100
-    assert all(n.get("strict") for n in found)
+    schemas = [n for kind in below(Settings) for n in numbers(kind.__pydantic_core_schema__)]
+    assert len(schemas) > 100
+    assert all(n.get("strict") for n in schemas)
 
 
 def test_an_alias_is_a_copy_to_an_override(tmp_path: Path) -> None:
@@ -298,9 +298,9 @@ def test_a_configuration_whose_words_look_like_numbers_is_read_back(tmp_path: Pa
 )
 def test_a_class_that_yaml_reads_as_no_word_is_told_the_fix(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "classes.yaml").write_text(text, encoding="utf-8")
-    told = refusal(LabelSpace.from_yaml, tmp_path / "classes.yaml")
-    assert str(tmp_path / "classes.yaml") in told
-    assert message in told
+    error = refusal(LabelSpace.from_yaml, tmp_path / "classes.yaml")
+    assert str(tmp_path / "classes.yaml") in error
+    assert message in error
 
 
 def test_names_that_need_quotes_are_written_with_them(tmp_path: Path) -> None:

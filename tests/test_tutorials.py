@@ -39,7 +39,7 @@ class Reader:
 
     def __init__(self, folder: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.fewmask, self.monkeypatch = folder, fewmask, monkeypatch
-        self.said: list[str] = []
+        self.outputs: list[str] = []
 
     def follow(self, page: str) -> None:
         for block in blocks(page):
@@ -93,7 +93,7 @@ class Reader:
             campaigns.paint(load_config(Path(words[0])), Path(words[0]), Path(words[2]))
         done = self.fewmask(verb, *words, *(TINY if verb in ("train", "campaign") else []))
         assert done.code == 0, done.err
-        self.said.append(done.out)
+        self.outputs.append(done.out)
         return done
 
     def answer(self, run: Path) -> Done:
@@ -119,9 +119,9 @@ def reader(tmp_path: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch) ->
     before = [dict(table) for table in tables]
     modules = set(sys.modules)
     yield Reader(tmp_path, fewmask, monkeypatch)
-    for table, known in zip(tables, before, strict=True):
+    for table, entries in zip(tables, before, strict=True):
         table.clear()
-        table.update(known)  # type: ignore[arg-type]
+        table.update(entries)  # type: ignore[arg-type]
     for name in sys.modules.keys() - modules:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
@@ -130,8 +130,8 @@ def reader(tmp_path: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_own_data(reader: Reader) -> None:
     reader.follow("tutorials/own-data.md")
-    assert "9 images, 7 masks, 2 images without a mask" in reader.said[0]
-    assert "train 5, val 2, test 2; 3 labelled" in reader.said[1]
+    assert "9 images, 7 masks, 2 images without a mask" in reader.outputs[0]
+    assert "train 5, val 2, test 2; 3 labelled" in reader.outputs[1]
     assert Path("runs/mine/model.onnx").exists()
     assert len(list(Path("predictions/masks").iterdir())) == len(list(Path("predictions-too/masks").iterdir())) == 9
 
@@ -147,11 +147,11 @@ def test_several_datasets(reader: Reader) -> None:
 @pytest.mark.slow
 def test_a_campaign_with_people(reader: Reader) -> None:
     reader.follow("tutorials/campaign.md")
-    first = reader.said[0]
+    first = reader.outputs[0]
     for line in next(b for b in blocks("tutorials/campaign.md") if "waits for answers" in b.text).text.splitlines():
         words = line.removeprefix("$ ").replace("30 questions", "4 questions")
         assert re.sub(r"in \d+ images", "", words)[:40].split(" --out")[0] in re.sub(r"in \d+ images", "", first)
-    assert any("Round 3 of 3 waits for answers" in said for said in reader.said)
+    assert any("Round 3 of 3 waits for answers" in output for output in reader.outputs)
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_a_command_has_options_that_exist_and_settings_that_are_read(page: str, 
     config = write_config(tmp_path / "my.yaml", {"name": "my", "domains": domains, "method": "joint", "campaign": {}})
     text = "\n".join(block.text for block in blocks(page)) + (DOCS / page).read_text(encoding="utf-8")
     verbs = get_command(app)
-    found = 0
+    count = 0
     for line in re.findall(r"^(?:\$ )?(?:.*-m fewmask|fewmask) (.*)$", text, re.MULTILINE):
         verb, *words = shlex.split(line, comments=True)
         if "$@" in words or verb.startswith("--"):
@@ -189,8 +189,8 @@ def test_a_command_has_options_that_exist_and_settings_that_are_read(page: str, 
         command = verbs.commands[verb]  # type: ignore[attr-defined]
         given = command.make_context(verb, words, resilient_parsing=False).params
         read_config(config, given.get("overrides") or [])
-        found += 1
-    assert found > 2
+        count += 1
+    assert count > 2
 
 
 @pytest.mark.parametrize("name", ["train.slurm", "seeds.slurm"])

@@ -16,8 +16,8 @@ from fewmask.files import NOTES, Written, is_unfinished, remove_unfinished, writ
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    return {name: data for name, data in found.items() if not name.endswith(NOTES)}
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {name: data for name, data in files.items() if not name.endswith(NOTES)}
 
 
 def test_what_was_written_is_removed_and_its_folders_with_it(tmp_path: Path) -> None:

@@ -307,6 +307,23 @@ def hold(lock: Path, busy: str, fix: str, wait: float = 0.0) -> Iterator[None]:
         held.release()
 
 
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock file. It is False where that cannot be found out."""
+    from filelock import FileLock, Timeout
+
+    if not lock.exists():
+        return False
+    probe = FileLock(lock, timeout=0, preserve_lock_file=True)
+    try:
+        probe.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    probe.release()
+    return False
+
+
 def _sign(lock: int) -> None:
     """Write the holder into the lock file, after its first byte, which other processes cannot read on Windows."""
     name = f"\nprocess {os.getpid()} on {platform.node()}\n".encode()

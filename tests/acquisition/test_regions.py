@@ -173,20 +173,20 @@ def test_superpixels_without_scikit_image_name_the_extra(monkeypatch: pytest.Mon
 
 
 def loop_aggregate(score: np.ndarray, regions: Regions, unavailable: np.ndarray, by: By, answered: str) -> list[float]:
-    found = []
+    scores = []
     for region in range(regions.count):
         inside = [(y, x) for y, x in np.argwhere(regions.mask(region))]
         values = [float(score[y, x]) for y, x in inside if not unavailable[y, x]]
         if not values:
-            found.append(0.0)
+            scores.append(0.0)
         elif by == "mean":
-            found.append(sum(values) / (len(inside) if answered == "zero" else len(values)))
+            scores.append(sum(values) / (len(inside) if answered == "zero" else len(values)))
         elif by == "one-pixel":
-            found.append(values[0])
+            scores.append(values[0])
         else:
             counts = Counter(min(int(np.float32(v) * BINS), BINS - 1) for v in values)
-            found.append(-sum(n / len(values) * math.log(n / len(values)) for n in counts.values()))
-    return found
+            scores.append(-sum(n / len(values) * math.log(n / len(values)) for n in counts.values()))
+    return scores
 
 
 @pytest.mark.parametrize("answered", ["zero", "leave-out"])
@@ -198,13 +198,13 @@ def test_a_region_is_scored_from_its_own_open_pixels(share: float, spec: str, by
     score, unavailable = rng.random((17, 23)).astype(np.float32), rng.random((17, 23)) < share
     regions = parse_regions(spec).tile(picture((17, 23)))
     given_ = torch.from_numpy(score), torch.from_numpy(unavailable)
-    found = aggregate(given_[0], regions, given_[1], by, answered)  # type: ignore[arg-type]
-    assert found.score.dtype == np.float32
-    np.testing.assert_allclose(found.score, loop_aggregate(score, regions, unavailable, by, answered), atol=1e-6)
-    assert found.open.tolist() == [int((regions.mask(i) & ~unavailable).sum()) for i in range(regions.count)]
+    result = aggregate(given_[0], regions, given_[1], by, answered)  # type: ignore[arg-type]
+    assert result.score.dtype == np.float32
+    np.testing.assert_allclose(result.score, loop_aggregate(score, regions, unavailable, by, answered), atol=1e-6)
+    assert result.open.tolist() == [int((regions.mask(i) & ~unavailable).sum()) for i in range(regions.count)]
     assert (given_[0].numpy() == score).all()
     if not share:
-        assert (aggregate(given_[0], regions, None, by).score == found.score).all()
+        assert (aggregate(given_[0], regions, None, by).score == result.score).all()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -238,16 +238,16 @@ def test_the_open_pixels_of_a_large_region_are_counted_exactly() -> None:
     size = (4100, 4100)
     unavailable = torch.zeros(size, dtype=torch.bool)
     unavailable[0, :5] = True
-    found = aggregate(torch.ones(size), whole(size), unavailable, answered="leave-out")
-    assert found.open.tolist() == [4100 * 4100 - 5]
-    assert found.score.tolist() == [1.0]
+    result = aggregate(torch.ones(size), whole(size), unavailable, answered="leave-out")
+    assert result.open.tolist() == [4100 * 4100 - 5]
+    assert result.score.tolist() == [1.0]
 
 
 def test_a_difficulty_of_one_is_in_the_last_bin_of_its_own_region() -> None:
     """The sigmoid of a large logit is exactly 1."""
     score = torch.tensor([[1.0, 0.95, 0.05, 0.05], [0.05, 0.05, 0.05, 0.05]])
-    found = aggregate(score, squares((2, 4), 2), by="histogram-entropy").score
-    np.testing.assert_allclose(found, [math.log(2), 0], atol=1e-6)
+    entropies = aggregate(score, squares((2, 4), 2), by="histogram-entropy").score
+    np.testing.assert_allclose(entropies, [math.log(2), 0], atol=1e-6)
 
 
 @given(SIZES, st.integers(1, 9), st.integers(1, 5), st.integers(0, 99))
@@ -258,9 +258,9 @@ def test_the_dominant_class_is_the_most_frequent_one(size: tuple[int, int], side
     for region in range(regions.count):
         counts = np.bincount(prediction[regions.mask(region)], minlength=256)[:classes]
         expected.append(int(counts.argmax()) if counts.any() else -1)
-    found = dominant_class(torch.from_numpy(prediction), regions, classes)
-    assert found.dtype == np.int16
-    assert found.tolist() == expected
+    dominant = dominant_class(torch.from_numpy(prediction), regions, classes)
+    assert dominant.dtype == np.int16
+    assert dominant.tolist() == expected
 
 
 @pytest.mark.parametrize("spec", ["squares:5", "superpixels:9:10", "points", "image", "squares:1"])
@@ -278,16 +278,16 @@ def test_an_embedding_is_the_mean_of_the_cells_inside_or_else_the_cell_around(sp
         inside = [features[:, i, j] for i, j in product(range(h), range(w)) if mask[rows[i], columns[j]]]
         y, x = np.argwhere(mask)[0]
         expected.append(torch.stack(inside or [features[:, y // stride, x // stride]]).mean(0))
-    found = embed(features, regions, chosen, (stride, stride))
-    np.testing.assert_allclose(found, torch.stack(expected).numpy(), atol=1e-6)
+    embeddings = embed(features, regions, chosen, (stride, stride))
+    np.testing.assert_allclose(embeddings, torch.stack(expected).numpy(), atol=1e-6)
 
 
 def test_an_embedding_of_a_look_at_another_scale_is_of_the_cells_of_that_look() -> None:
     """At half the size, cells of 4 pixels there are of 8 here."""
     features = torch.arange(4.0).reshape(1, 2, 2)
     regions = parse_regions("points").tile(picture((16, 12)))
-    found = embed(features, regions, np.arange(16 * 12), (8.0, 8.0)).reshape(16, 12)
-    np.testing.assert_array_equal(found, np.kron([[0, 1], [2, 3]], np.ones((8, 8)))[:, :12])
+    embeddings = embed(features, regions, np.arange(16 * 12), (8.0, 8.0)).reshape(16, 12)
+    np.testing.assert_array_equal(embeddings, np.kron([[0, 1], [2, 3]], np.ones((8, 8)))[:, :12])
 
 
 # ── Points ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -299,18 +299,18 @@ def test_points_come_from_the_best_of_an_image(keep: int, top: float, share: flo
     rng = np.random.default_rng(seed)
     score = rng.integers(0, 10**levels, (8, 8)).astype(np.float32)
     unavailable = rng.random((8, 8)) < share
-    found = preselect(torch.from_numpy(score), keep, top, np.random.default_rng(7), torch.from_numpy(unavailable))
+    ids = preselect(torch.from_numpy(score), keep, top, np.random.default_rng(7), torch.from_numpy(unavailable))
     ranked = np.sort(score[~unavailable])[::-1]
     best = math.ceil(top * len(ranked))
-    assert len(found) == len(set(found.tolist())) == min(keep, best)
-    if len(found):
-        assert not unavailable.flat[found].any()
-        assert score.flat[found].min() >= ranked[best - 1]
-        assert points((8, 8)).box(int(found[0]))[:2] == divmod(int(found[0]), 8)
+    assert len(ids) == len(set(ids.tolist())) == min(keep, best)
+    if len(ids):
+        assert not unavailable.flat[ids].any()
+        assert score.flat[ids].min() >= ranked[best - 1]
+        assert points((8, 8)).box(int(ids[0]))[:2] == divmod(int(ids[0]), 8)
     if keep >= best:
-        assert sorted(score.flat[found], reverse=True) == ranked[:best].tolist()
+        assert sorted(score.flat[ids], reverse=True) == ranked[:best].tolist()
     again = preselect(torch.from_numpy(score), keep, top, np.random.default_rng(7), torch.from_numpy(unavailable))
-    assert (again == found).all()
+    assert (again == ids).all()
 
 
 def test_equal_pixels_are_drawn_alike() -> None:

@@ -219,7 +219,7 @@ def test_diverse_is_k_center_greedy(seed: int, k: int, with_covered: bool) -> No
     """Beside a loop over its definition, on a shortlist of twice the budget."""
     pool = candidates(3, 10, seed, cost=1)
     covered = np.random.default_rng(seed).normal(size=(2, 3)).astype(np.float32) if with_covered else None
-    found = select(pool, Budget(k), "diverse", rng=np.random.default_rng(0), factor=2, covered=covered)
+    indices = select(pool, Budget(k), "diverse", rng=np.random.default_rng(0), factor=2, covered=covered)
     assert pool.embedding is not None
     points = pool.embedding.astype(np.float32)
     listed = np.argsort(-pool.score)[: 2 * k].tolist()
@@ -230,7 +230,7 @@ def test_diverse_is_k_center_greedy(seed: int, k: int, with_covered: bool) -> No
         distance = [min((((points[i] - c) ** 2).sum() for c in centres), default=np.inf) for i in left]
         expected.append(left[int(np.argmax(distance))])
         centres.append(points[expected[-1]])
-    assert found.tolist() == expected
+    assert indices.tolist() == expected
 
 
 def test_diverse_takes_one_of_each_cluster_and_the_best_one_first() -> None:
@@ -247,9 +247,9 @@ def test_nearest_to_what_is_covered_block_by_block() -> None:
     points = rng.normal(size=(30, 5)).astype(np.float32)
     covered = np.concatenate([rng.normal(size=(2 * BLOCK + 3, 5)), points[:2]]).astype(np.float32)
     expected = [min(((p - c) ** 2).sum() for c in covered) for p in points]
-    found = _nearest(points, covered)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert (found >= 0).all()
+    distances = _nearest(points, covered)
+    np.testing.assert_allclose(distances, expected, rtol=1e-4, atol=1e-5)
+    assert (distances >= 0).all()
     assert np.isinf(_nearest(points, None)).all() and np.isinf(_nearest(points, covered[:0])).all()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from annotating import asked, domain, three
+from annotating import domain, ledger_with, three
 
 from fewmask.annotation.ledger import Ledger
 from fewmask.data.domain import Domain
@@ -18,5 +18,5 @@ def domains() -> dict[str, Domain]:
 
 @pytest.fixture
 def ledger(domains: dict[str, Domain]) -> Iterator[Ledger]:
-    with asked(domains["a"], *three()) as opened:
+    with ledger_with(domains["a"], *three()) as opened:
         yield opened

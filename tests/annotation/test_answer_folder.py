@@ -79,11 +79,11 @@ def test_asked_regions_are_outlined_and_the_rest_is_dimmed() -> None:
     corner = Question("a", "x", "squares", 0, (0, 0, 3, 2))
     beside = Question("a", "x", "superpixels", 0, (10, 10, 14, 16), shape=SHAPE)
     got = mark(image, [corner, beside])
-    asked = np.zeros(SIZE, dtype=bool)
-    asked[:3, :2] = True
-    asked[10:14, 10:16] |= SHAPE
-    for (y, x), inside in np.ndenumerate(asked):
-        near = asked[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].any()
+    regions = np.zeros(SIZE, dtype=bool)
+    regions[:3, :2] = True
+    regions[10:14, 10:16] |= SHAPE
+    for (y, x), inside in np.ndenumerate(regions):
+        near = regions[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].any()
         expected = (100, 100, 100) if inside else OUTLINE if near else (int(100 * DIM),) * 3
         assert tuple(got[y, x]) == expected, (y, x)
     assert (image == 100).all()
@@ -202,11 +202,11 @@ def test_every_problem_is_listed_and_nothing_is_imported(ledger: Ledger, of: dic
     with pytest.raises(ValueError, match=r"^nothing was imported:") as error:
         read_answers(ledger, of, folder, "ann")
     text = str(error.value)
-    for said in (
+    for problem in (
         f"{labels}/a-1.png: it holds colours (RGB); save one channel of class ids",
         f"{labels}/a-2.png: 24×19 pixels, its image is 24×20; paint it at the image's size",
     ):
-        assert said in text
+        assert problem in text
     assert len(text.splitlines()) == 3
     unknown = good.copy()
     unknown[0, :5] = 1
@@ -219,12 +219,14 @@ def test_every_problem_is_listed_and_nothing_is_imported(ledger: Ledger, of: dic
     assert ledger.answers() == []
 
 
-@pytest.mark.parametrize(("place", "said"), [("nowhere", "no such folder"), ("empty", "no masks in <domain>/labels/")])
+@pytest.mark.parametrize(
+    ("place", "message"), [("nowhere", "no such folder"), ("empty", "no masks in <domain>/labels/")]
+)
 def test_a_folder_without_answers_is_an_error(
-    ledger: Ledger, of: dict[str, Domain], tmp_path: Path, place: str, said: str
+    ledger: Ledger, of: dict[str, Domain], tmp_path: Path, place: str, message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read_answers(ledger, of, tmp_path / place, "ann")
 
 
@@ -280,7 +282,7 @@ def test_no_picture_is_written_outside_or_where_none_is_read(stem: str, tmp_path
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_what_is_left_aside_in_subfolders_is_named(tmp_path: Path) -> None:
+def test_what_is_left_out_in_subfolders_is_named(tmp_path: Path) -> None:
     of = {"a": images("b/c", "d")}
     folder, labels = tmp_path / "questions", tmp_path / "questions" / "a" / "labels"
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
@@ -291,8 +293,8 @@ def test_what_is_left_aside_in_subfolders_is_named(tmp_path: Path) -> None:
         paint(folder, "b/.cache/c", np.zeros(SIZE, np.uint8))
         (labels / "b" / "notes.txt").touch()
         (labels / "e").symlink_to(labels / "b")
-        aside = {one.why: one.names for one in read_answers(ledger, of, folder, "ann").aside}
-    assert aside == {
+        left_out = {one.why: one.names for one in read_answers(ledger, of, folder, "ann").left_out}
+    assert left_out == {
         "a file that a system left there": ("a/labels/b/.cache/c.png",),
         "not a PNG by its name": ("a/labels/b/notes.txt",),
         "nothing was asked about it": ("a/labels/c.png",),
@@ -301,7 +303,7 @@ def test_what_is_left_aside_in_subfolders_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_what_fewmask_wrote_beside_the_masks_is_not_left_aside(
+def test_what_fewmask_wrote_beside_the_masks_is_not_left_out(
     tool: str, ledger: Ledger, of: dict[str, Domain], tmp_path: Path
 ) -> None:
     """Wherever the folder of questions lies in the one that is read; what others made of it is named."""
@@ -310,13 +312,13 @@ def test_what_fewmask_wrote_beside_the_masks_is_not_left_aside(
     if tool != "folder":
         TOOLS[tool].write_questions(ledger, of, folder)
     paint(folder, "a-0", np.full(SIZE, 9, np.uint8))
-    assert read_answers(ledger, of, tmp_path / "all", "ann").aside == ()
+    assert read_answers(ledger, of, tmp_path / "all", "ann").left_out == ()
     (folder / "mine.json").write_text("{}")
     for file in set(folder.glob("a/*.json")) | set(folder.glob("a/*.xml")):
         file.write_text("{}")
     theirs = {"mine.json", *(p.relative_to(folder).as_posix() for p in folder.glob("a/*.[jx]*"))}
-    (aside,) = read_answers(ledger, of, tmp_path / "all", "ann").aside
-    assert set(aside.names) == {f"deep/questions/{name}" for name in theirs}
+    (left_out,) = read_answers(ledger, of, tmp_path / "all", "ann").left_out
+    assert set(left_out.names) == {f"deep/questions/{name}" for name in theirs}
 
 
 def test_notes_of_strangers_hide_no_answer(ledger: Ledger, of: dict[str, Domain], tmp_path: Path) -> None:
@@ -326,7 +328,7 @@ def test_notes_of_strangers_hide_no_answer(ledger: Ledger, of: dict[str, Domain]
     (folder / "con .txt").touch()
     (folder / NOTES).write_text("[" * 100_000 + '\n{"name": "con .txt", "is": "0-x"}\n{"name": "../x", "is": "0-x"}\n')
     taken = read_answers(ledger, of, folder, "ann")
-    assert (taken.answered, [one.names for one in taken.aside]) == (2, [("con .txt",)])
+    assert (taken.answered, [one.names for one in taken.left_out]) == (2, [("con .txt",)])
 
 
 @settings(max_examples=15)
@@ -342,13 +344,13 @@ def test_what_is_painted_is_what_the_ledger_says(seed: int, count: int) -> None:
         folder = Path(place) / "questions"
         ledger.add_images(of["a"], ["a-0"])
         chosen = [r for r in range(count) if rng.random() < 0.6 and (owner == r).any()] or [int(owner[0, 0])]
-        asked = []
+        questions = []
         for region in chosen:
             ys, xs = np.nonzero(owner == region)
             box = (int(ys.min()), int(xs.min()), int(ys.max()) + 1, int(xs.max()) + 1)
             inside = owner[box[0] : box[2], box[1] : box[3]] == region
-            asked.append(Question("a", "a-0", "random", region, box, shape=inside))
-        ledger.ask(1, asked)
+            questions.append(Question("a", "a-0", "random", region, box, shape=inside))
+        ledger.ask(1, questions)
         write_questions(ledger, of, folder)
         raw = rng.choice(np.array([5, 9, 200, 0, NOT_LABELLED], np.uint8), SIZE)
         paint(folder, "a-0", raw)

@@ -60,7 +60,7 @@ DEVICE = entry("images/a.png", external_attr=(stat.S_IFCHR | 0o666) << 16)
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         (("../a.png", b"x"), "'../a.png': a path that leads out of the archive"),
         (("images/../../a.png", b"x"), "a path that leads out of the archive"),
@@ -76,12 +76,16 @@ DEVICE = entry("images/a.png", external_attr=(stat.S_IFCHR | 0o666) << 16)
     ],
 )
 def test_names_and_kinds_that_no_tool_writes(
-    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, file: tuple[zipfile.ZipInfo | str, bytes], said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, file: tuple[zipfile.ZipInfo | str, bytes], message: str
 ) -> None:
     path = packed(tmp_path / "e.zip", file)
     before = sorted(tmp_path.rglob("*"))
     refused(
-        ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), f"{path}: refused:", said, "export the archive"
+        ledger,
+        lambda: cvat.read_answers(ledger, domains, path, "ann"),
+        f"{path}: refused:",
+        message,
+        "export the archive",
     )
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -96,7 +100,7 @@ def test_a_name_twice_and_many_faults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("MAX_FILE", 100, "bytes, more than 100; export fewer images"),
         ("MAX_MEMBERS", 2, "3 files, more than 2; export fewer images"),
@@ -106,22 +110,22 @@ def test_a_name_twice_and_many_faults(tmp_path: Path) -> None:
     ],
 )
 def test_archives_that_are_too_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int, message: str
 ) -> None:
     path = packed(tmp_path / "e.zip", ("a.png", b"x" * 40), ("b.png", b"y" * 40))
     with Archive(path) as archive:
         assert archive.names == ["annotations.xml", "a.png", "b.png"]
     monkeypatch.setattr(zips, name, value)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         Archive(path)
 
 
 def test_sizes_that_are_not_what_the_list_says(tmp_path: Path) -> None:
     """The list says less, or more, than there is; the memory never holds more than it says."""
     content = b"<annotations>" + b" " * 5000 + b"</annotations>"
-    for said in (100, 6000):
+    for size in (100, 6000):
         path = packed(tmp_path / "e.zip", ("a.xml", content))
-        overwrite(path, LIST, 24, struct.pack("<I", said))
+        overwrite(path, LIST, 24, struct.pack("<I", size))
         with Archive(path) as archive, pytest.raises(ValueError, match=r"e\.zip/a\.xml: "):
             archive.read("a.xml")
     path = packed(tmp_path / "e.zip", ("a.xml", content))
@@ -157,7 +161,7 @@ def png_that_claims(height: int, width: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("png", "said"),
+    ("png", "message"),
     [
         (png_that_claims(60_000, 60_000), "claims 60000×60000 pixels"),
         (png_that_claims(2000, 2000), "2000×2000 pixels, its image is 24×20"),
@@ -167,14 +171,16 @@ def png_that_claims(height: int, width: int) -> bytes:
     ],
 )
 def test_pictures_are_refused_before_they_are_unpacked(
-    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, png: bytes, said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, png: bytes, message: str
 ) -> None:
     listed = b"background:0,0,0::\nvoid:1,2,3::\n"
     path = tmp_path / "e.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("labelmap.txt", listed)
         archive.writestr("SegmentationClass/a-0.png", png)
-    refused(ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), "e.zip/SegmentationClass/a-0.png: ", said)
+    refused(
+        ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), "e.zip/SegmentationClass/a-0.png: ", message
+    )
     (tmp_path / "p").mkdir()
     (tmp_path / "p/a-0.png").write_bytes(png)
     data = {
@@ -183,7 +189,7 @@ def test_pictures_are_refused_before_they_are_unpacked(
         "annotations": [{"image_id": 1, "file_name": "a-0.png", "segments_info": []}],
     }
     (tmp_path / "p.json").write_text(json.dumps(data))
-    refused(ledger, lambda: coco.read_answers(ledger, domains, tmp_path / "p.json", "ann"), "p/a-0.png: ", said)
+    refused(ledger, lambda: coco.read_answers(ledger, domains, tmp_path / "p.json", "ann"), "p/a-0.png: ", message)
 
 
 # ── XML ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +199,7 @@ FILE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotations>&x;</
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (LAUGHS, "declares a document type"),
         (FILE, "declares a document type"),
@@ -207,18 +213,18 @@ FILE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotations>&x;</
     ],
 )
 def test_xml_that_no_tool_writes(
-    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, text: str, said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, text: str, message: str
 ) -> None:
     path = tmp_path / "e.xml"
     path.write_text(text)
-    refused(ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), f"{path}: ", said)
+    refused(ledger, lambda: cvat.read_answers(ledger, domains, path, "ann"), f"{path}: ", message)
 
 
 def test_elements_come_one_at_a_time_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "CHUNK", 7)
     text = '<x><meta><name>é</name></meta><i n="0"><m a="1"/><p><q/></p></i><o/><i n="1"/></x>'
-    found = list(xml_elements(text.encode(), Path("x")))
-    assert found == [
+    elements = list(xml_elements(text.encode(), Path("x")))
+    assert elements == [
         (("meta", {}), [("name", {})]),
         (("i", {"n": "0"}), [("m", {"a": "1"}), ("p", {})]),
         (("o", {}), []),
@@ -278,7 +284,7 @@ READERS: dict[str, tuple[Callable[..., object], str]] = {
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("[" * 200_000 + "]" * 200_000, "nested too deeply"),
         ('{"a": 1, "b": 2, "a": 3}', "a key twice among a, b"),
@@ -287,12 +293,12 @@ READERS: dict[str, tuple[Callable[..., object], str]] = {
     ],
 )
 def test_json_that_no_tool_writes(
-    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, reader: str, value: str, said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, reader: str, value: str, message: str
 ) -> None:
     read, text = READERS[reader]
     path = tmp_path / "e.json"
     path.write_text(text.format(value))
-    refused(ledger, lambda: read(ledger, domains, path, "ann"), f"{path}: ", said)
+    refused(ledger, lambda: read(ledger, domains, path, "ann"), f"{path}: ", message)
 
 
 def test_json_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,14 +332,14 @@ def test_json_that_is_no_text(tmp_path: Path, read: Callable[[Path], object]) ->
 def test_fields_are_of_their_kind() -> None:
     record = {"a": 1, "b": "x", "c": None, "d": True, "e": [], "f": 0.5}
     assert field(record, "a", int, "w") == 1
-    for key, kind, said in (
+    for key, kind, message in (
         ("z", int, "w: z is missing, not a whole number; export it again"),
         ("c", str, "w: c is null, not text"),
         ("d", int, "w: d is True, not a whole number"),
         ("e", dict, "w: e is a list, not an object"),
         ("f", int, r"w: f is 0\.5, not a whole number"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             field(record, key, kind, "w")
 
 

@@ -180,19 +180,19 @@ WRONG = {
 def test_what_is_wrong_is_refused_with_all_that_came_with_it(
     ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, wrong: str
 ) -> None:
-    put, said = WRONG[wrong]
+    put, message = WRONG[wrong]
     bad = export()
     bad["images"].append({"id": 13, "file_name": "a-2.png", "height": 20, "width": 24})
     put(bad)
     path = saved(tmp_path, bad)
-    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), str(path), said)
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), str(path), message)
 
 
 SEGMENT = {"id": 1, "category_id": 7}
 
 
 @pytest.mark.parametrize(
-    ("ids", "segments", "name", "said"),
+    ("ids", "segments", "name", "message"),
     [
         (np.full(SIZE, 1), [SEGMENT], "../export/../../x.png", "leads out of"),
         (np.full(SIZE, 1), [SEGMENT], "/etc/passwd", "leads out of"),
@@ -209,10 +209,16 @@ SEGMENT = {"id": 1, "category_id": 7}
     ],
 )
 def test_panoptic_files_that_are_wrong_are_refused(
-    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, ids: np.ndarray, segments: object, name: str, said: str
+    ledger: Ledger,
+    domains: dict[str, Domain],
+    tmp_path: Path,
+    ids: np.ndarray,
+    segments: object,
+    name: str,
+    message: str,
 ) -> None:
     path = panoptic(tmp_path, ids, segments, name)
-    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), said)
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), message)
 
 
 def test_links_out_of_the_folder_are_not_followed(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:

@@ -40,16 +40,16 @@ def majority(values: np.ndarray) -> Mask:
 
 
 def by_loop(values: np.ndarray, trust: np.ndarray) -> Mask:
-    found = np.full(values.shape[1:], NOT_LABELLED, np.uint8)
-    for place in np.ndindex(found.shape):
+    mask = np.full(values.shape[1:], NOT_LABELLED, np.uint8)
+    for place in np.ndindex(mask.shape):
         votes = Counter[int]()
         for value, weight in zip(values[(slice(None), *place)], trust, strict=True):
             if value != NOT_LABELLED:
                 votes[int(value)] += weight
         ranked = [*sorted(votes.values(), reverse=True), 0, 0]
         if ranked[0] > ranked[1]:
-            found[place] = max(votes, key=lambda value: votes[value])
-    return found
+            mask[place] = max(votes, key=lambda value: votes[value])
+    return mask
 
 
 # ── Votes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -66,14 +66,14 @@ def test_votes_are_counted_as_by_hand(values: np.ndarray, data: st.DataObject) -
 def test_what_holds_of_every_vote(values: np.ndarray, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(values))))
     trust = np.array(data.draw(st.lists(st.floats(0.01, 9), min_size=len(values), max_size=len(values))))
-    for found, moved in (
+    for outcome, moved in (
         (majority(values), majority(values[order])),
         (by_trust(values, trust), by_trust(values[order], trust[order])),
     ):
-        np.testing.assert_array_equal(found, moved)  # who came first does not matter
+        np.testing.assert_array_equal(outcome, moved)  # who came first does not matter
         same = (values == values[0]).all(axis=0)
-        np.testing.assert_array_equal(found[same], values[0][same])  # what all say
-        assert ((found == NOT_LABELLED) | (values == found).any(axis=0)).all()  # what nobody says
+        np.testing.assert_array_equal(outcome[same], values[0][same])  # what all say
+        assert ((outcome == NOT_LABELLED) | (values == outcome).any(axis=0)).all()  # what nobody says
     silent = np.full_like(values[:1], NOT_LABELLED)
     np.testing.assert_array_equal(majority(np.concatenate([values, silent])), majority(values))
     np.testing.assert_array_equal(majority(values[:1]), values[0])
@@ -99,12 +99,12 @@ def test_void_is_a_vote() -> None:
 
 @given(arrays(np.int16, st.tuples(st.integers(1, 4), st.integers(0, 12)), elements=st.integers(-1, 3)))
 def test_patterns_are_counted(votes: np.ndarray) -> None:
-    found, counts = patterns(votes)
-    said = Counter(map(tuple, votes.T.tolist()))
-    assert dict(zip(map(tuple, found.T.tolist()), counts.tolist(), strict=True)) == said
+    columns, counts = patterns(votes)
+    expected = Counter(map(tuple, votes.T.tolist()))
+    assert dict(zip(map(tuple, columns.T.tolist()), counts.tolist(), strict=True)) == expected
     weight = np.arange(votes.shape[1]) / 4
     again, weighed = patterns(votes, weight)
-    np.testing.assert_array_equal(again, found)
+    np.testing.assert_array_equal(again, columns)
     assert weighed.sum() == pytest.approx(weight.sum())
 
 
@@ -122,7 +122,7 @@ def test_trust_is_what_annotators_deserve() -> None:
     trust = estimate_trust(*patterns(votes), 5)
     np.testing.assert_allclose(np.exp(trust) / (np.exp(trust) + 4), skill, atol=0.03)
     values = votes.astype(np.uint8)[:, None]
-    right = [(found[0] == truth).mean() for found in (by_trust(values, trust), majority(values))]
+    right = [(outcome[0] == truth).mean() for outcome in (by_trust(values, trust), majority(values))]
     assert right[0] > right[1] + 0.1
 
 
@@ -176,15 +176,15 @@ def test_alpha_of_the_published_example() -> None:
 def test_coincidences_are_pairs_counted_by_hand(votes: np.ndarray) -> None:
     expected = np.zeros((3, 3))
     for column in votes.T:
-        said = [value for value in column if value != NO_VOTE]
-        for one, other in permutations(said, 2):
-            expected[one, other] += 1 / (len(said) - 1)
-    found = coincidences(*patterns(votes), 3)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    agreed = share_agreed(found)
+        values = [value for value in column if value != NO_VOTE]
+        for one, other in permutations(values, 2):
+            expected[one, other] += 1 / (len(values) - 1)
+    matrix = coincidences(*patterns(votes), 3)
+    np.testing.assert_allclose(matrix, expected, atol=1e-12)
+    agreed = share_agreed(matrix)
     assert (agreed is None) == (expected.sum() == 0)
     assert agreed is None or agreed == pytest.approx(np.trace(expected) / expected.sum())
-    chance = alpha(found)
+    chance = alpha(matrix)
     assert chance is None or chance <= 1 + 1e-9
 
 
@@ -203,7 +203,7 @@ def path(tmp_path: Path, of: dict[str, Domain]) -> Path:
     return place
 
 
-def say(ledger: Ledger, number: int, who: str, value: int, seconds: float = 1.0, rows: int = 5) -> None:
+def add_answer(ledger: Ledger, number: int, who: str, value: int, seconds: float = 1.0, rows: int = 5) -> None:
     values = np.full((5, 5), NOT_LABELLED, np.uint8)
     values[:rows] = value
     ledger.answer([Answer(number, who, f"{number} {who} {ledger.last_answer_id()}", values, seconds=seconds)])
@@ -211,15 +211,15 @@ def say(ledger: Ledger, number: int, who: str, value: int, seconds: float = 1.0,
 
 def test_disagreement_is_listed_by_class_image_region_and_person(path: Path, of: dict[str, Domain]) -> None:
     with Ledger(path, AnswerSettings(each=2, decide="majority")) as ledger:
-        say(ledger, 1, "ann", 0)
-        say(ledger, 1, "bob", 0)
-        say(ledger, 2, "ann", 1, rows=4)
-        say(ledger, 2, "bob", 2, rows=3)  # 15 pixels that both decided, and differ
-        say(ledger, 3, "ann", VOID)
-        say(ledger, 3, "bob", VOID, seconds=9)
-        say(ledger, 4, "ann", 1)
-        found = agreement(ledger, of)
-    part = found["domains"]["a"]
+        add_answer(ledger, 1, "ann", 0)
+        add_answer(ledger, 1, "bob", 0)
+        add_answer(ledger, 2, "ann", 1, rows=4)
+        add_answer(ledger, 2, "bob", 2, rows=3)  # 15 pixels that both decided, and differ
+        add_answer(ledger, 3, "ann", VOID)
+        add_answer(ledger, 3, "bob", VOID, seconds=9)
+        add_answer(ledger, 4, "ann", 1)
+        report = agreement(ledger, of)
+    part = report["domains"]["a"]
     assert (part["questions"], part["pixels"], part["undecided"]) == (3, 65, 15)
     assert part["agreement"] == pytest.approx(50 / 65)
     assert part["classes"] == {
@@ -235,7 +235,7 @@ def test_disagreement_is_listed_by_class_image_region_and_person(path: Path, of:
     (region,) = part["regions"]
     assert (region["id"], region["stem"], region["pixels"], region["agreement"]) == (2, "a-1", 15, 0)
     assert region["annotators"] == ["ann", "bob"]
-    ann, bob = found["annotators"]["ann"], found["annotators"]["bob"]
+    ann, bob = report["annotators"]["ann"], report["annotators"]["bob"]
     assert (ann["answered"], ann["shared"], bob["answered"], bob["seconds"]) == (4, 3, 3, 11)
     assert ann["with_others"] == bob["with_others"] == pytest.approx(50 / 65)
     assert ann["with_consensus"] == 1  # a tie has no outcome
@@ -244,10 +244,10 @@ def test_disagreement_is_listed_by_class_image_region_and_person(path: Path, of:
 def test_one_annotator_has_nobody_to_agree_with(path: Path, of: dict[str, Domain]) -> None:
     with Ledger(path) as ledger:
         assert agreement(ledger, of)["annotators"] == {}
-        say(ledger, 1, "ann", 0)
+        add_answer(ledger, 1, "ann", 0)
         ledger.answer([Answer(2, "bob", "s", kind="skip")])
-        found = agreement(ledger, of)
-    assert found["domains"]["a"] | {"trust": {}} == {
+        report = agreement(ledger, of)
+    assert report["domains"]["a"] | {"trust": {}} == {
         "questions": 0,
         "pixels": 0,
         "undecided": 0,
@@ -259,7 +259,7 @@ def test_one_annotator_has_nobody_to_agree_with(path: Path, of: dict[str, Domain
         "images": [],
         "regions": [],
     }
-    assert found["annotators"]["ann"]["with_others"] is found["annotators"]["bob"]["with_consensus"] is None
+    assert report["annotators"]["ann"]["with_others"] is report["annotators"]["bob"]["with_consensus"] is None
 
 
 # ── In the ledger ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -267,11 +267,11 @@ def test_one_annotator_has_nobody_to_agree_with(path: Path, of: dict[str, Domain
 
 def test_a_question_waits_for_as_many_as_the_rule_says(path: Path) -> None:
     with Ledger(path, AnswerSettings(each=2)) as ledger:
-        say(ledger, 1, "ann", 0)
-        say(ledger, 1, "ann", 1)  # again: still one annotator
+        add_answer(ledger, 1, "ann", 0)
+        add_answer(ledger, 1, "ann", 1)  # again: still one annotator
         ledger.answer([Answer(2, "ann", "s", kind="skip"), Answer(2, "bob", "t", kind="skip")])
-        say(ledger, 3, "ann", 0)
-        say(ledger, 3, "bob", 0)
+        add_answer(ledger, 3, "ann", 0)
+        add_answer(ledger, 3, "bob", 0)
         assert [q.id for q in ledger.questions(open_only=True)] == [1, 4]
         assert [q.id for q in ledger.questions(open_only=True, annotator="ann")] == [4]
         assert [q.id for q in ledger.questions(open_only=True, annotator="bob")] == [1, 4]
@@ -286,13 +286,13 @@ def test_a_question_waits_for_as_many_as_the_rule_says(path: Path) -> None:
 def test_labels_up_to_an_answer_never_change(path: Path, of: dict[str, Domain], tmp_path: Path, decide: str) -> None:
     """Whatever arrives later, and however the trust in those who gave them changes by it."""
     rng, rule = np.random.default_rng(0), AnswerSettings.model_validate({"each": 3, "decide": decide})
-    seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    history: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     with Ledger(path, rule) as ledger:
         for _ in range(12):
-            say(ledger, int(rng.integers(1, 5)), str(rng.choice(["ann", "bob", "cyd"])), int(rng.integers(0, 3)))
-            seen[ledger.last_answer_id()] = ledger.labels("a", "a-1"), ledger.labels("a", "a-2")
+            add_answer(ledger, int(rng.integers(1, 5)), str(rng.choice(["ann", "bob", "cyd"])), int(rng.integers(0, 3)))
+            history[ledger.last_answer_id()] = ledger.labels("a", "a-1"), ledger.labels("a", "a-2")
     with Ledger(path, rule) as ledger:
-        for up_to, masks in seen.items():
+        for up_to, masks in history.items():
             for stem, mask in zip(("a-1", "a-2"), masks, strict=True):
                 np.testing.assert_array_equal(ledger.labels("a", stem, up_to), mask)
             write_labels(ledger, of, tmp_path / "labels", up_to)
@@ -305,8 +305,8 @@ def test_labels_up_to_an_answer_never_change(path: Path, of: dict[str, Domain], 
 
 def test_an_image_of_ties_is_not_labelled(path: Path, of: dict[str, Domain], tmp_path: Path) -> None:
     with Ledger(path, AnswerSettings(each=2, decide="majority")) as ledger:
-        say(ledger, 1, "ann", 0)
-        say(ledger, 1, "bob", 1)
+        add_answer(ledger, 1, "ann", 0)
+        add_answer(ledger, 1, "bob", 1)
         write_labels(ledger, of, tmp_path / "labels")
         domain = answered_domain(of["a"], ledger, tmp_path / "labels")
         assert domain.labelled == ("a-0",) and "a-1" in domain.unlabelled
@@ -316,9 +316,9 @@ def test_an_image_of_ties_is_not_labelled(path: Path, of: dict[str, Domain], tmp
 def test_trust_decides_by_what_is_stated_or_by_what_the_answers_show(path: Path) -> None:
     with Ledger(path) as ledger:
         for number in (1, 2, 3, 4):
-            say(ledger, number, "ann", number % 3)
-            say(ledger, number, "bob", number % 3 if number < 4 else 2)
-            say(ledger, number, "eve", 0 if number < 4 else 2)
+            add_answer(ledger, number, "ann", number % 3)
+            add_answer(ledger, number, "bob", number % 3 if number < 4 else 2)
+            add_answer(ledger, number, "eve", 0 if number < 4 else 2)
     for trust, expected in (({"ann": 2.5}, 1), ({"bob": 2.5}, 2), ({"ann": 0, "eve": 0}, 2), ({"ann": 2}, 254)):
         with Ledger(path, AnswerSettings(decide="trust", trust=trust)) as ledger:
             assert ledger.labels("a", "a-2")[0, 15] == expected, trust

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from annotating import EXAMPLES, ODD_NAMES, SHAPE, SIZE, asked, domain, refused, round_trip, three
+from annotating import EXAMPLES, ODD_NAMES, SHAPE, SIZE, domain, ledger_with, refused, round_trip, three
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -83,7 +83,7 @@ def test_what_people_get_and_confirm(ledger: Ledger, domains: dict[str, Domain],
 def test_each_region_is_a_mask_of_its_own(domains: dict[str, Domain], tmp_path: Path) -> None:
     """So that giving one of them another label leaves the other as it is."""
     beside = [Question("a", "a-0", "squares", r, (0, 4 * r, 4, 4 * r + 4), guess=1) for r in range(2)]
-    with asked(domains["a"], *beside) as ledger:
+    with ledger_with(domains["a"], *beside) as ledger:
         write_questions(ledger, domains, tmp_path)
     text = (tmp_path / "a/annotations.xml").read_text()
     assert [text.count(f'rle="0, 16" left="{x}" top="0" width="4" height="4"') for x in (0, 4)] == [1, 1]
@@ -96,7 +96,7 @@ def test_black_and_equal_colours_get_their_own(tmp_path: Path) -> None:
     values = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 3
     values = values.astype(np.uint8)
     values[0] = VOID
-    with asked(domains["a"], Question("a", "a-0", "all", 0, (0, 0, *SIZE))) as ledger:
+    with ledger_with(domains["a"], Question("a", "a-0", "all", 0, (0, 0, *SIZE))) as ledger:
         write_masks(tmp_path / "masks.zip", space, [("a-0", values)])
         read_answers(ledger, domains, tmp_path / "masks.zip", "ann")
         np.testing.assert_array_equal(ledger.labels("a", "a-0"), values)
@@ -106,7 +106,7 @@ def test_a_class_called_background_needs_the_xml(tmp_path: Path) -> None:
     domains = {"a": domain(names=("background", "cat", "dog"))}
     values = np.zeros(SIZE, np.uint8)
     values[3] = NOT_LABELLED
-    with asked(domains["a"], Question("a", "a-0", "all", 0, (0, 0, *SIZE))) as ledger:
+    with ledger_with(domains["a"], Question("a", "a-0", "all", 0, (0, 0, *SIZE))) as ledger:
         write_questions(ledger, domains, tmp_path)
         assert not (tmp_path / "a/masks.zip").exists()
         with pytest.raises(ValueError, match=r'"Segmentation mask 1\.1" cannot tell from pixels that nobody painted'):
@@ -227,9 +227,9 @@ SHAPES = {
 def test_shapes_that_are_wrong_are_refused(
     ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, wrong: str
 ) -> None:
-    shape, said = SHAPES[wrong]
+    shape, message = SHAPES[wrong]
     path = xml(tmp_path / "e.xml", image(mask("0, 1", (23, 0, 1, 1)), name="a-2.png"), image(mask("0, 30"), shape))
-    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), f"{path}: image 'a-0.png'", said)
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), f"{path}: image 'a-0.png'", message)
 
 
 def test_every_problem_of_every_image_is_listed(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_every_problem_of_every_image_is_listed(ledger: Ledger, domains: dict[st
 
 def test_images_of_several_domains_are_told_apart(tmp_path: Path) -> None:
     domains = {"a": domain(), "b": replace(domain(), name="b")}
-    with asked(domains["a"], three()[0]) as ledger:
+    with ledger_with(domains["a"], three()[0]) as ledger:
         ledger.add_images(domains["b"], ["a-0"])
         ledger.ask(2, [replace(three()[0], domain="b")])
         path = xml(tmp_path / "e.xml", image(mask("0, 30")))
@@ -271,7 +271,7 @@ LISTED = "background:0,0,0::\nvoid:1,2,3::\n"
 
 
 @pytest.mark.parametrize(
-    ("listed", "picture", "said"),
+    ("listed", "picture", "message"),
     [
         (LISTED, np.full((*SIZE, 3), 7, np.uint8), "#070707 stands for no label of labelmap.txt"),
         (LISTED, np.full(SIZE, 2, np.uint8), "2 stands for no label of labelmap.txt"),
@@ -286,7 +286,7 @@ LISTED = "background:0,0,0::\nvoid:1,2,3::\n"
     ],
 )
 def test_masks_that_are_wrong_are_refused(
-    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, listed: str, picture: np.ndarray, said: str
+    ledger: Ledger, domains: dict[str, Domain], tmp_path: Path, listed: str, picture: np.ndarray, message: str
 ) -> None:
     good, png = io.BytesIO(), io.BytesIO()
     Image.fromarray(np.full((*SIZE, 3), (1, 2, 3), np.uint8)).save(good, "PNG")
@@ -294,15 +294,15 @@ def test_masks_that_are_wrong_are_refused(
     folder = "SegmentationClass"
     files = {"labelmap.txt": listed, f"{folder}/a-2.png": good.getvalue(), f"{folder}/a-0.png": png.getvalue()}
     path = packed(tmp_path / "e.zip", files)
-    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), str(path), said)
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), str(path), message)
 
 
 def test_archives_of_something_else(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
     png = {"SegmentationClass/a-0.txt": b"", "labelmap.txt": LISTED}
-    left = "left aside: 1 × a file that is no part of the export (SegmentationClass/a-0.txt)"
-    for files, said in (({"a.txt": b""}, "neither annotations.xml nor labelmap.txt"), (png, left)):
+    left = "left out: 1 × a file that is no part of the export (SegmentationClass/a-0.txt)"
+    for files, message in (({"a.txt": b""}, "neither annotations.xml nor labelmap.txt"), (png, left)):
         path = packed(tmp_path / "e.zip", files)
-        refused(ledger, lambda path=path: read_answers(ledger, domains, path, "ann"), said)  # type: ignore[misc]
+        refused(ledger, lambda path=path: read_answers(ledger, domains, path, "ann"), message)  # type: ignore[misc]
     video = xml(tmp_path / "e.xml", '<track id="0" label="void"></track>')
     refused(
         ledger, lambda: read_answers(ledger, domains, video, "ann"), "no images in it", "1 × a <track>; only shapes"

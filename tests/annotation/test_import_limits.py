@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from amiss import chunks_of, png_of
-from annotating import EXAMPLES, asked
+from annotating import EXAMPLES, ledger_with
 from exports import FORMATS, OF, QUESTIONS, both
 
 from fewmask.annotation import importer
@@ -30,7 +30,7 @@ from fewmask.formats.shapes import fill_polygon
 
 def read(path: Path, name: str) -> str:
     """What an import that is refused says; nothing of it is kept."""
-    with asked(OF["a"], *QUESTIONS) as ledger:
+    with ledger_with(OF["a"], *QUESTIONS) as ledger:
         with pytest.raises(ValueError, match=r"^nothing was imported:") as error:
             FORMATS[name].read(ledger, OF, path, "ann")
         assert not ledger.answers()
@@ -85,7 +85,7 @@ def test_blanks_take_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "limits", "name", "said"),
+    ("module", "limits", "name", "message"),
     [
         (texts, {"MAX_LISTS": 5, "COUNTED_FROM": 0}, "coco", "lists and objects, more than"),
         (texts, {"MAX_NUMBERS": 5, "COUNTED_FROM": 0}, "coco-panoptic", "lists and objects, more than"),
@@ -101,12 +101,12 @@ def test_blanks_take_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_passes_a_limit_is_refused(
-    module: Any, limits: dict[str, int], name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: Any, limits: dict[str, int], name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = FORMATS[name].write(tmp_path, both())
     for limit, value in limits.items():
         monkeypatch.setattr(module, limit, value)
-    assert said in read(path, name)
+    assert message in read(path, name)
 
 
 def test_polygons_take_work_in_proportion_to_their_outline() -> None:
@@ -137,14 +137,14 @@ def test_many_polygons_are_too_much_together(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_disk_that_takes_nothing_keeps_nothing_half(name: str, tmp_path: Path) -> None:
     """The file of the ledger cannot grow; once it can, the same import is whole."""
-    said = r"^\S*ledger\.sqlite: disk I/O error; .*nothing was saved: see to the disk, and do the same again$"
+    message = r"^\S*ledger\.sqlite: disk I/O error; .*nothing was saved: see to the disk, and do the same again$"
     kit = FORMATS[name]
     path = kit.write(tmp_path, both())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with asked(OF["a"], *QUESTIONS, path=tmp_path / "ledger.sqlite") as ledger:
+    with ledger_with(OF["a"], *QUESTIONS, path=tmp_path / "ledger.sqlite") as ledger:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
         try:
-            with pytest.raises(Unavailable, match=said):
+            with pytest.raises(Unavailable, match=message):
                 kit.read(ledger, OF, path, "ann")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -167,10 +167,10 @@ def test_nothing_but_a_value_error_comes_of_damage(name: str, examples: int, tmp
         target = rng.choice(targets)
         spoilt = damaged(before[target], rng)
         target.write_bytes(png_of(chunks_of(spoilt)) if target.suffix == ".png" and rng.random() < 0.8 else spoilt)
-        with asked(OF["a"], *QUESTIONS) as ledger:
-            said = taken_or_said(lambda: kit.read(ledger, OF, path, "ann"))
-            passed += isinstance(said, Import)
-            assert isinstance(said, Import) or (said.startswith("nothing was imported:") and not ledger.answers())
+        with ledger_with(OF["a"], *QUESTIONS) as ledger:
+            outcome = taken_or_said(lambda: kit.read(ledger, OF, path, "ann"))
+            passed += isinstance(outcome, Import)
+            assert isinstance(outcome, Import) or (outcome.startswith("nothing was imported:") and not ledger.answers())
         target.write_bytes(before[target])
     assert 0 < passed < examples
 
@@ -209,7 +209,7 @@ def test_a_ledger_that_fails_while_an_image_is_looked_at_is_no_problem_of_the_im
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = FORMATS["folder"].write(tmp_path, both())
-    with asked(OF["a"], *QUESTIONS, path=tmp_path / "ledger.sqlite") as ledger:
+    with ledger_with(OF["a"], *QUESTIONS, path=tmp_path / "ledger.sqlite") as ledger:
 
         def fail(*given: object) -> None:
             raise Unavailable("ledger.sqlite: disk I/O error; see to the disk")

@@ -1,4 +1,4 @@
-"""One template that each format's import passes: what it takes, what it leaves aside, what it refuses, whom it touches.
+"""One template that each format's import passes: what it takes, what it leaves out, what it refuses, whom it touches.
 
 Shapes: H×W pixels of an image.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotating import SIZE, asked, refused
+from annotating import SIZE, ledger_with, refused
 from exports import FIRST, FORMATS, OF, QUESTIONS, THIRD, both, whole, write_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ CASES = {
     what: [
         pytest.param(name, case, id=f"{name}-{case}") for name, kit in FORMATS.items() for case in getattr(kit, what)
     ]
-    for what in ("aside", "same", "wrong")
+    for what in ("left_out", "same", "wrong")
 }
 
 
@@ -46,11 +46,11 @@ def test_every_tool_goes_through_the_template() -> None:
 @pytest.fixture
 def ledger() -> Iterator[Ledger]:
     """Asked are the whole of two images of three."""
-    with asked(OF["a"], *QUESTIONS) as opened:
+    with ledger_with(OF["a"], *QUESTIONS) as opened:
         yield opened
 
 
-def said(ledger: Ledger) -> bytes:
+def ledger_content(ledger: Ledger) -> bytes:
     return ledger.labels("a", FIRST).tobytes() + ledger.labels("a", THIRD).tobytes()
 
 
@@ -62,22 +62,24 @@ def test_what_was_painted_is_taken(name: str, ledger: Ledger, tmp_path: Path) ->
     kit = FORMATS[name]
     path = kit.write(tmp_path, both())
     assert kit.read(ledger, OF, path, "ann") == Import(2, 0, 0, 0, in_part=2)
-    assert said(ledger) == PAINTED
+    assert ledger_content(ledger) == PAINTED
     assert kit.read(ledger, OF, path, "ann") == Import(0, 2, 0, 0)
 
 
-@pytest.mark.parametrize(("name", "case"), CASES["aside"])
-def test_what_is_no_answer_is_left_aside_counted_and_named(
-    name: str, case: str, ledger: Ledger, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("name", "case"), CASES["left_out"])
+def test_what_is_no_answer_is_left_out_counted_and_named(name: str, case: str, ledger: Ledger, tmp_path: Path) -> None:
     kit = FORMATS[name]
-    change, why, what = kit.aside[case]
+    change, why, what = kit.left_out[case]
     path = kit.write(tmp_path, both())
     change(path)
     taken = kit.read(ledger, OF, path, "ann")
-    assert said(ledger) == PAINTED and taken.answered == 2
-    (aside,) = taken.aside
-    assert why in aside.why and any(what in one for one in aside.names) and 1 <= aside.count == len(aside.names) <= 2
+    assert ledger_content(ledger) == PAINTED and taken.answered == 2
+    (left_out,) = taken.left_out
+    assert (
+        why in left_out.why
+        and any(what in one for one in left_out.names)
+        and 1 <= left_out.count == len(left_out.names) <= 2
+    )
 
 
 @pytest.mark.parametrize(("name", "case"), CASES["same"])
@@ -86,8 +88,8 @@ def test_the_same_said_otherwise_is_the_same(name: str, case: str, ledger: Ledge
     path = kit.write(tmp_path, both())
     kit.same[case](path)
     taken = kit.read(ledger, OF, path, "ann")
-    assert said(ledger) == PAINTED
-    assert all(one.why == "a file that a system left there" for one in taken.aside)
+    assert ledger_content(ledger) == PAINTED
+    assert all(one.why == "a file that a system left there" for one in taken.left_out)
 
 
 @pytest.mark.parametrize(("name", "case"), CASES["wrong"])
@@ -101,18 +103,23 @@ def test_what_cannot_be_read_for_certain_refuses_all(name: str, case: str, ledge
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_many_of_a_kind_are_counted_and_the_first_are_named(name: str, ledger: Ledger, tmp_path: Path) -> None:
-    """Of images that nothing was asked about; and an import of nothing else says what it left aside."""
+    """Of images that nothing was asked about; and an import of nothing else says what it left out."""
     kit = FORMATS[name]
     foreign = [(f"b-{number}", whole()) for number in range(9)]
     taken = kit.read(ledger, OF, kit.write(tmp_path, [*foreign, *both()]), "ann")
-    (aside,) = taken.aside
-    assert (aside.why, aside.count, len(aside.names), taken.answered) == ("nothing was asked about it", 9, 5, 2)
+    (left_out,) = taken.left_out
+    assert (left_out.why, left_out.count, len(left_out.names), taken.answered) == (
+        "nothing was asked about it",
+        9,
+        5,
+        2,
+    )
     (tmp_path / "other").mkdir()
     path = kit.write(tmp_path / "other", foreign)
     if name == "label-studio-server":
-        assert kit.read(ledger, OF, path, "ann").aside[0].count == 9
+        assert kit.read(ledger, OF, path, "ann").left_out[0].count == 9
         return
-    with pytest.raises(ValueError, match="left aside: 9 × nothing was asked about it") as error:
+    with pytest.raises(ValueError, match="left out: 9 × nothing was asked about it") as error:
         kit.read(ledger, OF, path, "ann")
     assert "b-0" in str(error.value)
 
@@ -135,23 +142,23 @@ def test_answers_of_others_are_touched_only_on_demand_and_come_back(
     one = ledger.questions()[0]
     word = Answer(1, "ada", "page 1", one.crop(whole(0)))
     ledger.answer([word])
-    before = said(ledger)
+    before = ledger_content(ledger)
     path = kit.write(tmp_path, both())
     taken = kit.read(ledger, OF, path, "ben")
     if rule == "each two":  # the question waits for one more, so ben's answer is wanted, and it is said beside whose
         assert (taken.answered, taken.closed, taken.beside) == (2, 0, {"ada": 1})
     else:
         assert (taken.answered, taken.closed, taken.beside) == (1, 1, {})
-        (aside,) = taken.aside
-        assert aside.why == "not open, answered or skipped before by ada" and aside.names == (str(one),)
+        (left_out,) = taken.left_out
+        assert left_out.why == "not open, answered or skipped before by ada" and left_out.names == (str(one),)
         assert ledger.labels("a", FIRST).tobytes() == before[: len(before) // 2]
         corrected = kit.read(ledger, OF, path, "ben", "corrections")
         assert (corrected.answered, corrected.closed, corrected.beside) == (1, 0, {"ada": 1})
     if rule in ("latest", "each two", "trust"):
-        assert said(ledger) == PAINTED
+        assert ledger_content(ledger) == PAINTED
     back = kit.read(ledger, OF, path, "ben", "take-back")
     assert (back.taken_back, back.answered) == (2, 0)
-    assert said(ledger) == before
+    assert ledger_content(ledger) == before
     assert kit.read(ledger, OF, path, "ben", "take-back").taken_back == 0
     assert kit.read(ledger, OF, path, "ben", "corrections").answered == 2  # and once more
 
@@ -162,14 +169,14 @@ def test_ones_own_answer_is_corrected_only_on_demand(name: str, ledger: Ledger, 
     kit.read(ledger, OF, kit.write(tmp_path, both()), "ann")
     changed = kit.write(tmp_path, [(FIRST, whole(0))])
     left = kit.read(ledger, OF, changed, "ann")
-    assert (left.answered, left.closed, said(ledger)) == (0, 1, PAINTED)
+    assert (left.answered, left.closed, ledger_content(ledger)) == (0, 1, PAINTED)
     taken = kit.read(ledger, OF, changed, "ann", "corrections")
     assert (taken.answered, taken.corrected, taken.beside) == (1, 1, {})
     assert ledger.labels("a", FIRST)[19, 0] == 0
     if name == "folder":
         return  # the folder says of both images what to take back
     kit.read(ledger, OF, changed, "ann", "take-back")
-    assert said(ledger) == PAINTED
+    assert ledger_content(ledger) == PAINTED
 
 
 @settings(max_examples=60, deadline=None)
@@ -188,7 +195,7 @@ def test_a_palette_numbered_anew_says_the_same_or_is_refused(data: st.DataObject
     if data.draw(st.booleans()):
         entries[0] = data.draw(st.lists(st.integers(0, 255), min_size=3, max_size=3))
     picture.putpalette([channel for entry in entries for channel in entry])
-    with tempfile.TemporaryDirectory() as place, asked(OF["a"], *QUESTIONS) as ledger:
+    with tempfile.TemporaryDirectory() as place, ledger_with(OF["a"], *QUESTIONS) as ledger:
         path = FORMATS["folder"].write(Path(place), [])
         (path / "a/labels").mkdir(parents=True)
         picture.save(path / "a/labels/a-0.png")

@@ -15,7 +15,7 @@ from typing import Any
 import annotating
 import numpy as np
 import pytest
-from annotating import EXAMPLES, ODD_NAMES, SHAPE, SIZE, asked, change, domain, refused, round_trip, three
+from annotating import EXAMPLES, ODD_NAMES, SHAPE, SIZE, change, domain, ledger_with, refused, round_trip, three
 
 from fewmask.annotation.importer import Import
 from fewmask.annotation.label_studio import brush_results, config, read_answers, write_list, write_questions
@@ -228,7 +228,7 @@ def test_drafts_and_predictions_are_nobodys_answers(ledger: Ledger, domains: dic
 
 def test_one_image_in_tasks_of_two_rounds(domains: dict[str, Domain], tmp_path: Path) -> None:
     square, superpixel, _ = three()
-    with asked(domains["a"], square) as ledger:
+    with ledger_with(domains["a"], square) as ledger:
         ledger.ask(2, [superpixel])
         zeros, ones = np.zeros(SIZE, np.uint8), np.ones(SIZE, np.uint8)
         first = task(annotation(results(zeros, domains["a"])), questions=(1,))
@@ -270,10 +270,10 @@ def test_what_is_wrong_is_refused_with_all_that_came_with_it(
 ) -> None:
     painted = results(np.zeros(SIZE, np.uint8), domains["a"])
     bad, good = task(annotation(painted)), task(annotation(painted), stem="a-2", questions=(3,))
-    put, said = WRONG[wrong]
+    put, message = WRONG[wrong]
     put(bad)
     path = exported(tmp_path, good, bad)
-    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), str(path), said)
+    refused(ledger, lambda: read_answers(ledger, domains, path, "ann"), str(path), message)
 
 
 def test_every_problem_is_listed(ledger: Ledger, domains: dict[str, Domain], tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_an_export_without_answers(ledger: Ledger, domains: dict[str, Domain], t
 
 
 def test_a_question_of_one_pixel(domains: dict[str, Domain], tmp_path: Path) -> None:
-    with asked(domains["a"], Question("a", "a-0", "points", 0, (19, 23, 20, 24), guess=0)) as ledger:
+    with ledger_with(domains["a"], Question("a", "a-0", "points", 0, (19, 23, 20, 24), guess=0)) as ledger:
         write_questions(ledger, domains, tmp_path)
         (one,) = json.loads((tmp_path / "a/tasks.json").read_text())
         confirmed = one | {"annotations": [annotation(one["predictions"][0]["result"])]}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from annotating import asked, domain, three
+from annotating import domain, ledger_with, three
 
 from fewmask.annotation import label_studio_http
 from fewmask.annotation.label_studio_http import TOKEN, LabelStudio
@@ -32,7 +32,7 @@ class Stranger:
 
     def __init__(self) -> None:
         self.replies: dict[str, Any] = {"/api/version/": VERSION}
-        self.asked: list[tuple[str, str, str | None, bytes]] = []
+        self.requests: list[tuple[str, str, str | None, bytes]] = []
         stranger = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,9 +41,9 @@ class Stranger:
             def reply(self) -> None:
                 path = self.path.partition("?")[0]
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                stranger.asked.append((self.command, path, self.headers.get("Authorization"), body))
-                found = stranger.replies.get(path, (404, {"detail": "Not found."}, {}))
-                status, data, headers = found if isinstance(found, tuple) else (200, found, {})
+                stranger.requests.append((self.command, path, self.headers.get("Authorization"), body))
+                answer = stranger.replies.get(path, (404, {"detail": "Not found."}, {}))
+                status, data, headers = answer if isinstance(answer, tuple) else (200, answer, {})
                 raw = data if isinstance(data, bytes) else json.dumps(data).encode()
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(raw)), **headers}.items():
@@ -74,12 +74,12 @@ def stranger() -> Iterator[Stranger]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with asked(domain(), *three(), path=tmp_path / "ledger.sqlite") as opened:
+    with ledger_with(domain(), *three(), path=tmp_path / "ledger.sqlite") as opened:
         yield opened
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("localhost:8080", "no address of a server; give one such as http://localhost:8080"),
         ("ftp://localhost", "no address of a server"),
@@ -92,10 +92,10 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         ("http://local host", "no address"),
     ],
 )
-def test_what_is_no_address(address: str, said: str) -> None:
+def test_what_is_no_address(address: str, message: str) -> None:
     with pytest.raises(ValueError, match="address") as error:
         LabelStudio(address, SECRET)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_password_in_the_address_is_not_repeated() -> None:
@@ -112,12 +112,12 @@ def test_the_token_comes_from_the_environment(stranger: Stranger, monkeypatch: p
     monkeypatch.setenv(TOKEN, f" {SECRET}\n")
     with LabelStudio(stranger.address) as server:
         assert server.get("/x") == 1
-    assert stranger.asked[-1][2] == f"Token {SECRET}"
+    assert stranger.requests[-1][2] == f"Token {SECRET}"
     for wrong in ("two words", "n\n\nX-Header: y", "ü", "a" * 10_001):
         with pytest.raises(ValueError, match="the token is invalid") as error:
             LabelStudio(stranger.address, wrong)
         assert wrong not in str(error.value)
-    assert len(stranger.asked) == 2
+    assert len(stranger.requests) == 2
 
 
 def test_a_personal_token_is_exchanged_and_goes_nowhere_else(
@@ -129,7 +129,7 @@ def test_a_personal_token_is_exchanged_and_goes_nowhere_else(
         server.get("/y")
         monkeypatch.setattr(label_studio_http, "FRESH", 0.0)
         server.get("/x")
-    signed = [(path, who) for _, path, who, _ in stranger.asked]
+    signed = [(path, who) for _, path, who, _ in stranger.requests]
     refresh = ("/api/token/refresh/", None)
     assert signed == [
         ("/api/version/", None),
@@ -139,7 +139,7 @@ def test_a_personal_token_is_exchanged_and_goes_nowhere_else(
         refresh,
         ("/x", "Bearer minutes"),
     ]
-    assert [json.loads(body) for _, path, _, body in stranger.asked if path == refresh[0]] == [{"refresh": JWT}] * 2
+    assert [json.loads(body) for _, path, _, body in stranger.requests if path == refresh[0]] == [{"refresh": JWT}] * 2
 
 
 NO_LABEL_STUDIO = {
@@ -156,7 +156,7 @@ def test_who_is_no_label_studio_gets_no_token(stranger: Stranger, what: str) -> 
     stranger.replies["/api/version/"] = NO_LABEL_STUDIO[what]
     with pytest.raises(ValueError, match=r"no Label Studio.*give the address at which Label Studio opens in a browser"):
         LabelStudio(stranger.address, SECRET)
-    assert [(path, who) for _, path, who, _ in stranger.asked] == [("/api/version/", None)]
+    assert [(path, who) for _, path, who, _ in stranger.requests] == [("/api/version/", None)]
 
 
 def test_the_enterprise_edition_is_refused(stranger: Stranger) -> None:
@@ -188,12 +188,12 @@ BAD_REPLIES: dict[str, tuple[Any, type[Exception], str]] = {
 
 @pytest.mark.parametrize("what", BAD_REPLIES)
 def test_what_a_reply_may_not_be(stranger: Stranger, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stranger.replies["/x"], kind, said = BAD_REPLIES[what]
+    stranger.replies["/x"], kind, message = BAD_REPLIES[what]
     if what == "cut short":
         monkeypatch.setattr(label_studio_http, "PATIENCE", 0.3)
     with LabelStudio(stranger.address, SECRET) as server, pytest.raises(kind) as error:
         server.get("/x")
-    assert f"{stranger.address}/x: " in str(error.value) and said in str(error.value)
+    assert f"{stranger.address}/x: " in str(error.value) and message in str(error.value)
     assert SECRET not in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 700
 
 
@@ -254,9 +254,9 @@ STRANGE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("what", STRANGE)
 def test_lists_that_are_none(stranger: Stranger, ledger: Ledger, what: str) -> None:
-    replies, said = STRANGE[what]
+    replies, message = STRANGE[what]
     with_project(stranger, ledger, **replies)
-    with LabelStudio(stranger.address, SECRET) as server, pytest.raises(ValueError, match=re.escape(said)):
+    with LabelStudio(stranger.address, SECRET) as server, pytest.raises(ValueError, match=re.escape(message)):
         send_questions(server, ledger, {"a": domain()}, "run")
 
 
@@ -268,7 +268,7 @@ def test_a_list_that_never_ends_does(stranger: Stranger, ledger: Ledger) -> None
 
 
 @pytest.mark.parametrize(
-    ("export", "said"),
+    ("export", "message"),
     [
         (b'[{"id": 1}', "not a list of JSON objects that is whole"),
         (b'[{"id": "\xff"}]', "not UTF-8"),
@@ -277,14 +277,14 @@ def test_a_list_that_never_ends_does(stranger: Stranger, ledger: Ledger) -> None
         ((404, {}, {}), "404: not there"),
     ],
 )
-def test_exports_are_read_as_files_are(stranger: Stranger, ledger: Ledger, export: Any, said: str) -> None:
+def test_exports_are_read_as_files_are(stranger: Stranger, ledger: Ledger, export: Any, message: str) -> None:
     with_project(stranger, ledger, **{"/api/projects/7/export": export})
     with (
         LabelStudio(stranger.address, SECRET) as server,
         pytest.raises(ValueError, match="nothing was imported") as error,
     ):
         fetch_answers(server, ledger, {"a": domain()}, "ann")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert ledger.answers() == []
 
 

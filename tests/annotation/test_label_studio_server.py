@@ -20,7 +20,7 @@ from typing import Any
 import label_studio
 import numpy as np
 import pytest
-from annotating import ODD_NAMES, SHAPE, SIZE, asked, domain, three
+from annotating import ODD_NAMES, SHAPE, SIZE, domain, ledger_with, three
 from campaigns import settings_of
 from command import Fewmask
 from label_studio import Person, Server, coded, result
@@ -88,7 +88,7 @@ def of() -> dict[str, Domain]:
 
 @pytest.fixture
 def ledger(of: dict[str, Domain], tmp_path: Path) -> Iterator[Ledger]:
-    with asked(of["a"], *three(), path=tmp_path / "ledger.sqlite") as opened:
+    with ledger_with(of["a"], *three(), path=tmp_path / "ledger.sqlite") as opened:
         yield opened
 
 
@@ -112,12 +112,12 @@ def painted(mask: Mask, of: Domain, tmp_path: Path) -> list[dict[str, Any]]:
 
 def expected(questions: Sequence[Question], *masks: Mask) -> Mask:
     """What the ledger ought to know of an image whose questions were answered with these masks, one after the other."""
-    known = np.full(SIZE, NOT_LABELLED, np.uint8)
+    label = np.full(SIZE, NOT_LABELLED, np.uint8)
     for mask in masks:
         for question in questions:
-            crop, window = question.crop(mask), question.window(known)
+            crop, window = question.crop(mask), question.window(label)
             np.copyto(window, crop, where=crop != NOT_LABELLED)
-    return known
+    return label
 
 
 def project_of(sent: Sent, domain: str = "a") -> int:
@@ -296,14 +296,16 @@ def test_the_next_round(api: LabelStudio, ada: Person, ledger: Ledger, of: dict[
 
 
 def test_two_runs_have_projects_of_their_own(api: LabelStudio, of: dict[str, Domain], tmp_path: Path) -> None:
-    found = set()
+    projects = set()
     for run in ("one", "two"):
         (tmp_path / run).mkdir()
-        with asked(of["a"], replace(three()[0], score=float(len(found))), path=tmp_path / run / "l.sqlite") as ledger:
+        with ledger_with(
+            of["a"], replace(three()[0], score=float(len(projects))), path=tmp_path / run / "l.sqlite"
+        ) as ledger:
             with pytest.raises(ValueError, match="no project of this run that the token's user may see; send the"):
                 fetch_answers(api, ledger, of, "nobody")
-            found.add(project_of(send_questions(api, ledger, of, "run")))
-    assert len(found) == 2
+            projects.add(project_of(send_questions(api, ledger, of, "run")))
+    assert len(projects) == 2
 
 
 def test_copies_are_refused(api: LabelStudio, ada: Person, ledger: Ledger, of: dict[str, Domain]) -> None:
@@ -315,8 +317,8 @@ def test_copies_are_refused(api: LabelStudio, ada: Person, ledger: Ledger, of: d
         send_questions(api, ledger, of, "copies")
     ada.send("DELETE", f"/api/tasks/{copy['id']}/")
     assert send_questions(api, ledger, of, "copies").new == 0
-    said = ada.get(f"/api/projects/{project}/")["description"]
-    ada.send("POST", "/api/projects/", {"title": "a copy", "description": said})
+    description = ada.get(f"/api/projects/{project}/")["description"]
+    ada.send("POST", "/api/projects/", {"title": "a copy", "description": description})
     with pytest.raises(ValueError, match="the same run and domain, by their descriptions"):
         fetch_answers(api, ledger, of, "nobody")
 
@@ -334,11 +336,11 @@ def _send_until(address: str, token: str, path: Path, fatal: int) -> None:
         changes += method == "POST" and "/token/" not in path
         if method == "POST" and fatal == 2 * changes - 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        with reply(self, method, path, **more) as found:
+        with reply(self, method, path, **more) as pair:
             if method == "POST" and fatal == 2 * changes:
-                found[0].read()
+                pair[0].read()
                 os.kill(os.getpid(), signal.SIGKILL)
-            yield found
+            yield pair
 
     reply: Callable[..., Any] = LabelStudio._reply
     LabelStudio._reply = counted  # type: ignore[assignment]
@@ -351,7 +353,7 @@ def test_killed_anywhere_the_same_command_goes_on(
     server: Server, token: str, ada: Person, of: dict[str, Domain], tmp_path: Path
 ) -> None:
     path = tmp_path / "ledger.sqlite"
-    with asked(of["a"], *three(), path=path):
+    with ledger_with(of["a"], *three(), path=path):
         pass
     fork, kills = multiprocessing.get_context("fork"), 0
     for fatal in (1, 2, 1, 2, 3, 4, 1, 2, 1, 2, 3, 4, 0):
@@ -411,14 +413,14 @@ def test_the_commands(
     assert fewmask("campaign", config_file, "--out", run).code == 0
     sent = fewmask("query", run, "--to", server.address, "--json")
     assert sent.code == 0, sent.err
-    told = json.loads(sent.out)
-    assert (told["open"], told["sent"], told["sent_before"], set(told["projects"])) == (12, 12, 0, {"a", "b"})
+    report = json.loads(sent.out)
+    assert (report["open"], report["sent"], report["sent_before"], set(report["projects"])) == (12, 12, 0, {"a", "b"})
     again = fewmask("query", run, "--to", f"{server.address}/")
     assert "12 questions are open in" in again.out and "0 sent now, 12 there before." in again.out
     assert f"fewmask answer {run} --from {server.address}/" in again.out
     nothing = fewmask("answer", run, "--from", server.address)
     assert (nothing.code, "0 answered" in nothing.out) == (0, True), nothing.err
-    for address in told["projects"].values():
+    for address in report["projects"].values():
         for task in ada.tasks(int(address.rpartition("/")[2])):
             (mask,) = [np.ones((40, 48), bool)]
             ((code,), _) = coded([mask], [], tmp_path)

@@ -1,86 +1,48 @@
-"""The ledger: what was asked and answered, under kills, beside other processes, and as masks to train on.
-
-Shapes: H×W pixels of an image · h×w pixels of a region's box.
-"""
+"""The ledger: what was asked and answered, under kills, and beside other processes."""
 
 from __future__ import annotations
 
-import pickle
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import helpers
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from ledgers import CLASSES, SIZE, answer_with, domain, ledger, retract, square
 from ondisk import environment
 
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.record import content_hash
 from fewmask.annotation.store import TABLES, VERSION
-from fewmask.annotation.view import answered_domain, write_labels
+from fewmask.annotation.verdicts import Verdict
 from fewmask.config import AnswerSettings
-from fewmask.data.domain import Domain, read_mask
-from fewmask.labels import NOT_LABELLED, VOID, LabelSpace, Mask
-
-CLASSES = 3
-SIZE = (20, 24)
-
-
-@pytest.fixture
-def domain() -> Domain:
-    return helpers.domain("a", CLASSES, images=4, labelled=1, size=SIZE)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, domain: Domain) -> Iterator[Ledger]:
-    with Ledger(tmp_path / "ledger.sqlite") as opened:
-        opened.add_images(domain, domain.splits["train"])
-        yield opened
-
-
-def square(region: int, stem: str = "a-1", **changes: object) -> Question:
-    """One of the 4×6 squares of 5×4 pixels that tile an image."""
-    y, x = region // 6 * 5, region % 6 * 4
-    return replace(Question("a", stem, "squares:5x4", region, (y, x, y + 5, x + 4), score=0.5), **changes)  # type: ignore[arg-type]
-
-
-def say(question: Question, value: int, token: str = "", who: str = "ann", **changes: object) -> Answer:
-    """An answer of one value for the whole region."""
-    values = np.where(question.inside, np.uint8(value), np.uint8(NOT_LABELLED))
-    token = token or f"{who}-{question.id}-{value}"
-    return replace(Answer(question.id, who, token, values), **changes)  # type: ignore[arg-type]
-
-
-def retract(answer: Answer | int, question: Question, who: str = "ann") -> Answer:
-    taken = answer if isinstance(answer, int) else answer.id
-    return Answer(question.id, who, f"back-{taken}", kind="retract", retracts=taken)
-
+from fewmask.data.domain import Domain
+from fewmask.labels import NOT_LABELLED, VOID
 
 # ── Asking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+__all__ = ["domain", "ledger"]
 
 
 def test_questions_come_back_as_they_were_asked(ledger: Ledger) -> None:
     shape = np.zeros((3, 7), dtype=bool)
     shape[0, 1] = shape[2, 3:] = True
-    asked = [
+    questions = [
         square(3, guess=2, cost=12.5),
         Question("a", "a-2", "superpixels:9:10", 4, (2, 3, 5, 10), score=-1.0, shape=shape),
         Question("a", "a-2", "points", 77, (19, 23, 20, 24), score=0.1, guess=0),
     ]
-    ledger.ask(1, asked)
+    ledger.ask(1, questions)
     got = ledger.questions(1)
     assert [q.id for q in got] == [1, 2, 3]
     assert {q.round for q in got} == {1}
-    for one, other in zip(asked, got, strict=True):
+    for one, other in zip(questions, got, strict=True):
         plain = ("domain", "stem", "kind", "region", "box", "score", "cost", "guess")
         assert [getattr(one, name) for name in plain] == [getattr(other, name) for name in plain]
         np.testing.assert_array_equal(one.inside, other.inside)
@@ -98,16 +60,16 @@ def test_answers_in_boxes_that_overlap_leave_each_other_alone(ledger: Ledger) ->
         1, [Question("a", "a-1", "superpixels", i, (2, 3, 8, 9), shape=s) for i, s in enumerate((upper, ~upper))]
     )
     one, two = ledger.questions()
-    ledger.answer([say(one, 1), say(two, 2)])
+    ledger.answer([answer_with(one, 1), answer_with(two, 2)])
     mask = ledger.labels("a", "a-1")
     np.testing.assert_array_equal(mask[2:8, 3:9], np.where(upper, 1, 2))
     assert (mask != NOT_LABELLED).sum() == 36
 
 
 def test_a_round_is_asked_once(ledger: Ledger) -> None:
-    asked = [square(0), square(1)]
-    ledger.ask(1, asked)
-    ledger.ask(1, [replace(q, score=9.0, guess=1) for q in reversed(asked)])  # scores differ between machines
+    questions = [square(0), square(1)]
+    ledger.ask(1, questions)
+    ledger.ask(1, [replace(q, score=9.0, guess=1) for q in reversed(questions)])  # scores differ between machines
     assert [q.region for q in ledger.questions()] == [0, 1]
     with pytest.raises(ValueError, match=r"round 1 has asked 2 other questions.*; ask these 1 in a round of their own"):
         ledger.ask(1, [square(0)])
@@ -153,7 +115,7 @@ def test_many_questions(ledger: Ledger) -> None:
     ledger.ask(1, points)
     got = ledger.questions(open_only=True)
     assert len(got) == len(points) == 9_600
-    ledger.answer([say(q, q.region % CLASSES) for q in got if q.kind == "points:3" and q.stem == "a-2"])
+    ledger.answer([answer_with(q, q.region % CLASSES) for q in got if q.kind == "points:3" and q.stem == "a-2"])
     assert ledger.progress(1).open == 9_600 - 480
     np.testing.assert_array_equal(ledger.labels("a", "a-2").ravel(), np.arange(480) % CLASSES)
 
@@ -190,7 +152,7 @@ def test_the_hash_of_an_image_is_of_its_pixels_and_shape() -> None:
 def test_answers_come_back_as_they_were_given(ledger: Ledger) -> None:
     ledger.ask(1, [square(0), square(1)])
     one, two = ledger.questions()
-    given_back = say(one, 2, seconds=1.5, clicks=3)
+    given_back = answer_with(one, 2, seconds=1.5, clicks=3)
     assert ledger.answer([given_back, Answer(two.id, "bob", "t", kind="skip")]) == [1, 2]
     answer, skip = ledger.answers()
     assert (answer.kind, answer.annotator, answer.seconds, answer.clicks) == ("answer", "ann", 1.5, 3)
@@ -203,27 +165,35 @@ def test_answers_come_back_as_they_were_given(ledger: Ledger) -> None:
 def test_an_answer_that_arrives_twice_is_one(ledger: Ledger) -> None:
     ledger.ask(1, [square(0), square(1)])
     one, two = ledger.questions()
-    assert ledger.answer([say(one, 1, "t")]) == [1]
-    assert ledger.answer([say(one, 1, "t"), say(two, 1, "u"), say(two, 1, "u")]) == [1, 2, 2]
+    assert ledger.answer([answer_with(one, 1, "t")]) == [1]
+    assert ledger.answer([answer_with(one, 1, "t"), answer_with(two, 1, "u"), answer_with(two, 1, "u")]) == [1, 2, 2]
     assert ledger.answer([retract(1, one)]) == ledger.answer([retract(1, one)]) == [3]
     assert len(ledger.answers()) == 3
-    for other in (say(one, 2, "t"), say(two, 1, "t"), say(one, 1, "t", "bob"), replace(retract(1, one), token="t")):
+    for other in (
+        answer_with(one, 2, "t"),
+        answer_with(two, 1, "t"),
+        answer_with(one, 1, "t", "bob"),
+        replace(retract(1, one), token="t"),
+    ):
         with pytest.raises(ValueError, match="another answer has its token 't'; give each a token of its own"):
             ledger.answer([other])
 
 
 BAD = {
-    "a class too many": (lambda q: say(q, CLASSES), r"values \[3\] are no class; classes are 0\.\.2"),
-    "too small": (lambda q: say(q, 0, values=np.zeros((4, 4), np.uint8)), r"of the box's 5×4 pixels, .* \(4, 4\)"),
-    "not bytes": (lambda q: say(q, 0, values=np.zeros((5, 4))), "these are float64"),
-    "no values": (lambda q: say(q, 0, values=None), "no values; send them, or skip"),
-    "nothing decided": (lambda q: say(q, NOT_LABELLED), "nothing is decided, all is 254; skip the question"),
-    "a skip that answers": (lambda q: say(q, 0, kind="skip"), "of kind skip, yet with values"),
+    "a class too many": (lambda q: answer_with(q, CLASSES), r"values \[3\] are no class; classes are 0\.\.2"),
+    "too small": (
+        lambda q: answer_with(q, 0, values=np.zeros((4, 4), np.uint8)),
+        r"of the box's 5×4 pixels, .* \(4, 4\)",
+    ),
+    "not bytes": (lambda q: answer_with(q, 0, values=np.zeros((5, 4))), "these are float64"),
+    "no values": (lambda q: answer_with(q, 0, values=None), "no values; send them, or skip"),
+    "nothing decided": (lambda q: answer_with(q, NOT_LABELLED), "nothing is decided, all is 254; skip the question"),
+    "a skip that answers": (lambda q: answer_with(q, 0, kind="skip"), "of kind skip, yet with values"),
     "back from nothing": (lambda q: Answer(q.id, "ann", "t", kind="retract"), "`retracts` says what"),
-    "an answer that takes back": (lambda q: say(q, 0, retracts=1), "`retracts` says what"),
+    "an answer that takes back": (lambda q: answer_with(q, 0, retracts=1), "`retracts` says what"),
     "back from elsewhere": (lambda q: retract(1, q), "answer 1 is none of this question"),
     "back from nowhere": (lambda q: retract(99, q), "answer 99 is none of this question"),
-    "never asked": (lambda q: replace(say(q, 0), question=77), "question 77: it does not exist"),
+    "never asked": (lambda q: replace(answer_with(q, 0), question=77), "question 77: it does not exist"),
 }
 
 
@@ -231,12 +201,12 @@ BAD = {
 def test_an_answer_that_cannot_be_is_refused_with_all_that_came_with_it(ledger: Ledger, bad: str) -> None:
     ledger.ask(1, [square(0), square(1)])
     one, two = ledger.questions()
-    ledger.answer([say(one, 1)])
+    ledger.answer([answer_with(one, 1)])
     make, message = BAD[bad]
     with pytest.raises(ValueError, match=message):
-        ledger.answer([say(two, 1), make(two)])
+        ledger.answer([answer_with(two, 1), make(two)])
     with pytest.raises(ValueError, match=f"nothing was saved: .*{message}.*; .* are no class"):
-        ledger.answer([make(two), say(two, 200)])
+        ledger.answer([make(two), answer_with(two, 200)])
     assert len(ledger.answers()) == 1
 
 
@@ -246,21 +216,21 @@ def test_values_outside_of_the_region_are_refused(ledger: Ledger) -> None:
     ledger.ask(1, [square(0, shape=shape)])
     (question,) = ledger.questions()
     with pytest.raises(ValueError, match="values outside of the region"):
-        ledger.answer([say(question, 1, values=np.ones((5, 4), np.uint8))])
-    ledger.answer([say(question, VOID)])
+        ledger.answer([answer_with(question, 1, values=np.ones((5, 4), np.uint8))])
+    ledger.answer([answer_with(question, VOID)])
     assert (ledger.labels("a", "a-1") == VOID).sum() == 19
 
 
 def test_a_retraction_uncovers_what_was_said_before_and_cannot_be_repeated(ledger: Ledger) -> None:
     ledger.ask(1, [square(0)])
     (question,) = ledger.questions()
-    first, second = ledger.answer([say(question, 0), say(question, 1)])
+    first, second = ledger.answer([answer_with(question, 0), answer_with(question, 1)])
     (third,) = ledger.answer([Answer(question.id, "ann", "s", kind="skip")])
-    seen = []
+    states = []
     for taken in (third, second, first):
-        seen.append((ledger.labels("a", "a-1")[0, 0], ledger.progress().answered, ledger.progress().skipped))
+        states.append((ledger.labels("a", "a-1")[0, 0], ledger.progress().answered, ledger.progress().skipped))
         ledger.answer([retract(taken, question)])
-    assert seen == [(NOT_LABELLED, 0, 1), (1, 1, 0), (0, 1, 0)]
+    assert states == [(NOT_LABELLED, 0, 1), (1, 1, 0), (0, 1, 0)]
     assert (ledger.labels("a", "a-1") == NOT_LABELLED).all()
     assert [q.id for q in ledger.questions(open_only=True)] == [question.id]
     with pytest.raises(ValueError, match="answer 1 was taken back before, by ann"):
@@ -271,7 +241,14 @@ def test_a_retraction_uncovers_what_was_said_before_and_cannot_be_repeated(ledge
 def test_several_annotators_are_kept_apart(ledger: Ledger) -> None:
     ledger.ask(1, [square(0), square(1)])
     one, two = ledger.questions()
-    ledger.answer([say(one, 0, who="ann"), say(one, 2, who="bob"), say(one, 2, who="cyd"), say(one, 1, who="ann")])
+    ledger.answer(
+        [
+            answer_with(one, 0, who="ann"),
+            answer_with(one, 2, who="bob"),
+            answer_with(one, 2, who="cyd"),
+            answer_with(one, 1, who="ann"),
+        ]
+    )
     ledger.answer([Answer(one.id, "dan", "s", kind="skip"), Answer(two.id, "dan", "u", kind="skip")])
     words = [(w.question, w.annotator, w.kind) for w in ledger.last_words()]
     assert words == [
@@ -294,9 +271,15 @@ def test_progress_and_what_was_spent(ledger: Ledger) -> None:
     one, two, _, four = ledger.questions()
     half = np.full((5, 4), NOT_LABELLED, np.uint8)
     half[:2] = 1
-    ledger.answer([say(one, 0, seconds=2, clicks=1), say(one, 1, seconds=3, clicks=4), say(four, 0, clicks=7)])
+    ledger.answer(
+        [
+            answer_with(one, 0, seconds=2, clicks=1),
+            answer_with(one, 1, seconds=3, clicks=4),
+            answer_with(four, 0, clicks=7),
+        ]
+    )
     ledger.answer([Answer(two.id, "ann", "s", kind="skip", seconds=1.5)])
-    ledger.answer([say(one, 0, "half", values=half)])
+    ledger.answer([answer_with(one, 0, "half", values=half)])
     first = ledger.progress(1)
     assert (first.asked, first.answered, first.skipped, first.open) == (3, 1, 1, 1)
     assert (first.pixels, first.seconds, first.clicks, first.cost) == (8, 6.5, 5, 10)
@@ -311,7 +294,8 @@ def test_progress_and_what_was_spent(ledger: Ledger) -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_the_file_only_grows(ledger: Ledger, table: str) -> None:
     ledger.ask(1, [square(0)])
-    ledger.answer([say(ledger.questions()[0], 1)])
+    ledger.answer([answer_with(ledger.questions()[0], 1)])
+    ledger.judge(Verdict(1, "cyd", "accept", "v1"))
     db = sqlite3.connect(ledger.path)
     assert db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] > 0
     before = db.execute(f"SELECT * FROM {table}").fetchall()
@@ -375,26 +359,26 @@ else:
 """
 
 
-def worker(path: Path, name: str, stop: int, said: Path) -> subprocess.Popen[bytes]:
-    with open(said, "ab") as out:
+def worker(path: Path, name: str, stop: int, log: Path) -> subprocess.Popen[bytes]:
+    with open(log, "ab") as out:
         command = [sys.executable, "-c", WORKER, str(path), name, str(stop)]
         return subprocess.Popen(command, stdout=out, env=environment())
 
 
 def test_a_kill_at_any_moment_loses_nothing_that_was_saved(ledger: Ledger, tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    said.touch()
+    log = tmp_path / "log"
+    log.touch()
     rng = np.random.default_rng(0)
     for life in range(10):
-        process = worker(ledger.path, "asker", 10**9, said)
-        # After it has said some lines, however long they take: a round is asked in the first life at least.
-        wanted = said.read_text().count("\n") + int(rng.integers(3 if life == 0 else 1, 60))
-        while said.read_text().count("\n") < wanted:
+        process = worker(ledger.path, "asker", 10**9, log)
+        # After it has printed some lines, however long they take: a round is asked in the first life at least.
+        wanted = log.read_text().count("\n") + int(rng.integers(3 if life == 0 else 1, 60))
+        while log.read_text().count("\n") < wanted:
             assert process.poll() is None
             time.sleep(0.001)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        lines = [line[:-1].partition(" ")[::2] for line in said.open() if line.endswith("\n")]
+        lines = [line[:-1].partition(" ")[::2] for line in log.open() if line.endswith("\n")]
         with Ledger(ledger.path) as opened:
             answers, rounds = opened.answers(), opened.rounds()
             questions = opened.questions()
@@ -428,170 +412,3 @@ def test_processes_that_make_a_ledger_at_once_make_one(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     running = [worker(path, "ann", 0, tmp_path / str(i)) for i in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
-
-
-# ── The view ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def reference(size: tuple[int, int], asked: dict[int, Question], facts: list[Answer]) -> Mask:
-    """What the facts say of an image, pixel by pixel and one fact after the other."""
-    standing = [f for f in facts if f.kind != "retract" and f.id not in {g.retracts for g in facts}]
-    words = [
-        f
-        for f in standing
-        if f.id == max(g.id for g in standing if (g.question, g.annotator) == (f.question, f.annotator))
-    ]
-    said = [f for f in words if f.kind == "answer"]
-    counts = [f for f in said if f.id == max(g.id for g in said if g.question == f.question)]
-    mask = np.full(size, NOT_LABELLED, dtype=np.uint8)
-    for fact in sorted(counts, key=lambda f: f.id):
-        y0, x0, _, _ = asked[fact.question].box
-        assert fact.values is not None
-        for (y, x), value in np.ndenumerate(fact.values):
-            if value != NOT_LABELLED:
-                mask[y0 + y, x0 + x] = value
-    return mask
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("[!.]*") if p.is_file()}
-
-
-ACTIONS = st.lists(
-    st.tuples(
-        st.sampled_from(["answer", "answer", "answer", "skip", "retract", "ask", "reopen", "view"]),
-        st.integers(0, 2**16),
-        st.sampled_from(["ann", "bob"]),
-    ),
-    max_size=25,
-)
-
-
-@settings(max_examples=20)
-@given(actions=ACTIONS, seed=st.integers(0, 2**16))
-def test_the_view_grown_bit_by_bit_is_the_view_rebuilt(
-    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int, str]], seed: int
-) -> None:
-    folder = tmp_path_factory.mktemp("run")
-    rng = np.random.default_rng(seed)
-    of = {"a": helpers.domain("a", CLASSES, images=3, labelled=0, size=SIZE)}
-    ledger = Ledger(folder / "ledger.sqlite")
-    ledger.add_images(of["a"], of["a"].splits["train"])
-    facts: list[Answer] = []
-    asked: dict[int, Question] = {}
-    for step, (action, number, who) in enumerate([("ask", 0, ""), *actions]):
-        if action == "ask":
-            new = []
-            for region in range(3):
-                y0, x0 = rng.integers(0, (15, 18))
-                h, w = rng.integers(1, 6, 2)
-                shape = rng.random((h, w)) < 0.7
-                shape[0, 0] = True
-                box = (int(y0), int(x0), int(y0 + h), int(x0 + w))
-                new.append(Question("a", f"a-{rng.integers(3)}", f"random:{step}", region, box, shape=shape))
-            ledger.ask(step, new)
-            asked = {q.id: q for q in ledger.questions()}
-        elif action == "reopen":
-            ledger.close()
-            ledger = Ledger(folder / "ledger.sqlite")
-        elif action == "view":
-            write_labels(ledger, of, folder / "labels", up_to=number % (len(facts) + 1))  # back and forth
-        else:
-            question = asked[1 + number % len(asked)]
-            taken = {f.retracts for f in facts}
-            open_to = [f.id for f in facts if f.kind != "retract" and f.id not in taken and f.question == question.id]
-            values = rng.choice(np.array([0, 1, 2, NOT_LABELLED, VOID], np.uint8), question.size)
-            values[~question.inside] = NOT_LABELLED
-            values[0, 0] = number % CLASSES
-            if action == "retract" and not open_to:
-                continue
-            fact = Answer(question.id, who, str(step), kind=action)  # type: ignore[arg-type]
-            if action == "answer":
-                fact = replace(fact, values=values)
-            elif action == "retract":
-                fact = replace(fact, retracts=open_to[number % len(open_to)])
-            facts.append(replace(fact, id=ledger.answer([fact])[0]))
-    write_labels(ledger, of, folder / "labels")
-    write_labels(ledger, of, folder / "rebuilt")
-    assert files(folder / "labels") == files(folder / "rebuilt")
-    domain = answered_domain(of["a"], ledger, folder / "labels")
-    for stem in domain.splits["train"]:
-        own = {f.id for f in facts if asked[f.question].stem == stem}
-        expected = reference(SIZE, asked, [f for f in facts if f.id in own])
-        np.testing.assert_array_equal(ledger.labels("a", stem), expected)
-        assert (stem in domain.labelled) == (expected != NOT_LABELLED).any() == domain.source.has_mask(stem)
-        if stem in domain.labelled:
-            np.testing.assert_array_equal(domain.mask(stem), expected)
-    ledger.close()
-
-
-def test_the_view_holds_the_datasets_own_ids(ledger: Ledger, domain: Domain, tmp_path: Path) -> None:
-    space = LabelSpace(domain.space.names, domain.space.colours, {7: 0, 9: 1, 255: 2}, frozenset({3}))
-    own = {"a": replace(domain, space=space)}
-    ledger.ask(1, [square(0), square(1)])
-    one, two = ledger.questions()
-    ledger.answer([say(one, 1), say(two, VOID)])
-    write_labels(ledger, own, tmp_path / "labels")
-    raw = read_mask(tmp_path / "labels" / "a" / "a-1.png")
-    assert (raw[0, 0], raw[0, 4], raw[-1, -1]) == (9, 3, NOT_LABELLED)
-    trained = answered_domain(own["a"], ledger, tmp_path / "labels")
-    np.testing.assert_array_equal(trained.mask("a-1"), ledger.labels("a", "a-1"))
-
-
-# ── The domain ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_domain_with_answers(ledger: Ledger, tmp_path: Path) -> None:
-    full = helpers.domain("a", CLASSES, images=4, labelled=4, size=SIZE)  # as the oracle sees it: every mask is there
-    of = {"a": replace(full, labelled=("a-0",), splits={"train": full.splits["train"][:3], "val": ("a-3",)})}
-    ledger.ask(1, [square(2, "a-2"), square(0, "a-0")])
-    two, zero = ledger.questions()
-    other = (int(full.mask("a-0")[0, 0]) + 1) % CLASSES
-    ledger.answer([say(two, 1), say(zero, other)])
-    folder = tmp_path / "labels"
-    write_labels(ledger, of, folder)
-    domain = pickle.loads(pickle.dumps(answered_domain(of["a"], ledger, folder)))  # noqa: S301, loaders do it
-    assert (domain.labelled, domain.whole, domain.partial) == (
-        ("a-0", "a-2"),
-        ("a-0",),
-        {"a-2": 20 / (SIZE[0] * SIZE[1])},
-    )
-    np.testing.assert_array_equal(domain.mask("a-2"), ledger.labels("a", "a-2"))
-    corrected = full.mask("a-0").copy()
-    corrected[:5, :4] = other
-    np.testing.assert_array_equal(domain.mask("a-0"), corrected)
-    np.testing.assert_array_equal(domain.mask("a-3"), full.mask("a-3"))  # of val
-    np.testing.assert_array_equal(domain.image("a-1"), full.image("a-1"))
-    assert [domain.source.has_mask(f"a-{i}") for i in range(4)] == [True, False, True, True]
-    with pytest.raises(ValueError, match=r"^images/a-1\.png: nobody has answered about it"):
-        domain.mask("a-1")
-    before = answered_domain(of["a"], ledger, folder, up_to=0)
-    assert (before.labelled, before.partial) == (("a-0",), {})
-    assert not before.source.has_mask("a-2")
-    gone = replace(of["a"], splits={"train": ("a-0", "a-1")})
-    with pytest.raises(ValueError, match="answers about a-2, which train does not have"):
-        answered_domain(gone, ledger, folder)
-
-
-def test_an_image_that_is_answered_wholly_is_wholly_labelled(ledger: Ledger, tmp_path: Path) -> None:
-    full = helpers.domain("a", CLASSES, images=4, labelled=4, size=SIZE)
-    of = {"a": replace(full, labelled=())}
-    height, width = SIZE
-    parts = [
-        Question("a", "a-0", "image", 0, (0, 0, height, width)),
-        Question("a", "a-1", "image", 0, (0, 0, height, width)),
-        Question("a", "a-2", "halves", 0, (0, 0, height, 5)),
-        Question("a", "a-2", "halves", 1, (0, 4, height, width - 1)),  # as many pixels as the image, but not all of it
-    ]
-    ledger.ask(1, parts)
-    whole, but_one, *halves = ledger.questions()
-    ledger.answer([say(q, 1) for q in (whole, but_one, *halves)])
-    values = np.ones(SIZE, np.uint8)
-    values[0, 0] = NOT_LABELLED
-    ledger.answer([Answer(but_one.id, "ann", "again", values)])
-    write_labels(ledger, of, tmp_path / "labels")
-    domain = answered_domain(of["a"], ledger, tmp_path / "labels")
-    assert domain.whole == ("a-0",)
-    # In the third image the halves overlap in a column and leave a corner and the last column open.
-    assert domain.partial == {s: (domain.mask(s) != NOT_LABELLED).mean() for s in ("a-1", "a-2")}
-    assert domain.unlabelled == ("a-1", "a-2", "a-3")

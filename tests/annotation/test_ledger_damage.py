@@ -16,19 +16,22 @@ from fewmask.annotation import store
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.questions import Answer, Question
 from fewmask.annotation.store import TABLES, VERSION, Unavailable
+from fewmask.annotation.verdicts import Verdict
 from fewmask.labels import NOT_LABELLED
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "ledger-v1.sqlite"
 """Written by fewmask before rows had check values: two domains, two rounds, answers, a skip and a retraction."""
+SECOND = FIXTURE.with_name("ledger-v2.sqlite")
+"""The same, written before there were verdicts."""
 
 
 def everything(path: Path) -> list[object]:
     """All that training, questions and reports read from a ledger."""
     with Ledger(path) as ledger:
         ledger.examine()
-        said = [(a.id, a.question, a.annotator, a.token, a.kind, a.retracts, a.seconds, a.clicks, a.at,
-                 a.values is not None and a.values.tobytes()) for a in ledger.answers()]  # fmt: skip
-        asked = [
+        answers = [(a.id, a.question, a.annotator, a.token, a.kind, a.retracts, a.seconds, a.clicks, a.at,
+                    a.values is not None and a.values.tobytes()) for a in ledger.answers()]  # fmt: skip
+        questions = [
             (str(q), q.id, q.round, q.box, q.inside.tobytes(), q.guess, q.score, q.cost) for q in ledger.questions()
         ]
         masks = [
@@ -36,31 +39,42 @@ def everything(path: Path) -> list[object]:
             for name in ledger.classes()
             for stem in ledger.sizes(name)
         ]
-        return [ledger.classes(), said, asked, masks, ledger.rounds(), ledger.progress(), ledger.work()]
+        return [
+            *(ledger.classes(), answers, questions, masks, ledger.rounds(), ledger.progress(), ledger.work()),
+            ledger.verdicts(),
+        ]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A ledger with answers by two people, one taken back, and a skip."""
     place = tmp_path / "ledger.sqlite"
-    with annotating.asked(annotating.domain(), *three(), path=place) as ledger:
+    with annotating.ledger_with(annotating.domain(), *three(), path=place) as ledger:
         square, superpixel, point = ledger.questions()
         for who, question, value in (("ann", square, 1), ("bob", square, 2), ("ann", superpixel, 0)):
             values = np.where(question.inside, np.uint8(value), np.uint8(NOT_LABELLED))
             ledger.answer([Answer(question.id, who, f"{who}-{question.id}", values, seconds=1, clicks=-0.0)])
         ledger.answer([Answer(square.id, "bob", "back", kind="retract", retracts=2)])
         ledger.answer([Answer(point.id, "ann", "skip", kind="skip", seconds=2.5)])
+        ledger.judge(Verdict(1, "cyd", "accept", "verdict-1"))
+        ledger.judge(Verdict(3, "cyd", "comment", "verdict-2", "the edge is coarse"))
     return place
+
+
+def older_rows(path: Path, version: int) -> dict[str, list[tuple[object, ...]]]:
+    """The rows of a ledger of an older version, by table."""
+    old = sqlite3.connect(path)
+    assert old.execute("PRAGMA user_version").fetchone() == (version,)
+    rows = {table: old.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES if table != "verdicts"}
+    old.close()
+    return rows
 
 
 def test_a_ledger_without_check_values_gets_them_and_says_the_same(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     shutil.copy(FIXTURE, path)
-    old = sqlite3.connect(FIXTURE)
-    assert old.execute("PRAGMA user_version").fetchone() == (1,)
-    rows = {table: old.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES}
-    old.close()
-    found = everything(path)
+    rows = older_rows(FIXTURE, 1)
+    content = everything(path)
     new = sqlite3.connect(path)
     assert new.execute("PRAGMA user_version").fetchone() == (VERSION,)
     for table, before in rows.items():
@@ -71,17 +85,40 @@ def test_a_ledger_without_check_values_gets_them_and_says_the_same(tmp_path: Pat
         with pytest.raises(sqlite3.IntegrityError, match="the ledger only grows"):
             new.execute(f"DELETE FROM {table}")
     new.close()
-    assert everything(path) == found
-    classes, said, asked, *_ = found
+    assert everything(path) == content
+    classes, answers, questions, *_ = content
     assert list(classes) == ["a", "b"]  # type: ignore[call-overload]
-    assert [row[4] for row in said] == ["answer", "answer", "skip", "answer", "retract", "answer"]  # type: ignore[attr-defined]
-    assert len(asked) == 4  # type: ignore[arg-type]
+    assert [row[4] for row in answers] == ["answer", "answer", "skip", "answer", "retract", "answer"]  # type: ignore[attr-defined]
+    assert len(questions) == 4  # type: ignore[arg-type]
     with Ledger(path) as ledger:  # and it grows
         open_ = ledger.questions(open_only=True)
         assert not open_
         ledger.ask(2, [Question("a", "a-0", "squares:4", 9, (8, 8, 10, 12))])
         ledger.answer([Answer(5, "ann", "t7", np.zeros((2, 4), np.uint8))])
     assert len(everything(path)[1]) == 7  # type: ignore[arg-type]
+
+
+def test_a_ledger_of_the_second_version_gets_a_table_of_verdicts(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    shutil.copy(SECOND, path)
+    rows = older_rows(SECOND, 2)
+    with Ledger(path) as ledger:
+        ledger.examine()
+        fingerprint = ledger.fingerprint(6)
+        assert ledger.verdicts() == []
+        assert ledger.judge(Verdict(1, "cyd", "accept", "verdict-1")) == 1
+    Ledger(tmp_path / "new.sqlite").close()
+    migrated, created = sqlite3.connect(path), sqlite3.connect(tmp_path / "new.sqlite")
+    for table, before in rows.items():
+        assert before
+        assert migrated.execute(f"SELECT * FROM {table}").fetchall() == before
+    schema = "SELECT type, name, sql FROM sqlite_master WHERE tbl_name = 'verdicts' ORDER BY name"
+    assert migrated.execute(schema).fetchall() == created.execute(schema).fetchall()
+    migrated.close()
+    created.close()
+    with Ledger(path) as ledger:
+        assert ledger.fingerprint(6) == fingerprint
+        assert [verdict.kind for verdict in ledger.verdicts()] == ["accept"]
 
 
 def test_a_damaged_ledger_of_the_first_version_gets_no_check_values(tmp_path: Path) -> None:
@@ -105,13 +142,13 @@ def test_no_flipped_bit_changes_anything_in_silence(count: int, path: Path, tmp_
         changed = bytearray(data)
         changed[at] ^= 1 << int(bit)
         flipped.write_bytes(changed)
-        said = ""
+        message = ""
         try:
             assert everything(flipped) == expected, f"byte {at}, bit {bit}"
         except ValueError as error:
-            said = str(error)
-        assert not said or (str(flipped) in said and "; " in said), said
-        noticed += bool(said)
+            message = str(error)
+        assert not message or (str(flipped) in message and "; " in message), message
+        noticed += bool(message)
     assert noticed > count / 2
 
 
@@ -120,7 +157,8 @@ def test_no_flipped_bit_changes_anything_in_silence(count: int, path: Path, tmp_
     [("answers", "content", b"x"), ("answers", "annotator", "eve"), ("answers", "kind", "answer"),
      ("images", "stem", "a-9"),
      ("questions", "x0", 4), ("questions", "cost", 9.5), ("images", "height", 21), ("domains", "classes", "[]"),
-     ("rounds", "asked", 2), ("answers", "checksum", "")],
+     ("rounds", "asked", 2), ("answers", "checksum", ""), ("verdicts", "comment", "fine"),
+     ("verdicts", "kind", "reject")],
 )  # fmt: skip
 def test_a_row_that_was_changed_is_named(table: str, column: str, value: object, path: Path) -> None:
     db = sqlite3.connect(path)

@@ -66,8 +66,8 @@ def test_where_outlines_are_not_paid_for_none_are_given(truth: list[int], expect
 
 def test_it_counts_what_it_gave() -> None:
     oracle = Oracle({"a": domain()}, COST)
-    asked = [*tiles("a-0"), *tiles("a-2")[:2], Question("a", "a-0", "points", 5, (0, 5, 1, 6))]
-    answers = [oracle.answer(replace(question, id=i)) for i, question in enumerate(asked)]
+    questions = [*tiles("a-0"), *tiles("a-2")[:2], Question("a", "a-0", "points", 5, (0, 5, 1, 6))]
+    answers = [oracle.answer(replace(question, id=i)) for i, question in enumerate(questions)]
     assert [a.clicks for a in answers] == [33] * 6 + [17] * 3 + [33] * 2 + [1]  # 8×8 pixels, 4×8 at the lower edge
     assert [a.seconds for a in answers] == [2 * a.clicks for a in answers if a.clicks]
     pixels, clicks = 20 * 24 + 2 * 64 + 1, 6 * 33 + 3 * 17 + 2 * 33 + 1

@@ -132,7 +132,7 @@ CAMPAIGNS = settings(deadline=None, suppress_health_check=list(HealthCheck), der
 @example("mine")
 @example("data")
 @example("../../data")
-@settings(CAMPAIGNS, max_examples=8)
+@settings(CAMPAIGNS, max_examples=4)
 def test_a_campaign_changes_no_file_that_it_did_not_write(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     live(name, tree_of(tmp_path_factory.mktemp("tree"), name))
 

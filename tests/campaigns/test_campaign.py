@@ -12,7 +12,7 @@ import campaigns
 import numpy as np
 import pytest
 import torch
-from campaigns import BY_CHANCE, SQUARES, STUDENT, Stop, Stops, asked, assert_same_campaign, settings
+from campaigns import BY_CHANCE, SQUARES, STUDENT, Stop, Stops, assert_same_campaign, questions_of, settings
 from ondisk import assert_same_run, metrics_of, weights_of
 
 from fewmask.annotation.ledger import Ledger
@@ -44,7 +44,7 @@ class Watched:
         self.masks: list[dict[str, dict[str, np.ndarray]]] = []
         self.splits: list[list[str]] = []
         self.first: list[dict[str, torch.Tensor]] = []
-        self.heard: list[ProgressEvent] = []
+        self.events: list[ProgressEvent] = []
         own_train, own_evaluate, own_run = train, evaluate, fit._Fit.run_through
 
         def watched_train(config: Config, folder: Path, observe: Any, domains: dict[str, Domain], start: Any) -> Any:
@@ -64,7 +64,7 @@ class Watched:
         patch.setattr(rounds, "train", watched_train)
         patch.setattr(fit, "evaluate", watched_evaluate)
         patch.setattr(fit._Fit, "run_through", watched_run)
-        self.summary = campaign(config, folder, self.heard.append)
+        self.summary = campaign(config, folder, self.events.append)
 
 
 @pytest.fixture(scope="module")
@@ -78,31 +78,31 @@ def test_a_campaign_runs_through_and_says_what_it_did(done: Watched) -> None:
     assert summary == json.loads(files.campaign.read_text())
     assert (summary["state"], summary["round"], summary["rounds"], summary["open"]) == ("done", 2, 3, 0)
     assert [entry["round"] for entry in summary["history"]] == [0, 1, 2]
-    asked_now = asked(done.folder)
+    asked_now = questions_of(done.folder)
     assert summary["asked"] == summary["answered"] == len(asked_now)
     assert summary["spent"] == sum(q.cost for q in asked_now)
     assert summary["result"]["round"] == 2
     assert summary["result"]["seed"] == done.config.seed
-    assert not asked(done.folder, open_only=True)
-    assert {m.stage for m in done.heard} == {
-        f"round {n}/3 {stage}" for n in (1, 2, 3) for stage in ("look", "train", "evaluate")
-    } - {"round 1/3 look"}
-    left = [m.later for m in done.heard if m.stage.endswith("train")]
+    assert not questions_of(done.folder, open_only=True)
+    assert {m.stage for m in done.events} == {
+        f"round {n}/3 {stage}" for n in (1, 2, 3) for stage in ("score pool", "train", "evaluate")
+    } - {"round 1/3 score pool"}
+    left = [m.later for m in done.events if m.stage.endswith("train")]
     assert left == [4, 4, 2, 2, 0, 0]
 
 
 def test_a_look_tells_its_pace_since_its_first_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """8 of 20 images were seen before a stop, or in the first batch: 4 more in 2 seconds leave 4 seconds."""
-    clock, heard = iter([100.0, 102.0]), []
+    clock, events = iter([100.0, 102.0]), []
     monkeypatch.setattr(pool_progress.time, "monotonic", lambda: next(clock))
-    tell = pool_progress.pool_progress(heard.append, "a", "look", torch.device("cpu"))
+    tell = pool_progress.pool_progress(events.append, "a", "score pool", torch.device("cpu"))
     tell(8, 20)
     tell(12, 20)
-    assert [(m.run, m.stage, m.step, m.steps_per_second) for m in heard] == [
-        ("a", "look", 8, 0.0),
-        ("a", "look", 12, 2.0),
+    assert [(m.run, m.stage, m.step, m.steps_per_second) for m in events] == [
+        ("a", "score pool", 8, 0.0),
+        ("a", "score pool", 12, 2.0),
     ]
-    assert heard[-1].seconds_left == 4
+    assert events[-1].seconds_left == 4
 
 
 def test_the_folder_holds_the_last_rounds_model_and_no_state(done: Watched) -> None:
@@ -115,16 +115,16 @@ def test_the_folder_holds_the_last_rounds_model_and_no_state(done: Watched) -> N
 
 def test_no_round_spends_more_than_its_budget_and_each_spends_most_of_it(done: Watched) -> None:
     for number in (1, 2):
-        pixels = sum(int(q.inside.sum()) for q in asked(done.folder, number))
+        pixels = sum(int(q.inside.sum()) for q in questions_of(done.folder, number))
         assert 700 - 16 * 16 < pixels <= 700
-        assert pixels == sum(q.cost for q in asked(done.folder, number))
-    assert not asked(done.folder, 0)
+        assert pixels == sum(q.cost for q in questions_of(done.folder, number))
+    assert not questions_of(done.folder, 0)
 
 
 def test_no_pixel_is_asked_twice_and_none_that_has_no_mask(done: Watched) -> None:
     domains = load_domains(done.config)
     counts: dict[tuple[str, str], np.ndarray] = {}
-    for question in asked(done.folder):
+    for question in questions_of(done.folder):
         domain = domains[question.domain]
         assert question.stem not in domain.labelled
         assert domain.source.has_mask(question.stem)
@@ -139,7 +139,7 @@ def test_answers_are_trained_on_at_once(done: Watched) -> None:
     domains = load_domains(done.config)
     for number, (given, masks) in enumerate(zip(done.domains, done.masks, strict=True)):
         for name, domain in domains.items():
-            about = [q for q in asked(done.folder) if q.domain == name and q.round <= number]
+            about = [q for q in questions_of(done.folder) if q.domain == name and q.round <= number]
             stems = {q.stem for q in about}
             assert given[name].partial.keys() == stems
             assert set(given[name].labelled) == {*domain.labelled, *stems}
@@ -154,13 +154,13 @@ def test_answers_are_trained_on_at_once(done: Watched) -> None:
 def test_the_labels_view_is_the_ledgers(done: Watched) -> None:
     domains, files = load_domains(done.config), RunFolder(done.folder)
     with Ledger(files.ledger) as ledger:
-        seen = 0
+        count = 0
         for name, domain in domains.items():
             for stem in ledger.answered_stems(name):
                 path = files.labels / name / f"{stem}.png"
                 np.testing.assert_array_equal(domain.space.encode(read_mask(path), path), ledger.labels(name, stem))
-                seen += 1
-    assert seen == len(list(files.labels.rglob("*.png"))) > 0
+                count += 1
+    assert count == len(list(files.labels.rglob("*.png"))) > 0
 
 
 def test_the_history_counts_what_was_labelled(done: Watched) -> None:
@@ -173,7 +173,7 @@ def test_the_history_counts_what_was_labelled(done: Watched) -> None:
     for number, entry in enumerate(done.summary["history"]):
         lines = [line for line in metrics_of(RunFolder(done.folder).round(number).folder) if "validation" in line]
         assert entry["miou"] == lines[-1]["validation"]
-    looks = [entry["look_seconds"] for entry in done.summary["history"]]
+    looks = [entry["score_pool_seconds"] for entry in done.summary["history"]]
     assert looks[0] == 0  # nothing is asked for first
     assert looks[1] > 0 and looks[2] > 0
 
@@ -232,7 +232,7 @@ def test_a_campaign_goes_on_with_another_batch_in_its_looks(
         campaign(one, tmp_path / "run")
     fits = 1
     campaign(one, tmp_path / "run")
-    assert [str(q) for q in asked(tmp_path / "run")] == [str(q) for q in asked(tmp_path / "plain")]
+    assert [str(q) for q in questions_of(tmp_path / "run")] == [str(q) for q in questions_of(tmp_path / "plain")]
 
 
 def test_a_warm_start_goes_on_with_the_last_rounds_weights(
@@ -275,13 +275,13 @@ def test_without_questions_a_campaign_is_self_training_in_generations(data: Path
     assert config.campaign is not None
     committee = Committee([Member(load_model(tmp_path / "teacher"))], config.campaign.pool, config.train.precision)
     pseudo = PseudoFolder(tmp_path / "pseudo")
-    score_pool(committee, domains["a"], tmp_path / "seen", cache=tmp_path, pseudo=pseudo, workers=0)
+    score_pool(committee, domains["a"], tmp_path / "scores", cache=tmp_path, pseudo=pseudo, workers=0)
     student = plain.model_copy(update={"seed": config.seed + SEEDS_APART})
     train(student, tmp_path / "student", domains={"a": replace(domains["a"], pseudo=pseudo)})
     expected, got = weights_of(tmp_path / "student"), weights_of(tmp_path / "run")
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     assert {line.get("phase") for line in metrics_of(tmp_path / "student")} == {"student", None}
-    assert not asked(tmp_path / "run")
+    assert not questions_of(tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.label.png"))
 
     nothing = settings(data, STUDENT, ["a"], rounds=2, ask={**SQUARES, "budget": {"amount": 0, "unit": "pixels"}})
@@ -294,7 +294,7 @@ def test_answers_arrive_with_pseudo_labels(data: Path, tmp_path: Path, monkeypat
     first, second = (domains["a"] for domains in watched.domains)
     assert first.pseudo is None
     assert isinstance(second.pseudo, PseudoFolder)
-    assert second.partial.keys() == {q.stem for q in asked(tmp_path / "run")}
+    assert second.partial.keys() == {q.stem for q in questions_of(tmp_path / "run")}
 
 
 # ── Stopped and gone on with ─────────────────────────────────────────────────────────────────────────────────────────

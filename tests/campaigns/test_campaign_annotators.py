@@ -8,7 +8,7 @@ from typing import Any
 import campaigns
 import numpy as np
 import pytest
-from campaigns import asked
+from campaigns import questions_of
 from ondisk import two_domains
 
 from fewmask.annotation.ledger import Ledger
@@ -48,7 +48,7 @@ def test_a_round_waits_for_both_and_learns_what_they_agree_on(data: Path, tmp_pa
     assert config.campaign is not None
 
     waiting = campaign(config, run)
-    first = asked(run, 0)
+    first = questions_of(run, 0)
     assert (waiting["state"], waiting["open"]) == ("waiting", len(first))
     clicks = cost_model(config.campaign).cost("squares", np.array([q.inside.sum() for q in first]), "clicks")
     np.testing.assert_allclose([q.cost for q in first], 2 * clicks)  # the work is done twice
@@ -87,21 +87,23 @@ def test_a_round_waits_for_both_and_learns_what_they_agree_on(data: Path, tmp_pa
 
     shown = asked_regions(read_runs([run])[0], load_domains(config), ())
     (gallery,) = (b for b in shown.blocks if isinstance(b, Gallery) and b.title.startswith("Round 1"))
-    told = [row.name for row in gallery.rows]
-    assert sum("undecided" in words for words in told) >= len(told) - len(agreed)
-    assert not any("void" in words for words in told)  # a tie is not void, nor is what one of two calls so
+    names = [row.name for row in gallery.rows]
+    assert sum("undecided" in words for words in names) >= len(names) - len(agreed)
+    assert not any("void" in words for words in names)  # a tie is not void, nor is what one of two calls so
 
     # A third annotator breaks ties; what the first round knew stays what it was.
     answer(run, first[3:], "cyd", 2)
     for who in ("ann", "bob"):
-        answer(run, asked(run, 1), who, 0)
+        answer(run, questions_of(run, 1), who, 0)
     done = campaign(config, run)
     assert done["state"] == "done" and done["history"][0] == entry
-    assert done["history"][1]["pixels"]["a"] == sum(int(q.inside.sum()) for q in asked(run) if q.id != first[0].id)
+    assert done["history"][1]["pixels"]["a"] == sum(
+        int(q.inside.sum()) for q in questions_of(run) if q.id != first[0].id
+    )
 
 
 @pytest.mark.parametrize(
-    ("answers", "people", "said"),
+    ("answers", "people", "message"),
     [
         ({"each": 2}, "oracle", "campaign.answers.each: the oracle is one annotator and answers once"),
         ({"trust": {"ann": 2}}, "people", "campaign.answers.trust: has no effect with decide: latest"),
@@ -109,7 +111,9 @@ def test_a_round_waits_for_both_and_learns_what_they_agree_on(data: Path, tmp_pa
         ({"each": 0}, "people", "campaign.answers.each"),
     ],
 )
-def test_settings_that_cannot_be(data: Path, tmp_path: Path, answers: dict[str, Any], people: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_cannot_be(
+    data: Path, tmp_path: Path, answers: dict[str, Any], people: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         campaign(campaigns.settings(data, answers=answers, annotator=people, ask=SQUARES), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -139,8 +139,8 @@ def plan(shown: Mask, truth: Mask) -> list[Gesture]:
 
 def parts(where: np.ndarray) -> list[np.ndarray]:
     """What hangs together, edge by edge."""
-    count, found = cv2.connectedComponents(where.astype(np.uint8), connectivity=4)
-    return [found == number for number in range(1, count)]
+    count, components = cv2.connectedComponents(where.astype(np.uint8), connectivity=4)
+    return [components == number for number in range(1, count)]
 
 
 def runs(area: np.ndarray) -> list[tuple[int, int, int]]:
@@ -172,12 +172,12 @@ def test_a_campaign_goes_on_with_what_was_answered(tmp_path: Path, context: Any)
     waiting = fewmask("campaign", config, "--out", run)
     assert (waiting["state"], waiting["open"], waiting["history"]) == ("waiting", FIRST, [])
     with page_of(run) as server:
-        asked = {q.id: q for q in server.questions()}
-        truth = {n: q.crop(domain.mask(q.stem)) for n, q in asked.items()}
+        questions = {q.id: q for q in server.questions()}
+        truth = {n: q.crop(domain.mask(q.stem)) for n, q in questions.items()}
         person = Annotator(context, server)
         for _ in range(FIRST):
             number = person.shown
-            person.paint(asked[number], truth[number])
+            person.paint(questions[number], truth[number])
             person.then("Enter")
         person.saved()
         assert person.page.is_visible("#end")
@@ -187,38 +187,38 @@ def test_a_campaign_goes_on_with_what_was_answered(tmp_path: Path, context: Any)
     waiting = fewmask("campaign", config, "--out", run)
     assert (waiting["state"], waiting["open"]) == ("waiting", NEXT)
     with page_of(run) as server:
-        asked = {q.id: q for q in server.questions()}
-        truth = {n: q.crop(domain.mask(q.stem)) for n, q in asked.items()}
+        questions = {q.id: q for q in server.questions()}
+        truth = {n: q.crop(domain.mask(q.stem)) for n, q in questions.items()}
         before = len(server.answers())
         person = Annotator(context, server, name=None)
-        answer_all(person, server, asked, truth)
+        answer_all(person, server, questions, truth)
         answers = server.answers()
         assert len({a.token for a in answers}) == len(answers) == before + NEXT + 3  # taken back and redone; skipped
 
     # One answer of each question stands, and it is the truth, pixel by pixel.
     words = server.words()
-    assert set(words) == set(asked)
-    assert len({(q.stem, q.kind, q.region) for q in asked.values()}) == FIRST + NEXT
+    assert set(words) == set(questions)
+    assert len({(q.stem, q.kind, q.region) for q in questions.values()}) == FIRST + NEXT
     for number, word in words.items():
-        np.testing.assert_array_equal(word.values, truth[number], err_msg=str(asked[number]))
+        np.testing.assert_array_equal(word.values, truth[number], err_msg=str(questions[number]))
         assert word.annotator == NAME and word.seconds and word.clicks
     assert VOID in np.concatenate([mask.ravel() for mask in truth.values()])
 
     # The same command goes on, asks nothing more, and has learned from it.
     done = fewmask("campaign", config, "--out", run)
     assert (done["state"], done["answered"], done["open"]) == ("done", FIRST + NEXT, 0)
-    assert server.questions() and {q.id for q in server.questions()} == set(asked)
+    assert server.questions() and {q.id for q in server.questions()} == set(questions)
     first, last = (entry["miou"]["streets"] for entry in done["history"])
     assert last > first + 0.02
 
 
-def answer_all(person: Annotator, server: Server, asked: dict[int, Question], truth: dict[int, Mask]) -> None:
+def answer_all(person: Annotator, server: Server, questions: dict[int, Question], truth: dict[int, Mask]) -> None:
     """Answer what is open, and let all happen meanwhile that may happen."""
     page, answered = person.page, list[int]()
 
     def answer() -> None:
         number = person.shown
-        person.paint(asked[number], truth[number])
+        person.paint(questions[number], truth[number])
         if len(answered) % 2:
             person.press("Enter")
         else:
@@ -229,11 +229,11 @@ def answer_all(person: Annotator, server: Server, asked: dict[int, Question], tr
     answer()
 
     # A slip of the hand, undone, redone and undone again.
-    shown = person.shows(asked[person.shown])
+    shown = person.shows(questions[person.shown])
     person.press("1", "1", "v", "v")
-    assert (person.shows(asked[person.shown]) == VOID).all()
+    assert (person.shows(questions[person.shown]) == VOID).all()
     person.press("Control+z", "Control+z", "Control+y", "Control+z")
-    np.testing.assert_array_equal(person.shows(asked[person.shown]), shown)
+    np.testing.assert_array_equal(person.shows(questions[person.shown]), shown)
     answer()
 
     # The last answer is taken back, and given again by redo.
@@ -248,7 +248,7 @@ def answer_all(person: Annotator, server: Server, asked: dict[int, Question], tr
     # Leafing back and forth changes nothing.
     person.then("ArrowLeft")
     assert person.shown == last
-    np.testing.assert_array_equal(person.shows(asked[last]), truth[last])
+    np.testing.assert_array_equal(person.shows(questions[last]), truth[last])
     person.then("ArrowRight")
     assert person.shown == here
 
@@ -259,16 +259,16 @@ def answer_all(person: Annotator, server: Server, asked: dict[int, Question], tr
 
     # A reload, with half of it painted.
     number = person.shown
-    person.paint(asked[number], truth[number], most=1)
-    begun = person.shows(asked[number])
+    person.paint(questions[number], truth[number], most=1)
+    begun = person.shows(questions[number])
     page.reload()
     person.ready(number)
-    np.testing.assert_array_equal(person.shows(asked[number]), begun)
+    np.testing.assert_array_equal(person.shows(questions[number]), begun)
     answer()
 
     # The server is killed at once after an answer, and while nobody is there two more are given.
     number = person.shown
-    person.paint(asked[number], truth[number])
+    person.paint(questions[number], truth[number])
     person.press("Enter")
     server.kill()
     person.away_from(number)
@@ -283,13 +283,13 @@ def answer_all(person: Annotator, server: Server, asked: dict[int, Question], tr
 
     # Killed with half of it painted, and the tab reloaded when it is back.
     number = person.shown
-    person.paint(asked[number], truth[number], most=1)
-    begun = person.shows(asked[number])
+    person.paint(questions[number], truth[number], most=1)
+    begun = person.shows(questions[number])
     server.kill()
     server.start()
     page.reload()
     person.ready(number)
-    np.testing.assert_array_equal(person.shows(asked[number]), begun)
+    np.testing.assert_array_equal(person.shows(questions[number]), begun)
 
     while len(answered) < NEXT - 1:
         answer()
@@ -303,5 +303,7 @@ def answer_all(person: Annotator, server: Server, asked: dict[int, Question], tr
     answer()
     assert page.is_visible("#end")
     person.saved()
-    assert f"{len(asked)} of {len(asked)}" in page.inner_text("#counts")
-    assert (person.page.locator("#counts").get_attribute("title") or "").startswith(f"{len(asked)} answered, 0 skipped")
+    assert f"{len(questions)} of {len(questions)}" in page.inner_text("#counts")
+    assert (person.page.locator("#counts").get_attribute("title") or "").startswith(
+        f"{len(questions)} answered, 0 skipped"
+    )

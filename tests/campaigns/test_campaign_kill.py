@@ -118,7 +118,7 @@ def test_two_processes_ask_the_same_questions_as_one(method: str, data: Path, tm
     optimiser = {"name": "sgd", "lr": 1e-4, "head_lr": 5e-4}
     train = {"steps": 2, "batch_size": 4, "unlabelled_batch_size": 4, "crop": [64, 64], "optimiser": optimiser}
     plain = settings_of(data, {"name": method}, labelled=2, train=train, first=BY_CHANCE, ask=SQUARES)
-    plain["model"]["decoder_options"] = {"decoder_aspp_dropout": 0}
+    plain["model"]["decoder_options"]["decoder_aspp_dropout"] = 0
     path = write_config(tmp_path / "config.yaml", plain)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -127,7 +127,7 @@ def test_two_processes_ask_the_same_questions_as_one(method: str, data: Path, tm
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     alone = campaign(parse_config(plain), tmp_path / "one")
-    one, two = (campaigns.asked(tmp_path / name) for name in ("one", "two"))
+    one, two = (campaigns.questions_of(tmp_path / name) for name in ("one", "two"))
     assert len(one) > 4
     assert [(q.round, q.domain, q.stem, q.region, q.guess) for q in one] == [
         (q.round, q.domain, q.stem, q.region, q.guess) for q in two

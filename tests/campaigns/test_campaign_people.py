@@ -8,7 +8,7 @@ from typing import Any
 import campaigns
 import numpy as np
 import pytest
-from campaigns import BY_CHANCE, SQUARES, STUDENT, Stop, Stops, asked, settings
+from campaigns import BY_CHANCE, SQUARES, STUDENT, Stop, Stops, questions_of, settings
 from ondisk import write_domain
 from PIL import Image
 
@@ -31,10 +31,10 @@ def test_masks_that_change_between_rounds_do_not_change_what_rounds_before_were_
     path = tmp_path / "a" / "labels" / f"{stem}.png"
     with Image.open(path) as picture:
         mask = np.array(picture)
-    known = int((mask != NOT_LABELLED).sum())
+    pixels = int((mask != NOT_LABELLED).sum())
     mask[:20] = NOT_LABELLED
     Image.fromarray(mask).save(path)
-    assert before[0]["pixels"] == {"a": known}
+    assert before[0]["pixels"] == {"a": pixels}
     after = campaign(config, tmp_path / "run", enough=True)["history"]
     assert after[0] == before[0]
     assert after[1]["pixels"] == {"a": int((mask != NOT_LABELLED).sum())}
@@ -52,7 +52,7 @@ def test_people_are_waited_for_and_answer_when_they_like(
     }
 
     waiting = campaign(config, run)
-    questions_ = asked(run, 0)
+    questions_ = questions_of(run, 0)
     assert (waiting["state"], waiting["round"], waiting["open"]) == ("waiting", 0, len(questions_))
     assert waiting["history"] == [] and waiting["result"] is None and waiting["forecast"] is None
     before = campaigns.files_of(run)
@@ -65,23 +65,23 @@ def test_people_are_waited_for_and_answer_when_they_like(
     still = campaign(config, run)
     assert (
         still["open"]
-        == len(asked(run, 0, open_only=True))
-        == waiting["open"] - len({q.id for q in questions_} - {q.id for q in asked(run, open_only=True)})
+        == len(questions_of(run, 0, open_only=True))
+        == waiting["open"] - len({q.id for q in questions_} - {q.id for q in questions_of(run, open_only=True)})
     )
     campaigns.paint(config, run, out)
-    heard: list[ProgressEvent] = []
-    waiting = campaign(config, run, heard.append)
-    assert {m.later for m in heard} == {0}  # how long people take for the next round nobody knows
+    events: list[ProgressEvent] = []
+    waiting = campaign(config, run, events.append)
+    assert {m.later for m in events} == {0}  # how long people take for the next round nobody knows
     assert (waiting["state"], waiting["round"]) == ("waiting", 1)
     assert len(waiting["history"]) == 1
     answered = sum(int(q.inside.sum()) for q in questions_ if q.stem in truth)
     assert waiting["history"][0]["pixels"] == {"a": answered}
     assert waiting["result"]["round"] == 0
 
-    second = asked(run, 1)
+    second = questions_of(run, 1)
     campaigns.skip(run, [q for q in second if q.stem not in truth])
     campaigns.paint(config, run, tmp_path / "second", slice(0, 1))
-    late = asked(run, 1, open_only=True)
+    late = questions_of(run, 1, open_only=True)
     assert late
     with monkeypatch.context() as patch:
         Stops(patch).at(rounds, "train", lambda *_: "", before=True)
@@ -92,13 +92,15 @@ def test_people_are_waited_for_and_answer_when_they_like(
     assert (waiting["state"], waiting["round"]) == ("waiting", 2)  # round 2 was trained, the third one asks
     early = sum(int(q.inside.sum()) for q in second if q.stem in truth and q.id not in {x.id for x in late})
     assert waiting["history"][1]["pixels"] == {"a": answered + early}
-    assert {(q.stem, q.region) for q in asked(run, 2)}.isdisjoint((q.stem, q.region) for q in [*questions_, *second])
+    assert {(q.stem, q.region) for q in questions_of(run, 2)}.isdisjoint(
+        (q.stem, q.region) for q in [*questions_, *second]
+    )
 
-    campaigns.skip(run, [q for q in asked(run, 2) if q.stem not in truth])
+    campaigns.skip(run, [q for q in questions_of(run, 2) if q.stem not in truth])
     campaigns.paint(config, run, tmp_path / "third")  # the late ones too
     finished = campaign(config, run)
     assert finished["state"] == "done"
-    total = sum(int(q.inside.sum()) for q in asked(run) if q.stem in truth)
+    total = sum(int(q.inside.sum()) for q in questions_of(run) if q.stem in truth)
     assert finished["history"][2]["pixels"] == {"a": total}
     assert finished["history"][1]["pixels"] == {"a": answered + early}
 
@@ -110,7 +112,7 @@ def test_enough_is_said_of_the_questions_that_are_there(
     by_people: dict[str, Any] = {"annotator": "people", "first": BY_CHANCE, "ask": SQUARES, "rounds": 3}
     config, run = settings(data, domains=["a"], **by_people), tmp_path / "run"
     campaign(config, run)
-    campaigns.skip(run, asked(run, 0))
+    campaigns.skip(run, questions_of(run, 0))
     waiting = campaign(config, run, enough=True)
     assert (waiting["state"], waiting["round"]) == ("waiting", 1)
     with monkeypatch.context() as patch:
@@ -119,9 +121,9 @@ def test_enough_is_said_of_the_questions_that_are_there(
             campaign(config, run, enough=True)
     waiting = campaign(config, run, enough=True)
     assert (waiting["state"], waiting["round"]) == ("waiting", 2)
-    assert waiting["open"] == len(asked(run, 2))
+    assert waiting["open"] == len(questions_of(run, 2))
     finished = campaign(config, run, enough=True)
-    assert (finished["state"], finished["open"]) == ("done", len(asked(run, 1)) + len(asked(run, 2)))
+    assert (finished["state"], finished["open"]) == ("done", len(questions_of(run, 1)) + len(questions_of(run, 2)))
 
     by_people["first"] = None
     waiting = campaign(settings(data, domains=["a"], **by_people), tmp_path / "nothing", enough=True)
@@ -138,7 +140,7 @@ def test_an_answer_that_is_taken_back_after_the_look_leaves_an_image_without_pse
     for _ in range(2):
         campaign(config, run)
         truth = load_domains(config)["a"]
-        campaigns.skip(run, [q for q in asked(run, open_only=True) if not truth.source.has_mask(q.stem)])
+        campaigns.skip(run, [q for q in questions_of(run, open_only=True) if not truth.source.has_mask(q.stem)])
         campaigns.paint(config, run, tmp_path / "painted")
     waiting = campaign(config, run, enough=True)
     assert (waiting["state"], waiting["round"]) == ("waiting", 2)
@@ -176,6 +178,6 @@ def test_enough_is_not_enough_where_nothing_is_labelled(data: Path, tmp_path: Pa
     with pytest.raises(ValueError, match="run: nothing is labelled in a; answer questions there"):
         campaign(config, tmp_path / "run", enough=True)
     domain = load_domains(config)["a"]
-    campaigns.skip(tmp_path / "run", [q for q in asked(tmp_path / "run") if not domain.source.has_mask(q.stem)])
+    campaigns.skip(tmp_path / "run", [q for q in questions_of(tmp_path / "run") if not domain.source.has_mask(q.stem)])
     campaigns.paint(config, tmp_path / "run", tmp_path / "painted")
     assert campaign(config, tmp_path / "run")["state"] == "done"

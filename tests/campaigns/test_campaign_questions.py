@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from campaigns import BY_CHANCE, SQUARES, asked, settings
+from campaigns import BY_CHANCE, SQUARES, questions_of, settings
 from ondisk import write_domain
 
 from fewmask.acquisition.regions import Regions
@@ -27,7 +27,7 @@ def test_what_was_asked_in_another_cut_is_not_asked_again(data: Path, tmp_path: 
     masks = {stem for stem in domain.splits["train"] if domain.source.has_mask(stem)}
     counts = {stem: np.zeros(domain.image(stem).shape[:2], int) for stem in masks}
     kinds = []
-    for question in asked(tmp_path / "run"):
+    for question in questions_of(tmp_path / "run"):
         question.window(counts[question.stem])[question.inside] += 1
         kinds.append(question.kind)
     assert all((count == 1).all() for count in counts.values())
@@ -35,9 +35,9 @@ def test_what_was_asked_in_another_cut_is_not_asked_again(data: Path, tmp_path: 
     assert set(kinds) == {"points", "superpixels:12:10"}
     with Ledger(RunFolder(tmp_path / "run").ledger) as ledger:
         assert ledger.rounds()[2] == 0
-    guesses = {q.guess for q in asked(tmp_path / "run", 0)}
+    guesses = {q.guess for q in questions_of(tmp_path / "run", 0)}
     assert guesses == {None}  # nobody knew anything
-    assert {q.guess for q in asked(tmp_path / "run", 1)} <= {0, 1, 2}
+    assert {q.guess for q in questions_of(tmp_path / "run", 1)} <= {0, 1, 2}
 
 
 def test_so_much_an_image(data: Path, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_so_much_an_image(data: Path, tmp_path: Path) -> None:
     config = settings(data, labelled=0, rounds=1, first=first)
     summary = campaign(config, tmp_path / "run")
     per_image: dict[tuple[str, str], int] = {}
-    for q in asked(tmp_path / "run"):
+    for q in questions_of(tmp_path / "run"):
         per_image[q.domain, q.stem] = per_image.get((q.domain, q.stem), 0) + 1
     assert len(per_image) == 8
     assert set(per_image.values()) == {4}
@@ -59,7 +59,7 @@ def test_a_first_budget_that_leaves_a_domain_without_labels_is_refused_before_an
     first = {**BY_CHANCE, "budget": {"amount": 1, "unit": "regions"}}
     with pytest.raises(ValueError, match=r"campaign\.first\.budget: 1 region buys no question in [ab], where nothing"):
         campaign(settings(data, labelled=0, rounds=1, first=first), tmp_path / "run")
-    assert asked(tmp_path / "run") == []
+    assert questions_of(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_budget_that_buys_nothing_is_refused_before_test_is_looked_at(
     config = settings(data if domains == ["a"] else tmp_path, domains=domains, rounds=2, ask={**SQUARES, **changes})
     with pytest.raises(ValueError, match=rf"^campaign\.{message}.*, and give another --out$"):
         campaign(config, tmp_path / "run")
-    assert asked(tmp_path / "run") == []
+    assert questions_of(tmp_path / "run") == []
     assert not RunFolder(tmp_path / "run").round(1).folder.exists()
 
 
@@ -109,7 +109,7 @@ def test_regions_of_the_cache_are_those_that_were_asked(data: Path, tmp_path: Pa
     config = settings(data, domains=["a"], ask=ask, rounds=2)
     campaign(config, tmp_path / "run")
     files = RunFolder(tmp_path / "run")
-    for question in asked(tmp_path / "run"):
+    for question in questions_of(tmp_path / "run"):
         path = files.superpixels / "a" / f"{question.stem}.superpixels-12-10.npz"
         stored = Regions.from_bytes(path.read_bytes())
         assert question.box == stored.box(question.region)

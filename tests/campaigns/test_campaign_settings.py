@@ -103,7 +103,7 @@ def test_wrong_settings_are_all_listed_before_anything_is_written(
     drop = changes.pop("dropout", None)
     made = settings_of(data, **first, **changes)
     if drop is not None:
-        made["model"]["decoder_options"] = {"decoder_aspp_dropout": drop}
+        made["model"]["decoder_options"]["decoder_aspp_dropout"] = drop
     with pytest.raises(ValueError, match=re.escape(words[0])) as raised:
         campaign(parse_config(made), tmp_path / "run")
     assert all(word in str(raised.value) for word in words)

@@ -87,18 +87,18 @@ def test_what_no_answer_depends_on_may_change_and_is_written_down(
     key: str, begun: Callable[[Path], dict[str, Any]], tmp_path: Path
 ) -> None:
     made = begun(tmp_path / "run")
-    questions = campaigns.identities(campaigns.asked(tmp_path / "run"))
+    questions = campaigns.identities(campaigns.questions_of(tmp_path / "run"))
     now = parse_config(changed(made, **{key: FREE[key]}))
     summary = campaign(now, tmp_path / "run")
-    assert campaigns.identities(campaigns.asked(tmp_path / "run")) == questions
+    assert campaigns.identities(campaigns.questions_of(tmp_path / "run")) == questions
     assert load_config(tmp_path / "run") == now
-    found = RunFolder(tmp_path / "run").read_changes()
-    assert {change.round for change in found} == {2}
-    assert all(change.key.startswith(key.replace("__", ".").removesuffix(".lr")) for change in found)
-    assert all(change.before != change.now for change in found)
+    changes = RunFolder(tmp_path / "run").read_changes()
+    assert {change.round for change in changes} == {2}
+    assert all(change.key.startswith(key.replace("__", ".").removesuffix(".lr")) for change in changes)
+    assert all(change.before != change.now for change in changes)
     assert summary["changes"] == json.loads((tmp_path / "run" / "changes.json").read_text())["changes"]
     campaign(now, tmp_path / "run")
-    assert RunFolder(tmp_path / "run").read_changes() == found
+    assert RunFolder(tmp_path / "run").read_changes() == changes
 
 
 FIXED: dict[str, tuple[Any, str]] = {
@@ -139,7 +139,7 @@ def test_regions_may_change_once_nothing_is_open(begun: Callable[[Path], dict[st
     answered(tmp_path / "run")
     summary = campaign(parse_config(changed(made, campaign__ask__regions="squares:8")), tmp_path / "run")
     assert summary["round"] == 2
-    assert {q.kind for q in campaigns.asked(tmp_path / "run", 2)} == {"squares:8"}
+    assert {q.kind for q in campaigns.questions_of(tmp_path / "run", 2)} == {"squares:8"}
 
 
 def test_the_next_training_has_the_new_settings(begun: Callable[[Path], dict[str, Any]], tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_data_may_move_as_long_as_it_is_the_same(
     made = begun(tmp_path / "run")
     shutil.copytree(data, tmp_path / "moved")
     moved = changed(made, domains={n: {**d, "root": str(tmp_path / "moved" / n)} for n, d in made["domains"].items()})
-    stem = campaigns.asked(tmp_path / "run")[0].stem
-    image = tmp_path / "moved" / campaigns.asked(tmp_path / "run")[0].domain / "images" / f"{stem}.png"
+    stem = campaigns.questions_of(tmp_path / "run")[0].stem
+    image = tmp_path / "moved" / campaigns.questions_of(tmp_path / "run")[0].domain / "images" / f"{stem}.png"
     whole = image.read_bytes()
     Image.fromarray(np.asarray(Image.open(image))[::-1]).save(image)
     with pytest.raises(ValueError, match=f"other data than people were asked about: .*{stem}"):
@@ -246,8 +246,8 @@ def test_a_round_that_is_half_trained_keeps_its_settings(data: Path, tmp_path: P
 def test_a_look_that_has_begun_keeps_its_settings(data: Path, tmp_path: Path) -> None:
     made = settings_of(data, rounds=2, ask=SQUARES)
     with pytest.raises(Stop):
-        campaign(parse_config(made), tmp_path / "run", stop_at(4, "look"))
-    (tmp_path / "run/pool/01/seen/a").mkdir(parents=True, exist_ok=True)
+        campaign(parse_config(made), tmp_path / "run", stop_at(4, "score pool"))
+    (tmp_path / "run/pool/01/scores/a").mkdir(parents=True, exist_ok=True)
     other = parse_config(changed(made, campaign__ask__score="margin"))
     with pytest.raises(ValueError, match=r"campaign\.ask\.score: .* the scoring before round 2 began .* remove"):
         campaign(other, tmp_path / "run")

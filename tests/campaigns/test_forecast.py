@@ -20,7 +20,7 @@ KNOWN = Forecast(
 )  # fmt: skip
 
 
-def known(**changes: Any) -> Forecast:
+def forecast_with(**changes: Any) -> Forecast:
     return KNOWN.model_copy(update=changes)
 
 
@@ -52,7 +52,7 @@ def settings(target: float | None = None, budget: float | None = None) -> Campai
     ],
 )
 def test_how_many_labels_a_target_needs(needed: tuple[float | None, ...], words: str) -> None:
-    assert forecast_words(known(target=0.6, needed=needed)) == words
+    assert forecast_words(forecast_with(target=0.6, needed=needed)) == words
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,13 @@ def test_how_many_labels_a_target_needs(needed: tuple[float | None, ...], words:
     ],
 )
 def test_nobody_labels_more_than_the_pool(needed: tuple[float | None, ...], words: str) -> None:
-    assert forecast_words(known(target=0.6, needed=needed, labels=261, unit="regions", pool=1_600)) == words
+    assert forecast_words(forecast_with(target=0.6, needed=needed, labels=261, unit="regions", pool=1_600)) == words
 
 
 def test_without_a_target_the_curve_says_where_it_ends() -> None:
-    assert forecast_words(known(unit="clicks")) == "Ever more labels lead to about 71 % (80 % interval: 61 to 90)."
+    assert (
+        forecast_words(forecast_with(unit="clicks")) == "Ever more labels lead to about 71 % (80 % interval: 61 to 90)."
+    )
     assert "Three rounds" in forecast_words(None)
 
 
@@ -92,30 +94,30 @@ def test_without_a_target_the_curve_says_where_it_ends() -> None:
     ],
 )
 def test_the_next_labels_are_worth_it_or_not(gain: tuple[float, float, float], words: str) -> None:
-    assert forecast_words(known(budget=30, gain=gain, unit="regions")).endswith(words)
+    assert forecast_words(forecast_with(budget=30, gain=gain, unit="regions")).endswith(words)
 
 
 def test_a_round_that_lost_points_forecasts_nothing() -> None:
     """A campaign whose last round lost 3.6 points, and whose curve was flat and above its last point."""
-    found = forecast(rounds([30, 60, 90], [0.31, 0.318, 0.282]), settings(0.4, 30))
-    assert found is not None
-    assert found.change == pytest.approx(-0.036)
-    words = forecast_words(found)
+    prediction = forecast(rounds([30, 60, 90], [0.31, 0.318, 0.282]), settings(0.4, 30))
+    assert prediction is not None
+    assert prediction.change == pytest.approx(-0.036)
+    words = forecast_words(prediction)
     assert words.startswith("Train longer or repeat seeds before labelling: the last round lost 3.6 points")
     assert "30" not in words
 
 
 def test_a_curve_that_does_not_rise_forecasts_nothing() -> None:
-    found = forecast(rounds([30, 60, 90], [0.31, 0.3, 0.3]), settings(0.4, 30))
-    assert found is not None and found.flat and found.change is None
-    words = forecast_words(found)
+    prediction = forecast(rounds([30, 60, 90], [0.31, 0.3, 0.3]), settings(0.4, 30))
+    assert prediction is not None and prediction.flat and prediction.change is None
+    words = forecast_words(prediction)
     assert words == "Train longer or repeat seeds before labelling: no gain from labels shows in these rounds."
 
 
 def test_a_round_that_gained_more_than_its_labels_explain_forecasts_nothing() -> None:
-    found = forecast(rounds([100, 200, 300, 400, 500], [0.3, 0.34, 0.36, 0.372, 0.5]), settings(budget=100))
-    assert found is not None
-    assert "Repeat seeds before labelling: the last round gained 12.8 points" in forecast_words(found)
+    prediction = forecast(rounds([100, 200, 300, 400, 500], [0.3, 0.34, 0.36, 0.372, 0.5]), settings(budget=100))
+    assert prediction is not None
+    assert "Repeat seeds before labelling: the last round gained 12.8 points" in forecast_words(prediction)
 
 
 def test_scatter_and_labels_explain_small_changes() -> None:
@@ -133,9 +135,9 @@ def test_it_needs_three_rounds_with_different_labels() -> None:
     assert forecast([], settings(0.6)) is None
     assert forecast([rising[0], rising[0], rising[0], rising[1]], settings(0.6)) is None
     assert forecast(rounds([1000, 2000, 3000], [None, None, None]), settings(0.6)) is None
-    told = forecast(rising, settings(0.55))
-    assert told is not None and told.needed is not None
-    low, median, high = told.needed
+    prediction = forecast(rising, settings(0.55))
+    assert prediction is not None and prediction.needed is not None
+    low, median, high = prediction.needed
     assert low is not None and median is not None
     assert 0 < low < median and (high is None or high > median)
     reached = forecast(rising, settings(0.3))
@@ -162,7 +164,7 @@ def test_any_campaign_has_a_verdict(
     drawn: list[tuple[float, float]], target: float | None, budget: float | None
 ) -> None:
     costs = sorted(cost for cost, _ in drawn)
-    found = forecast(rounds(costs, [score for _, score in drawn]), settings(target, budget), pool=1e6)
-    assert (found is None) == (len(set(costs)) < 3)
-    words = forecast_words(found)
+    prediction = forecast(rounds(costs, [score for _, score in drawn]), settings(target, budget), pool=1e6)
+    assert (prediction is None) == (len(set(costs)) < 3)
+    words = forecast_words(prediction)
     assert words.endswith(".") and "nan" not in words and "inf" not in words.replace("info", "")

@@ -92,6 +92,7 @@ def test_a_run_of_the_first_version_goes_on(played: Path, place: Path) -> None:
     """Its ledger has no check values, its records no hash of answers, and nobody noted its masks."""
     config, run = config_of(played), place / "run"
     db = sqlite3.connect(run / "ledger.sqlite")
+    db.execute("DROP TABLE verdicts")
     for table in ("domains", "images", "rounds", "questions", "answers"):
         for change in ("update", "delete"):
             db.execute(f"DROP TRIGGER no_{change}_of_{table}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import helpers
 import numpy as np
 import pytest
-from campaigns import BY_CHANCE, asked, settings
+from campaigns import BY_CHANCE, questions_of, settings
 from ondisk import write_domain
 
 from fewmask.acquisition.regions import parse_regions
@@ -81,13 +81,13 @@ def test_domains_are_ranked_together_in_numbers_of_their_own_and_on_one_scale() 
 def test_the_mean_score_of_a_domain_is_that_of_all_of_its_regions() -> None:
     """Of a large image only the best are candidates; their mean alone would make little of them."""
     domains = three()
-    found = all_found({name: candidates(domain, 1.0) for name, domain in domains.items()})
-    before = ranked_together(found, domains, EQUAL).score
-    best = found["b"].candidates.score > 1
-    found["b"] = found["b"]._replace(candidates=found["b"].candidates.take(best))
-    after = ranked_together(found, domains, EQUAL)
+    pools = all_found({name: candidates(domain, 1.0) for name, domain in domains.items()})
+    before = ranked_together(pools, domains, EQUAL).score
+    best = pools["b"].candidates.score > 1
+    pools["b"] = pools["b"]._replace(candidates=pools["b"].candidates.take(best))
+    after = ranked_together(pools, domains, EQUAL)
     rest = np.ones(len(before), bool)
-    rest[len(found["a"].candidates) :][: len(best)] = best
+    rest[len(pools["a"].candidates) :][: len(best)] = best
     assert 0 < best.sum() < len(best)
     np.testing.assert_array_equal(after.score, before[rest])
 
@@ -131,18 +131,18 @@ def chosen(
 def test_one_budget_over_all_domains_and_questions_in_each_ones_own_terms() -> None:
     domains = three()
     parts = {name: candidates(domain, 10.0**k, group=1) for k, (name, domain) in enumerate(domains.items())}
-    found = chosen(parts, domains, EQUAL, 12 * 256 + 100)
-    assert len(found) == 12
-    assert [q.score for q in found] == sorted((q.score for q in found), reverse=True)
-    assert {q.domain for q in found} == {"a", "b", "c"}
-    for q in found:
+    selection = chosen(parts, domains, EQUAL, 12 * 256 + 100)
+    assert len(selection) == 12
+    assert [q.score for q in selection] == sorted((q.score for q in selection), reverse=True)
+    assert {q.domain for q in selection} == {"a", "b", "c"}
+    for q in selection:
         position = domains[q.domain].splits["train"].index(q.stem)
         row = position * 4 + q.region
         part = parts[q.domain]
         assert q.score == pytest.approx(part.score[row] / part.score.mean(), rel=1e-5)
         assert q.guess == 1
         assert q.box == parse_regions("squares:16").tile(domains[q.domain].image(q.stem)).box(q.region)
-    assert len({(q.domain, q.stem, q.region) for q in found}) == 12
+    assert len({(q.domain, q.stem, q.region) for q in selection}) == 12
     assert chosen({"b": parts["b"].take(np.zeros(8, bool))}, domains, {}, 1000) == []
 
 
@@ -155,10 +155,10 @@ def test_diverse_questions_keep_away_from_what_is_covered_in_any_domain() -> Non
         part, where = candidates(domains[name], 1.0).take(np.arange(2)), far * np.eye(2, dtype=np.float16)
         parts[name] = replace(part, score=np.array(scores, np.float32), embedding=where)
     for covered, domain in ((None, "b"), (parts["b"].embedding, "a")):
-        found = all_found(parts)
-        found["a"] = found["a"]._replace(covered=covered)
+        pools = all_found(parts)
+        pools["a"] = pools["a"]._replace(covered=covered)
         (question,) = questions(
-            found, domains, AskSettings.model_validate(ask), (), cost_model(CampaignSettings()), EQUAL, Path("unused"),
+            pools, domains, AskSettings.model_validate(ask), (), cost_model(CampaignSettings()), EQUAL, Path("unused"),
             np.random.default_rng(0),
         )  # fmt: skip
         assert (question.domain, question.region) == (domain, 1 if domain == "b" else 0)
@@ -174,13 +174,13 @@ def test_no_pixel_is_asked_for_twice_however_the_image_was_cut_before() -> None:
     part = candidates(domain, 1.0).take(np.arange(1))
     settings_ = AskSettings.model_validate({"regions": "squares:16", "budget": {"amount": 1}})
     skipped = [Question("a", "a-0", "squares:5", 0, (0, 0, 5, 5)), Question("a", "a-1", "squares:5", 1, (0, 5, 5, 10))]
-    (found,) = questions(
+    (question,) = questions(
         all_found({"a": part}), {"a": domain}, settings_, skipped, cost_model(CampaignSettings()), {"a": 1.0},
         Path("unused"), np.random.default_rng(0),
     )  # fmt: skip
     expected = np.ones((16, 16), bool)
     expected[:5, :5] = expected[:, 12:] = False
-    np.testing.assert_array_equal(found.inside, expected)
+    np.testing.assert_array_equal(question.inside, expected)
 
 
 def test_domains_look_at_their_pools_with_draws_of_their_own(
@@ -236,8 +236,8 @@ def test_a_domain_whose_curve_is_flat_gets_fewer_questions_than_one_whose_curve_
     past = history(a=(0.2, 0.35, 0.45, 0.53), b=(0.4, 0.41, 0.416, 0.42))
     counts = {}
     for key, need in (("curve", needs(past, ["a", "b"], 1000)), ("equal", EQUAL)):
-        found = chosen(parts, domains, need, 16 * 256)
-        counts[key] = sum(q.domain == "b" for q in found), len(found)
+        selection = chosen(parts, domains, need, 16 * 256)
+        counts[key] = sum(q.domain == "b" for q in selection), len(selection)
     assert counts["curve"][0] < counts["equal"][0] - 2
     assert counts["curve"][1] == counts["equal"][1] == 16
 
@@ -256,7 +256,7 @@ def test_a_universal_campaign_with_an_empty_pool_and_one_that_runs_dry(tmp_path:
     ask = {"regions": "squares:16", "budget": {"amount": 6, "unit": "regions"}}
     config = settings(tmp_path, domains=["a", "b", "c"], ask=ask, rounds=4)
     summary = campaign(config, tmp_path / "run")
-    counts = {n: [q.domain for q in asked(tmp_path / "run", n)] for n in (1, 2, 3)}
+    counts = {n: [q.domain for q in questions_of(tmp_path / "run", n)] for n in (1, 2, 3)}
     assert [len(counts[n]) for n in (1, 2, 3)] == [6, 6, 0]
     assert sorted([*counts[1], *counts[2]]) == ["b"] * 4 + ["c"] * 8
     last = summary["history"][-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -111,9 +110,9 @@ def test_a_wrong_command_line_has_code_2(arguments: list[str], fewmask: Fewmask)
     is_refused(fewmask(*arguments), "Usage")
 
 
-@pytest.mark.parametrize(("memory", "told"), [(512.4, "512 MiB · 3 clicks"), (None, "3 clicks")])
-def test_memory_is_told_where_it_is_known(memory: float | None, told: str) -> None:
-    assert _details(ProgressEvent("joint", "look", 1, 2, {}, 0.0, memory), "3 clicks") == told
+@pytest.mark.parametrize(("memory", "details"), [(512.4, "512 MiB · 3 clicks"), (None, "3 clicks")])
+def test_memory_is_told_where_it_is_known(memory: float | None, details: str) -> None:
+    assert _details(ProgressEvent("joint", "score pool", 1, 2, {}, 0.0, memory), "3 clicks") == details
 
 
 def test_windows_does_not_tell_the_peak_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,34 +220,49 @@ def test_what_fails_without_the_users_doing_has_code_1(
     assert done.err == "error: NonFiniteError: step 3: the term 'cross' is nan\n"
 
 
+# After its first save the command waits for the signal, so that it comes in the middle however slow the machine is.
+WAITS = """
+import sys, time
+from fewmask import cli, stopping
+from fewmask.engine import fit
+
+save = fit.save_state
+def saved_and_waited(*arguments):
+    save(*arguments)
+    while not stopping.stop_requested():
+        time.sleep(0.01)
+fit.save_state = saved_and_waited
+sys.argv[0] = "fewmask"
+cli.main()
+"""
+
+
 def test_a_stopped_run_says_how_to_go_on_and_does(data: Path, tmp_path: Path, fewmask: Fewmask) -> None:
     """Ctrl-C in the middle; then the same command."""
-    config = write_config(tmp_path / "c.yaml", plain(data, "joint", steps=20, checkpoint_every=1))
-    command = [sys.executable, "-m", "fewmask.cli", "train", str(config), "--out", str(tmp_path / "run"), "--json"]
+    config = write_config(tmp_path / "c.yaml", plain(data, "joint", steps=4, checkpoint_every=1))
+    command = ["train", str(config), "--out", str(tmp_path / "run"), "--json"]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", WAITS, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
-        # A shell's background job hands on that Ctrl-C is to be ignored; a person's terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     state = tmp_path / "run" / "state" / "last.pt"
     while not state.exists() and process.poll() is None:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert out == ""
-    said = re.fullmatch(r"error: .*: stopped after step (\d+) of 20, which is saved; .*", err.splitlines()[-1])
-    assert said, err
-    assert load_state(state)["step"] == int(said[1])
+    match = re.fullmatch(r"error: .*: stopped after step (\d+) of 4, which is saved; .*", err.splitlines()[-1])
+    assert match, err
+    assert load_state(state)["step"] == int(match[1])
     assert "Traceback" not in err
-    done = fewmask(*command[3:])
+    done = fewmask(*command)
     assert done.code == 0, done.err
-    assert json.loads(done.out)["steps"] == 20
-    assert [line["step"] for line in metrics_of(tmp_path / "run") if "loss" in line] == list(range(1, 21))
+    assert json.loads(done.out)["steps"] == 4
+    assert [line["step"] for line in metrics_of(tmp_path / "run") if "loss" in line] == list(range(1, 5))
 
 
 # ── check ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -298,9 +312,9 @@ def test_check_lists_every_error_and_ends_with_2(tmp_path: Path, fewmask: Fewmas
 def test_evaluate_gives_what_the_run_said(trained: Path, fewmask: Fewmask) -> None:
     done = fewmask("evaluate", trained, "--split", "test", "--json")
     assert done.code == 0, done.err
-    found, summary = json.loads(done.out), json.loads((trained / "summary.json").read_text())
-    assert found["domains"] == summary["domains"]
-    assert found["avg_miou"] == summary["avg_miou"]
+    report, summary = json.loads(done.out), json.loads((trained / "summary.json").read_text())
+    assert report["domains"] == summary["domains"]
+    assert report["avg_miou"] == summary["avg_miou"]
     noted = [json.loads(line) for line in (trained / "evaluations.jsonl").read_text().splitlines()]
     assert noted[-1]["split"] == "test"  # how often test was looked at stays known
     shown = fewmask("evaluate", trained)
@@ -316,15 +330,15 @@ def test_evaluate_gives_an_older_run_the_counts_of_its_images(trained: Path, tmp
     assert fewmask("evaluate", run, "--split", "val").code == 0
     assert not (run / "scores.npz").exists()  # the summary's scores are of test
     assert fewmask("evaluate", run, "--split", "test").code == 0
-    found = read_counts(run / "scores.npz")
-    assert list(found) == list(kept) == ["a", "b"]
-    for name, part in found.items():
+    counts = read_counts(run / "scores.npz")
+    assert list(counts) == list(kept) == ["a", "b"]
+    for name, part in counts.items():
         assert part.stems.tolist() == kept[name].stems.tolist() == ["test0", "test1"]
         assert np.array_equal(part.counts, kept[name].counts)
         assert np.array_equal(part.confusion, kept[name].confusion)
         summary = json.loads((run / "summary.json").read_text())
-        told = [np.nan if v is None else v for v in summary["domains"][name]["iou"].values()]
-        assert np.array_equal(part.iou, told, equal_nan=True)
+        iou = [np.nan if v is None else v for v in summary["domains"][name]["iou"].values()]
+        assert np.array_equal(part.iou, iou, equal_nan=True)
 
 
 def test_evaluate_of_what_is_not_there(trained: Path, tmp_path: Path, fewmask: Fewmask) -> None:

@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings_of(data: Path) -> dict[str, Any]:
     return plain(data, "joint", steps=2, batch_size=2) | {
-        "seed": 2,  # with this seed the network expects several classes in each region that is asked about
+        "seed": 1,  # with this seed the network expects several classes in each region that is asked about
         "labelled": {"images": 2},
         "campaign": {"rounds": 2, "ask": ASK, "pool": {"scales": [1.0]}, "target": 0.9},
     }
@@ -81,7 +81,7 @@ def test_with_the_oracle_it_runs_through(config: Path, tmp_path: Path, fewmask: 
     assert done.code == 0, done.err
     for part in ("c0", "mIoU on validation", "regions in all", "pixels in all", "mean", "Three rounds"):
         assert part in done.out
-    for part in ("joint round 1/2 train 2/2 loss", "s left", "a round 2/2 look 2/2"):
+    for part in ("joint round 1/2 train 2/2 loss", "s left", "a round 2/2 score pool 2/2"):
         assert part in done.err
     assert "joint round 2/2 train 2/2 loss" in done.err
     assert "asked for 3 regions, 3 of 3 questions answered" in done.err
@@ -110,10 +110,10 @@ def test_with_people_it_stops_and_says_what_to_do(config: Path, tmp_path: Path, 
 
 
 def test_the_way_of_people(waiting: Path, config: Path, fewmask: Fewmask) -> None:
-    asked = fewmask("query", waiting)
-    assert asked.code == 0, asked.err
-    assert "3 questions are open in" in asked.out
-    assert f"fewmask answer {waiting} --from {waiting / 'questions'}" in asked.out
+    query = fewmask("query", waiting)
+    assert query.code == 0, query.err
+    assert "3 questions are open in" in query.out
+    assert f"fewmask answer {waiting} --from {waiting / 'questions'}" in query.out
     paint(waiting / "questions")
     answered = fewmask("answer", waiting, "--from", waiting / "questions", "--annotator", "ada")
     assert answered.code == 0, answered.err
@@ -134,8 +134,8 @@ def test_the_way_of_people(waiting: Path, config: Path, fewmask: Fewmask) -> Non
 
 def test_answers_may_be_few(waiting: Path, config: Path, fewmask: Fewmask) -> None:
     folder = waiting.parent / "elsewhere"
-    told = json.loads(fewmask("query", waiting, "--out", folder, "--json").out)
-    assert (told["open"], told["folder"]) == (3, str(folder))
+    query = json.loads(fewmask("query", waiting, "--out", folder, "--json").out)
+    assert (query["open"], query["folder"]) == (3, str(folder))
     one = min(folder.glob("*/labels/*.png"))
     for path in folder.glob("*/labels/*.png"):
         if path != one:
@@ -177,8 +177,8 @@ def test_a_training_is_no_campaign_and_a_campaign_no_training(
     waiting: Path, config: Path, tmp_path: Path, fewmask: Fewmask
 ) -> None:
     trained = tmp_path / "trained"
-    told = fewmask("train", config, "--out", trained)
-    assert told.code == 0 and "`fewmask train` trains once and ignores `campaign`" in told.err
+    done = fewmask("train", config, "--out", trained)
+    assert done.code == 0 and "`fewmask train` trains once and ignores `campaign`" in done.err
     before = sorted(path.name for path in trained.iterdir())
     is_refused(fewmask("campaign", config, "--out", trained), "holds a run of `fewmask train`", "give another --out")
     assert sorted(path.name for path in trained.iterdir()) == before
@@ -200,7 +200,7 @@ def test_answers_after_the_last_training_are_kept_and_said_to_come_too_late(
     paint(waiting / "questions")
     late = fewmask("answer", waiting, "--from", waiting / "questions")
     assert "3 answered" in late.out and "The campaign is done: `fewmask campaign` writes the answers" in late.out
-    assert "No question is open in" in (told := fewmask("query", waiting).out) and "Its campaign is done." in told
+    assert "No question is open in" in (output := fewmask("query", waiting).out) and "Its campaign is done." in output
     weights = (waiting / "model.safetensors").read_bytes()
     before = len(list((waiting / "labels").rglob("*.png")))
     done = fewmask("campaign", config, "--out", waiting)
@@ -335,9 +335,9 @@ def test_what_is_wrong_with_the_ledger_is_said_with_its_file(waiting: Path, fewm
 
 @pytest.mark.parametrize("tool", ["label-studio", "cvat", "coco"])
 def test_questions_for_a_tool(tool: str, waiting: Path, tmp_path: Path, fewmask: Fewmask) -> None:
-    asked = fewmask("query", waiting, "--for", tool, "--out", tmp_path / "tasks")
-    assert asked.code == 0, asked.err
-    assert f"fewmask answer {waiting} --from FILE" in asked.out
+    done = fewmask("query", waiting, "--for", tool, "--out", tmp_path / "tasks")
+    assert done.code == 0, done.err
+    assert f"fewmask answer {waiting} --from FILE" in done.out
     assert any((tmp_path / "tasks").rglob("*.json")) or any((tmp_path / "tasks").rglob("*.xml"))
     both = fewmask("query", waiting, "--to", "http://localhost:8080", "--out", tmp_path)
     is_refused(both, "--to: sends to all people of a Label Studio server", "leave out --out")
@@ -356,13 +356,13 @@ def test_a_tool_is_told_what_the_network_expects(waiting: Path, tmp_path: Path, 
             crop = question.crop(label)
             mixed |= len(np.unique(crop)) > 1
             expected.update((question.domain, int(value)) for value in crop[crop != NOT_LABELLED])
-    told = Counter[tuple[str, int]]()
+    areas = Counter[tuple[str, int]]()
     for path in (tmp_path / "tasks").glob("*/instances.json"):
         written = json.loads(path.read_text(encoding="utf-8"))
         classes = {c["id"]: domains[path.parent.name].space.names.index(c["name"]) for c in written["categories"][:-1]}
         for annotation in written["annotations"]:
-            told[path.parent.name, classes[annotation["category_id"]]] += int(annotation["area"])
-    assert told == expected
+            areas[path.parent.name, classes[annotation["category_id"]]] += int(annotation["area"])
+    assert areas == expected
     assert mixed, "regions of one class each say nothing of pixels"
 
 
@@ -403,26 +403,26 @@ def test_agreement_of_nobody_of_one_and_of_two(waiting: Path, tmp_path: Path, fe
     assert "3 taken back" in fewmask(*bob, "--take-back").out
     assert fewmask(*bob, "--corrections").code == 0
     is_refused(fewmask(*bob, "--corrections", "--take-back"), "--corrections, --take-back: give only one of them")
-    told = fewmask("agreement", waiting)
-    assert told.code == 0, told.err
+    done = fewmask("agreement", waiting)
+    assert done.code == 0, done.err
     for part in ("ada", "bob", "Agreement is 0.0 %", "class of one annotator", f"fewmask answer {waiting} --question "):
-        assert part in told.out
-    found = json.loads(fewmask("agreement", waiting, "--worst", "2", "--json").out)
-    regions = [region for part in found["domains"].values() for region in part["regions"]]
+        assert part in done.out
+    report = json.loads(fewmask("agreement", waiting, "--worst", "2", "--json").out)
+    regions = [region for part in report["domains"].values() for region in part["regions"]]
     assert 0 < len(regions) <= 4 and {region["agreement"] for region in regions} == {0}
-    assert found["annotators"]["ada"]["answered"] == found["annotators"]["bob"]["shared"] == 3
+    assert report["annotators"]["ada"]["answered"] == report["annotators"]["bob"]["shared"] == 3
     is_refused(fewmask("agreement", folder), f"{folder}: not a run")
     is_refused(fewmask("answer", waiting, "--from", folder, "--question", 1), "--question: is for the page")
 
 
 def test_two_annotators_paint_in_folders_of_their_own(config: Path, tmp_path: Path, fewmask: Fewmask) -> None:
     run, two = tmp_path / "two", "campaign.answers.each=2"
-    told = fewmask("campaign", config, two, "--out", run).out
+    output = fewmask("campaign", config, two, "--out", run).out
     for line in ("query {0} --annotator NAME", "answer {0} --from {0}/questions-NAME --annotator NAME"):
-        assert f"  fewmask {line.format(run)}\n" in told
+        assert f"  fewmask {line.format(run)}\n" in output
     for who, folder, left in (("ada", "questions-ada", 3), ("../bob", "questions-..%2Fbob", 0)):
-        asked = fewmask("query", run, "--annotator", who)
-        assert f"fewmask answer {run} --from {run / folder} --annotator {who}" in asked.out
+        query = fewmask("query", run, "--annotator", who)
+        assert f"fewmask answer {run} --from {run / folder} --annotator {who}" in query.out
         paint(run / folder)
         command = "answer", run, "--from", run / folder, "--annotator", who, "--json"
         assert json.loads(fewmask(*command).out)["open"] == left

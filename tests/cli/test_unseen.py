@@ -74,12 +74,12 @@ def test_the_doctor_looks_at_what_is_held_out(data: Path, tmp_path: Path, fewmas
 def test_every_head_is_scored_on_what_is_held_out(trained: Path, classes: Path, fewmask: Fewmask) -> None:
     done = fewmask("evaluate", trained, "--domain", "c", "--classes", classes, "--json")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert list(found["heads"]) == ["a", "b", "fused", "auto"]
-    assert list(found["domains"]) == ["c"]
-    assert found["heads"]["b"]["without_counterpart"] == ["c3"]
-    assert found["heads"]["a"]["classes"] == {"c0": "zero", "c1": "c1", "c2": "c2"}
-    assert sum(found["chosen"].values()) == found["heads"]["fused"]["images"] == 2
+    report = json.loads(done.out)
+    assert list(report["heads"]) == ["a", "b", "fused", "auto"]
+    assert list(report["domains"]) == ["c"]
+    assert report["heads"]["b"]["without_counterpart"] == ["c3"]
+    assert report["heads"]["a"]["classes"] == {"c0": "zero", "c1": "c1", "c2": "c2"}
+    assert sum(report["chosen"].values()) == report["heads"]["fused"]["images"] == 2
     assert json.loads((trained / "evaluations.jsonl").read_text().splitlines()[-1])["split"] == "val"
     shown = fewmask("evaluate", trained, "--domain", "c", "--classes", classes)
     assert "best domain:" in shown.out
@@ -112,14 +112,14 @@ def test_each_image_is_predicted_by_the_head_that_fits(
     out = tmp_path / "auto"
     done = fewmask("predict", trained, images, "--domain", "auto", "--out", out, "--json")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
+    report = json.loads(done.out)
     with open(out / "domains.csv", encoding="utf-8", newline="") as file:
         lines = {line["image"]: line for line in csv.DictReader(file)}
-    assert lines.keys() == found["each"].keys()
-    assert found["images"] == len(lines) == 11
-    assert found["chosen"] == {n: sum(line["domain"] == n for line in lines.values()) for n in ("a", "b")}
+    assert lines.keys() == report["each"].keys()
+    assert report["images"] == len(lines) == 11
+    assert report["chosen"] == {n: sum(line["domain"] == n for line in lines.values()) for n in ("a", "b")}
     for image, line in lines.items():
-        each = found["each"][image]
+        each = report["each"][image]
         assert (line["domain"], line["ambiguous"]) == (each["domain"], "yes" if each["ambiguous"] else "no")
         assert each["ambiguous"] == (each["margin"] < 1)
         assert each["domain"] == min(each["excess"], key=each["excess"].__getitem__)

@@ -1,4 +1,4 @@
-"""Comparing methods: pairs by seed, intervals that hold what they promise, and what is refused or warned of.
+"""Comparing methods: pairs by seed, their intervals, and what is refused or warned of.
 
 Shapes: S seeds · N images · C classes · R draws · F figures.
 """
@@ -15,131 +15,18 @@ import pytest
 import runfolders
 import yaml
 from command import Fewmask, is_refused
-from hypothesis import given
-from hypothesis import strategies as st
 from ondisk import plain, two_domains
 from scipy.special import stdtr
 
 from fewmask.comparison import compare, words
 from fewmask.comparison.single import score_intervals
-from fewmask.comparison.statistics import estimate, holm, iou, means, redrawn
 from fewmask.engine.fit import train
 from fewmask.labels import LabelSpace
 from fewmask.methods import parse_config
-from fewmask.randomness import generator
 from fewmask.runs import ImageCounts, write_counts
 
 CLASSES = {"streets": ["road", "sky", "[bold]|`car"], "rooms": ["wall", "sky"]}
 IMAGES = 12
-
-
-# ── Statistics ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def looped_iou(counts: np.ndarray) -> list[float]:
-    """IoU (C,) of counts (N,C,3), pixel by pixel of what IoU means."""
-    found = []
-    for c in range(counts.shape[1]):
-        right, labelled, predicted = (sum(int(image[c][k]) for image in counts) for k in range(3))
-        found.append(right / (labelled + predicted - right) if labelled else np.nan)
-    return found
-
-
-@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 4))
-def test_redrawn_iou_equals_a_loop_over_draws(seed: int, images: int, classes: int) -> None:
-    rng = np.random.default_rng(seed)
-    counts = rng.integers(0, 5, (2, images, classes, 3))
-    counts[..., 1:] += counts[..., :1]  # what is right is labelled and predicted
-    found = redrawn(counts, 7, generator(seed, "report"))
-    weights = generator(seed, "report").multinomial(images, np.full(images, 1 / images), 7)
-    for network in range(2):
-        for draw in range(7):
-            chosen = np.repeat(counts[network], weights[draw], axis=0)
-            assert found[network, draw].tolist() == pytest.approx(looped_iou(chosen), nan_ok=True)
-    assert iou(counts[0].sum(0)).tolist() == pytest.approx(looped_iou(counts[0]), nan_ok=True)
-
-
-def test_means_leave_out_absent_classes() -> None:
-    scores = np.array([[0.2, np.nan, 0.6], [np.nan, np.nan, np.nan]])
-    parts = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 0]], float)
-    assert means(scores, parts)[0].tolist() == pytest.approx([0.4, 0.2, np.nan], nan_ok=True)
-    assert np.isnan(means(scores, parts)[1]).all()
-
-
-def test_without_images_it_is_the_paired_t_interval() -> None:
-    """By hand: t of 0.975 with two degrees of freedom is 4.3027."""
-    d = [-0.015, -0.016, 0.009]
-    found = estimate(np.array(d)[:, None], None, np.zeros(1), generator(0, "report"))
-    half = 4.302653 * statistics.stdev(d) / 3**0.5
-    assert found.difference[0] == pytest.approx(statistics.mean(d))
-    assert found.interval[0].tolist() == pytest.approx([statistics.mean(d) - half, statistics.mean(d) + half])
-    assert found.bootstrap[0].tolist() == pytest.approx([-0.016, 0.009])
-
-
-def test_of_one_seed_only_images_vary_and_without_them_nothing_is_known() -> None:
-    rng = np.random.default_rng(0)
-    draws = rng.normal(0.02, 0.01, (1, 4000, 1))
-    found = estimate(np.array([[0.02]]), draws, np.array([1000]), generator(0, "report"))
-    assert found.interval[0].tolist() == pytest.approx([0.0004, 0.0396], abs=0.001)
-    assert found.bootstrap[0].tolist() == pytest.approx([0.0004, 0.0396], abs=0.001)
-    assert found.p[0] == pytest.approx(0.0455, abs=0.01)
-    nothing = estimate(np.array([[0.02]]), None, np.zeros(1), generator(0, "report"))
-    assert np.isnan([*nothing.interval[0], *nothing.bootstrap[0], nothing.p[0]]).all()
-
-
-def test_few_images_have_few_degrees_of_freedom() -> None:
-    """By hand: t of 0.975 with four degrees of freedom is 2.7764."""
-    draws = np.random.default_rng(0).normal(0.02, 0.01, (1, 50, 1))
-    found = estimate(np.array([[0.02]]), draws, np.array([5]), generator(0, "report"))
-    half = 2.776445 * statistics.stdev(draws.flatten().tolist())
-    assert found.interval[0].tolist() == pytest.approx([0.02 - half, 0.02 + half])
-
-
-def test_runs_that_agree_to_the_pixel_differ_by_nothing() -> None:
-    found = estimate(np.zeros((3, 1)), np.zeros((3, 50, 1)), np.array([9]), generator(0, "report"))
-    assert found.interval[0].tolist() == [0, 0]
-    assert found.p[0] == 1
-
-
-@pytest.mark.parametrize(
-    ("seed_sd", "image_sd", "both_sd"), [(1.0, 0.01, 0.01), (1.0, 7.0, 7.0), (0.01, 10.0, 0.01), (0.01, 0.01, 10.0)]
-)
-def test_the_interval_holds_the_truth_as_often_as_it_says(seed_sd: float, image_sd: float, both_sd: float) -> None:
-    """Three seeds, 40 images, no difference in truth: the t interval must hold zero in 95 % of trials, or in more where
-    seeds and images share their luck; the percentiles hold it in about 74 % where seeds are most of it."""
-    rng = np.random.default_rng(0)
-    trials, seeds, images, draws = 300, 3, 40, 100
-    held = {"interval": 0, "bootstrap": 0}
-    for _ in range(trials):
-        values = rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, image_sd, images)
-        values = values + rng.normal(0, both_sd, (seeds, images))
-        weights = rng.multinomial(images, np.full(images, 1 / images), draws) / images
-        found = estimate(values.mean(1)[:, None], (values @ weights.T)[..., None], np.array([images]), rng)
-        for name in held:
-            low, high = getattr(found, name)[0]
-            held[name] += low <= 0 <= high
-    assert held["interval"] / trials > 0.92
-    if both_sd < image_sd or seed_sd > image_sd:
-        assert held["interval"] / trials < 0.985
-    if seed_sd > image_sd:
-        assert 0.65 < held["bootstrap"] / trials < 0.83
-
-
-@given(st.lists(st.one_of(st.floats(0, 1), st.just(float("nan"))), max_size=8))
-def test_holm_equals_its_definition(values: list[float]) -> None:
-    """The k-th smallest of m is rejected at α when it and all smaller ones are at most α / (m − k + 1)."""
-    adjusted = holm(np.array(values, float))
-    known = sorted(v for v in values if v == v)
-    for value, found in zip(values, adjusted.tolist(), strict=True):
-        if value != value:
-            assert found != found
-            continue
-        smaller = [p * (len(known) - k) for k, p in enumerate(known) if p <= value]
-        first = [p * (len(known) - k) for k, p in enumerate(known) if p < value]
-        tied = len(known) - sum(p < value for p in known)
-        assert found == pytest.approx(min(max([*first, value * tied]), 1.0))
-        assert found >= value
-        assert found <= min(max(smaller), 1.0) + 1e-12
 
 
 # ── Runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -166,15 +53,15 @@ def write_run(
             np.array([f"{changes.get('stems', name)}{i}" for i in range(IMAGES)]), images, np.diag(right.sum(0))
         )
         iou = {c: None if np.isnan(v) else float(v) for c, v in zip(names, kept[name].iou, strict=True)}
-        known = [v for v in iou.values() if v is not None]
+        scored = [v for v in iou.values() if v is not None]
         shared = [v for c, v in iou.items() if c == "sky" and v is not None]
         private = [v for c, v in iou.items() if c != "sky" and v is not None]
-        means = {"miou": statistics.mean(known), "miou_shared": statistics.mean(shared)}
+        means = {"miou": statistics.mean(scored), "miou_shared": statistics.mean(shared)}
         domains[name] = runfolders.scores(iou, **means, miou_private=statistics.mean(private), images=IMAGES)
     labelled = {n: changes.get("labelled", 3) for n in classes}
     average = statistics.mean(d["miou"] for d in domains.values())
-    told = {"method": method, "seed": seed, "steps": steps, "selected_step": steps, "avg_miou": average}
-    summary = runfolders.summary(domains, **told, labelled=labelled)
+    fields = {"method": method, "seed": seed, "steps": steps, "selected_step": steps, "avg_miou": average}
+    summary = runfolders.summary(domains, **fields, labelled=labelled)
     config = {
         "name": f"{method}-{seed}",
         "seed": seed,
@@ -221,8 +108,8 @@ def test_pairs_are_by_seed_and_the_figures_those_of_the_summaries(runs: Path) ->
     assert means == pytest.approx({"mean": statistics.mean(of_joint), "sd": statistics.stdev(of_joint)})
     assert pair["avg_miou"]["a"] == pytest.approx(means["mean"])
     sky = pair["domains"]["rooms"]["iou"]["sky"]
-    told = [figure("better", s)["domains"]["rooms"]["iou"]["sky"] for s in range(3)]
-    assert sky["b"] == pytest.approx(statistics.mean(told))
+    ious = [figure("better", s)["domains"]["rooms"]["iou"]["sky"] for s in range(3)]
+    assert sky["b"] == pytest.approx(statistics.mean(ious))
     assert sky == {**pair["domains"]["rooms"]["miou_shared"], "p_holm": sky["p_holm"]}  # its only shared class
     wall = pair["domains"]["rooms"]["iou"]["wall"]
     assert wall == {**pair["domains"]["rooms"]["miou_private"], "p_holm": wall["p_holm"]}  # its only private one
@@ -239,8 +126,8 @@ def test_a_real_difference_is_found_and_a_chance_one_is_not(runs: Path, tmp_path
     assert "better is better, beyond noise" in words.sentence(better)
     assert chance["avg_miou"]["verdict"] == "within noise"
     d = chance["avg_miou"]
-    told = f"{words.points(d['difference'], '+')} ({words.interval(d['interval'])}): within noise. chance − "
-    assert words.sentence(chance).startswith(told) and words.sentence(chance).endswith(", 3 seeds.")
+    start = f"{words.points(d['difference'], '+')} ({words.interval(d['interval'])}): within noise. chance − "
+    assert words.sentence(chance).startswith(start) and words.sentence(chance).endswith(", 3 seeds.")
     (worse,) = compare([runs / "sub", runs / "joint-*"])["comparisons"]
     assert worse["avg_miou"]["verdict"] == "lower"
     assert worse["avg_miou"]["difference"] == pytest.approx(-better["avg_miou"]["difference"])
@@ -262,15 +149,15 @@ def test_images_are_those_that_show_the_class_and_those_of_all_domains_in_the_me
 
 def test_a_single_run_has_an_interval_over_its_images(tmp_path: Path) -> None:
     write_run(tmp_path / "one", "one", 0, without=IMAGES - 1)
-    found = score_intervals(tmp_path / "one")
-    assert found is not None and found.images == 2 * IMAGES
+    intervals = score_intervals(tmp_path / "one")
+    assert intervals is not None and intervals.images == 2 * IMAGES
     summary = json.loads((tmp_path / "one" / "summary.json").read_text())
     for name, scores in summary["domains"].items():
-        ends, n = found.domains[name].miou, IMAGES
+        ends, n = intervals.domains[name].miou, IMAGES
         assert ends is not None and 0 <= ends[0] < scores["miou"] < ends[1] <= 1
-        assert found.domains[name].images == n
-    assert found.avg_miou is not None and found.avg_miou[0] < summary["avg_miou"] < found.avg_miou[1]
-    assert found.domains["rooms"].iou["wall"] is None  # one image alone shows it: nothing is known of others
+        assert intervals.domains[name].images == n
+    assert intervals.avg_miou is not None and intervals.avg_miou[0] < summary["avg_miou"] < intervals.avg_miou[1]
+    assert intervals.domains["rooms"].iou["wall"] is None  # one image alone shows it: nothing is known of others
     (tmp_path / "one" / "scores.npz").unlink()
     assert score_intervals(tmp_path / "one") is None
 
@@ -312,13 +199,13 @@ def test_what_differs_beside_the_method_is_said(runs: Path, tmp_path: Path) -> N
         write_run(tmp_path / "x" / str(seed), "x", seed, steps=20, encoder="large", labelled=9, stems="other")
     (pair,) = compare([runs / "joint-*", tmp_path / "x"])["comparisons"]
     assert pair["seeds"] == [1, 2]
-    told = "\n".join(pair["warnings"])
+    warnings = "\n".join(pair["warnings"])
     for part in (
         "joint: seeds 0 have no partner", "x: seeds 3 have no partner", "steps: 10, 20", "labelled.rooms: 3, 9",
         "model.encoder: small, large", "rooms: the runs were scored on different images",
     ):  # fmt: skip
-        assert part in told
-    assert "method" not in told.replace("another difference than the method", "")
+        assert part in warnings
+    assert "method" not in warnings.replace("another difference than the method", "")
     assert pair["basis"] == "seeds"
 
 
@@ -370,10 +257,10 @@ def test_means_of_other_classes_are_not_compared(runs: Path, tmp_path: Path) -> 
     assert list(few["domains"]["streets"]) == ["miou", "iou"]
     assert few["warnings"][-1].startswith("streets: joint and few may share different classes")
     assert list(more["domains"]["streets"]) == ["miou", "miou_shared", "miou_private", "iou"]
-    assert not [told for told in more["warnings"] if "left out" in told]
+    assert not [warning for warning in more["warnings"] if "left out" in warning]
     places = [runs / "joint-0", tmp_path / "few" / "few-0"]
-    told = {p.name.replace("-", "/"): json.loads((p / "summary.json").read_text(encoding="utf-8")) for p in places}
-    (tmp_path / "result.json").write_text(json.dumps({"runs": told}), encoding="utf-8")
+    summaries = {p.name.replace("-", "/"): json.loads((p / "summary.json").read_text(encoding="utf-8")) for p in places}
+    (tmp_path / "result.json").write_text(json.dumps({"runs": summaries}), encoding="utf-8")
     (of_file,) = compare([tmp_path / "result.json"])["comparisons"]
     assert list(of_file["domains"]["streets"]) == ["miou", "iou"]
 
@@ -438,7 +325,7 @@ def test_what_a_campaign_took_is_of_all_its_rounds(runs: Path) -> None:
     folder = runs / "joint-0"
     for number in range(3):
         write_run(folder / "rounds" / f"{number:02d}", "joint", 0)  # of 60 s each
-    history = [runfolders.entry(number, {"streets": 7}, look) for number, look in enumerate((0.0, 6.0, 0.0))]
+    history = [runfolders.entry(number, {"streets": 7}, seconds) for number, seconds in enumerate((0.0, 6.0, 0.0))]
     runfolders.write(folder / "campaign.json", runfolders.campaign(history))
     assert compare([runs])["methods"][0]["seconds"]["mean"] == pytest.approx((180 + 6 + 60 + 60) / 3)
     (folder / "rounds" / "01" / "summary.json").unlink()
@@ -447,13 +334,13 @@ def test_what_a_campaign_took_is_of_all_its_rounds(runs: Path) -> None:
 
 
 def test_a_result_file_is_compared_as_its_runs_are(runs: Path, tmp_path: Path) -> None:
-    told = {}
+    results = {}
     for file in sorted(runs.rglob("summary.json")):
         summary = json.loads(file.read_text(encoding="utf-8"))
-        told[f"{summary['method']}/{summary['seed']}"] = {k: summary[k] for k in ("avg_miou", "seconds", "domains")}
+        results[f"{summary['method']}/{summary['seed']}"] = {k: summary[k] for k in ("avg_miou", "seconds", "domains")}
         (file.parent / "scores.npz").unlink()
     path = tmp_path / "result.json"
-    path.write_text(json.dumps({"runs": dict(sorted(told.items(), reverse=True)), "steps": 10}))
+    path.write_text(json.dumps({"runs": dict(sorted(results.items(), reverse=True)), "steps": 10}))
     (one,), (other,) = compare([path])["comparisons"], compare([runs])["comparisons"]
     assert (one["avg_miou"], one["domains"]) == (other["avg_miou"], other["domains"])
     path.write_text(json.dumps({"runs": {"joint/0": {"miou": 0.5}}}))
@@ -522,13 +409,13 @@ def test_the_markdown_table_has_the_domains_of_all_methods(runs: Path, tmp_path:
         write_run(tmp_path / "single" / str(seed), "single", seed, classes={"rooms": CLASSES["rooms"]})
     alone, joint = tmp_path / "single", runs / "joint-*"
     for places, first in (((joint, alone), ["streets", "rooms"]), ((alone, joint), ["rooms", "streets"])):
-        head, _, *told = fewmask("compare", *places, "--markdown").out.splitlines()
+        head, _, *lines = fewmask("compare", *places, "--markdown").out.splitlines()
         columns = [c.strip() for c in head.split("|")[1:-1]]
         assert columns == ["method", "seeds", *first, "mean", *(f"private {n}" for n in first), "minutes a run"]
-        rows = [dict(zip(columns, [c.strip() for c in line.split("|")[1:-1]], strict=True)) for line in told[:3]]
+        rows = [dict(zip(columns, [c.strip() for c in line.split("|")[1:-1]], strict=True)) for line in lines[:3]]
         single = next(row for row in rows if row["method"] == "`single`")
         of_both = next(row for row in rows if row["method"] == "`joint`")
-        empty = {name for name, found in single.items() if found == "–"}
+        empty = {name for name, cell in single.items() if cell == "–"}
         assert empty == {"streets", "mean", "private streets"}
         assert "–" not in of_both.values()
         assert rows[2]["streets"] == rows[2]["mean"] == "–"
@@ -551,8 +438,8 @@ def test_what_was_measured_for_the_pages_is_compared_or_refused_with_a_reason(pa
         return
     result = compare([path], draws=2)
     head, rule, *_ = words.markdown(result).splitlines()
-    told = {name for method in result["methods"] for name in method["domains"]}
-    assert told <= {c.strip() for c in head.split("|")}
+    domains = {name for method in result["methods"] for name in method["domains"]}
+    assert domains <= {c.strip() for c in head.split("|")}
     assert head.count("|") == rule.count("|")
 
 

@@ -47,7 +47,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 def test_every_wrong_key_is_listed_at_once() -> None:
-    found = problems(
+    messages = problems(
         {
             "seeds": 3,
             "seed": -1,
@@ -85,7 +85,7 @@ def test_every_wrong_key_is_listed_at_once() -> None:
         "method.alpha: input should be greater than or equal to 0 (given: -1)",
         f"method.gamma: unknown key; remove it; there are {', '.join(sorted(SETTINGS['univ-full'].model_fields))}",
     ]
-    assert sorted(found) == sorted(expected)
+    assert sorted(messages) == sorted(expected)
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ def nothing_stays_registered() -> Iterator[None]:
     before = [dict(table) for table in tables]
     registry.register_installed.cache_clear()
     yield
-    for table, known in zip(tables, before, strict=True):
+    for table, entries in zip(tables, before, strict=True):
         table.clear()
-        table.update(known)  # type: ignore[arg-type]
+        table.update(entries)  # type: ignore[arg-type]
     registry.register_installed.cache_clear()
 
 

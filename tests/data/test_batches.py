@@ -43,11 +43,11 @@ def equal(one: Batch, other: Batch) -> bool:
 def test_a_step_does_not_depend_on_what_was_drawn_before() -> None:
     of = domains(3, 4)
     forward = steps(of, both(of))
-    seen = [forward[s][0] for s in range(12)]
+    batches = [forward[s][0] for s in range(12)]
     for s in (11, 3, 7, 3):
-        assert equal(steps(of, both(of))[s][0], seen[s])
-    assert not equal(seen[3], seen[4])
-    assert not equal(steps(of, both(of), seed=1)[3][0], seen[3])
+        assert equal(steps(of, both(of))[s][0], batches[s])
+    assert not equal(batches[3], batches[4])
+    assert not equal(steps(of, both(of), seed=1)[3][0], batches[3])
 
 
 def test_the_loader_yields_the_same_steps_from_any_step_on_with_any_workers() -> None:
@@ -191,9 +191,9 @@ def test_cells_are_counted_by_domain_and_stride() -> None:
             own = label[part.domain == k].flatten().tolist()
             pool = label[part.pool :][part.domain[part.pool :] == k].flatten().tolist()
             assert counts.table()[:, k].tolist() == [
-                sum(known(v) for v in values)
+                sum(condition(v) for v in values)
                 for values in (own, pool)
-                for known in (lambda v: v < NOT_LABELLED, lambda v: v == NOT_LABELLED)
+                for condition in (lambda v: v < NOT_LABELLED, lambda v: v == NOT_LABELLED)
             ] + [sum(v < NOT_LABELLED for v in own)]
     assert count_pixels(torch.full((1, 2, 2), VOID), torch.tensor([1]), 2, 0).table().tolist() == [[0, 0]] * 5
 
@@ -222,9 +222,9 @@ def partly_labelled(labelled_fraction: float) -> dict[str, Domain]:
     masks = {stem: mask.copy() for stem, mask in source.masks.items()}
     for stem in of.labelled[2:]:
         masks[stem][rows:] = NOT_LABELLED
-    known = rows / source.masks["a-0"].shape[0]
+    share = rows / source.masks["a-0"].shape[0]
     return {
-        "a": replace(of, source=replace(source, masks=masks), partial=dict.fromkeys(of.labelled[2:], known)),
+        "a": replace(of, source=replace(source, masks=masks), partial=dict.fromkeys(of.labelled[2:], share)),
         "b": domain("b", 3),
     }
 
@@ -239,8 +239,8 @@ def test_every_labelled_pixel_counts_alike_whether_its_image_is_wholly_labelled_
         (part,) = data[step]
         stems = [name.rpartition("/")[2].removesuffix(".png") for name in part.names]
         worth = torch.ones(len(stems)) if part.pixel_weight is None else part.pixel_weight
-        known = [of["a"].partial.get(s, 1.0) if i < part.pool else 1.0 for i, s in enumerate(stems)]
-        torch.testing.assert_close(worth, 1 / torch.tensor(known))
+        shares = [of["a"].partial.get(s, 1.0) if i < part.pool else 1.0 for i, s in enumerate(stems)]
+        torch.testing.assert_close(worth, 1 / torch.tensor(shares))
         counted = (part.label < NOT_LABELLED).sum((1, 2))
         for i, stem in enumerate(stems[: part.pool]):
             weight[stem] += float(worth[i] * counted[i])

@@ -55,11 +55,11 @@ def test_a_run_is_the_same_and_may_be_continued_either_way(tmp_path: Path) -> No
     def run(folder: Path, cache: str, stop_at: int | None = None) -> None:
         settings = plain(data, "entropy-min", steps=4, checkpoint_every=1, cache=cache)
 
-        def look(event: object) -> None:
+        def interrupt(event: object) -> None:
             if getattr(event, "step", None) == stop_at and getattr(event, "stage", "") != "evaluate":
                 raise KeyboardInterrupt
 
-        train(parse_config(settings), folder, look)
+        train(parse_config(settings), folder, interrupt)
 
     run(tmp_path / "none", "none")
     with pytest.raises(KeyboardInterrupt):

@@ -134,7 +134,7 @@ def folder_out_of_the_root(root: Path) -> None:
     (root / "labels").symlink_to(root.parent / "elsewhere", target_is_directory=True)
 
 
-def link_to_nothing(root: Path) -> None:
+def broken_link(root: Path) -> None:
     (root / "images/train1.jpg").unlink()
     (root / "images/train1.jpg").symlink_to(root / "images/gone.jpg")
 
@@ -218,7 +218,7 @@ ERRORS: list[tuple[Callable[[Path], None], str, str, str]] = [
     (dots_in_a_split, "splits/val.txt:2", "'../../secret' leads out of the root", "write the stem"),
     (link_out_of_the_root, "images/train1.jpg", "leads out of the root, to", "copy it into the root"),
     (folder_out_of_the_root, "labels", "leads out of the root, to", "copy it into the root"),
-    (link_to_nothing, "images/train1.jpg", "a link to nothing", "restore the file"),
+    (broken_link, "images/train1.jpg", "a broken link", "restore the file"),
     (val_without_mask, "images/val0.jpg", "in val but without a mask", "add its mask"),
     (empty_split, "splits/test.txt", "it lists no stems", "write one stem a line"),
     (empty_train, "", "the split train has no images", "list some"),
@@ -230,7 +230,7 @@ WARNINGS: list[tuple[Callable[[Path], None], str, str, str]] = [
     (image_in_no_split, "images/spare.jpg", "in no split", "list it in one"),
     (tagged, "images/train1.jpg", "orientation tag (6) is not applied", "turn the image's own pixels"),
     (not_an_image, "images/notes.txt", "not an image by its name", "move it away"),
-    (stem_with_ending, "splits/test.txt", "taken for the image they name: 'test0.jpg' for 'test0'", "write stems"),
+    (stem_with_ending, "splits/test.txt", "by its stem: 'test0.jpg' is taken as 'test0'", "write stems"),
     (folder_inside, "images/more/x.jpg", "in no split", "list it in one"),
     (copy_compressed_anew, "images/test0.jpg", "almost the same picture as", "keep the two in one split"),
     (copy_in_train, "images/train2.jpg", "both in train", "counts twice"),
@@ -254,18 +254,18 @@ def test_a_whole_dataset_has_no_problems(tmp_path: Path) -> None:
 def test_error(tmp_path: Path, fault: Callable[[Path], None], where: str, value: str, fix: str) -> None:
     root = trees.folder(tmp_path / "data")
     fault(root)
-    found = report(root)
-    assert has(found.errors, root, where, value, fix), [str(p) for p in found.problems]
-    assert found.errors == tuple(p for p in found.problems if p.severity == "error")
+    findings = report(root)
+    assert has(findings.errors, root, where, value, fix), [str(p) for p in findings.problems]
+    assert findings.errors == tuple(p for p in findings.problems if p.severity == "error")
 
 
 @pytest.mark.parametrize(("fault", "where", "value", "fix"), WARNINGS, ids=[f[0].__name__ for f in WARNINGS])
 def test_warning(tmp_path: Path, fault: Callable[[Path], None], where: str, value: str, fix: str) -> None:
     root = trees.folder(tmp_path / "data")
     fault(root)
-    found = report(root)
-    assert found.errors == ()
-    assert has(found.warnings, root, where, value, fix), [str(p) for p in found.problems]
+    findings = report(root)
+    assert findings.errors == ()
+    assert has(findings.warnings, root, where, value, fix), [str(p) for p in findings.problems]
     load_domain("mine", FolderDomain(root=root))
 
 
@@ -292,7 +292,7 @@ def test_all_faults_at_once_in_one_pass(tmp_path: Path) -> None:
     (labels / "val1.png").unlink()
     trees.lines(root / "splits/val.txt", "val0", "val1", "train11", "ghost", "../up", "val0")
     trees.lines(root / "classes.yaml", "ignore: [9]", "classes: {0: road, 1: sky, 2: cow}")
-    found = check_domains(
+    findings = check_domains(
         {"mine": FolderDomain(root=root), "gone": VocDomain(layout="voc", root=tmp_path / "gone")}, 50
     )
     errors = [
@@ -319,26 +319,26 @@ def test_all_faults_at_once_in_one_pass(tmp_path: Path) -> None:
     ]
     for where, value in errors:
         place = tmp_path / "gone" if where == "../gone" else Path(where) if "domain" in where else root / where
-        assert has(found.errors, Path(), str(place), value, ""), (where, [str(p) for p in found.errors])
-    assert len(found.errors) == len(errors)
+        assert has(findings.errors, Path(), str(place), value, ""), (where, [str(p) for p in findings.errors])
+    assert len(findings.errors) == len(errors)
     warnings = [
         ("images/train8.jpg", "both in train"),
         ("images/spare.jpg", "in no split"),
         ("labels/train10.png", "no pixel of any class"),
     ]
     for where, value in warnings:
-        assert has(found.warnings, root, where, value, ""), (where, [str(p) for p in found.warnings])
-    assert len(found.warnings) == len(warnings)
-    assert found.problems == found.errors + found.warnings
+        assert has(findings.warnings, root, where, value, ""), (where, [str(p) for p in findings.warnings])
+    assert len(findings.warnings) == len(warnings)
+    assert findings.problems == findings.errors + findings.warnings
 
 
 def test_copies_between_a_train_and_another_domains_test(tmp_path: Path) -> None:
     a, b = trees.folder(tmp_path / "a"), trees.folder(tmp_path / "b")
     shutil.copy(a / "images/train0.jpg", b / "images/test0.jpg")
     shutil.copy(a / "images/train1.jpg", b / "images/train2.jpg")  # both train: no harm to any score
-    found = check_domains({"a": FolderDomain(root=a), "b": FolderDomain(root=b)})
-    assert found.errors == ()
-    (line,) = found.warnings
+    findings = check_domains({"a": FolderDomain(root=a), "b": FolderDomain(root=b)})
+    assert findings.errors == ()
+    (line,) = findings.warnings
     assert line.where == str(b / "images/test0.jpg")
     assert "train of domain a while this is test of domain b" in line.value
 
@@ -360,15 +360,15 @@ def test_missing_classes_are_those_of_the_images_that_the_run_will_draw(tmp_path
 def test_statistics(tmp_path: Path) -> None:
     root = trees.folder(tmp_path, train=2, val=1, test=1, pool=2)
     trees.mask(root / "labels/train1.png", (0, 0, 254, 255))
-    found = report(root, labelled=1).statistics["mine"]
-    assert found.splits == {"train": 4, "val": 1, "test": 1}
-    assert (found.masks, found.in_part, found.labelled) == (4, 1, 1)
-    assert found.sizes == {"8×6": 6}
+    statistics = report(root, labelled=1).statistics["mine"]
+    assert statistics.splits == {"train": 4, "val": 1, "test": 1}
+    assert (statistics.masks, statistics.in_part, statistics.labelled) == (4, 1, 1)
+    assert statistics.sizes == {"8×6": 6}
     # Three masks of (0, 1, 1, void) and one of (0, 0, not labelled, void).
-    assert found.pixels == pytest.approx({"road": 5 / 16, "sky": 6 / 16})
-    assert found.occurs == {"road": 4, "sky": 3}
-    assert found.not_labelled == pytest.approx(1 / 16)
-    assert found.void == pytest.approx(4 / 16)
+    assert statistics.pixels == pytest.approx({"road": 5 / 16, "sky": 6 / 16})
+    assert statistics.occurs == {"road": 4, "sky": 3}
+    assert statistics.not_labelled == pytest.approx(1 / 16)
+    assert statistics.void == pytest.approx(4 / 16)
 
 
 def test_the_report_is_plain_data_for_json(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_the_report_is_plain_data_for_json(tmp_path: Path) -> None:
     image_in_no_split(root)
     data = json.loads(json.dumps(report(root).to_dict()))
     assert [e["where"] for e in data["errors"]] == [str(root / "labels/train1.png")]
-    assert [set(w) for w in data["warnings"]] == [{"where", "value", "mend"}]
+    assert [set(w) for w in data["warnings"]] == [{"where", "value", "fix"}]
     assert data["statistics"]["mine"]["splits"]["train"] == 4
 
 
@@ -400,9 +400,9 @@ def test_two_runs_say_the_same_and_change_nothing(tmp_path: Path) -> None:
 
 def test_scenes_are_examined_too() -> None:
     settings = ScenesDomain(layout="scenes", kind="rooms", size=(48, 64), train=6, val=2, test=2)
-    found = check_domains({"rooms": settings}, 4)
-    assert found.errors == ()
-    statistics = found.statistics["rooms"]
+    findings = check_domains({"rooms": settings}, 4)
+    assert findings.errors == ()
+    statistics = findings.statistics["rooms"]
     assert (statistics.masks, statistics.labelled, statistics.sizes) == (10, 4, {"64×48": 10})
     assert sum(statistics.pixels.values()) + statistics.void == pytest.approx(1)
 
@@ -411,8 +411,8 @@ def test_scenes_are_examined_too() -> None:
 def test_real_domains_have_no_errors(name: str) -> None:
     if not (DATA / name).is_dir():
         pytest.skip(f"{name} is not beside the repository, see docs/formats.md")
-    found = check_domains({name: FolderDomain(root=DATA / name)})
-    assert found.errors == ()
-    statistics = found.statistics[name]
+    findings = check_domains({name: FolderDomain(root=DATA / name)})
+    assert findings.errors == ()
+    statistics = findings.statistics[name]
     assert statistics.masks == sum(statistics.splits.values())
     assert np.isclose(sum(statistics.pixels.values()) + statistics.void + statistics.not_labelled, 1)

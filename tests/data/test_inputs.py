@@ -80,8 +80,8 @@ def test_a_tiff_of_any_layout_is_read_exactly(
             read_values(path, wants(channels))
         return
     depth = next(depth for depth, names in DTYPES.items() if dtype in names)
-    found, kind = read_values(path, wants(channels, depth))
-    np.testing.assert_array_equal(found, pixels)
+    array, kind = read_values(path, wants(channels, depth))
+    np.testing.assert_array_equal(array, pixels)
     assert (kind.height, kind.width) == size == (input_kind(path, wants(channels, depth)).height, kind.width)
 
 
@@ -101,15 +101,15 @@ def test_a_png_is_read_exactly(bits: int, channels: int, tmp_path: Path) -> None
 
 def test_grey_jpeg_of_one_channel(tmp_path: Path) -> None:
     Image.fromarray(values("uint8", (7, 9))).save(tmp_path / "x.jpg")
-    found = read_input(tmp_path / "x.jpg", wants(1, 8)).pixels
-    np.testing.assert_array_equal(found, read_image(tmp_path / "x.jpg")[..., :1])
+    pixels = read_input(tmp_path / "x.jpg", wants(1, 8)).pixels
+    np.testing.assert_array_equal(pixels, read_image(tmp_path / "x.jpg")[..., :1])
 
 
 def test_stretched_is_the_line_through_two_values() -> None:
     pixels = np.array([[[-5, 0], [0, 100], [50, 301], [1000, 500], [2000, 700]]], np.int16)
-    found = stretched(pixels, [(0, 1000), (100, 500)])
-    assert found.tolist() == [[[0, 0], [0, 0], [13, 128], [255, 255], [255, 255]]]
-    assert found.dtype == np.uint8
+    image = stretched(pixels, [(0, 1000), (100, 500)])
+    assert image.tolist() == [[[0, 0], [0, 0], [13, 128], [255, 255], [255, 255]]]
+    assert image.dtype == np.uint8
     tall = values("uint16", (3000, 700, 1))
     whole = np.rint(np.clip((tall.astype(np.float64) - 10) * 255 / 50_000, 0, 255)).astype(np.uint8)
     np.testing.assert_array_equal(stretched(tall, [(10, 50_010)]), whole)
@@ -169,14 +169,14 @@ def test_what_does_not_fit_the_settings_is_refused_with_the_setting(tmp_path: Pa
             file.write(other, photometric="minisblack")
         assert "its pages differ in size or in kind of number" in refused(tif, wants(2))
     Image.fromarray(values("uint8", (6, 7, 3))).convert("YCbCr").save(tif)
-    assert "no channels; save it as RGB" in refused(tif, wants(3, 8))
+    assert "not numeric channels; save it as RGB" in refused(tif, wants(3, 8))
     Image.fromarray(values("uint8", (6, 7, 4))).save(tmp_path / "x.webp")
     assert "the alpha of a WebP is not read as a channel" in refused(tmp_path / "x.webp", wants(4, 8))
     cv2.imwrite(str(png), values("uint16", (6, 7)))
     with pytest.raises(ValueError, match="write `depth: 16` in the domain's settings"):
         read_image(png)
     Image.fromarray(values("uint8", (6, 7)), "P").save(png)
-    assert "no channels of numbers" in refused(png, wants(1, 8))
+    assert "not numeric channels" in refused(png, wants(1, 8))
     Image.fromarray(values("uint8", (6, 7, 3))).save(tmp_path / "x.webp")
     assert "8 bits a value here" in refused(tmp_path / "x.webp", wants(3))
     broken = values("float32", (6, 7, 2))
@@ -239,8 +239,8 @@ def test_check_lists_every_image_that_does_not_fit(tmp_path: Path) -> None:
     for stem, pixels in (("train1", values("uint8", (40, 48, 4))), ("val0", values("uint16", (40, 48, 3)))):
         path = root / "images" / f"{stem}.tif"
         tifffile.imwrite(path, pixels, planarconfig="contig", photometric="minisblack")
-    found = check_domains({"fields": FolderDomain(root=root, channels=NAMES[:4], depth=16)}).errors
-    assert [Path(p.where).stem for p in found] == ["train1", "val0"]
+    problems = check_domains({"fields": FolderDomain(root=root, channels=NAMES[:4], depth=16)}).errors
+    assert [Path(p.where).stem for p in problems] == ["train1", "val0"]
     plain = check_domains({"fields": FolderDomain(root=root)}).errors
     assert len(plain) == 10
     assert "name them in `channels`" in plain[0].fix

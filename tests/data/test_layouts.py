@@ -1,12 +1,10 @@
-"""Reading image and mask files, and every layout on its published tree."""
+"""Every layout on its published tree, its tables, and the size that images are brought to."""
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import trees
@@ -24,188 +22,8 @@ from fewmask.config import (
     VocDomain,
 )
 from fewmask.data.domain import FileSource
-from fewmask.data.headers import MAX_PIXELS
 from fewmask.data.layouts import cityscapes, idd, index, load_domain, sunrgbd, voc
-from fewmask.data.reading import read_image, read_mask
 from fewmask.labels import VOID
-
-# ── Files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-rng = np.random.default_rng(0)
-PHOTO = cv2.resize(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8), (72, 50), interpolation=cv2.INTER_CUBIC)
-
-
-def encoded(ending: str, image: np.ndarray = PHOTO) -> bytes:
-    buffer = io.BytesIO()
-    kind = {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper())
-    Image.fromarray(image).save(buffer, kind, **({"lossless": True} if ending == "webp" else {}))
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("ending", ["png", "bmp", "tif", "webp"])
-def test_lossless_images_are_read_exactly(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"x.{ending}"
-    path.write_bytes(encoded(ending))
-    np.testing.assert_array_equal(read_image(path), PHOTO)
-
-
-def test_jpeg_is_read_in_rgb_order_and_as_its_pixels_lie(tmp_path: Path) -> None:
-    path = tmp_path / "x.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "turn me by 90 degrees"
-    Image.fromarray(PHOTO).save(path, quality=95, exif=exif)
-    image = read_image(path)
-    assert image.shape == PHOTO.shape
-    assert np.abs(image.astype(int) - PHOTO).mean() < 10
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-@pytest.mark.parametrize("ending", ["png", "tif"])
-def test_images_of_any_8_bit_kind_become_rgb(tmp_path: Path, mode: str, ending: str) -> None:
-    if mode == "CMYK" and ending == "png":
-        mode = "LA"
-    path = tmp_path / f"x.{ending}"
-    Image.fromarray(PHOTO).convert(mode).save(path)
-    image = read_image(path)
-    assert image.shape == PHOTO.shape
-    assert image.dtype == np.uint8
-
-
-@pytest.mark.parametrize("kept", [0.02, 0.3, 0.9, 0.999, -1])
-@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "tif", "webp"])
-def test_truncated_images_are_errors_and_never_half_grey(tmp_path: Path, ending: str, kept: float) -> None:
-    data = encoded(ending)
-    path = tmp_path / f"x.{ending}"
-    path.write_bytes(data[: int(len(data) * kept)] if kept > 0 else data[:-1])
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: .*; "):
-        read_image(path)
-
-
-def test_a_thumbnails_end_marker_does_not_hide_a_truncated_jpeg(tmp_path: Path) -> None:
-    whole = encoded("jpg")
-    thumbnail = encoded("jpg", PHOTO[:8, :8])
-    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2) + thumbnail
-    path = tmp_path / "x.jpg"
-    path.write_bytes(whole[:2] + segment + whole[2:])
-    assert read_image(path).shape == PHOTO.shape
-    path.write_bytes(whole[:2] + segment + whole[2:-40])
-    with pytest.raises(ValueError, match="truncated"):
-        read_image(path)
-
-
-def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path: Path) -> None:
-    path = tmp_path / "x.jpg"
-    path.write_bytes(encoded("jpg") + bytes(100))
-    assert read_image(path).shape == PHOTO.shape
-
-
-@pytest.mark.parametrize("data", [b"", b"not an image", b"GIF89a" + bytes(30)], ids=["empty", "text", "gif"])
-def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "x.jpg"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"x\.jpg: (empty file|not an image)"):
-        read_image(path)
-
-
-def test_a_file_that_is_not_there() -> None:
-    for read in (read_image, read_mask):
-        with pytest.raises(ValueError, match=r"gone\.png: cannot be read"):
-            read(Path("gone.png"))
-
-
-def test_16_bit_tiff_is_refused_and_not_clipped(tmp_path: Path) -> None:
-    path = tmp_path / "x.tif"
-    Image.fromarray(np.full((4, 4), 4000, dtype=np.uint16)).save(path)
-    with pytest.raises(ValueError, match="8 bits a channel"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("read", [read_image, read_mask])
-def test_decompression_bombs_are_refused_from_the_header(tmp_path: Path, read: object) -> None:
-    path = tmp_path / "bomb.png"
-    path.write_bytes(trees.png(60_000, 60_000))
-    assert callable(read)
-    with pytest.raises(ValueError, match=f"bomb.png: it claims 60000×60000 pixels, more than {MAX_PIXELS}"):
-        read(path)
-    path.write_bytes(trees.png(0, 5))
-    with pytest.raises(ValueError, match="0×5 pixels"):
-        read(path)
-
-
-def test_bombs_of_other_formats(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.bmp"
-    data = bytearray(encoded("bmp"))
-    data[18:22] = data[22:26] = (60_000).to_bytes(4, "little")
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"bomb\.bmp: it claims .* pixels"):
-        read_image(path)
-    data = bytearray(encoded("jpg"))
-    frame = data.index(b"\xff\xc0")
-    data[frame + 5 : frame + 9] = (60_000).to_bytes(2) * 2
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="60000×60000"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_palette_masks_give_their_indices(tmp_path: Path, depth: int) -> None:
-    path = tmp_path / "m.png"
-    ids = (np.arange(12) % 2**depth).astype(np.uint8).reshape(3, 4)
-    image = Image.fromarray(ids)
-    image.putpalette([255 - i % 256 for i in range(3 * 2**depth)])
-    image.save(path, bits=depth)
-    assert path.read_bytes()[24:26] == bytes([depth, 3])
-    np.testing.assert_array_equal(read_mask(path), ids)
-
-
-def test_grey_masks_give_their_values(tmp_path: Path) -> None:
-    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    path = tmp_path / "m.png"
-    Image.fromarray(ids).save(path)
-    np.testing.assert_array_equal(read_mask(path), ids)
-
-
-@pytest.mark.parametrize(
-    ("image", "complaint"),
-    [
-        (PHOTO, r"holds colours \(RGB\); save one channel of class ids"),
-        (np.dstack([PHOTO, PHOTO[..., :1]]), r"holds colours \(RGB and alpha\)"),
-        (np.full((4, 4), 300, np.uint16), "16 bits a pixel, and 300 at column 0, row 0 is no id"),
-        (np.zeros((4, 4), bool), "1 bit a pixel; save it with 8"),
-    ],
-    ids=["rgb", "rgba", "16-bit", "1-bit"],
-)
-def test_masks_that_hold_no_ids_are_refused(tmp_path: Path, image: np.ndarray, complaint: str) -> None:
-    path = tmp_path / "m.png"
-    Image.fromarray(image).save(path)
-    with pytest.raises(ValueError, match=rf"m\.png: .*{complaint}"):
-        read_mask(path)
-
-
-def test_jpeg_masks_are_refused_whatever_their_name(tmp_path: Path) -> None:
-    path = tmp_path / "m.png"
-    path.write_bytes(encoded("jpg"))
-    with pytest.raises(ValueError, match="not a PNG"):
-        read_mask(path)
-
-
-def test_damaged_and_truncated_masks(tmp_path: Path) -> None:
-    path = tmp_path / "m.png"
-    data = encoded("png", PHOTO[..., 0].copy())
-    for damaged in (data[:100], data[:-1], data[:60] + bytes([data[60] ^ 1]) + data[61:]):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"m\.png: (truncated|damaged)"):
-            read_mask(path)
-    path.write_bytes(trees.png(9, 9, body=bytes(20)))  # whole chunks, but two rows of nine
-    with pytest.raises(ValueError, match=r"m\.png: truncated, rows are missing"):
-        read_mask(path)
-
-
-def test_interlaced_masks_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "m.png"
-    path.write_bytes(trees.interlaced())
-    np.testing.assert_array_equal(read_mask(path), [[1, 2], [3, 4]])
-
 
 # ── Tables, against facts from elsewhere ─────────────────────────────────────────────────────────────────────────────
 
@@ -285,9 +103,9 @@ def test_voc_table() -> None:
 
 def loads(settings: DomainSettings, splits: dict[str, int], warnings: int = 0) -> None:
     """The tree has no fault, and every image and mask of it is read."""
-    found = index(settings)
-    assert found.errors == ()
-    assert len(found.problems) == warnings, [str(p) for p in found.problems]
+    file_index = index(settings)
+    assert file_index.errors == ()
+    assert len(file_index.problems) == warnings, [str(p) for p in file_index.problems]
     domain = load_domain("d", settings)
     assert {split: len(stems) for split, stems in domain.splits.items()} == splits
     assert domain.labelled == tuple(s for s in domain.splits["train"] if domain.source.has_mask(s))
@@ -341,8 +159,8 @@ def test_folder_without_splits_says_what_to_write(tmp_path: Path) -> None:
 
 
 def test_folder_does_not_hold_out_beside_a_val_list(tmp_path: Path) -> None:
-    found = index(FolderDomain(root=trees.folder(tmp_path), val_from_train=0.5))
-    assert any("val_from_train is 0.5 too" in str(p) for p in found.errors)
+    file_index = index(FolderDomain(root=trees.folder(tmp_path), val_from_train=0.5))
+    assert any("val_from_train is 0.5 too" in str(p) for p in file_index.errors)
 
 
 @pytest.mark.parametrize("one_line", [False, True], ids=["pair a line", "all in one line"])
@@ -360,9 +178,9 @@ def test_camvid_image_of_train_without_mask_is_unlabelled(tmp_path: Path) -> Non
     root = trees.camvid(tmp_path)
     (root / "trainannot/0001TP_006720.png").unlink()
     (root / "valannot/0016E5_07959.png").unlink()
-    found = index(CamvidDomain(layout="camvid", root=root))
-    assert found.labelled == ("0001TP_006690",)
-    assert [p.where for p in found.errors] == [str(root / "val/0016E5_07959.png")]
+    file_index = index(CamvidDomain(layout="camvid", root=root))
+    assert file_index.labelled == ("0001TP_006690",)
+    assert [p.where for p in file_index.errors] == [str(root / "val/0016E5_07959.png")]
 
 
 def test_camvid_paths_that_leave_the_root(tmp_path: Path) -> None:
@@ -426,8 +244,8 @@ def test_idd_prefers_masks_of_the_level_and_refuses_half_of_them(tmp_path: Path)
 
 
 def test_idd_with_polygons_alone_says_how_to_make_masks(tmp_path: Path) -> None:
-    found = index(IddDomain(layout="idd", root=trees.idd(tmp_path, "polygons"), level=1))
-    assert any("createLabels.py with --id-type level1Id" in p.fix for p in found.errors)
+    file_index = index(IddDomain(layout="idd", root=trees.idd(tmp_path, "polygons"), level=1))
+    assert any("createLabels.py with --id-type level1Id" in p.fix for p in file_index.errors)
 
 
 def test_idd_holds_out_whole_drives(tmp_path: Path) -> None:
@@ -480,9 +298,11 @@ ALL: dict[str, type] = {
 
 @pytest.mark.parametrize("layout", ALL)
 def test_a_wrong_root_is_one_error_that_says_what_it_should_be(tmp_path: Path, layout: str) -> None:
-    found = index(ALL[layout](layout=layout, root=tmp_path / "gone"))
-    assert [str(p) for p in found.problems] == [f"{tmp_path / 'gone'}: no such folder; {found.problems[0].fix}"]
-    assert "set `root` to" in found.problems[0].fix
+    file_index = index(ALL[layout](layout=layout, root=tmp_path / "gone"))
+    assert [str(p) for p in file_index.problems] == [
+        f"{tmp_path / 'gone'}: no such folder; {file_index.problems[0].fix}"
+    ]
+    assert "set `root` to" in file_index.problems[0].fix
     empty = index(ALL[layout](layout=layout, root=tmp_path))
     assert any("set `root` to" in p.fix for p in empty.errors)
 

@@ -111,9 +111,9 @@ def test_an_unknown_colour_is_shown_with_its_place(root: Path, y: int, x: int, c
     pixels = COLOURS[np.zeros((H, W), np.uint8)]
     pixels[y, x] = colour
     fresh(root, a_dot_png=saved(pixels))
-    told = errors(root)
-    assert "labels/a.png: colours of no class:" in told
-    assert f"{list(colour)} (1 pixels, the first at column {x}, row {y}); give them to classes" in told
+    message = errors(root)
+    assert "labels/a.png: colours of no class:" in message
+    assert f"{list(colour)} (1 pixels, the first at column {x}, row {y}); give them to classes" in message
 
 
 @FEW
@@ -130,7 +130,7 @@ def test_colours_need_one_for_every_class_and_no_two_alike(tmp_path: Path) -> No
     fresh(root, a_dot_png=saved(COLOURS[np.zeros((H, W), np.uint8)]))
     assert "it holds colours (RGB); give every class its `colour` in classes.yaml" in errors(root)
     domain(tmp_path, "classes: [{name: road, colour: [1, 2, 3]}, {name: sky, colour: [1, 2, 3]}]")
-    assert "the colour [1, 2, 3] of sky is another's too" in errors(root)
+    assert "the colour [1, 2, 3] of sky is also that of another class" in errors(root)
 
 
 def test_what_is_transparent_is_no_colour(root: Path) -> None:
@@ -161,7 +161,7 @@ def test_binary_masks_of_two_classes(root: Path, cat: np.ndarray, dog: np.ndarra
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({"cat__a_dot_png": saved(np.arange(H * W, dtype=np.uint8).reshape(H, W))}, "more than black and one colour"),
         ({"cow__a_dot_png": saved(np.zeros((H, W), np.uint8))}, "in no folder of a class"),
@@ -171,9 +171,9 @@ def test_binary_masks_of_two_classes(root: Path, cat: np.ndarray, dog: np.ndarra
         ),
     ],
 )
-def test_binary_masks_that_are_none(root: Path, files: dict[str, bytes], told: str) -> None:
+def test_binary_masks_that_are_none(root: Path, files: dict[str, bytes], message: str) -> None:
     fresh(root, **files)
-    assert told in errors(root, masks="binary")
+    assert message in errors(root, masks="binary")
 
 
 @pytest.mark.parametrize("alpha", [0, 254])
@@ -280,15 +280,15 @@ def as_cvat(boxes: list[tuple[int, int, int, int, int]]) -> bytes:
 def as_label_studio(boxes: list[tuple[int, int, int, int, int]]) -> bytes:
     results = []
     for number, (value, *box) in enumerate(boxes):
-        told: dict[str, Any] = {"original_width": W, "original_height": H}
+        size: dict[str, Any] = {"original_width": W, "original_height": H}
         if number % 2:
             inside = (painted([(1, *box)]) == 1).ravel()  # type: ignore[list-item]
             code = {"format": "rle", "rle": rle.encode_brush(inside).tolist(), "brushlabels": [NAMES[value]]}
-            results.append(told | {"type": "brushlabels", "value": code})
+            results.append(size | {"type": "brushlabels", "value": code})
         else:
             points = [[100 * x / W, 100 * y / H] for x, y in corners(*box)]
             results.append(
-                told | {"type": "polygonlabels", "value": {"points": points, "polygonlabels": [NAMES[value]]}}
+                size | {"type": "polygonlabels", "value": {"points": points, "polygonlabels": [NAMES[value]]}}
             )
     task = {"id": 3, "data": {"image": "/data/upload/1/0a1b2c3d-a.png"}, "annotations": [{"result": results}]}
     return json.dumps([task]).encode()
@@ -399,12 +399,12 @@ BAD: list[tuple[str, str, bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "file", "data", "told"), BAD, ids=[f"{b[0]}-{b[3][:20]}" for b in BAD])
-def test_what_cannot_be_drawn_is_an_error_of_check(root: Path, kind: str, file: str, data: bytes, told: str) -> None:
+@pytest.mark.parametrize(("kind", "file", "data", "message"), BAD, ids=[f"{b[0]}-{b[3][:20]}" for b in BAD])
+def test_what_cannot_be_drawn_is_an_error_of_check(root: Path, kind: str, file: str, data: bytes, message: str) -> None:
     fresh(root, **{file: data})
-    found = errors(root, masks=kind)
-    assert told in found
-    assert "labels/a" in found
+    report = errors(root, masks=kind)
+    assert message in report
+    assert "labels/a" in report
 
 
 def test_names_in_ignore_are_void(root: Path) -> None:
@@ -427,5 +427,5 @@ def test_a_coco_file_names_images_in_other_folders(tmp_path: Path) -> None:
     fresh(root, all_dot_json=as_coco([(1, 0, 0, 2, 2)]))
     assert (mask_of(root, "town/a", masks="coco")[:2, :2] == 1).all()
     fresh(root, all_dot_json=coco([], "gone.png"))
-    found = index(FolderDomain(root=root, masks="coco"))
-    assert any("1 images of the annotations are not there" in str(p) for p in found.problems)
+    listing = index(FolderDomain(root=root, masks="coco"))
+    assert any("1 images of the annotations are missing" in str(p) for p in listing.problems)

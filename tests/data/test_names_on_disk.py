@@ -33,16 +33,16 @@ def errors(root: Path) -> str:
 def test_two_images_of_one_stem(other: str, tmp_path: Path) -> None:
     root = trees.folder(tmp_path)
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(root / "images" / other)
-    (told,) = [p for p in report(root).errors if "same stem" in p.value]
-    assert {Path(told.where).name, Path(told.value.split()[-1]).name} == {"train0.jpg", other}
+    (problem,) = [p for p in report(root).errors if "same stem" in p.value]
+    assert {Path(problem.where).name, Path(problem.value.split()[-1]).name} == {"train0.jpg", other}
 
 
 @pytest.mark.parametrize("other", ["train0.PNG", "train0.Png", "train0.tif", "train0.bmp"])
 def test_two_masks_of_one_stem(other: str, tmp_path: Path) -> None:
     root = trees.folder(tmp_path)
     (root / "labels" / other).write_bytes((root / "labels" / "train1.png").read_bytes())
-    (told,) = [p for p in report(root).errors if "same stem" in p.value]
-    assert {Path(told.where).name, Path(told.value.split()[-1]).name} == {"train0.png", other}
+    (problem,) = [p for p in report(root).errors if "same stem" in p.value]
+    assert {Path(problem.where).name, Path(problem.value.split()[-1]).name} == {"train0.png", other}
     with pytest.raises(ValueError, match="same stem as"):
         load_domain("d", FolderDomain(root=root))
 
@@ -51,8 +51,8 @@ def test_a_stem_in_two_folders_of_masks(tmp_path: Path) -> None:
     root = trees.cityscapes(tmp_path)
     mask = root / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png"
     (root / "gtFine/train/bochum" / mask.name).write_bytes(mask.read_bytes())
-    found = check_domains({"d": CityscapesDomain(layout="cityscapes", root=root)}).errors
-    assert [p.where for p in found if "same stem" in p.value] == [str(root / "gtFine/train/bochum" / mask.name)]
+    problems = check_domains({"d": CityscapesDomain(layout="cityscapes", root=root)}).errors
+    assert [p.where for p in problems if "same stem" in p.value] == [str(root / "gtFine/train/bochum" / mask.name)]
 
 
 @pytest.mark.parametrize(("there", "listed", "form"), [(NFD, NFC, "decomposed, as macOS"), (NFC, NFD, "composed")])
@@ -61,17 +61,17 @@ def test_a_line_in_another_unicode_form(there: str, listed: str, form: str, tmp_
     trees.picture(root / "images" / f"{there}.jpg")
     trees.mask(root / "labels" / f"{listed}.png")
     trees.lines(root / "splits" / "train.txt", "train0", listed)
-    told = errors(root)
-    assert f"train.txt:2: {listed!r} has no image: '{there}.jpg' looks equal, but is in another Unicode form" in told
-    assert f"{listed}.png: a mask without an image {listed!r}: '{there}.jpg' looks equal" in told
-    assert form in told
+    text = errors(root)
+    assert f"train.txt:2: {listed!r} has no image: '{there}.jpg' looks equal, but is in another Unicode form" in text
+    assert f"{listed}.png: a mask without an image {listed!r}: '{there}.jpg' looks equal" in text
+    assert form in text
 
 
 def test_a_line_in_another_case(tmp_path: Path) -> None:
     root = trees.folder(tmp_path)
     trees.lines(root / "splits" / "train.txt", "Train0", "train1")
     assert (
-        "'Train0' has no image: 'train0.jpg' is equal but for its case; rename the file or write the line anew"
+        "'Train0' has no image: 'train0.jpg' is equal but for its case; rename the file or write the line again"
         in errors(root)
     )
 
@@ -80,11 +80,11 @@ def test_two_stems_that_are_one_elsewhere(tmp_path: Path) -> None:
     root = trees.folder(tmp_path)
     for name in ("Train0", NFC, NFD):
         trees.picture(root / "images" / f"{name}.jpg")
-    found = report(root).problems
-    (case,) = [p for p in found if "equal but for its case" in p.value]
-    (form,) = [p for p in found if "another Unicode form" in p.value]
+    problems = report(root).problems
+    (case,) = [p for p in problems if "equal but for its case" in p.value]
+    (form,) = [p for p in problems if "another Unicode form" in p.value]
     assert (case.severity, form.severity) == ("warning", "error")
-    assert form.fix == "rename one: nobody can tell them apart"
+    assert form.fix == "rename one: nothing distinguishes them"
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_names_that_cannot_be_used_are_named_and_the_rest_is_examined(name: byte
     path = os.fsencode(root / "images") + b"/" + name
     with open(path, "wb") as file:
         file.write((root / "images" / "train0.jpg").read_bytes())
-    found = report(root)
-    text = "\n".join(map(str, found.problems))
+    findings = report(root)
+    text = "\n".join(map(str, findings.problems))
     text.encode()  # it can be printed
     assert says in text
-    assert found.statistics["d"].splits["train"] == 4
+    assert findings.statistics["d"].splits["train"] == 4
 
 
 # ── Classes that no mask shows ───────────────────────────────────────────────────────────────────────────────────────
@@ -128,11 +128,11 @@ def black_and_white(root: Path, classes: str) -> Path:
 )
 def test_masks_of_0_and_255_are_recognised(classes: str, fix: str, tmp_path: Path) -> None:
     root = black_and_white(tmp_path, classes)
-    (told,) = report(root).errors
-    assert told.value == (
+    (problem,) = report(root).errors
+    assert problem.value == (
         "class 'plant' is in none of the 3 labelled images and in no other mask, and 255 fills 25.0 % of the pixels"
     )
-    assert fix in told.fix
+    assert fix in problem.fix
     (root / "classes.yaml").write_text("classes: {0: soil, 255: plant}", encoding="utf-8")
     assert not report(root).errors
 
@@ -143,10 +143,10 @@ def test_a_class_that_no_mask_shows_is_an_error_unless_it_is_meant(tmp_path: Pat
     assert [p.value.split("'")[1] for p in report(root).errors] == ["tram", "bus"]
     assert [p.value.split("'")[1] for p in report(root, absent=["bus"]).errors] == ["tram"]
     assert not report(root, absent=["bus", "tram"]).errors
-    assert "`absent` names ship, no classes of it" in str(report(root, absent=["bus", "tram", "ship"]).errors[0])
-    asked = check_domains({"d": FolderDomain(root=root)}, asks=True)
-    assert not asked.errors
-    assert sum("in no other mask" in p.value for p in asked.warnings) == 2
+    assert "`absent` names ship, which its classes lack" in str(report(root, absent=["bus", "tram", "ship"]).errors[0])
+    findings = check_domains({"d": FolderDomain(root=root)}, asks=True)
+    assert not findings.errors
+    assert sum("in no other mask" in p.value for p in findings.warnings) == 2
 
 
 def test_a_class_that_only_other_masks_show_is_a_warning(tmp_path: Path) -> None:
@@ -175,9 +175,9 @@ def test_many_of_a_kind_are_one_line_and_the_whole_comes_first(tmp_path: Path, f
     Image.fromarray(np.full((40, 48), 77, np.uint8)).save(root / "labels" / "mask_train0.png")
     (root / "classes.yaml").unlink()
     config = write_config(tmp_path / "c.yaml", plain(root.parent))
-    told = [line for line in fewmask("check", config).out.splitlines() if line.startswith("error")]
-    assert "classes.yaml: not found" in told[0]
-    (many,) = [line for line in told if "a mask without an image" in line]
+    lines = [line for line in fewmask("check", config).out.splitlines() if line.startswith("error")]
+    assert "classes.yaml: not found" in lines[0]
+    (many,) = [line for line in lines if "a mask without an image" in line]
     assert many.startswith("error 16 × a mask without an image")
     assert many.count(".png") == 3
     assert "and 13 more (--json lists them)" in many

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from campaigns import SQUARES, asked, settings, settings_of
+from campaigns import SQUARES, questions_of, settings, settings_of
 from command import Fewmask
 from ondisk import assert_same_run, write_config, write_domain
 from PIL import Image
@@ -75,7 +75,7 @@ def test_people_are_asked_for_what_masks_leave_open_and_for_nothing_else(data: P
     config = settings(data, domains=["a"], labelled=None, annotator="people", rounds=2, ask=ALL)
     assert campaign(config, run)["state"] == "waiting"
     times = {stem: np.zeros(SIZE, int) for stem in opened(data).splits["train"]}
-    for question in asked(run):
+    for question in questions_of(run):
         question.window(times[question.stem])[question.inside] += 1
     assert (times["train0"][ROWS] == 0).all() and (times["train0"][16:] == 1).all()
     assert (times["train1"][SQUARE] == 0).all() and times["train1"].sum() == 40 * 48 - 16 * 16
@@ -94,9 +94,9 @@ def test_an_image_that_answers_complete_is_whole(data: Path, tmp_path: Path) -> 
         ledger.ask(1, [Question("a", stem, "parts", 0, (16, 0, 40, 48)) for stem in ("train0", "train1")])
         answer_all(ledger)
         write_labels(ledger, {"a": domain}, tmp_path / "labels")
-        known = answered_domain(domain, ledger, tmp_path / "labels")
-    assert known.whole == ("train0",)
-    assert known.partial == {"train1": (24 * 48 + 8 * 16) / (40 * 48)}
+        answered = answered_domain(domain, ledger, tmp_path / "labels")
+    assert answered.whole == ("train0",)
+    assert answered.partial == {"train1": (24 * 48 + 8 * 16) / (40 * 48)}
 
 
 def test_the_oracle_is_asked_only_for_what_it_may_know(data: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_oracle_is_asked_only_for_what_it_may_know(data: Path, tmp_path: Pat
     seeds = (settings(data, domains=["a"], ask=ALL, rounds=2).model_copy(update={"seed": s}) for s in range(99))
     config = next(made for made in seeds if load_domains(made)["a"].labelled == ("train0",))
     summary = campaign(config, tmp_path / "run")
-    assert "train1" in {q.stem for q in asked(tmp_path / "run")} <= {"train1", "train2"}
+    assert "train1" in {q.stem for q in questions_of(tmp_path / "run")} <= {"train1", "train2"}
     assert [entry["pixels"]["a"] for entry in summary["history"]] == [16 * 48, 16 * 48 + 16 * 16]
 
 

@@ -42,8 +42,8 @@ def check_cell(path: Path, cell: Cell, expected: np.ndarray, tolerance: float = 
     assert picture.pixels.shape == (H, W, 3)
     assert picture.pixels.dtype == np.uint8
     assert np.abs(picture.pixels.astype(int) - expected).max() <= tolerance
-    told = [c.fix for c in judge(picture.kind) if c.fix]
-    assert (cell.fix in told) if cell.fix else not told
+    fixes = [c.fix for c in judge(picture.kind) if c.fix]
+    assert (cell.fix in fixes) if cell.fix else not fixes
 
 
 CELLS = [(channels, depth, box) for (channels, depth), cells in PIXELS.items() for box in cells]
@@ -320,9 +320,9 @@ def test_flipped_bytes_raise_nothing_but_a_named_error(name: str, data: st.DataO
         whole[data.draw(st.integers(0, min(len(whole), 900) - 1))] = data.draw(st.integers(0, 255))
     path = put(tmp_path, bytes(whole))
     for read in (read_image, read_mask, lambda p: decode_colours(p.read_bytes(), p)):
-        said = None
+        message = None
         try:
             read(path)
         except ValueError as error:
-            said = str(error)
-        assert said is None or (said.startswith(f"{path}: ") and "; " in said)
+            message = str(error)
+        assert message is None or (message.startswith(f"{path}: ") and "; " in message)

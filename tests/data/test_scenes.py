@@ -66,9 +66,9 @@ def test_the_same_scene_at_twice_the_size(kind):
     for index in range(4):
         small = scenes.render(kind, 0, index, (48, 64))[1]
         large = scenes.render(kind, 0, index, (96, 128))[1][::2, ::2]
-        known = (small != VOID) & (large != VOID)
-        assert known.mean() > 0.8
-        assert (small == large)[known].mean() > 0.9
+        labelled = (small != VOID) & (large != VOID)
+        assert labelled.mean() > 0.8
+        assert (small == large)[labelled].mean() > 0.9
 
 
 def test_masks_hold_classes_and_void_alone(many):
@@ -101,8 +101,8 @@ def test_colour_alone_does_not_tell_the_class(many):
     take = [np.flatnonzero(half != VOID)[::23] for half in labels]
     tree = DecisionTreeClassifier(max_depth=12, min_samples_leaf=5, class_weight="balanced", random_state=0)
     tree.fit(colours[0][take[0]], labels[0][take[0]])
-    found, true, count = tree.predict(colours[1][take[1]]), labels[1][take[1]], len(scenes.CLASSES[kind])
-    table = np.bincount(true.astype(int) * count + found, minlength=count * count).reshape(count, count)
+    predicted, true, count = tree.predict(colours[1][take[1]]), labels[1][take[1]], len(scenes.CLASSES[kind])
+    table = np.bincount(true.astype(int) * count + predicted, minlength=count * count).reshape(count, count)
     iou = table.diagonal() / (table.sum(0) + table.sum(1) - table.diagonal())
     assert iou.mean() < 0.35
 
@@ -117,8 +117,8 @@ def test_shared_and_private_classes():
     for space in spaces.values():
         for name, colour in zip(space.names, space.colours, strict=True):
             colours.setdefault(name, set()).add(colour)
-    assert all(len(found) == 1 for found in colours.values()), "a class has one colour everywhere"
-    assert len({colour for found in colours.values() for colour in found}) == len(colours)
+    assert all(len(shades) == 1 for shades in colours.values()), "a class has one colour everywhere"
+    assert len({colour for shades in colours.values() for colour in shades}) == len(colours)
 
 
 def settings(**changes) -> ScenesDomain:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from command import Fewmask
 from PIL import Image
 
@@ -260,15 +261,15 @@ def test_a_common_folder_becomes_a_configuration_that_passes_check(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     done = fewmask("init", "../their data", "--name", "mine", "--json")
-    told = json.loads(done.out)
-    assert done.code == 0, (told, done.err)
-    assert told["check"]["errors"] == []
-    assert (told["images"], told["masks"], told["without_mask"]) == (images, masks, images - masks)
-    assert list(told["classes"].values()) == names
+    summary = json.loads(done.out)
+    assert done.code == 0, (summary, done.err)
+    assert summary["check"]["errors"] == []
+    assert (summary["images"], summary["masks"], summary["without_mask"]) == (images, masks, images - masks)
+    assert list(summary["classes"].values()) == names
     assert list(read_class_list(Path("classes.yaml")).names) == names
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "their data").rglob("*")} == before
     config = read_config(Path("mine.yaml"))
-    assert told["proposals"]["method"]["value"] == "auto"
+    assert summary["proposals"]["method"]["value"] == "auto"
     domain = load_domain("mine", config.domains["mine"])
     assert domain.splits["val"]
     first = next(s for s in domain.splits["train"] if domain.source.has_mask(s))
@@ -279,18 +280,18 @@ def test_a_common_folder_becomes_a_configuration_that_passes_check(
 def assert_drawn(mask: np.ndarray, ids: np.ndarray, names: tuple[str, ...]) -> None:
     """The mask has the two shapes of the image, whatever their classes are called."""
     for value in (0, 1, 2):
-        found = np.unique(mask[ids == value])
-        assert len(found) == 1
-        assert (found[0] in (0, VOID)) or found[0] < len(names)
+        values = np.unique(mask[ids == value])
+        assert len(values) == 1
+        assert (values[0] in (0, VOID)) or values[0] < len(names)
 
 
 def test_the_three_commands_pass(tmp_path: Path, fewmask: Fewmask, monkeypatch: pytest.MonkeyPatch) -> None:
     json_of_labelme(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    said = fewmask("init", "data", "--yes", "--out", "runs-of-mine")
-    assert said.code == 0, said.err
-    assert "12 images, 8 masks, 4 images without a mask" in said.out
-    assert "0 errors" in said.out
+    done = fewmask("init", "data", "--yes", "--out", "runs-of-mine")
+    assert done.code == 0, done.err
+    assert "12 images, 8 masks, 4 images without a mask" in done.out
+    assert "0 errors" in done.out
     assert fewmask("check", "runs-of-mine/data.yaml").code == 0
 
 
@@ -325,7 +326,7 @@ def instances(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "told"),
+    ("build", "message"),
     [
         (lambda root: root.mkdir(), "no images in it"),
         (few_masks, "3 images, and no masks that belong to them"),
@@ -333,11 +334,11 @@ def instances(root: Path) -> None:
         (instances, "different ids"),
     ],
 )
-def test_what_cannot_be_told_is_said(build: Build, told: str, tmp_path: Path, fewmask: Fewmask) -> None:
+def test_what_cannot_be_told_is_said(build: Build, message: str, tmp_path: Path, fewmask: Fewmask) -> None:
     build(tmp_path / "data")
     done = fewmask("init", tmp_path / "data", "--yes", "--out", tmp_path / "out")
     assert done.code == 2
-    assert told in done.err
+    assert message in done.err
     assert not (tmp_path / "out").exists()
 
 
@@ -350,8 +351,8 @@ def test_splits_that_are_drawn_cut_no_series_and_part_no_copies(tmp_path: Path, 
     photo(root / "images/copy_x.png", 31)  # of drive 3
     done = fewmask("init", root, "--yes", "--out", tmp_path)
     assert done.code == 0, done.out
-    found = load_domain("d", read_config(tmp_path / "data.yaml").domains["data"])
-    drives = {split: {stem.split("_")[0] for stem in stems} for split, stems in found.splits.items()}
+    domain = load_domain("d", read_config(tmp_path / "data.yaml").domains["data"])
+    drives = {split: {stem.split("_")[0] for stem in stems} for split, stems in domain.splits.items()}
     assert drives["val"]
     assert drives["test"]
     assert not (drives["train"] & drives["val"] or drives["train"] & drives["test"] or drives["val"] & drives["test"])
@@ -364,11 +365,11 @@ def test_masks_that_fit_the_turned_images_turn_them(tmp_path: Path, fewmask: Few
     for n in range(COUNT):
         photo(tmp_path / f"data/images/a{n}.jpg", n, exif=exif)
         mask(tmp_path / f"data/labels/a{n}.png", np.ascontiguousarray(np.rot90(ids_of(n), -1)))
-    told = json.loads(fewmask("init", tmp_path / "data", "--json", "--out", tmp_path).out)
-    assert told["orientation"] == "apply"
-    assert not told["check"]["errors"]
-    found = load_domain("d", read_config(tmp_path / "data.yaml").domains["data"])
-    assert found.image(found.splits["train"][0]).shape[:2] == (W, H)
+    summary = json.loads(fewmask("init", tmp_path / "data", "--json", "--out", tmp_path).out)
+    assert summary["orientation"] == "apply"
+    assert not summary["check"]["errors"]
+    domain = load_domain("d", read_config(tmp_path / "data.yaml").domains["data"])
+    assert domain.image(domain.splits["train"][0]).shape[:2] == (W, H)
 
 
 @pytest.mark.parametrize("name", ["2024", "müllers sehr langer Ordner mit Namen " * 3])
@@ -419,6 +420,51 @@ def test_a_colour_of_two_names_is_of_neither(
 def test_lists_of_something_else_name_no_class(text: str, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(text, encoding="utf-8")
     assert find_names(Tree.scan(tmp_path)) == []
+
+
+def of_numbers(folder: Path, shape: tuple[int, ...], kind: type[np.generic]) -> None:
+    """Images of numbers, in TIFF, or in PNG where `shape` has one channel, and their masks."""
+    for n in range(COUNT):
+        pixels = np.random.default_rng(n).random((*shape, H // 8, W // 8)).repeat(8, -1).repeat(8, -2)
+        pixels = np.moveaxis((pixels * 3000).astype(kind), 0, -1)
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        if shape[0] > 1:
+            tifffile.imwrite(folder / f"images/a{n}.tif", pixels, photometric="minisblack", planarconfig="contig")
+        else:
+            Image.fromarray(pixels[..., 0]).save(folder / f"images/a{n}.png")
+        mask(folder / f"masks/a{n}.png", ids_of(n))
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "channels", "depth"),
+    [
+        (1, np.uint16, ["grey"], 16),
+        (2, np.uint8, ["channel-1", "channel-2"], 8),
+        (4, np.int16, ["channel-1", "channel-2", "channel-3", "channel-4"], 16),
+        (5, np.float32, [f"channel-{n}" for n in range(1, 6)], "float"),
+    ],
+)
+def test_channels_and_depth_are_those_of_the_images(
+    count: int, kind: type[np.generic], channels: list[str], depth: object, tmp_path: Path, fewmask: Fewmask
+) -> None:
+    of_numbers(tmp_path / "data", (count,), kind)
+    done = fewmask("init", tmp_path / "data", "--yes", "--name", "mine", "--out", tmp_path / "out")
+    assert done.code == 0, done
+    assert f"channels: {', '.join(channels)}" in done.out
+    domain = read_config(tmp_path / "out/mine.yaml").domains["mine"]
+    assert (list(domain.channels), domain.depth, domain.stretch) == (channels, depth, None)  # type: ignore[union-attr]
+    image = load_domain("mine", domain).image("a3")
+    assert image.shape == (H, W, count) and image.max() > 200
+
+
+def test_images_that_nothing_reads_are_left_to_check(tmp_path: Path, fewmask: Fewmask) -> None:
+    """Neither one kind of numbers nor files that are no images end in a traceback."""
+    of_numbers(tmp_path / "data", (4,), np.uint16)
+    for n in range(0, COUNT, 2):
+        (tmp_path / f"data/images/a{n}.tif").write_bytes(b"II*\0 no image")
+    done = fewmask("init", tmp_path / "data", "--yes", "--out", tmp_path / "out")
+    assert done.code == 2 and "images/a0.tif" in done.out
+    assert "depth" not in (tmp_path / "out/data.yaml").read_text(encoding="utf-8")
 
 
 def test_without_a_terminal_it_asks_for_yes(tmp_path: Path, fewmask: Fewmask) -> None:

@@ -48,11 +48,11 @@ def test_ticks_are_round_apart_alike_and_inside(low: float, width: float, about:
     high = low + width
     if not low < high:
         return
-    found = ticks(low, high, about)
-    assert len(found) <= 2 * about + 1
+    values = ticks(low, high, about)
+    assert len(values) <= 2 * about + 1
     slack = 1e-6 * width + 1e-9
-    assert all(low - slack <= t <= high + slack for t in found)
-    steps = np.diff(found)
+    assert all(low - slack <= t <= high + slack for t in values)
+    steps = np.diff(values)
     assert np.allclose(steps, steps[:1], rtol=1e-6, atol=1e-9)
     if len(steps):
         assert f"{steps[0] / 10 ** np.floor(np.log10(steps[0]) + 1e-9):.3g}" in {"1", "2", "2.5", "5", "10"}
@@ -107,8 +107,8 @@ def test_bars_say_value_and_change() -> None:
     chart = bars(
         "t", [Bar("up", 0.5, 0.25), Bar("down", 0.2, 0.3), Bar("gone", None)], before="round 1", description="d"
     )
-    told = words(chart)
-    assert "▲ +25.0" in told and "▼ −10.0" in told and "does not occur" in told
+    texts = words(chart)
+    assert "▲ +25.0" in texts and "▼ −10.0" in texts and "does not occur" in texts
     width = {e.find("title").text.split(":")[0]: float(e.attrib["width"]) for e in drawn(chart).iter("rect")}  # type: ignore[union-attr]
     assert width["up"] == pytest.approx(2.5 * width["down"], rel=0.02)
     assert [key.name for key in chart.keys] == ["now", "round 1"]
@@ -236,8 +236,8 @@ def test_text_from_strangers_is_text_everywhere() -> None:
 
 def test_a_page_asks_for_nothing_and_runs_nothing() -> None:
     reader = Reader(render(everything("word")))
-    asked = [a[key] for _, a in reader.tags for key in ("src", "href", "data", "action") if key in a]
-    assert asked and all(value.startswith(("data:image/", "#")) for value in asked)
+    addresses = [a[key] for _, a in reader.tags for key in ("src", "href", "data", "action") if key in a]
+    assert addresses and all(value.startswith(("data:image/", "#")) for value in addresses)
     policy = next(a["content"] for name, a in reader.tags if name == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'") and "script" not in policy
     assert "url(" not in render(everything("word")) and "@import" not in render(everything("word"))

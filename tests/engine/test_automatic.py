@@ -71,8 +71,8 @@ def test_steps_show_each_labelled_pixel_as_often_as_they_say(images: int, side: 
     one = domain("a", images=images, labelled=images, size=(side, 2 * side))
     many = replace(one, labelled=one.labelled * times)  # so many of the same masks
     config = parse_config(plain(Path(), "joint", steps="auto", batch_size=2, crop=[crop, crop]))
-    found, (line,) = resolve_auto(config, {"a": many})
-    pixels, a_step, steps = images * times * 2 * side**2, 2 * crop**2, found.train.steps
+    resolved_config, (line,) = resolve_auto(config, {"a": many})
+    pixels, a_step, steps = images * times * 2 * side**2, 2 * crop**2, resolved_config.train.steps
     assert labelled_pixels(many) == pixels
     assert SHORTEST <= steps <= LONGEST
     assert steps % 100 == 0
@@ -80,7 +80,7 @@ def test_steps_show_each_labelled_pixel_as_often_as_they_say(images: int, side: 
         assert (steps - 100) * a_step < SHOWN * pixels <= steps * a_step
     assert f"{steps:,}" in line
     assert f"{pixels:,}" in line
-    assert found.train.patience == PATIENCE
+    assert resolved_config.train.patience == PATIENCE
 
 
 def test_pixels_of_images_that_are_labelled_in_part_count_in_part() -> None:

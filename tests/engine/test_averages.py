@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ondisk import assert_same_run, plain, summary_of, two_domains, weights_of
 from torch import Tensor, nn
 
-from fewmask.config import ClassWeightSettings, Config
+from fewmask.config import ClassWeightSettings, Config, LossSettings
 from fewmask.data.batch import Batch, count_pixels
 from fewmask.data.frequency import class_pixels, class_weights
 from fewmask.data.frequency import weights_of as weights_of_counts
@@ -57,11 +57,11 @@ def test_the_average_is_that_of_a_plain_loop_buffers_too(
     made, students = last_fit(monkeypatch), []
     config = small(data, steps=8, average={"lag": 0.25, "answers": "average"})  # two steps behind: momentum 1/2
 
-    def look(event: ProgressEvent) -> None:
+    def collect(event: ProgressEvent) -> None:
         if event.stage != "evaluate" and event.step > len(students):
             students.append({n: v.clone().double() for n, v in made[0].model.state_dict().items()})
 
-    train(config, tmp_path / "run", look)
+    train(config, tmp_path / "run", collect)
     assert len(students) == 8
     expected = students[0]
     for step, student in enumerate(students[1:], start=1):
@@ -92,11 +92,11 @@ def test_validation_takes_the_better_one(
     made, real = last_fit(monkeypatch), fit.evaluate
 
     def judged(network: nn.Module, of: Any, split: str, **options: Any) -> dict[str, Any]:
-        found = real(network, of, split, **options)
+        report = real(network, of, split, **options)
         chosen = network is made[0].answering[wins]["model"]
-        for scores in found["domains"].values():
+        for scores in report["domains"].values():
             scores["miou"] = 0.9 if chosen else 0.1
-        return found
+        return report
 
     monkeypatch.setattr(fit, "evaluate", judged)
     summary = train(small(data, steps=4, average={"lag": 0.5}), tmp_path / "run")
@@ -157,8 +157,8 @@ def test_their_mean_over_pixels_is_one_and_none_is_above_the_cap(
     assert (n * weights).sum() / n.sum() == pytest.approx(1)
     assert weights.max() <= cap * (1 + 1e-9)
     assert weights.min() > 0
-    seen = np.flatnonzero(n)
-    ordered = seen[np.argsort(n[seen])]
+    classes = np.flatnonzero(n)
+    ordered = classes[np.argsort(n[classes])]
     assert (np.diff(weights[ordered]) <= 1e-9).all()  # what is rarer never counts less
     assert (weights[n == 0] == 1).all()
 
@@ -182,8 +182,8 @@ def test_they_are_counted_in_the_masks_that_training_may_see() -> None:
                     expected[value] += 1
         assert class_pixels(domain).tolist() == expected.tolist()
     assert class_weights(of, ClassWeightSettings()) == {}
-    found = class_weights(of, ClassWeightSettings(exponent=0.5))
-    assert [len(found[k]) for k in (0, 1)] == [3, 4]
+    weights = class_weights(of, ClassWeightSettings(exponent=0.5))
+    assert [len(weights[k]) for k in (0, 1)] == [3, 4]
 
 
 def batch_of(label: Tensor, domain: list[int], weight: Tensor | None = None) -> Batch:
@@ -233,6 +233,21 @@ def test_the_loss_is_that_of_a_loop_over_pixels(weight: Tensor | None) -> None:
         assert equal == pytest.approx(supervised_loss(network, features, batch).item(), rel=1e-5)
 
 
+def test_pseudo_labels_have_no_class_weights() -> None:
+    label = torch.tensor([[[0, 1, 2, VOID], [2, 1, 0, NOT_LABELLED]]] * 2, dtype=torch.uint8)
+    confidence = torch.tensor([[[255, 255, 255, 255]] * 2, [[254, 255, 180, 0], [0, 254, 255, 200]]], dtype=torch.uint8)
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    batch = replace(
+        batch_of(label, [0, 0], torch.tensor([1.0, 2.0])), class_weights={0: weights}, confidence=confidence
+    )
+    factor, _ = batch.weighted(0, torch.tensor([0, 1]))
+    assert factor is not None
+    for row, y, x in np.ndindex(2, 2, 4):
+        if (value := int(label[row, y, x])) < NOT_LABELLED:
+            of_class = float(weights[value]) if confidence[row, y, x] == 255 else 1.0
+            assert float(factor[row, y, x]) == (row + 1) * of_class
+
+
 def test_a_run_trains_with_them_and_keeps_them(data: Path, tmp_path: Path) -> None:
     config = small(data, steps=2, class_weights={"exponent": 0.5})
     train(config, tmp_path / "weighed")
@@ -247,23 +262,36 @@ def test_a_run_trains_with_them_and_keeps_them(data: Path, tmp_path: Path) -> No
     assert math.isfinite(summary_of(tmp_path / "weighed")["avg_miou"])
 
 
+def first_terms(name: str, **fields: Any) -> dict[str, float]:
+    """The terms of a method's first step on a batch with these fields changed."""
+    of = domains(3, 4, images=8, labelled=4)
+    settings = METHODS[name].Settings.model_validate({"name": name, **needs(name, of)})
+    network, rng = model(of), torch.Generator().manual_seed(0)
+    made = build(settings, of, 4)
+    made.prepare(network, rng)
+    phases = [p for p in made.phases(4) if p.stop > p.start]
+    made.begin(phases[0], network, rng)
+    (batch,) = steps(of, phases, network=network)[0]
+    torch.manual_seed(0)
+    terms = made.step(network.train(), replace(batch, **fields), rng)
+    return {term: value.item() for term, value in terms.items()}
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_methods_labels_are_weighed(name: str) -> None:
-    of = domains(3, 4, images=8, labelled=4)
-
-    def first_terms(weight: float) -> dict[str, float]:
-        settings = METHODS[name].Settings.model_validate({"name": name, **needs(name, of)})
-        network, rng = model(of), torch.Generator().manual_seed(0)
-        made = build(settings, of, 4)
-        made.prepare(network, rng)
-        phases = [p for p in made.phases(4) if p.stop > p.start]
-        made.begin(phases[0], network, rng)
-        (batch,) = steps(of, phases, network=network)[0]
-        weights = {k: torch.full((d.space.num_classes,), weight) for k, d in enumerate(of.values())}
-        torch.manual_seed(0)
-        terms = made.step(network.train(), replace(batch, class_weights=weights), rng)
-        return {term: value.item() for term, value in terms.items()}
-
-    once, twice = first_terms(1.0), first_terms(2.0)
+    once, twice = (
+        first_terms(name, class_weights={k: torch.full((c,), weight) for k, c in enumerate((3, 4))})
+        for weight in (1.0, 2.0)
+    )
     assert once["supervised"] > 0
     assert twice["supervised"] == pytest.approx(2 * once["supervised"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_has_the_focal_and_the_dice_loss(name: str) -> None:
+    plain, focal, dice, twice = (
+        first_terms(name, loss=LossSettings(**options))["supervised"]
+        for options in ({}, {"gamma": 2}, {"dice": 1}, {"dice": 2})
+    )
+    assert 0 < focal < plain < dice
+    assert twice - plain == pytest.approx(2 * (dice - plain), rel=1e-3)

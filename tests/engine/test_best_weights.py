@@ -66,26 +66,26 @@ def test_test_is_looked_at_once_at_the_end_and_the_pool_never(
     trained = 1 if variant.startswith("supervised") else 2
     assert sorted(stem for _, stem in test) == sorted(trained * ["test0", "test1"])
     assert all(i > last for i, _ in test)
-    asked = {stem for _, stem in reads}
-    assert not asked & {"train4", "train5"}  # the unlabelled ones
-    assert {"val0", "val1"} <= asked
+    stems = {stem for _, stem in reads}
+    assert not stems & {"train4", "train5"}  # the unlabelled ones
+    assert {"val0", "val1"} <= stems
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, scores: dict[str, list[float]]) -> list[dict[str, Tensor]]:
     """Validation gives these scores, one after the other; returns the weights that it saw."""
-    seen: list[dict[str, Tensor]] = []
+    weights: list[dict[str, Tensor]] = []
     real = fit.evaluate
 
     def evaluate(model: UniversalSegmenter, domains: dict[str, Domain], split: str, **options: Any) -> dict[str, Any]:
         result = real(model, domains, split, **options)
         if split == "val":
             for name, of in scores.items():
-                result["domains"][name]["miou"] = of[len(seen)]
-            seen.append({n: v.detach().clone() for n, v in model.state_dict().items()})
+                result["domains"][name]["miou"] = of[len(weights)]
+            weights.append({n: v.detach().clone() for n, v in model.state_dict().items()})
         return result
 
     monkeypatch.setattr(fit, "evaluate", evaluate)
-    return seen
+    return weights
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: dict[str, list[float]]) ->
 def test_the_weights_that_validation_found_best_are_scored_and_kept(
     scores: dict[str, list[float]], chosen: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = scripted(monkeypatch, scores)
+    weights = scripted(monkeypatch, scores)
     summary = train(small(data, "joint", steps=4, evaluate_every=1), tmp_path / "run")
     assert summary["selected_step"] == chosen
-    assert helpers.same(seen[chosen - 1], weights_of(tmp_path / "run"))
+    assert helpers.same(weights[chosen - 1], weights_of(tmp_path / "run"))
     assert [h["step"] for h in summary["validation"]] == [1, 2, 3, 4]
     assert [p.name for p in (tmp_path / "run" / "state").glob("best*")] == [f"best-{chosen}.safetensors"]
     # What was scored on test are these weights.

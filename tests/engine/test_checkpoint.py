@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from ondisk import run_python
 
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.files import remove_unfinished, write_atomically, write_json, write_text
@@ -73,50 +77,50 @@ def test_an_error_in_the_middle_leaves_the_old_file(saved: Path) -> None:
     assert names(saved.parent) == ["last.pt"]
 
 
-# Forks a process for each moment, so that the imports are paid once; each kills itself in the middle of a save.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from fewmask.engine import checkpoint
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
-die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
-path = Path(sys.argv[1])
 
-def dies_inside(file):
-    write, written = file.write, []
-    class Dying:
-        def write(self, data):
-            written.append(write(data))
-            file.flush()
-            if len(written) == 4:
-                die()
-            return written[-1]
-        def __getattr__(self, name):
-            return getattr(file, name)
-    return Dying()
+class DiesInside:
+    """A file whose process is killed in its fourth write."""
 
-torch_save = torch.save
-for moment in ("inside the write", "before the flush to the disk", "before it takes its place"):
-    child = os.fork()
-    if child == 0:
+    def __init__(self, file: Any) -> None:
+        self.file, self.left = file, 4
+
+    def write(self, data: Any) -> int:
+        written = self.file.write(data)
+        self.file.flush()
+        self.left -= 1
+        if not self.left:
+            die()
+        return int(written)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def saves_and_dies(path: Path, moment: str) -> None:
+    """In a process of its own, which must not come back to the tests."""
+    try:
+        whole = torch.save
         if moment == "inside the write":
-            torch.save = lambda state, file: torch_save(state, dies_inside(file))
+            torch.save = lambda state, file: whole(state, DiesInside(file))
         elif moment == "before the flush to the disk":
             os.fsync = die
         else:
-            os.replace = die
-        checkpoint.save_state(path, {"step": 2, "model": {"w": torch.randn(1000, 1000)}})
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL, moment
-    print(checkpoint.load_state(path)["step"])
-"""
+            os.replace = die  # type: ignore[assignment]
+        save_state(path, {"step": 2, "model": {"w": torch.zeros(1000, 1000)}})
+    finally:
+        os._exit(1)
 
 
 def test_the_old_file_survives_a_kill(saved: Path) -> None:
-    done = run_python(KILLED, saved)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["1", "1", "1"]
+    for moment in ("inside the write", "before the flush to the disk", "before it takes its place"):
+        child = os.fork()
+        if child == 0:
+            saves_and_dies(saved, moment)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL, moment
+        assert load_state(saved)["step"] == 1
     left = [n for n in names(saved.parent) if n != "last.pt"]
     assert len(left) == 3  # the unfinished files, which the run removes when it goes on
     assert all((saved.parent / n).stat().st_size > 0 for n in left)
@@ -126,38 +130,32 @@ def test_the_old_file_survives_a_kill(saved: Path) -> None:
     assert load_state(saved)["step"] == 3
 
 
-FULL = """
-import resource, sys
-from pathlib import Path
-import torch
-from fewmask import files
-from fewmask.engine import checkpoint
-
-big = torch.randn(500_000)
-folder = Path(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
-for name, save in {
-    "last.pt": lambda path: checkpoint.save_state(path, {"step": 2, "w": big}),
-    "model.safetensors": lambda path: checkpoint.save_weights(path, {"w": big}),
-    "metrics.jsonl": lambda path: files.write_text(path, "x" * 400_000),
-}.items():
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a full disk: no file of this process may grow beyond the size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        save(folder / name)
-    except OSError as error:
-        print(error)
-"""
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_named_and_the_old_files_stay(saved: Path) -> None:
     save_weights(saved.with_name("model.safetensors"), {"w": torch.ones(2)})
     write_text(saved.with_name("metrics.jsonl"), "old\n")
-    done = run_python(FULL, saved.parent)
-    assert done.returncode == 0, done.stderr
-    messages = done.stdout.splitlines()
-    assert len(messages) == 3
-    for message, name in zip(messages, ("last.pt", "model.safetensors", "metrics.jsonl"), strict=True):
-        assert message.startswith(f"{saved.parent / name}: cannot be written (File too large)")
-        assert "Make room" in message
+    big = torch.randn(500_000)
+    saves = {
+        "last.pt": lambda path: save_state(path, {"step": 2, "w": big}),
+        "model.safetensors": lambda path: save_weights(path, {"w": big}),
+        "metrics.jsonl": lambda path: write_text(path, "x" * 400_000),
+    }
+    for name, save in saves.items():
+        path = saved.with_name(name)
+        with pytest.raises(OSError, match="File too large") as raised, files_of_at_most(300_000):
+            save(path)
+        assert str(raised.value).startswith(f"{path}: cannot be written (File too large)")
+        assert "Make room" in str(raised.value)
     assert names(saved.parent) == ["last.pt", "metrics.jsonl", "model.safetensors"]
     assert load_state(saved)["step"] == 1
     assert load_weights(saved.with_name("model.safetensors"))["w"].tolist() == [1, 1]

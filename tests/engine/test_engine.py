@@ -144,9 +144,9 @@ def test_the_forwards_of_a_step(variant: str, data: Path, tmp_path: Path, monkey
     assert rows == FORWARDS.get(variant, [[4], [4], [4, 2], [4, 2]] if aligned else [[4]] * 4)
     (fitted,) = made
     drawn = [next(2 * bool(p.unlabelled) for p in fitted.phases if step < p.stop) for step in range(4)]
-    asked = [list(fitted.method.forward_batch_sizes(4, unlabelled)) for unlabelled in drawn]
+    sizes = [list(fitted.method.forward_batch_sizes(4, unlabelled)) for unlabelled in drawn]
     # Where translators learn, the network stands still.
-    assert [found or wanted for found, wanted in zip(rows, asked, strict=True)] == asked
+    assert [row or wanted for row, wanted in zip(rows, sizes, strict=True)] == sizes
     if aligned:
         assert domains_seen == [{0, 1}] * 4
 

@@ -57,50 +57,50 @@ NAMES = ["road", "sky", "car", "pole"]
 
 def test_scores_by_hand() -> None:
     matrix = torch.tensor([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [4, 0, 0, 4]])
-    found = scores(matrix, NAMES)
+    metrics = scores(matrix, NAMES)
     road, sky, pole = 6 / (8 + 11 - 6), 3 / (4 + 5 - 3), 4 / (8 + 4 - 4)
-    assert found["iou"] == pytest.approx({"road": road, "sky": sky, "car": None, "pole": pole})
-    assert found["miou"] == pytest.approx((road + sky + pole) / 3)
-    assert found["miou_legacy"] == pytest.approx((road + sky + pole) / 4)
-    assert found["pixel_accuracy"] == pytest.approx(13 / 20)
-    assert found["pixels"] == 20
+    assert metrics["iou"] == pytest.approx({"road": road, "sky": sky, "car": None, "pole": pole})
+    assert metrics["miou"] == pytest.approx((road + sky + pole) / 3)
+    assert metrics["miou_legacy"] == pytest.approx((road + sky + pole) / 4)
+    assert metrics["pixel_accuracy"] == pytest.approx(13 / 20)
+    assert metrics["pixels"] == 20
 
 
 def test_an_absent_class_that_is_predicted_costs_the_others_but_is_no_class_of_the_mean() -> None:
-    found = scores(torch.tensor([[5, 5], [0, 0]]), NAMES[:2])
-    assert found["iou"] == {"road": 0.5, "sky": None}
-    assert (found["miou"], found["miou_legacy"]) == (0.5, 0.25)
+    metrics = scores(torch.tensor([[5, 5], [0, 0]]), NAMES[:2])
+    assert metrics["iou"] == {"road": 0.5, "sky": None}
+    assert (metrics["miou"], metrics["miou_legacy"]) == (0.5, 0.25)
 
 
 def test_nothing_labelled_is_no_score() -> None:
-    found = scores(torch.zeros(3, 3, dtype=torch.long), NAMES[:3])
-    assert found["miou"] is None
-    assert found["pixel_accuracy"] is None
-    assert found["iou"] == dict.fromkeys(NAMES[:3])
+    metrics = scores(torch.zeros(3, 3, dtype=torch.long), NAMES[:3])
+    assert metrics["miou"] is None
+    assert metrics["pixel_accuracy"] is None
+    assert metrics["iou"] == dict.fromkeys(NAMES[:3])
     assert mean([None, None]) is None
     assert mean([None, 0.5, 0.0]) == 0.25
 
 
 def test_a_prediction_without_counterpart_is_a_miss_and_no_false_alarm() -> None:
     """The last column stands for source classes that mean nothing here."""
-    found = scores(torch.tensor([[5, 0, 5], [0, 8, 2]]), NAMES[:2])
-    assert found["iou"] == {"road": 0.5, "sky": 0.8}
-    assert found["pixel_accuracy"] == 13 / 20
+    metrics = scores(torch.tensor([[5, 0, 5], [0, 8, 2]]), NAMES[:2])
+    assert metrics["iou"] == {"road": 0.5, "sky": 0.8}
+    assert metrics["pixel_accuracy"] == 13 / 20
 
 
 def test_classes_that_no_source_class_means_are_left_out_of_the_mean() -> None:
     matrix = torch.tensor([[5, 0, 5], [4, 0, 0]])
-    found = scores(matrix, NAMES[:2], reachable={0})
-    assert found["miou"] == pytest.approx(5 / 14)
-    assert found["miou_legacy"] == pytest.approx(5 / 28)
-    assert found["iou"]["sky"] == 0.0
+    metrics = scores(matrix, NAMES[:2], reachable={0})
+    assert metrics["miou"] == pytest.approx(5 / 14)
+    assert metrics["miou_legacy"] == pytest.approx(5 / 28)
+    assert metrics["iou"]["sky"] == 0.0
 
 
 def test_counts_beyond_single_precision_are_exact() -> None:
     big = 2**40
-    found = scores(torch.tensor([[big, 1], [0, 1]]), NAMES[:2])
-    assert found["iou"]["sky"] == 0.5
-    assert found["iou"]["road"] == big / (big + 1)
+    metrics = scores(torch.tensor([[big, 1], [0, 1]]), NAMES[:2])
+    assert metrics["iou"]["sky"] == 0.5
+    assert metrics["iou"]["road"] == big / (big + 1)
 
 
 # ── Evaluating a network ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,11 +129,11 @@ class Reader(UniversalSegmenter):
         self.spaces = {n: d.space for n, d in of.items()}
         self.register_buffer("mean", torch.zeros(1))
         self.wrong = wrong
-        self.seen: list[tuple[int, ...]] = []
+        self.shapes: list[tuple[int, ...]] = []
         self.modes: list[bool] = []
 
     def forward(self, image: Tensor, domain: str) -> Tensor:
-        self.seen.append(tuple(image.shape))
+        self.shapes.append(tuple(image.shape))
         self.modes.append(self.training)
         classes = self.spaces[domain].num_classes
         answer = (image[:, 0].long() // 50 + self.wrong) % classes
@@ -153,8 +153,8 @@ def test_every_image_is_scored_once_at_its_own_size(workers: int, batch_size: in
     ).confusion
     expected = [int((m < NOT_LABELLED).sum()) for m in of["a"].source.masks.values()]  # type: ignore[attr-defined]
     assert int(matrix.sum()) == int(matrix.diagonal().sum()) == sum(expected)
-    assert sorted(s[2:] for s in network.seen for _ in range(s[0])) == sorted(SIZES)
-    assert max(s[0] for s in network.seen) <= batch_size
+    assert sorted(s[2:] for s in network.shapes for _ in range(s[0])) == sorted(SIZES)
+    assert max(s[0] for s in network.shapes) <= batch_size
 
 
 def test_a_real_network_takes_every_size_and_the_batch_size_does_not_matter() -> None:
@@ -198,18 +198,18 @@ def test_another_domains_head_through_a_mapping() -> None:
     matrix = count_predictions(network, target, "val", head="b", mapping=mapping, workers=0).confusion
     pixels = [sum(int((m == c).sum()) for m in target.source.masks.values()) for c in range(3)]  # type: ignore[attr-defined]
     assert matrix.tolist() == [[pixels[0], 0, 0, 0], [0, pixels[1], 0, 0], [0, 0, 0, pixels[2]]]
-    found = scores(matrix, target.space.names, mapping.reachable)
-    assert found["miou"] == 1.0
-    assert found["iou"] == {"a0": 1.0, "a1": 1.0, "a2": 0.0}
-    assert found["pixel_accuracy"] == (pixels[0] + pixels[1]) / sum(pixels)
+    metrics = scores(matrix, target.space.names, mapping.reachable)
+    assert metrics["miou"] == 1.0
+    assert metrics["iou"] == {"a0": 1.0, "a1": 1.0, "a2": 0.0}
+    assert metrics["pixel_accuracy"] == (pixels[0] + pixels[1]) / sum(pixels)
 
 
 def test_shared_and_private_classes_have_means_of_their_own() -> None:
     one, other = domain([(20, 20)] * 2), domain([(20, 20)], "b", 4)
     of = {"a": one, "b": other}
-    found = evaluate(Reader(of), of, "val", synonyms=[["a0", "b1"], ["a2", "b2"]], workers=0)
-    assert found["avg_miou"] == 1.0
-    assert found["domains"]["a"]["miou_shared"] == found["domains"]["a"]["miou_private"] == 1.0
+    metrics = evaluate(Reader(of), of, "val", synonyms=[["a0", "b1"], ["a2", "b2"]], workers=0)
+    assert metrics["avg_miou"] == 1.0
+    assert metrics["domains"]["a"]["miou_shared"] == metrics["domains"]["a"]["miou_private"] == 1.0
     wrong = Reader(of)
     wrong.forward = (
         lambda image, domain: (
@@ -220,11 +220,11 @@ def test_shared_and_private_classes_have_means_of_their_own() -> None:
             )
         )
     )  # always class 1
-    found = evaluate(wrong, of, "val", synonyms=[["a0", "b1"], ["a2", "b2"]], workers=0)["domains"]
-    assert found["a"]["miou_shared"] == 0.0
-    assert found["a"]["miou_private"] == found["a"]["iou"]["a1"] > 0.2
-    assert found["b"]["miou_shared"] == found["b"]["iou"]["b1"] / 2
-    assert found["b"]["miou_private"] == 0.0
+    metrics = evaluate(wrong, of, "val", synonyms=[["a0", "b1"], ["a2", "b2"]], workers=0)["domains"]
+    assert metrics["a"]["miou_shared"] == 0.0
+    assert metrics["a"]["miou_private"] == metrics["a"]["iou"]["a1"] > 0.2
+    assert metrics["b"]["miou_shared"] == metrics["b"]["iou"]["b1"] / 2
+    assert metrics["b"]["miou_private"] == 0.0
     assert "miou_shared" not in evaluate(Reader({"a": one}), {"a": one}, "val", workers=0)["domains"]["a"]
 
 
@@ -251,9 +251,9 @@ def test_counts_of_images_come_back_from_the_disk_and_give_the_scores(numbers: l
     kept = ImageCounts(np.array(["eins", "zwei/ö"]), images.numpy(), matrices.sum(0).numpy())
     with tempfile.TemporaryDirectory() as folder:
         write_counts(Path(folder) / "scores.npz", {name: kept, "b": kept})
-        found = read_counts(Path(folder) / "scores.npz")
-    assert list(found) == [name, "b"]
-    for part in found.values():
+        counts = read_counts(Path(folder) / "scores.npz")
+    assert list(counts) == [name, "b"]
+    for part in counts.values():
         assert part.stems.tolist() == ["eins", "zwei/ö"]
         assert np.array_equal(part.counts, kept.counts)
         assert np.array_equal(part.confusion, kept.confusion)
@@ -273,12 +273,12 @@ def test_a_damaged_file_of_counts_is_named(tmp_path: Path) -> None:
 
 def test_progress_ends_with_all_images() -> None:
     of = {"a": domain(SIZES)}
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     count_predictions(
-        Reader(of), of["a"], "val", batch_size=2, workers=0, progress=lambda done, total: told.append((done, total))
+        Reader(of), of["a"], "val", batch_size=2, workers=0, progress=lambda done, total: calls.append((done, total))
     )
-    assert told[-1] == (7, 7)
-    assert [d for d, _ in told] == sorted({d for d, _ in told})
+    assert calls[-1] == (7, 7)
+    assert [d for d, _ in calls] == sorted({d for d, _ in calls})
 
 
 @given(st.lists(st.integers(0, 2)), st.integers(1, 4))

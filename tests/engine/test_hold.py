@@ -35,7 +35,6 @@ HOLDER = """
 import os, sys, time
 from pathlib import Path
 from fewmask.files import hold
-from fewmask.methods import parse_config
 with hold(Path(sys.argv[1]), "is being written", "wait"):
     child = os.fork()
     if child:
@@ -50,7 +49,6 @@ from pathlib import Path
 import torch.distributed as dist
 from fewmask import distributed
 from fewmask.files import hold
-from fewmask.methods import parse_config
 
 folder, rank = Path(sys.argv[1]), 1 if os.fork() == 0 else 0
 dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
@@ -60,13 +58,13 @@ def attempt(lock):
         (folder / f"inside {lock.parent.name} {rank}").touch()
         distributed.barrier()
 
-said = ""
+message = ""
 attempt(folder / "free" / "lock")
 try:
     attempt(folder / "held" / "lock")
 except ValueError as error:
-    said = str(error)
-(folder / f"said {rank}").write_text(said)
+    message = str(error)
+(folder / f"message {rank}").write_text(message)
 assert distributed.broadcast_int(7 + rank) == 7
 distributed.barrier()
 dist.destroy_process_group()
@@ -102,8 +100,8 @@ def holder(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 def test_a_kill_ends_it_even_where_a_child_lives_on(holder: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
     process, child = holder
     lock = tmp_path / "run" / "lock"
-    said = rf"^{tmp_path}/run: is being written by process {process.pid} on .+; go away$"
-    with pytest.raises(ValueError, match=said), hold(lock, "is being written", "go away"):
+    message = rf"^{tmp_path}/run: is being written by process {process.pid} on .+; go away$"
+    with pytest.raises(ValueError, match=message), hold(lock, "is being written", "go away"):
         pass
     process.kill()
     process.wait()
@@ -115,9 +113,9 @@ def test_a_kill_ends_it_even_where_a_child_lives_on(holder: tuple[subprocess.Pop
 def test_a_lock_file_means_nothing_by_itself(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.write_text("\nprocess 1 on another machine, of long ago and with more to say than is said now" * 9)
-    said = rf"busy by process {os.getpid()} on \S+; wait$"
+    message = rf"busy by process {os.getpid()} on \S+; wait$"
     for _ in range(2):
-        with hold(lock, "busy", "wait"), pytest.raises(ValueError, match=said), hold(lock, "busy", "wait"):
+        with hold(lock, "busy", "wait"), pytest.raises(ValueError, match=message), hold(lock, "busy", "wait"):
             pass
         assert lock.exists()
 
@@ -156,8 +154,8 @@ def test_a_file_system_without_locks_is_told_of(code: int, tmp_path: Path, monke
 
     monkeypatch.setattr(fcntl, "flock", flock)
     done = []
-    told = f"^{tmp_path}: its file system has no locks"
-    with pytest.warns(UserWarning, match=told), hold(tmp_path / "lock", "busy", "wait"):
+    message = f"^{tmp_path}: its file system has no locks"
+    with pytest.warns(UserWarning, match=message), hold(tmp_path / "lock", "busy", "wait"):
         done.append(True)
     assert done
 
@@ -176,9 +174,9 @@ def test_under_torchrun_the_first_holds_it_and_all_are_refused_alike(tmp_path: P
         done = run_python(TWO, tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.glob("inside *")) == ["inside free 0", "inside free 1"]
-    said = [(tmp_path / f"said {rank}").read_text() for rank in (0, 1)]
-    assert said[0] == said[1]
-    assert said[0].startswith(f"{tmp_path}/held: is being written by process {os.getpid()} on ")
+    messages = [(tmp_path / f"message {rank}").read_text() for rank in (0, 1)]
+    assert messages[0] == messages[1]
+    assert messages[0].startswith(f"{tmp_path}/held: is being written by process {os.getpid()} on ")
 
 
 # ── Runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,19 +229,19 @@ def test_what_a_kill_before_the_beginning_leaves_is_no_obstacle(data: Path, tmp_
 
 def test_a_campaign_holds_its_folder_until_it_waits_and_people_answer_meanwhile(data: Path, tmp_path: Path) -> None:
     settings = campaigns.settings(data, annotator="people", rounds=2, ask=campaigns.SQUARES)
-    folder, seen = tmp_path / "run", []
+    folder, stages = tmp_path / "run", []
 
     def meanwhile(event: ProgressEvent) -> None:
-        if seen or "look" not in event.stage:
+        if stages or "score pool" not in event.stage:
             return
-        seen.append(event.stage)
+        stages.append(event.stage)
         with pytest.raises(ValueError, match=rf"^{folder}: {ME}"):
             campaign(settings, folder)
         with Ledger(RunFolder(folder).ledger) as ledger, bind_listener(folder / "page.json"):
             assert ledger.questions() == []
 
     assert campaign(settings, folder, meanwhile)["state"] == "waiting"
-    assert seen
+    assert stages
     with RunFolder(folder).held(), Ledger(RunFolder(folder).ledger) as ledger:
         assert ledger.questions(open_only=True)
         with pytest.raises(ValueError, match=ME):

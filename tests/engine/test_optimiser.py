@@ -173,7 +173,7 @@ def test_no_two_calls_of_a_method_draw_the_same_and_steps_of_two_processes_neith
     train(small(data, "joint", steps=2), tmp_path / "first")
     monkeypatch.setattr(fit.distributed, "rank", lambda: 1)
     train(small(data, "joint", steps=2), tmp_path / "second")
-    first, second = (found.method.numbers for found in made)
+    first, second = (training.method.numbers for training in made)
     assert len(first) == 6
     assert len(set(first.values())) == 6
     # Prototypes, a new network, a memory: what all processes have is equal in all of them.
@@ -242,9 +242,9 @@ def test_an_optimiser_of_the_methods_own_has_its_own_rate_schedule_and_clipping(
 
     monkeypatch.setattr(Optimisers, "clip", looking)
     train(small(data, "joint", steps=3, optimiser={"power": 1}), tmp_path / "run")
-    assert [sorted(found) for found in norms] == [["main"], ["main", "own"], ["main", "own"]]
-    assert all(found["main"] == pytest.approx(1) for found in norms)
-    assert all(found["own"] < 0.9 for found in norms[1:])
+    assert [sorted(ratios) for ratios in norms] == [["main"], ["main", "own"], ["main", "own"]]
+    assert all(ratios["main"] == pytest.approx(1) for ratios in norms)
+    assert all(ratios["own"] < 0.9 for ratios in norms[1:])
     # Adam's first step is its rate, however small the gradient; without a gradient there is none.
     assert torch.equal(values[0], values[1])
     torch.testing.assert_close((values[2] - values[1]).abs(), torch.full((2, 3), 0.1), rtol=1e-2, atol=0)

@@ -130,17 +130,17 @@ def test_a_saved_model_predicts_the_same_files(network, folder, tmp_path):
 
 
 def test_files_may_be_listed_and_progress_is_told(network, folder, tmp_path):
-    told = []
+    calls = []
     network.train()
     try:
         predict(
             network, [folder / "b.png", folder / "sub" / "c.png"], tmp_path / "out", "other",
-            precision="fp32", progress=lambda done, total: told.append((done, total)),
+            precision="fp32", progress=lambda done, total: calls.append((done, total)),
         )  # fmt: skip
         assert network.training, "the model was not left as it was found"
     finally:
         network.eval()
-    assert told == [(1, 2), (2, 2)]
+    assert calls == [(1, 2), (2, 2)]
     assert sorted(p.name for p in (tmp_path / "out" / "masks").iterdir()) == ["b.png", "c.png"]
     predict(network, folder / "b.png", tmp_path / "single", "other", precision="fp32")
     one, other = ((tmp_path / f / "masks" / "b.png").read_bytes() for f in ("out", "single"))
@@ -226,8 +226,8 @@ def test_a_damaged_file_stops_with_its_name_and_what_was_done_stays(network, tmp
     with pytest.raises(ValueError, match=r"09\.png.*truncated") as caught:
         predict(network, images, out, "odd", batch_size=2, workers=1, precision="fp32")
     done = sorted(p for p in (out / "masks").iterdir())
-    (said,) = re.findall(r"(\d+) of 12 images were predicted", str(caught.value))
-    assert int(said) == len(done) > 0
+    (count,) = re.findall(r"(\d+) of 12 images were predicted", str(caught.value))
+    assert int(count) == len(done) > 0
     assert [p.name for p in done] == [f"{i:02d}.png" for i in range(len(done))]
     for path in done:
         assert_same_classes(ODD.encode(read_mask(path)), logits_of(network, images / path.name, "odd"))

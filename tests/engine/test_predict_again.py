@@ -59,9 +59,9 @@ def test_a_stopped_prediction_goes_on_where_it_stopped(
         run(network, images, tmp_path / "out", progress=stop)
     with open(tmp_path / "out" / "predicted.jsonl", "a", encoding="utf-8") as file:
         file.write('{"image": "7", "dig')  # a kill in the middle of a line
-    told: list[int] = []
-    again = run(network, images, tmp_path / "out", progress=lambda done, total: told.append(done))
-    assert again["before"] == after and told == list(range(after + 1, 9))
+    counts: list[int] = []
+    again = run(network, images, tmp_path / "out", progress=lambda done, total: counts.append(done))
+    assert again["before"] == after and counts == list(range(after + 1, 9))
     assert (again["pixels"], again["images"]) == (whole["pixels"], 8)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert len((tmp_path / "out" / "predicted.jsonl").read_text(encoding="utf-8").splitlines()) == 8
@@ -109,13 +109,13 @@ def test_a_damaged_record_is_named(network: UniversalSegmenter, images: Path, tm
             run(network, images, out)
 
 
-def test_stray_files_are_left_aside_and_named(network: UniversalSegmenter, images: Path, tmp_path: Path) -> None:
+def test_stray_files_are_left_out_and_named(network: UniversalSegmenter, images: Path, tmp_path: Path) -> None:
     for name in ("Thumbs.db", "DJI_0001.SRT", ".DS_Store", "._0.png", "notes.txt", "0.json", "0.DNG"):
         (images / name).write_bytes(b"II*\0 no image")
     (images / ".cache").mkdir()
     result = run(network, images, tmp_path / "out")
     assert result["images"] == 8
-    assert set(result["aside"]) == {
+    assert set(result["left_out"]) == {
         "Thumbs.db", "DJI_0001.SRT", ".DS_Store", "._0.png", "notes.txt", "0.json", "0.DNG", ".cache/",
     }  # fmt: skip
     only = tmp_path / "only"
@@ -151,14 +151,14 @@ def test_too_little_memory_names_the_image_and_the_fix(
 def test_large_images_are_seen_one_at_a_time(
     network: UniversalSegmenter, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
+    sizes: list[int] = []
     encode = type(network).encode
-    noting = lambda self, image, domain: (seen.append(len(image)), encode(self, image, domain))[1]  # noqa: E731
+    noting = lambda self, image, domain: (sizes.append(len(image)), encode(self, image, domain))[1]  # noqa: E731
     monkeypatch.setattr(type(network), "encode", noting)
     for pixels, together in ((2 * 24 * 32, 2), (1, 1), (2**22, 4)):
-        seen.clear()
+        sizes.clear()
         monkeypatch.setattr("fewmask.engine.prediction.BATCH_PIXELS", pixels)
         predict(network, images, tmp_path / str(pixels), "a", batch_size=4, precision="fp32")
-        assert set(seen) == {together}
+        assert set(sizes) == {together}
     record = json.loads((tmp_path / "1" / "prediction.json").read_text(encoding="utf-8"))
     assert record["domain"] == "a" and len(record["network"]) == 64

@@ -36,14 +36,14 @@ MASKS = arrays.arrays(np.uint8, (H, W), elements=st.integers(0, 2))
 @settings(max_examples=60, deadline=None)
 @given(inside=arrays.arrays(bool, (H, W)))
 def test_outlines_along_pixels_enclose_them_and_nothing_else(inside: np.ndarray) -> None:
-    found = rings(inside)
+    outlines = rings(inside)
     mask = np.zeros((H, W), np.uint8)
     if inside.any():
-        fill_rings([ring[:-1].astype(float) for ring in found], mask, 1)
+        fill_rings([ring[:-1].astype(float) for ring in outlines], mask, 1)
     np.testing.assert_array_equal(mask, inside)
-    assert all((ring[0] == ring[-1]).all() for ring in found)
+    assert all((ring[0] == ring[-1]).all() for ring in outlines)
     if cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)[0] == 2:  # as `write_form` calls it
-        assert all(len({*map(tuple, ring.tolist())}) == len(ring) - 1 for ring in found)  # none touches itself
+        assert all(len({*map(tuple, ring.tolist())}) == len(ring) - 1 for ring in outlines)  # none touches itself
 
 
 def write(out: Path, mask: np.ndarray, form: str) -> Path:
@@ -107,9 +107,9 @@ def test_labelme_finds_the_image(tmp_path: Path) -> None:
 
 @pytest.fixture
 def network(tmp_path: Path) -> UniversalSegmenter:
-    known = config(two_domains(tmp_path / "data"))
-    spaces = {"a": load_domain("a", known.domains["a"]).space}
-    return UniversalSegmenter(known.model, spaces, seed=0)
+    configuration = config(two_domains(tmp_path / "data"))
+    spaces = {"a": load_domain("a", configuration.domains["a"]).space}
+    return UniversalSegmenter(configuration.model, spaces, seed=0)
 
 
 def test_predict_writes_a_form_and_overwrites_where_it_is_told_to(network: UniversalSegmenter, tmp_path: Path) -> None:

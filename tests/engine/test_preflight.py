@@ -21,7 +21,7 @@ from fewmask.methods import parse_config
 from fewmask.models import encoders, fetching
 from fewmask.models.memory import is_out_of_memory, memory_for
 
-VIT = {"encoder": "tu-vit_tiny_patch16_224", "decoder": "linear"}
+VIT = {"encoder": "tu-vit_tiny_patch16_224", "decoder": "linear", "decoder_options": {}}
 # Settings, the key that the message begins with, and a word of what it says of it.
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "an encoder that is none": ({"model.encoder": "resnett18"}, "model.encoder", "did you mean"),
@@ -112,8 +112,8 @@ def test_wrong_settings_are_told_by_check_and_before_anybody_is_asked(
     config = write_config(tmp_path / "c.yaml", asking(data, changes))
     for done in (fewmask("check", config), fewmask("campaign", config, "--out", tmp_path / "run")):
         assert done.code == 2, done
-        said = [line for line in (done.err + done.out).splitlines() if key in line and word in line]
-        assert said, done
+        lines = [line for line in (done.err + done.out).splitlines() if key in line and word in line]
+        assert lines, done
         assert "Traceback" not in done.err
     assert not (tmp_path / "run").exists()
 
@@ -168,10 +168,10 @@ def test_weights_that_are_no_numbers_are_named_with_their_tensor(
     broken = weights[name].clone()
     broken[0, 0, 0, 0] = value
     save_file(weights | {name: broken}, tmp_path / "w.safetensors")
-    said = refused(data, tmp_path / "w.safetensors")
-    assert "1 of its tensors" in said
-    assert name in said
-    assert "NaN" in said
+    message = refused(data, tmp_path / "w.safetensors")
+    assert "1 of its tensors" in message
+    assert name in message
+    assert "NaN" in message
 
 
 @pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.encoder.", "net.a.b."])

@@ -114,11 +114,11 @@ def test_loader_processes_change_nothing_also_across_a_stop(
 @pytest.mark.parametrize("nth", [1, 4, 5])
 def test_a_stop_while_evaluating(nth: int, data: Path, tmp_path: Path, uninterrupted: Callable[[str], Path]) -> None:
     """The first validation, the last one, and the final look at test: each tells twice, once a domain."""
-    heard = []
+    evaluations = []
 
     def observe(event: ProgressEvent) -> None:
-        heard.append(event.stage == "evaluate")
-        if sum(heard) == nth and heard[-1]:
+        evaluations.append(event.stage == "evaluate")
+        if sum(evaluations) == nth and evaluations[-1]:
             raise Stop
 
     settings = resumable(data, "joint")

@@ -77,19 +77,19 @@ def test_a_trained_network_knows_its_sizes(run: Path) -> None:
 @pytest.mark.parametrize("domain", SCALES)
 def test_photographs_are_predicted_as_they_were_scored(run: Path, data: Path, tmp_path: Path, domain: str) -> None:
     model = load_model(run)
-    known = load_domains(parse_config(settings(data, **SCALES)))[domain]
+    dataset = load_domains(parse_config(settings(data, **SCALES)))[domain]
     out = tmp_path / "out"
-    files = [data / domain / "images" / f"{stem}.png" for stem in known.splits["test"]]
+    files = [data / domain / "images" / f"{stem}.png" for stem in dataset.splits["test"]]
     result = predict(model, files, out, domain, precision="fp32")
     assert result["sizes"] == {domain: model.sizes[domain]}
-    matrix = torch.zeros(known.space.num_classes, known.space.num_classes, dtype=torch.long)
-    for stem in known.splits["test"]:
-        mask = known.space.encode(read_mask(out / "masks" / f"{stem}.png"))
+    matrix = torch.zeros(dataset.space.num_classes, dataset.space.num_classes, dtype=torch.long)
+    for stem in dataset.splits["test"]:
+        mask = dataset.space.encode(read_mask(out / "masks" / f"{stem}.png"))
         assert mask.shape == SIZE
-        step = SIZE[0] // known.image(stem).shape[0]
+        step = SIZE[0] // dataset.image(stem).shape[0]
         small = torch.from_numpy(mask[::step, ::step].copy())
-        matrix += confusion(small, torch.from_numpy(known.mask(stem)), known.space.num_classes)
-    scored = count_predictions(model, known, "test", workers=0, precision="fp32").confusion
+        matrix += confusion(small, torch.from_numpy(dataset.mask(stem)), dataset.space.num_classes)
+    scored = count_predictions(model, dataset, "test", workers=0, precision="fp32").confusion
     assert torch.equal(matrix, scored)
     unscaled = load_domain(domain, FolderDomain(root=data / domain))
     other = count_predictions(model, unscaled, "test", workers=0, precision="fp32").confusion
@@ -103,8 +103,8 @@ def test_another_domain_is_scored_at_the_size_of_the_head(run: Path, data: Path,
     own = evaluate(model, load_domains(parse_config(settings(data, **SCALES))), "test", workers=0, precision="fp32")
     assert scored["domains"]["c"]["iou"] == own["domains"]["a"]["iou"]
     assert scored["size"] == 0.25
-    said = load_domain("c", FolderDomain(root=data / "a", size=0.5))
-    assert as_trained(model, said, ["a"]).size == 0.5, "a size that the settings say is taken"
+    resized = load_domain("c", FolderDomain(root=data / "a", size=0.5))
+    assert as_trained(model, resized, ["a"]).size == 0.5, "a size that the settings say is taken"
     with pytest.raises(ValueError, match=r"different sizes \(a at 0.25 of .*, b at 96×80 pixels\).*choose one"):
         as_trained(model, target, model.domains)
 
@@ -112,11 +112,11 @@ def test_another_domain_is_scored_at_the_size_of_the_head(run: Path, data: Path,
 def test_heads_of_different_sizes_each_see_an_image_at_their_own(run: Path, data: Path, tmp_path: Path) -> None:
     model, plain = load_fused(run), load_model(run)
     images = data / "b" / "images"
-    found = predict(model, images, tmp_path / "auto", "auto", precision="fp32")
-    chosen = {each["domain"] for each in found["each"].values()}
+    result = predict(model, images, tmp_path / "auto", "auto", precision="fp32")
+    chosen = {each["domain"] for each in result["each"].values()}
     for domain in chosen:
         predict(plain, images, tmp_path / domain, domain, precision="fp32")
-    for image, each in found["each"].items():
+    for image, each in result["each"].items():
         one = read_mask(tmp_path / "auto" / each["domain"] / "masks" / f"{image}.png")
         assert np.array_equal(one, read_mask(tmp_path / each["domain"] / "masks" / f"{image}.png"))
     with pytest.raises(ValueError, match="different sizes"):
@@ -133,9 +133,9 @@ def test_the_size_is_told_by_the_command_the_card_and_the_file(
     assert "images were read at 0.25 of their height and width, as in training" in done.out
     card = (single / "model-card.md").read_text(encoding="utf-8")
     assert "a at 0.25 of their height and width" in card and "resize" in card
-    told = metadata(load_model(single), ["a"])
-    assert json.loads(told["fewmask.domains"])["a"]["size"] == 0.25
-    assert "resized as `size`" in told["fewmask.input"]
+    properties = metadata(load_model(single), ["a"])
+    assert json.loads(properties["fewmask.domains"])["a"]["size"] == 0.25
+    assert "resized as `size`" in properties["fewmask.input"]
 
 
 def test_a_run_at_the_files_own_size_says_nothing_of_sizes(tmp_path: Path, fewmask: Fewmask) -> None:
@@ -160,16 +160,16 @@ def test_a_scale_that_leaves_nothing_is_refused(data: Path, tmp_path: Path, scal
     domain = load_domain("a", FolderDomain(root=data / "a", size=scale))
     with pytest.raises(ValueError, match=r"images.test0\.png: `size: .*needs at least 8 a side; write a larger `size`"):
         domain.image("test0")
-    (found,) = check_domains({"a": FolderDomain(root=data / "a", size=scale)}).errors
-    assert found.where == "domain a" and "a network needs at least" in found.value
+    (problem,) = check_domains({"a": FolderDomain(root=data / "a", size=scale)}).errors
+    assert problem.where == "domain a" and "a network needs at least" in problem.value
     given = json.dumps(settings(data, a=scale))
     (tmp_path / "c.yaml").write_text(given, encoding="utf-8")
     is_refused(fewmask("train", tmp_path / "c.yaml", "--out", tmp_path / "run"), "write a larger `size`")
 
 
 def test_the_doctor_warns_of_a_scale_that_leaves_little(data: Path) -> None:
-    (found,) = check_domains({"a": FolderDomain(root=data / "a", size=0.25)}).warnings
-    assert found.where == "domain a" and "leaves less than 64 a side of 10 images, down to 48×40" in found.value
+    (problem,) = check_domains({"a": FolderDomain(root=data / "a", size=0.25)}).warnings
+    assert problem.where == "domain a" and "leaves less than 64 a side of 10 images, down to 48×40" in problem.value
     assert not check_domains({"a": FolderDomain(root=data / "a", size=0.5)}).warnings
 
 

@@ -38,11 +38,11 @@ class Pixelwise:
     mean = torch.zeros(1)
 
     def __init__(self, multiple: int, classes: int = 4) -> None:
-        self.multiple, self.seen = multiple, list[tuple[int, int]]()
+        self.multiple, self.shapes = multiple, list[tuple[int, int]]()
         self.table = torch.randn(256, classes, generator=torch.Generator().manual_seed(multiple))
 
     def __call__(self, image: Tensor, domain: str) -> Tensor:
-        self.seen.append((image.shape[2], image.shape[3]))
+        self.shapes.append((image.shape[2], image.shape[3]))
         return self.table[image[:, 0].long()].permute(0, 3, 1, 2)
 
 
@@ -55,9 +55,9 @@ def test_tiles_say_what_the_whole_image_says(height: int, width: int, side: int,
     image = torch.from_numpy(
         np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), np.uint8)
     )
-    found = classes_by_tiles(network, image, "", side=side, overlap=overlap)
-    assert torch.equal(found, network.table.argmax(1)[image[..., 0].long()].to(torch.uint8))
-    assert max(max(size) for size in network.seen) <= side
+    classes = classes_by_tiles(network, image, "", side=side, overlap=overlap)
+    assert torch.equal(classes, network.table.argmax(1)[image[..., 0].long()].to(torch.uint8))
+    assert max(max(size) for size in network.shapes) <= side
 
 
 @settings(deadline=None)
@@ -109,23 +109,23 @@ def test_inside_of_tiles_a_network_says_what_it_says_of_the_whole(network: Unive
     """It looks far, so that tiles may differ from the whole; few pixels change their class."""
     image = torch.from_numpy(picture(320, 400))
     whole = predict_batch(network, image[None], "a")[0]
-    found = classes_by_tiles(network, image, "a", side=256, overlap=128).long()
-    assert (found == whole).float().mean() > 0.9
+    classes = classes_by_tiles(network, image, "a", side=256, overlap=128).long()
+    assert (classes == whole).float().mean() > 0.9
 
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Tiles of 64 pixels for images of more than 64², and which images were predicted so."""
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
 
     def by_tiles(model: UniversalSegmenter, image: Tensor, domain: str, precision: str = "auto") -> Tensor:
-        seen.append(tuple(image.shape[:2]))
+        shapes.append(tuple(image.shape[:2]))
         return classes_by_tiles(model, image, domain, side=64, overlap=16)
 
     monkeypatch.setattr(tiles, "LARGE", 64 * 64)
     monkeypatch.setattr(prediction, "classes_by_tiles", by_tiles)
     monkeypatch.setattr(evaluation, "classes_by_tiles", by_tiles)
-    return seen
+    return shapes
 
 
 def test_large_images_of_a_folder_are_predicted_by_tiles(
@@ -138,28 +138,28 @@ def test_large_images_of_a_folder_are_predicted_by_tiles(
     result = predict(network, tmp_path / "images", tmp_path / "out", "a")
     assert sorted(small_tiles) == [(20, 300), (130, 97)]
     for name, shape in shapes.items():
-        found = read_mask(tmp_path / "out" / "masks" / f"{name}.png")
+        mask = read_mask(tmp_path / "out" / "masks" / f"{name}.png")
         image = torch.from_numpy(picture(*shape))
         expected = classes_by_tiles(network, image, "a", side=64, overlap=16)
-        np.testing.assert_array_equal(found, expected.numpy())
+        np.testing.assert_array_equal(mask, expected.numpy())
     assert sum(result["pixels"].values()) == pytest.approx(1)
 
 
 def test_large_images_are_scored_by_tiles(network: UniversalSegmenter, small_tiles: list[tuple[int, ...]]) -> None:
     domain = helpers.domain("a", 3, labelled=6, size=(90, 80))
     domain = replace(domain, splits={**domain.splits, "val": domain.labelled})
-    found = count_predictions(network, domain, "val", workers=0).confusion
+    confusion = count_predictions(network, domain, "val", workers=0).confusion
     assert len(small_tiles) == 6
     truth = [
         classes_by_tiles(network, torch.from_numpy(domain.image(s)), "a", side=64, overlap=16) for s in domain.labelled
     ]
     right = sum(int((p.numpy() == domain.mask(s)).sum()) for p, s in zip(truth, domain.labelled, strict=True))
-    assert int(found.diagonal().sum()) == right
+    assert int(confusion.diagonal().sum()) == right
 
 
 def test_auto_chooses_one_domain_for_all_of_a_large_image(network: UniversalSegmenter, tmp_path: Path) -> None:
-    known = {"a": helpers.domain("a", 3, labelled=6), "b": helpers.domain("b", 4, labelled=6)}
-    fused = Fused(network, make_prototypes(network, known, workers=0)).eval()
+    domains = {"a": helpers.domain("a", 3, labelled=6), "b": helpers.domain("b", 4, labelled=6)}
+    fused = Fused(network, make_prototypes(network, domains, workers=0)).eval()
     image = torch.from_numpy(picture(90, 120))
     with torch.inference_mode():
         whole = fused.excess(fused.similarity(fused.encode(image.permute(2, 0, 1)[None])))

@@ -53,16 +53,16 @@ def varied(model, target):
 
 def by_loop(model, target, table):
     """IoU of each target class from the definition, over sets of pixels; None for a class that does not occur."""
-    label, said = [], []
+    label, predicted = [], []
     for stem in target.splits["val"]:
         image = torch.from_numpy(target.image(stem)).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            said += [table[int(i)] for i in model(image, "x").argmax(1).flatten()]
+            predicted += [table[int(i)] for i in model(image, "x").argmax(1).flatten()]
         label += [int(v) for v in target.mask(stem).flat]
     ious = []
     for c in range(target.space.num_classes):
         true = {i for i, v in enumerate(label) if v == c}
-        mine = {i for i, v in enumerate(said) if v == c and label[i] < NOT_LABELLED}
+        mine = {i for i, v in enumerate(predicted) if v == c and label[i] < NOT_LABELLED}
         ious.append(len(true & mine) / len(true | mine) if true else None)
     return ious
 

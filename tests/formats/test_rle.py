@@ -34,13 +34,13 @@ masks = arrays(bool, st.integers(1, 400), elements=st.booleans(), fill=st.boolea
 
 
 def slow_counts(mask: np.ndarray) -> list[int]:
-    found, current = [0], False
+    runs, current = [0], False
     for value in mask.tolist():
         if value != current:
-            found.append(0)
+            runs.append(0)
             current = value
-        found[-1] += 1
-    return found
+        runs[-1] += 1
+    return runs
 
 
 def slow_bits(data: bytes) -> str:
@@ -150,7 +150,7 @@ RUN = "1 00 111 11111111"  # 8 values, 255: two pixels
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         (b"", "0 bytes; it is cut short"),
         (written("", 8)[: HEADER // 8], "6 bytes; it is cut short"),
@@ -168,8 +168,8 @@ RUN = "1 00 111 11111111"  # 8 values, 255: two pixels
         (written(RUN, 8, word=16), "of 16 bits a value; Label Studio writes 8"),
     ],
 )
-def test_a_brush_that_is_not_whole_is_refused(code: bytes, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_brush_that_is_not_whole_is_refused(code: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         decode_brush(code, 2)
 
 
@@ -186,7 +186,7 @@ def test_noise_is_a_mask_or_refused(noise: bytes, pixels: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "said"),
+    ("runs", "message"),
     [
         ([3, 4], "runs of 7 pixels together where there are 6"),
         ([3, 2], "runs of 5 pixels together"),
@@ -195,13 +195,13 @@ def test_noise_is_a_mask_or_refused(noise: bytes, pixels: int) -> None:
         ([], "runs of 0 pixels together"),
     ],
 )
-def test_runs_that_do_not_fit_are_refused(runs: list[int], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_runs_that_do_not_fit_are_refused(runs: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         positions(np.array(runs, dtype=np.int64), 6)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("1\u00e9", "characters are not"),
         ("1 1", "characters are not"),
@@ -209,6 +209,6 @@ def test_runs_that_do_not_fit_are_refused(runs: list[int], said: str) -> None:
         ("oooooooo1", "longer than any image"),
     ],
 )
-def test_a_string_that_is_no_code_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_string_that_is_no_code_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         unpack(text)

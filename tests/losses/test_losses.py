@@ -5,8 +5,6 @@ Shapes: B images · C classes · h×w cells · K domains · G classes of all dom
 
 from __future__ import annotations
 
-import ast
-import inspect
 import math
 
 import pytest
@@ -17,11 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewmask.labels import NOT_LABELLED, VOID
-from fewmask.losses import prototypes as prototypes_module
 from fewmask.losses.alignment import alignment, cosine_similarity, dot_similarity
 from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.losses.dice import dice_loss
 from fewmask.losses.entropy import entropy, masked_mean
-from fewmask.losses.prototypes import draw_per_class, pca_prototypes, sinkhorn, update_prototypes
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -131,6 +128,16 @@ def loop_focal_poly(logits: Tensor, label: Tensor, weight: Tensor, gamma: float,
     return total / count if count else 0.0
 
 
+def assert_loss(loss: Tensor, expected: float, logits: Tensor, label: Tensor) -> None:
+    """The loss is in fp32 and has the expected value. Its gradient is finite, and 0 at pixels without a class."""
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.isfinite().all()
+    assert not gradient.movedim(1, -1)[label >= NOT_LABELLED].any()
+    assert gradient.any() == (label < NOT_LABELLED).any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("gamma", "epsilon"), [(0, 0), (2, 0), (0.5, 0), (0, 1), (0, -1), (2, 1.5)])
 @pytest.mark.parametrize("share", [0, 0.25, 0.75, 1])
@@ -143,12 +150,7 @@ def test_weighted_focal_and_poly_loss_equal_a_loop(
         loss = cross_entropy(logits, label, weight=w, gamma=gamma, epsilon=epsilon)
         of_pixels = torch.ones(2, 6, 8) if w is None else w
         expected = loop_focal_poly(logits.detach(), label, of_pixels, gamma, epsilon)
-        assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(expected, abs=1e-5)
-        (gradient,) = torch.autograd.grad(loss, logits)
-        assert gradient.isfinite().all()
-        assert not gradient.movedim(1, -1)[label >= NOT_LABELLED].any()
-        assert gradient.any() == (share < 1)
+        assert_loss(loss, expected, logits, label)
 
 
 def test_a_weight_of_one_without_focus_is_cross_entropy() -> None:
@@ -302,142 +304,6 @@ def test_similarity_commutes_with_upsampling() -> None:
     assert (before - after).abs().max() < 1e-5
 
 
-# ── Sinkhorn and live prototypes ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def loop_sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
-    m, p = scores.shape
-    q = [[math.exp((float(scores[i, j]) - float(scores.max())) / epsilon) for j in range(p)] for i in range(m)]
-    for _ in range(iterations):
-        for j in range(p):
-            column = sum(q[i][j] for i in range(m))
-            for i in range(m):
-                q[i][j] /= column
-        for i in range(m):
-            row = sum(q[i])
-            q[i] = [v / row for v in q[i]]
-    return torch.tensor(q)
-
-
-def test_sinkhorn_equals_a_loop_for_every_class_apart() -> None:
-    scores = torch.rand(3, 20, 4, generator=rng()) * 2 - 1
-    got = sinkhorn(scores)
-    for g in range(3):
-        torch.testing.assert_close(got[g], loop_sinkhorn(scores[g], 0.05, 3), atol=1e-4, rtol=1e-3)
-
-
-def test_sinkhorn_rows_sum_to_one_and_prototypes_share_equally() -> None:
-    # All cells lie nearest the first prototype: without balancing it would take them all.
-    scores = 0.2 * torch.rand(2, 240, 3, generator=rng()) + torch.tensor([0.5, 0.2, 0.2])
-    share = sinkhorn(scores)
-    torch.testing.assert_close(share.sum(-1), torch.ones(2, 240))
-    torch.testing.assert_close(share.sum(-2), torch.full((2, 3), 80.0), rtol=0.05, atol=0)
-    torch.testing.assert_close(sinkhorn(scores, iterations=50).sum(-2), torch.full((2, 3), 80.0), rtol=1e-3, atol=0)
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_sinkhorn_is_finite_at_any_scores(scale: float) -> None:
-    share = sinkhorn(scale * torch.randn(2, 9, 3, generator=rng()))
-    assert share.isfinite().all()
-    torch.testing.assert_close(share.sum(-1), torch.ones(2, 9))
-
-
-def test_draw_per_class_draws_from_the_right_class_uniformly() -> None:
-    label = torch.tensor([2, 0, 255, 2, 1, 254, 2, 0, 2, 255, 4])
-    index, present = draw_per_class(label, 4, 8000, rng())
-    assert index.shape == (4, 8000)
-    assert present.tolist() == [True, True, True, False]
-    for c in range(3):
-        members = torch.nonzero(label == c).flatten()
-        counts = torch.stack([(index[c] == m).sum() for m in members])
-        assert counts.sum() == 8000  # nothing but members
-        expected = 8000 / len(members)
-        chi_square = float(((counts - expected) ** 2 / expected).sum())
-        assert chi_square < 20  # three degrees of freedom at most: p < 0.001
-    assert torch.equal(index, draw_per_class(label, 4, 8000, rng())[0])
-    assert not torch.equal(index, draw_per_class(label, 4, 8000, rng(1))[0])
-
-
-def test_draw_per_class_needs_no_class_at_all() -> None:
-    index, present = draw_per_class(torch.tensor([255, 254]), 3, 5, rng())
-    assert not present.any()
-    assert ((index >= 0) & (index < 2)).all()
-
-
-def test_drawing_and_moving_prototypes_have_no_python_loop() -> None:
-    for function in (draw_per_class, update_prototypes):
-        tree = ast.parse(inspect.getsource(function))
-        loops = [n for n in ast.walk(tree) if isinstance(n, ast.For | ast.While | ast.comprehension)]
-        assert not loops, function.__name__
-
-
-def loop_updated(prototypes: Tensor, features: Tensor, present: Tensor, momentum: float) -> Tensor:
-    result = prototypes.clone()
-    for g in range(len(prototypes)):
-        if not present[g]:
-            continue
-        cells = [v / v.norm() for v in features[g]]
-        scores = torch.stack([torch.stack([v @ p for p in prototypes[g]]) for v in cells])
-        winner = loop_sinkhorn(scores, 0.05, 3).argmax(1)
-        for p in range(prototypes.shape[1]):
-            won = [v for v, w in zip(cells, winner, strict=True) if w == p]
-            if won:
-                mean = torch.stack(won).sum(0)
-                moved = momentum * prototypes[g, p] + (1 - momentum) * mean / mean.norm()
-                result[g, p] = moved / moved.norm()
-    return result
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999])
-def test_updated_prototypes_equal_a_loop(momentum: float) -> None:
-    prototypes = unit_prototypes(4, per_class=3)
-    features = torch.randn(4, 20, 6, generator=rng(7))
-    present = torch.tensor([True, False, True, True])
-    before = prototypes.clone()
-    moved = update_prototypes(prototypes, features, present, momentum)
-    torch.testing.assert_close(moved, loop_updated(prototypes, features, present, momentum), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(moved.norm(dim=-1), torch.ones(4, 3))
-    assert torch.equal(moved[1], prototypes[1])
-    assert torch.equal(prototypes, before)
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.5])
-def test_a_prototype_that_won_no_cell_stays(momentum: float) -> None:
-    prototypes = unit_prototypes(1, per_class=3)
-    one_cell = torch.randn(1, 1, 6, generator=rng())
-    moved = update_prototypes(prototypes, one_cell, torch.tensor([True]), momentum)
-    assert (moved != prototypes).any(-1).sum() == 1
-
-
-def test_no_gradient_reaches_the_prototypes() -> None:
-    prototypes = unit_prototypes(4).requires_grad_()
-    features = torch.randn(4, 20, 6, generator=rng(7)).requires_grad_()
-    assert not update_prototypes(prototypes, features, torch.ones(4, dtype=torch.bool), 0.9).requires_grad
-    made, *_ = pca_prototypes(features.detach().flatten(0, 1), torch.arange(80) % 4, 4, 3)
-    assert not made.requires_grad
-
-
-# ── PCA prototypes ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_pca_prototypes_equal_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prototypes_module, "_CHUNK", 17)
-    stretch = torch.linspace(1, 4, 8)
-    features = torch.randn(60, 8, generator=rng()) * stretch + 3
-    label = torch.arange(60) % 5
-    prototypes, components, mean = pca_prototypes(features, label, 5, 3)
-    assert prototypes.shape == (5, 1, 3)
-    torch.testing.assert_close(mean, features.mean(0))
-    centred = features.double() - features.double().mean(0)
-    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
-    for d in range(3):  # an axis is known up to its sign
-        assert abs(float(axes[d] @ components[d].double())) == pytest.approx(1, abs=1e-5)
-    for c in range(5):
-        centroid = torch.stack([f for f, k in zip(features, label, strict=True) if k == c]).mean(0)
-        reduced = torch.stack([axis @ (centroid - mean) for axis in components])
-        torch.testing.assert_close(prototypes[c, 0], reduced / reduced.norm(), atol=1e-5, rtol=1e-4)
-
-
 # ── Alignment ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -560,3 +426,46 @@ def test_scaling_the_embedding_lowers_the_dot_product_loss_and_not_the_cosine_on
     assert dot[-1] < 0.1 * dot[0]
     cosine = [loss(cosine_similarity, s) for s in (0.1, 1, 5, 20)]
     assert max(cosine) - min(cosine) < 1e-5
+
+
+def loop_dice(logits: Tensor, label: Tensor, weight: Tensor) -> float:
+    total = count = 0.0
+    for b in range(label.shape[0]):
+        p = logits[b].double().softmax(0)
+        pixels = [(y, x) for y in range(label.shape[1]) for x in range(label.shape[2]) if label[b, y, x] < NOT_LABELLED]
+        coefficients = []
+        for c in {int(label[b, y, x]) for y, x in pixels}:
+            overlap = sum(float(weight[b, y, x] * p[c, y, x]) for y, x in pixels if label[b, y, x] == c)
+            of_label = sum(float(weight[b, y, x]) for y, x in pixels if label[b, y, x] == c)
+            of_prediction = sum(float(weight[b, y, x] * p[c, y, x]) for y, x in pixels)
+            coefficients.append(2 * overlap / (of_label + of_prediction))
+        if coefficients:
+            total += sum(float(weight[b, y, x]) for y, x in pixels) * (1 - sum(coefficients) / len(coefficients))
+            count += len(pixels)
+    return total / count if count else 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("share", [0, 0.25, 0.75, 1])
+def test_dice_loss_equals_a_loop(share: float, dtype: torch.dtype) -> None:
+    logits = (3 * torch.randn(2, 5, 6, 8, generator=rng())).to(dtype).requires_grad_()
+    label, weight = labels_with_ignored(share), 0.1 + torch.rand(2, 6, 8, generator=rng(3))
+    for w in (None, weight):
+        loss = dice_loss(logits, label, weight=w)
+        expected = loop_dice(logits.detach(), label, torch.ones(2, 6, 8) if w is None else w)
+        assert_loss(loss, expected, logits, label)
+
+
+def test_dice_loss_is_0_for_a_perfect_prediction_and_1_for_a_wrong_one() -> None:
+    label = labels_with_ignored(0.25)
+    one_hot = torch.nn.functional.one_hot(torch.where(label < NOT_LABELLED, label, 0).long(), 5).movedim(-1, 1)
+    assert dice_loss(100.0 * one_hot, label).item() == pytest.approx(0, abs=1e-6)
+    assert dice_loss(100.0 * one_hot.roll(1, dims=1), label).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_dice_loss_over_micro_batches_averages_to_the_global_batch() -> None:
+    logits, label = torch.randn(6, 5, 6, 8, generator=rng()), labels_with_ignored(0.75, shape=(6, 6, 8))
+    label[2:4] = VOID
+    count, parts = (label < NOT_LABELLED).sum() / 3, [slice(i, i + 2) for i in (0, 2, 4)]
+    average = torch.stack([dice_loss(logits[i], label[i], count) for i in parts]).mean()
+    torch.testing.assert_close(average, dice_loss(logits, label))

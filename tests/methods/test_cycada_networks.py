@@ -29,8 +29,8 @@ def test_the_losses_equal_loops() -> None:
                     real.append((v - 1) ** 2)
                     fake.append(v**2)
                     far += [abs(p - q) / 127.5 for p, q in zip(one[b, :, y, x].tolist(), other[b, :, y, x].tolist())]  # noqa: B905
-                    scores, seen = new[b, :, y, x].tolist(), int(old[b, :, y, x].argmax())
-                    kept.append(math.log(sum(math.exp(s) for s in scores)) - scores[seen])
+                    scores, best = new[b, :, y, x].tolist(), int(old[b, :, y, x].argmax())
+                    kept.append(math.log(sum(math.exp(s) for s in scores)) - scores[best])
     assert least_squares(verdict, True, mask).item() == pytest.approx(sum(real) / len(real), rel=1e-5)
     assert least_squares(verdict, False, mask, 7).item() == pytest.approx(sum(fake) / 7, rel=1e-5)
     assert image_distance(one, other, mask).item() == pytest.approx(sum(far) / len(far), rel=1e-5)
@@ -119,8 +119,8 @@ def test_a_verdict_sees_its_patch_and_no_more(patch: int) -> None:
     cells = linear(image)
     cells[0, 0, cells.shape[2] // 2, cells.shape[3] // 2].backward()
     assert image.grad is not None
-    seen = image.grad[0, 0].nonzero()
-    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [patch, patch]
+    pixels = image.grad[0, 0].nonzero()
+    assert (pixels.amax(0) - pixels.amin(0) + 1).tolist() == [patch, patch]
     assert judge(torch.rand(2, 3, 45, 52)).shape == (2, 45, 52)
 
 
@@ -159,7 +159,7 @@ def test_a_history_with_fewer_places_than_images(places: int) -> None:
     assert torch.equal(got[places:], image[places:] + 10)
     assert len(history.images) == places
     history.forget()
-    assert history.images.numel() == history.seen == 0
+    assert history.images.numel() == history.added == 0
 
 
 def test_a_history_is_restored_before_it_knows_the_size() -> None:

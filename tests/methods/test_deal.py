@@ -86,11 +86,11 @@ def test_the_terms_are_the_sums_over_domains_of_each_ones_means(weighs: bool) ->
         rows = part.domain == k
         label, logits = part.label[rows].long(), network(part.image[rows], name)
         own = network.upsample(made.difficulty(network.encode(part.image[rows])), (32, 32))[:, 0]
-        known = label < NOT_LABELLED
-        each = weight[rows][:, None, None].expand_as(label)[known]
-        log_p = logits.log_softmax(1).permute(0, 2, 3, 1)[known].gather(1, label[known][:, None])[:, 0]
-        wrong = logits.argmax(1)[known] != label[known]
-        sure = own[known].sigmoid()
+        labelled = label < NOT_LABELLED
+        each = weight[rows][:, None, None].expand_as(label)[labelled]
+        log_p = logits.log_softmax(1).permute(0, 2, 3, 1)[labelled].gather(1, label[labelled][:, None])[:, 0]
+        wrong = logits.argmax(1)[labelled] != label[labelled]
+        sure = own[labelled].sigmoid()
         right = torch.where(wrong, sure, 1 - sure).log()
         expected["supervised"] -= ((each * log_p).sum() / each.sum()).item()
         expected["difficulty"] -= 0.5 * ((each * right).sum() / each.sum()).item()
@@ -155,8 +155,8 @@ def test_the_branch_finds_where_the_network_is_wrong() -> None:
         with torch.no_grad():
             difficulty = network.upsample(made.difficulty(network.encode(part.image)), (32, 32))[:, 0]
         made.train()
-        known = part.label < NOT_LABELLED
-        values, wrong = difficulty[known], part.label[known] != 0
+        labelled = part.label < NOT_LABELLED
+        values, wrong = difficulty[labelled], part.label[labelled] != 0
         return (values[wrong][:, None] > values[~wrong]).float().mean().item()
 
     (unseen,) = data[59]

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from helpers import (
-    ENCODER,
     batch,
     domain,
     domains,
@@ -90,10 +89,10 @@ def test_the_terms_equal_a_loop() -> None:
         name = list(of)[k]
         with torch.no_grad():
             image = part.image[row : row + 1]
-            told = [t.eval()(image, name)[0].double() for t in knowing if name in t.spaces]
+            logits = [t.eval()(image, name)[0].double() for t in knowing if name in t.spaces]
             own = network(image, name)[0].double()
-        assert len(told) == 2 + k
-        p = torch.stack([(z / 3).softmax(0) for z in told]).mean(0)
+        assert len(logits) == 2 + k
+        p = torch.stack([(z / 3).softmax(0) for z in logits]).mean(0)
         q, value = (own / 3).softmax(0), part.label[row]
         for y in range(32):
             for x in range(32):
@@ -208,7 +207,7 @@ def test_unlabelled_images_teach_what_labels_alone_do_not() -> None:
         label = knowing(dark[None], "a").argmax(1)[0].to(torch.uint8)
         truth = knowing(test[None], "a").softmax(1)
     assert 0.1 < float((truth.argmax(1) == 0).float().mean()) < 0.9
-    found = {}
+    differences = {}
     for alpha in (0.0, 0.9):
         network, made = Pointwise(of, 6), method(of, alpha=alpha, temperature=1)
         made.teachers = (knowing,)
@@ -219,9 +218,9 @@ def test_unlabelled_images_teach_what_labels_alone_do_not() -> None:
             torch.stack(list(made.step(network, part, rng(step)).values())).sum().backward()
             optimiser.step()
         with torch.no_grad():
-            found[alpha] = (network(test[None], "a").softmax(1) - truth).abs().mean().item()
-    assert found[0.0] > 0.1
-    assert found[0.9] < 0.03
+            differences[alpha] = (network(test[None], "a").softmax(1) - truth).abs().mean().item()
+    assert differences[0.0] > 0.1
+    assert differences[0.9] < 0.03
 
 
 # ── In a run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -234,7 +233,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(data: Path, **method_settings: Any) -> Config:
     made = plain(data, {"name": "distill", **method_settings}, steps=3, checkpoint_every=1)
-    made["model"] |= {"encoder": ENCODER, "decoder": "fpn", "output_stride": 32}  # not the teacher's
+    made["model"] |= {"decoder": "fpn", "decoder_options": {}, "output_stride": 32}  # not the teacher's
     return parse_config(made)
 
 

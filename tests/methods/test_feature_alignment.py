@@ -133,9 +133,9 @@ def test_the_discrepancy_of_two_gaussians_is_the_closed_form_without_bias(name: 
         return sum(k) / len(k)
 
     truth = expected(2) + expected(2 * variance) - 2 * expected(1 + variance, d * shift**2)
-    found = ESTIMATORS[name](one, other, bandwidth=gamma).double()
-    error = float(found.std() / math.sqrt(len(found)))
-    assert abs(float(found.mean()) - truth) < 4 * error
+    estimates = ESTIMATORS[name](one, other, bandwidth=gamma).double()
+    error = float(estimates.std() / math.sqrt(len(estimates)))
+    assert abs(float(estimates.mean()) - truth) < 4 * error
     assert error < truth / 15
 
 
@@ -150,12 +150,12 @@ def test_the_width_follows_the_features_and_takes_no_gradient(name: str) -> None
     one, other = sets(16, 4, shift=0.5)
     assert mmd(100 * one, 100 * other).item() == pytest.approx(mmd(one, other).item(), rel=1e-4)
     gamma = quadratic_width(one[0], other[0]) if name == "quadratic" else linear_width(one[0], other[0])
-    found = []
+    grads = []
     for width in (None, gamma):
         x = one.clone().requires_grad_()
         mmd(x, other, bandwidth=width).sum().backward()
-        found.append(x.grad)
-    torch.testing.assert_close(*found)
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
 
 
 def linear_width(one: Tensor, other: Tensor) -> float:
@@ -200,12 +200,12 @@ def test_cells_are_drawn_of_their_own_domain_without_replacement() -> None:
 
 def cells_of(values: Tensor, label: Tensor, part: Batch, k: int) -> Tensor:
     """The cells (N,D) of domain k that are not void; values (B,D,h,w), label (B,h,w) of the cells."""
-    found = []
+    cells = []
     for row, owner in enumerate(part.domain.tolist()):
         for y, x in itertools.product(range(label.shape[1]), range(label.shape[2])):
             if owner == k and label[row, y, x] != VOID:
-                found.append(values[row, :, y, x])
-    return torch.stack(found)
+                cells.append(values[row, :, y, x])
+    return torch.stack(cells)
 
 
 @pytest.mark.parametrize("where", ["features", "embedding"])
@@ -251,18 +251,19 @@ def test_the_domain_term_equals_a_loop_with_both_domains_of_a_pair_weighed_alike
         got = made.step(network, part, rng())["domain"].item()
         features = network.encode(part.image)
     label = at_stride(part.label, network.stride, network.multiple)
-    pairs, told = [], []
+    pairs, accuracies = [], []
     for (i, j), classifier in zip(made.pairs, made.classifiers, strict=True):
         halves = []
         for k in (i, j):
             cells = cells_of(features, label, part, k)
-            p = classifier(cells[:, :, None, None]).sigmoid().flatten().tolist()
+            verdict = classifier(cells[:, :, None, None]).flatten()
+            p = verdict.sigmoid().tolist()
             halves.append(sum(-math.log(v if k == j else 1 - v) for v in p) / len(p))
-            told.append(sum((v > 0.5) == (k == j) for v in p) / len(p))
+            accuracies.append(sum((v > 0) == (k == j) for v in verdict.tolist()) / len(p))
         pairs.append(sum(halves) / 2)
     assert len(pairs) == len(classes) * (len(classes) - 1) // 2
     assert got == pytest.approx(sum(pairs) / len(pairs), rel=1e-4)
-    assert float(made.metrics["told"]) == pytest.approx(sum(told) / len(told), abs=1e-4)
+    assert float(made.metrics["domain_accuracy"]) == pytest.approx(sum(accuracies) / len(accuracies), abs=1e-4)
 
 
 def test_the_reversal_grows_as_dann_says() -> None:
@@ -271,10 +272,10 @@ def test_the_reversal_grows_as_dann_says() -> None:
     made = method("adversarial-align", of, weight=0.3, gamma=5)
     assert isinstance(made, AdversarialAlign)
     label = torch.zeros(2, 8, 8, dtype=torch.uint8)
-    found = [
+    strengths = [
         made.strength(batch([(0, label[0])], torch.zeros(1, 3, 8, 8), network, 2, step=s, of=10)) for s in (0, 1, 10)
     ]
-    assert found == pytest.approx([0, 0.3 * (2 / (1 + math.exp(-0.5)) - 1), 0.3 * (2 / (1 + math.exp(-5)) - 1)])
+    assert strengths == pytest.approx([0, 0.3 * (2 / (1 + math.exp(-0.5)) - 1), 0.3 * (2 / (1 + math.exp(-5)) - 1)])
 
 
 # ── Whom a term moves, and where to ──────────────────────────────────────────────────────────────────────────────────
@@ -411,7 +412,7 @@ def test_a_linear_head_of_one_domain_works_on_a_shifted_one_that_was_aligned(
     name: str, options: dict[str, Any]
 ) -> None:
     """b has no label. Joint training of a alone makes half of b's left class wrong."""
-    of, found = domains(2, 2), {}
+    of, accuracies = domains(2, 2), {}
     for case in (name, "joint"):
         network: Any = Cells()
         made = method(case, of, **(options if case == name else {}))
@@ -428,11 +429,11 @@ def test_a_linear_head_of_one_domain_works_on_a_shifted_one_that_was_aligned(
         image, label = clusters(10**6)
         with torch.no_grad():
             right = network.decode(network.encode(image), "a").argmax(1) == label
-        found[case] = right.float().mean((1, 2)).tolist()
-    assert found[name][0] > 0.95
-    assert found[name][1] > 0.95
-    assert found["joint"][0] > 0.99
-    assert found["joint"][1] < 0.7
+        accuracies[case] = right.float().mean((1, 2)).tolist()
+    assert accuracies[name][0] > 0.95
+    assert accuracies[name][1] > 0.95
+    assert accuracies["joint"][0] > 0.99
+    assert accuracies["joint"][1] < 0.7
 
 
 # ── At the edges ─────────────────────────────────────────────────────────────────────────────────────────────────────

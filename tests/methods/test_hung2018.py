@@ -68,7 +68,7 @@ def gradients(module: nn.Module, term: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("classes", [(3,), (3, 4)])
 def test_the_terms_equal_a_loop(classes: tuple[int, ...]) -> None:
     of = domains(*classes)
-    network = model(of)
+    network = model(of, seed=3)
     made = prepared(of, network)
     part = drawn(of, network, made)
     got = {n: t.item() for n, t in made.step(network, part, rng()).items()}
@@ -170,12 +170,12 @@ def test_the_gradients_have_the_right_sign() -> None:
     network = model(of)
     made = prepared(of, network)
     part = drawn(of, network, made)
-    known = part.label[: part.pool] < NOT_LABELLED
+    labelled = part.label[: part.pool] < NOT_LABELLED
 
     def realness() -> float:
         with torch.no_grad():
-            p = network(part.image[: part.pool], "a").softmax(1) * known[:, None]
-            return float(made.discriminators[0](p)[known].sigmoid().mean())
+            p = network(part.image[: part.pool], "a").softmax(1) * labelled[:, None]
+            return float(made.discriminators[0](p)[labelled].sigmoid().mean())
 
     def after(module: nn.Module, name: str, rate: float) -> float:
         before = {n: v.clone() for n, v in module.state_dict().items()}
@@ -185,9 +185,9 @@ def test_the_gradients_have_the_right_sign() -> None:
             for n, p in module.named_parameters():
                 if n in moved:
                     p -= rate * moved[n] / length
-        found = realness()
+        score = realness()
         module.load_state_dict(before)
-        return found
+        return score
 
     first = realness()
     assert after(network, "adversarial", 1e-3) > first + 1e-6
@@ -205,10 +205,10 @@ def test_void_is_no_giveaway() -> None:
     network = model(of)
     made = prepared(of, network)
     part = drawn(of, network, made)
-    seen: list[Tensor] = []
-    made.discriminators[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    maps: list[Tensor] = []
+    made.discriminators[0].register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0].detach()))
     made.step(network, part, rng())
-    alone, pair, pool, believed = seen
+    alone, pair, pool, believed = maps
     guess, truth = pair.chunk(2)
     assert torch.equal(alone, guess)
     label = part.label[part.has_label]  # one row of the pool has an answer
@@ -257,8 +257,8 @@ def test_the_discriminator_mends_what_breaks_the_rules_of_the_world() -> None:
         with frozen(judge):
             fooling = verdict_loss(judge(maps.softmax(1)), True, everywhere)
         real = one_hot(layouts(4, 100 + step), 2)
-        fake, told = judge(torch.cat([maps.softmax(1).detach(), real])).chunk(2)
-        telling = verdict_loss(fake, False, everywhere) + verdict_loss(told, True, everywhere)
+        fake, genuine = judge(torch.cat([maps.softmax(1).detach(), real])).chunk(2)
+        telling = verdict_loss(fake, False, everywhere) + verdict_loss(genuine, True, everywhere)
         seeing = -(evidence * maps.log_softmax(1)).sum(1).mean()
         for player in players:
             player.zero_grad()

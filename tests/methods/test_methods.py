@@ -55,9 +55,9 @@ def test_the_supervised_loss_is_the_sum_over_domains_of_means_over_labelled_pixe
         for row in range(len(part.domain)):
             if part.domain[row] == k:
                 log_p = network(part.image[row : row + 1], name)[0].log_softmax(0)
-                known = part.label[row] < NOT_LABELLED
+                labelled = part.label[row] < NOT_LABELLED
                 chosen = log_p.gather(0, part.label[row].long().clamp_max(of[name].space.num_classes - 1)[None])[0]
-                losses.append(-chosen[known])
+                losses.append(-chosen[labelled])
         expected += torch.cat(losses).mean().item()
     assert got == pytest.approx(expected, rel=1e-4)
 

@@ -65,17 +65,17 @@ def labelled_in(
     made: Method, network: UniversalSegmenter, part: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> list[Tensor]:
     """The logits of which a step of the method makes labels."""
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
 
     def watched(logits: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append(logits.detach().clone())
+        inputs.append(logits.detach().clone())
         return pseudo_label(logits)
 
     for module in [m for n, m in sys.modules.items() if n.startswith("fewmask.methods") and hasattr(m, "pseudo_label")]:
         if callable(module.pseudo_label):
             monkeypatch.setattr(module, "pseudo_label", watched)
     made.step(network, part, torch.Generator().manual_seed(1))
-    return seen
+    return inputs
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -15,7 +15,7 @@ from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.methods.common.replay import Replay
 
 
-def asked(of: dict[str, Domain]) -> dict[str, Domain]:
+def with_answered_squares(of: dict[str, Domain]) -> dict[str, Domain]:
     """One more image of each domain has an answered square."""
     out = {}
     for name, d in of.items():
@@ -32,9 +32,9 @@ def test_adaptive_classmix_begins_when_regions_have_been_asked_for() -> None:
     plain = domains(3, 4)
     for adaptive, of, expected in [
         ("auto", plain, False),
-        ("auto", asked(plain), True),
+        ("auto", with_answered_squares(plain), True),
         ("always", plain, True),
-        ("never", asked(plain), False),
+        ("never", with_answered_squares(plain), False),
     ]:
         made = method("s4al", of, adaptive=adaptive)
         history = run(made, model(of), of, 3)
@@ -44,7 +44,7 @@ def test_adaptive_classmix_begins_when_regions_have_been_asked_for() -> None:
 
 @pytest.mark.parametrize("name", STRONG)
 def test_images_with_answers_stand_in_the_pool_alone_unless_told_otherwise(name: str) -> None:
-    of = asked(domains(3))
+    of = with_answered_squares(domains(3))
     for whole in (True, False):
         (*_, phase) = method(name, of, whole=whole).phases(4)
         data = steps(of, [phase], train_settings(batch_size=6))

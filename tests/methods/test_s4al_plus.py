@@ -42,7 +42,7 @@ class Pseudo:
         return self.of[stem]
 
 
-def said(of: Domain, seed: int = 0) -> Domain:
+def with_pseudo(of: Domain, seed: int = 0) -> Domain:
     """The domain with pseudo-labels of its pool: any class, of any confidence, in blocks of 4×4 pixels."""
     rng = np.random.default_rng(seed)
 
@@ -55,7 +55,7 @@ def said(of: Domain, seed: int = 0) -> Domain:
 
 
 def students(*classes: int, **options: int) -> dict[str, Domain]:
-    return {n: said(d) for n, d in domains(*classes, **options).items()}
+    return {n: with_pseudo(d) for n, d in domains(*classes, **options).items()}
 
 
 def s4al_plus(of: dict[str, Domain], **options: object) -> S4alPlus:
@@ -94,7 +94,7 @@ def test_without_pseudo_labels_it_is_the_first_teacher_and_with_them_a_student()
     of = domains(3, 4)
     (teacher,) = s4al_plus(of).phases(8)
     assert (teacher.name, teacher.labelled, teacher.unlabelled, teacher.whole) == ("teacher", ("a", "b"), (), False)
-    of["b"] = said(of["b"])
+    of["b"] = with_pseudo(of["b"])
     (student,) = s4al_plus(of, confidence=0.6).phases(8)
     assert (student.name, student.labelled, student.unlabelled) == ("student", ("a", "b"), ("b",))
     assert (student.whole, student.pseudo, student.noise) == (True, 0.6, NoiseSettings())
@@ -126,7 +126,7 @@ def test_labels_of_the_pool_are_answers_else_sure_pseudo_labels_else_none() -> N
 
     made = s4al_plus(of, noise={"strong": None, "cutout": None})
     data = steps(of, made.phases(4), train_settings(batch_size=2, unlabelled_batch_size=4), model(of))
-    found: dict[str, set[int]] = {"answered": set(), "pool": set()}
+    values: dict[str, set[int]] = {"answered": set(), "pool": set()}
     for step in range(4):
         (part,) = data[step]
         assert part.confidence is not None
@@ -134,10 +134,10 @@ def test_labels_of_the_pool_are_answers_else_sure_pseudo_labels_else_none() -> N
         for name, label, confidence in zip(
             part.names[part.pool :], part.label[part.pool :], part.confidence[part.pool :], strict=True
         ):
-            found["answered" if stem in name else "pool"] |= set(label.unique().tolist())
+            values["answered" if stem in name else "pool"] |= set(label.unique().tolist())
             person = (label == 1) | ((label == VOID) & (confidence == HUMAN))
             assert torch.equal(person, confidence == HUMAN)
-    assert found == {"answered": {0, 1, NOT_LABELLED, VOID}, "pool": {0, NOT_LABELLED}}
+    assert values == {"answered": {0, 1, NOT_LABELLED, VOID}, "pool": {0, NOT_LABELLED}}
 
 
 def test_holes_are_void() -> None:
@@ -273,9 +273,9 @@ def test_neither_unsure_pixels_nor_holes_ever_count() -> None:
         image = part.image.float().requires_grad_()
         in_eval(made, network, replace(part, image=image))[term].backward()
         assert image.grad is not None
-        seen = image.grad.any(1)
-        assert seen[label < NOT_LABELLED].any()
-        assert not seen[label >= NOT_LABELLED].any()
+        has_gradient = image.grad.any(1)
+        assert has_gradient[label < NOT_LABELLED].any()
+        assert not has_gradient[label >= NOT_LABELLED].any()
 
 
 def test_the_contrast_trains_features_and_representation_but_no_head() -> None:

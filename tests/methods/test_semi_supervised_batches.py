@@ -110,17 +110,17 @@ def test_any_number_of_domains_trains(name: str, count: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_row_of_the_pool(name: str) -> None:
     """It is its own partner: a mix leaves it as it is."""
-    of, seen = domains(3, 4), []
+    of, losses = domains(3, 4), []
     joint: dict[str, Any] = {} if name == "pseudo-label" else {"forward": "joint"}
     for mixed in [{"cutmix": 0}, {"cutmix": 1}] if name in ("fixmatch", "unimatch") else [{}]:
         network = model(of)
         made = prepared(name, of, network, **joint, **mixed)
-        seen.append(made.step(network, drawn(of, network, made, pool=1), rng()))
+        losses.append(made.step(network, drawn(of, network, made, pool=1), rng()))
         network.train()
         trained = made.step(network, drawn(of, network, made, pool=1), rng())
         total(trained).backward()
         assert all(math.isfinite(v.item()) for v in trained.values())
-    assert all(torch.equal(seen[0][term], seen[-1][term]) for term in seen[0])
+    assert all(torch.equal(losses[0][term], losses[-1][term]) for term in losses[0])
 
 
 @pytest.mark.parametrize("name", STRONG)

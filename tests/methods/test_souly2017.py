@@ -101,7 +101,7 @@ def test_the_terms_equal_a_loop(game: str, weak: bool, tmp_path: Path) -> None:
                 if pool >= 0 and value != VOID:
                     sums["fake"][owner].append(-math.log(q[y][x]))
                     sums["generator"][owner].append(-math.log1p(-q[y][x]))
-    means = {n: sum(sum(v) / len(v) for v in found) for n, found in sums.items()}
+    means = {n: sum(sum(v) / len(v) for v in by_domain) for n, by_domain in sums.items()}
     expected = {"supervised": means["supervised"] / 2, "real": 2 * means["real"], "fake": 3 * means["fake"]}
     if game == "non-saturating":
         expected["generator"] = means["generator"]
@@ -170,9 +170,9 @@ def test_the_players_pull_in_opposite_directions(game: str) -> None:
             for n, p in module.named_parameters():
                 if n in moved:
                     p -= 1e-3 * moved[n] / length
-        found = after(None, name)
+        loss = after(None, name)
         module.load_state_dict(before)
-        return found
+        return loss
 
     first = after(None, "fake")
     assert after(network, "fake") < first
@@ -215,12 +215,12 @@ def accuracy(weight: float, seed: int) -> float:
         assert isinstance(layer, nn.Linear)
         for parameter in layer.parameters():
             nn.init.uniform_(parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=first)
-    known, label = torch.tensor([[-1.5, 1.0], [1.5, -1.0]]), torch.tensor([0, 1])[:, None, None]
+    labelled, label = torch.tensor([[-1.5, 1.0], [1.5, -1.0]]), torch.tensor([0, 1])[:, None, None]
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     for step in range(10_000 * seed, 10_000 * seed + 200):
         real = bars(128, 10 * step)[0]
         fake = torch.tensor([6.0, 4.0]) * (torch.rand(128, 2, generator=rng(10 * step + 2)) - 0.5)
-        logits = network(torch.cat([known, real, fake]))[:, :, None, None]
+        logits = network(torch.cat([labelled, real, fake]))[:, :, None, None]
         loss = cross_entropy(with_fake(logits[:2]), label)
         loss = loss + weight * (surprise_if_real(logits[2:130]).mean() + surprise_if_fake(logits[130:]).mean())
         optimiser.zero_grad()
@@ -247,14 +247,14 @@ def test_weak_labels_condition_the_generator_and_bound_the_classes(tmp_path: Pat
     network = model(of)
     made = prepared(of, network, weak=weak_file(tmp_path, of))
     part = drawn(of, network, made)
-    seen: list[Tensor] = []
-    made.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    vectors: list[Tensor] = []
+    made.generator.register_forward_pre_hook(lambda _, inputs: vectors.append(inputs[0]))
     made.step(network, part, rng())
     expected = {0: [1, 1, 0, 0, 0, 0, 0], 1: [0, 0, 0, 1, 1, 1, 1]}
     owners = part.domain[part.pool :].tolist()
     assert set(owners) == {0, 1}
-    assert seen[0][:, 6:].tolist() == [expected[k] for k in owners]
-    assert seen[0][:, :6].abs().max() <= 1
+    assert vectors[0][:, 6:].tolist() == [expected[k] for k in owners]
+    assert vectors[0][:, :6].abs().max() <= 1
 
 
 @pytest.mark.parametrize(

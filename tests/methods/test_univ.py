@@ -280,7 +280,7 @@ def test_live_prototypes_follow_the_labelled_cells_and_stay_unit_vectors() -> No
     evaluated(made, network, relabelled(part, label, network))
     made.after_step(network, rng)
     present = torch.tensor([True, True, False, True, True, False, True])
-    assert torch.equal(made.prototypes.seen, present)
+    assert torch.equal(made.prototypes.initialised, present)
     assert torch.equal(made.prototypes.vectors[~present], drawn[~present])
     torch.testing.assert_close(made.prototypes.vectors.norm(dim=-1), torch.ones(7, 2))
     embedding = F.normalize(network.embed(network.encode(part.image)), dim=1)
@@ -321,7 +321,7 @@ def test_a_class_that_was_never_seen_is_never_chosen() -> None:
     of = domains(3, 4)
     network = model(of)
     made = settled("univ-full", of, network)
-    made.prototypes.seen[5] = False
+    made.prototypes.initialised[5] = False
     part = aligned_batch(of, network, made)
     one = evaluated(made, network, part)
     made.prototypes.vectors[5] = -made.prototypes.vectors[5].roll(1)
@@ -364,10 +364,10 @@ def test_unlabelled_images_never_need_a_mask(name: str) -> None:
     run(method(name, of), model(of), of, 8, train_settings(batch_size=4))
     for d in of.values():
         assert isinstance(d.source, ArraySource)
-        asked = set(d.source.asked)
-        assert asked <= set(d.splits["train"])
+        stems = set(d.source.requested)
+        assert stems <= set(d.splits["train"])
         # It says by its phases whether it looks at the pool.
-        assert bool(asked & set(d.unlabelled)) == any(d.name in p.unlabelled for p in method(name, of).phases(8))
+        assert bool(stems & set(d.unlabelled)) == any(d.name in p.unlabelled for p in method(name, of).phases(8))
 
 
 @pytest.mark.parametrize("name", [*UNIVERSAL, "entropy-min"])
@@ -401,7 +401,7 @@ def test_faithful_training_names_the_classes_that_have_no_label() -> None:
     without = evaluated(made, network, part)
     made.prototypes.vectors[5] = made.prototypes.vectors[4]
     assert evaluated(made, network, part) == without
-    made.prototypes.seen[5] = True
+    made.prototypes.initialised[5] = True
     assert evaluated(made, network, part)["within"] != without["within"]
 
 

@@ -51,13 +51,13 @@ def rng(seed: int = 0) -> torch.Generator:
 def test_counterparts_equal_a_loop(classes: list[int], per_class: int, seed: int) -> None:
     total, draws = sum(classes), rng(seed)
     prototypes = F.normalize(torch.randn(total, per_class, 3, generator=draws), dim=-1)
-    seen = torch.rand(total, generator=draws) < 0.8
+    has_prototype = torch.rand(total, generator=draws) < 0.8
     boundary = torch.rand(len(classes), generator=draws) * 0.6
-    found = counterparts(prototypes, seen, boundary, classes)
+    pairs = counterparts(prototypes, has_prototype, boundary, classes)
     owner = [k for k, c in enumerate(classes) for _ in range(c)]
 
     def similar(a: int, b: int) -> float:
-        if not (seen[a] and seen[b]):
+        if not (has_prototype[a] and has_prototype[b]):
             return -2.0
         return max(float(p @ q) for p in prototypes[a] for q in prototypes[b])
 
@@ -68,13 +68,13 @@ def test_counterparts_equal_a_loop(classes: list[int], per_class: int, seed: int
     for a, b in np.ndindex(total, total):
         expected = (
             owner[a] != owner[b]
-            and bool(seen[a] and seen[b])
+            and bool(has_prototype[a] and has_prototype[b])
             and nearest(a, owner[b]) == b
             and nearest(b, owner[a]) == a
             and similar(a, b) >= max(float(boundary[owner[a]]), float(boundary[owner[b]]))
         )
-        assert bool(found[a, b]) == expected
-    assert torch.equal(found, found.T)
+        assert bool(pairs[a, b]) == expected
+    assert torch.equal(pairs, pairs.T)
 
 
 def test_what_is_carried_over_equals_a_loop() -> None:
@@ -107,7 +107,7 @@ def ready(of: dict[str, Domain], network: UniversalSegmenter, **options: Any) ->
     p = made.prototypes
     axes = torch.eye(p.vectors.shape[-1])[: max(p.classes)]
     p.vectors = torch.cat([axes[:c] for c in p.classes])[:, None].expand(-1, p.vectors.shape[1], -1).clone()
-    p.seen.fill_(True)
+    p.initialised.fill_(True)
     p.boundary.fill_(0.5)
     network.eval()
     return made

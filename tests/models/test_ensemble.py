@@ -53,8 +53,8 @@ def test_a_new_head_is_trained_on_it() -> None:
     before = {n: v.clone() for n, v in network.state_dict().items()}
     target = domain("t", 3)
     target.splits["val"] = target.labelled
-    found = with_new_head(network, target, steps=2, settings=train_settings(workers=0, precision="fp32"))
-    assert found["domains"]["t"]["miou"] is not None
+    scores = with_new_head(network, target, steps=2, settings=train_settings(workers=0, precision="fp32"))
+    assert scores["domains"]["t"]["miou"] is not None
     assert same(before, network.state_dict())
 
 

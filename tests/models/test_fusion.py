@@ -108,7 +108,7 @@ def test_a_union_is_mapped_onto_each_of_its_parts_without_a_word(spaces, synonym
 
 
 def _means(union, name, space):
-    return any(name in known and known & set(space.names) for known in union.aliases)
+    return any(name in group and group & set(space.names) for group in union.aliases)
 
 
 def test_a_mapping_translates_masks_and_what_is_missing_is_void():
@@ -157,9 +157,9 @@ def fuse_by_loop(logits, likeness, tables, weight):
         for k, table in enumerate(tables):
             if u not in table:
                 continue
-            known = sum(mass[v] for v in set(table))
+            share = sum(mass[v] for v in set(table))
             q = sum(p for p, v in zip(softmax(logits[k]), table, strict=True) if v == u)
-            above += weight[k] * known * q
+            above += weight[k] * share * q
             below += weight[k]
         scores.append(above / below)
     return scores
@@ -172,7 +172,7 @@ def test_fusion_is_the_formula(seed, tables):
     logits = [rng.normal(0, 2, (2, len(t), 2, 3)) for t in tables]
     likeness = rng.uniform(-1, 1, (2, sum(map(len, tables)), 2, 3))
     log_weight = rng.normal(0, 2, (2, len(tables)))
-    found = fuse(
+    probabilities = fuse(
         [torch.tensor(part) for part in logits],
         torch.tensor(likeness, dtype=torch.float32),
         [torch.tensor(t) for t in tables],
@@ -180,7 +180,7 @@ def test_fusion_is_the_formula(seed, tables):
     ).exp()
     for b, y, x in np.ndindex(2, 2, 3):
         cell = fuse_by_loop([part[b, :, y, x] for part in logits], likeness[b, :, y, x], tables, np.exp(log_weight[b]))
-        np.testing.assert_allclose(found[b, :, y, x], cell, rtol=2e-4, atol=1e-7)
+        np.testing.assert_allclose(probabilities[b, :, y, x], cell, rtol=2e-4, atol=1e-7)
 
 
 def cell(*values):
@@ -189,8 +189,8 @@ def cell(*values):
 
 def test_one_head_alone_says_what_it_says():
     logits = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
-    found = fuse([logits], torch.rand(2, 4, 3, 5), [torch.arange(4)], torch.zeros(2, 1))
-    torch.testing.assert_close(found, logits.log_softmax(1))
+    scores = fuse([logits], torch.rand(2, 4, 3, 5), [torch.arange(4)], torch.zeros(2, 1))
+    torch.testing.assert_close(scores, logits.log_softmax(1))
 
 
 def test_a_head_is_not_heard_about_a_class_that_it_does_not_have():
@@ -212,14 +212,14 @@ def test_prototypes_decide_between_heads_that_share_no_class():
 
 
 def test_a_head_that_fits_badly_keeps_its_say_where_it_is_alone():
-    found = fuse(
+    scores = fuse(
         [cell(0.0, 0.0), cell(0.0, 9.0)],
         cell(0.0, 0.0, 0.0, 0.9),
         [torch.tensor([0, 1]), torch.tensor([0, 2])],
         torch.tensor([[0.0, -300.0]]),
     )
-    assert found.isfinite().all()
-    assert found.exp()[0, 2].item() == pytest.approx(0.5, abs=1e-3)  # it is known where "0" is near, and sure of "2"
+    assert scores.isfinite().all()
+    assert scores.exp()[0, 2].item() == pytest.approx(0.5, abs=1e-3)  # it is known where "0" is near, and sure of "2"
 
 
 def test_similarity_is_the_cosine_around_the_origin_and_absent_classes_are_never_near():
@@ -227,14 +227,14 @@ def test_similarity_is_the_cosine_around_the_origin_and_absent_classes_are_never
     features, origin = torch.randn(2, 4, 3, 2, generator=rng), torch.randn(4, generator=rng)
     vectors = torch.nn.functional.normalize(torch.randn(3, 4, generator=rng), dim=1)
     vectors[1] = 0
-    found = similarity(features, vectors, origin)
+    likeness = similarity(features, vectors, origin)
     for b, y, x in np.ndindex(2, 3, 2):
         v = features[b, :, y, x] - origin
         for g in (0, 2):
-            assert found[b, g, y, x].item() == pytest.approx((v @ vectors[g] / v.norm()).item(), abs=1e-5)
-    assert (found[:, 1] == ABSENT).all()
-    part = shares(found)
-    cells = [softmax([found[1, g, y, x].item() / TEMPERATURE for g in range(3)]) for y, x in np.ndindex(3, 2)]
+            assert likeness[b, g, y, x].item() == pytest.approx((v @ vectors[g] / v.norm()).item(), abs=1e-5)
+    assert (likeness[:, 1] == ABSENT).all()
+    part = shares(likeness)
+    cells = [softmax([likeness[1, g, y, x].item() / TEMPERATURE for g in range(3)]) for y, x in np.ndindex(3, 2)]
     np.testing.assert_allclose(part[1], np.mean(cells, 0), atol=1e-5)
     usual = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.5]])
     np.testing.assert_allclose(distance(part, usual)[1], [math.dist(part[1], row) for row in usual], atol=1e-5)
@@ -254,7 +254,7 @@ def network(of):
 
 
 def test_prototypes_are_the_mean_features_of_the_labelled_cells(of, network):
-    found = make_prototypes(network, of, workers=0, precision="fp32")
+    prototypes = make_prototypes(network, of, workers=0, precision="fp32")
     means, cells = {}, {}
     for name, domain in of.items():
         cells[name] = []
@@ -268,11 +268,11 @@ def test_prototypes_are_the_mean_features_of_the_labelled_cells(of, network):
             chosen = [f for features, label in cells[name] for f, v in zip(features, label, strict=True) if v == c]
             means[name, c] = torch.stack(chosen).double().mean(0)
     origin = torch.stack(list(means.values())).mean(0)
-    torch.testing.assert_close(found.origin, origin.float())
+    torch.testing.assert_close(prototypes.origin, origin.float())
     expected = {}
     for (name, c), mean in means.items():
         expected[name, c] = (mean - origin) / (mean - origin).norm()
-        torch.testing.assert_close(found.vectors[name][c], expected[name, c].float(), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(prototypes.vectors[name][c], expected[name, c].float(), atol=1e-4, rtol=1e-3)
     every = torch.stack(list(expected.values()))
     within = []
     for k, name in enumerate(of):
@@ -281,11 +281,11 @@ def test_prototypes_are_the_mean_features_of_the_labelled_cells(of, network):
             directions = torch.nn.functional.normalize(features.double() - origin, dim=1)
             parts.append((directions @ every.T / TEMPERATURE).softmax(1).mean(0))
         usual = torch.stack(parts).mean(0)
-        np.testing.assert_allclose(found.usual[k], usual, atol=1e-4)
+        np.testing.assert_allclose(prototypes.usual[k], usual, atol=1e-4)
         far = [(part - usual).norm().item() for part in parts]
-        assert found.typical[k].item() == pytest.approx(np.mean(far), abs=1e-4)
+        assert prototypes.typical[k].item() == pytest.approx(np.mean(far), abs=1e-4)
         within += [f - np.mean(far) for f in far]
-    assert found.spread.item() == pytest.approx(max(np.sqrt(np.mean(np.square(within))), 0.01), abs=1e-4)
+    assert prototypes.spread.item() == pytest.approx(max(np.sqrt(np.mean(np.square(within))), 0.01), abs=1e-4)
 
 
 def test_a_domain_without_labels_has_no_prototypes(of, network):
@@ -296,13 +296,13 @@ def test_a_domain_without_labels_has_no_prototypes(of, network):
 
 
 def test_prototypes_are_those_that_the_run_wrote(of, network, tmp_path):
-    found, run = make_prototypes(network, of, workers=0), RunFolder(tmp_path)
+    prototypes, run = make_prototypes(network, of, workers=0), RunFolder(tmp_path)
     helpers.saved(network, tmp_path)
-    save_prototypes(tmp_path, found)
+    save_prototypes(tmp_path, prototypes)
     runfolders.write(run.summary, runfolders.summary({}, weights=run.digests([run.weights, run.prototypes])))
     again = load_prototypes(tmp_path, network)
-    assert helpers.same(again.vectors, found.vectors)
-    assert all(torch.equal(getattr(again, n), getattr(found, n)) for n in VALUES)
+    assert helpers.same(again.vectors, prototypes.vectors)
+    assert all(torch.equal(getattr(again, n), getattr(prototypes, n)) for n in VALUES)
     save_prototypes(tmp_path, make_prototypes(helpers.model(of, seed=5), of, workers=0))
     with pytest.raises(ValueError, match=r"prototypes\.safetensors: differs from what the run wrote"):
         load_prototypes(tmp_path, network)
@@ -356,13 +356,13 @@ def test_auto_picks_the_domain_that_an_image_is_of(colours):
     fused, domains = colours
     for name, domain in domains.items():
         image = torch.from_numpy(np.stack([domain.image(s) for s in domain.splits["test"]])).permute(0, 3, 1, 2)
-        found = chosen(fused, image)
-        assert [c.domain for c in found] == [name] * 2
-        assert not any(c.ambiguous for c in found)
+        picks = chosen(fused, image)
+        assert [c.domain for c in picks] == [name] * 2
+        assert not any(c.ambiguous for c in picks)
         other = next(n for n in domains if n != name)
-        assert all(c.margin == pytest.approx(c.excess[other] - c.excess[name]) for c in found)
+        assert all(c.margin == pytest.approx(c.excess[other] - c.excess[name]) for c in picks)
     between = torch.full((1, 3, 8, 8), 100.0)
-    assert chosen(fused, between)[0].margin < found[0].margin
+    assert chosen(fused, between)[0].margin < picks[0].margin
 
 
 def test_every_head_is_scored_and_the_fused_one_knows_all_classes(colours):

@@ -30,7 +30,7 @@ SPACES = {"a": space(3), "b": space(4)}
 
 
 def build(**changes: Any) -> UniversalSegmenter:
-    return UniversalSegmenter(model_settings().model_copy(update=changes), SPACES)
+    return UniversalSegmenter(model_settings(**changes), SPACES)
 
 
 # ── Pretrained weights ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -65,10 +65,10 @@ def test_the_first_layers_outputs_are_the_pretrained_ones_and_the_padding_matter
     with torch.no_grad():
         expected = first_layers(reference(pad_type="same"), normalised)
         torch.testing.assert_close(same.encoder(normalised)[2], expected)
-        seen: list[Tensor] = []
-        same.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        images: list[Tensor] = []
+        same.encoder.register_forward_pre_hook(lambda _, inputs: images.append(inputs[0]))
         same.encode(image)
-        torch.testing.assert_close(seen[0], normalised)
+        torch.testing.assert_close(images[0], normalised)
         symmetric = mobilenet().eval().encoder(normalised)[2]
     assert (symmetric - expected).abs().max() > 0.1 * expected.abs().max()
 

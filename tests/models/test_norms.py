@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import ENCODER, domains, model_settings, same
-from ondisk import assert_same_run, plain, two_domains
+from ondisk import NARROW, assert_same_run, plain, two_domains
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -119,7 +119,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     data = two_domains(tmp_path / "data")
     config = parse_config(
         plain(data, {"name": "fixmatch", "threshold": 0, "ema": 0.5}, steps=4, checkpoint_every=1)
-        | {"model": {"encoder": ENCODER, "norm": norm}}
+        | {"model": {"encoder": ENCODER, "decoder_options": NARROW, "norm": norm}}
     )
     train(config, tmp_path / "whole")
 

@@ -142,9 +142,9 @@ def test_an_image_in_memory_has_the_values_of_its_files() -> None:
     own = UniversalSegmenter(model_settings(), {"fields": space(3)}, 0, {"fields": deep}).eval()
     values = np.random.default_rng(0).integers(0, 1000, (24, 30, 4)).astype(np.uint16)
     mask, probabilities = own.predict(values)
-    seen = torch.from_numpy(np.rint(values * 0.255).astype(np.uint8)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(np.rint(values * 0.255).astype(np.uint8)).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        np.testing.assert_allclose(probabilities, own(seen, "fields")[0].softmax(0), atol=1e-6)
+        np.testing.assert_allclose(probabilities, own(pixels, "fields")[0].softmax(0), atol=1e-6)
     assert mask.shape == (24, 30)
     with pytest.raises(ValueError, match="give numbers of \\(H,W,4\\), in red, green, blue, nir"):
         own.predict(values[..., :3])
@@ -284,8 +284,8 @@ def test_a_run_without_its_stretch_is_refused(run: Path, tmp_path: Path) -> None
 
 def test_scores_of_a_run_and_of_its_heads_elsewhere(run: Path) -> None:
     model, domains = load_model(run), load_domains(load_config(run))
-    found = evaluate(model, domains, "val", workers=0)
-    assert set(found["domains"]) == {"streets", "fields", "cells"}
+    scores = evaluate(model, domains, "val", workers=0)
+    assert set(scores["domains"]) == {"streets", "fields", "cells"}
     assert count_predictions(model, domains["cells"], "val", workers=0).confusion.sum() > 0
     with pytest.raises(
         ValueError, match="its images have the channels grey, and the head of fields was trained on red"
@@ -302,11 +302,11 @@ def test_the_page_gets_the_features_of_an_image_of_its_domain(tmp_path: Path) ->
     domains["false"]["channels"] = ["nir", "red", "green"]
     config = parse_config({**plain(tmp_path, steps=1), "domains": domains})
     train(config, tmp_path / "run")
-    found, known = predictor(tmp_path / "run"), load_domains(config)
-    assert found is not None and found.encode is not None
-    for name, domain in known.items():
+    guesser, loaded = predictor(tmp_path / "run"), load_domains(config)
+    assert guesser is not None and guesser.encode is not None
+    for name, domain in loaded.items():
         pixels = domain.image(domain.splits["train"][0])
-        assert np.isfinite(found.encode(name, pixels).values).all()
+        assert np.isfinite(guesser.encode(name, pixels).values).all()
 
 
 def test_the_card_names_the_channels(run: Path) -> None:
@@ -319,16 +319,16 @@ def test_onnx_takes_the_channels_of_one_domain(run: Path, tmp_path: Path) -> Non
     export(run, tmp_path / "fields.onnx", "fields")
     session = onnxruntime.InferenceSession(str(tmp_path / "fields.onnx"), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape[1] == 4
-    told = session.get_modelmeta().custom_metadata_map
-    assert told["fewmask.input"].startswith("red, green, blue, nir, 0 to 255")
-    own = json.loads(told["fewmask.domains"])["fields"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["fewmask.input"].startswith("red, green, blue, nir, 0 to 255")
+    own = json.loads(metadata["fewmask.domains"])["fields"]
     assert own["depth"] == 16
     assert len(own["stretch"]) == 4
     x = image("fields").float()
-    (found,) = session.run(None, {"image": x.numpy()})
+    (logits,) = session.run(None, {"image": x.numpy()})
     with torch.inference_mode():
         expected = load_model(run)(x, "fields").numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-3 * max(1, np.abs(expected).max()))
+    np.testing.assert_allclose(logits, expected, atol=1e-3 * max(1, np.abs(expected).max()))
 
 
 def test_a_teacher_of_other_channels_is_refused(run: Path, tmp_path: Path) -> None:

@@ -96,12 +96,12 @@ def test_linear_is_batch_normalisation_and_a_convolution_of_the_patch_tokens(nam
     x = (image(28 if vit.patch_embed.patch_size[0] == 14 else 32, 64) - network.mean) / network.std
     x = F.pad(x, (0, -x.shape[-1] % network.multiple, 0, -x.shape[-2] % network.multiple))
     with torch.no_grad():
-        seen: list[Tensor] = []
-        handles = [block.register_forward_hook(lambda _, __, out: seen.append(out)) for block in vit.blocks[-2:]]
+        outputs: list[Tensor] = []
+        handles = [block.register_forward_hook(lambda _, __, out: outputs.append(out)) for block in vit.blocks[-2:]]
         vit.forward_features(x)
         for handle in handles:
             handle.remove()
-        tokens = torch.cat([vit.norm(out)[:, vit.num_prefix_tokens :] for out in seen], 2)
+        tokens = torch.cat([vit.norm(out)[:, vit.num_prefix_tokens :] for out in outputs], 2)
         tokens = F.batch_norm(tokens.flatten(0, 1), norm.running_mean, norm.running_var, norm.weight, norm.bias)
         expected = F.linear(tokens, head.weight[:, :, 0, 0], head.bias)
         got = network.decode(network.features(x), "a")

@@ -76,8 +76,8 @@ def small(config: Config) -> list[str]:
         overrides += [f"campaign.rounds={min(config.campaign.rounds, 2)}"]
         overrides += ["campaign.first_steps=null", "campaign.last_steps=null", "campaign.first_batch_size=null"]
         for key in ("first", "ask"):
-            if asked := getattr(config.campaign, key):
-                overrides += [f"campaign.{key}.regions={re.sub('squares:.*', 'squares:4', asked.regions)}"]
+            if ask := getattr(config.campaign, key):
+                overrides += [f"campaign.{key}.regions={re.sub('squares:.*', 'squares:4', ask.regions)}"]
                 overrides += [f"campaign.{key}.budget={{amount: 3, unit: regions}}"]
     return overrides
 
@@ -177,8 +177,8 @@ def test_the_budget_is_the_one_that_it_says(name: str, row: str, share: float) -
             assert (ask.budget.unit, ask.budget.per) in {("pixels", "pool"), ("regions", "image")}
             if ask.regions == "points":  # of more candidates the best would be asked, not a uniform draw from the top
                 assert ask.candidates == ask.budget.amount
-            asked = ask.budget.amount * ((images - whole) if ask.budget.per == "image" else 1 / region)
-            pixels += int(asked) * region
+            amount = ask.budget.amount * ((images - whole) if ask.budget.per == "image" else 1 / region)
+            pixels += int(amount) * region
     assert round(100 * pixels / (images * size), 3 if share < 1 else 1) == share
 
 
@@ -246,8 +246,8 @@ def test_a_table_with_our_figures_beside_the_published_ones(data: Path, tmp_path
     assert "64.7" in done.out
     assert "falls from 10.2 to 0" in done.out
     assert "To expect with the recipe's own settings:" in done.out
-    told = json.loads(fewmask(*run, "--json").out)
-    row = told["rows"]["univ-full-n375"]
+    results = json.loads(fewmask(*run, "--json").out)
+    row = results["rows"]["univ-full-n375"]
     runs = [json.loads((out / f"univ-full-n375-{seed}" / "summary.json").read_text()) for seed in (0, 1)]
     figures = [summary["domains"]["camvid"]["miou"] for summary in runs]
     assert row["seeds"] == [0, 1]
@@ -257,11 +257,11 @@ def test_a_table_with_our_figures_beside_the_published_ones(data: Path, tmp_path
     assert row["seconds_a_step"]["mean"] == pytest.approx(mean(one["seconds"] / 1 for one in runs))
     assert row["memory_mib"]["mean"] == pytest.approx(mean(one["memory_mib"] for one in runs))
     # A domain that the row does not train has a head of its own on the frozen network.
-    other = told["runs"]["train-on-camvid-n375/0"]["domains"]["cityscapes"]
+    other = results["runs"]["train-on-camvid-n375/0"]["domains"]["cityscapes"]
     assert other["way"] == "new head"
     assert 0 <= other["miou"] <= 1
-    assert told["rows"]["hung2018-n375"]["domains"]["cityscapes"]["mean"] is None
-    assert json.loads((out / "results.json").read_text())["rows"] == told["rows"]
+    assert results["rows"]["hung2018-n375"]["domains"]["cityscapes"]["mean"] is None
+    assert json.loads((out / "results.json").read_text())["rows"] == results["rows"]
     table = (out / "results.md").read_text()
     assert "| hung2018-n375 | 0 | – | 58.8 | – |" in table
     assert "| minutes | s a step | MiB |" in table
@@ -280,19 +280,19 @@ def test_a_table_with_our_figures_beside_the_published_ones(data: Path, tmp_path
 def test_a_campaign_by_the_name_that_it_was_known_by(data: Path, tmp_path: Path, fewmask: Fewmask) -> None:
     own = "s4al-plus"
     words = ["s4al-plus-camvid", *command("labels-camvid", own, data, tmp_path / "runs")[4:]]
-    told = json.loads(fewmask("recipes", "run", *words, "--json").out)
-    assert told["recipe"] == "labels-camvid"
+    results = json.loads(fewmask("recipes", "run", *words, "--json").out)
+    assert results["recipe"] == "labels-camvid"
     campaign = json.loads((tmp_path / "runs" / f"{own}-0" / "campaign.json").read_text())
     assert campaign["state"] == "done"
-    assert told["rows"][own]["domains"]["camvid"]["mean"] == campaign["result"]["domains"]["camvid"]["miou"]
-    assert told["runs"][f"{own}/0"]["asked"] == campaign["asked"]
+    assert results["rows"][own]["domains"]["camvid"]["mean"] == campaign["result"]["domains"]["camvid"]["miou"]
+    assert results["runs"][f"{own}/0"]["asked"] == campaign["asked"]
     # What it took is what all of its trainings and looks took.
     rounds = [json.loads(f.read_text()) for f in (tmp_path / "runs" / f"{own}-0" / "rounds").glob("*/summary.json")]
     assert len(rounds) == 2
-    looks = sum(entry["look_seconds"] for entry in campaign["history"])
+    looks = sum(entry["score_pool_seconds"] for entry in campaign["history"])
     for key, beside in (("seconds", looks), ("steps", 0)):
-        assert told["runs"][f"{own}/0"][key] == pytest.approx(sum(one[key] for one in rounds) + beside)
-    assert told["runs"][f"{own}/0"]["memory_mib"] == max(one["memory_mib"] for one in rounds)
+        assert results["runs"][f"{own}/0"][key] == pytest.approx(sum(one[key] for one in rounds) + beside)
+    assert results["runs"][f"{own}/0"]["memory_mib"] == max(one["memory_mib"] for one in rounds)
 
 
 def test_overrides_of_campaigns_hold_for_the_rows_that_are_one_and_are_checked_before_any_is_run(
@@ -311,9 +311,9 @@ def test_people_are_waited_for(data: Path, tmp_path: Path, fewmask: Fewmask) -> 
     done = fewmask(*words)
     assert done.code == 0, done.err
     assert f"fewmask answer {tmp_path / 'runs' / 'random-regions-0'}" in done.out
-    told = json.loads(fewmask(*words, "--json").out)
-    assert told["rows"].keys() == {"full", "pixelpick"}  # what is published
-    assert told["waiting"]["random-regions-0"]["open"] == 3
+    results = json.loads(fewmask(*words, "--json").out)
+    assert results["rows"].keys() == {"full", "pixelpick"}  # what is published
+    assert results["waiting"]["random-regions-0"]["open"] == 3
 
 
 @pytest.mark.slow
@@ -342,8 +342,8 @@ def test_a_recipe_of_ones_own(data: Path, tmp_path: Path, fewmask: Fewmask) -> N
     assert done.code == 1
     assert done.err.index("lonely-5 failed: train.batch_size") < done.err.index("mine-5 train")  # told at once
     assert "1 of 2 runs failed\nlonely-5: train.batch_size: with one image of 8×8" in done.err
-    told = json.loads(done.out)
-    assert (list(told["runs"]), list(told["failed"])) == (["mine/5"], ["lonely-5"])
+    results = json.loads(done.out)
+    assert (list(results["runs"]), list(results["failed"])) == (["mine/5"], ["lonely-5"])
     path.write_text("title: no more\nrows: {a b: {}}\n", encoding="utf-8")
     is_refused(fewmask("recipes", "run", path), "not a recipe", "rows.a b", "rate: Field required")
     is_refused(fewmask("recipes", "run", tmp_path / "none.yaml"), "cannot be read")
@@ -356,10 +356,10 @@ def test_they_are_listed(fewmask: Fewmask) -> None:
     done = fewmask("recipes", "list")
     assert done.code == 0, done.err
     assert [name for name in NAMES if name in done.out] == NAMES
-    told = json.loads(fewmask("recipes", "--json").out)
-    assert list(told) == NAMES
-    assert told["cityscapes-idd"]["published"]["univ-full"]["idd"] == 0.2745
-    assert list(told["compare"]["seconds"]) == list(recipes.read_recipe("compare").table())
+    listing = json.loads(fewmask("recipes", "--json").out)
+    assert list(listing) == NAMES
+    assert listing["cityscapes-idd"]["published"]["univ-full"]["idd"] == 0.2745
+    assert list(listing["compare"]["seconds"]) == list(recipes.read_recipe("compare").table())
 
 
 @pytest.mark.parametrize("name", ["semi-cityscapes", "s4al-camvid"])
@@ -370,8 +370,8 @@ def test_it_is_shown(name: str, fewmask: Fewmask) -> None:
     recipe = recipes.read_recipe(name)
     assert all(f"#   {row}: " in done.out for row in recipe.table())
     assert yaml.safe_load(done.out)["rows"] == recipe.rows
-    told = json.loads(fewmask("recipes", "show", name, "--json").out)
-    assert told["table"] == recipe.table()
+    details = json.loads(fewmask("recipes", "show", name, "--json").out)
+    assert details["table"] == recipe.table()
 
 
 def test_what_is_asked_for_wrongly(data: Path, fewmask: Fewmask) -> None:

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ import pytest
 import torch
 import yaml
 from command import Fewmask, fewmask, is_refused
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from ondisk import config, two_domains, write_domain
 
 from fewmask.campaigns import campaign
@@ -25,17 +22,15 @@ from fewmask.comparison.single import score_intervals
 from fewmask.document.model import Charts, Figures, Note, Section
 from fewmask.engine.evaluation import evaluate
 from fewmask.engine.fit import ProgressEvent, train
-from fewmask.engine.metrics import expected_calibration_error, reliability
 from fewmask.engine.run import load_config, load_domains, load_model
 from fewmask.labels import NOT_LABELLED
 from fewmask.reports import report, space
-from fewmask.reports.colours import hatched
-from fewmask.reports.evaluation import choose_images, evaluate_split, spread
+from fewmask.reports.evaluation import choose_images, evaluate_split
 from fewmask.reports.headline import headline
 from fewmask.reports.learning import learning
 from fewmask.reports.report import _without_repeats, nonempty_sections
 from fewmask.reports.reported_run import ImageCounts, ReportedRun, groups, read_runs
-from fewmask.reports.space import _draw, class_similarity, sample_cells
+from fewmask.reports.space import sample_cells
 from fewmask.runs import RunFolder
 
 __all__ = ["fewmask"]
@@ -71,8 +66,8 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     train(config(data, "univ-full", evaluate_every=2), folder / "univ-full")
     train(config(data, "joint"), folder / "joint")
-    asked = campaigns.settings(data, "supervised", ("a",), labelled=1, first=ASK, ask=ASK, target=0.9)
-    campaign(asked, folder / "campaign")
+    settings = campaigns.settings(data, "supervised", ("a",), labelled=1, first=ASK, ask=ASK, target=0.9)
+    campaign(settings, folder / "campaign")
     return folder
 
 
@@ -128,8 +123,8 @@ def test_a_run_of_two_domains_has_every_section(made: Made, runs: Path) -> None:
 def test_the_page_shows_what_an_evaluation_finds(made: Made, runs: Path) -> None:
     _, text = made("univ-full")
     settings = load_config(runs / "univ-full")
-    found = evaluate(load_model(runs / "univ-full"), load_domains(settings), "val", workers=0, precision="fp32")
-    for name, scores in found["domains"].items():
+    evaluation = evaluate(load_model(runs / "univ-full"), load_domains(settings), "val", workers=0, precision="fp32")
+    for name, scores in evaluation["domains"].items():
         assert f"{name}, val: mIoU {100 * scores['miou']:.1f} %" in text
         for iou in scores["iou"].values():
             assert f'<td class="number">{100 * iou:.1f} %</td>' in text
@@ -138,19 +133,19 @@ def test_the_page_shows_what_an_evaluation_finds(made: Made, runs: Path) -> None
 def test_a_campaign_shows_its_rounds_questions_and_answers(made: Made, runs: Path) -> None:
     result, text = made("campaign")
     assert result["sections"] == OF_A_CAMPAIGN
-    told = json.loads((runs / "campaign" / "campaign.json").read_text())
-    for entry in told["history"]:
+    record = json.loads((runs / "campaign" / "campaign.json").read_text())
+    for entry in record["history"]:
         assert f"{entry['total_cost']:,.0f}" in text
     assert "mIoU by pixels" in text and "power law" in text and "target 90 %" in text
     assert "After round 1" in text and "Round 3:" in text and "simulated" in text
     assert any(verdict in text for verdict in ("reach 90 %", "The target of 90 % is", "before labelling"))
     assert read_runs([runs / "campaign"])[0].pool == 6 * 40 * 48  # pixels of train
     assert "round 2</li>" in text  # the bars' change is since round 2
-    asked = len(campaigns.asked(runs / "campaign"))
-    assert len(re.findall(r'alt="squares:16 region', text)) == asked
-    assert len(re.findall(r"<p>a/train\d: ", text)) == asked
-    first = len([q for q in campaigns.asked(runs / "campaign") if q.round == 0])
-    assert text.count('alt="Guess for') == asked - first and text.count('alt="Answer for') == asked
+    total = len(campaigns.questions_of(runs / "campaign"))
+    assert len(re.findall(r'alt="squares:16 region', text)) == total
+    assert len(re.findall(r"<p>a/train\d: ", text)) == total
+    first = len([q for q in campaigns.questions_of(runs / "campaign") if q.round == 0])
+    assert text.count('alt="Guess for') == total - first and text.count('alt="Answer for') == total
     assert result["missing"] == [
         "Similarity between domains: this run has one domain, there is nothing to compare it with."
     ]
@@ -173,11 +168,11 @@ def test_methods_side_by_side_are_compared_and_the_last_is_looked_into(made: Mad
 def test_seeds_make_one_curve_with_their_range(made: Made, runs: Path, data: Path) -> None:
     other = runs / "campaign-1"
     shutil.copytree(runs / "campaign", other)
-    told = json.loads((other / "campaign.json").read_text())
-    for entry in told["history"]:
+    record = json.loads((other / "campaign.json").read_text())
+    for entry in record["history"]:
         entry["avg_miou"] *= 0.5
         entry["miou"] = {name: miou * 0.5 for name, miou in entry["miou"].items()}
-    (other / "campaign.json").write_text(json.dumps(told))
+    (other / "campaign.json").write_text(json.dumps(record))
     config_ = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config_.replace("seed: 0", "seed: 1", 1))
     _, text = made("campaign", "campaign-1")
@@ -256,13 +251,13 @@ def test_a_single_run_opens_with_its_score_and_the_interval_over_images(made: Ma
 
 def test_progress_reaches_its_end_with_the_page_and_not_before(runs: Path, tmp_path: Path) -> None:
     for name in ("campaign", "joint"):
-        told: list[tuple[int, int, bool]] = []
+        calls: list[tuple[int, int, bool]] = []
         out = tmp_path / f"{name}.html"
-        report([runs / name], out, progress=lambda done, total: told.append((done, total, out.exists())))  # noqa: B023
-        assert told[-1][0] == told[-1][1] and told[-1][2]
-        assert all(done < total and not written for done, total, written in told[:-1])
-        assert [done for done, *_ in told] == sorted(done for done, *_ in told)
-        assert len({total for _, total, _ in told}) == 1
+        report([runs / name], out, progress=lambda done, total: calls.append((done, total, out.exists())))  # noqa: B023
+        assert calls[-1][0] == calls[-1][1] and calls[-1][2]
+        assert all(done < total and not written for done, total, written in calls[:-1])
+        assert [done for done, *_ in calls] == sorted(done for done, *_ in calls)
+        assert len({total for _, total, _ in calls}) == 1
 
 
 def test_partly_labelled_images_are_counted_once_and_what_no_mask_shows_is_said(runs: Path, tmp_path: Path) -> None:
@@ -292,8 +287,8 @@ def test_labels_that_were_there_before_are_not_taken_for_asked_ones(data: Path, 
     (reported,) = read_runs([tmp_path / "run"])
     figures = next(b for b in headline([reported]).blocks if isinstance(b, Figures))
     (labels,) = [f for f in figures.figures if f.label == "Labels"]
-    asked = len(campaigns.asked(tmp_path / "run"))
-    assert asked and re.match(rf"regions: [\d,]+ in 2 masks from before the campaign and {asked} asked;", labels.detail)
+    total = len(campaigns.questions_of(tmp_path / "run"))
+    assert total and re.match(rf"regions: [\d,]+ in 2 masks from before the campaign and {total} asked;", labels.detail)
 
 
 # ── Runs of which something is missing ───────────────────────────────────────────────────────────────────────────────
@@ -364,11 +359,11 @@ def test_one_class_no_validation_and_a_name_that_is_markup(tmp_path: Path) -> No
     text = (tmp_path / "run" / "report.html").read_text()
     assert any("no image of its split val has a mask" in m for m in result["missing"])
     again = report([tmp_path / "run"], tmp_path / "test.html", split="test", images=1)
-    seen = (tmp_path / "test.html").read_text()
+    test_text = (tmp_path / "test.html").read_text()
     assert any("with one class" in m for m in again["missing"])
-    assert "its mIoU is always 100 %" in seen
-    assert "<script" not in text + seen and "&lt;script&gt;alert" in seen
-    assert "expected calibration error 0.0 %" in seen and "1 of 2 in a" in seen
+    assert "its mIoU is always 100 %" in test_text
+    assert "<script" not in text + test_text and "&lt;script&gt;alert" in test_text
+    assert "expected calibration error 0.0 %" in test_text and "1 of 2 in a" in test_text
     (line,) = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(line)["split"] == "test"
 
@@ -429,8 +424,12 @@ def test_what_is_missing_is_said_once_and_a_section_with_nothing_to_show_has_no_
 
 def test_the_verb(fewmask: Fewmask, runs: Path, tmp_path: Path) -> None:
     done = fewmask("report", runs / "joint", "--out", tmp_path / "p.html", "--images", 1, "--device", "cpu", "--json")
-    told = json.loads(done.out)
-    assert (done.code, told["report"], told["sections"]) == (0, str(tmp_path / "p.html"), ["headline", *OF_A_RUN[2:]])
+    summary = json.loads(done.out)
+    assert (done.code, summary["report"], summary["sections"]) == (
+        0,
+        str(tmp_path / "p.html"),
+        ["headline", *OF_A_RUN[2:]],
+    )
     assert "1 of 2 in a" in (tmp_path / "p.html").read_text()
     is_refused(fewmask("report", tmp_path), "not a run")
     is_refused(fewmask("report", runs / "joint", runs / ".." / "runs0" / ".." / runs.name / "joint"), "named twice")
@@ -445,59 +444,36 @@ def test_runs_are_named_apart_and_grouped_by_all_but_the_seed(runs: Path, tmp_pa
         shutil.copytree(runs / "joint", tmp_path / parent / "joint", ignore=shutil.ignore_patterns("state"))
         path = tmp_path / parent / "joint" / "config.yaml"
         path.write_text(path.read_text().replace("seed: 0", f"seed: {seed}", 1))
-    found = read_runs([tmp_path / "one" / "joint", tmp_path / "two" / "joint", runs / "univ-full"])
-    assert [f.name for f in found] == ["one/joint", "two/joint", f"{runs.name}/univ-full"]
-    assert [(g.name, len(g.runs)) for g in groups(found)] == [("joint", 2), ("univ-full", 1)]
-    assert all(isinstance(f, ReportedRun) and f.state == "done" for f in found)
+    reported_runs = read_runs([tmp_path / "one" / "joint", tmp_path / "two" / "joint", runs / "univ-full"])
+    assert [f.name for f in reported_runs] == ["one/joint", "two/joint", f"{runs.name}/univ-full"]
+    assert [(g.name, len(g.runs)) for g in groups(reported_runs)] == [("joint", 2), ("univ-full", 1)]
+    assert all(isinstance(f, ReportedRun) and f.state == "done" for f in reported_runs)
 
 
 # ── What is computed ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), max_size=60), st.integers(1, 20))
-@settings(max_examples=50, deadline=None)
-def test_calibration_against_a_loop(pairs: list[tuple[float, bool]], bins: int) -> None:
-    sure, right = torch.tensor([p for p, _ in pairs]), torch.tensor([r for _, r in pairs], dtype=torch.bool)
-    cells: dict[int, list[tuple[float, bool]]] = {}
-    for p, r in pairs:
-        place = next(b for b in range(bins) if p * bins <= b + 1)
-        cells.setdefault(place, []).append((p, r))
-    gaps = [abs(sum(p - r for p, r in cell)) for cell in cells.values()]
-    expected = sum(gaps) / len(pairs) if pairs else None
-    table = reliability(sure, right, bins)
-    assert table[:, 0].tolist() == [len(cells.get(b, ())) for b in range(bins)]
-    assert expected_calibration_error(table) == (None if expected is None else pytest.approx(expected, abs=1e-6))
-
-
 def test_the_pass_agrees_with_a_loop_over_pixels(runs: Path) -> None:
     model = load_model(runs / "joint")
     domain = load_domains(load_config(runs / "joint"))["b"]
-    seen = evaluate_split(model, domain, "val", domain.splits["val"], "fp32")
+    evaluation = evaluate_split(model, domain, "val", domain.splits["val"], "fp32")
     sure, right, ious = [], [], {}
     with torch.inference_mode():
         for stem in domain.splits["val"]:
             p = model(torch.from_numpy(domain.image(stem)).permute(2, 0, 1)[None], "b").softmax(1)[0]
             truth, chose = domain.mask(stem), p.argmax(0).numpy()
-            known = truth < NOT_LABELLED
-            sure += p.amax(0).numpy()[known].tolist()
-            right += (chose == truth)[known].tolist()
+            labelled = truth < NOT_LABELLED
+            sure += p.amax(0).numpy()[labelled].tolist()
+            right += (chose == truth)[labelled].tolist()
             own = []
-            for c in np.unique(truth[known]):
-                own.append(((truth == c) & (chose == c)).sum() / (((truth == c) | (chose == c)) & known).sum())
+            for c in np.unique(truth[labelled]):
+                own.append(((truth == c) & (chose == c)).sum() / (((truth == c) | (chose == c)) & labelled).sum())
             ious[stem] = float(np.mean(own))
-    assert dict(seen.ranked) == pytest.approx(ious)
-    assert [stem for stem, _ in seen.ranked] == sorted(ious, key=lambda s: -ious[s])
-    assert seen.matrix.sum() == len(sure) and seen.matrix.trace() == sum(right)
-    assert seen.reliability.sum(0).tolist() == pytest.approx([len(sure), sum(right), sum(sure)])
-    assert seen.whole and choose_images(domain, "val", 1) == ("val0",) and choose_images(domain, "none", 9) == ()
-
-
-@given(st.integers(0, 50), st.integers(1, 60))
-def test_a_spread_is_even_and_in_order(count: int, few: int) -> None:
-    found = spread(range(count), few)
-    assert len(found) == min(count, few) and found == sorted(set(found))
-    assert not found or found[0] == 0
-    assert all(b - a <= -(-count // len(found)) for a, b in pairwise(found))
+    assert dict(evaluation.ranked) == pytest.approx(ious)
+    assert [stem for stem, _ in evaluation.ranked] == sorted(ious, key=lambda s: -ious[s])
+    assert evaluation.matrix.sum() == len(sure) and evaluation.matrix.trace() == sum(right)
+    assert evaluation.reliability.sum(0).tolist() == pytest.approx([len(sure), sum(right), sum(sure)])
+    assert evaluation.whole and choose_images(domain, "val", 1) == ("val0",) and choose_images(domain, "none", 9) == ()
 
 
 def test_the_same_labelled_cells_are_drawn_for_every_network(runs: Path) -> None:
@@ -511,35 +487,3 @@ def test_the_same_labelled_cells_are_drawn_for_every_network(runs: Path) -> None
     again = sample_cells([model], domains, stems, True, seed=3, precision="fp32")
     assert np.array_equal(cells.vectors[0], again.vectors[0])
     assert sample_cells([model], domains, stems, False, seed=3).vectors[0].shape[1] == model.channels
-
-
-def test_no_class_has_more_cells_than_its_share() -> None:
-    label = np.array([0] * 50 + [1] * 3 + [254] * 20 + [255] * 20, np.uint8)
-    kept = _draw(label, np.full(256, 5), np.random.Generator(np.random.Philox(1)))
-    assert np.bincount(label[kept]).tolist() == [5, 3]
-
-
-@pytest.mark.parametrize("width", [48, 320, 2048])
-def test_what_has_no_label_is_striped_at_every_size(width: int) -> None:
-    grey = np.full((16, width, 3), 128, np.uint8)
-    where = np.zeros((16, width), bool)
-    where[8:] = True
-    seen = hatched(grey, where)
-    assert (seen[:8] == 128).all() and set(np.unique(seen[8:])) == {0, 255}
-    runs_ = np.diff(np.flatnonzero(np.diff(seen[8, :, 0].astype(int))))
-    assert set(runs_.tolist()) == {3 * -(-width // 320)}
-
-
-def test_class_similarity_against_a_loop() -> None:
-    from fewmask.reports.space import Cells
-
-    rng = np.random.Generator(np.random.Philox(2))
-    vectors, label = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)
-    found = class_similarity(Cells([vectors], label), 0, 4)
-    means = [vectors[label == c].mean(0) for c in range(3)]
-    centre = np.mean(means, axis=0)
-    for i in range(3):
-        for j in range(3):
-            a, b = means[i] - centre, means[j] - centre
-            assert found[i, j] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-    assert np.isnan(found[3]).all()

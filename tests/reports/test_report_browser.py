@@ -33,8 +33,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     data = two_domains(folder / "data")
     for method in ("joint", "univ-full"):
         train(config(data, method), folder / method)
-    asked = campaigns.settings(data, "joint", labelled=1, first=ASK, ask=ASK, target=0.9)
-    campaign(asked, folder / "campaign")
+    settings = campaigns.settings(data, "joint", labelled=1, first=ASK, ask=ASK, target=0.9)
+    campaign(settings, folder / "campaign")
     made = {
         "campaign": [folder / "campaign"],
         "methods": [folder / "joint", folder / "univ-full"],
@@ -58,10 +58,10 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
         context.on("weberror", lambda error: wrong.append(str(error.error)))
         context.on("dialog", lambda dialog: wrong.append(dialog.message))
         page = context.new_page()
-        asked: list[str] = []
-        page.on("request", lambda r: asked.append(r.url) if r.url.startswith("file:") else None)
+        requests: list[str] = []
+        page.on("request", lambda r: requests.append(r.url) if r.url.startswith("file:") else None)
         page.goto(path.as_uri())
-        assert asked == [path.as_uri()]
+        assert requests == [path.as_uri()]
         return page
 
     yield open_
@@ -116,16 +116,16 @@ def test_images_are_chosen_by_class_and_sorted_by_error(tmp_path: Path, opened: 
     path = tmp_path / "page.html"
     path.write_text(render(Page("p", "p", [Section("one", "one", [Gallery("g", rows)])])), encoding="utf-8")
     page = opened(path)
-    seen = """() => [...document.querySelectorAll('.row')].filter(r => r.checkVisibility())
+    script = """() => [...document.querySelectorAll('.row')].filter(r => r.checkVisibility())
         .sort((x, y) => x.getBoundingClientRect().top - y.getBoundingClientRect().top).map(r => r.innerText.trim())"""
-    assert page.evaluate(seen) == ["a", "b", "c"]
+    assert page.evaluate(script) == ["a", "b", "c"]
     page.get_by_label("Order").select_option("least error first")
-    assert page.evaluate(seen) == ["c", "b", "a"]
+    assert page.evaluate(script) == ["c", "b", "a"]
     page.get_by_label("Images that show").select_option("<b>")
-    assert page.evaluate(seen) == ["c", "a"]
+    assert page.evaluate(script) == ["c", "a"]
     page.get_by_label("Order").select_option("by name")
     page.get_by_label("Images that show").select_option("sky")
-    assert page.evaluate(seen) == ["b", "c"]
+    assert page.evaluate(script) == ["b", "c"]
 
 
 def test_the_colours_can_be_chosen(pages: dict[str, Path], opened: Callable[..., Any]) -> None:

@@ -30,7 +30,7 @@ from fewmask.runs.reading import FileRecord
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
 SCORES = "train/scores.npz"
-PIECE = "campaign/pool/01/seen/a/00000.npz"
+PIECE = "campaign/pool/01/scores/a/00000.npz"
 RECORDS: dict[str, type[FileRecord]] = {
     "train/summary.json": Summary,
     "campaign/summary.json": Summary,
@@ -61,8 +61,8 @@ def test_the_golden_runs_say_what_they_did() -> None:
     assert summary.weights.keys() == {"model.safetensors", "prototypes.safetensors"}
     counts = read_counts(train.counts)
     for name, scores in summary.domains.items():
-        told = [np.nan if v is None else v for v in scores.iou.values()]
-        np.testing.assert_allclose(counts[name].iou, told)
+        expected = [np.nan if v is None else v for v in scores.iou.values()]
+        np.testing.assert_allclose(counts[name].iou, expected)
     assert [entry.round for entry in campaign.history] == [0, 1]
     assert campaign.spent().steps == sum(campaign.round(n).read_summary().steps for n in (0, 1))
     assert campaign.read_record(1).up_to == 3

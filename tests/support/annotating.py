@@ -38,7 +38,7 @@ def domain(size: tuple[int, int] = SIZE, names: tuple[str, ...] = ODD_NAMES, ima
 
 
 @contextmanager
-def asked(domain: Domain, *questions: Question, path: Path = Path(":memory:")) -> Iterator[Ledger]:
+def ledger_with(domain: Domain, *questions: Question, path: Path = Path(":memory:")) -> Iterator[Ledger]:
     """A ledger that has asked these questions in round 1."""
     with Ledger(path) as ledger:
         ledger.add_images(domain, domain.splits["train"])
@@ -94,17 +94,17 @@ def round_trip(examples: int, come_back: Callable[[Ledger, Mapping[str, Domain],
         of = domain((mask.shape[0], mask.shape[1]), images=1)
         expected = np.full(mask.shape, NOT_LABELLED, dtype=np.uint8)
         question.window(expected)[:] = question.crop(mask)
-        with asked(of, question) as ledger:
+        with ledger_with(of, question) as ledger:
             come_back(ledger, {"a": of}, mask)
             np.testing.assert_array_equal(ledger.labels("a", "a-0"), expected)
 
     check()
 
 
-def refused(ledger: Ledger, read: Callable[[], object], *said: str) -> None:
+def refused(ledger: Ledger, read: Callable[[], object], *parts: str) -> None:
     """Reading raises one ValueError that says all of this, and the ledger has nothing."""
     with pytest.raises(ValueError, match=r"^nothing was imported:") as error:
         read()
-    for words in said:
+    for words in parts:
         assert words in str(error.value), str(error.value)
     assert ledger.answers() == []

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ondisk import environment
 
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.questions import Answer, Question
@@ -34,6 +33,8 @@ class Server:
         self.start()
 
     def start(self) -> None:
+        from ondisk import environment  # it imports torch, which the first process of xdist does not need
+
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=environment())
         assert self._process.stdout is not None
         self.link = self._process.stdout.readline().strip()
@@ -76,8 +77,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def context(browser: Any) -> Iterator[Any]:
-    with profile(browser, 1280, 720) as found:
-        yield found
+    with profile(browser, 1280, 720) as browser_context:
+        yield browser_context
 
 
 @contextmanager
@@ -86,25 +87,25 @@ def profile(browser: Any, width: int, height: int, **options: Any) -> Iterator[A
     wrong: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
 
-    def asked(request: Any) -> None:
+    def on_request(request: Any) -> None:
         if not request.url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:")):
             wrong.append(request.url)
 
-    def asks(dialog: Any) -> None:
+    def on_dialog(dialog: Any) -> None:
         # Leaving while an answer is still on its way is asked about, as it should be; a slow machine gets there.
         if dialog.type != "beforeunload":
             wrong.append(dialog.message)
         dialog.accept()
 
-    def heard(message: Any) -> None:
+    def on_console(message: Any) -> None:
         killed = any(error in message.text for error in KILLED)
         if message.type in ("error", "warning") and not killed:
             wrong.append(message.text)
 
-    context.on("request", asked)
-    context.on("console", heard)
+    context.on("request", on_request)
+    context.on("console", on_console)
     context.on("weberror", lambda e: wrong.append(str(e.error)))
-    context.on("dialog", asks)
+    context.on("dialog", on_dialog)
     try:
         yield context
     finally:
@@ -119,10 +120,10 @@ def violations(page: Any) -> list[str]:
     """
     pytest.importorskip("axe_playwright_python", reason="no axe-core: `make env` installs it")
     page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run().then(({ violations }) => violations)")
+    faults = page.evaluate("axe.run().then(({ violations }) => violations)")
     return [
         f"{fault['id']} ({fault['impact']}): {node['target'][0]}: {node['failureSummary']}"
-        for fault in found
+        for fault in faults
         for node in fault["nodes"]
     ]
 
@@ -176,11 +177,11 @@ class Person:
         )
         box = self.page.locator("#canvas").bounding_box()
 
-        def found(y: float, x: float) -> tuple[float, float]:
+        def at(y: float, x: float) -> tuple[float, float]:
             px, py = (x + question.box[1]) * scale + left, (y + question.box[0]) * scale + top
             return box["x"] + px / ratio, box["y"] + py / ratio
 
-        return found
+        return at
 
     def click(self, question: Question, *places: Place) -> None:
         at = self.on_screen(question)

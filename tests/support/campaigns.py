@@ -45,7 +45,7 @@ def settings(data: Path, *arguments: Any, **options: Any) -> Config:
     return parse_config(settings_of(data, *arguments, **options))
 
 
-def asked(folder: Path, number: int | None = None, open_only: bool = False) -> list[Question]:
+def questions_of(folder: Path, number: int | None = None, open_only: bool = False) -> list[Question]:
     with Ledger(RunFolder(folder).ledger) as ledger:
         return ledger.questions(number, open_only)
 
@@ -68,7 +68,7 @@ def assert_same_campaign(one: Path, other: Path) -> None:
     expected, got = weights_of(one), weights_of(other)
     assert expected.keys() == got.keys()
     assert not [name for name in expected if not expected[name].equal(got[name])]
-    assert identities(asked(one)) == identities(asked(other))
+    assert identities(questions_of(one)) == identities(questions_of(other))
     assert sorted(answers(one)) == sorted(answers(other))
     assert files_of(one / "labels") == files_of(other / "labels")
     assert timeless(read(one / "campaign.json")) == timeless(read(other / "campaign.json"))
@@ -82,7 +82,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def timeless(summary: Any) -> Any:
     if isinstance(summary, dict):
-        of_time = ("seconds", "look_seconds", "memory_mib")
+        of_time = ("seconds", "score_pool_seconds", "memory_mib")
         return {key: timeless(value) for key, value in summary.items() if key not in of_time}
     return [timeless(value) for value in summary] if isinstance(summary, list) else summary
 

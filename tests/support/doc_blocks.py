@@ -19,9 +19,9 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> list[Block]:
-    found = [Block(**match.groupdict()) for match in BLOCK.finditer((DOCS / page).read_text(encoding="utf-8"))]
-    assert found
-    return found
+    code_blocks = [Block(**match.groupdict()) for match in BLOCK.finditer((DOCS / page).read_text(encoding="utf-8"))]
+    assert code_blocks
+    return code_blocks
 
 
 def commands(block: Block) -> list[list[str]]:

@@ -115,10 +115,10 @@ def fetch(ledger: Ledger, of: Mapping[str, Domain], path: Path, who: str, mode: 
 class Format:
     write: Callable[[Path, Masks], Path]
     read: Callable[..., Import]
-    aside: Mapping[str, tuple[Change, str, str]]
+    left_out: Mapping[str, tuple[Change, str, str]]
     """What is no answer: how it comes into an export, and a part of the reason and of the name that are told."""
     same: Mapping[str, Change]
-    """Other ways to say the same: nothing changes, and what is left aside is a system's."""
+    """Other ways to say the same: nothing changes, and what is left out is a system's."""
     wrong: Mapping[str, tuple[Change, str]]
     """Answers that cannot be read for certain, and a part of what is said."""
 

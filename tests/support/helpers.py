@@ -5,6 +5,7 @@ Shapes: H×W pixels · C classes.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ondisk import ENCODER
+from ondisk import ENCODER, NARROW
 from torch import Tensor
 
 from fewmask.config import AugmentSettings, EmbeddingSettings, ModelSettings, OptimiserSettings, TrainSettings
@@ -30,14 +31,14 @@ from fewmask.runs import RunFolder
 
 @dataclass
 class ArraySource:
-    """Images and masks in memory; it counts what it was asked for."""
+    """Images and masks in memory; `requested` lists the images that were read."""
 
     images: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray]
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
 
     def image(self, stem: str) -> np.ndarray:
-        self.asked.append(stem)
+        self.requested.append(stem)
         return self.images[stem]
 
     def mask(self, stem: str) -> np.ndarray:
@@ -91,11 +92,21 @@ def domains(*classes: int, **options: int) -> dict[str, Domain]:
 
 
 def model_settings(dim: int = 16, **changes: object) -> ModelSettings:
-    return ModelSettings(encoder=ENCODER, embedding=EmbeddingSettings(dim=dim)).model_copy(update=changes)
+    options = {} if "decoder" in changes else {**NARROW}
+    made = ModelSettings(encoder=ENCODER, decoder_options=options, embedding=EmbeddingSettings(dim=dim))
+    return made.model_copy(update=changes)
 
 
 def model(of: Mapping[str, Domain], seed: int = 0, dim: int = 16) -> UniversalSegmenter:
-    return UniversalSegmenter(model_settings(dim), {n: d.space for n, d in of.items()}, seed)
+    """A network of its own: the copy of one that was built once, since timm takes longer to build it."""
+    spaces = {n: d.space for n, d in of.items()}
+    key = repr((spaces, seed, dim))
+    if key not in _BUILT:
+        _BUILT[key] = UniversalSegmenter(model_settings(dim), spaces, seed)
+    return copy.deepcopy(_BUILT[key])
+
+
+_BUILT: dict[str, UniversalSegmenter] = {}
 
 
 def saved(network: UniversalSegmenter, folder: Path | None = None) -> Path:
@@ -187,11 +198,11 @@ def in_parts(made: Method, network: UniversalSegmenter, whole: Batch, parts: int
         pool = labelled // parts
         images, k = whole.image[rows], len(network.domains)
         cut.append(batch(owned, images, network, k, whole.step, whole.steps, pool, whole.phase))
-    counts, found = mean_counts(cut), defaultdict[str, float](float)
+    counts, terms = mean_counts(cut), defaultdict[str, float](float)
     for one in cut:
         for name, term in made.step(network, replace(one, counts=counts), torch.Generator().manual_seed(0)).items():
-            found[name] += term.item() / parts
-    return dict(found)
+            terms[name] += term.item() / parts
+    return dict(terms)
 
 
 def run(

@@ -18,13 +18,13 @@ PATH_NAMES = {"folder", "path", "root", "out", "run", "cache", "file"}
 @cache
 def path_attributes() -> set[str]:
     """The attributes, properties, functions and methods of the package that are, or return, a path."""
-    found = {"parent"}
+    names = {"parent"}
     for node in (node for path in FILES for node in ast.walk(tree_of(path))):
         if isinstance(node, ast.FunctionDef) and node.returns is not None and _speaks_of_paths(node.returns):
-            found.add(node.name)
+            names.add(node.name)
         if isinstance(node, ast.AnnAssign) and _speaks_of_paths(node.annotation):
-            found.add(dotted(node.target).rpartition(".")[2])
-    return found
+            names.add(dotted(node.target).rpartition(".")[2])
+    return names
 
 
 def _speaks_of_paths(annotation: ast.expr) -> bool:
@@ -38,7 +38,7 @@ def raw_joins(path: Path) -> Iterator[tuple[int, str]]:
     f-string; text is safe that is a constant, or an f-string of whole numbers (`{number:02d}`).
     """
     tree = tree_of(path)
-    known = PATH_NAMES | {
+    names = PATH_NAMES | {
         node.arg for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation
         if _speaks_of_paths(node.annotation)
     }  # fmt: skip
@@ -47,7 +47,7 @@ def raw_joins(path: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.BinOp):
             return isinstance(node.op, ast.Div) and (is_path(node.left) or isinstance(node.right, ast.JoinedStr))
         if isinstance(node, ast.Name):
-            return node.id in known
+            return node.id in names
         if isinstance(node, ast.Attribute):
             return node.attr in path_attributes() | PATH_NAMES
         whose, _, called = dotted(node.func).rpartition(".") if isinstance(node, ast.Call) else ("", "", "")
@@ -66,7 +66,7 @@ def raw_joins(path: Path) -> Iterator[tuple[int, str]]:
                 value = node.value if isinstance(node, ast.Assign | ast.NamedExpr) else node.iter
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 if is_path(value):
-                    known |= {target.id for target in targets if isinstance(target, ast.Name)}
+                    names |= {target.id for target in targets if isinstance(target, ast.Name)}
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp) and is_path(node) and not is_safe(node.right):
             yield node.lineno, ast.unparse(node)

@@ -28,6 +28,7 @@ from fewmask.models.universal import UniversalSegmenter
 from fewmask.runs import RunFolder
 
 ENCODER = "tu-test_efficientnet"  # timm's smallest network: 0.4 million parameters
+NARROW = {"decoder_channels": 64}  # a quarter of the usual width: a step takes half the time
 
 
 def write_domain(
@@ -102,7 +103,7 @@ def plain(root: Path, method: str | Mapping[str, Any] = "joint", **train: Any) -
     return {
         "name": "tiny",
         "domains": {n: {"layout": "folder", "root": str(root / n)} for n in ("a", "b")},
-        "model": {"encoder": ENCODER, "embedding": {"dim": 8}},
+        "model": {"encoder": ENCODER, "decoder_options": {**NARROW}, "embedding": {"dim": 8}},
         "method": {**_needs(method["name"], root), **method},
         "train": {**settings, **train},
     }
@@ -121,9 +122,9 @@ def teacher(root: Path) -> Path:
     """The folder of a run with a random network of the domains a and b."""
     folder = root / "teacher"
     if not folder.exists():
-        known = config(root)
-        spaces = {name: d.space for name, d in load_domains(known).items()}
-        save_model(RunFolder(folder), UniversalSegmenter(known.model, spaces, seed=7))
+        configuration = config(root)
+        spaces = {name: d.space for name, d in load_domains(configuration).items()}
+        save_model(RunFolder(folder), UniversalSegmenter(configuration.model, spaces, seed=7))
     return folder
 
 

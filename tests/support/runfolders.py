@@ -14,15 +14,15 @@ DIGEST = "0" * 64
 
 def scores(iou: Mapping[str, float | None], **changes: Any) -> dict[str, Any]:
     """Scores of a domain with these classes."""
-    known = [value for value in iou.values() if value is not None]
-    miou = sum(known) / len(known) if known else None
-    plain = {"miou": miou, "miou_legacy": sum(known) / len(iou), "pixel_accuracy": miou, "iou": dict(iou)}
+    values = [value for value in iou.values() if value is not None]
+    miou = sum(values) / len(values) if values else None
+    plain = {"miou": miou, "miou_legacy": sum(values) / len(iou), "pixel_accuracy": miou, "iou": dict(iou)}
     return {**plain, "pixels": 100, "split": "test", "images": 4, **changes}
 
 
 def summary(domains: Mapping[str, Mapping[str, Any]], **changes: Any) -> dict[str, Any]:
     """What a training came to that scored these domains."""
-    known = [one["miou"] for one in domains.values() if one["miou"] is not None]
+    mious = [one["miou"] for one in domains.values() if one["miou"] is not None]
     return {
         "format": FORMAT,
         "name": "made",
@@ -30,7 +30,7 @@ def summary(domains: Mapping[str, Mapping[str, Any]], **changes: Any) -> dict[st
         "seed": 0,
         "steps": 10,
         "selected_step": 10,
-        "avg_miou": sum(known) / len(known) if known else None,
+        "avg_miou": sum(mious) / len(mious) if mious else None,
         "domains": {name: dict(one) for name, one in domains.items()},
         "validation": [],
         "trained": list(domains),
@@ -45,12 +45,12 @@ def summary(domains: Mapping[str, Mapping[str, Any]], **changes: Any) -> dict[st
     }
 
 
-def entry(number: int, pixels: Mapping[str, int], look_seconds: float = 0.0) -> dict[str, Any]:
+def entry(number: int, pixels: Mapping[str, int], score_pool_seconds: float = 0.0) -> dict[str, Any]:
     """A round of a campaign that counts labels in pixels."""
     miou = dict.fromkeys(pixels)
     cost = {name: float(count) for name, count in pixels.items()}
-    told = {"round": number, "cost": cost, "pixels": dict(pixels), "miou": miou, "seconds": 60.0}
-    return {**told, "look_seconds": look_seconds, "total_cost": sum(cost.values()), "avg_miou": None}
+    record = {"round": number, "cost": cost, "pixels": dict(pixels), "miou": miou, "seconds": 60.0}
+    return {**record, "score_pool_seconds": score_pool_seconds, "total_cost": sum(cost.values()), "avg_miou": None}
 
 
 def campaign(history: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def settings(data: Path, name: str, **train: Any) -> Config:
     method = {"name": name, **METHODS.get(name, {})}
     options = {"steps": STEPS, "batch_size": 8, "unlabelled_batch_size": 4, "crop": [64, 64], "evaluate_every": 2}
     changes = plain(data, method, **{**options, "optimiser": {"name": "sgd", "lr": 0.0001, "head_lr": 0.0005}, **train})
-    changes["model"]["decoder_options"] = {"decoder_aspp_dropout": 0}
+    changes["model"]["decoder_options"]["decoder_aspp_dropout"] = 0
     return parse_config(changes)
 
 
@@ -67,12 +67,12 @@ def normalised(x: Tensor) -> dict[str, Tensor]:
         out = network(share)
     (out * weights.chunk(distributed.world())[distributed.rank()]).sum().backward()
     assert share.grad is not None
-    found = {"out": distributed.all_gather(out), "image": distributed.all_gather(share.grad)}
+    results = {"out": distributed.all_gather(out), "image": distributed.all_gather(share.grad)}
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None
-        found[f"gradient of {name}"] = distributed.all_reduce_sum(parameter.grad)
+        results[f"gradient of {name}"] = distributed.all_reduce_sum(parameter.grad)
     network.eval()
-    return found | dict(network.state_dict()) | {"in eval mode": distributed.all_gather(network(share)).detach()}
+    return results | dict(network.state_dict()) | {"in eval mode": distributed.all_gather(network(share)).detach()}
 
 
 def images(far: bool) -> Tensor:
@@ -87,10 +87,10 @@ def confusions(domains: dict[str, Domain]) -> tuple[dict[str, Tensor], dict[str,
     of = {n: helpers.replace(d, source=Reading(d.source)) for n, d in domains.items()}
     model = helpers.model(of)
     counts = {n: count_predictions(model, d, "val", workers=0, precision="fp32") for n, d in of.items()}
-    found = {f"{n} {what}": getattr(c, what) for n, c in counts.items() for what in ("confusion", "images")}
+    matrices = {f"{n} {what}": getattr(c, what) for n, c in counts.items() for what in ("confusion", "images")}
     scores = evaluate(model, of, "val", workers=0, precision="fp32")
     read = [f"{n}/{stem}" for n, d in of.items() for stem in d.source.read]  # type: ignore[attr-defined]
-    return found, scores, read
+    return matrices, scores, read
 
 
 class Reading:
@@ -148,33 +148,33 @@ def first_refuses() -> str:
 
 
 def main(data: Path, out: Path) -> None:
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with distributed.processes():
         me = distributed.rank()
         for far in (False, True):
-            found[f"norm, far {far}"] = normalised(images(far))
+            results[f"norm, far {far}"] = normalised(images(far))
         for name in ("joint", *METHODS):
-            found[name] = trained(settings(data, name), out / name)
+            results[name] = trained(settings(data, name), out / name)
         stopped = settings(data, "univ-full", checkpoint_every=2)
         trained(stopped, out / "resumed", stop=3)
-        found["resumed"] = trained(stopped, out / "resumed")
-        found["accumulated"] = trained(settings(data, "univ-full", accumulate=2), out / "accumulated")
+        results["resumed"] = trained(stopped, out / "resumed")
+        results["accumulated"] = trained(settings(data, "univ-full", accumulate=2), out / "accumulated")
         mixed = settings(data, "co-training", unlabelled_batch_size=8).model_dump(serialize_as_any=True) | {
             "method": {"name": "co-training"}
         }
-        found["mixed"] = trained(parse_config(mixed), out / "mixed")
-        found["confusions"] = confusions(load_domains(config(data)))
+        results["mixed"] = trained(parse_config(mixed), out / "mixed")
+        results["confusions"] = confusions(load_domains(config(data)))
         # Each process has its own place here, which stays empty unless it writes.
-        for key in ("told", "told again"):
-            found[key] = fit.train(settings(data / "without val", "joint", steps=1), out / f"only{me}")
-        found["refused"] = first_refuses()
-        found["errors"] = [
+        for key in ("summary", "summary again"):
+            results[key] = fit.train(settings(data / "without val", "joint", steps=1), out / f"only{me}")
+        results["refused"] = first_refuses()
+        results["errors"] = [
             refused(settings(data, "joint", batch_size=3), out / "wrong batch"),
             refused(settings(data, "joint"), data),
             refused(settings(data, "joint", batch_size=16), out / "joint"),
             refused(settings(data / "nowhere", "joint"), out / "no data"),
         ]
-        torch.save(found, out / f"{me}.pt")
+        torch.save(results, out / f"{me}.pt")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def settled(name: str, of: dict[str, Domain], network: UniversalSegmenter, seed:
     made.prepare(network, rng)
     made.begin(made.phases(4)[1], network, rng)
     if isinstance(made.prototypes, LivePrototypes):
-        made.prototypes.seen = torch.ones_like(made.prototypes.seen)
+        made.prototypes.initialised = torch.ones_like(made.prototypes.initialised)
         made.prototypes.boundary = torch.linspace(0.1, 0.3, len(of))
     return made
 

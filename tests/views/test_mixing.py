@@ -132,16 +132,16 @@ def test_boxes_are_rectangles_of_the_drawn_area(rows: int, h: int, w: int, seed:
 def test_boxes_come_with_their_probability_in_all_sizes_aspects_and_places() -> None:
     h, w = 40, 60
     boxes = [box_of(mask) for mask in box_masks(3000, (h, w), rng())]
-    found = [box for box in boxes if box is not None]
-    assert len(found) / len(boxes) == pytest.approx(0.5, abs=0.03)
-    area = torch.tensor([height * width / (h * w) for _, _, height, width in found])
+    placed = [box for box in boxes if box is not None]
+    assert len(placed) / len(boxes) == pytest.approx(0.5, abs=0.03)
+    area = torch.tensor([height * width / (h * w) for _, _, height, width in placed])
     assert area.mean().item() == pytest.approx(0.21, abs=0.01)
     assert area.std().item() == pytest.approx(0.38 / math.sqrt(12), abs=0.01)
     # Small boxes of any aspect fit: there the drawn interval is seen undisturbed.
-    small = [(height / width) for _, _, height, width in found if height * width < 0.15 * h * w]
+    small = [(height / width) for _, _, height, width in placed if height * width < 0.15 * h * w]
     assert sum(small) / len(small) == pytest.approx((0.3 + 1 / 0.3) / 2, abs=0.15)
-    along_y = torch.tensor([top / (h - height) for top, _, height, _ in found if height < h])
-    along_x = torch.tensor([left / (w - width) for _, left, _, width in found if width < w])
+    along_y = torch.tensor([top / (h - height) for top, _, height, _ in placed if height < h])
+    along_x = torch.tensor([left / (w - width) for _, left, _, width in placed if width < w])
     for along in (along_y, along_x):
         assert along.mean().item() == pytest.approx(0.5, abs=0.04)
         assert along.min() == 0
@@ -275,9 +275,9 @@ def test_the_buffer_holds_the_last_rows_with_a_rare_class(places: int, batches: 
         expected.extend((i, k) for i, k in zip(image, label, strict=True) if classes_of(k) & {2, 4})
     held = {(i.numpy().tobytes(), k.numpy().tobytes()) for i, k in expected}
     images, targets = recall(buffer, 200, rng(seed))
-    found = {(i.numpy().tobytes(), k.numpy().tobytes()) for i, k in zip(images, targets, strict=True)}
+    recalled = {(i.numpy().tobytes(), k.numpy().tobytes()) for i, k in zip(images, targets, strict=True)}
     if expected:
-        assert found == held
+        assert recalled == held
     else:
         assert (targets == VOID).all()
         assert not class_masks(targets, rng()).any()

@@ -91,20 +91,20 @@ def shares(settings: StrongSettings, draws: int = 600) -> dict[tuple[bool, bool,
 def test_either_blurs_or_recolours_with_the_given_probabilities(
     jitter: float, needs: bool, expected: dict[tuple[bool, bool, bool], float]
 ) -> None:
-    found = shares(StrongSettings(sigma=(1, 1), jitter=jitter, grey_needs_jitter=needs))
-    assert found == pytest.approx(expected, abs=0.08)
+    frequencies = shares(StrongSettings(sigma=(1, 1), jitter=jitter, grey_needs_jitter=needs))
+    assert frequencies == pytest.approx(expected, abs=0.08)
 
 
 def test_both_recolours_and_blurs_independently() -> None:
     # Jitter's own share cannot be seen where the view is grey as well, so that here nothing becomes grey.
-    found = shares(UniMatchStrongSettings(sigma=(1, 1), grey=0))
+    frequencies = shares(UniMatchStrongSettings(sigma=(1, 1), grey=0))
     expected = {
         (True, True, False): 0.4,
         (True, False, False): 0.1,
         (False, True, False): 0.4,
         (False, False, False): 0.1,
     }
-    assert found == pytest.approx(expected, abs=0.08)
+    assert frequencies == pytest.approx(expected, abs=0.08)
     grey_views = shares(UniMatchStrongSettings(jitter=0, blur=0))
     assert grey_views == pytest.approx({(False, True, True): 0.2, (False, False, False): 0.8}, abs=0.08)
 
@@ -224,11 +224,11 @@ def test_each_change_of_colour_is_what_its_name_says(
     change: float,
 ) -> None:
     image = (picture((13, 17)) * (1, 0.6, 0.2)).astype(np.uint8)
-    found = operation(image, change)
-    assert found.dtype == np.uint8
-    assert np.abs(found - np.clip(reference(image, change), 0, 255)).max() <= within
+    result = operation(image, change)
+    assert result.dtype == np.uint8
+    assert np.abs(result - np.clip(reference(image, change), 0, 255)).max() <= within
     if change == 0:
-        assert np.array_equal(found, image)
+        assert np.array_equal(result, image)
 
 
 def test_grey_is_the_luma() -> None:

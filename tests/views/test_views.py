@@ -169,21 +169,21 @@ def test_every_place_of_the_crop_is_reached_equally_often() -> None:
 def test_turns_and_vertical_flips_are_those_of_image_and_label_together(shape: tuple[int, int]) -> None:
     label = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape)
     image = np.repeat(label[..., None], 3, 2)
-    seen = set()
+    variants = set()
     for seed in range(60):
         settings = AugmentSettings(scale=(1, 1), flip=0, flip_vertical=0.5, rotate=0.75)
         view, mask = weak_view(image, label, (16, 16), settings, rng(seed))
         inside = mask != VOID
         np.testing.assert_array_equal(view[inside][:, 0], mask[inside])
         ys, xs = np.nonzero(inside)
-        found = mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
-        seen.add(found.tobytes() + bytes(found.shape))
+        crop = mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+        variants.add(crop.tobytes() + bytes(crop.shape))
     expected = {
         (turned := np.ascontiguousarray(np.rot90(flipped, k))).tobytes() + bytes(turned.shape)
         for flipped in (label, label[::-1])
         for k in range(4)
     }
-    assert seen == expected
+    assert variants == expected
 
 
 def test_without_turns_the_draws_stay_as_they_were() -> None:

@@ -135,7 +135,7 @@ def read_answers(
     """Import all annotations of a COCO file as this annotator's answers, or none if any is invalid.
 
     It reads run-length codes, compressed or not, polygons, and panoptic PNGs. Where annotations overlap, the later in
-    the list wins. Content that is no answer is set aside. Raises one ValueError that lists every problem.
+    the list wins. Content that is no answer is left out. Raises one ValueError that lists every problem.
     """
     importer = AnswerImporter(ledger, domains, "coco", mode)
     with importer.problems():
@@ -192,7 +192,7 @@ def _of_images(
             raise ValueError(f"{path}: annotations: one of them is no object; export it again")
         number = field(annotation, "image_id", int, f"{path}: annotations")
         if number not in by_image:
-            importer.set_aside(
+            importer.leave_out(
                 "of an image that is not in the file", f"{_describe(annotation)} (image {str(number)[:40]})"
             )
             continue
@@ -214,11 +214,11 @@ def _value(
     where: str,
     description: str,
 ) -> int | None:
-    """The mask value of a category. A category whose name is no label is set aside and gives None."""
+    """The mask value of a category. A category whose name is no label is left out and gives None."""
     number, values = field(record, "category_id", int, where), labels(space)
     if (value := values.get(names.get(number, ""))) is None or number not in names:
         category = repr(names[number])[:60] if number in names else "which is not among its categories"
-        importer.set_aside(
+        importer.leave_out(
             "of a category that is no label here", f"{description} (category {str(number)[:40]}, {category})"
         )
         return None
@@ -238,7 +238,7 @@ def _paint(
     if value is None:
         return
     if shape is None:
-        importer.set_aside("a box or a caption, without a segmentation", description)
+        importer.leave_out("a box or a caption, without a segmentation", description)
         return
     if not isinstance(shape, list):
         code = field(annotation, "segmentation", dict, where)
@@ -267,7 +267,7 @@ def _paint(
     if empty and (claim := _claimed_area(annotation)):
         raise ValueError(f"{where}: its segmentation is empty, and it has {claim}; draw it as a mask, or delete it")
     if not painted:
-        importer.set_aside("a segmentation that covers no pixel", description)
+        importer.leave_out("a segmentation that covers no pixel", description)
 
 
 def _claimed_area(annotation: Mapping[str, Any]) -> str:
@@ -329,5 +329,5 @@ def _paint_segments(
         ids = ", ".join(map(str, unknown_ids[:20]))
         raise ValueError(f"{png}: ids {ids} are no segments of its image; export it again")
     for number in sorted(values.keys() - {UNPAINTED, *codes}):
-        importer.set_aside("a segment that covers no pixel", f"segment {number} of {png.name}")
+        importer.leave_out("a segment that covers no pixel", f"segment {number} of {png.name}")
     np.copyto(mask, painted)

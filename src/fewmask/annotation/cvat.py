@@ -154,7 +154,7 @@ def read_answers(
     """Import all masks and polygons of a CVAT export as this annotator's answers, or none if any is invalid.
 
     Where shapes overlap, the higher z_order wins; at equal z_order the later shape wins. Content that is no answer is
-    set aside. Raises one ValueError that lists every problem.
+    left out. Raises one ValueError that lists every problem.
     """
     importer = AnswerImporter(ledger, domains, "cvat", mode)
     with importer.problems():
@@ -169,7 +169,7 @@ def read_answers(
 def _read_archive(importer: AnswerImporter, archive: Archive, annotator: str) -> None:
     """Read either export, at the root of the archive or in a folder: an archive that was packed again has a folder."""
     for name in archive.strays:
-        importer.set_aside(SYSTEM, name)
+        importer.leave_out(SYSTEM, name)
     xml, label_map = archive.file_named(ANNOTATIONS), archive.file_named(LABELMAP)
     main = xml if xml is not None else label_map
     if main is None:
@@ -187,7 +187,7 @@ def _read_archive(importer: AnswerImporter, archive: Archive, annotator: str) ->
         if xml is None and _under(inner, CLASSES) and inner.lower().endswith(".png") and name.startswith(root):
             masks.append((name, inner.partition("/")[2]))
         elif name != main and not (name.startswith(root) and inner.casefold().startswith(other_folders)):
-            importer.set_aside("a file that is no part of the export", name)
+            importer.leave_out("a file that is no part of the export", name)
     if xml is not None:
         _read_xml(importer, archive.read(xml, MAX_TEXT), archive.where(xml), annotator)
     else:
@@ -205,7 +205,7 @@ def _read_xml(importer: AnswerImporter, data: bytes, where: Path, annotator: str
                 _take_image(importer, element, shapes, annotator, where)
             elif element[0] not in ("version", "meta"):
                 label = element[1].get("label", "without a label")
-                importer.set_aside(f"a <{element[0][:40]}>; only shapes of single images are read", label)
+                importer.leave_out(f"a <{element[0][:40]}>; only shapes of single images are read", label)
 
 
 def _take_image(importer: AnswerImporter, element: Element, shapes: list[Element], annotator: str, where: Path) -> None:
@@ -230,14 +230,14 @@ def _take_image(importer: AnswerImporter, element: Element, shapes: list[Element
 def _paint(importer: AnswerImporter, shape: Element, mask: Mask, space: LabelSpace, where: str, image: str) -> None:
     tag, values = shape[0], labels(space)
     if tag not in ("mask", "polygon"):
-        importer.set_aside(
+        importer.leave_out(
             f"a <{tag[:40]}>; only masks and polygons are read", f"{shape[1].get('label', tag)} of {image}"
         )
         return
     label = _attribute(shape, "label", where)
     where_shape, description = f"{where}, {tag} {label[:60]!r}", f"{tag} {label[:60]!r} of {image}"
     if label not in values:
-        importer.set_aside(OTHER_LABEL, description)
+        importer.leave_out(OTHER_LABEL, description)
         return
     try:
         if tag == "polygon":
@@ -259,7 +259,7 @@ def _paint(importer: AnswerImporter, shape: Element, mask: Mask, space: LabelSpa
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{where_shape}: {error}; export it again") from None
     if not painted:
-        importer.set_aside("a shape that covers no pixel", description)
+        importer.leave_out("a shape that covers no pixel", description)
 
 
 def _attribute(element: Element, key: str, where: str) -> str:
@@ -299,7 +299,7 @@ def _read_masks(
                 colours = ", ".join(str(c) if kind[1] else f"#{c.to_bytes(3, 'little').hex()}" for c in unknown[:20])
                 raise ValueError(f"{where}: {colours} stands for no label of {LABELMAP}; paint with those that it has")
             for code in other_labels.keys() & set(codes):
-                importer.set_aside(OTHER_LABEL, f"{other_labels[code]} in {name}")
+                importer.leave_out(OTHER_LABEL, f"{other_labels[code]} in {name}")
             importer.add_answer(domain, stem, mask, annotator, where)
 
 

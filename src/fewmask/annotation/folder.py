@@ -67,7 +67,7 @@ def read_answers(
     """Import all painted masks of a folder as this annotator's answers, or none if any is invalid.
 
     Only pixels of regions that were asked about count, and 254 stays not labelled. An answer that the ledger has is not
-    added again. Content that is no answer is set aside. Raises one ValueError that lists every problem of every file.
+    added again. Content that is no answer is left out. Raises one ValueError that lists every problem of every file.
     """
     importer = AnswerImporter(ledger, domains, "folder", mode)
     with importer.problems():
@@ -76,7 +76,7 @@ def read_answers(
         for file, name, inner in _mask_files(importer, path):
             with importer.problems():
                 if (image_of_domain := importer.find_asked(name, inner)) is None:
-                    importer.set_aside(FOREIGN, file.relative_to(path).as_posix())
+                    importer.leave_out(FOREIGN, file.relative_to(path).as_posix())
                     continue
                 domain, stem = image_of_domain
                 importer.spend(math.prod(importer.size(domain, stem, file)), file)
@@ -110,7 +110,7 @@ def _mask_files(importer: AnswerImporter, root: Path) -> Iterator[tuple[Path, st
     """Yield every mask below a folder with its domain's name and its image's stem.
 
     Masks lie in `<domain>/labels` at any depth. Files that fewmask wrote beside them, for any tool, are passed over.
-    All other files are set aside.
+    All other files are left out.
     """
     files, other_files = sorted(root.rglob("*")), list[Path]()
     for file in files:
@@ -123,18 +123,18 @@ def _mask_files(importer: AnswerImporter, root: Path) -> Iterator[tuple[Path, st
         if parts[-1] == NOTES and file.is_file():
             continue
         if is_stray(name):
-            importer.set_aside(SYSTEM, name)
+            importer.leave_out(SYSTEM, name)
         elif file.is_dir():
-            importer.set_aside("a link to a folder, which is not followed", name)
+            importer.leave_out("a link to a folder, which is not followed", name)
         elif place is not None and inside == LABELS and len(parts) > place + 2:
             if file.suffix.lower() == ".png":
                 yield file, parts[place], "/".join(parts[place + 2 :])[: -len(file.suffix)]
             else:
-                importer.set_aside("not a PNG by its name", name)
+                importer.leave_out("not a PNG by its name", name)
         elif parts[-1] not in (QUESTIONS, ANNOTATOR, CLASSES) and inside not in (IMAGES, ASKED):
             other_files.append(file)
     for file in _foreign(other_files, {file.parent for file in files if file.name == NOTES and file.is_file()}):
-        importer.set_aside(
+        importer.leave_out(
             f"not in <domain>/{LABELS} of a domain that was asked about", file.relative_to(root).as_posix()
         )
 

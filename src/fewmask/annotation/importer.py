@@ -2,7 +2,7 @@
 
 Shapes: H×W pixels of an image · h×w pixels of a region's box.
 
-Every format follows one rule. Content that answers no question is set aside, counted and named. An answer that cannot
+Every format follows one rule. Content that answers no question is left out, counted and named. An answer that cannot
 be read for certain refuses the import, with file, value and fix. Nothing else prevents an import.
 """
 
@@ -31,7 +31,7 @@ MAX_PROBLEMS = 100
 LONGEST_NAME = 4096
 """The most characters of an image's name with its folders."""
 NAMED = 5
-"""The number of names that are kept for each reason of setting aside."""
+"""The number of names that are kept for each reason of leaving content out."""
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_WORK, SHAPE = 8_000_000_000, 10_000
 """The most pixels that one import paints or reads, and the cost in pixels of a shape besides its own."""
@@ -47,8 +47,8 @@ SYSTEM = "a file that a system left there"
 
 
 @dataclass(frozen=True)
-class Aside:
-    """The content that was set aside for one reason."""
+class LeftOut:
+    """The content that was left out for one reason."""
 
     why: str
     count: int
@@ -76,7 +76,7 @@ class Import:
     """Questions whose answer was imported before, and which the annotator has answered differently since. The later
     answer stands."""
     closed: int = 0
-    """Questions that were not open. Their answers are among `aside`."""
+    """Questions that were not open. Their answers are among `left_out`."""
     corrected: int = 0
     """Questions with a new answer that had another answer by the same annotator."""
     beside: Mapping[str, int] = field(default_factory=dict)
@@ -84,8 +84,8 @@ class Import:
     the new answer replaces theirs; otherwise both are votes."""
     taken_back: int = 0
     """Questions whose answer was taken back."""
-    aside: tuple[Aside, ...] = ()
-    """The content that was set aside."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The content that was left out."""
 
 
 class AnswerImporter:
@@ -127,7 +127,7 @@ class AnswerImporter:
         self._answers_read: set[tuple[int, str]] = set()
         self._counts = Import(0, 0, 0, 0)
         self._other_answerers = Counter[str]()
-        self._aside: dict[str, tuple[int, list[str]]] = {}
+        self._left_out: dict[str, tuple[int, list[str]]] = {}
         self._problems: list[str] = []
         self._faults, self._work, self._answer_pixels = 0, 0, 0
 
@@ -146,12 +146,12 @@ class AnswerImporter:
             if len(self._problems) < MAX_PROBLEMS:
                 self._problems.append(str(error))
 
-    def set_aside(self, why: str, name: object) -> None:
-        """Set aside content that is no answer, by its reason and name. Many names may share a reason."""
-        count, names = self._aside.setdefault(why, (0, []))
+    def leave_out(self, why: str, name: object) -> None:
+        """Leave out content that is no answer, by its reason and name. Many names may share a reason."""
+        count, names = self._left_out.setdefault(why, (0, []))
         if len(names) < NAMED:
             names.append("".join(c if c.isprintable() else "?" for c in str(name)[:200]))
-        self._aside[why] = count + 1, names
+        self._left_out[why] = count + 1, names
 
     def spend(self, pixels: int, where: object) -> None:
         """Add the cost of a shape, in pixels. Raises ValueError where the import exceeds its limit."""
@@ -190,7 +190,7 @@ class AnswerImporter:
     def find_image(self, name: str, where: object) -> tuple[Domain, str] | None:
         """The image that a tool calls `name`: <stem> or <domain>/<stem>, with or without a file ending, in any folders.
 
-        None when nothing was asked about an image of that name; the name is then set aside. The name of another image
+        None when nothing was asked about an image of that name; the name is then left out. The name of another image
         of a domain is never shortened to fit. Raises ValueError for a name that fits several images.
         """
         path = PurePosixPath(name.replace("\\", "/"))
@@ -207,7 +207,7 @@ class AnswerImporter:
                 return self.find_asked(*matches[0])
             if ends & self._stems:
                 break
-        self.set_aside(FOREIGN, name)
+        self.leave_out(FOREIGN, name)
         return None
 
     @cached_property
@@ -277,9 +277,9 @@ class AnswerImporter:
         With the message `empty`, an import without an answer is a problem too. Raises Unavailable, and appends nothing,
         where the ledger cannot be written.
         """
-        aside = tuple(Aside(why, count, tuple(names)) for why, (count, names) in self._aside.items())
+        left_out = tuple(LeftOut(why, count, tuple(names)) for why, (count, names) in self._left_out.items())
         if empty and not self._tasks_read and not self._problems:
-            text = "; ".join(f"left aside: {entry.count} × {entry.why} ({', '.join(entry.names)})" for entry in aside)
+            text = "; ".join(f"left out: {entry.count} × {entry.why} ({', '.join(entry.names)})" for entry in left_out)
             raise ValueError(f"nothing was imported:\n  {empty}{text and f'. {text[:2000]}'}")
         new = {answer.question for answer in self._new_answers}
         if answered_meanwhile := sorted({a.question for a in self._ledger.answers(after=self._last_id)} & new):
@@ -299,7 +299,7 @@ class AnswerImporter:
             listed = self._problems + ([f"and {unlisted} more"] if unlisted > 0 else [])
             raise ValueError("\n".join(["nothing was imported:", *(f"  {problem}" for problem in listed)]))
         self._ledger.answer(self._new_answers)  # in one transaction
-        return replace(self._counts, beside=dict(sorted(self._other_answerers.items())), aside=aside)
+        return replace(self._counts, beside=dict(sorted(self._other_answerers.items())), left_out=left_out)
 
     def _is_new(self, question: Question, last: Answer | None, annotator: str, values: Mask | None) -> bool:
         """Whether an answer to a question is to be added. An answer that is not is counted."""
@@ -312,14 +312,14 @@ class AnswerImporter:
                 self._new_answers.append(Answer(question.id, annotator, token, kind="retract", retracts=last.id))
                 self._count(taken_back=1)
             else:
-                self.set_aside("no standing answer of this import to take back", question)
+                self.leave_out("no standing answer of this import to take back", question)
         elif is_same:
             self._count(unchanged=1)
         elif last is not None and self._last_imported.get((question.id, annotator)) == _fingerprint(values):
             self._count(changed_since=1)
         elif self._mode == "open" and (last is not None or question.id not in self._open):
             respondents = ", ".join(sorted(self._respondents[question.id]))
-            self.set_aside(f"not open, answered or skipped before by {respondents[:200]}", question)
+            self.leave_out(f"not open, answered or skipped before by {respondents[:200]}", question)
             self._count(closed=1)
         else:
             return True

@@ -151,7 +151,7 @@ def read_answers(
 
     The annotator is the person who completed the annotation, `label-studio:<id>`, or `annotator` where none is named.
     The lead time gives the seconds. A cancelled annotation skips its task's questions. Predictions and drafts are no
-    answers. Where results overlap, the later in the list wins. Content that is no answer is set aside. Raises one
+    answers. Where results overlap, the later in the list wins. Content that is no answer is left out. Raises one
     ValueError that lists every problem.
     """
     importer = AnswerImporter(ledger, domains, "label-studio", mode)
@@ -190,11 +190,11 @@ def _take(
 ) -> None:
     data = field(task, "data", dict, where)
     if "domain" not in data or "stem" not in data:
-        importer.set_aside("of a task that `fewmask query` did not write", description)
+        importer.leave_out("of a task that `fewmask query` did not write", description)
         return
     name, stem = field(data, "domain", str, where), field(data, "stem", str, where)
     if (image_of_domain := importer.find_asked(name, stem)) is None:
-        importer.set_aside(FOREIGN, f"{description} ({name}/{stem})")
+        importer.leave_out(FOREIGN, f"{description} ({name}/{stem})")
         return
     (domain, stem), ids = image_of_domain, field(data, "questions", list, where)
     if not all(type(number) is int for number in ids):
@@ -218,7 +218,7 @@ def _paint(
     """Paint a brush result over a mask (H,W). Other results, such as the prompts of an assistant, are no answers."""
     kind, values = str(result.get("type"))[:60], labels(space)
     if kind not in ("brushlabels", "brush"):
-        importer.set_aside(f"of type {kind}; only what the brush painted is read", description)
+        importer.leave_out(f"of type {kind}; only what the brush painted is read", description)
         return
     value = field(result, "value", dict, where)
     names, code = value.get("brushlabels", []), field(value, "rle", list, where)
@@ -226,10 +226,10 @@ def _paint(
         raise ValueError(f"{where}: labels {str(names)[:200]}, not one of {', '.join(values)}; label it again")
     if not names or names[0] not in values:
         label = names[0][:60] if names else "no label"
-        importer.set_aside("of a label that the domain does not have", f"{description} ({label})")
+        importer.leave_out("of a label that the domain does not have", f"{description} ({label})")
         return
     if not code:
-        importer.set_aside("a brush region that covers no pixel", description)
+        importer.leave_out("a brush region that covers no pixel", description)
         return
     size = field(result, "original_height", int, where), field(result, "original_width", int, where)
     if size != mask.shape:
@@ -247,7 +247,7 @@ def _paint(
     importer.spend(painted.size, where)
     mask.reshape(-1)[painted] = values[names[0]]
     if not painted.size:
-        importer.set_aside("a brush region that covers no pixel", description)
+        importer.leave_out("a brush region that covers no pixel", description)
 
 
 def _annotator(annotation: Mapping[str, Any], where: str) -> str | None:

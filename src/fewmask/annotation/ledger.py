@@ -15,13 +15,14 @@ import numpy as np
 
 from fewmask.annotation.consensus import Ballot, ballot, decide, trust_of
 from fewmask.annotation.questions import Progress, Question, Work
-from fewmask.annotation.record import FOREVER, Record, up_to_id
+from fewmask.annotation.record import FOREVER, up_to_id
 from fewmask.annotation.store import answers_sql
+from fewmask.annotation.verdicts import ReviewedRecord
 from fewmask.config import AnswerSettings
 from fewmask.labels import NOT_LABELLED, Mask
 
 
-class Ledger(Record):
+class Ledger(ReviewedRecord):
     """The ledger at a path, made where there is none. Use it in `with`, or call `close`.
 
     The file keeps every annotator's answers apart. `rule` says how they are read: how many annotators a question waits

@@ -172,7 +172,7 @@ class Record:
         Asking the same round with the same regions again changes nothing. Raises ValueError when the round asked other
         questions, or when one of these was asked before.
         """
-        digest, at = questions_digest(questions), _now()
+        digest, at = questions_digest(questions), now()
         with self._store.write():
             rounds = self._store.rows("SELECT asked, digest FROM rounds WHERE number = :number", number=number)
             if rounds and rounds[0][1] == digest:
@@ -240,7 +240,7 @@ class Record:
         """
         ids, problems = [], []
         with self._store.write():
-            classes, at = self.classes(), _now()
+            classes, at = self.classes(), now()
             questions = {q.id: q for q in self._questions(one_of("q.id"), keys=keys_of(a.question for a in answers))}
             recorded = {a.token: a for a in self._answers(one_of("a.token"), keys=keys_of(a.token for a in answers))}
             for answer in answers:
@@ -352,7 +352,8 @@ def up_to_id(up_to: int | None) -> int:
     return FOREVER if up_to is None else up_to
 
 
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, as the ledger writes it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 

@@ -22,7 +22,7 @@ from fewmask.annotation.questions import Answer, Question
 from fewmask.files import write_new
 from fewmask.labels import NOT_LABELLED
 
-VERSION = 2
+VERSION = 3
 TABLES = {
     "domains": "id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, classes TEXT NOT NULL",
     "images": "id INTEGER PRIMARY KEY, domain INTEGER NOT NULL REFERENCES domains, stem TEXT NOT NULL, "
@@ -36,16 +36,20 @@ TABLES = {
     "kind TEXT NOT NULL CHECK (kind IN ('answer', 'skip', 'retract')), retracts INTEGER UNIQUE REFERENCES answers, "
     "seconds REAL, clicks REAL, at TEXT NOT NULL, content BLOB, pixels INTEGER NOT NULL, "
     "token TEXT NOT NULL UNIQUE",
+    "verdicts": "id INTEGER PRIMARY KEY, answer INTEGER NOT NULL REFERENCES answers, reviewer TEXT NOT NULL, "
+    "kind TEXT NOT NULL CHECK (kind IN ('accept', 'reject', 'comment')), comment TEXT NOT NULL, at TEXT NOT NULL, "
+    "token TEXT NOT NULL UNIQUE",
 }
 CHECKSUM = "checksum TEXT NOT NULL DEFAULT ''"
 """The last column of each table: the checksum of the others. Version 1 had none."""
-INDICES = ("questions (round)", "answers (question)")
+INDICES = ("questions (round)", "answers (question)", "verdicts (answer)")
 COLUMNS = {
     "domains": "name, classes",
     "images": "domain, stem, content, height, width",
     "rounds": "asked, digest",
     "questions": "image, kind, region, y0, x0, y1, x1, shape, guess, score, cost, round, asked_at",
     "answers": "question, annotator, kind, retracts, seconds, clicks, content, pixels, token, at",
+    "verdicts": "answer, reviewer, kind, comment, token, at",
 }
 """The columns of a row beside its number and its checksum."""
 KEYS = {table: "number" if table == "rounds" else "id" for table in TABLES}
@@ -115,6 +119,8 @@ class Store:
             self._create()
         if self._version() == 1:
             self._add_checksums()
+        if self._version() == 2:
+            self._add_verdicts()
         if self._version() != VERSION:
             raise ValueError(
                 f"{self.path}: a ledger of version {self._version()}, this fewmask reads {VERSION}; use the fewmask "
@@ -130,14 +136,18 @@ class Store:
                 return  # another process was first
             if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 raise self._foreign("it holds tables that are not a ledger's")
-            for table, columns in TABLES.items():
-                table_columns, _, unique = columns.partition(", UNIQUE (")
-                unique = f", UNIQUE ({unique}" if unique else ""
-                self._db.execute(f"CREATE TABLE {table} ({table_columns}, {CHECKSUM}{unique})")
-                self._forbid_changes(table)
-            for number, index in enumerate(INDICES):
-                self._db.execute(f"CREATE INDEX index_{number} ON {index}")
+            for table in TABLES:
+                self._create_table(table)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _create_table(self, table: str) -> None:
+        columns, _, unique = TABLES[table].partition(", UNIQUE (")
+        unique = f", UNIQUE ({unique}" if unique else ""
+        self._db.execute(f"CREATE TABLE {table} ({columns}, {CHECKSUM}{unique})")
+        self._forbid_changes(table)
+        for number, index in enumerate(INDICES):
+            if index.startswith(f"{table} "):
+                self._db.execute(f"CREATE INDEX index_{number} ON {index}")
 
     def _forbid_changes(self, table: str) -> None:
         for change in ("UPDATE", "DELETE"):
@@ -161,7 +171,7 @@ class Store:
             if self._version() != 1:
                 return  # another process was first
             self.examine(checksums=False)
-            for table in TABLES:
+            for table in TABLES.keys() - {"verdicts"}:  # which are newer
                 for change in ("update", "delete"):
                     self._db.execute(f"DROP TRIGGER no_{change}_of_{table}")
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {CHECKSUM}")
@@ -169,6 +179,14 @@ class Store:
                 self._db.execute(f"UPDATE {table} SET checksum = checksum_of('{table}', {columns})")
                 self._forbid_changes(table)
             self._db.execute("PRAGMA user_version = 2")
+
+    def _add_verdicts(self) -> None:
+        """Migrate version 2 to version 3 in one transaction: all rows stay, and the table of verdicts is new."""
+        with self.write():
+            if self._version() != 2:
+                return  # another process was first
+            self._create_table("verdicts")
+            self._db.execute("PRAGMA user_version = 3")
 
     def examine(self, checksums: bool = True) -> None:
         """Read all of the file. Raises ValueError where anything in it is not as it was written."""

@@ -52,7 +52,7 @@ class ReadAnswers(Protocol):
         """Import all answers of a tool, or none if any is invalid.
 
         `annotator` gave the answers for which the tool names nobody. `mode` says which questions are answered. An
-        answer that the ledger has is not added again. Content that is no answer is set aside, counted and named. Raises
+        answer that the ledger has is not added again. Content that is no answer is left out, counted and named. Raises
         one ValueError that lists every problem.
         """
         ...

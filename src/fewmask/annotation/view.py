@@ -14,7 +14,7 @@ import numpy as np
 
 from fewmask.annotation.ledger import Ledger
 from fewmask.data.domain import Domain, Source
-from fewmask.data.parts import known
+from fewmask.data.parts import count_labelled
 from fewmask.data.pictures import mask_png, write_mask
 from fewmask.data.reading import read_mask
 from fewmask.files import Written
@@ -76,7 +76,9 @@ def answered_domain(domain: Domain, ledger: Ledger, folder: Path, up_to: int | N
         both=answered & labelled,
         hidden=frozenset(train) - labelled - answered,
     )
-    merged_fractions = {stem: known(source.mask(stem)).labelled_fraction for stem in domain.partial if stem in answered}
+    merged_fractions = {
+        stem: count_labelled(source.mask(stem)).labelled_fraction for stem in domain.partial if stem in answered
+    }
     fractions |= {stem: fraction for stem, fraction in {**domain.partial, **merged_fractions}.items() if fraction < 1}
     return replace(
         domain, source=source, labelled=tuple(s for s in train if s in labelled | answered), partial=fractions

@@ -38,7 +38,7 @@ from fewmask.campaigns.pool_progress import pool_progress
 from fewmask.campaigns.settings import check_campaign, config_of_round, seed_of_round
 from fewmask.config import AskSettings, Config
 from fewmask.data.domain import Domain
-from fewmask.data.parts import in_part, known_pixels
+from fewmask.data.parts import in_part, labelled_pixel_counts
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.automatic import resolve_auto
 from fewmask.engine.committee import possible_request
@@ -84,7 +84,7 @@ class _Rounds:
         self, config: Config, folder: Path, observe: ProgressCallback, enough: bool, accept_older: bool = False
     ) -> None:
         config, _ = resolve_auto(config := RunFolder(folder).kept(config), domains := load_domains(config))
-        self.labelled_pixels = {name: known_pixels(domain) for name, domain in domains.items()}
+        self.labelled_pixels = {name: labelled_pixel_counts(domain) for name, domain in domains.items()}
         self.domains = {name: in_part(domain, self.labelled_pixels[name]) for name, domain in domains.items()}
         self.config, self.observe, self.enough, self.accept_older = config, observe, enough, accept_older
         self.settings, self.device = check_campaign(config, self.domains), choose_device(config.train.device)
@@ -324,14 +324,14 @@ class _Rounds:
 
     def _pool_progress(self, number: int, name: str, ask: AskSettings | None) -> Progress:
         """A callback for the progress of the pass over a domain's pool. It names a score that was not set."""
-        stage = f"look by {ask.score}" if ask not in (None, self.settings.first, self.settings.ask) else "look"
-        return pool_progress(lambda event: self._report_event(number, event), name, stage, self.device)
+        by = f" by {ask.score}" if ask not in (None, self.settings.first, self.settings.ask) else ""
+        return pool_progress(lambda event: self._report_event(number, event), name, f"score pool{by}", self.device)
 
     def _report_event(self, number: int, event: ProgressEvent) -> None:
         """Pass on an event of a training or of a pass, with its round."""
         rounds = self.settings.rounds
         # People answer between rounds, for an unknown time.
-        unattended = self.settings.annotator != "people" and not event.stage.startswith(("look", "evaluate"))
+        unattended = self.settings.annotator != "people" and not event.stage.startswith(("score pool", "evaluate"))
         ahead = range(number + 1, rounds) if unattended else ()
         later = sum(config_of_round(self.config, after).train.steps for after in ahead)
         self.observe(replace(event, stage=f"round {number + 1}/{rounds} {event.stage}", later=later))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from fewmask.cli.terminal import (
     OutFolder,
     Overrides,
     RunFolder,
+    err,
     out,
     print_json,
     say,
@@ -53,6 +55,9 @@ def campaign(
         bool,
         typer.Option("--accept-older-ledger", help="Go on although the ledger lacks answers that a training used."),
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Wait for people's answers, and go on by itself when they are enough.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run rounds of training, scoring the pool, and asking. It stops for people's answers; the same command goes on."""
@@ -61,7 +66,15 @@ def campaign(
 
     settings = settled(read_config(config, overrides or []))
     folder = folder or below(Path("runs"), settings.name)
+    if watch and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("--watch: waits in one process; leave it out under torchrun, and give the command when needed")
     summary = run_campaign(settings, folder, enough, accept_older_ledger)
+    if watch:
+        from fewmask.campaigns.watching import wait_and_go_on
+
+        summary = wait_and_go_on(
+            folder, settings, lambda: run_campaign(settings, folder, False), summary, lambda line: say(line, err)
+        )
     if as_json:
         print_json(summary)
     else:

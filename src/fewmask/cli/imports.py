@@ -37,9 +37,9 @@ def print_import(counts: Import, rule: str, command: str) -> None:
     if counts.outside:
         are = agreeing(counts.outside, "is", "are")
         say(f"{count(counts.outside, 'painted pixel')} outside of the asked regions {are} ignored.")
-    if counts.aside:
-        say(f"{sum(group.count for group in counts.aside):,} left out:")
-    for group in counts.aside:
+    if counts.left_out:
+        say(f"{sum(group.count for group in counts.left_out):,} left out:")
+    for group in counts.left_out:
         more = f" and {group.count - len(group.names):,} more" if group.count > len(group.names) else ""
         say(f"  {group.count:,} {group.why}: {', '.join(group.names)}{more}")
     if counts.closed:

@@ -90,6 +90,9 @@ def _print_discovery(discovery: Discovery) -> None:
     say(f"splits: {counts}; {discovery.splits.why}")
     if discovery.splits.left_out:
         say(f"  in no split: {count(len(discovery.splits.left_out), 'image')}")
+    if not listing.input.plain:
+        say(f"channels: {', '.join(listing.input.channels)} (change the names in the configuration)")
+        say(f"depth: {listing.input.depth}")
     if discovery.upright:
         say("orientation: images are turned by their cameras' tags, because the masks fit the turned images")
     for proposal in discovery.proposals:

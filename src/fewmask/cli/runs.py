@@ -183,8 +183,8 @@ def _say_remarks(result: Mapping[str, Any]) -> None:
     for name, size in result["sizes"].items():
         if size is not None:
             say(f"{name}: the network saw images {in_words(size)}, as in training; masks have the images' own size.")
-    if result["aside"]:
-        say(f"Left out, no images by their names: {len(result['aside']):,} ({first_names(result['aside'])}).")
+    if result["left_out"]:
+        say(f"Left out, no images by their names: {len(result['left_out']):,} ({first_names(result['left_out'])}).")
     for remark, images in result["remarks"].items():
         say(f"{count(len(images), 'image')} ({first_names(images)}): {remark}.")
 

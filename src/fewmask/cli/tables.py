@@ -78,6 +78,6 @@ def rounds_table(history: list[dict[str, Any]], unit: str) -> Table:
         scores = [entry["miou"][name] for name in domains] + ([entry["avg_miou"]] if several else [])
         labels = [f"{entry['total_cost']:,.0f}"] if counted else []
         labels += [f"{sum(entry['pixels'].values()):,}"]
-        seconds = entry["seconds"] + entry["look_seconds"]
+        seconds = entry["seconds"] + entry["score_pool_seconds"]
         table.add_row(str(entry["round"] + 1), *labels, *map(percent, scores), f"{seconds:.0f}")
     return table

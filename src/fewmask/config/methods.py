@@ -96,7 +96,8 @@ class S4alPlusSettings(MethodSettings):
     weigh: bool = False
     """Whether a pseudo-label is weighted by its confidence, instead of counting as much as a person's label."""
     gamma: NonNegativeFloat = 0.0
-    """γ of the focal loss. It lowers the weight of pixels that the network predicts correctly."""
+    """γ of the focal loss. It lowers the weight of pixels that the network predicts correctly. With 0 it is
+    `train.loss.gamma`."""
     epsilon: float = Field(0.0, ge=-1)
     """ε of PolyLoss (Poly-1)."""
     noise: NoiseSettings = NoiseSettings()

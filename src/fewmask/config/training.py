@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -182,6 +183,16 @@ class ClassWeightSettings(Settings):
     """The largest weight that a class can have; the others are scaled so that the mean stays 1."""
 
 
+class LossSettings(Settings):
+    """The loss of labelled pixels, in every method. By default it is the cross-entropy."""
+
+    gamma: NonNegativeFloat = 0.0
+    """γ of the focal loss: pixels that the network predicts correctly count less. 2 is the usual value."""
+    dice: NonNegativeFloat = 0.0
+    """Weight of the soft Dice loss, which is added to the cross-entropy. It counts classes of few pixels as much as
+    others. 1 is the usual value."""
+
+
 class AverageSettings(Settings):
     """A moving average of the weights and of the statistics of batch normalisation, beside the network that trains."""
 
@@ -225,6 +236,8 @@ class TrainSettings(Settings):
     """How crops are changed at random."""
     class_weights: ClassWeightSettings = ClassWeightSettings()
     """Whether rare classes count more."""
+    loss: LossSettings = LossSettings()
+    """Focal and Dice loss."""
     optimiser: OptimiserSettings = OptimiserSettings()
     """The optimiser and its schedule."""
     average: AverageSettings = AverageSettings()

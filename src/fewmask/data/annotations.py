@@ -1,4 +1,5 @@
-"""Masks that are drawn from annotations: LabelMe and YOLO have a file for each image, COCO and CVAT one for many.
+"""Draws masks from annotations. LabelMe and YOLO have a file for each image; COCO, CVAT and Label Studio have one for
+many.
 
 Shapes: P points · H×W pixels of an image.
 """
@@ -23,7 +24,7 @@ from fewmask.formats.texts import MAX_TEXT, Element, field, json_items, read_byt
 from fewmask.labels import Mask
 
 LARGEST = 1e9
-"""A coordinate beyond it is no place in a picture."""
+"""The limit of the absolute value of a coordinate."""
 AREAS = "polygons, rectangles, circles and masks are areas"
 
 
@@ -44,10 +45,10 @@ class LabelMe:
 
     def _shape(self, record: Mapping[str, Any], where: str) -> Shape:
         name, kind = field(record, "label", str, where), record.get("shape_type") or "polygon"
-        known = name in self.ids.ids
-        if name == "__ignore__" and not known:
+        is_class = name in self.ids.ids
+        if name == "__ignore__" and not is_class:
             value = self.ids.void
-        elif name == "_background_" and not known:
+        elif name == "_background_" and not is_class:
             value = self.ids.unpainted
         else:
             value = self.ids.of_name(name, where)
@@ -68,17 +69,17 @@ class LabelMe:
 
 
 def _objects(data: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
-    found = field(data, key, list, str(path))
-    if not all(isinstance(one, dict) for one in found):
+    records = field(data, key, list, str(path))
+    if not all(isinstance(one, dict) for one in records):
         raise ValueError(f"{path}: {key}: one of them is no object; export it again")
-    return found
+    return records
 
 
 def _points(values: Sequence[Any], where: str) -> np.ndarray:
     """Points (P,2) from a list of pairs."""
     flat = [pair for pair in values if isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))]
     if len(flat) != len(values) or not values:
-        raise ValueError(f"{where}: its points are no list of x, y; draw it anew")
+        raise ValueError(f"{where}: its points are no list of x, y; draw it again")
     return np.array(flat, dtype=np.float64)
 
 
@@ -93,7 +94,7 @@ def _png(text: str, where: str) -> np.ndarray:
     except (ValueError, cv2.error):  # also of base64
         pixels = None
     if pixels is None:
-        raise ValueError(f"{where}: its mask is no PNG in base64; draw it anew")
+        raise ValueError(f"{where}: its mask is no PNG in base64; draw it again")
     return pixels > 0
 
 
@@ -135,11 +136,11 @@ class Yolo:
 
 @dataclass(frozen=True)
 class Annotated:
-    """What a file of annotations says of one image."""
+    """The annotations of one image, from a file about many."""
 
     name: str
     size: Size | None
-    """None where the file does not say it: that of the image."""
+    """None if the file does not state it. The size of the image is used then."""
     shapes: Sequence[Shape]
     where: str
 
@@ -152,13 +153,13 @@ class AnnotatedMasks:
     unpainted: int
 
     def __call__(self, stem: str, path: Path, size: Callable[[], Size]) -> Mask:
-        found = self.images[stem]
-        return drawn(found.shapes, found.size or size(), self.unpainted, found.where)
+        image = self.images[stem]
+        return drawn(image.shapes, image.size or size(), self.unpainted, image.where)
 
 
 def read_coco(path: Path, ids: ClassIds, problems: Callable[[ValueError], None]) -> list[Annotated]:
-    """The images of COCO's instances with their polygons and run-length codes. What is wrong with an annotation is
-    handed to `problems`; raises ValueError for a file that is no such JSON.
+    """The images of COCO's instances with their polygons and run-length codes. Faults of single annotations are passed
+    to `problems`. Raises ValueError for a file that is not such a JSON.
 
     The outlines of one annotation are one area, by the even-odd rule. Where annotations overlap the later in the file
     wins. An image of the file without an annotation shows none of its classes.
@@ -227,7 +228,7 @@ def _segmentation(shape: object, value: int, sides: list[int], where: str) -> Sh
     rings = []
     for numbers in shape:
         if not isinstance(numbers, list) or len(numbers) < 6 or len(numbers) % 2 or not all(map(_is_number, numbers)):
-            raise ValueError(f"{where}: a polygon that is no list of x, y of three or more points; draw it anew")
+            raise ValueError(f"{where}: a polygon that is no list of x, y of three or more points; draw it again")
         rings.append(np.array(numbers, dtype=np.float64).reshape(-1, 2))
     return Rings(value, rings)
 
@@ -235,9 +236,9 @@ def _segmentation(shape: object, value: int, sides: list[int], where: str) -> Sh
 def read_cvat(path: Path, ids: ClassIds, problems: Callable[[ValueError], None]) -> list[Annotated]:
     """The images of "CVAT for images 1.1" with their polygons and masks, as `read_coco`.
 
-    Where shapes overlap that of the higher z_order wins, and of the same the later.
+    Where shapes overlap, the higher z_order wins. If both are equal, the later shape wins.
     """
-    found = []
+    images = []
     for (tag, image), inside in xml_elements(read_bytes(path, MAX_TEXT), path):
         if tag != "image":
             continue
@@ -250,25 +251,25 @@ def read_cvat(path: Path, ids: ClassIds, problems: Callable[[ValueError], None])
                 problems(error)
         size = _whole(image, "height", where), _whole(image, "width", where)
         ordered = [shape for _, shape in sorted(shapes, key=lambda pair: pair[0])]
-        found.append(Annotated(image.get("name", ""), size, ordered, where))
-    return found
+        images.append(Annotated(image.get("name", ""), size, ordered, where))
+    return images
 
 
 def _cvat_shape(element: Element, ids: ClassIds, where: str) -> Iterable[tuple[int, Shape]]:
-    kind, told = element
+    kind, attributes = element
     if kind == "tag":
         return
-    value, order = ids.of_name(told.get("label", ""), where), _whole(told, "z_order", where, "0")
+    value, order = ids.of_name(attributes.get("label", ""), where), _whole(attributes, "z_order", where, "0")
     if kind == "polygon":
         try:
-            points = [[float(n) for n in pair.split(",")] for pair in told.get("points", "").split(";")]
+            points = [[float(n) for n in pair.split(",")] for pair in attributes.get("points", "").split(";")]
         except ValueError:
             points = []
         yield order, Rings(value, [_points(points, where)])
     elif kind == "mask":
-        box = [_whole(told, key, where) for key in ("top", "left", "height", "width")]
+        box = [_whole(attributes, key, where) for key in ("top", "left", "height", "width")]
         try:
-            runs = np.array([int(run) for run in told.get("rle", "").split(",")], dtype=np.int64)
+            runs = np.array([int(run) for run in attributes.get("rle", "").split(",")], dtype=np.int64)
         except (ValueError, OverflowError):
             raise ValueError(f"{where}: a run-length code that is no list of lengths; export it again") from None
         yield order, Runs(value, runs, (box[0], box[1], box[2], box[3]))
@@ -276,21 +277,21 @@ def _cvat_shape(element: Element, ids: ClassIds, where: str) -> Iterable[tuple[i
         raise ValueError(f"{where}: a {kind[:40]}, which is no area; draw it as a polygon or a mask, or delete it")
 
 
-def _whole(told: Mapping[str, str], key: str, where: str, default: str = "") -> int:
+def _whole(attributes: Mapping[str, str], key: str, where: str, default: str = "") -> int:
     try:
-        return int(told.get(key, default))
+        return int(attributes.get(key, default))
     except ValueError:
         raise ValueError(
-            f"{where}: {key} is {told.get(key, 'missing')[:40]!r}, no whole number; export again"
+            f"{where}: {key} is {attributes.get(key, 'missing')[:40]!r}, no whole number; export again"
         ) from None
 
 
 def read_label_studio(path: Path, ids: ClassIds, problems: Callable[[ValueError], None]) -> list[Annotated]:
     """The images of Label Studio's JSON export with their brush strokes and polygons, as `read_coco`.
 
-    Where results overlap the later one wins. A task that nobody annotated, or that was cancelled, says nothing.
+    Where results overlap the later one wins. Tasks without an annotation and cancelled annotations are ignored.
     """
-    found = []
+    images = []
     for place, task in enumerate(json_items(path), 1):
         where = f"{path}: task {str(task.get('id', place))[:40]}"
         try:
@@ -305,10 +306,10 @@ def read_label_studio(path: Path, ids: ClassIds, problems: Callable[[ValueError]
                 if len(sizes) > 1:
                     raise ValueError(f"{where}: results of different sizes; export it again")
                 name = _picture(field(task, "data", dict, where), where)
-                found.append(Annotated(name, next(iter(sizes), None), [shape for _, shape in drawings], where))
+                images.append(Annotated(name, next(iter(sizes), None), [shape for _, shape in drawings], where))
         except ValueError as error:
             problems(error)
-    return found
+    return images
 
 
 def _picture(data: Mapping[str, Any], where: str) -> str:
@@ -326,7 +327,7 @@ def _drawing(result: Mapping[str, Any], ids: ClassIds, where: str) -> tuple[Size
     kind, value = str(result.get("type"))[:40], field(result, "value", dict, where)
     names = value.get(kind)
     if kind not in ("brushlabels", "polygonlabels") or not isinstance(names, list) or len(names) != 1:
-        raise ValueError(f"{where}: of type {kind}, which is no area of one label; draw it anew, or delete it")
+        raise ValueError(f"{where}: of type {kind}, which is no area of one label; draw it again, or delete it")
     number = ids.of_name(str(names[0]), where)
     height, width = field(result, "original_height", int, where), field(result, "original_width", int, where)
     check_size((height, width), where)

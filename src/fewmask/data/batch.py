@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fewmask import distributed
-from fewmask.config import NoiseSettings, StrongSettings
+from fewmask.config import LossSettings, NoiseSettings, StrongSettings
+from fewmask.data.pseudo import HUMAN
 from fewmask.labels import NOT_LABELLED
 from fewmask.models.universal import at_stride
 
@@ -38,7 +39,7 @@ class PixelCounts:
     """Pixels with a class, each times the `pixel_weight` of its row."""
 
     @property
-    def known(self) -> Tensor:
+    def valid(self) -> Tensor:
         """Pixels that are not void."""
         return self.labelled + self.unlabelled
 
@@ -88,15 +89,18 @@ class Batch:
     phase: str = "train"
     """The name of the method's phase that the step is in."""
     confidence: Tensor | None = None
-    """(B,h,w) uint8, where the phase reads pseudo-labels: of each label, in 254 steps; 255 where a person gave it."""
+    """(B,h,w) uint8, if the phase reads pseudo-labels: the confidence of each label in 254 steps, or 255 for a person's
+    label."""
     pixel_weight: Tensor | None = None
     """(B,) fp32: the weight of a labelled pixel of each row. It is 1/labelled_fraction for a row of a partly labelled
     image. Such an image is drawn in proportion to its labelled fraction (`answered_share`), and without this weight its
     labels would count for too little beside whole images. None: 1 for all."""
     strong: Tensor | None = None
-    """(S,U,3,h,w) uint8: strong views of the U rows of the pool, where the phase wants them."""
+    """(S,U,3,h,w) uint8: strong views of the U rows of the pool, if the phase has any."""
     class_weights: Mapping[int, Tensor] = field(default_factory=dict)
     """By domain, (C_k,) fp32: the weight of a labelled pixel of each class. Domains that are left out: 1."""
+    loss: LossSettings = field(default_factory=LossSettings)
+    """The loss of labelled pixels."""
 
     @classmethod
     def from_tensors(
@@ -154,22 +158,32 @@ class Batch:
         return _rows(self.domain, self.has_unlabelled)
 
     def pool_rows(self) -> dict[int, Tensor]:
-        """By domain, in order, which of the pool's rows are its, counted from the pool's first."""
+        """By domain, in order, the indices of its rows in the pool, counted from the pool's first row."""
         owner = self.domain[self.pool :]
         return _rows(owner, torch.ones_like(owner, dtype=torch.bool))
 
     def weighted(self, k: int, rows: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The weights of labelled pixels of these rows (b,) of domain k: (b,1,1), by class (b,h,w), or None for 1. And
-        the sum of their rows' weights over all labelled pixels of the domain, (): what to divide by. The mean of the
-        class weights is 1 over the domain's masks, not over one step's rows."""
+        """The weights of the labelled pixels of these rows (b,) of domain k, and the divisor of their weighted sum.
+
+        The weights are (b,1,1), or (b,h,w) with class weights, or None if all are 1. The divisor () is the sum of
+        `pixel_weight` over all labelled pixels of the domain. Class weights do not change it: their mean is 1 over the
+        domain's masks, not over one step's rows. Pseudo-labels have no class weights. The network that made them was
+        trained with these weights, and predicts rare classes more often already.
+        """
         pixels = self.counts[1].weighted[k]
-        factor = None if self.pixel_weight is None else take(self.pixel_weight, rows)[:, None, None]
+        factor = self.row_weight(rows)
         if k not in self.class_weights:
             return factor, pixels
         weights = self.class_weights[k]
         label = take(self.label, rows).long()
         of_class = torch.where(label < len(weights), weights[label.clamp_max(len(weights) - 1)], 0.0)
+        if self.confidence is not None:
+            of_class = torch.where(take(self.confidence, rows) == HUMAN, of_class, 1.0)
         return of_class if factor is None else factor * of_class, pixels
+
+    def row_weight(self, rows: Tensor) -> Tensor | None:
+        """`pixel_weight` of these rows, (b,1,1), or None for 1."""
+        return None if self.pixel_weight is None else take(self.pixel_weight, rows)[:, None, None]
 
     def without_pool(self) -> Batch:
         """The labelled rows alone, and their counts."""
@@ -209,10 +223,10 @@ class Phase:
     """The domains whose predictions it improves, where these are not those of its labelled rows: adaptation learns from
     a source's labels for a target. They are scored, and in the last phase weights are selected by them."""
     restart: bool = False
-    """Begin a new schedule."""
+    """Whether the phase begins a new schedule."""
     whole: bool = False
-    """Labelled rows show wholly labelled images where a domain has any; those with a few answered regions then stand
-    in the pool alone, with their answers."""
+    """Whether labelled rows show wholly labelled images only, if a domain has any. Images with a few answered regions
+    are then in the pool alone, with their answers."""
     pseudo: float | None = None
     """Pseudo-labels of at least this confidence are labels of the rows of the pool."""
     noise: NoiseSettings | None = None

@@ -95,8 +95,8 @@ class Steps(Dataset[list[Batch]]):
     def _draw(
         self, step: int, domains: Sequence[str], part: int, whole: bool | None
     ) -> Iterator[tuple[int, str, str, bool]]:
-        """(row, domain, stem, from the pool) of this process's part: domains take turns, each goes through its images
-        in a new random order every epoch, so that none is ever left out and none runs dry. `whole` None: the pool."""
+        """(row, domain, stem, from the pool) of this process's part. Domains take turns. Each goes through all its
+        images in a new random order every epoch. `whole` None draws from the pool."""
         if not domains:
             return
         labelled = whole is not None
@@ -118,8 +118,8 @@ class Steps(Dataset[list[Batch]]):
         domain = self.domains[name]
         image, label = domain.pair(stem, labelled=not pool or stem in domain.partial)
         confidence = np.full(label.shape, HUMAN, np.uint8)
-        if pool and phase.pseudo is not None and domain.pseudo is not None and (said := domain.pseudo.read(stem)):
-            label, confidence = merge(label, *said, phase.pseudo)
+        if pool and phase.pseudo is not None and domain.pseudo is not None and (prediction := domain.pseudo.read(stem)):
+            label, confidence = merge(label, *prediction, phase.pseudo)
         rng = generator(self.seed, "view", step, row)
         pair = np.dstack([label, confidence])
         image, pair = weak_view(image, pair, self.settings.crop, self.settings.augment, rng)
@@ -142,7 +142,7 @@ class _View(NamedTuple):
 
 
 def batch_name(domain: Domain, stem: str) -> str:
-    """What an image of the domain is called in `Batch.names`."""
+    """The name of an image of the domain in `Batch.names`."""
     return f"{domain.name}: {domain.source.where(stem)}"
 
 
@@ -168,11 +168,11 @@ def read_batches(
 
     A ValueError of an item is raised here as it is: DataLoader would make the worker's traceback its message.
     """
-    told = _Told(items)
+    dataset = _ErrorsAsItems(items)
     prefetch = ahead if workers else None
     leave = partial(_leave_with, os.getpid(), multiprocessing.get_start_method())
     loading = DataLoader(
-        told,
+        dataset,
         batch_size=None,
         sampler=order,
         num_workers=workers,
@@ -189,10 +189,10 @@ def read_batches(
 
 
 def _leave_with(parent: int, method: str, worker: int) -> None:
-    """End a worker whose run was killed while it started: torch's own watch begins later and would wait for ever.
+    """End a worker whose run was killed while it started. torch's own watch begins later and would wait for ever.
 
-    A served worker is the server's child, not the run's, and has a pipe that tells of the run. A forked one has that
-    pipe too, but its younger siblings hold the other end open.
+    A worker of a fork server is the server's child, not the run's, and has a pipe that closes with the run. A forked
+    worker has that pipe too, but its younger siblings hold the other end open.
     """
     run = multiprocessing.parent_process()
     alive = run is not None and run.is_alive() if method == "forkserver" else os.getppid() == parent
@@ -201,8 +201,8 @@ def _leave_with(parent: int, method: str, worker: int) -> None:
     stopping.delay_sigterm()
 
 
-class _Told(Dataset[Any]):
-    """A dataset that hands over the ValueError of an item in its place."""
+class _ErrorsAsItems(Dataset[Any]):
+    """A dataset that returns an item's ValueError in place of the item."""
 
     def __init__(self, items: Dataset[Any]) -> None:
         self.items = items

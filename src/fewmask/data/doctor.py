@@ -1,4 +1,4 @@
-"""The data doctor: everything that is wrong with the domains of a configuration, in one pass over their files.
+"""The data doctor finds the faults of a configuration's domains in one pass over their files.
 
 Shapes: H×W pixels of an image or mask.
 """
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a domain consists of. Shares are fractions of all pixels of its masks; together they make 1."""
+    """The contents of a domain. Shares are fractions of all pixels of its masks, and their sum is 1."""
 
     layout: str
     splits: Mapping[str, int]
@@ -45,7 +45,7 @@ class Statistics:
     in_part: int
     """Masks of which some pixels are labelled and some are not."""
     labelled: int
-    """Images of train whose masks a run with these settings learns from."""
+    """Images of train that are labelled in a run with these settings."""
     sizes: Mapping[str, int]
     """Images by size, written width×height, the most frequent size first."""
     pixels: Mapping[str, float]
@@ -58,34 +58,34 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor found. `problems` are the errors first, then the warnings; of each what spoils a whole dataset
-    first, then lines of its lists, then files, in the order of the domains."""
+    """The doctor's findings. `problems` holds errors before warnings. Within each, problems of a whole dataset come
+    first, then those of lines of its lists, then those of files, in the order of the domains."""
 
     problems: tuple[Problem, ...]
     statistics: Mapping[str, Statistics]
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """What a run would fail on or what would make its figures wrong."""
+        """Problems that make a run fail or its scores wrong."""
         return tuple(p for p in self.problems if p.severity == "error")
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """What may be meant so, and should be known."""
+        """Problems that may be intended."""
         return tuple(p for p in self.problems if p.severity == "warning")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "errors": [{"where": p.where, "value": p.value, "mend": p.fix} for p in self.errors],
-            "warnings": [{"where": p.where, "value": p.value, "mend": p.fix} for p in self.warnings],
+            "errors": [{"where": p.where, "value": p.value, "fix": p.fix} for p in self.errors],
+            "warnings": [{"where": p.where, "value": p.value, "fix": p.fix} for p in self.warnings],
             "statistics": {name: asdict(s) for name, s in self.statistics.items()},
         }
 
 
 @dataclass(frozen=True)
-class _Patient:
-    """One domain under examination. `space` is None where its classes could not be read."""
+class _Target:
+    """One domain to check. `space` is None where its classes could not be read."""
 
     name: str
     settings: DomainSettings
@@ -97,7 +97,7 @@ class _Patient:
 
     @property
     def stems(self) -> tuple[str, ...]:
-        """What is opened: the images of the splits, and masks without an image, whose pixels may be wrong too."""
+        """The stems to open: images of the splits, and masks without an image, whose pixels may be wrong too."""
         strays = () if self.listing is None else sorted(self.listing.masks.keys() - self.listing.images.keys())
         return tuple(dict.fromkeys(chain(*self.splits.values(), strays)))
 
@@ -110,7 +110,7 @@ class _Patient:
 
 @dataclass(frozen=True)
 class _ImageCheck:
-    """What one image and its mask look like."""
+    """The result of the check of one image and its mask."""
 
     domain: str
     stem: str
@@ -118,9 +118,9 @@ class _ImageCheck:
     size: tuple[int, int] | None = None
     """Width and height of the image."""
     digest: bytes | None = None
-    """Hash of the decoded pixels: a copy is found whatever its name and file format."""
+    """Hash of the decoded pixels. It finds copies under any name and in any lossless format."""
     thumbnail: np.ndarray | None = None
-    """(768,) uint8, the image at 16×16: a copy that was compressed anew is found by it."""
+    """(768,) uint8, the image at 16×16. It finds copies that were compressed again."""
     ids: np.ndarray | None = None
     """(256,) pixels of the mask by its raw id."""
     counts: np.ndarray | None = None
@@ -134,18 +134,18 @@ def check_domains(
     progress: Progress | None = None,
     asks: bool = False,
 ) -> Report:
-    """Examine every domain and list everything at once. It never raises for a fault of the data and changes no file.
+    """Check every domain and list all problems. Never raises for a fault of the data, and changes no file.
 
-    `labelled` and `seed` are those of the run: the classes that its labelled images lack are named, and a class that no
-    mask has is an error unless people will be asked (`asks`) or the domain's `absent` names it. `progress` is called
-    with images done and images in all. Images in no split are not opened.
+    `labelled` and `seed` are those of the run. Classes that its labelled images lack are reported. A class that no mask
+    has is an error, unless people will be asked (`asks`) or the domain's `absent` names it. `progress` is called with
+    the number of checked images and the number of all images. Images in no split are not opened.
     """
-    patients = {name: _patient(name, settings) for name, settings in domains.items()}
-    work = [(p, stem) for p in patients.values() for stem in p.stems]
-    checks: dict[str, dict[str, _ImageCheck]] = {name: {} for name in patients}
+    targets = {name: _target(name, settings) for name, settings in domains.items()}
+    work = [(p, stem) for p in targets.values() for stem in p.stems]
+    checks: dict[str, dict[str, _ImageCheck]] = {name: {} for name in targets}
     # Decoding and hashing leave the interpreter's lock, so threads use all cores.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(_check_image, patient, stem) for patient, stem in work]
+        futures = [pool.submit(_check_image, target, stem) for target, stem in work]
         for done, future in enumerate(as_completed(futures), 1):
             each = future.result()
             checks[each.domain][each.stem] = each
@@ -153,18 +153,18 @@ def check_domains(
                 progress(done, len(work))
     problems: list[Problem] = []
     statistics = {}
-    for name, patient in patients.items():
-        problems += patient.listing.problems if patient.listing else ()
+    for name, target in targets.items():
+        problems += target.listing.problems if target.listing else ()
         # In the order of the splits, whichever thread was first.
-        ordered = [checks[name][stem] for p, stem in work if p is patient]
+        ordered = [checks[name][stem] for p, stem in work if p is target]
         problems += chain.from_iterable(each.problems for each in ordered)
-        drawn, drawn_problems = _draw(patient, labelled, seed)
+        drawn, drawn_problems = _draw(target, labelled, seed)
         problems += drawn_problems
-        problems += _missing_classes(patient, checks[name], drawn, asks)
-        problems += _near_copies(patient, checks[name])
-        problems += _scale(patient, ordered)
-        statistics[name] = _statistics(patient, ordered, drawn)
-    problems += _copies(patients, checks)
+        problems += _missing_classes(target, checks[name], drawn, asks)
+        problems += _near_copies(target, checks[name])
+        problems += _scale(target, ordered)
+        statistics[name] = _statistics(target, ordered, drawn)
+    problems += _copies(targets, checks)
     problems.sort(key=lambda p: (p.severity, p.reach))  # stable: "error" before "warning", the whole before its parts
     return Report(tuple(problems), statistics)
 
@@ -172,41 +172,41 @@ def check_domains(
 check = check_domains  # scripts outside of this repository call it by this name
 
 
-def _patient(name: str, settings: DomainSettings) -> _Patient:
+def _target(name: str, settings: DomainSettings) -> _Target:
     if isinstance(settings, ScenesDomain):
         domain = load_domain(name, settings)
-        return _Patient(name, settings, None, domain, domain.space, domain.splits)
-    found = index_to_check(settings)
-    if found.space is None:
-        return _Patient(name, settings, found, None, None, found.splits)
-    source = FileSource(found.root, found.images, found.masks, found.space)
-    domain = Domain(name, found.space, source, found.splits, found.labelled)
-    return _Patient(name, settings, found, domain, found.space, found.splits)
+        return _Target(name, settings, None, domain, domain.space, domain.splits)
+    listing = index_to_check(settings)
+    if listing.space is None:
+        return _Target(name, settings, listing, None, None, listing.splits)
+    source = FileSource(listing.root, listing.images, listing.masks, listing.space)
+    domain = Domain(name, listing.space, source, listing.splits, listing.labelled)
+    return _Target(name, settings, listing, domain, listing.space, listing.splits)
 
 
-def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
+def _check_image(target: _Target, stem: str) -> _ImageCheck:
     """Read one image and its mask, if it has one."""
-    if patient.listing is None:
-        assert patient.domain is not None
-        scene, mask = patient.domain.image(stem), patient.domain.mask(stem)
+    if target.listing is None:
+        assert target.domain is not None
+        scene, mask = target.domain.image(stem), target.domain.mask(stem)
         size = (scene.shape[1], scene.shape[0])
         by_value = np.bincount(mask.reshape(-1), minlength=256)
-        return _ImageCheck(patient.name, stem, (), size, digest(scene), thumbnail(scene), counts=by_value)
+        return _ImageCheck(target.name, stem, (), size, digest(scene), thumbnail(scene), counts=by_value)
     problems: list[Problem] = []
     ids: np.ndarray | None = None
     picture: Picture | None = None
     raw: Mask | None = None
     counts: np.ndarray | None = None
-    image_path, mask_path = patient.listing.images.get(stem), patient.listing.masks.get(stem)
+    image_path, mask_path = target.listing.images.get(stem), target.listing.masks.get(stem)
     try:
-        picture = read_input(image_path, patient.listing.input) if image_path else None
+        picture = read_input(image_path, target.listing.input) if image_path else None
     except ValueError as error:
         assert image_path is not None
         problems.append(Problem.of(error, image_path))
-    tag, turns = picture.kind.orientation if picture else 1, patient.listing.upright
+    tag, turns = picture.kind.orientation if picture else 1, target.listing.upright
     image = (upright(picture.pixels, tag) if turns else picture.pixels) if picture else None
     try:
-        read = patient.listing.reader if mask_path else None
+        read = target.listing.reader if mask_path else None
         raw = read(stem, mask_path, lambda: size_of(image)) if read and mask_path else None
     except ValueError as error:
         assert mask_path is not None
@@ -220,27 +220,27 @@ def _check_image(patient: _Patient, stem: str) -> _ImageCheck:
         again = "export the mask again at the image's size"
         fix = f"{TURN_PIXELS}, set `orientation: apply`, or {again}" if turned and tag != 1 else again
         problems.append(Problem(str(mask_path), value, fix))
-    for cell in remarks(picture.kind, patient.listing.input) if picture else ():
+    for cell in remarks(picture.kind, target.listing.input) if picture else ():
         if not (turns and cell.fix.startswith(TURN_PIXELS)):
             problems.append(Problem(str(image_path), cell.how, cell.fix, "warning"))
-    if raw is not None and patient.space is not None:
+    if raw is not None and target.space is not None:
         ids = np.bincount(raw.reshape(-1), minlength=256)
-        counts, unknown = _by_value(ids, patient.space)
+        counts, unknown = _by_value(ids, target.space)
         if unknown:
             named = ", ".join(f"{i} ({n} pixels)" for i, n in unknown.items())
             fix = "add them to the classes or to the void ids, or fix the mask"
             problems.append(Problem(str(mask_path), f"ids outside the label space: {named}", fix))
-        elif not counts[: patient.space.num_classes].any():
+        elif not counts[: target.space.num_classes].any():
             fix = "label some of it, or remove the mask so that the image counts as unlabelled"
             problems.append(Problem(str(mask_path), "the mask has no pixel of any class", fix, "warning"))
     if image is None:
-        return _ImageCheck(patient.name, stem, tuple(problems), ids=ids, counts=counts)
+        return _ImageCheck(target.name, stem, tuple(problems), ids=ids, counts=counts)
     size = (image.shape[1], image.shape[0])
-    return _ImageCheck(patient.name, stem, tuple(problems), size, digest(image), thumbnail(image), ids, counts)
+    return _ImageCheck(target.name, stem, tuple(problems), size, digest(image), thumbnail(image), ids, counts)
 
 
 def _by_value(by_id: np.ndarray, space: LabelSpace) -> tuple[np.ndarray, dict[int, int]]:
-    """Pixels by raw id (256,) as pixels by mask value (256,), and those of ids that the space does not know."""
+    """Convert pixels by raw id (256,) to pixels by mask value (256,). Ids that the space lacks are returned apart."""
     counts = np.zeros(256, dtype=np.int64)
     unknown = {}
     ids = np.flatnonzero(by_id).astype(np.uint8)
@@ -252,87 +252,90 @@ def _by_value(by_id: np.ndarray, space: LabelSpace) -> tuple[np.ndarray, dict[in
     return counts, unknown
 
 
-def _draw(patient: _Patient, labelled: int | None, seed: int) -> tuple[tuple[str, ...], list[Problem]]:
-    """The stems that a run would learn from; the same draw as the run's."""
-    if patient.domain is None:
+def _draw(target: _Target, labelled: int | None, seed: int) -> tuple[tuple[str, ...], list[Problem]]:
+    """The labelled images of a run, by the run's own draw."""
+    if target.domain is None:
         return (), []
-    if labelled is not None and labelled > len(patient.domain.labelled) > 0:
-        value = f"{labelled} labelled images asked for, but train has {len(patient.domain.labelled)} masks"
-        return patient.domain.labelled, [Problem(f"domain {patient.name}", value, "lower labelled.images")]
-    if labelled is None or not patient.domain.labelled:
-        return patient.domain.labelled, []
-    return patient.domain.with_labelled(labelled, seed).labelled, []
+    if labelled is not None and labelled > len(target.domain.labelled) > 0:
+        value = f"{labelled} labelled images asked for, but train has {len(target.domain.labelled)} masks"
+        return target.domain.labelled, [Problem(f"domain {target.name}", value, "lower labelled.images")]
+    if labelled is None or not target.domain.labelled:
+        return target.domain.labelled, []
+    return target.domain.with_labelled(labelled, seed).labelled, []
 
 
 def _missing_classes(
-    patient: _Patient, checks: Mapping[str, _ImageCheck], drawn: tuple[str, ...], asks: bool
+    target: _Target, checks: Mapping[str, _ImageCheck], drawn: tuple[str, ...], asks: bool
 ) -> Iterator[Problem]:
-    """Classes without a pixel in the labelled images: no head can learn them, and their IoU will be 0."""
-    where, meant = f"domain {patient.name}", frozenset(getattr(patient.settings, "absent", ()))
-    if patient.space is None or not drawn:
+    """Find the classes without a pixel in the labelled images. No head can learn them, and their IoU will be 0."""
+    where, meant = f"domain {target.name}", frozenset(getattr(target.settings, "absent", ()))
+    if target.space is None or not drawn:
         return
-    if unknown := sorted(meant - set(patient.space.names)):
-        yield Problem(where, f"`absent` names {', '.join(unknown)}, no classes of it", "write names of its classes")
+    if unknown := sorted(meant - set(target.space.names)):
+        yield Problem(
+            where, f"`absent` names {', '.join(unknown)}, which its classes lack", "write names of its classes"
+        )
     counts, everywhere = _sum(checks[stem] for stem in drawn), _sum(checks.values())
-    nowhere = [name for i, name in enumerate(patient.space.names) if not everywhere[i] and name not in meant]
+    nowhere = [name for i, name in enumerate(target.space.names) if not everywhere[i] and name not in meant]
     white = _white(checks.values())
-    for position, name in enumerate(patient.space.names):
+    for position, name in enumerate(target.space.names):
         value = f"class {name!r} is in none of the {len(drawn)} labelled images"
         if everywhere[position] and not counts[position]:
             fix = "it cannot be learnt: raise labelled.images, take another seed, or label images that show it"
             yield Problem(where, value, fix, "warning")
-        elif name in nowhere and len(nowhere) == 1 and white and VOID not in patient.space.raw_ids:
+        elif name in nowhere and len(nowhere) == 1 and white and VOID not in target.space.raw_ids:
             value += f" and in no other mask, and 255 fills {100 * white:.1f} % of the pixels"
-            again = " and take 255 out of `ignore`" if VOID in patient.space.void_ids else ""
+            again = " and take 255 out of `ignore`" if VOID in target.space.void_ids else ""
             yield Problem(where, value, f"are these 0/255 masks? Write `255: {name}` in classes.yaml{again}")
         elif name in nowhere:
-            fix = f"take it out of the classes, label images that show it, or write `absent: [{name}]` if it is meant"
+            fix = f"take it out of the classes, label images that show it, or write `absent: [{name}]` if intended"
             yield Problem(where, f"{value} and in no other mask", fix, "warning" if asks else "error")
 
 
 def _white(checks: Iterable[_ImageCheck]) -> float:
-    """The part of all pixels of the masks whose raw id is 255."""
+    """The fraction of all mask pixels whose raw id is 255."""
     ids = sum((each.ids for each in checks if each.ids is not None), np.zeros(256, dtype=np.int64))
     return float(ids[VOID] / max(1, ids.sum()))
 
 
-def _scale(patient: _Patient, checks: Sequence[_ImageCheck]) -> Iterator[Problem]:
-    """A `size` that leaves too little of the images, or next to too little."""
-    size = None if isinstance(patient.settings, ScenesDomain) else patient.settings.size
+def _scale(target: _Target, checks: Sequence[_ImageCheck]) -> Iterator[Problem]:
+    """Report a `size` that makes images too small, or almost too small."""
+    size = None if isinstance(target.settings, ScenesDomain) else target.settings.size
     small = []
     for width, height in [each.size for each in checks if each.size and size is not None]:
         try:
             left = scaled((height, width), size)
         except ValueError as error:
-            yield Problem(f"domain {patient.name}", *str(error).rpartition("; ")[::2])
+            yield Problem(f"domain {target.name}", *str(error).rpartition("; ")[::2])
             return
         if min(left) < min(SMALL, height, width):
             small.append(left)
     if small:
         height, width = min(small)
         value = f"`size: {size}` leaves less than {SMALL} a side of {len(small)} images, down to {width}×{height}"
-        fix = "few objects are still seen, and scores at that size say little; write a larger `size`"
-        yield Problem(f"domain {patient.name}", value, fix, "warning")
+        fix = "few objects stay visible, and scores at that size mean little; write a larger `size`"
+        yield Problem(f"domain {target.name}", value, fix, "warning")
 
 
-def _copies(patients: Mapping[str, _Patient], checks: Mapping[str, Mapping[str, _ImageCheck]]) -> Iterator[Problem]:
-    """Images with the same pixels under different names. Across splits of a domain they make its score a lie."""
+def _copies(targets: Mapping[str, _Target], checks: Mapping[str, Mapping[str, _ImageCheck]]) -> Iterator[Problem]:
+    """Find images with the same pixels under different names. Copies across splits of a domain make its score too
+    high."""
     places: dict[bytes, list[tuple[str, str, str]]] = defaultdict(list)
-    for name, patient in patients.items():
+    for name, target in targets.items():
         for split in SPLITS:
-            for stem in patient.splits[split]:
+            for stem in target.splits[split]:
                 digest = checks[name][stem].digest
                 if digest is not None:
                     places[digest].append((name, split, stem))
     for copies in places.values():
-        # The first of them (train before val before test) is the original; each other one is a line.
+        # The first copy (train before val before test) is the original; each further one is a problem.
         first = copies[0]
         for other in copies[1:]:
             (name, split, stem), (other_name, other_split, other_stem) = first, other
             if (name, stem) == (other_name, other_stem):
-                continue  # one file in two splits: the listing has said so
-            where = patients[other_name].where(other_stem)
-            value = f"same pixels as {patients[name].where(stem)}"
+                continue  # one file in two splits, which the listing reports
+            where = targets[other_name].where(other_stem)
+            value = f"same pixels as {targets[name].where(stem)}"
             if name == other_name and split != other_split:
                 value += f", which is in {split} while this is in {other_split}"
                 yield Problem(where, value, "keep the two in one split, or remove one")
@@ -343,26 +346,24 @@ def _copies(patients: Mapping[str, _Patient], checks: Mapping[str, Mapping[str, 
                 yield Problem(where, value, "one model sees both: take it out of train", "warning")
 
 
-def _near_copies(patient: _Patient, checks: Mapping[str, _ImageCheck]) -> Iterator[Problem]:
-    """Images that look almost like one of an earlier split: the same one compressed anew, or the next video frame."""
+def _near_copies(target: _Target, checks: Mapping[str, _ImageCheck]) -> Iterator[Problem]:
+    """Find images that look almost like one of an earlier split: a recompressed copy, or the next video frame."""
     earlier: list[_ImageCheck] = []
     split_of: dict[str, str] = {}
     for split in SPLITS:
-        here = [checks[stem] for stem in patient.splits[split] if checks[stem].thumbnail is not None]
-        known = _thumbnails(earlier)
+        here = [checks[stem] for stem in target.splits[split] if checks[stem].thumbnail is not None]
+        thumbnails = _thumbnails(earlier)
         for start in range(0, len(here) if earlier else 0, 256):
             block = here[start : start + 256]
             rows = _thumbnails(block)
-            squares = (rows**2).sum(axis=1, keepdims=True) + (known**2).sum(axis=1) - 2 * rows @ known.T
+            squares = (rows**2).sum(axis=1, keepdims=True) + (thumbnails**2).sum(axis=1) - 2 * rows @ thumbnails.T
             for each, nearest in zip(block, squares.argmin(axis=1), strict=True):
                 other = earlier[int(nearest)]
-                rms = float(((_thumbnails([each]) - known[nearest]) ** 2).mean() ** 0.5)
+                rms = float(((_thumbnails([each]) - thumbnails[nearest]) ** 2).mean() ** 0.5)
                 if rms < NEAR and each.digest != other.digest:
-                    value = (
-                        f"almost the same picture as {patient.where(other.stem)}, which is in {split_of[other.stem]}"
-                    )
-                    fix = f"keep the two in one split, or the score on {split} flatters"
-                    yield Problem(patient.where(each.stem), value, fix, "warning")
+                    value = f"almost the same picture as {target.where(other.stem)}, which is in {split_of[other.stem]}"
+                    fix = f"keep the two in one split, or the score on {split} is too high"
+                    yield Problem(target.where(each.stem), value, fix, "warning")
         earlier += here
         split_of |= {each.stem: split for each in here}
 
@@ -374,25 +375,25 @@ def _thumbnails(checks: Iterable[_ImageCheck]) -> np.ndarray:
 
 
 def _sum(checks: Iterable[_ImageCheck]) -> np.ndarray:
-    """(256,) pixels by mask value over all looks that have a mask."""
+    """(256,) pixels by mask value, summed over all checks that have a mask."""
     return sum((each.counts for each in checks if each.counts is not None), np.zeros(256, dtype=np.int64))
 
 
-def _statistics(patient: _Patient, checks: list[_ImageCheck], drawn: tuple[str, ...]) -> Statistics:
+def _statistics(target: _Target, checks: list[_ImageCheck], drawn: tuple[str, ...]) -> Statistics:
     counts = _sum(checks)
     total = max(1, int(counts.sum()))
-    names = patient.space.names if patient.space else ()
-    seen = [each.counts for each in checks if each.counts is not None]
+    names = target.space.names if target.space else ()
+    mask_counts = [each.counts for each in checks if each.counts is not None]
     sizes = Counter(f"{each.size[0]}×{each.size[1]}" for each in checks if each.size)
     return Statistics(
-        layout=patient.settings.layout,
-        splits={split: len(patient.splits[split]) for split in SPLITS},
-        masks=len(seen),
-        in_part=sum(bool(0 < c[NOT_LABELLED] < c.sum()) for c in seen),
+        layout=target.settings.layout,
+        splits={split: len(target.splits[split]) for split in SPLITS},
+        masks=len(mask_counts),
+        in_part=sum(bool(0 < c[NOT_LABELLED] < c.sum()) for c in mask_counts),
         labelled=len(drawn),
         sizes=dict(sizes.most_common()),
         pixels={name: float(counts[i] / total) for i, name in enumerate(names)},
-        occurs={name: int(sum(c[i] > 0 for c in seen)) for i, name in enumerate(names)},
+        occurs={name: int(sum(c[i] > 0 for c in mask_counts)) for i, name in enumerate(names)},
         not_labelled=float(counts[NOT_LABELLED] / total),
         void=float(counts[VOID] / total),
     )

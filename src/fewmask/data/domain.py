@@ -45,16 +45,16 @@ class Source(Protocol):
     def has_mask(self, stem: str) -> bool: ...
 
     def where(self, stem: str) -> str:
-        """What to call the image in an error message: its path, relative to the domain's root."""
+        """The image's name in error messages: its path, relative to the domain's root."""
         ...
 
 
 class PseudoLabels(Protocol):
-    """What a trained network said of the pool."""
+    """A trained network's predictions for the pool."""
 
     def read(self, stem: str) -> tuple[Mask, np.ndarray] | None:
         """The most likely class (H,W) uint8 in 0 … C−1 and its confidence (H,W) uint8, see `data.pseudo`; None for an
-        image that it did not look at."""
+        image without a prediction."""
         ...
 
 
@@ -74,11 +74,11 @@ class Domain:
     partial: Mapping[str, float] = field(default_factory=dict)
     pseudo: PseudoLabels | None = None
     unseen: tuple[str, ...] = ()
-    """Classes of which no labelled mask has a pixel, where all masks were read: no head can learn them."""
+    """The classes without a pixel in any labelled mask, if all masks were read. No head can learn them."""
     size: Scale = None
-    """What its images and masks are brought to as they are read."""
+    """The size to which its images and masks are scaled when they are read."""
     input: InputSettings = PLAIN
-    """What the pixels of its images are."""
+    """The channels and the depth of its images."""
 
     @property
     def whole(self) -> tuple[str, ...]:
@@ -88,8 +88,8 @@ class Domain:
     @property
     def unlabelled(self) -> tuple[str, ...]:
         """The pool: the stems of train that are not wholly labelled, in the order of the split."""
-        known = frozenset(self.whole)
-        return tuple(s for s in self.splits["train"] if s not in known)
+        whole = frozenset(self.whole)
+        return tuple(s for s in self.splits["train"] if s not in whole)
 
     def stems(self, split: str) -> tuple[str, ...]:
         """The stems of a split. Raises ValueError for a split that is absent or empty."""
@@ -140,15 +140,15 @@ class Domain:
         return self.pair(stem, labelled=stem in self.partial)
 
     def at(self, size: Scale) -> Domain:
-        """The same files, brought to another size as they are read."""
+        """The same files, scaled to another size when they are read."""
         assert isinstance(self.source, FileSource), f"{self.name}: scenes are drawn at the size of their settings"
         return replace(self, source=replace(self.source, size=size, kept=None), size=size)
 
     def with_labelled(self, count: int | None, seed: int) -> Domain:
         """Keep `count` labelled images, drawn without replacement by (seed, name of the domain); None keeps all.
 
-        With one seed the draws are nested: more images are the fewer and others, so that what more labels are worth is
-        not mixed up with which images were drawn.
+        The draws of one seed are nested: a larger draw contains every smaller one. So the effect of more labels is not
+        mixed up with the choice of images.
 
         Raises ValueError when train has fewer masks than that.
         """
@@ -168,7 +168,7 @@ class Domain:
 class FileSource:
     """Images and masks in files. `masks` has no entry for an image without a mask.
 
-    `size` is what all are brought to.
+    All are scaled to `size`.
     """
 
     root: Path
@@ -177,7 +177,7 @@ class FileSource:
     space: LabelSpace
     size: Scale = None
     kept: dict[tuple[str, str], np.ndarray] | None = field(default=None, compare=False, repr=False)
-    """What was read stays here, at its size, and is not read again; None keeps nothing."""
+    """Images and masks that were read, at their size. They are not read again. None keeps nothing."""
     reader: MaskReader = field(default_factory=PixelMasks)
     upright: bool = False
     """Whether images are turned as their orientation tags ask."""
@@ -239,6 +239,7 @@ class FileSource:
 
 
 def resized(pixels: np.ndarray, size: Scale, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
-    """An image or mask at a size: by default the mean of the pixels. Raises ValueError where too little is left."""
+    """Scale an image or mask to a size, by default by the mean of pixels. Raises ValueError if the result is too
+    small."""
     height, width = scaled((pixels.shape[0], pixels.shape[1]), size)
     return at_size(pixels, height, width, interpolation)

@@ -8,7 +8,8 @@ from fewmask.data.layouts import load_domain
 
 
 def load_domains(config: Config) -> dict[str, Domain]:
-    """The domains of a configuration with their labelled images chosen by its seed. All faults are raised at once."""
+    """The domains of a configuration with their labelled images chosen by its seed. One ValueError lists the faults of
+    all domains."""
     domains, problems, keep = {}, [], config.train.cache == "memory"
     for name, settings in config.domains.items():
         try:

@@ -1,4 +1,4 @@
-"""Which image a row shows: the stocks that are drawn from, whose turn it is, and the order of an epoch."""
+"""Chooses the image of each row: the stocks to draw from, their turns, and the order of an epoch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fewmask.randomness import generator
 
 
 def stocks_of(domain: Domain, whole: bool | None) -> list[tuple[str, ...]]:
-    """The images to draw from; where there are two stocks of them, the second has those with a few answered regions.
-    `whole` None is the pool. Where every image of train is labelled, they serve as unlabelled ones too."""
+    """The stocks of images to draw from. If there are two, the second holds the images with a few answered regions.
+    `whole` None is the pool. If every image of train is labelled, the pool holds all of them."""
     if whole is None:
         return [domain.unlabelled or domain.splits["train"]]
     answered = tuple(s for s in domain.labelled if s in domain.partial)
@@ -40,7 +40,8 @@ def answered_share(domain: Domain) -> float:
 
 
 def turn_of(number: int, share: float) -> tuple[int, int]:
-    """(stock, which of its visits) of row number 0, 1, …: a `share` of the rows is of stock 1, evenly spread."""
+    """The stock, 0 or 1, of row `number`, and how many earlier rows drew from it. An evenly spread `share` of the rows
+    draws from stock 1."""
     visits = int(number * share)
     return (1, visits) if int((number + 1) * share) > visits else (0, number - visits)
 

@@ -1,4 +1,4 @@
-"""What tells that two images are one: a hash of their pixels, and a thumbnail that survives another compression."""
+"""Fingerprints that identify copies of an image: a hash of its pixels, and a thumbnail that survives recompression."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from fewmask.formats.bands import as_rgb
 
 
 def digest(image: np.ndarray) -> bytes:
-    """A hash of an image (H,W,3): that of a copy in whatever lossless format is the same."""
-    found = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    found.update(np.ascontiguousarray(image).data)
-    return found.digest()
+    """A hash of an image (H,W,3). Copies in any lossless format have the same one."""
+    pixel_hash = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    pixel_hash.update(np.ascontiguousarray(image).data)
+    return pixel_hash.digest()
+
+
+THUMBNAIL = 16 * 16 * 3
+"""The number of values of a thumbnail."""
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How much a labelled pixel of each class counts, from how many there are of it.
+"""Weights of the labelled pixels of each class, from the frequencies of the classes.
 
 Shapes: C classes · H×W pixels.
 """
@@ -16,8 +16,8 @@ from fewmask.data.domain import Domain
 
 
 def class_weights(domains: Mapping[str, Domain], settings: ClassWeightSettings) -> dict[int, Tensor]:
-    """By position of the domain, (C,) float32; domains without a labelled pixel are left out, and with an exponent of 0
-    all are: every weight is 1, and no mask is read."""
+    """Class weights (C,) float32 by position of the domain. Domains without a labelled pixel are left out. With an
+    exponent of 0 every weight is 1, so all domains are left out and no mask is read."""
     if settings.exponent == 0:
         return {}
     counts = {k: class_pixels(domain) for k, domain in enumerate(domains.values())}
@@ -25,7 +25,7 @@ def class_weights(domains: Mapping[str, Domain], settings: ClassWeightSettings) 
 
 
 def class_pixels(domain: Domain) -> np.ndarray:
-    """Labelled pixels of each class (C,) int64 in the masks that training may see."""
+    """Labelled pixels of each class (C,) int64 in the masks that training uses."""
     masks = (domain.mask(stem) for stem in domain.labelled)
     return sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, np.int64))[
         : domain.space.num_classes
@@ -35,11 +35,11 @@ def class_pixels(domain: Domain) -> np.ndarray:
 def weights_of(counts: np.ndarray, settings: ClassWeightSettings) -> np.ndarray:
     """Σ f w = 1 and w = min(s f^−exponent, cap) for frequencies f = n/Σn of the counts n (C,) → (C,) float64.
 
-    A class without a pixel, which no label can name, has 1.
+    A class without a pixel has weight 1.
     """
     weights = np.ones(len(counts))
-    seen = counts > 0
-    share = counts[seen] / counts.sum()
+    present = counts > 0
+    share = counts[present] / counts.sum()
     raw = share**-settings.exponent
     capped = np.zeros(len(share), bool)
     # s grows with every class that is capped, so that none leaves the cap again.
@@ -50,5 +50,5 @@ def weights_of(counts: np.ndarray, settings: ClassWeightSettings) -> np.ndarray:
         if (over == capped).all():
             break
         capped = over
-    weights[seen] = np.where(capped, settings.cap, scale * raw)
+    weights[present] = np.where(capped, settings.cap, scale * raw)
     return weights

@@ -1,4 +1,4 @@
-"""What the header of an image file says of it. No pixel is unpacked here, but a file that is cut short is found."""
+"""Reads the headers of image files. No pixel is decoded, but a truncated file is detected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AGAIN = "copy or export it again"
 
 
 def examine(data: bytes, path: Path) -> Kind:
-    """The kind of an image file. Raises ValueError that names the file: it is none, is cut short, or is too large."""
+    """The kind of an image file. Raises ValueError that names a file that is no image, truncated, or too large."""
     if not data:
         raise ValueError(f"{path}: empty file; {AGAIN}")
     if data.startswith(_JPEG):
@@ -50,14 +50,14 @@ def examine(data: bytes, path: Path) -> Kind:
 
 def _other(data: bytes) -> str:
     """The name of a container that is not read."""
-    known = {b"GIF8": "a GIF", b"\0\0\0\x0cjP": "a JPEG 2000", b"8BPS": "a Photoshop file", b"\xff\x0a": "a JPEG XL"}
+    names = {b"GIF8": "a GIF", b"\0\0\0\x0cjP": "a JPEG 2000", b"8BPS": "a Photoshop file", b"\xff\x0a": "a JPEG XL"}
     if data[4:8] == b"ftyp":
         return f" that is read: it is of kind {data[8:12].decode('ascii', 'replace').upper()}"
-    return next((f" that is read: it is {name}" for start, name in known.items() if data.startswith(start)), "")
+    return next((f" that is read: it is {name}" for start, name in names.items() if data.startswith(start)), "")
 
 
 def _guarded(read_kind: Callable[[bytes, Path], Kind], data: bytes, path: Path) -> Kind:
-    """A reader's answer; whatever it stumbles over in a damaged header is an error that names the file."""
+    """Call a reader. Any exception that a damaged header causes becomes an error that names the file."""
     try:
         return read_kind(data, path)
     except Exception as error:  # of damaged tags Pillow raises half a dozen types
@@ -118,7 +118,7 @@ def png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _unpacked(body: bytes) -> bytes:
-    """The profile of an iCCP chunk, as much of it as names it."""
+    """The name and the beginning of the profile of an iCCP chunk, which identify it."""
     name, _, packed = body.partition(b"\0")
     try:
         return name + zlib.decompressobj().decompress(packed[1:], 100_000)
@@ -132,11 +132,11 @@ _SCAN_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 
 
 def _jpeg(data: bytes, path: Path) -> Kind:
-    """The kind of a JPEG. Raises where its end marker is missing, and where scans are that would make it whole:
-    decoders fill the one with grey and show the other blurred."""
+    """The kind of a JPEG. Raises ValueError if its end marker or some of its scans are missing. Decoders fill missing
+    rows with grey and show missing scans blurred."""
     depth, components, width, height, progressive = 0, b"", 0, 0, False
     orientation, profile, copies = 1, False, False
-    # Of each component the bits that are still to come of its 64 coefficients; 255 where no scan has spoken of it.
+    # By component, the bits that its 64 coefficients still lack; 255 for a coefficient that no scan has covered.
     left: dict[int, list[int]] = {}
     for marker, _, body in _segments(data, path):
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
@@ -166,8 +166,8 @@ def _jpeg(data: bytes, path: Path) -> Kind:
 
 
 def _segments(data: bytes, path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """The segments of a JPEG, (marker, where its body begins, body), up to its end marker; raises where that is
-    missing."""
+    """The segments of a JPEG up to its end marker, each as (marker, start of its body, body). Raises ValueError if the
+    end marker is missing."""
     at = 2
     while at + 2 <= len(data):
         if data[at] != 0xFF:
@@ -188,8 +188,8 @@ def _segments(data: bytes, path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 
 def plain_scans(data: bytes) -> bytes:
-    """A JPEG whose sequential scans claim the coefficients that they have to: some cameras write anything there, which
-    loses nothing, but libjpeg warns of it."""
+    """The JPEG with the standard range of coefficients in the headers of its sequential scans. Some cameras write other
+    values there. They are harmless, but libjpeg warns of them."""
     plain, changed, sequential = b"\0\x3f\0", bytearray(), False
     for marker, at, body in _segments(data, Path()):
         sequential |= marker in (0xC0, 0xC1)
@@ -212,7 +212,7 @@ _SPACES = {
     6: ("RGB", 3),
     8: ("Lab", 3),
 }
-"""By a TIFF's photometric interpretation its channels and how many they are."""
+"""The channels of a TIFF and their number, by its photometric interpretation."""
 
 
 _PACKED = {6: "old-style JPEG", 7: "JPEG", 8: "Deflate", 32946: "Deflate", 50001: "WebP"}
@@ -220,7 +220,7 @@ _PACKED |= dict.fromkeys((33003, 33005, 34712), "JPEG 2000")
 
 
 def _tiff(data: bytes, path: Path) -> Kind:
-    if data.startswith(b"MM\0+"):  # which Pillow does not read
+    if data.startswith(b"MM\0+"):  # Pillow does not read it
         raise ValueError(f"{path}: a BigTIFF of big-endian numbers; save it as little-endian, or as a plain TIFF")
     pages = list(_pages(data))
     own = [page for page in pages if not page.get(254, 0) & 5]  # neither a smaller copy of another page nor its mask
@@ -246,9 +246,9 @@ def _tiff(data: bytes, path: Path) -> Kind:
 def _pages(data: bytes) -> Iterator[ImageFileDirectory_v2]:
     """The directories of a TIFF, one a page."""
     head = data[: 16 if 43 in data[2:4] else 8]
-    file, seen, at = io.BytesIO(data), {0}, ImageFileDirectory_v2(head).next
-    while at not in seen:
-        seen.add(at)
+    file, visited, at = io.BytesIO(data), {0}, ImageFileDirectory_v2(head).next
+    while at not in visited:
+        visited.add(at)
         file.seek(at)
         page = ImageFileDirectory_v2(head)
         page.load(file)
@@ -257,7 +257,7 @@ def _pages(data: bytes) -> Iterator[ImageFileDirectory_v2]:
 
 
 def tiff_strips(data: bytes) -> Iterator[bytes]:
-    """The strips or tiles of a TIFF's page as they are packed; of one in JPEG each as a JPEG of its own."""
+    """The compressed strips or tiles of a TIFF's page. In JPEG compression each is a complete JPEG."""
     page = next(_pages(data))
     offsets, counts = _all(page.get(273, page.get(324, ()))), _all(page.get(279, page.get(325, ())))
     tables = bytes(page.get(347, b""))
@@ -267,7 +267,7 @@ def tiff_strips(data: bytes) -> Iterator[bytes]:
 
 
 def white_is_zero(data: bytes) -> bool:
-    """Whether the numbers of a grey TIFF fall as it gets lighter; Pillow turns them round."""
+    """Whether 0 is white in a grey TIFF. Pillow inverts such values."""
     return next(_pages(data)).get(262) == 0
 
 

@@ -1,4 +1,4 @@
-"""Image files as a domain's settings say: 8-bit RGB by default, or any number of channels of any depth.
+"""Reads image files by a domain's settings: as 8-bit RGB by default, or with any channels of any depth.
 
 Shapes: H×W pixels · C channels.
 """
@@ -35,18 +35,18 @@ def read_input(path: Path, settings: InputSettings = PLAIN) -> Picture:
 
 
 def input_kind(path: Path, settings: InputSettings = PLAIN) -> Kind:
-    """What an image file is like, its size for instance, without a pixel being unpacked. Errors as in `read_input`."""
+    """The kind of an image file, such as its size, without decoding its pixels. Errors as in `read_input`."""
     return image_kind(path) if settings.plain else _examined(path, settings)[1]
 
 
 def remarks(kind: Kind, settings: InputSettings = PLAIN) -> Iterator[Cell]:
-    """What has to be known of an image of this kind that is read."""
-    told = judge(kind) if settings.plain else judge_properties(kind)
-    return (cell for cell in told if cell.fix)
+    """The remarks on an image of this kind that is read, each with a fix."""
+    cells = judge(kind) if settings.plain else judge_properties(kind)
+    return (cell for cell in cells if cell.fix)
 
 
 def read_values(path: Path, settings: InputSettings) -> tuple[np.ndarray, Kind]:
-    """The pixels (H,W,C) of an image as its file has them, and what the file is like."""
+    """The pixels (H,W,C) of an image as stored in its file, and the file's kind."""
     data, kind = _examined(path, settings)
     if kind.container == "PNG":
         pixels = _png(data, kind, path)
@@ -75,7 +75,7 @@ def _examined(path: Path, settings: InputSettings) -> tuple[bytes, Kind]:
         raise ValueError(f"{path}: the alpha of a {kind.container} is not read as a channel; save it as PNG or TIFF")
     if kind.channels in ("palette", "CMYK", "Lab") or kind.depth in ("1", "2", "4", "mixed") or kind.clear:
         what = "a transparent colour" if kind.clear else f"pixels of kind {kind.channels} with {kind.depth} bits"
-        raise ValueError(f"{path}: {what}, which are no channels of numbers; save them as a TIFF of numbers")
+        raise ValueError(f"{path}: {what}, which are not numeric channels; save them as a TIFF of numbers")
     if kind.container == "TIFF" and white_is_zero(data):
         raise ValueError(f"{path}: its 0 is white (WhiteIsZero); save it with black as 0")
     count = kind.bands if kind.container == "TIFF" else COUNTS.get(kind.channels, 0)
@@ -91,13 +91,13 @@ def _png(data: bytes, kind: Kind, path: Path) -> np.ndarray:
     pixels = decode_png(data, cv2.IMREAD_UNCHANGED, path)
     if pixels.ndim == 2:
         return pixels[..., None]
-    if kind.channels == "grey and alpha":  # which OpenCV makes four of
+    if kind.channels == "grey and alpha":  # OpenCV makes four channels of it
         return np.ascontiguousarray(pixels[..., [0, 3]])
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def _tiff(data: bytes, path: Path, count: int) -> np.ndarray:
-    """By tifffile, which knows any number of bands, in turns or one after the other, and a page for each."""
+    """Decode with tifffile, which reads any number of bands: interleaved, planar, or one on each page."""
     try:
         import tifffile
     except ImportError:
@@ -109,19 +109,21 @@ def _tiff(data: bytes, path: Path, count: int) -> np.ndarray:
                 parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
                 if not parts or any(size == 0 or start + size > len(data) for start, size in parts):
                     raise ValueError("a part of its pixels is missing")
-            found = [page.asarray() for page in pages]
+            arrays = [page.asarray() for page in pages]
             # The decoder of JPEG gives RGB; otherwise tifffile leaves brightness and colour as they are.
             ycc = int(pages[0].photometric) == 6 and int(pages[0].compression) != 7
-            planar = int(pages[0].planarconfig) == 2 and found[0].ndim == 3
+            planar = int(pages[0].planarconfig) == 2 and arrays[0].ndim == 3
     except Exception as error:  # of damaged files tifffile and its decoders raise a dozen types
         if "imagecodecs" in str(error):
             raise ValueError(f'{path}: its compression needs imagecodecs; pip install "fewmask[tiff]"') from None
         raise damaged(path, error) from None
     if ycc:
-        raise ValueError(f"{path}: pixels of brightness and colour (YCbCr), which are no channels; save it as RGB")
-    if len({(page.shape, page.dtype) for page in found}) > 1:
+        raise ValueError(
+            f"{path}: pixels of brightness and colour (YCbCr), which are not numeric channels; save it as RGB"
+        )
+    if len({(page.shape, page.dtype) for page in arrays}) > 1:
         raise ValueError(f"{path}: its pages differ in size or in kind of number; save pages that are alike")
-    pixels = found[0] if len(found) == 1 else np.stack(found, axis=-1)
+    pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
     if planar:
         pixels = np.moveaxis(pixels, 0, -1)
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], count) if pixels.ndim == 2 else pixels)
@@ -131,8 +133,8 @@ def _check_depth(pixels: np.ndarray, path: Path, settings: InputSettings) -> Non
     sort, bits = pixels.dtype.kind, 8 * pixels.dtype.itemsize
     depth = "float" if sort == "f" else bits
     if depth != settings.depth or sort not in "fiu" or (bits == 8 and sort == "i"):
-        known = depth in (8, 16, 32, "float") and pixels.dtype != np.int8
-        fix = f"write `depth: {depth}`" if known else "save it as integers of 16 bits"
+        supported = depth in (8, 16, 32, "float") and pixels.dtype != np.int8
+        fix = f"write `depth: {depth}`" if supported else "save it as integers of 16 bits"
         raise ValueError(f"{path}: {pixels.dtype} pixels, and the domain's `depth` is {settings.depth}; {fix}")
     if sort == "f" and not (finite := np.isfinite(pixels)).all():
         y, x, channel = np.argwhere(~finite)[0]

@@ -1,6 +1,6 @@
-"""What kinds of image files there are, and what becomes of each: accepted, converted or refused.
+"""The kinds of image files, and the verdict on each: accepted, converted or refused.
 
-The tables here are what the reader does, what `docs/formats.md` shows and what the tests go through cell by cell.
+The reader follows these tables, `docs/formats.md` shows them, and the tests check every cell.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CONTAINERS = ("JPEG", "PNG", "TIFF", "WebP", "BMP")
 
 @dataclass(frozen=True)
 class Kind:
-    """What the header of an image file says."""
+    """The properties of an image file, from its header."""
 
     container: str
     channels: str
@@ -26,10 +26,10 @@ class Kind:
     height: int
     bands: int = 0
     pages: int = 1
-    """Pages of a TIFF but for smaller copies of another page, frames of an animation."""
+    """Pages of a TIFF without smaller copies of other pages, or frames of an animation."""
     animated: bool = False
     orientation: int = 1
-    """1 as its pixels lie, 2 to 8 where a tag asks programs to turn them."""
+    """The orientation tag: 1 for pixels as stored, 2 to 8 if programs should turn them."""
     profile: bool = False
     """Whether it has a colour profile other than sRGB."""
     clear: bool = False
@@ -44,11 +44,11 @@ class Kind:
 
 
 class Cell(NamedTuple):
-    """What becomes of a kind: `check` tells of what is not refused and yet has a `fix`."""
+    """The verdict on a kind. `fewmask check` reports one that is not refused but has a `fix`."""
 
     verdict: Literal["accepted", "converted", "by colours", "refused"]
-    """`by colours`: of a mask, whose colours are classes where `classes.yaml` says which, and which is refused
-    elsewhere."""
+    """`by colours` is for masks. Their colours are classes if `classes.yaml` states the colour of each class. Otherwise
+    the mask is refused."""
     how: str = ""
     fix: str = ""
 
@@ -114,12 +114,12 @@ PIXELS: Mapping[tuple[str, str], Mapping[str, Cell]] = {
     ("palette", "4"): {"PNG": _PALETTE, "TIFF": _PALETTE, "BMP": _PALETTE},
     ("palette", "8"): {"PNG": _PALETTE, "TIFF": _PALETTE, "BMP": _PALETTE},
     ("CMYK", "8"): {"JPEG": _CMYK, "TIFF": _CMYK},
-    ("CMYK", "16"): {"TIFF": _16},
+    ("CMYK", "16"): {"TIFF": Cell("refused", "CMYK of 16 bits a channel", "save it as RGB")},
     ("Lab", "8"): {"TIFF": _LAB},
     ("bands", "8"): {"JPEG": _BANDS_JPEG, "TIFF": _BANDS},
     ("bands", "16"): {"TIFF": _BANDS},
 }
-"""By channels and bits what becomes of an image. What is not here is refused."""
+"""The verdict on an image, by channels and bits. All other images are refused."""
 
 _IDS = "give every class its `colour` in classes.yaml, or save one channel of class ids (docs/faq.md has a script)"
 MASKS: Mapping[tuple[str, str], Cell] = {
@@ -146,12 +146,12 @@ MASKS: Mapping[tuple[str, str], Cell] = {
         for channels in ("RGB", "RGB and alpha")
     },
 }
-"""By channels and bits what becomes of a PNG, a TIFF or a BMP as a mask. A mask in any other container is refused."""
+"""The verdict on a PNG, a TIFF or a BMP as a mask, by channels and bits. A mask in any other container is refused."""
 NO_MASK = Cell("refused", "not a PNG", "save masks as 8-bit PNG, which keeps every id")
 
 
 class Property(NamedTuple):
-    """What a file of any kind of pixels may have beside them."""
+    """A property that a file may have beside its pixels, whatever their kind."""
 
     name: str
     holds: Callable[[Kind], bool]
@@ -194,13 +194,13 @@ PROPERTIES = (
     Property(
         "old-style JPEG in TIFF",
         lambda k: k.compression == "old-style JPEG",
-        {"TIFF": Cell("refused", "compressed as old-style JPEG, which programs read differently", "save it anew")},
+        {"TIFF": Cell("refused", "compressed as old-style JPEG, which programs read differently", "save it again")},
     ),
 )
 
 
 def judge(kind: Kind) -> Iterator[Cell]:
-    """What becomes of an image of this kind: its pixels first, then each property that it has."""
+    """The verdicts on an image of this kind: on its pixels first, then on each of its properties."""
     cells = PIXELS.get((kind.channels, kind.depth), {})
     other = Cell("refused", f"pixels of kind {kind.channels} with {kind.depth} bits a channel", "save it as 8-bit RGB")
     yield cells.get(kind.container, other).of(kind)
@@ -208,7 +208,7 @@ def judge(kind: Kind) -> Iterator[Cell]:
 
 
 def judge_properties(kind: Kind) -> Iterator[Cell]:
-    """What becomes of each property that a file of this kind has beside its pixels."""
+    """The verdict on each property that a file of this kind has beside its pixels."""
     for has in PROPERTIES:
         if has.holds(kind):
             yield has.cells[kind.container].of(kind)

@@ -1,4 +1,4 @@
-"""How the masks of a domain are read: as ids, as colours, or drawn from what annotators drew.
+"""Reads the masks of a domain: from ids, from colours, or from annotated shapes.
 
 Shapes: H×W pixels of an image.
 """
@@ -21,13 +21,14 @@ from fewmask.labels import LabelSpace, Mask
 
 Size = tuple[int, int]
 BACKGROUND = "background"
-"""The class of what nobody drew, where a domain has it; elsewhere that is void."""
+"""The class of pixels that nobody annotated, if the domain has it. Otherwise these pixels are void."""
 
 
 class MaskReader(Protocol):
     """Reads the mask of an image as the domain's raw ids (H,W) uint8. Raises ValueError that names the file.
 
-    `path` is where the mask is, `size` tells H, W of the image as it is seen.
+    `path` is the mask's file. `size` returns H, W of the image, after the turn by its orientation tag if that is
+    applied.
     """
 
     def __call__(self, stem: str, path: Path, size: Callable[[], Size]) -> Mask: ...
@@ -42,7 +43,7 @@ def size_of(image: np.ndarray | None) -> Size:
 
 @dataclass(frozen=True)
 class ClassIds:
-    """The raw ids that names of classes stand for."""
+    """The raw ids of class names."""
 
     ids: Mapping[str, int]
     void: int
@@ -81,22 +82,25 @@ class PixelMasks:
 
 
 def colours_of(listed: ClassList, space: LabelSpace) -> dict[Colour, int]:
-    """The raw id of each colour; empty where a class states none. Raises ValueError for a colour of two classes."""
-    found: dict[Colour, int] = {}
+    """The raw id of each colour; empty if a class states no colour. Raises ValueError for a colour of two classes."""
+    id_of_colour: dict[Colour, int] = {}
     for raw, name, colour in zip(listed.ids, listed.names, listed.colours, strict=True):
         if colour is None:
             return {}
-        if colour in found or colour in listed.void_colours:
-            raise ValueError(f"the colour {list(colour)} of {name} is another's too; give each class its own")
-        found[colour] = raw
-    return found | dict.fromkeys(listed.void_colours, space.void_id)
+        if colour in id_of_colour or colour in listed.void_colours:
+            raise ValueError(
+                f"the colour {list(colour)} of {name} is also that of another class; give each class its own"
+            )
+        id_of_colour[colour] = raw
+    return id_of_colour | dict.fromkeys(listed.void_colours, space.void_id)
 
 
 @dataclass(frozen=True)
 class BinaryMasks:
-    """A black and white image for each class that an image shows: what is not black is the class.
+    """One black and white image for each class of an image. Pixels that are not black have the class.
 
-    Where two overlap the class that `classes.yaml` names later wins. What is black in all of them is the background.
+    Where two overlap, the class that comes later in `classes.yaml` wins. Pixels that are black in all of them are
+    background.
     """
 
     files: Mapping[str, Sequence[tuple[int, Path]]]
@@ -121,7 +125,7 @@ class BinaryMasks:
 
 
 def _black_and_white(path: Path) -> np.ndarray:
-    """Where an image of black and one more colour is not black (H,W) bool."""
+    """(H,W) bool: the pixels that are not black, in an image of black and one other colour."""
     pixels = read_colours(path)
     _, codes = recode(pixels, {})
     others = [code for code in codes if code]
@@ -171,19 +175,19 @@ Shape = Rings | Runs
 
 
 def check_size(size: Size, where: object) -> None:
-    """Raises ValueError that names `where` for H, W that no image has."""
+    """Raises ValueError that names `where` if no image can have the size H, W."""
     height, width = size
     if min(size) < 1 or height * width > MAX_PIXELS:
         raise ValueError(f"{where}: claims {width}×{height} pixels; export it again")
 
 
 def drawn(shapes: Sequence[Shape], size: Size, unpainted: int, where: object) -> Mask:
-    """The mask (H,W) of shapes: where they overlap the later one wins. Raises ValueError that names `where`."""
+    """Paint shapes into a mask (H,W). Where they overlap, the later one wins. Raises ValueError that names `where`."""
     check_size(size, where)
     mask = np.full(size, unpainted, np.uint8)
     for number, shape in enumerate(shapes, 1):
         try:
             shape.paint(mask)
         except (ValueError, OverflowError) as error:
-            raise ValueError(f"{where}: shape {number}: {error}; draw it anew") from None
+            raise ValueError(f"{where}: shape {number}: {error}; draw it again") from None
     return mask

@@ -1,4 +1,4 @@
-"""Finds the masks of a domain that are labelled in part. Only the pixels of a mask can tell."""
+"""Finds the partly labelled masks of a domain, by the pixels of each mask."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fewmask.labels import NOT_LABELLED, Mask
 Value = TypeVar("Value")
 
 
-class Known(NamedTuple):
-    """The labelled pixels of a mask, of a class or void, and its size in pixels."""
+class LabelledPixels(NamedTuple):
+    """The labelled pixels of a mask, with a class or void, and its size in pixels."""
 
     pixels: int
     size: int
@@ -27,14 +27,14 @@ class Known(NamedTuple):
         return self.pixels / self.size
 
 
-def known(mask: Mask) -> Known:
-    return Known(int((mask != NOT_LABELLED).sum()), mask.size)
+def count_labelled(mask: Mask) -> LabelledPixels:
+    return LabelledPixels(int((mask != NOT_LABELLED).sum()), mask.size)
 
 
-def known_pixels(domain: Domain) -> dict[str, Known]:
+def labelled_pixel_counts(domain: Domain) -> dict[str, LabelledPixels]:
     """The labelled pixels of each labelled image. Every mask is read. Raises ValueError with the name of a file that
     cannot be read."""
-    return dict(zip(domain.labelled, _of_masks(domain, known), strict=True))
+    return dict(zip(domain.labelled, _of_masks(domain, count_labelled), strict=True))
 
 
 def _of_masks(domain: Domain, value_of: Callable[[Mask], Value]) -> list[Value]:
@@ -44,7 +44,7 @@ def _of_masks(domain: Domain, value_of: Callable[[Mask], Value]) -> list[Value]:
         return list(pool.map(lambda stem: value_of(domain.mask(stem)), domain.labelled))
 
 
-def in_part(domain: Domain, counts: Mapping[str, Known]) -> Domain:
+def in_part(domain: Domain, counts: Mapping[str, LabelledPixels]) -> Domain:
     """The domain with its partly labelled images in `partial`, by their `counts`. An image without a labelled
     pixel is no longer one of the labelled images."""
     return replace(
@@ -55,25 +55,24 @@ def in_part(domain: Domain, counts: Mapping[str, Known]) -> Domain:
 
 
 def with_parts(domains: Mapping[str, Domain]) -> dict[str, Domain]:
-    """The domains with `partial` as read from their masks. Procedural domains are wholly labelled and are not drawn for
-    this.
+    """The domains with `partial` as read from their masks. Procedural domains are wholly labelled and stay as they are.
 
-    Raises ValueError like `known_pixels`.
+    Raises ValueError like `labelled_pixel_counts`.
     """
     return {n: _as_read(d) if isinstance(d.source, FileSource) else d for n, d in domains.items()}
 
 
 def _as_read(domain: Domain) -> Domain:
-    looks = _of_masks(domain, lambda mask: (known(mask), np.bincount(mask.ravel(), minlength=256) > 0))
-    shown = np.any([classes for _, classes in looks], axis=0) if looks else np.ones(256, bool)
-    unseen = tuple(name for i, name in enumerate(domain.space.names) if not shown[i])
-    counts = dict(zip(domain.labelled, (known_pixels for known_pixels, _ in looks), strict=True))
+    per_mask = _of_masks(domain, lambda mask: (count_labelled(mask), np.bincount(mask.ravel(), minlength=256) > 0))
+    occurs = np.any([classes for _, classes in per_mask], axis=0) if per_mask else np.ones(256, bool)
+    unseen = tuple(name for i, name in enumerate(domain.space.names) if not occurs[i])
+    counts = dict(zip(domain.labelled, (count for count, _ in per_mask), strict=True))
     return replace(in_part(domain, counts), unseen=unseen)
 
 
 def image_counts(domains: Mapping[str, Domain]) -> dict[str, dict[str, int]]:
-    """By kind and domain, how many images of train have a label and how many belong to the pool; those that are
-    labelled in part are in both, and counted by themselves too."""
+    """By kind and domain, the number of images of train with a label and of images in the pool. Partly labelled images
+    count in both, and `in_part` counts them alone."""
     return {
         "labelled": {name: len(domain.labelled) for name, domain in domains.items()},
         "unlabelled": {name: len(domain.unlabelled) for name, domain in domains.items()},

@@ -1,4 +1,4 @@
-"""What people look at: masks as palette PNGs, overlays, class legends, and sheets of pictures side by side.
+"""Pictures for people: masks as palette PNGs, overlays, class legends, and sheets of pictures side by side.
 
 Shapes: H×W pixels of a picture.
 """
@@ -40,13 +40,14 @@ class Row:
 def write_mask(path: Path, mask: Mask, space: LabelSpace) -> None:
     """Write a mask (H,W) of contract values as an 8-bit palette PNG of the dataset's own ids, coloured by the space.
 
-    The file is complete or it is the old one. Raises ValueError when the dataset has no id for a value of the mask.
+    The file is replaced as a whole or stays as it was. Raises ValueError when the dataset has no id for a value of the
+    mask.
     """
     write_bytes(path, mask_png(path, mask, space))
 
 
 def mask_png(path: Path, mask: Mask, space: LabelSpace) -> bytes:
-    """What `write_mask` writes; `path` is what errors call it."""
+    """The bytes that `write_mask` writes. Errors name `path`."""
     try:
         raw = space.decode(mask)
     except ValueError as error:
@@ -68,8 +69,8 @@ def mask_palette(space: LabelSpace) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write a picture (H,W,3) uint8 RGB as PNG or JPEG, by its name's ending, whole or not at all; of an image with
-    other channels what people see of it.
+    """Write a picture (H,W,3) uint8 RGB as PNG or JPEG, by its name's ending. The file is replaced as a whole. An image
+    with other channels is shown as RGB.
 
     Raises ValueError for another ending.
     """
@@ -82,8 +83,8 @@ def write_image(path: Path, image: np.ndarray) -> None:
 def overlay(image: np.ndarray, mask: Mask, space: LabelSpace, opacity: float = 0.5, zoom: int = 1) -> np.ndarray:
     """The image (H,W,3) with the colours of its mask (H,W) blended over it, and the classes' borders in full colour.
 
-    What is void or not labelled stays as in the image. `zoom` enlarges first, so that borders of small images stay
-    thin; the result is (zoom·H, zoom·W, 3) uint8. Raises ValueError when image and mask differ in size.
+    Pixels that are void or not labelled stay as in the image. `zoom` enlarges first, so that borders of small images
+    stay thin; the result is (zoom·H, zoom·W, 3) uint8. Raises ValueError when image and mask differ in size.
     """
     image = as_rgb(image)
     if image.shape[:2] != mask.shape:
@@ -102,14 +103,14 @@ def overlay(image: np.ndarray, mask: Mask, space: LabelSpace, opacity: float = 0
 
 
 def _blended(image: np.ndarray, mask: Mask, space: LabelSpace, opacity: float) -> np.ndarray:
-    known = mask < NOT_LABELLED
+    labelled = mask < NOT_LABELLED
     border = np.zeros(mask.shape, dtype=bool)
     across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
     border[:, 1:] |= across
     border[:, :-1] |= across
     border[1:] |= down
     border[:-1] |= down
-    weight = np.where(border, np.float32(1), np.float32(opacity)) * known
+    weight = np.where(border, np.float32(1), np.float32(opacity)) * labelled
     blended = image + (space.colourise(mask).astype(np.float32) - image) * weight[..., None]
     return (blended + 0.5).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels on disk: of every pixel of the pool the most likely class and how sure the teacher was, a byte each.
+"""Pseudo-labels on disk: the most likely class and its confidence for every pixel of the pool, a byte each.
 
 Shapes: H×W pixels of an image · C classes.
 """
@@ -28,10 +28,10 @@ class PseudoFolder:
     """`<stem>.label.png` and `<stem>.confidence.png` in a folder."""
 
     root: Path
-    seen: frozenset[str] | None = None
-    """The images that were looked at; None: all that are asked for."""
+    stems: frozenset[str] | None = None
+    """The images that have pseudo-labels; None if every image that is read has them."""
     written: Written | None = None
-    """Where it is noted what was written, so that it can be removed."""
+    """The record of the written files, by which they can be removed."""
 
     def write(self, stem: str, label: Mask, confidence: np.ndarray) -> None:
         """label (H,W) uint8 in 0 … C−1; confidence (H,W) of `quantise`."""
@@ -41,13 +41,14 @@ class PseudoFolder:
             write_bytes(self._path(stem, kind), png.tobytes(), self.written)
 
     def read(self, stem: str) -> tuple[Mask, np.ndarray] | None:
-        """What `write` was given; None for an image that was not looked at. Raises ValueError with the file's name."""
-        if self.seen is not None and stem not in self.seen:
+        """The label and confidence that `write` stored; None for an image without pseudo-labels. Raises ValueError with
+        the file's name."""
+        if self.stems is not None and stem not in self.stems:
             return None
         return read_mask(self._path(stem, "label")), read_mask(self._path(stem, "confidence"))
 
     def has(self, stem: str) -> bool:
-        """Whether `write` has come to its end."""
+        """Whether `write` has finished for the image."""
         return self._path(stem, "confidence").exists()
 
     def _path(self, stem: str, kind: str) -> Path:
@@ -61,8 +62,8 @@ def quantise(probability: np.ndarray) -> np.ndarray:
 
 
 def merge(answers: Mask, pseudo: Mask, confidence: np.ndarray, threshold: float) -> tuple[Mask, np.ndarray]:
-    """Labels (H,W) to train on, and their confidence (H,W) uint8: what people said beats any pseudo-label, and a
-    pseudo-label less sure than the threshold (0–1) is none (254)."""
+    """Labels (H,W) to train on, and their confidence (H,W) uint8. A person's answer takes precedence over a
+    pseudo-label. A pseudo-label with a confidence below the threshold (0–1) becomes 254."""
     sure = confidence >= math.ceil(threshold * STEPS)
     answered = answers != NOT_LABELLED
     label = np.where(answered, answers, np.where(sure, pseudo, NOT_LABELLED))

@@ -1,6 +1,6 @@
-"""The one reader of pixels: whatever is decoded from a file, image or mask, is decoded here.
+"""Decodes the pixels of image files and mask files.
 
-What kinds of files there are and what becomes of them is in `data.kinds`. Pixels are read as they lie in the file.
+`data.kinds` lists the kinds of files and the verdict on each. Pixels are read as stored in the file.
 
 Shapes: H×W pixels of an image.
 """
@@ -38,11 +38,11 @@ from fewmask.formats.shapes import recode
 from fewmask.labels import Mask
 
 LOSSY = ("old-style JPEG", "JPEG", "JPEG 2000", "WebP")
-"""Compressions of a TIFF that change pixels, or may."""
+"""Compressions of a TIFF that may change pixels."""
 
 
 class Picture(NamedTuple):
-    """An image (H,W,3) uint8 RGB, and what its file is like."""
+    """An image (H,W,3) uint8 RGB, and the kind of its file."""
 
     pixels: np.ndarray
     kind: Kind
@@ -51,14 +51,14 @@ class Picture(NamedTuple):
 def read_image(path: Path) -> np.ndarray:
     """An image file as (H,W,3) uint8 RGB, in the orientation of its pixels. Raises ValueError that names the file.
 
-    What is read, and how, is the table in docs/formats.md. A file that is cut short or damaged is an error, never a
-    picture that ends in grey.
+    The table in docs/formats.md states what is read, and how. A truncated or damaged file is an error and is never
+    filled with grey.
     """
     return read_picture(path).pixels
 
 
 def read_picture(path: Path) -> Picture:
-    """`read_image`, with what its file is like. Errors as there."""
+    """As `read_image`, with the kind of the file."""
     data, kind = _examined(path)
     decoded = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}.get(kind.container, _pillow)(data, kind, path)
     if decoded.shape != (kind.height, kind.width, 3):
@@ -67,7 +67,7 @@ def read_picture(path: Path) -> Picture:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """An image (H,W,3) turned as its orientation tag asks; 1 as it lies."""
+    """An image (H,W,3) turned as its orientation tag asks; 1 leaves it as stored."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -78,21 +78,22 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def image_kind(path: Path) -> Kind:
-    """What an image file is like, its size for instance, without a pixel being unpacked. Errors as in `read_image`."""
+    """The kind of an image file, such as its size, without decoding its pixels. Errors as in `read_image`."""
     return _examined(path)[1]
 
 
 def read_mask(path: Path, colours: Mapping[Colour, int] | None = None) -> Mask:
-    """A mask file as its raw ids (H,W) uint8; of a palette the indices. Raises ValueError that names the file.
+    """A mask file as its raw ids (H,W) uint8. The ids of a palette are its indices. Raises ValueError that names the
+    file.
 
-    PNG, TIFF and BMP are read, with one channel of 8 or 16 bits or a palette; and colours, where `colours` says which
-    id each stands for. JPEG changes ids.
+    PNG, TIFF and BMP are read, with one channel of 8 or 16 bits, with a palette, or with colours if `colours` gives
+    their ids. JPEG is refused because it changes ids.
     """
     return decode_mask(read_bytes(path), path, colours)
 
 
 def decode_mask(data: bytes, path: Path, colours: Mapping[Colour, int] | None = None) -> Mask:
-    """`read_mask` of a file's bytes; `path` is what errors call it."""
+    """As `read_mask`, from a file's bytes. Errors name `path`."""
     kind = _mask_kind(data, path)
     other = NO_MASK._replace(how=f"pixels of kind {kind.channels} with {kind.depth} bits a channel")
     cell = MASKS.get((kind.channels, kind.depth), other)
@@ -100,7 +101,7 @@ def decode_mask(data: bytes, path: Path, colours: Mapping[Colour, int] | None = 
         return _ids_of_colours(data, kind, path, colours)
     if cell.verdict == "by colours":
         cell = cell._replace(verdict="refused")
-        if colours is None:  # nobody would read them
+        if colours is None:  # the caller cannot read colours
             cell = cell._replace(fix="save one channel of class ids")
     _refuse(cell, path)
     if kind.container == "TIFF":
@@ -117,8 +118,8 @@ def decode_mask(data: bytes, path: Path, colours: Mapping[Colour, int] | None = 
 
 
 def read_colours(path: Path) -> np.ndarray:
-    """The colours of a mask (H,W,3) uint8 RGB. Raises ValueError where a pixel is transparent, and as `read_mask` for
-    what is no file of masks."""
+    """The colours of a mask (H,W,3) uint8 RGB. Raises ValueError if a pixel is transparent, or if `read_mask` refuses
+    files of this kind."""
     data = read_bytes(path)
     kind = _mask_kind(data, path)
     if kind.channels in ("RGB", "RGB and alpha") and kind.depth == "8":
@@ -160,14 +161,16 @@ def _ids_of_colours(data: bytes, kind: Kind, path: Path, colours: Mapping[Colour
     values = {r + 256 * g + 65536 * b: number for (r, g, b), number in colours.items()}
     mask, codes = recode(pixels, values)
     if unknown := [code for code in codes if code not in values]:
-        told = []
+        descriptions = []
         for code in unknown[:5]:
             colour = code & 255, code >> 8 & 255, code >> 16
             where = np.argwhere((pixels == np.array(colour, np.uint8)).all(2))
-            told.append(f"{list(colour)} ({len(where)} pixels, the first at column {where[0, 1]}, row {where[0, 0]})")
+            descriptions.append(
+                f"{list(colour)} ({len(where)} pixels, the first at column {where[0, 1]}, row {where[0, 0]})"
+            )
         more = f" and {len(unknown) - 5} more" * (len(unknown) > 5)
         raise ValueError(
-            f"{path}: colours of no class: {', '.join(told)}{more}; give them to classes or to `ignore` in "
+            f"{path}: colours of no class: {', '.join(descriptions)}{more}; give them to classes or to `ignore` in "
             "classes.yaml, or fix the mask"
         )
     return mask
@@ -176,7 +179,7 @@ def _ids_of_colours(data: bytes, kind: Kind, path: Path, colours: Mapping[Colour
 def decode_colours(data: bytes, path: Path) -> np.ndarray:
     """The bytes of a PNG with 8 bits a channel, RGB or a palette, as colours (H,W,3) uint8.
 
-    Of one grey channel the values (H,W): whoever wrote it has to say what they are. Errors as of `decode_mask`.
+    One grey channel is returned as its values (H,W), whose meaning the caller knows. Errors as in `decode_mask`.
     """
     kind = _png_kind(data, path)
     if (kind.channels, kind.depth) == ("RGB", "8"):
@@ -240,7 +243,7 @@ def _refuse(cell: Cell, path: Path) -> None:
 
 
 def _jpeg(data: bytes, kind: Kind, path: Path) -> np.ndarray:
-    """By libjpeg, which warns of damage and goes on with grey; here its first warning is an error."""
+    """Decode with libjpeg. It warns of damage and continues with grey, so its first warning is an error here."""
     try:
         decoded = simplejpeg.decode_jpeg(plain_scans(data), "CMYK" if kind.channels == "CMYK" else "RGB", strict=True)
     except ValueError as error:
@@ -257,7 +260,7 @@ def _png(data: bytes, kind: Kind, path: Path) -> np.ndarray:
 
 
 def decode_png(data: bytes, mode: int, path: Path) -> np.ndarray:
-    """A PNG by OpenCV, which refuses one whose rows are not all there."""
+    """Decode a PNG with OpenCV, which refuses a PNG with missing rows."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError(f"{path}: truncated, rows are missing, or damaged; {AGAIN}")
@@ -266,7 +269,7 @@ def decode_png(data: bytes, mode: int, path: Path) -> np.ndarray:
 
 def _indices(data: bytes, kind: Kind, path: Path) -> np.ndarray:
     """The indices of a palette PNG (H,W), which OpenCV turns into colours."""
-    # Pillow fills rows that the data lacks with id 0, without a word. (An interlaced mask has more bytes than this.)
+    # Pillow fills rows that the data lacks with id 0, without a warning. (An interlaced mask has more bytes than this.)
     rows = kind.height * (1 + (kind.width * int(kind.depth) + 7) // 8)
     packed = b"".join(body for name, body in png_chunks(path, data) if name == b"IDAT")
     try:
@@ -283,7 +286,7 @@ def _indices(data: bytes, kind: Kind, path: Path) -> np.ndarray:
 
 
 def _tiff(data: bytes, kind: Kind, path: Path, mode: str | None = "RGB") -> np.ndarray:
-    """By Pillow, after what libtiff swallows: the warnings of libjpeg, and the checksums of Deflate."""
+    """Decode with Pillow, after a check of what libtiff ignores: warnings of libjpeg and checksums of Deflate."""
     try:
         for strip in tiff_strips(data) if kind.compression in ("JPEG", "Deflate") else ():
             if kind.compression == "Deflate":
@@ -308,7 +311,7 @@ _BACK = {
 
 
 def _pillow(data: bytes, kind: Kind, path: Path, mode: str | None = "RGB") -> np.ndarray:
-    """The pixels in a mode of Pillow's; None as they are, of a palette the indices."""
+    """The pixels in a mode of Pillow. None keeps them as stored, and a palette as its indices."""
     try:
         with Image.open(io.BytesIO(data), formats=[kind.container.upper()]) as image:
             turn = image.getexif().get(ORIENTATION, 1)

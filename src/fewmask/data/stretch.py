@@ -1,4 +1,4 @@
-"""Which values of a domain's images become 0 and which 255, where they have more than 8 bits."""
+"""Determines which values of a domain's images become 0 and 255, if they have more than 8 bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewmask.data.inputs import read_values
 from fewmask.randomness import generator
 
 SAMPLE_IMAGES, SAMPLE_PIXELS = 64, 10_000
-"""So many images of train, and so many pixels of each, tell what becomes 0 and what 255."""
+"""The numbers of images of train, and of pixels of each, that determine the values for 0 and 255."""
 PERCENTILES = 1.0, 99.0
 
 
@@ -25,11 +25,11 @@ def settle_stretch(settings: InputSettings, images: Sequence[Path]) -> InputSett
         raise ValueError("stretch: train has no image to take the values from that become 0 and 255; write `stretch`")
     rng = generator(0, "stretch")
     chosen = sorted(rng.permutation(len(images))[:SAMPLE_IMAGES])
-    found = []
+    samples = []
     for i in chosen:
         values = read_values(images[i], settings)[0].reshape(-1, len(settings.channels))
-        found.append(values[rng.integers(0, len(values), min(SAMPLE_PIXELS, len(values)))])
-    low, high = np.percentile(np.concatenate(found).astype(np.float64), PERCENTILES, axis=0)
+        samples.append(values[rng.integers(0, len(values), min(SAMPLE_PIXELS, len(values)))])
+    low, high = np.percentile(np.concatenate(samples).astype(np.float64), PERCENTILES, axis=0)
     if same := [n for n, a, b in zip(settings.channels, low, high, strict=True) if not a < b]:
         raise ValueError(
             f"stretch: the channel {', '.join(same)} has nearly one value in {len(chosen)} images of train; write "
@@ -40,8 +40,10 @@ def settle_stretch(settings: InputSettings, images: Sequence[Path]) -> InputSett
 
 
 def settle_readable(settings: InputSettings, images: Sequence[Path]) -> tuple[InputSettings, ValueError | None]:
-    """As `settle_stretch`, of those images that can be read: for who tells what is wrong with the others. And what is
-    wrong with all of them together; the stretch is then any."""
+    """`settle_stretch` by the readable images alone, for callers that report the unreadable ones.
+
+    Also returns the fault of the readable images together, if there is one; the stretch is then arbitrary.
+    """
     try:
         return settle_stretch(settings, images), None
     except ValueError:

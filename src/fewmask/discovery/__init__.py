@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fewmask.config import FolderDomain
 from fewmask.data.domain import SPLITS
 from fewmask.data.layouts import Index, index
+from fewmask.data.stretch import settle_readable
 from fewmask.discovery.detected import Classes, DetectedClass, DetectedDataset
+from fewmask.discovery.inputs import detect_input
 from fewmask.discovery.layouts import find_dataset
 from fewmask.discovery.pixels import Progress
 from fewmask.discovery.proposal import Proposal, configuration, needs_turning, propose
@@ -46,6 +48,15 @@ class Discovery:
     upright: bool
     """Whether images have to be turned as their orientation tags say."""
 
+    def domain(self, name: str, folder: Path) -> dict[str, Any]:
+        """The domain's settings in the configuration of this name, which lies in `folder`."""
+        inside = self.root.is_relative_to(folder.parent)
+        settings = {"layout": "folder", "root": os.path.relpath(self.root, folder) if inside else str(self.root)}
+        settings |= {**self.dataset.settings(), "classes": "classes.yaml", "splits": f"{name}-splits"}
+        if not self.listing.input.plain:
+            settings |= self.listing.input.model_dump(include={"channels", "depth"}, mode="json")
+        return settings | ({"orientation": "apply"} if self.upright else {})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         dataset = self.dataset
@@ -59,6 +70,8 @@ class Discovery:
             "classes": {e.id: e.name for e in dataset.classes.entries},
             "ignore": [list(i) if isinstance(i, tuple) else i for i in dataset.classes.ignore],
             "absent": list(dataset.classes.absent),
+            "channels": list(self.listing.input.channels),
+            "depth": self.listing.input.depth,
             "splits": {split: len(self.splits.stems[split]) for split in SPLITS},
             "splits_why": self.splits.why,
             "left_out": list(self.splits.left_out),
@@ -79,6 +92,8 @@ def discover(folder: Path, progress: Progress | None = None) -> Discovery:
         classes.write_text(dataset.classes.yaml(), encoding="utf-8")
         given = {"layout": "folder", "root": root, "classes": classes, "splits": place, **dataset.settings()}
         listing = index(FolderDomain.model_validate(given))
+    images = [*listing.images.values()]
+    listing = replace(listing, input=settle_readable(detect_input(images), images)[0])
     upright = needs_turning(listing, dataset)
     splits = choose_splits(tree, listing, progress)
     return Discovery(root, dataset, listing, splits, propose(dataset, listing, splits), upright)
@@ -111,7 +126,7 @@ def write(discovery: Discovery, name: str, out: Path) -> dict[str, Path]:
     files = files_of(name, out)
     out.mkdir(parents=True, exist_ok=True)
     files["train"].parent.mkdir(exist_ok=True)
-    text = configuration(name, discovery.root, out.resolve(), discovery.dataset, discovery.proposals, discovery.upright)
+    text = configuration(name, discovery.domain(name, out.resolve()), discovery.proposals)
     contents = {"config": text, "classes": discovery.dataset.classes.yaml()}
     contents |= {s: "".join(f"{stem}\n" for stem in discovery.splits.stems[s]) for s in SPLITS}
     written = {key: path for key, path in files.items() if contents[key]}

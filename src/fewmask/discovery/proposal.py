@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from fewmask.data.inputs import input_kind
 from fewmask.data.layouts.listing import Index
-from fewmask.data.reading import image_kind
 from fewmask.discovery.detected import DetectedDataset
 from fewmask.discovery.splits import Splits
 from fewmask.strict_yaml import dump_line
@@ -34,7 +33,7 @@ def propose(dataset: DetectedDataset, listing: Index, splits: Splits) -> list[Pr
     kinds = []
     for path in [*listing.images.values()][:200]:
         try:
-            kinds.append(image_kind(path))
+            kinds.append(input_kind(path, listing.input))
         except ValueError:
             continue
     labelled = [s for s in splits.stems["train"] if s in listing.masks]
@@ -69,7 +68,7 @@ def needs_turning(listing: Index, dataset: DetectedDataset) -> bool:
         if listing.reader is None or stem not in listing.masks or sum(votes.values()) >= 20:
             continue
         try:
-            kind = image_kind(path)
+            kind = input_kind(path, listing.input)
             if kind.orientation > 4 and kind.width != kind.height:
                 mask = listing.reader(stem, listing.masks[stem], lambda kind=kind: (kind.height, kind.width))  # type: ignore[misc]
                 votes[mask.shape == (kind.width, kind.height)] += 1
@@ -78,14 +77,8 @@ def needs_turning(listing: Index, dataset: DetectedDataset) -> bool:
     return votes[True] > votes[False]
 
 
-def configuration(
-    name: str, root: Path, folder: Path, dataset: DetectedDataset, proposals: list[Proposal], upright: bool
-) -> str:
-    """The YAML of a configuration in `folder`, with the reasons as comments."""
-    place = os.path.relpath(root, folder) if root.is_relative_to(folder.parent) else str(root)
-    domain: dict[str, Any] = {"layout": "folder", "root": place, **dataset.settings()}
-    domain |= {"classes": "classes.yaml", "splits": f"{name}-splits"}
-    domain |= {"orientation": "apply"} if upright else {}
+def configuration(name: str, domain: Mapping[str, Any], proposals: Sequence[Proposal]) -> str:
+    """The YAML of a configuration with these settings of its one domain, with the reasons as comments."""
     lines = [f"name: {dump_line(name)}", "domains:", f"  {dump_line(name)}:"]
     lines += [f"    {key}: {dump_line(value)}" for key, value in domain.items()]
     tree: dict[str, list[Proposal]] = {}

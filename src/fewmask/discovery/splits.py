@@ -17,11 +17,12 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from fewmask.config.inputs import InputSettings
 from fewmask.data.doctor import NEAR
 from fewmask.data.domain import SPLITS
-from fewmask.data.fingerprints import digest, thumbnail
+from fewmask.data.fingerprints import THUMBNAIL, digest, thumbnail
+from fewmask.data.inputs import read_input
 from fewmask.data.layouts.listing import Index, image_names, resolve
-from fewmask.data.reading import read_image
 from fewmask.discovery.pixels import Progress
 from fewmask.discovery.tree import Tree
 from fewmask.formats.texts import MIB, read_bytes
@@ -157,7 +158,7 @@ def _alike(
     paths = [listing.images[stem] for stem in among]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         prints = []
-        for done, fingerprint in enumerate(pool.map(_print, paths), 1):
+        for done, fingerprint in enumerate(pool.map(lambda path: _print(path, listing.input), paths), 1):
             prints.append(fingerprint)
             if progress:
                 progress(done, len(paths))
@@ -176,12 +177,8 @@ def _alike(
         for key in (*series_keys, *([] if fingerprint is None else [fingerprint[0]])):
             parent[top(i)] = top(first.setdefault(key, i))
     rows = [i for i in range(len(among)) if prints[i] is not None]
-    table = (
-        np.array([fingerprint[1] for fingerprint in prints if fingerprint is not None], np.float32).reshape(
-            len(rows), -1
-        )
-        - 128
-    )
+    thumbnails = [fingerprint[1] for fingerprint in prints if fingerprint is not None]
+    table = np.array(thumbnails, np.float32).reshape(len(rows), THUMBNAIL) - 128
     squares = (table**2).sum(1)
     for start in range(0, len(rows), 512):
         block = table[start : start + 512]
@@ -201,9 +198,9 @@ def _alike(
     return list(groups.values())
 
 
-def _print(path: Path) -> tuple[bytes, np.ndarray] | None:
+def _print(path: Path, settings: InputSettings) -> tuple[bytes, np.ndarray] | None:
     try:
-        pixels = read_image(path)
+        pixels = read_input(path, settings).pixels
     except ValueError:
         return None  # `fewmask check` reports the error
     return digest(pixels), thumbnail(pixels)

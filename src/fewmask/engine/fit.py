@@ -210,7 +210,7 @@ class _Fit:
             last = number == len(batches) - 1
             with nullcontext() if last or distributed.world() == 1 else self.training.no_sync():  # type: ignore[operator]
                 with autocast(self.device, settings.precision):
-                    whole = replace(batch, counts=counts, class_weights=self.class_weights)
+                    whole = replace(batch, counts=counts, class_weights=self.class_weights, loss=settings.loss)
                     terms = self.training(whole.to(self.device), rng)
                 (torch.stack(list(terms.values())).sum() / len(batches)).backward()
             parts.append({name: term.detach() for name, term in terms.items()})

@@ -30,7 +30,7 @@ class Item:
 @dataclass(frozen=True)
 class Images:
     items: Sequence[Item]
-    aside: Sequence[str]
+    left_out: Sequence[str]
     """Paths in the folder that are left out: files whose names are not those of images, and everything whose name
     begins with a dot. The path of a folder ends in `/`; its contents were not read."""
 
@@ -38,17 +38,17 @@ class Images:
 def find_images(images: Path | Sequence[Path], settings: InputSettings = PLAIN) -> Images:
     """The images of a folder and of the folders inside it, of one file, or of a list of files; in order of name.
 
-    In a folder the images are the files with an image's ending; everything else is left aside. Raises one ValueError
+    In a folder the images are the files with an image's ending; everything else is left out. Raises one ValueError
     that lists every image that cannot be read, every listed file that is no image, and all names that are not unique.
     """
     problems: list[str] = []
-    aside: list[str] = []
+    left_out: list[str] = []
     if isinstance(images, Path) and images.is_dir():
-        walked = _walk(images, (), problems, aside)
+        walked = _walk(images, (), problems, left_out)
         items = [Item(p, p.relative_to(images).with_suffix("")) for p in walked]
-        aside = [Path(p).relative_to(images).as_posix() + "/" * p.endswith("/") for p in aside]
+        left_out = [Path(p).relative_to(images).as_posix() + "/" * p.endswith("/") for p in left_out]
         if not items and not problems:
-            hint = f", but {first_names(aside)}" if aside else ""
+            hint = f", but {first_names(left_out)}" if left_out else ""
             raise ValueError(f"{images}: no images in it{hint}; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
     else:
         paths = [images] if isinstance(images, Path) else list(images)
@@ -74,7 +74,7 @@ def find_images(images: Path | Sequence[Path], settings: InputSettings = PLAIN) 
                 problems.append(str(error))
     if problems:
         raise ValueError("images that cannot be predicted:\n" + "\n".join(f"  {p}" for p in problems))
-    return Images(images_found, aside)
+    return Images(images_found, left_out)
 
 
 def first_names(names: Sequence[str], most: int = 5) -> str:
@@ -83,7 +83,7 @@ def first_names(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _walk(folder: Path, above: tuple[Path, ...], problems: list[str], aside: list[str]) -> Iterator[Path]:
+def _walk(folder: Path, above: tuple[Path, ...], problems: list[str], left_out: list[str]) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
         problems.append(f"{folder}: a link back to {real}, which contains it; remove the link")
@@ -96,9 +96,9 @@ def _walk(folder: Path, above: tuple[Path, ...], problems: list[str], aside: lis
     for entry in entries:
         path, is_folder = Path(entry.path), entry.is_dir()
         if entry.name.startswith(".") or not (is_folder or path.suffix.lower() in IMAGE_SUFFIXES):
-            aside.append(f"{path}/" if is_folder else str(path))
+            left_out.append(f"{path}/" if is_folder else str(path))
         elif is_folder:
-            yield from _walk(path, (*above, real), problems, aside)
+            yield from _walk(path, (*above, real), problems, left_out)
         else:
             yield path
 

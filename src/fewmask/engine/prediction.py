@@ -104,7 +104,7 @@ def predict(
     as a domain with `orientation: apply` does. `overwrite` overwrites another prediction in the folder.
 
     Returns a summary with each class's fraction of all pixels (for each domain, with "auto"), the files that were left
-    aside, remarks on images, and forms of an earlier prediction. Raises one ValueError with all unreadable images and
+    out, remarks on images, and forms of an earlier prediction. Raises one ValueError with all unreadable images and
     repeated names. No file is ever written in part. The same call resumes a prediction that was stopped.
     """
     began = time.monotonic()
@@ -170,7 +170,7 @@ def predict(
         "sizes": sizes,
         "forms": forms,
         "older_forms": [str(path) for w in writers.values() for path in older_forms(w.out, noted)],
-        "aside": list(given.aside),
+        "left_out": list(given.left_out),
         "remarks": _remarks(ordered),
         **(_choice_summary(ordered, fused.fused) if fused else {}),
         "pixels": shares if fused else shares[name],

@@ -105,9 +105,9 @@ def describe(model: UniversalSegmenter, digest: str) -> Description:
 
 
 def _where_not_usual(model: UniversalSegmenter) -> dict[str, Any]:
-    """What is left out of a description where it is as usual."""
-    found: dict[str, Any] = {"members": model.members} if isinstance(model, Ensemble) else {}
-    return found if all(one.plain for one in model.inputs.values()) else {**found, "inputs": dict(model.inputs)}
+    """The fields of a description that are left out if they have their usual values."""
+    unusual: dict[str, Any] = {"members": model.members} if isinstance(model, Ensemble) else {}
+    return unusual if all(one.plain for one in model.inputs.values()) else {**unusual, "inputs": dict(model.inputs)}
 
 
 def versions() -> dict[str, str]:

@@ -82,7 +82,7 @@ def classes_by_tiles(
     height, width = image.shape[:2]
     tops, lefts = (tile_starts(length, side, overlap, network.multiple) for length in (height, width))
     down, across = (tile_weights(s, n, side, overlap) for s, n in ((tops, height), (lefts, width)))
-    found = torch.empty(height, width, dtype=torch.uint8)
+    prediction = torch.empty(height, width, dtype=torch.uint8)
     above: Tensor | None = None  # sums (K,h,W) of the rows that the next tiles show again
     for top, next_top, weight in zip(tops, [*tops[1:], height], down, strict=True):
         rows, below = len(weight), None
@@ -92,12 +92,12 @@ def classes_by_tiles(
             if above is not None:
                 sums[:, : above.shape[1]] += above[..., columns].to(sums.device)
             done = next_top - top
-            found[top:next_top, columns] = sums[:, :done].argmax(0).to(torch.uint8).cpu()
+            prediction[top:next_top, columns] = sums[:, :done].argmax(0).to(torch.uint8).cpu()
             if done < rows:
                 below = torch.empty(len(sums), rows - done, width) if below is None else below
                 below[..., columns] = sums[:, done:].cpu()
         above = below
-    return found
+    return prediction
 
 
 @torch.inference_mode()

@@ -46,10 +46,10 @@ def as_trained(model: UniversalSegmenter, target: Domain, heads: Sequence[str]) 
     """The target at the size at which these heads were trained, unless its settings state another size. Scenes keep the
     size of their settings. Raises ValueError where its images have other channels than those of the heads."""
     for head in heads:
-        if (known := model.inputs[head].channels) != target.input.channels:
+        if (trained_on := model.inputs[head].channels) != target.input.channels:
             raise ValueError(
                 f"domain {target.name}: its images have the channels {', '.join(target.input.channels)}, and the head "
-                f"of {head} was trained on {', '.join(known)}; score it on such images"
+                f"of {head} was trained on {', '.join(trained_on)}; score it on such images"
             )
     if target.size is not None or not isinstance(target.source, FileSource):
         return target

@@ -21,12 +21,12 @@ def stretched(pixels: np.ndarray, spans: Sequence[tuple[float, float]]) -> np.nd
     assert channels == len(spans)
     low, high = np.array(spans, np.float64).T
     factor = 255 / (high - low)
-    found = np.empty(pixels.shape, np.uint8)
+    scaled = np.empty(pixels.shape, np.uint8)
     rows = max(1, STRIP // max(width, 1))
     for top in range(0, height, rows):
         part = (pixels[top : top + rows].astype(np.float64) - low) * factor
-        found[top : top + rows] = np.rint(np.clip(part, 0, 255, out=part))
-    return found
+        scaled[top : top + rows] = np.rint(np.clip(part, 0, 255, out=part))
+    return scaled
 
 
 def at_size(pixels: np.ndarray, height: int, width: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:

@@ -3,6 +3,7 @@
 from fewmask.losses.adversarial import verdict_loss
 from fewmask.losses.alignment import Alignment, alignment, cosine_similarity, dot_similarity
 from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.losses.dice import dice_loss
 from fewmask.losses.difficulty import difficulty_loss
 from fewmask.losses.divergence import js_divergence, kl_divergence, log_mean_softmax
 from fewmask.losses.entropy import entropy, masked_mean
@@ -17,6 +18,7 @@ __all__ = [
     "alignment",
     "cosine_similarity",
     "cross_entropy",
+    "dice_loss",
     "difficulty_loss",
     "dot_similarity",
     "entropy",

@@ -67,7 +67,7 @@ class AdversarialAlign(Method):
     def _domain_loss(self, model: UniversalSegmenter, features: Tensor, batch: Batch) -> Tensor:
         """L_dom over the pairs that the step shows: features (B,C,h,w) → scalar."""
         valid = at_stride(batch.label, model.stride, model.multiple) != VOID
-        counts = batch.counts[model.stride].known
+        counts = batch.counts[model.stride].valid
         rows = batch.rows()
         # A classifier that sees a single domain would only learn to name that domain.
         weights = torch.stack([(counts[i] > 0) & (counts[j] > 0) for i, j in self.pairs]).float()
@@ -78,5 +78,5 @@ class AdversarialAlign(Method):
                 verdict, mask = classifier(take(features, rows[k]))[:, 0], take(valid, rows[k])
                 losses.append(share * verdict_loss(verdict, k == j, mask, counts[k]) / 2)
                 accuracies.append(masked_mean(((verdict > 0) == (k == j)).float(), mask))
-        self.metrics["told"] = torch.stack(accuracies).mean()
+        self.metrics["domain_accuracy"] = torch.stack(accuracies).mean()
         return torch.stack(losses).sum()

@@ -34,11 +34,10 @@ from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.labels import VOID
 from fewmask.losses.adversarial import verdict_loss
-from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.translation import image_distance, least_squares, semantic_consistency
 from fewmask.methods.common.adaptation import begin_as_sources, class_mappings, target_of, target_values
 from fewmask.methods.common.adversary import frozen
-from fewmask.methods.common.base import Method, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, OwnOptimiser, label_loss, sum_over_domains, supervised_loss
 from fewmask.methods.common.teacher import Teacher
 from fewmask.models.discriminator import cell_classifier
 from fewmask.models.translation import Translation, Way
@@ -113,7 +112,7 @@ class Cycada(Method):
         losses: dict[str, list[Tensor]] = {}
         for (k, source), pair in zip(self.sources.items(), self._pairs(), strict=True):
             for domain, way in zip((k, self.owner), pair.ways(), strict=True):
-                rows, pixels = torch.nonzero(batch.domain == domain).flatten(), batch.counts[1].known[domain]
+                rows, pixels = torch.nonzero(batch.domain == domain).flatten(), batch.counts[1].valid[domain]
                 image, valid = take(batch.image, rows), take(batch.label, rows) != VOID
                 for name, term in self._one_way(way, source, image, valid, pixels, rng).items():
                     losses.setdefault(name, []).append(term)
@@ -165,8 +164,7 @@ class Cycada(Method):
 
         def task(k: int, rows: Tensor) -> Tensor:
             logits = model.logits(take(of_sources, rows), self.target, batch.size)
-            factor, pixels = labelled.weighted(k, rows)
-            return cross_entropy(logits, take(label, rows), pixels, weight=factor)
+            return label_loss(logits, take(label, rows), labelled, k, rows)
 
         follow = supervised_loss(model, of_sources.detach(), labelled)
         terms = {"task": sum_over_domains(labelled.labelled_rows(), task, features), "source": follow}
@@ -175,7 +173,7 @@ class Cycada(Method):
     def _align(self, judge: nn.Module, model: UniversalSegmenter, features: Tensor, batch: Batch) -> dict[str, Tensor]:
         """λ_feat L_feat and L_Df. features (B,C,h,w)."""
         valid = at_stride(batch.label, model.stride, model.multiple) != VOID
-        cells = batch.counts[model.stride].known
+        cells = batch.counts[model.stride].valid
         with frozen(judge):
             verdict = judge(features[batch.pool :])[:, 0]
         fooling = verdict_loss(verdict, True, valid[batch.pool :], cells[self.owner])
@@ -188,7 +186,7 @@ class Cycada(Method):
             return torch.stack([verdict_loss(verdicts, of_source, mask, cells[k]), correct])
 
         discrimination, correct = sum_over_domains(batch.rows(), loss_and_correct, features, 2)
-        self.metrics["told"] = correct.detach() / valid.sum().clamp_min(1)
+        self.metrics["domain_accuracy"] = correct.detach() / valid.sum().clamp_min(1)
         return {"features": self.settings.features * fooling, "discriminator": discrimination / 2}
 
     def _pairs(self) -> list[Translation]:

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from fewmask.config.methods import DealSettings
 from fewmask.data.batch import Batch, take
-from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.difficulty import difficulty_loss
-from fewmask.methods.common.base import Method, sum_over_domains
+from fewmask.methods.common.base import Method, label_loss, sum_over_domains
 from fewmask.models.branch import branch
 from fewmask.models.universal import UniversalSegmenter
 
@@ -49,7 +48,7 @@ class Deal(Method):
             logits, label = model.logits(take(features, rows), model.domains[k], batch.size), take(batch.label, rows)
             factor, pixels = batch.weighted(k, rows)
             errors = difficulty_loss(take(difficulty, rows), logits, label, pixels, weight=factor)
-            return torch.stack([cross_entropy(logits, label, pixels, weight=factor), errors])
+            return torch.stack([label_loss(logits, label, batch, k, rows), errors])
 
         supervised, errors = sum_over_domains(batch.labelled_rows(), terms, difficulty, 2)
         return {"supervised": supervised, "difficulty": self.settings.weight * errors}

@@ -82,7 +82,7 @@ class Distill(Method):
             valid = take(valid_pixels, rows)
             divergence = kl_divergence(log_p, logits, s.temperature)
             agreed = (valid & (logits.argmax(1) == log_p.argmax(1))).sum()
-            return torch.stack([masked_mean(divergence, valid, batch.counts[1].known[k]), agreed])
+            return torch.stack([masked_mean(divergence, valid, batch.counts[1].valid[k]), agreed])
 
         soft, agreed = sum_over_domains(batch.rows(), loss_and_agreement, features, 2)
         self.metrics["agreement"] = agreed.detach() / valid_pixels.sum().clamp_min(1)

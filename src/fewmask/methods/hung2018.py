@@ -28,7 +28,7 @@ from fewmask.losses.adversarial import one_hot, verdict_loss
 from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.pseudo_label import pseudo_label
 from fewmask.methods.common.adversary import frozen
-from fewmask.methods.common.base import Method, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, OwnOptimiser, label_loss, sum_over_domains, supervised_loss
 from fewmask.methods.common.pool import encode_for_labels
 from fewmask.models.discriminator import Discriminator
 from fewmask.models.universal import UniversalSegmenter
@@ -84,12 +84,11 @@ class Hung2018(Method):
             logits = model.logits(take(features, rows), model.domains[k], batch.size)
             labelled = label < NOT_LABELLED
             guess, truth = logits.float().softmax(1) * labelled[:, None], one_hot(label, logits.shape[1])
-            factor, total = batch.weighted(k, rows)
             with frozen(judge):
                 fooling = verdict_loss(judge(guess), True, labelled, pixels)
             fake, real = judge(torch.cat([guess.detach(), truth])).chunk(2)
             loss = verdict_loss(fake, False, labelled, pixels) + verdict_loss(real, True, labelled, pixels)
-            return torch.stack([cross_entropy(logits, label, total, weight=factor), fooling, loss / 2])
+            return torch.stack([label_loss(logits, label, batch, k, rows), fooling, loss / 2])
 
         supervised, fooling, discrimination = sum_over_domains(batch.labelled_rows(), terms, features, 3)
         return {

@@ -53,7 +53,7 @@ class S4alPlus(Method):
         s, features = self.settings, model.encode(batch.image)
         sure = batch.confidence
         weight = (sure.float() / STEPS).clamp_max(1) if s.weigh and sure is not None else None
-        loss = supervised_loss(model, features, batch, weight=weight, gamma=s.gamma, epsilon=s.epsilon)
+        loss = supervised_loss(model, features, batch, weight=weight, gamma=s.gamma or None, epsilon=s.epsilon)
         terms = {"supervised": loss}
         if self.representation is not None:
             terms["contrast"] = s.contrast.weight * self.representation.contrast(model, features, batch, rng)

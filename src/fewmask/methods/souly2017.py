@@ -28,10 +28,9 @@ from fewmask.data.batches import batch_name
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID
 from fewmask.losses.adversarial import surprise_if_fake, surprise_if_real, with_fake
-from fewmask.losses.cross_entropy import cross_entropy
 from fewmask.losses.entropy import masked_mean
 from fewmask.methods.common.adversary import frozen, reverse
-from fewmask.methods.common.base import Method, OwnOptimiser, sum_over_domains, supervised_loss
+from fewmask.methods.common.base import Method, OwnOptimiser, label_loss, sum_over_domains, supervised_loss
 from fewmask.models.batch_norm import statistics_kept
 from fewmask.models.generator import Generator
 from fewmask.models.universal import UniversalSegmenter
@@ -96,8 +95,7 @@ class Souly2017(Method):
 
         def supervised(k: int, rows: Tensor) -> Tensor:
             logits = model.logits(take(features, rows), model.domains[k], batch.size)
-            factor, pixels = batch.weighted(k, rows)
-            return cross_entropy(with_fake(logits), take(batch.label, rows), pixels, weight=factor)
+            return label_loss(with_fake(logits), take(batch.label, rows), batch, k, rows)
 
         possible = self._possible(batch)
         terms = {"supervised": s.supervised * sum_over_domains(batch.labelled_rows(), supervised, features)}

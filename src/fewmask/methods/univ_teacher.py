@@ -100,7 +100,7 @@ class UnivTeacher(MeanTeacherMethod):
         answers = at_stride(batch.label[batch.pool :], model.stride, model.multiple)
         count = batch.counts[model.stride].pool
         p = self.prototypes
-        blocks = counterparts(p.vectors, p.seen, p.boundary, p.classes).split(p.classes)
+        blocks = counterparts(p.vectors, p.initialised, p.boundary, p.classes).split(p.classes)
         carried = torch.zeros((), dtype=torch.int64, device=features.device)
 
         def terms(i: int, rows: Tensor) -> Tensor:

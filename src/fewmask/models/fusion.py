@@ -158,9 +158,9 @@ class Fused(UniversalSegmenter):
         images. likeness (B,G,h,w) → (B,K), in the order of `fused`. The least value fits best."""
         return self.excess_of(shares(likeness))
 
-    def excess_of(self, found: Tensor) -> Tensor:
+    def excess_of(self, shares_of_image: Tensor) -> Tensor:
         """As `excess`, of the shares (B,G) themselves."""
-        return (distance(found, self.usual) - self.typical) / self.spread
+        return (distance(shares_of_image, self.usual) - self.typical) / self.spread
 
     def decode(self, features: Tensor, domain: str) -> Tensor:
         """The network's logits; for FUSED and AUTO log scores (B,U,h,w)."""

@@ -88,11 +88,11 @@ class Stems:
     def _kind(self, channels: int, domain: str | None) -> int:
         """The kind of images of a domain; where no domain is named, that which alone has so many channels."""
         fits = [j for j, kind in enumerate(self.kinds) if len(kind) == channels]
-        found = fits if domain is None else [self.of[domain]]
-        if len(found) != 1 or found[0] not in fits:
+        matches = fits if domain is None else [self.of[domain]]
+        if len(matches) != 1 or matches[0] not in fits:
             there = "; ".join(", ".join(kind) for kind in self.kinds)
             raise ValueError(f"images of {channels} channels, of which the network has not one kind: it knows {there}")
-        return found[0]
+        return matches[0]
 
 
 def normalisation(stems: Stems, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
@@ -119,5 +119,5 @@ def set_stems(encoder: nn.Module, stems: Stems) -> None:
 
 
 def _adapted(channels: int, weight: Tensor) -> Tensor:
-    found: Tensor = adapt_input_conv(channels, weight.detach().clone())
-    return found
+    adapted: Tensor = adapt_input_conv(channels, weight.detach().clone())
+    return adapted

@@ -101,9 +101,9 @@ class History(nn.Module):
         super().__init__()
         self.places = places
         self.register_buffer("images", torch.empty(places, 3, 0, 0, dtype=torch.uint8))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("added", torch.zeros((), dtype=torch.int64))
         self.images: Tensor
-        self.seen: Tensor
+        self.added: Tensor
 
     @torch.no_grad()
     def swap(self, image: Tensor, rng: torch.Generator) -> Tensor:
@@ -121,8 +121,8 @@ class History(nn.Module):
             self._fit(image)
             new, offset = every[:count], torch.arange(count, device=image.device)
             chance = distributed.broadcast(torch.randperm(self.places, generator=rng, device=image.device))[:count]
-            full = self.seen + offset >= self.places
-            place = torch.where(self.seen < self.places, (self.seen + offset) % self.places, chance)
+            full = self.added + offset >= self.places
+            place = torch.where(self.added < self.places, (self.added + offset) % self.places, chance)
             coin = distributed.broadcast(torch.rand(count, generator=rng, device=image.device))
             swapped = full & (coin < 0.5)
             old = self.images[place]
@@ -130,12 +130,12 @@ class History(nn.Module):
             self.images[place] = kept
             shown = torch.where(swapped[:, None, None, None], old.to(new.dtype), new)
             every = torch.cat([shown, every[count:]])
-            self.seen += count
+            self.added += count
         return every[torch.nonzero(owner == distributed.rank()).flatten()]
 
     def forget(self) -> None:
         self.images = self.images[..., :0, :0].clone()
-        self.seen = torch.zeros_like(self.seen)
+        self.added = torch.zeros_like(self.added)
 
     def _fit(self, image: Tensor) -> None:
         # The size is known from the first batch on.

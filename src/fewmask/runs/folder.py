@@ -167,7 +167,7 @@ class RunFolder:
 
     def pool_pieces(self, number: int, domain: str) -> Path:
         """The pieces of the pass over a domain's pool before a round; the pass writes one at a time."""
-        return below(self.pool(number) / "seen", domain)
+        return below(self.pool(number) / "scores", domain)
 
     def pseudo(self, number: int) -> Written:
         """The pseudo-labels that a round learns from, by domain. They are removed after the training."""
@@ -289,6 +289,11 @@ class RunFolder:
         holds it. Readers do not take the lock."""
         return hold(self.folder / LOCK, "is being written", "wait for its end, or give another --out")
 
+    @property
+    def watch_lock(self) -> Path:
+        """The lock that a process holds while it waits for people's answers and goes on by itself."""
+        return self.folder / ".watch.lock"
+
     # ── Derived from several files ───────────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -322,9 +327,9 @@ class RunFolder:
     def spent(self) -> Spent:
         summaries = self.trainings()
         memory = [summary.memory_mib for summary in summaries if summary.memory_mib is not None]
-        looks = sum(entry.look_seconds for entry in self.history)
+        scoring_seconds = sum(entry.score_pool_seconds for entry in self.history)
         return Spent(
-            sum(summary.seconds for summary in summaries) + looks,
+            sum(summary.seconds for summary in summaries) + scoring_seconds,
             sum(summary.steps for summary in summaries),
             max(memory, default=None),
         )

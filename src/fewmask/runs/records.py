@@ -124,7 +124,7 @@ class Entry(Record):
     """By domain; None for a domain without validation images."""
     seconds: NonNegativeFloat
     """Duration of the training."""
-    look_seconds: NonNegativeFloat
+    score_pool_seconds: NonNegativeFloat
     """Duration of the pass over the pool before it, summed over processes; 0 if there was none."""
     total_cost: NonNegativeFloat
     avg_miou: Fraction | None
@@ -137,7 +137,7 @@ class Entry(Record):
         pixels: Mapping[str, int],
         miou: Mapping[str, float | None],
         seconds: float,
-        look_seconds: float,
+        score_pool_seconds: float,
     ) -> Entry:
         """The entry, with the sums computed from its parts."""
         return cls(
@@ -146,7 +146,7 @@ class Entry(Record):
             pixels=dict(pixels),
             miou=dict(miou),
             seconds=seconds,
-            look_seconds=look_seconds,
+            score_pool_seconds=score_pool_seconds,
             total_cost=sum(cost.values()),
             avg_miou=mean(list(miou.values())),
         )

@@ -16,8 +16,8 @@ import numpy as np
 import pages
 import pytest
 import torch
-from fastapi.testclient import TestClient
 from ondisk import write_domain
+from pageclient import TOKEN, client_of, get
 from test_page import answers, questions, sent
 
 from fewmask.annotation.page.ahead import Ahead
@@ -25,7 +25,6 @@ from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import Guesses
 from fewmask.annotation.page.learning import Cells, Head, Labelled, Learner, cells_of, expected, fit, labelled
 from fewmask.annotation.page.rle_codec import decode
-from fewmask.annotation.page.server import create_app
 from fewmask.annotation.page.service import LabellingService, Run, Sent
 from fewmask.annotation.questions import Question
 from fewmask.campaigns import campaign
@@ -90,9 +89,9 @@ def test_cells_are_those_below_the_pixels_that_have_a_class(stride: int) -> None
     features = Features.of(np.eye(CLASSES, dtype=np.float32)[label[::stride, ::stride]], stride)
     values = label[5:21, 7:30].astype(np.uint8)
     values[:, :4], values[:3] = NOT_LABELLED, VOID
-    found = cells_of(features, (5, 7, 21, 30), values, CLASSES, 50)
-    assert 45 <= len(found.label) <= 50
-    np.testing.assert_array_equal(found.values.argmax(1), found.label)
+    sample = cells_of(features, (5, 7, 21, 30), values, CLASSES, 50)
+    assert 45 <= len(sample.label) <= 50
+    np.testing.assert_array_equal(sample.values.argmax(1), sample.label)
     assert len(cells_of(features, (5, 7, 21, 30), np.full_like(values, VOID), CLASSES, 50).label) == 0
     # A single pixel, at the image's very end.
     assert cells_of(features, (23, 31, 24, 32), label[-1:, -1:].astype(np.uint8), CLASSES, 50).label == [label[-1, -1]]
@@ -125,7 +124,7 @@ def picture(label: np.ndarray) -> np.ndarray:
     return np.repeat(label[..., None], 3, 2).astype(np.uint8)
 
 
-def asked(number: int, stem: str) -> Question:
+def question_about(number: int, stem: str) -> Question:
     return Question("d", stem, "squares:24", number, (0, 0, SIDE, SIDE), id=number)
 
 
@@ -139,18 +138,20 @@ def ahead() -> Iterator[Ahead[Features]]:
 def test_a_learner_hears_answers_corrections_and_retractions(ahead: Ahead[Features]) -> None:
     image = picture(np.full((SIDE, SIDE), 2))
     learner = Learner(ahead, lambda _: own())
-    assert learner.expected(asked(2, "b"), lambda: image) is None and learner.version == 0
-    learner.learn_from(asked(1, "a"), lambda: np.full((SIDE, SIDE), 2, np.uint8), lambda: image)
+    assert learner.expected(question_about(2, "b"), lambda: image) is None and learner.version == 0
+    learner.learn_from(question_about(1, "a"), lambda: np.full((SIDE, SIDE), 2, np.uint8), lambda: image)
     learner.settle()
-    found = learner.expected(asked(2, "b"), lambda: image)
-    assert found is not None and (found[0] == 2).mean() > 0.9 and learner.version == 1
-    learner.learn_from(asked(1, "a"), lambda: np.full((SIDE, SIDE), 1, np.uint8), lambda: image)  # a correction
+    guess = learner.expected(question_about(2, "b"), lambda: image)
+    assert guess is not None and (guess[0] == 2).mean() > 0.9 and learner.version == 1
+    learner.learn_from(
+        question_about(1, "a"), lambda: np.full((SIDE, SIDE), 1, np.uint8), lambda: image
+    )  # a correction
     learner.settle()
-    found = learner.expected(asked(2, "b"), lambda: image)
-    assert found is not None and (found[0] == 1).mean() > 0.9
-    learner.learn_from(asked(1, "a"), lambda: None, lambda: image)  # taken back
+    guess = learner.expected(question_about(2, "b"), lambda: image)
+    assert guess is not None and (guess[0] == 1).mean() > 0.9
+    learner.learn_from(question_about(1, "a"), lambda: None, lambda: image)  # taken back
     learner.settle()
-    assert learner.expected(asked(2, "b"), lambda: image) is None and learner.version == 3
+    assert learner.expected(question_about(2, "b"), lambda: image) is None and learner.version == 3
     assert learner.expected(Question("other", "b", "k", 1, (0, 0, 4, 4)), lambda: image) is None
     learner.close()
 
@@ -163,15 +164,15 @@ def test_what_was_labelled_before_is_seen_too(ahead: Ahead[Features]) -> None:
         reads.append(stem)
         return picture(mask)
 
-    known = [Labelled(stem, lambda stem=stem: read(stem), lambda: mask) for stem in "xyz"]
-    learner = Learner(ahead, lambda _: own(), lambda _: known)
+    examples = [Labelled(stem, lambda stem=stem: read(stem), lambda: mask) for stem in "xyz"]
+    learner = Learner(ahead, lambda _: own(), lambda _: examples)
     values = np.full((SIDE, SIDE), 2, np.uint8)
     for number in range(5):
-        learner.learn_from(asked(number, "a"), lambda: values, lambda: picture(values))
+        learner.learn_from(question_about(number, "a"), lambda: values, lambda: picture(values))
         learner.settle()
     assert reads == ["x", "y", "z"]  # one with every fit
-    found = learner.expected(asked(9, "x"), lambda: picture(mask))
-    assert found is not None and (found[0] == mask).mean() > 0.8
+    guess = learner.expected(question_about(9, "x"), lambda: picture(mask))
+    assert guess is not None and (guess[0] == mask).mean() > 0.8
     learner.close()
 
 
@@ -188,7 +189,7 @@ def test_answers_are_never_waited_for_and_faults_are_told(
     image = picture(np.zeros((SIDE, SIDE)))
     for number in range(20):
         learner.learn_from(
-            asked(number, "a"), lambda: np.zeros((SIDE, SIDE), np.uint8), lambda: image
+            question_about(number, "a"), lambda: np.zeros((SIDE, SIDE), np.uint8), lambda: image
         )  # it would wait for ever
     go.set()
     learner.settle()
@@ -210,23 +211,25 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_learned(
         return own()
 
     learner = Learner(ahead, head, lambda _: [Labelled("b", broken, lambda: twos)])
-    learner.learn_from(asked(1, "a"), lambda: twos - 1, lambda: image)
+    learner.learn_from(question_about(1, "a"), lambda: twos - 1, lambda: image)
     hold.set()
     learner.settle()
     hold.clear()
-    learner.learn_from(asked(4, "a"), lambda: None, lambda: image)  # waits, and what follows is heard with the next fit
-    learner.learn_from(asked(2, "b"), lambda: twos, broken)
-    learner.learn_from(asked(1, "a"), lambda: None, lambda: image)
-    learner.learn_from(asked(3, "c"), lambda: twos, lambda: image)
+    learner.learn_from(
+        question_about(4, "a"), lambda: None, lambda: image
+    )  # waits, and what follows is heard with the next fit
+    learner.learn_from(question_about(2, "b"), lambda: twos, broken)
+    learner.learn_from(question_about(1, "a"), lambda: None, lambda: image)
+    learner.learn_from(question_about(3, "c"), lambda: twos, lambda: image)
     hold.set()
     learner.settle()
     learner.settle()
     assert "question 2" in caplog.text and "b.png is damaged" in caplog.text
-    found = learner.expected(asked(9, "d"), lambda: image)
-    assert found is not None and (found[0] == 2).all()  # nothing of what was taken back
+    guess = learner.expected(question_about(9, "d"), lambda: image)
+    assert guess is not None and (guess[0] == 2).all()  # nothing of what was taken back
     learner.close()
     learner.learn_from(
-        asked(5, "a"), lambda: twos, lambda: image
+        question_about(5, "a"), lambda: twos, lambda: image
     )  # an answer that comes while the page is closed is no error
 
 
@@ -253,22 +256,18 @@ def test_open_questions_get_new_guesses_and_answers_stay(tmp_path: Path) -> None
     start = Head(np.zeros((3, classes), np.float32), np.zeros(classes, np.float32))
     learner = Learner(Ahead(colours, lambda one: one.bytes), lambda _: start)
     service = LabellingService(run, Guesses(tmp_path / "guesses", pages.predictor(domain)), None, learner)
-    client = TestClient(create_app(service, "secret-token"), base_url="http://127.0.0.1:8123")
-
-    def get(path: str) -> Any:
-        return client.get(f"/secret-token/api/{path}").json()
-
+    client = client_of(service)
     first, second, _ = questions(run)
-    old = get(f"guesses/{second.id}")
-    assert get("session")["learns"] is True and get("session")["learned"] == 0
+    old = get(client, f"guesses/{second.id}")
+    assert get(client, "session")["learns"] is True and get(client, "session")["learned"] == 0
     entry = sent(service, first, 2)
-    assert client.post("/secret-token/api/answers", json=entry).status_code == 200
+    assert client.post(f"/{TOKEN}/api/answers", json=entry).status_code == 200
     learner.settle()
-    assert get("changes/0")["learned"] == 1
-    new = get(f"guesses/{second.id}")
+    assert get(client, "changes/0")["learned"] == 1
+    new = get(client, f"guesses/{second.id}")
     assert (decode(new["values"], second.size) == 2).mean() > 0.9 and 0 < new["confidence"] <= 1
     assert new != old
-    client.post("/secret-token/api/answers", json=sent(service, second, 4))
+    client.post(f"/{TOKEN}/api/answers", json=sent(service, second, 4))
     learner.settle()
     np.testing.assert_array_equal(answers(run)[0].values, np.full(first.size, 2))
     assert [a.question for a in answers(run)] == [first.id, second.id]
@@ -285,20 +284,20 @@ def test_what_is_learned_is_what_stands_by_the_campaigns_rule(tmp_path: Path) ->
     service = LabellingService(run, None, None, learner)
     first, second, _ = questions(run)
 
-    def said(**changes: Any) -> Mask | None:
+    def guess_after(**changes: Any) -> Mask | None:
         service.take(Sent.model_validate(sent(service, first, **changes)))
         learner.settle()
-        found = learner.expected(second, lambda: domain.image(second.stem))
-        return None if found is None else found[0]
+        guess = learner.expected(second, lambda: domain.image(second.stem))
+        return None if guess is None else guess[0]
 
     def mostly(label: Mask | None, value: int) -> bool:
         return label is not None and bool((label == value).mean() > 0.9)
 
-    ann = said(value=2, annotator="ann", token="the-token-1")
+    ann = guess_after(value=2, annotator="ann", token="the-token-1")
     assert mostly(ann, 2)
-    assert mostly(said(value=2, annotator="bob", token="the-token-2"), 2)
-    assert mostly(said(value=3, annotator="cyd", token="the-token-3"), 2)  # two of three
-    back = said(annotator="cyd", token="the-token-4", kind="retract", values=None, takes_back="the-token-3")
+    assert mostly(guess_after(value=2, annotator="bob", token="the-token-2"), 2)
+    assert mostly(guess_after(value=3, annotator="cyd", token="the-token-3"), 2)  # two of three
+    back = guess_after(annotator="cyd", token="the-token-4", kind="retract", values=None, takes_back="the-token-3")
     assert mostly(back, 2)
     service.close()
 
@@ -315,13 +314,13 @@ def test_the_next_round_trains_as_if_nothing_had_learned(tmp_path: Path) -> None
         by_people: dict[str, Any] = {"annotator": "people", "ask": campaigns.SQUARES, "rounds": 2}
         config, folder = campaigns.settings(data, domains=["a"], **by_people), tmp_path / f"run-{learns}"
         assert campaign(config, folder)["state"] == "waiting"
-        domains, found = load_domains(config), predictor(folder)
-        assert found is not None and found.encode is not None and found.head is not None
-        features = Ahead(found.encode, lambda one: one.bytes)
-        learner = Learner(features, found.head, lambda name, domains=domains: labelled(domains[name]))
+        domains, network = load_domains(config), predictor(folder)
+        assert network is not None and network.encode is not None and network.head is not None
+        features = Ahead(network.encode, lambda one: one.bytes)
+        learner = Learner(features, network.head, lambda name, domains=domains: labelled(domains[name]))
         run = Run("run", RunFolder(folder).ledger, domains, "regions")
-        service = LabellingService(run, Guesses(folder / "guesses", found), None, learner if learns else None)
-        for question in campaigns.asked(folder):
+        service = LabellingService(run, Guesses(folder / "guesses", network), None, learner if learns else None)
+        for question in campaigns.questions_of(folder):
             service.take(Sent(**sent(service, question, question.id % 2)))
         learner.settle()
         assert (learner.version > 0) == learns
@@ -337,10 +336,10 @@ def test_a_head_says_what_the_network_says(tmp_path: Path) -> None:
     data = write_domain(tmp_path / "a").parent
     config = campaigns.settings(data, domains=["a"], rounds=1)
     campaign(config, tmp_path / "run")
-    domain, found = load_domains(config)["a"], predictor(tmp_path / "run")
-    assert found is not None and found.encode is not None and found.head is not None
+    domain, network = load_domains(config)["a"], predictor(tmp_path / "run")
+    assert network is not None and network.encode is not None and network.head is not None
     image = domain.image(domain.splits["train"][0])
-    label, probability = found.predict("a", image)
-    again, sure = expected(found.head("a"), found.encode("a", image), (0, 0, *image.shape[:2]))
+    label, probability = network.predict("a", image)
+    again, sure = expected(network.head("a"), network.encode("a", image), (0, 0, *image.shape[:2]))
     np.testing.assert_allclose(sure, probability, atol=2e-2)
     assert (again == label).mean() > 0.97

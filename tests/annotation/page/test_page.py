@@ -7,8 +7,6 @@ Shapes: h×w pixels of a region's box.
 from __future__ import annotations
 
 import json
-import os
-import stat
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,24 +18,16 @@ import numpy as np
 import pages
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from pageclient import BASE, TOKEN, client_of, get
 
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.page import auth, rle_codec, segments
-from fewmask.annotation.page.answer_index import AnswerIndex, in_order
-from fewmask.annotation.page.guesses import Guesses, Predictor
-from fewmask.annotation.page.listener import bind_listener, link
-from fewmask.annotation.page.server import create_app, serve
+from fewmask.annotation.page import auth, rle_codec
+from fewmask.annotation.page.guesses import Guesses
 from fewmask.annotation.page.service import LabellingService, Run
 from fewmask.annotation.questions import Answer, Question
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.labels import NOT_LABELLED, VOID, LabelSpace
-
-TOKEN = "secret-token"
-BASE = "http://127.0.0.1:8123"
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +49,7 @@ def service(run: Run, domain: Domain, tmp_path: Path) -> Iterator[LabellingServi
 
 @pytest.fixture
 def client(service: LabellingService) -> TestClient:
-    return TestClient(create_app(service, TOKEN), base_url=BASE, raise_server_exceptions=False)
-
-
-def get(client: TestClient, path: str) -> Any:
-    response = client.get(f"/{TOKEN}/api/{path}")
-    assert response.status_code == 200, response.text
-    return response.json()
+    return client_of(service, raises=False)
 
 
 def questions(run: Run) -> list[Question]:
@@ -82,15 +66,15 @@ def whole(question: Question, value: int) -> np.ndarray:
     return np.where(question.inside, np.uint8(value), np.uint8(NOT_LABELLED))
 
 
-def sent(service: LabellingService, asked: Question, value: int = 2, **changes: Any) -> dict[str, Any]:
+def sent(service: LabellingService, question: Question, /, value: int = 2, **changes: Any) -> dict[str, Any]:
     """What the page sends when a whole region is given a class."""
     entry = {
         "ledger": service.identity,
-        "token": f"token-{asked.id}-{value}",
-        "question": asked.id,
+        "token": f"token-{question.id}-{value}",
+        "question": question.id,
         "annotator": "ann",
         "kind": "answer",
-        "values": rle_codec.encode(whole(asked, value)),
+        "values": rle_codec.encode(whole(question, value)),
         "takes_back": None,
         "seconds": 1.5,
         "clicks": 2,
@@ -208,22 +192,22 @@ def test_the_page_asks_no_other_host_and_holds_no_inline_code() -> None:
 
 
 def test_a_session_lists_questions_image_by_image(client: TestClient, run: Run, domain: Domain) -> None:
-    told = get(client, "session")
-    asked = {q.id: q for q in questions(run)}
-    assert {q["id"] for q in told["questions"]} == set(asked)
-    assert [q["stem"] for q in told["questions"]] == sorted(q["stem"] for q in told["questions"])
-    assert all(q["image"] in asked and asked[q["image"]].stem == q["stem"] for q in told["questions"])
-    assert told["domains"][domain.name]["classes"] == list(domain.space.names)
-    assert told["unit"] == "clicks" and told["run"] == run.name and told["annotator"]
-    assert {q["kind"] for q in told["questions"]} == {"superpixels"}
-    assert sum(q["cost"] for q in told["questions"]) == 2 * len(asked)
+    session = get(client, "session")
+    by_id = {q.id: q for q in questions(run)}
+    assert {q["id"] for q in session["questions"]} == set(by_id)
+    assert [q["stem"] for q in session["questions"]] == sorted(q["stem"] for q in session["questions"])
+    assert all(q["image"] in by_id and by_id[q["image"]].stem == q["stem"] for q in session["questions"])
+    assert session["domains"][domain.name]["classes"] == list(domain.space.names)
+    assert session["unit"] == "clicks" and session["run"] == run.name and session["annotator"]
+    assert {q["kind"] for q in session["questions"]} == {"superpixels"}
+    assert sum(q["cost"] for q in session["questions"]) == 2 * len(by_id)
 
 
 def test_a_question_with_its_image_guess_and_segments(client: TestClient, run: Run, domain: Domain) -> None:
     for q in questions(run)[:3]:
-        told, image = get(client, f"questions/{q.id}"), domain.image(q.stem)
-        assert (tuple(told["box"]), tuple(told["size"])) == (q.box, image.shape[:2])
-        np.testing.assert_array_equal(rle_codec.decode(told["shape"], q.size).astype(bool), q.inside)
+        details, image = get(client, f"questions/{q.id}"), domain.image(q.stem)
+        assert (tuple(details["box"]), tuple(details["size"])) == (q.box, image.shape[:2])
+        np.testing.assert_array_equal(rle_codec.decode(details["shape"], q.size).astype(bool), q.inside)
         response = client.get(f"/{TOKEN}/api/images/{q.id}")
         assert response.headers["content-type"] == "image/bmp"
         shown = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
@@ -255,13 +239,13 @@ def test_an_image_that_has_changed_is_not_shown(run: Run, domain: Domain) -> Non
             return 255 - source.image(stem)
 
     service = LabellingService(replace(run, domains={domain.name: replace(domain, source=Changed())}))
-    response = TestClient(create_app(service, TOKEN), base_url=BASE).get(f"/{TOKEN}/api/images/1")
+    response = client_of(service).get(f"/{TOKEN}/api/images/1")
     assert response.status_code == 409
     assert "other pixels than when they were asked about" in response.json()["error"]
 
 
 def test_without_a_network_nothing_is_guessed(run: Run) -> None:
-    client = TestClient(create_app(LabellingService(run), TOKEN), base_url=BASE)
+    client = client_of(LabellingService(run))
     assert get(client, "session")["guesses"] is False
     assert get(client, "guesses/1") == {"values": None, "confidence": None}
     assert get(client, "questions/1")["guess"] == 1
@@ -290,19 +274,19 @@ def test_an_answer_is_in_the_ledger_before_it_is_told(client: TestClient, servic
     values = whole(question, 254)
     values[question.inside] = np.arange(question.inside.sum()) % 3
     values[np.unravel_index(np.flatnonzero(question.inside)[:2], question.size)] = (VOID, NOT_LABELLED)
-    told = post(client, sent(service, question, values=rle_codec.encode(values))).json()
+    reply = post(client, sent(service, question, values=rle_codec.encode(values))).json()
     (answer,) = answers(run)
     np.testing.assert_array_equal(answer.values, values)
-    assert (answer.annotator, answer.seconds, answer.clicks, answer.id) == ("ann", 1.5, 2, told["id"])
-    assert told["seconds"] == 1.5 and [w["kind"] for w in told["answers"]] == ["answer"]
+    assert (answer.annotator, answer.seconds, answer.clicks, answer.id) == ("ann", 1.5, 2, reply["id"])
+    assert reply["seconds"] == 1.5 and [w["kind"] for w in reply["answers"]] == ["answer"]
     shown = get(client, f"questions/{question.id}")["answers"][0]
     np.testing.assert_array_equal(rle_codec.decode(shown["values"], question.size), values)
 
 
 def test_what_is_sent_again_is_one_answer(client: TestClient, service: LabellingService, run: Run) -> None:
     entry = sent(service, questions(run)[0])
-    told = [post(client, {**entry, "seconds": 1.0 + i}).json()["id"] for i in range(3)]
-    assert told == [1, 1, 1]
+    ids = [post(client, {**entry, "seconds": 1.0 + i}).json()["id"] for i in range(3)]
+    assert ids == [1, 1, 1]
     assert len(answers(run)) == 1
 
 
@@ -325,9 +309,9 @@ def test_answers_are_taken_back_after_a_restart_too(run: Run) -> None:
     one, other = questions(run)[:2]
     for question in (one, other):
         service = LabellingService(run)
-        assert post(TestClient(create_app(service, TOKEN), base_url=BASE), sent(service, question)).status_code == 200
+        assert post(client_of(service), sent(service, question)).status_code == 200
     service = LabellingService(run)
-    client = TestClient(create_app(service, TOKEN), base_url=BASE)
+    client = client_of(service)
     back = sent(
         service, other, kind="retract", values=None, token="token-of-taking-back", takes_back=f"token-{other.id}-2"
     )
@@ -345,30 +329,32 @@ def test_the_words_of_several_annotators_stand_beside_each_other(
 ) -> None:
     question = questions(run)[0]
     post(client, sent(service, question, 1))
-    told = post(client, sent(service, question, annotator="bob", kind="skip", values=None, token="token-of-bob")).json()
-    assert [(w["annotator"], w["kind"]) for w in told["answers"]] == [("ann", "answer"), ("bob", "skip")]
+    reply = post(
+        client, sent(service, question, annotator="bob", kind="skip", values=None, token="token-of-bob")
+    ).json()
+    assert [(w["annotator"], w["kind"]) for w in reply["answers"]] == [("ann", "answer"), ("bob", "skip")]
     shown = get(client, f"questions/{question.id}")["answers"]
     assert [w["values"] is None for w in shown] == [False, True]
 
 
 def test_the_page_hears_how_many_annotators_a_question_waits_for(run: Run) -> None:
     rule = AnswerSettings(each=2, decide="majority")
-    client = TestClient(create_app(LabellingService(replace(run, rule=rule)), TOKEN), base_url=BASE)
-    told = get(client, "session")
-    assert (told["each"], told["decide"]) == (2, "majority")
-    assert get(TestClient(create_app(LabellingService(run), TOKEN), base_url=BASE), "session")["each"] == 1
+    client = client_of(LabellingService(replace(run, rule=rule)))
+    session = get(client, "session")
+    assert (session["each"], session["decide"]) == (2, "majority")
+    assert get(client_of(LabellingService(run)), "session")["each"] == 1
 
 
 def test_some_questions_are_asked_again_and_answers_to_others_are_still_taken(run: Run) -> None:
     """Those to others may have waited in a browser."""
-    asked = questions(run)
-    service = LabellingService(replace(run, only=frozenset({asked[1].id, asked[4].id})))
-    client = TestClient(create_app(service, TOKEN), base_url=BASE)
-    told = get(client, "session")
-    assert {q["id"] for q in told["questions"]} == {asked[1].id, asked[4].id}
-    assert (told["each"], told["asked"], get(client, "changes/0")["asked"]) == (None, 2, 2)
-    assert post(client, sent(service, asked[0])).status_code == 200
-    assert [a.question for a in answers(run)] == [asked[0].id]
+    all_questions = questions(run)
+    service = LabellingService(replace(run, only=frozenset({all_questions[1].id, all_questions[4].id})))
+    client = client_of(service)
+    session = get(client, "session")
+    assert {q["id"] for q in session["questions"]} == {all_questions[1].id, all_questions[4].id}
+    assert (session["each"], session["asked"], get(client, "changes/0")["asked"]) == (None, 2, 2)
+    assert post(client, sent(service, all_questions[0])).status_code == 200
+    assert [a.question for a in answers(run)] == [all_questions[0].id]
     with pytest.raises(ValueError, match=r"--question: nobody asked 98, 99; `fewmask agreement` lists ids"):
         LabellingService(replace(run, only=frozenset({1, 99, 98})))
 
@@ -453,130 +439,3 @@ def test_questions_that_are_asked_meanwhile_are_shown(client: TestClient, run: R
     assert get(client, "changes/0")["asked"] == len(before) + 1
     after = get(client, "session")["questions"]
     assert after[:-1] == before and after[-1]["kind"] == "points"
-
-
-# ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@given(arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 1, 254, 255])))
-def test_values_come_back_from_the_wire(values: np.ndarray) -> None:
-    np.testing.assert_array_equal(
-        rle_codec.decode(rle_codec.encode(values), (values.shape[0], values.shape[1])), values
-    )
-
-
-@given(st.data())
-def test_the_board_says_what_the_ledger_says(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    asked = [Question("a", "s", "points", i, (0, i, 1, i + 1), id=i + 1) for i in range(3)]
-    index, facts, standing = AnswerIndex(asked), list[Answer](), dict[int, Answer]()
-    for number in range(1, data.draw(st.integers(1, 12)) + 1):
-        taken = data.draw(st.sampled_from([None, *standing]))
-        if taken is not None:
-            back = standing.pop(taken)
-            fact = Answer(back.question, "eve", f"t{number}", kind="retract", retracts=back.id, id=number)
-        else:
-            who, skips = data.draw(st.sampled_from(["ann", "bob"])), data.draw(st.booleans())
-            fact = Answer(data.draw(st.integers(1, 3)), who, f"t{number}", seconds=1.0, id=number)
-            fact = replace(fact, kind="skip") if skips else fact
-            standing[number] = fact
-        facts.append(fact)
-        assert index.add([fact]) == [fact.question]
-    for question in asked:
-        said = {a.annotator: a for a in standing.values() if a.question == question.id}
-        assert {w.annotator: w.id for w in index.latest(question.id)} == {who: a.id for who, a in said.items()}
-    assert index.seconds == sum(a.seconds or 0 for a in facts)
-    assert index.id_of("t1") == 1 and index.id_of("none") is None
-
-
-def test_the_order_keeps_images_and_rounds_together() -> None:
-    def at(number: int, stem: str, y: int, x: int, of: int = 0) -> Question:
-        return Question("a", stem, "squares:16", number, (y, x, y + 16, x + 16), id=number, round=of)
-
-    asked = [at(1, "b", 40, 0), at(2, "a", 0, 0), at(3, "b", 3, 60), at(4, "b", 0, 90), at(5, "b", 0, 0, of=1)]
-    assert [q.id for q in in_order(asked)] == [3, 4, 1, 2, 5]
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 4), (30, 30), (61, 83), (200, 300)])
-def test_segments_cover_the_box_and_follow_edges(size: tuple[int, int]) -> None:
-    h, w = size
-    picture = np.zeros((h, w, 3), np.uint8)
-    picture[:, w // 2 :] = 255
-    cut = segments.cut(picture)
-    assert cut.shape == size and cut.dtype == np.uint16
-    np.testing.assert_array_equal(np.unique(cut), np.arange(cut.max() + 1))
-    np.testing.assert_array_equal(cut, segments.cut(picture))
-    if min(size) >= 30:
-        assert len(np.unique(cut)) > 8
-        crossing = [s for s in np.unique(cut) if 0.02 < picture[cut == s].mean() / 255 < 0.98]
-        assert len(crossing) <= 2
-
-
-def test_guesses_are_computed_once_a_network_and_kept(tmp_path: Path, domain: Domain) -> None:
-    stem, seen = domain.splits["train"][0], list[str]()
-
-    def predict(name: str, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        seen.append(name)
-        return pages.expected(image, 3)
-
-    def read() -> np.ndarray:
-        return domain.image(stem)
-
-    for version, times in (("one", 1), ("one", 1), ("two", 2)):
-        guesses = Guesses(tmp_path, Predictor(version, predict))
-        for _ in range(2):
-            label, confidence = guesses.get(domain.name, stem, read)
-        np.testing.assert_array_equal(label, pages.expected(read(), 3)[0])
-        assert set(np.unique(confidence)) == {190}
-        assert seen == [domain.name] * times
-        assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [version]
-        guesses.close()
-
-
-def test_a_guess_that_failed_is_tried_again(tmp_path: Path, domain: Domain) -> None:
-    faults = [ValueError("no domain of that name")]
-
-    def predict(name: str, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if faults:
-            raise faults.pop()
-        return pages.expected(image, 3)
-
-    guesses = Guesses(tmp_path, Predictor("one", predict))
-    with pytest.raises(ValueError, match="no domain of that name"):
-        guesses.get(domain.name, "train-00000", lambda: domain.image("train-00000"))
-    assert guesses.get(domain.name, "train-00000", lambda: domain.image("train-00000"))[0].max() == 2
-    guesses.close()
-
-
-def test_a_link_stays_the_same_and_is_its_owners_alone(tmp_path: Path) -> None:
-    memory = tmp_path / "page.json"
-    with bind_listener(memory) as (listener, token):
-        port = listener.getsockname()[1]
-        assert listener.getsockname()[0] == "127.0.0.1"
-        assert len(token) >= 32
-        assert stat.S_IMODE(os.stat(memory).st_mode) == 0o600
-        said = rf"its page is open already, served by process {os.getpid()} on .*; go to {link(port, token)}"
-        with pytest.raises(ValueError, match=said), bind_listener(memory):
-            pass
-    with bind_listener(memory) as (listener, again):
-        assert (listener.getsockname()[1], again) == (port, token)
-    with bind_listener(tmp_path / "another.json") as (_, other):
-        assert other != token
-
-
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    with bind_listener(tmp_path / "one.json") as (listener, token):
-        port = listener.getsockname()[1]
-        with pytest.raises(ValueError, match=f"--port {port}: taken"), bind_listener(tmp_path / "two.json", port):
-            pass
-        (tmp_path / "three.json").write_text(f'{{"port": {port}, "token": "old"}}')
-        with bind_listener(tmp_path / "three.json") as (listener, new):
-            assert listener.getsockname()[1] != port
-            assert new not in ("old", token)
-    (tmp_path / "two.json").write_text("damaged")
-    with bind_listener(tmp_path / "two.json", port) as (listener, _):
-        assert listener.getsockname()[1] == port
-
-
-def test_serving_a_run_that_asked_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="begin the campaign first"):
-        serve(tmp_path, Run("r", tmp_path / "ledger.sqlite", {}, "clicks"), tell=pytest.fail)

@@ -22,9 +22,9 @@ def test_each_question_is_asked_of_two_annotators_and_of_neither_twice(tmp_path:
     profiles = [browser.new_context() for _ in range(3)]
     try:
         ann = Person(profiles[0], server, "ann")
-        asked = {question.id for question in server.questions()}
+        questions = {question.id for question in server.questions()}
         assert ann.page.inner_text("#counts").startswith("0 of 9 · 18 clicks left")
-        for _ in asked:
+        for _ in questions:
             ann.then("1")
         ann.saved()
         assert "9 questions wait for other annotators" in ann.page.inner_text("#end")
@@ -55,7 +55,7 @@ def test_each_question_is_asked_of_two_annotators_and_of_neither_twice(tmp_path:
 
         answers = server.answers()
         assert sorted((answer.question, answer.annotator) for answer in answers) == sorted(
-            (number, name) for number in asked for name in ("ann", "bob")
+            (number, name) for number in questions for name in ("ann", "bob")
         )
         with Ledger(server.folder / "ledger.sqlite", AnswerSettings(each=2)) as ledger:
             assert ledger.questions(open_only=True) == []

@@ -31,6 +31,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ondisk import environment
+from pageclient import TOKEN, client_of
 
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import auth, connections, rle_codec
@@ -40,8 +41,6 @@ from fewmask.annotation.page.server import create_app
 from fewmask.annotation.page.service import LabellingService, Run, Sent
 from fewmask.annotation.questions import Answer, answer_fault, name_fault
 
-TOKEN = "secret-token"
-BASE = "http://127.0.0.1:8123"
 ANYTHING = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -59,9 +58,7 @@ def service(run: Run, tmp_path: Path) -> Iterator[LabellingService]:
 
 @pytest.fixture
 def client(service: LabellingService) -> TestClient:
-    return TestClient(
-        create_app(service, TOKEN), base_url=BASE
-    )  # and an exception of the server's is one of the test's
+    return client_of(service)
 
 
 def entry(service: LabellingService, **changes: Any) -> dict[str, Any]:
@@ -71,7 +68,7 @@ def entry(service: LabellingService, **changes: Any) -> dict[str, Any]:
     return {**sent, "kind": "answer", "values": values, "takes_back": None, "seconds": 1.5, "clicks": 2, **changes}
 
 
-def said(run: Run) -> list[Answer]:
+def answers_of(run: Run) -> list[Answer]:
     with Ledger(run.ledger) as ledger:
         return ledger.answers()
 
@@ -82,7 +79,7 @@ NUMBERS = st.one_of(st.integers(), st.sampled_from([0, -1, 2**31, 2**63 - 1, 2**
 PARTS = st.one_of(
     NUMBERS, st.text(max_size=12), st.sampled_from(["", ".", "..", "NaN", "1e3", "0x1", "٣", "1_0", "\0"])
 )
-API = ("changes", "questions", "guesses", "segments", "images", "known")
+API = ("changes", "questions", "guesses", "segments", "images", "answers-around")
 ENDPOINTS = (*(f"api/{name}/" for name in API), "static/", "api/", "")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400),
@@ -116,7 +113,7 @@ def test_whatever_is_sent_is_taken_or_refused(
     body = json.dumps(entry(service, **changes))
     response = client.post(f"/{TOKEN}/api/answers", content=body, headers={"content-type": "application/json"})
     assert response.status_code < 500, response.text
-    for answer in said(service.run):
+    for answer in answers_of(service.run):
         assert not name_fault(answer.annotator)
         assert answer.seconds is not None and math.isfinite(answer.seconds)
 
@@ -154,7 +151,7 @@ def test_a_name_that_nobody_could_read_is_refused(
     response = client.post(f"/{TOKEN}/api/answers", json=entry(service, annotator=name))
     assert 400 <= response.status_code < 500
     assert "annotator" in response.json()["error"]
-    assert said(run) == []
+    assert answers_of(run) == []
     with pytest.raises(ValueError, match="--annotator: annotator"):
         LabellingService(replace(run, annotator=name))
     with Ledger(run.ledger) as ledger, pytest.raises(ValueError, match="annotator"):
@@ -176,7 +173,7 @@ def test_times_that_nobody_worked_are_refused(
     assert seconds in body
     headers = {"content-type": "application/json"}
     assert 400 <= client.post(f"/{TOKEN}/api/answers", content=body, headers=headers).status_code < 500
-    assert said(run) == []
+    assert answers_of(run) == []
 
 
 @given(st.floats() | st.integers().map(lambda n: float(n) if abs(n) < 2**1000 else math.inf))
@@ -323,9 +320,9 @@ def serving(service: LabellingService, folder: Path) -> Iterator[tuple[int, str]
 
 
 def opened(port: int, sent: bytes) -> socket.socket:
-    found = socket.create_connection(("127.0.0.1", port), timeout=60)
-    found.sendall(sent)
-    return found
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.sendall(sent)
+    return connection
 
 
 def ended(connection: socket.socket) -> bool:
@@ -427,9 +424,9 @@ def test_where_files_run_out_the_page_says_it_once_and_goes_on(tmp_path: Path, l
             assert works(int(port), token)
         finally:
             server.kill()
-        told = server.stderr.read()
-        assert "Traceback" not in told
-        assert len(told.splitlines()) <= 2, told[:2000]
+        log = server.stderr.read()
+        assert "Traceback" not in log
+        assert len(log.splitlines()) <= 2, log[:2000]
 
 
 # ── Bodies ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -64,17 +64,17 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     """Each tool, undo and redo, a reload, and a server that is killed with an answer on its way."""
     server = serve("superpixels:12")
     person = Person(context, server)
-    asked = {q.id: q for q in server.questions()}
+    questions = {q.id: q for q in server.questions()}
     expected: dict[int, Mask] = {}
-    assert len(asked) == 9
+    assert len(questions) == 9
 
     # A key confirms the guess, pixel by pixel.
-    question = asked[person.shown]
+    question = questions[person.shown]
     expected[question.id] = guess(question)
     person.then("Enter")
 
     # A click gives the whole region a class; undo and redo without an end.
-    question = asked[person.shown]
+    question = questions[person.shown]
     expected[question.id] = painted(question, 3)
     person.press("2")
     person.click(question, some_pixel(question))
@@ -84,7 +84,7 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     person.then("Space")
 
     # Fill changes what hangs together in the guess; the rest of it is confirmed.
-    question = asked[person.shown]
+    question = questions[person.shown]
     expectation = guess(question)
     place = some_pixel(question, expectation == expectation[question.inside][0])
     expected[question.id] = painted(question, VOID, flooded(expectation, place), expectation)
@@ -93,7 +93,7 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     person.then("Enter")
 
     # A polygon, and only what is painted: the rest stays not labelled.
-    question = asked[person.shown]
+    question = questions[person.shown]
     h, w = question.size
     corners = [(0.1 * h, 0.1 * w), (0.1 * h, 0.9 * w), (0.9 * h, 0.5 * w)]
     expected[question.id] = painted(question, 1, in_polygon(corners, question.size))
@@ -103,7 +103,7 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     person.then("Shift+Enter")
 
     # A draft outlives a reload; a stroke of the brush.
-    question = asked[person.shown]
+    question = questions[person.shown]
     person.press("6", "6")
     person.page.reload()
     person.ready(question.id)
@@ -117,7 +117,7 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     expected[question.id] = stroke
 
     # The server is killed: the answer waits, and arrives when the server is back, at the same place.
-    question = asked[person.shown]
+    question = questions[person.shown]
     expected[question.id] = painted(question, 0)
     before = len(server.answers())
     server.kill()
@@ -144,7 +144,7 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     person.then("Enter")
 
     # A superpixel in the region.
-    question = asked[person.shown]
+    question = questions[person.shown]
     person.press("s", "5")
     person.page.wait_for_timeout(500)
     person.click(question, some_pixel(question))
@@ -155,7 +155,7 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     expected[question.id] = part
 
     # Skip and come back; by mouse alone.
-    skipped = asked[person.shown]
+    skipped = questions[person.shown]
     before_skip = person.shown
     person.then("x")
     person.page.click("footer [data-do=back]")
@@ -168,14 +168,14 @@ def test_every_region_is_answered_as_it_was_clicked(serve: Callable[[str], Serve
     person.page.wait_for_selector(f'#canvas:not([data-shown="{before_skip}"])')
     person.ready()
 
-    question = asked[person.shown]
+    question = questions[person.shown]
     expected[question.id] = guess(question)
     person.then("Enter")
     assert person.page.is_visible("#end")
     person.saved()
 
     words = server.words()
-    assert set(words) == set(asked) == set(expected)
+    assert set(words) == set(questions) == set(expected)
     for number, values in expected.items():
         np.testing.assert_array_equal(words[number].values, values, err_msg=f"question {number}")
         assert words[number].annotator == NAME
@@ -254,8 +254,8 @@ def test_points_take_one_key_each(serve: Callable[[str], Server], context: Any) 
         order.append(person.shown)
         person.then(key)
     person.saved()
-    asked, words = {q.id: q for q in server.questions()}, server.words()
-    expected = [2, int(guess(asked[order[1]])[0, 0]), VOID, 8]
+    questions, words = {q.id: q for q in server.questions()}, server.words()
+    expected = [2, int(guess(questions[order[1]])[0, 0]), VOID, 8]
     assert [int(words[n].values[0, 0]) for n in order] == expected  # type: ignore[index]
     assert [words[n].clicks for n in order] == [1, 1, 1, 1]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pages
 import pytest
 from browsing import Person
-from test_page_slips import asked, painted
+from test_page_slips import painted, question_of
 
 from fewmask.labels import NOT_LABELLED
 
@@ -55,13 +55,13 @@ def screen(person: Person, anew: bool = False) -> tuple[float, int]:
     """How light the canvas is, and what tells it from another, the pointer being elsewhere."""
     person.page.mouse.move(5, 5)
     person.page.evaluate(DRAWN)
-    light, told = person.page.evaluate(SCREEN, anew)
-    return light, told
+    light, checksum = person.page.evaluate(SCREEN, anew)
+    return light, checksum
 
 
 def test_a_hundred_and_fifty_classes(nearby: Callable[..., Any], context: Any) -> None:
     person = Person(context, nearby("squares:24", classes=CLASSES))
-    page, question = person.page, asked(person)
+    page, question = person.page, question_of(person)
     label, _ = pages.expected(pages.streets().image(question.stem), CLASSES)
     values, counts = np.unique(question.crop(label), return_counts=True)
 
@@ -104,7 +104,7 @@ def test_a_hundred_and_fifty_classes(nearby: Callable[..., Any], context: Any) -
 
 def test_a_class_is_picked_locked_and_drawn_in_a_straight_line(nearby: Callable[..., Any], context: Any) -> None:
     person = Person(context, nearby("squares:24"))
-    question, at = asked(person), person.on_screen(asked(person))
+    question, at = question_of(person), person.on_screen(question_of(person))
     shown = pages.expected(pages.streets().image(question.stem), pages.streets().space.num_classes)[0]
     person.page.keyboard.down("Alt")
     person.click(question, (3.5, 3.5))
@@ -140,7 +140,7 @@ def test_tools_and_light_are_kept_over_a_reload(nearby: Callable[..., Any], cont
     person = Person(context, nearby("squares:24"))
     page = person.page
     plain = screen(person)
-    page.click("#look summary")
+    page.click("#appearance summary")
     page.locator("#brightness").fill("60")
     bright = screen(person)
     assert bright[0] > plain[0] + 10
@@ -151,16 +151,16 @@ def test_tools_and_light_are_kept_over_a_reload(nearby: Callable[..., Any], cont
     person.press("b")
     page.locator("#size").fill("23")
     page.locator("#opacity").fill("70")
-    seen = screen(person)
+    screen_before = screen(person)
     page.reload()
     person.ready()
     assert page.get_attribute('[data-tool="brush"]', "aria-checked") == "true"
     assert (page.input_value("#size"), page.input_value("#opacity")) == ("23", "70")
     assert page.input_value("#brightness") == "60" and page.is_checked("#outlines") and not page.is_checked("#dimmed")
-    assert screen(person) == seen
+    assert screen(person) == screen_before
     page.locator("#opacity").fill("55")
     assert screen(person) == outlined
-    page.click("#look summary")
+    page.click("#appearance summary")
     page.click('[data-do="plain"]')
     assert screen(person) == plain
 
@@ -168,11 +168,11 @@ def test_tools_and_light_are_kept_over_a_reload(nearby: Callable[..., Any], cont
 def test_what_is_drawn_in_parts_is_what_is_drawn_at_once(nearby: Callable[..., Any], context: Any) -> None:
     """After strokes, undo and a moving brush, the screen shows what a drawing of everything would."""
     person = Person(context, nearby("superpixels:12"))
-    question = asked(person)
+    question = question_of(person)
     h, w = question.size
     for outlines in (False, True):
         if outlines:
-            person.page.click("#look summary")
+            person.page.click("#appearance summary")
             person.page.click("#outlines")
         person.press("b", "3")
         person.drag(question, (0.2 * h, 0.1 * w), (0.8 * h, 0.5 * w), (0.3 * h, 0.9 * w))
@@ -192,8 +192,8 @@ def test_what_was_answered_beside_the_region_is_shown(nearby: Callable[..., Any]
     person.then("ArrowRight")
     person.page.wait_for_function("import('./static/main.js').then(({ view: v }) => v.beside !== null)")
     asked_of = {q.id: q for q in person.server.questions()}
-    assert asked_of[first].stem == asked(person).stem
-    boxes = [question.box for question in (asked_of[first], asked(person))]
+    assert asked_of[first].stem == question_of(person).stem
+    boxes = [question.box for question in (asked_of[first], question_of(person))]
     there, here = person.page.evaluate(BESIDE, [[(x0 + x1) // 2, (y0 + y1) // 2] for y0, x0, y1, x1 in boxes])
     assert there > 0 and here == 0
     person.page.click("#settings")

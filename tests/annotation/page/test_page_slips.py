@@ -21,10 +21,10 @@ VALUES = "import('./static/main.js').then(({ annotator: a }) => Array.from(a.reg
 def painted(person: Person) -> np.ndarray:
     """The values that are painted in the shown region."""
     values = np.array(person.page.evaluate(VALUES), np.uint8)
-    return values.reshape(asked(person).size)
+    return values.reshape(question_of(person).size)
 
 
-def asked(person: Person) -> Question:
+def question_of(person: Person) -> Question:
     return next(q for q in person.server.questions() if q.id == person.shown)
 
 
@@ -51,7 +51,7 @@ def test_a_thin_polygon_is_what_was_outlined(nearby: Callable[..., Any], context
     person.page.evaluate(
         "(scale) => import('./static/main.js').then(({ view: v }) => v.zoom((scale * v.ratio) / v.scale))", side / 2
     )
-    person.click(asked(person), (2, 10), (20, 10), (20, 12), (2, 12))
+    person.click(question_of(person), (2, 10), (20, 10), (20, 12), (2, 12))
     person.press("Enter")
     np.testing.assert_array_equal(painted(person), rectangle((24, 24), 2, 10, 20, 12, 2))
     assert person.shown == number
@@ -69,11 +69,11 @@ def test_an_enter_out_of_habit_after_the_ring_was_clicked_saves_nothing(
     person.press("p", "3")
     corners = [(2.0, 2.0), (2.0, 20.0), (20.0, 20.0)]
     for ring in (True, False):
-        person.click(asked(person), *corners)
+        person.click(question_of(person), *corners)
         if ring:
-            person.click(asked(person), (2.1, 2.1))
+            person.click(question_of(person), (2.1, 2.1))
         else:
-            person.page.mouse.dblclick(*person.on_screen(asked(person))(*corners[-1]))
+            person.page.mouse.dblclick(*person.on_screen(question_of(person))(*corners[-1]))
         person.press("Enter")
         person.page.evaluate(AT_REST)
         assert person.shown == number
@@ -87,19 +87,19 @@ def test_corners_wait_where_they_were_set(nearby: Callable[..., Any], context: A
     person = Person(context, nearby("squares:24"))
     number = person.shown
     person.press("p", "3")
-    person.click(asked(person), (2, 10), (20, 10), (20, 12))
+    person.click(question_of(person), (2, 10), (20, 10), (20, 12))
     person.press("b", "r", "p")
     person.then("ArrowRight")
     person.press("ArrowLeft")
     person.ready(number)
-    person.click(asked(person), (2, 12))
+    person.click(question_of(person), (2, 12))
     person.press("Enter")
     np.testing.assert_array_equal(painted(person), rectangle((24, 24), 2, 10, 20, 12, 2))
 
 
 def test_a_key_during_a_stroke_saves_and_leaves_nothing(nearby: Callable[..., Any], context: Any) -> None:
     person = Person(context, nearby("squares:24"))
-    number, at = person.shown, person.on_screen(asked(person))
+    number, at = person.shown, person.on_screen(question_of(person))
     person.press("b", "3")
     person.page.mouse.move(*at(12, 4))
     person.page.mouse.down()
@@ -164,7 +164,7 @@ def test_skip_asks_where_something_is_painted_and_keeps_it(nearby: Callable[...,
     person = Person(context, nearby("squares:24"))
     number = person.shown
     person.press("b", "3")
-    person.drag(asked(person), (12, 4), (12, 20))
+    person.drag(question_of(person), (12, 4), (12, 20))
     work = painted(person)
     person.press("x", "x")  # twice at once is once
     assert "stays here as a draft" in person.page.inner_text("#notice")
@@ -274,7 +274,7 @@ def test_what_saves_is_in_view_on_a_phone(nearby: Callable[..., Any], browser: A
         in_view("header button, footer button")
         person.tap('#classes [data-value="2"]')
         person.tap('[data-tool="brush"]')
-        at = person.on_screen(asked(person))
+        at = person.on_screen(question_of(person))
         person.move((at(12, 4), at(12, 20)))
         page.wait_for_function("document.querySelector('#confirm').innerText.startsWith('Save with guess')")
         in_view("header button, footer button")

@@ -71,14 +71,14 @@ class Toucher(Person):
     @property
     def looks_at(self) -> np.ndarray:
         """The scale, and where the image's corner is on the screen."""
-        seen = "import('./static/main.js').then(({ view: v }) => [v.scale, v.left, v.top].map((n) => n / v.ratio))"
-        return np.array(self.page.evaluate(seen))
+        script = "import('./static/main.js').then(({ view: v }) => [v.scale, v.left, v.top].map((n) => n / v.ratio))"
+        return np.array(self.page.evaluate(script))
 
 
 def test_fingers_paint_move_and_zoom(server: Server, tablet: Any) -> None:
     person = Toucher(tablet, server)
-    asked = {q.id: q for q in server.questions()}
-    page, question = person.page, asked[person.shown]
+    questions = {q.id: q for q in server.questions()}
+    page, question = person.page, questions[person.shown]
 
     # Everything is on the screen, or in the column that scrolls, and large enough for a finger.
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth && scrollY === 0")
@@ -149,14 +149,14 @@ def test_everything_has_a_name_and_a_place_in_the_order_of_tab(server: Server, c
 
     def named() -> list[tuple[str, str]]:
         nodes = eyes.send("Accessibility.getFullAXTree")["nodes"]
-        seen = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
-        found = [(role, name) for role, name in seen if role in CONTROLS]
-        assert not [role for role, name in found if not name.strip()], found
-        return found
+        elements = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
+        controls = [(role, name) for role, name in elements if role in CONTROLS]
+        assert not [role for role, name in controls if not name.strip()], controls
+        return controls
 
     names = [name for _, name in named()]
     for name in ("Undo", "Redo", "Zoom in", "Brush", "Opacity of the overlay", "Settings", "void"):
-        assert any(name in known for known in names), (name, names)
+        assert any(name in label for label in names), (name, names)
     assert "The model expects" in person.page.inner_text("#spoken")
     before = len(names)
     person.press("?")

@@ -10,7 +10,7 @@ import numpy as np
 import pages
 import pytest
 from browsing import Person, Server, profile, violations
-from test_page_slips import asked, painted
+from test_page_slips import painted, question_of
 
 from fewmask.annotation.page import segments
 from fewmask.annotation.page.smart_select import Frame, Point, Prompt
@@ -73,7 +73,7 @@ def telling_place(question: Question) -> tuple[float, float]:
 
 def test_smart_select_previews_paints_widens_and_takes_away(nearby: Callable[..., Any], context: Any) -> None:
     person = at_work(context, nearby("squares:48"))
-    question, page = asked(person), person.page
+    question, page = question_of(person), person.page
     place, reach = telling_place(question), 5 * WIDER
     seed = int(place[0]), int(place[1])
     at = person.on_screen(question)
@@ -142,7 +142,7 @@ def server_answer(person: Person, question: Question) -> Mask:
 
 def test_a_selection_on_its_way_is_not_lost_by_a_hasty_enter(nearby: Callable[..., Any], context: Any) -> None:
     person = at_work(context, nearby("squares:24"))
-    question, page = asked(person), person.page
+    question, page = question_of(person), person.page
     held: list[Any] = []
     page.route("**/api/selections/*", lambda route: held.append(route))
     person.press("w", "3")
@@ -160,7 +160,7 @@ def test_a_selection_on_its_way_is_not_lost_by_a_hasty_enter(nearby: Callable[..
 
 def test_escape_cancels_the_selection_that_is_being_computed(nearby: Callable[..., Any], context: Any) -> None:
     person = at_work(context, nearby("squares:24"))
-    question, page = asked(person), person.page
+    question, page = question_of(person), person.page
     held: list[Any] = []
     page.route("**/api/selections/*", lambda route: held.append(route))
     person.press("w", "3")
@@ -184,9 +184,9 @@ def test_escape_cancels_the_selection_that_is_being_computed(nearby: Callable[..
 
 def test_what_cannot_be_selected_is_told(nearby: Callable[..., Any], context: Any) -> None:
     person = at_work(context, nearby("squares:24"))
-    question, page = asked(person), person.page
-    told = {"status": 200, "body": b"\x6e", "content_type": "application/octet-stream"}
-    page.route("**/api/selections/*", lambda route: route.fulfill(**told))
+    question, page = question_of(person), person.page
+    response = {"status": 200, "body": b"\x6e", "content_type": "application/octet-stream"}
+    page.route("**/api/selections/*", lambda route: route.fulfill(**response))
     person.press("w")
     person.click(question, (10.5, 12.5))
     assert "Choose a class first" in page.inner_text("#notice")
@@ -197,7 +197,7 @@ def test_what_cannot_be_selected_is_told(nearby: Callable[..., Any], context: An
 
 def test_superpixels_are_seen_and_a_drag_paints_many(nearby: Callable[..., Any], context: Any) -> None:
     person = at_work(context, nearby("squares:48"))
-    question, page = asked(person), person.page
+    question, page = question_of(person), person.page
     cut = segments.cut(question.window(pages.streets().image(question.stem)))
     at = person.on_screen(question)
     person.press("s", "4")
@@ -234,19 +234,19 @@ def test_guesses_of_open_questions_are_replaced_and_the_shown_one_stays(
 ) -> None:
     server = nearby("squares:24", learns=True)
     person = Person(context, server)
-    page, first = person.page, asked(person)
+    page, first = person.page, question_of(person)
     person.press("4", "4")
     person.then("Enter")
     person.saved()
     server.learner.settle()
-    second, old = asked(person), page.evaluate(GUESS)
+    second, old = question_of(person), page.evaluate(GUESS)
     # The page hears of it with its next look at the server; what is on the screen stays.
     page.evaluate(POLL)
     assert page.evaluate("import('./static/main.js').then((m) => m.annotator.session.learned)") == 1
     assert page.evaluate(GUESS) == old
     page.evaluate(NEWEST)
     person.then("ArrowRight")
-    third = asked(person)
+    third = question_of(person)
     assert third.id not in (first.id, second.id)
     assert np.mean(np.array(page.evaluate(GUESS)) == 3) > 0.9
     person.then("Enter")
@@ -292,18 +292,18 @@ def test_axe_finds_nothing_at_the_page(
     with profile(browser, width, height, color_scheme=scheme) as context:
         person = Person(context, nearby("squares:48"), name=None)
         page = person.page
-        found = {"settings": violations(page)}
+        problems = {"settings": violations(page)}
         page.fill("#name", "ann")
         page.click("#options-form button")
         person.ready()
-        page.click("#look summary")
+        page.click("#appearance summary")
         for tool in ("r", "w", "b"):
             person.press(tool, "3")
-            found[tool] = violations(page)
+            problems[tool] = violations(page)
         person.press("?")
-        found["keys"] = violations(page)
+        problems["keys"] = violations(page)
         page.click("#keys button")
         while not page.is_visible("#end"):
             person.then("Enter")
-        found["end"] = violations(page)
-        assert found == {name: [] for name in found}
+        problems["end"] = violations(page)
+        assert problems == {name: [] for name in problems}

@@ -147,8 +147,8 @@ def picture() -> tuple[np.ndarray, np.ndarray]:
     return COLOURS[label], label
 
 
-def agreement(found: np.ndarray, expected: np.ndarray) -> float:
-    return float((found & expected).sum() / (found | expected).sum())
+def agreement(mask: np.ndarray, expected: np.ndarray) -> float:
+    return float((mask & expected).sum() / (mask | expected).sum())
 
 
 def test_points_and_boxes_of_an_image_find_its_shapes(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,11 +165,11 @@ def test_points_and_boxes_of_an_image_find_its_shapes(pair: tuple[Path, Path], m
     shown = label[2:46, 4:92]
     for place, value in (((20, 20), 1), ((30, 70), 2), ((1, 1), 0)):
         prompt = Prompt(points=[Point(y=place[0], x=place[1] - 4)])
-        found = sam.select(("a", "x"), read, box, prompt)
-        assert agreement(found.values >= found.threshold, shown == value) > 0.7
+        scores = sam.select(("a", "x"), read, box, prompt)
+        assert agreement(scores.values >= scores.threshold, shown == value) > 0.7
     frame = Frame(top=10, left=8, bottom=32, right=32)
-    found = sam.select(("a", "x"), read, box, Prompt(points=[], frame=frame))
-    selected = found.values >= found.threshold
+    scores = sam.select(("a", "x"), read, box, Prompt(points=[], frame=frame))
+    selected = scores.values >= scores.threshold
     assert agreement(selected, shown == 1) > 0.7
     assert not selected[:, 32:].any() and not selected[32:].any()
     both = Prompt(points=[Point(y=20, x=16), Point(y=20, x=20, belongs=False)])

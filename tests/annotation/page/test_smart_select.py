@@ -16,14 +16,12 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pageclient import TOKEN, client_of
 
 from fewmask.annotation.page.ahead import Ahead
 from fewmask.annotation.page.features import Features
-from fewmask.annotation.page.server import create_app
 from fewmask.annotation.page.service import LabellingService
 from fewmask.annotation.page.smart_select import ByFeatures, Frame, Point, Prompt, guided, select
-
-TOKEN = "secret-token"
 
 
 def shapes(size: tuple[int, int] = (64, 96)) -> tuple[np.ndarray, np.ndarray]:
@@ -47,23 +45,23 @@ def points(*places: tuple[float, float, bool]) -> Prompt:
     return Prompt(points=[Point(y=y, x=x, belongs=belongs) for y, x, belongs in places])
 
 
-def agreement(found: np.ndarray, expected: np.ndarray) -> float:
-    return float((found & expected).sum() / (found | expected).sum())
+def agreement(selected: np.ndarray, expected: np.ndarray) -> float:
+    return float((selected & expected).sum() / (selected | expected).sum())
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_a_click_in_an_image_of_other_channels(channels: int) -> None:
     image, label = shapes()
     other = np.repeat(image[..., :1], channels, 2)
-    found = select(features(label), (0, 0, 64, 96), points((30, 24, True)), other)
-    assert agreement(found.values >= found.threshold, label == 1) > 0.9
+    scores = select(features(label), (0, 0, 64, 96), points((30, 24, True)), other)
+    assert agreement(scores.values >= scores.threshold, label == 1) > 0.9
 
 
 @pytest.mark.parametrize(("place", "value"), [((30, 24), 1), ((30, 70), 2), ((60, 48), 0)])
 def test_a_click_finds_what_is_clicked_on_to_its_edges(place: tuple[float, float], value: int) -> None:
     image, label = shapes()
-    found = select(features(label), (0, 0, 64, 96), points((*place, True)), image)
-    selected = found.values >= found.threshold
+    scores = select(features(label), (0, 0, 64, 96), points((*place, True)), image)
+    selected = scores.values >= scores.threshold
     assert agreement(selected, label == value) > 0.9
     # Cells of 4 pixels alone, enlarged, are worse: the edges come from the image.
     coarse = cv2.resize((features(label).values[..., value] > 0.5).astype(np.uint8), (96, 64), interpolation=0) > 0
@@ -97,8 +95,8 @@ def test_what_does_not_belong_is_taken_away() -> None:
 def test_a_frame_holds_the_selection() -> None:
     image, label = shapes()
     frame = Frame(top=12, left=8, bottom=40, right=30)
-    found = select(features(label), (0, 0, 64, 96), Prompt(points=[], frame=frame), image)
-    selected = found.values >= found.threshold
+    scores = select(features(label), (0, 0, 64, 96), Prompt(points=[], frame=frame), image)
+    selected = scores.values >= scores.threshold
     inside = np.zeros_like(selected)
     inside[12:40, 8:30] = True
     assert not selected[~inside].any() and agreement(selected, (label == 1) & inside) > 0.9
@@ -120,8 +118,8 @@ def test_whatever_is_pointed_at_is_scored(data: st.DataObject) -> None:
     place = st.floats(-1e6, 1e6)
     given_points = data.draw(st.lists(st.builds(Point, y=place, x=place, belongs=st.booleans()), max_size=3))
     frame = data.draw(st.none() | st.builds(Frame, top=place, left=place, bottom=place, right=place))
-    found = select(Features.of(cells, stride), box, Prompt(points=given_points, frame=frame), image)
-    assert found.values.shape == (box[2] - box[0], box[3] - box[1]) and found.values.dtype == np.uint8
+    scores = select(Features.of(cells, stride), box, Prompt(points=given_points, frame=frame), image)
+    assert scores.values.shape == (box[2] - box[0], box[3] - box[1]) and scores.values.dtype == np.uint8
 
 
 def test_the_filter_keeps_a_constant_and_is_the_same_at_a_smaller_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +180,7 @@ def test_who_waits_for_what_is_being_made_gets_it_and_faults_are_told_and_tried_
 @pytest.fixture
 def client(tmp_path: Path) -> Any:
     service = LabellingService(pages.ask(tmp_path, pages.streets(1), "superpixels:12"), None, pages.selector())
-    yield TestClient(create_app(service, TOKEN), base_url="http://127.0.0.1:8123", raise_server_exceptions=False)
+    yield client_of(service, raises=False)
     service.close()
 
 
@@ -190,9 +188,9 @@ def test_the_server_scores_the_box_of_a_question(client: TestClient) -> None:
     assert client.get(f"/{TOKEN}/api/session").json()["selects"] is True
     y0, x0, y1, x1 = client.get(f"/{TOKEN}/api/questions/1").json()["box"]
     assert client.get(f"/{TOKEN}/api/prepared/1").json() == {}
-    told = client.post(f"/{TOKEN}/api/selections/1", json={"points": [{"y": 3, "x": 4, "belongs": True}]})
-    assert told.status_code == 200 and len(told.content) == 1 + (y1 - y0) * (x1 - x0)
-    assert told.content[1 + 3 * (x1 - x0) + 4] >= told.content[0] > 0
+    response = client.post(f"/{TOKEN}/api/selections/1", json={"points": [{"y": 3, "x": 4, "belongs": True}]})
+    assert response.status_code == 200 and len(response.content) == 1 + (y1 - y0) * (x1 - x0)
+    assert response.content[1 + 3 * (x1 - x0) + 4] >= response.content[0] > 0
 
 
 @pytest.mark.parametrize(
@@ -210,8 +208,8 @@ def test_the_server_scores_the_box_of_a_question(client: TestClient) -> None:
 )
 def test_what_is_no_prompt_is_refused(client: TestClient, body: str) -> None:
     headers = {"Content-Type": "application/json"}
-    told = client.post(f"/{TOKEN}/api/selections/1", content=body, headers=headers)
-    assert told.status_code == 422 and told.json()["error"]
+    response = client.post(f"/{TOKEN}/api/selections/1", content=body, headers=headers)
+    assert response.status_code == 422 and response.json()["error"]
 
 
 def test_without_a_network_nothing_is_selected_and_what_fails_is_told(tmp_path: Path) -> None:
@@ -222,9 +220,9 @@ def test_without_a_network_nothing_is_selected_and_what_fails_is_told(tmp_path: 
 
     for selector, status, words in ((None, 404, "--sam"), (ByFeatures(fail), 409, "out of memory")):
         service = LabellingService(run, None, selector)
-        client = TestClient(create_app(service, TOKEN), base_url="http://127.0.0.1:8123", raise_server_exceptions=False)
+        client = client_of(service, raises=False)
         assert client.get(f"/{TOKEN}/api/session").json()["selects"] is (selector is not None)
-        told = client.post(f"/{TOKEN}/api/selections/1", json={"points": [{"y": 3, "x": 4}]})
-        assert told.status_code == status and words in told.json()["error"]
+        response = client.post(f"/{TOKEN}/api/selections/1", json={"points": [{"y": 3, "x": 4}]})
+        assert response.status_code == status and words in response.json()["error"]
         assert client.get(f"/{TOKEN}/api/prepared/99").status_code == 404
         service.close()

@@ -58,7 +58,7 @@ class Guesses:
 
         Waits until the guess is computed from the image that `read` gives. Raises what the network raises.
         """
-        files = PseudoFolder(below(self._root, domain), written=self._written)
+        files = self._files(domain)
         with self._lock:
             future = self._futures.get((domain, stem))
             if future is None or (future.done() and future.exception() is not None):
@@ -67,6 +67,14 @@ class Guesses:
         guess = files.read(stem)
         assert guess is not None
         return guess
+
+    def stored(self, domain: str, stem: str) -> tuple[Mask, np.ndarray] | None:
+        """The guess of `get` where it was computed; otherwise None."""
+        files = self._files(domain)
+        return files.read(stem) if files.has(stem) else None
+
+    def _files(self, domain: str) -> PseudoFolder:
+        return PseudoFolder(below(self._root, domain), written=self._written)
 
     def _compute(self, files: PseudoFolder, domain: str, stem: str, read: Read) -> None:
         if not files.has(stem):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path as FilePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Path, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
@@ -17,6 +17,7 @@ from fewmask.annotation.page.connections import Server
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
 from fewmask.annotation.page.learning import Learner
 from fewmask.annotation.page.listener import bind_listener, link
+from fewmask.annotation.page.review import Card, Filter, Listing, Review, SentVerdict, State
 from fewmask.annotation.page.service import LabellingService, Lease, Run, Sent, Unknown
 from fewmask.annotation.page.smart_select import Prompt, Selector
 from fewmask.annotation.store import Unavailable
@@ -39,11 +40,16 @@ STATUS: dict[type[Exception], int] = {
 def create_app(service: LabellingService, token: str) -> AuthMiddleware:
     """The application with the page and its API, all below `/token/`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    review = Review(service)
     page = {f.name: f.read_bytes() for f in files(__package__).joinpath("static").iterdir()}
 
     @app.get("/")
     def index() -> Response:
         return Response(page["index.html"], media_type="text/html")
+
+    @app.get("/review")
+    def gallery() -> Response:
+        return Response(page["review.html"], media_type="text/html")
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:
@@ -80,7 +86,7 @@ def create_app(service: LabellingService, token: str) -> AuthMiddleware:
         scores = service.select(number, prompt)
         return Response(bytes([scores.threshold]) + scores.values.tobytes(), media_type="application/octet-stream")
 
-    @app.get("/api/known/{number}")
+    @app.get("/api/answers-around/{number}")
     def answers_around(number: Number) -> dict[str, Any]:
         return service.answers_around(number)
 
@@ -95,6 +101,28 @@ def create_app(service: LabellingService, token: str) -> AuthMiddleware:
     @app.post("/api/leases")
     def leases(request: Lease) -> dict[str, Any]:
         return service.lease(request)
+
+    @app.get("/api/review")
+    def listing(
+        state: State | Literal["all"] = "open",
+        domain: str | None = None,
+        value: int | None = None,
+        annotator: str | None = None,
+        disputed: bool = False,
+    ) -> Listing:
+        return review.listing(Filter(state, domain, value, annotator, disputed))
+
+    @app.get("/api/review/cards")
+    def cards(number: Annotated[list[Number], Query()]) -> list[Card]:
+        return review.cards(number)
+
+    @app.get("/api/review/pictures/{number}")
+    def small_picture(number: Number) -> Response:
+        return Response(review.picture(number), media_type="image/png")
+
+    @app.post("/api/verdicts")
+    def verdicts(sent: SentVerdict) -> Card:
+        return review.judge(sent)
 
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _error_reply(status))

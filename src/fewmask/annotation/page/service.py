@@ -30,8 +30,10 @@ from fewmask.annotation.tasks import identity
 from fewmask.config import AnswerSettings
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import STEPS
+from fewmask.files import is_held
 from fewmask.formats.bands import as_rgb
 from fewmask.labels import NOT_LABELLED, Mask
+from fewmask.runs import RunFolder
 
 AT_ONCE = 256
 """The number of answers that are read into memory together."""
@@ -119,7 +121,7 @@ class LabellingService:
                     f"--question: nobody asked {', '.join(map(str, sorted(unknown)))}; `fewmask agreement` lists ids"
                 )
             self.identity = identity(ledger)
-        self._image = lru_cache(RECENT)(self._read_image)
+        self._image = lru_cache(RECENT)(self.read_image)
         self.picture = lru_cache(RECENT)(self._encode)
         self._guess = lru_cache(RECENT)(self._read_guess)
 
@@ -128,7 +130,7 @@ class LabellingService:
             raise ValueError(f"{self.run.ledger}: not there; begin the campaign first, then it asks")
         return Ledger(self.run.ledger)
 
-    def _ledger(self) -> Ledger:
+    def open_ledger(self) -> Ledger:
         """The ledger. Raises OSError where its file cannot be opened any more, so that the page sends its answer
         again."""
         try:
@@ -147,7 +149,7 @@ class LabellingService:
 
     @property
     def index(self) -> AnswerIndex:
-        with self._ledger() as ledger:
+        with self.open_ledger() as ledger:
             return self._read(ledger)
 
     def _question(self, number: int) -> Question:
@@ -155,6 +157,11 @@ class LabellingService:
         if number not in index.questions:
             raise Unknown(f"no question {number}")
         return index.questions[number]
+
+    @property
+    def annotator(self) -> str:
+        """The name that the page proposes."""
+        return self.run.annotator or _user()
 
     # ── Questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,7 +175,7 @@ class LabellingService:
         return {
             "ledger": self.identity,
             "run": self.run.name,
-            "annotator": self.run.annotator or _user(),
+            "annotator": self.annotator,
             "unit": self.run.unit,
             "each": self._each,
             "command": self.run.command,
@@ -214,7 +221,7 @@ class LabellingService:
         work = {"seconds": index.seconds, "clicks": index.clicks}
         learned = self._learner.version if self._learner else 0
         state = {"last": index.last, "asked": len(self._shown(index)), "held": self._leases.held(), "learned": learned}
-        return state | work
+        return state | work | {"watched": is_held(RunFolder(self.run.ledger.parent).watch_lock)}
 
     def lease(self, request: Lease) -> dict[str, Any]:
         """Lease a question to a window, or end its lease. Returns whether it was granted, and the holders of
@@ -231,7 +238,7 @@ class LabellingService:
         """All that is needed to show a question, without its image."""
         question = self._question(number)
         summaries = self.index.latest(number)  # read before the values, so that each of them has values
-        with self._ledger() as ledger:
+        with self.open_ledger() as ledger:
             height, width = ledger.sizes(question.domain, question.stem)[question.stem]
             values = {a.id: a.values for a in ledger.answers(question=number)}
         answers = [(summary, values[summary.id]) for summary in summaries]
@@ -294,16 +301,20 @@ class LabellingService:
     def answers_around(self, number: int) -> dict[str, Any]:
         """The answers about the question's image outside of its region: the image's values, 254 elsewhere."""
         question = self._question(number)
-        with self._ledger() as ledger:
+        with self.open_ledger() as ledger:
             mask = ledger.labels(question.domain, question.stem)
         question.window(mask)[question.inside] = NOT_LABELLED
         return {"values": rle_codec.encode(mask)}
 
     # ── Images ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _read_image(self, domain: str, stem: str) -> np.ndarray:
+    def stored_guess(self, domain: str, stem: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """The guess for an image, unless it still has to be computed."""
+        return self._guesses.stored(domain, stem) if self._guesses else None
+
+    def read_image(self, domain: str, stem: str) -> np.ndarray:
         image = self.run.domains[domain].image(stem)
-        with self._ledger() as ledger:
+        with self.open_ledger() as ledger:
             ledger.expect_image(self.run.domains[domain], stem, image)
         return image
 
@@ -337,16 +348,20 @@ class LabellingService:
         answer = Answer(
             sent.question, sent.annotator, sent.token, values, sent.kind, retracts, sent.seconds, float(sent.clicks)
         )
-        with self._ledger() as ledger:
+        with self.open_ledger() as ledger:
             (number,) = ledger.answer([answer])
             index = self._read(ledger)
-        if self._learner is not None:
-            self._learner.learn_from(question, lambda: self._standing(question), self._reading(question))
+        self.learn_from(question)
         return {
             "id": number,
             "answers": [_summary_record(summary) for summary in index.latest(sent.question)],
             **self._state(index),
         }
+
+    def learn_from(self, question: Question) -> None:
+        """Let the guesses learn what the answers to a question say now."""
+        if self._learner is not None:
+            self._learner.learn_from(question, lambda: self._standing(question), self._reading(question))
 
     def _standing(self, question: Question) -> Mask | None:
         """The answers to a question, combined by the campaign's rule, (h,w); None where there is none."""

@@ -1,4 +1,4 @@
-"""Datasets as they lie on disk: one file a layout, each turning its published tree into an `Index` by stem."""
+"""Datasets in their published folder structures: each layout is a module that lists the files as an `Index` by stem."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Index", "Listing", "Problem", "index", "index_to_check", "load_domai
 
 
 def index(settings: DomainSettings) -> Index:
-    """List a dataset's files without opening an image. Never raises for the user's faults: they are its `problems`."""
+    """List a dataset's files without opening an image. Faults of the data are its `problems` and are never raised."""
     match settings:
         case FolderDomain():
             return folder.index(settings)
@@ -47,34 +47,37 @@ def index(settings: DomainSettings) -> Index:
 
 
 def index_to_check(settings: DomainSettings) -> Index:
-    """The index with what its images are read by. Images that cannot be read are left to who opens each of them."""
-    found = index(settings)
+    """The index with the settings by which its images are read. Unreadable images are left to the caller, who opens
+    each."""
+    file_index = index(settings)
     assert isinstance(settings, FilesDomain), "scenes have no files"
-    pixels, error = settle_readable(settings.input, [found.images[stem] for stem in found.splits["train"]])
-    told = () if error is None else (Problem.of(error, found.root),)
-    return replace(found, input=pixels, problems=(*found.problems, *told))
+    pixels, error = settle_readable(settings.input, [file_index.images[stem] for stem in file_index.splits["train"]])
+    stretch_problems = () if error is None else (Problem.of(error, file_index.root),)
+    return replace(file_index, input=pixels, problems=(*file_index.problems, *stretch_problems))
 
 
 def load_domain(name: str, settings: DomainSettings, keep: bool = False) -> Domain:
     """The domain that the settings describe. Raises one ValueError that lists every error of its listing.
 
-    Every image of train that has a mask is labelled; `Domain.with_labelled` draws fewer. `keep`: what is read of the
-    files stays in memory.
+    Every image of train that has a mask is labelled; `Domain.with_labelled` draws fewer. With `keep`, images and masks
+    stay in memory once they are read.
     """
     if isinstance(settings, ScenesDomain):
         from fewmask.data import scenes
 
         return scenes.domain(name, settings)
-    found = index(settings)
-    if found.errors:
-        raise ValueError(f"domain {name}:\n" + "\n".join(f"  {p}" for p in found.errors))
-    assert found.space is not None
+    file_index = index(settings)
+    if file_index.errors:
+        raise ValueError(f"domain {name}:\n" + "\n".join(f"  {p}" for p in file_index.errors))
+    assert file_index.space is not None
     try:
-        pixels = settle_stretch(settings.input, [found.images[stem] for stem in found.splits["train"]])
+        pixels = settle_stretch(settings.input, [file_index.images[stem] for stem in file_index.splits["train"]])
     except ValueError as error:
         raise ValueError(f"domain {name}:\n  {error}") from None
     source = FileSource(
-        found.root, found.images, found.masks, found.space, settings.size, {} if keep else None,
-        found.reader or PixelMasks(), found.upright, pixels,
+        file_index.root, file_index.images, file_index.masks, file_index.space, settings.size, {} if keep else None,
+        file_index.reader or PixelMasks(), file_index.upright, pixels,
     )  # fmt: skip
-    return Domain(name, found.space, source, found.splits, found.labelled, size=settings.size, input=pixels)
+    return Domain(
+        name, file_index.space, source, file_index.splits, file_index.labelled, size=settings.size, input=pixels
+    )

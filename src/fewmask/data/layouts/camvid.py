@@ -46,7 +46,7 @@ def index(settings: CamvidDomain) -> Index:
         # The lists were published both with a pair a line and with all pairs in one line.
         words = [(word, where) for line, where in listing.lines(f"{split}.txt") for word in line.split()]
         if len(words) % 2:
-            listing.error(words[-1][1], f"{words[-1][0]!r} stands without a partner", "write image and mask in pairs")
+            listing.error(words[-1][1], f"{words[-1][0]!r} is not part of a pair", "write image and mask in pairs")
         for (image, where), (mask, _) in zip(words[::2], words[1::2], strict=False):
             # Paths in the lists begin at their author's /SegNet/CamVid; the last two parts are ours.
             if ".." in PurePosixPath(image).parts + PurePosixPath(mask).parts:
@@ -61,7 +61,7 @@ def index(settings: CamvidDomain) -> Index:
                 listing.masks[stem] = files[mask]
             elif split == "train":
                 listing.warn(
-                    where, f"{mask!r} is not there", "the image counts as unlabelled; add the mask if it is not"
+                    where, f"{mask!r} is missing", "the image counts as unlabelled: add the mask if it has one"
                 )
             listing.put(split, stem, where)
     for name in sorted(files.keys() - listed):

@@ -26,15 +26,15 @@ MASK_SUFFIXES = {
     "cvat": (".xml",),
     "label-studio": (".json",),
 }
-"""By kind of mask what its files end in."""
+"""The endings of the files, by kind of mask."""
 OF_MANY: Mapping[str, Callable[..., list[Annotated]]] = {
     "coco": read_coco,
     "cvat": read_cvat,
     "label-studio": read_label_studio,
 }
-"""What reads files that are about many images."""
+"""The readers of files about many images."""
 UPLOADED = re.compile(r"(^|/)[0-9a-f]{8}-")
-"""What Label Studio puts before the name of an image that was uploaded."""
+"""The prefix that Label Studio adds to the name of an uploaded image."""
 
 
 def index(settings: FolderDomain) -> Index:
@@ -46,11 +46,13 @@ def index(settings: FolderDomain) -> Index:
         space = LabelSpace.from_class_list(listed)
         reader = _reader(settings, listed, space)
     except ValueError as error:
-        told = str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}"
-        listing.problems.append(Problem.of(ValueError(told), file))
+        message = str(error) if str(error).startswith(f"{file}: ") else f"{file}: {error}"
+        listing.problems.append(Problem.of(ValueError(message), file))
     if listed is not None and listed.listed:
         ids = ", ".join(f"{i} {name}" for i, name in zip(listed.ids, listed.names, strict=True))
-        listing.warn(file, f"a list of classes, taken for the ids of their places: {ids[:200]}", "write ids if not so")
+        listing.warn(
+            file, f"a list of classes, whose positions are taken as ids: {ids[:200]}", "write ids if that is wrong"
+        )
     files = _Files(settings, listing)
     files.add_images()
     if settings.masks in OF_MANY:
@@ -66,7 +68,7 @@ def index(settings: FolderDomain) -> Index:
 
 
 def _reader(settings: FolderDomain, listed: ClassList, space: LabelSpace) -> MaskReader | None:
-    """What reads masks of a kind that has a file for each image."""
+    """The reader of a kind of mask that has a file for each image."""
     if settings.masks == "pixels":
         return PixelMasks(colours_of(listed, space))
     ids = ClassIds.of(listed, space)
@@ -75,11 +77,11 @@ def _reader(settings: FolderDomain, listed: ClassList, space: LabelSpace) -> Mas
 
 @dataclass
 class _Files:
-    """Tells images from masks and both from strays."""
+    """Separates images, masks and other files."""
 
     settings: FolderDomain
     listing: Listing
-    found: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
+    walked: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
 
     @property
     def together(self) -> bool:
@@ -101,12 +103,12 @@ class _Files:
             else:
                 ends = settings.image_ending or ", ".join(IMAGE_SUFFIXES)
                 listing.warn(
-                    path, "not an image by its name", f"left aside: images end in {ends}; rename or move it away"
+                    path, "not an image by its name", f"left out: images end in {ends}; rename or move it away"
                 )
 
     def add_masks(self) -> None:
         for name, path in self.masks():
-            self.listing.add_mask(self.known(_stem(name, self.settings.label_ending, self.endings) or name), path)
+            self.listing.add_mask(self.image_stem(_stem(name, self.settings.label_ending, self.endings) or name), path)
 
     @property
     def endings(self) -> tuple[str, ...]:
@@ -125,31 +127,31 @@ class _Files:
             else:
                 ends = self.settings.label_ending or ", ".join(self.endings)
                 self.listing.warn(
-                    path, "no mask by its name", f"left aside: masks end in {ends}; rename or move it away"
+                    path, "not a mask by its name", f"left out: masks end in {ends}; rename or move it away"
                 )
 
-    def known(self, stem: str) -> str:
+    def image_stem(self, stem: str) -> str:
         """The stem of the one image of that name in other folders, where the masks' folders are not the images'."""
         if stem in self.listing.images:
             return stem
         last = stem.rpartition("/")[2]
-        same = [s for s in self.by_last.get(last, []) if "/" not in stem or "/" not in s]
+        same = [s for s in self.stems_by_name.get(last, []) if "/" not in stem or "/" not in s]
         return same[0] if len(same) == 1 else stem
 
     @cached_property
-    def by_last(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+    def stems_by_name(self) -> dict[str, list[str]]:
+        stems: dict[str, list[str]] = {}
         for stem in self.listing.images:
-            found.setdefault(stem.rpartition("/")[2], []).append(stem)
-        return found
+            stems.setdefault(stem.rpartition("/")[2], []).append(stem)
+        return stems
 
     def _is_mask(self, path: Path) -> bool:
         return _stem(path.name, self.settings.label_ending, self.endings) is not None
 
     def _walk(self, folder: str, required: bool = True) -> list[tuple[str, Path]]:
-        if folder not in self.found:
-            self.found[folder] = self.listing.walk(folder, required)
-        return self.found[folder]
+        if folder not in self.walked:
+            self.walked[folder] = self.listing.walk(folder, required)
+        return self.walked[folder]
 
 
 def _stem(name: str, ending: str, suffixes: tuple[str, ...]) -> str | None:
@@ -163,39 +165,39 @@ def _stem(name: str, ending: str, suffixes: tuple[str, ...]) -> str | None:
 
 
 def _binary(listing: Listing, files: _Files, ids: ClassIds) -> BinaryMasks:
-    """A folder for each class, or for the classes below each folder of images."""
-    found: dict[str, dict[str, Path]] = {}
+    """Find the masks in a folder for each class, at the top or below each folder of images."""
+    class_files: dict[str, dict[str, Path]] = {}
     for name, path in files.masks():
         parts = (_stem(name, files.settings.label_ending, files.endings) or name).split("/")
         named = [part for part in parts[:-1] if part in ids.ids]
         if len(named) != 1:
             there = ", ".join(ids.ids)
-            listing.error(path, "in no folder of a class", f"lay it into a folder of the name of a class: {there}")
+            listing.error(path, "in no folder of a class", f"move it into a folder named after a class: {there}")
             continue
-        stem = files.known("/".join(part for part in parts if part != named[0]))
-        if (first := found.setdefault(stem, {}).setdefault(named[0], path)) is not path:
+        stem = files.image_stem("/".join(part for part in parts if part != named[0]))
+        if (first := class_files.setdefault(stem, {}).setdefault(named[0], path)) is not path:
             listing.error(path, f"same stem as {first}", "remove one, or rename it: an image has one mask a class")
         listing.masks.setdefault(stem, path)
-    ordered = {s: [(raw, of[n]) for n, raw in ids.ids.items() if n in of] for s, of in found.items()}
+    ordered = {s: [(raw, of[n]) for n, raw in ids.ids.items() if n in of] for s, of in class_files.items()}
     return BinaryMasks(ordered, ids.unpainted)
 
 
 def _annotated(listing: Listing, files: _Files, ids: ClassIds) -> AnnotatedMasks:
-    """The images that files of annotations are about, found by the names in them."""
+    """Assign the annotations of files about many images to the images that they name."""
 
-    def told(error: ValueError) -> None:
+    def report(error: ValueError) -> None:
         listing.problems.append(Problem.of(error, path))
 
     read = OF_MANY[files.settings.masks]
-    found: dict[str, Annotated] = {}
+    annotated: dict[str, Annotated] = {}
     absent = 0
     elsewhere: list[tuple[str, Path]] = []
     stems = image_names(listing.root, listing.images, listing.masks)
     for _, path in files.masks():
         try:
-            images = read(path, ids, told)
+            images = read(path, ids, report)
         except ValueError as error:
-            told(error)
+            report(error)
             continue
         for image in images:
             here = path.parent.relative_to(listing.root).as_posix()
@@ -217,19 +219,19 @@ def _annotated(listing: Listing, files: _Files, ids: ClassIds) -> AnnotatedMasks
                 if "/" in written and not uploaded and not listing.images[stem].as_posix().endswith(f"/{written}"):
                     elsewhere.append((image.name, listing.images[stem]))
                 listing.add_mask(stem, path)
-                found.setdefault(stem, image)
+                annotated.setdefault(stem, image)
     if elsewhere:
         name, taken = elsewhere[0]
         listing.warn(
             taken,
-            f"taken for {name!r} of the annotations, which name another folder ({len(elsewhere):,} such images)",
-            "write the folder that it lies in, if it is another image",
+            f"taken as {name!r} of the annotations, which name another folder ({len(elsewhere):,} such images)",
+            "write its folder into the name if another image is meant",
         )
     if absent:
         listing.warn(
-            listing.root, f"{absent:,} images of the annotations are not there", "add them if they are to be used"
+            listing.root, f"{absent:,} images of the annotations are missing", "add them if they are to be used"
         )
-    return AnnotatedMasks(found, ids.unpainted)
+    return AnnotatedMasks(annotated, ids.unpainted)
 
 
 def _splits(listing: Listing, settings: FolderDomain) -> None:
@@ -237,7 +239,7 @@ def _splits(listing: Listing, settings: FolderDomain) -> None:
     if not folder.is_dir():
         for stem, path in listing.images.items():
             listing.put("train", stem, path)
-        if not val_from_train:  # an error, beside which the images are still looked at
+        if not val_from_train:  # an error, but the images are checked all the same
             listing.error(
                 folder / "train.txt",
                 "not found",
@@ -265,8 +267,8 @@ def _splits(listing: Listing, settings: FolderDomain) -> None:
             line, stem = taken[0]
             listing.warn(
                 file,
-                f"{len(taken)} lines are taken for the image they name: {line!r} for {stem!r}",
-                "write stems if not so",
+                f"{len(taken)} lines name an image otherwise than by its stem: {line!r} is taken as {stem!r}",
+                "write stems if that is wrong",
             )
         if not lines and file.exists():
             listing.error(file, "it lists no stems", "write one stem a line, or remove the file")

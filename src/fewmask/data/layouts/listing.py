@@ -1,6 +1,7 @@
-"""What a dataset on disk consists of, and everything that is wrong with its files' names and places.
+"""Lists the files of a dataset, and all problems of their names and places.
 
-A `Listing` collects; it never raises at the first fault and never opens an image. `finish` turns it into an `Index`.
+A `Listing` collects both. It neither raises at the first fault nor opens an image. `finish` turns it into an
+`Index`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from fewmask.paths import alike, fault_of_stem
 from fewmask.randomness import generator
 
 WHOLE = frozenset({"classes.yaml", *(f"{split}.txt" for split in SPLITS)})
-"""Files that say something of all images."""
+"""Files that concern all images."""
 _IDS = PixelMasks()
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault: the file (and line) it is in, what was found there, and what to do about it."""
+    """One fault: its file (and line), the value found there, and the fix."""
 
     where: str
     value: str
@@ -38,7 +39,7 @@ class Problem:
 
     @classmethod
     def of(cls, error: ValueError, path: Path) -> Problem:
-        """The problem that a reader's error tells of, which is written `file: value; fix`."""
+        """The problem in a reader's error, whose message is `file: value; fix`."""
         value, semicolon, fix = str(error).removeprefix(f"{path}: ").rpartition("; ")
         return cls(str(path), value, fix) if semicolon else cls(str(path), fix, "see docs/formats.md")
 
@@ -47,12 +48,12 @@ class Problem:
 
     @property
     def kind(self) -> str:
-        """What it is, without the names and numbers that differ from file to file."""
+        """The value without the names and numbers that differ from file to file."""
         return re.sub(r"'[^']*'|\S*/\S*|\d+(?:[.,×]\d+)*", "…", self.value)
 
     @property
     def reach(self) -> int:
-        """What it spoils: 0 the dataset, 1 a line of a list, 2 a file."""
+        """The extent of the fault: 0 for the dataset, 1 for a line of a list, 2 for a file."""
         path = Path(self.where)
         if not path.suffix or path.name in WHOLE:
             return 0
@@ -73,11 +74,11 @@ class Index:
     splits: Mapping[str, tuple[str, ...]]
     problems: tuple[Problem, ...]
     reader: MaskReader | None = _IDS
-    """None where the classes that masks need to be read could not be."""
+    """None if the classes could not be read, which the masks need."""
     upright: bool = False
     """Whether images are turned as their orientation tags ask."""
     input: InputSettings = PLAIN
-    """What its images are read by, once that is known."""
+    """The settings by which its images are read, once they are determined."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -116,14 +117,14 @@ class Listing:
             return []
         if not self._inside(path):
             return []
-        found: list[Path] = []
+        paths: list[Path] = []
         pictures: dict[str, Path] = {}
         for entry in sorted(os.scandir(path), key=lambda e: e.name):
             file = Path(entry.path)
             if entry.name.startswith(".") or (entry.is_symlink() and not self._inside(file)) or entry.is_dir():
                 continue
             if not entry.is_file():
-                self.error(file, "a link to nothing", "restore the file that it points to, or remove it")
+                self.error(file, "a broken link", "restore the file that it points to, or remove it")
                 continue
             if wrong := _fault(file.stem):
                 self.error(str(file).encode(errors="backslashreplace").decode(), *wrong)
@@ -131,8 +132,8 @@ class Listing:
             if file.suffix.lower() in IMAGE_SUFFIXES and (first := pictures.setdefault(file.stem, file)) is not file:
                 self.error(file, f"same stem as {first}", "rename one, so that each has its own stem, or remove it")
                 continue
-            found.append(file)
-        return found
+            paths.append(file)
+        return paths
 
     def folders(self, folder: str, required: bool = True) -> list[str]:
         """The folders directly in a folder, by name, as paths relative to the root."""
@@ -151,13 +152,13 @@ class Listing:
         """
         head, star, tail = pattern.partition("*")
         if star:
-            found: list[tuple[str, Path]] = []
+            files: list[tuple[str, Path]] = []
             for folder in self.folders(head.rstrip("/") or ".", required):
                 inner, name = f"{folder}{tail}", folder.rpartition("/")[2]
-                found += [(f"{name}/{below}", path) for below, path in self.walk(inner, required=False)]
-            if not found and required:
+                files += [(f"{name}/{below}", path) for below, path in self.walk(inner, required=False)]
+            if not files and required:
                 self.error(self.root / pattern, "no files in such folders", f"set `root` to {self.hint}")
-            return found
+            return files
         path = self.root / pattern
         if path.is_file() and self._inside(path):
             return [(path.name, path)]
@@ -181,7 +182,7 @@ class Listing:
             if entry.is_dir():
                 yield from self._below(path, called, (*above, real))
             elif not entry.is_file():
-                self.error(path, "a link to nothing", "restore the file that it points to, or remove it")
+                self.error(path, "a broken link", "restore the file that it points to, or remove it")
             elif wrong := _fault(path.stem):
                 self.error(str(path).encode(errors="backslashreplace").decode(), *wrong)
             else:
@@ -221,14 +222,14 @@ class Listing:
             self.masks[stem] = path
 
     def put(self, split: str, stem: str, where: str | Path) -> None:
-        """Make an image part of a split; `where` is the line or the file that says so."""
+        """Add an image to a split; `where` is the line or the file that puts it there."""
         if Path(stem).is_absolute() or ".." in Path(stem).parts:
             self.error(str(where), f"{stem!r} leads out of the root", "write the stem of an image of this dataset")
         else:
             self._splits[split].append((stem, str(where)))
 
     def move(self, source: str, target: str) -> None:
-        """Let all of one split be another one, which is empty until then."""
+        """Move all images of a split to another one, which is empty so far."""
         assert not self._splits[target]
         self._splits[target], self._splits[source] = self._splits[source], []
 
@@ -236,7 +237,7 @@ class Listing:
         return [stem for stem, _ in self._splits[split]]
 
     def hold_out(self, fraction: float, group: Callable[[str], str] = str) -> None:
-        """Move part of train's images with masks to val: whole groups, drawn once and for all (no run's seed matters).
+        """Move part of train's images with masks to val, as whole groups. The draw does not depend on a run's seed.
 
         Frames of one drive look alike, so a layout that knows drives or cities makes them the groups.
         """
@@ -264,7 +265,7 @@ class Listing:
         reader: MaskReader | None = _IDS,
         upright: bool = False,
     ) -> Index:
-        """Check what every layout has to fulfil. `unlisted` says whether images in no split are worth a warning."""
+        """Check the requirements of every layout. With `unlisted`, an image in no split is a warning."""
         if not self.root.is_dir():
             self.problems = [Problem(str(self.root), "no such folder", f"set `root` to {self.hint}")]
             return Index(self.root, space, {}, {}, dict.fromkeys(SPLITS, ()), tuple(self.problems))
@@ -279,7 +280,7 @@ class Listing:
         if not splits["train"]:
             self.error(self.root, "the split train has no images", f"list some, or set `root` to {self.hint}")
         elif not any(stem in self.masks for stem in splits["train"]):
-            # A campaign may begin with nothing, and what learns from labels says so itself.
+            # A campaign may begin without labels, and methods that need labels raise an error themselves.
             self.warn(self.root, "no image of train has a mask", "add masks for a few, or have a campaign ask for them")
         if not splits["val"]:
             self.warn(self.root, "the split val has no images", "without it no choice can be checked before the test")
@@ -298,20 +299,20 @@ class Listing:
     def _check_split(self, split: str) -> tuple[str, ...]:
         """A split's stems that have an image; the others, and those listed twice, become problems."""
         elsewhere = {stem: other for other in SPLITS[: SPLITS.index(split)] for stem in self.stems(other)}
-        seen: dict[str, None] = {}
+        stems: dict[str, None] = {}
         for stem, where in self._splits[split]:
-            if stem in seen:
+            if stem in stems:
                 self.error(where, f"{stem!r} is listed twice", "keep one line")
             elif stem not in self.images:
                 self.error(where, f"{stem!r} has no image{self._near(stem)}", self._fix_for_stem(stem))
             else:
                 if stem in elsewhere:
-                    fix = "keep it in one split, or the score is of images the network has seen"
+                    fix = "keep it in one split: scores on training images are too high"
                     self.error(where, f"{stem!r} is also in {elsewhere[stem]}", fix)
                 if split != "train" and stem not in self.masks:
                     self.error(self.images[stem], f"in {split} but without a mask", "add its mask, or move it to train")
-                seen[stem] = None
-        return tuple(seen)
+                stems[stem] = None
+        return tuple(stems)
 
     @cached_property
     def _lookalikes(self) -> dict[str, str]:
@@ -323,25 +324,25 @@ class Listing:
         return "" if other is None else f": {self.images[other].name!r} {_difference(other, stem)}"
 
     def _tell_alike(self) -> None:
-        """Images whose stems are one name on other systems."""
+        """Report images whose stems are the same name on other systems."""
         for first, other in alike(self.images):
             value, fix = f"beside {self.images[first]}, whose name {_difference(first, other)}", "rename one"
             if _nfc(first) == _nfc(other):
-                self.error(self.images[other], value, f"{fix}: nobody can tell them apart")
+                self.error(self.images[other], value, f"{fix}: nothing distinguishes them")
             else:
                 self.warn(self.images[other], value, f"{fix}: on macOS and Windows one replaces the other")
 
     def _fix_for_stem(self, stem: str) -> str:
         if self._near(stem):
-            return "rename the file or write the line anew, so that they are the same to the byte"
+            return "rename the file or write the line again, so that both have the same bytes"
         if Path(stem).suffix.lower() in IMAGE_SUFFIXES and Path(stem).stem in self.images:
             return f"write it without its ending: {Path(stem).stem}"
         return "add the image, or take the line out"
 
 
 def image_names(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, set[str]]:
-    """What an image may be called in a list: its stem or its path, with the ending or without it, with the folders
-    above it or without them; or as its mask is. By each name the stems."""
+    """The stems by each name that a list may use for an image: its stem, its path or its mask's path, with or without
+    the ending and with or without the folders above it."""
     names: dict[str, set[str]] = {}
     for stem, path in images.items():
         for file in filter(None, (path, masks.get(stem))):
@@ -354,24 +355,23 @@ def image_names(root: Path, images: Mapping[str, Path], masks: Mapping[str, Path
 
 
 def resolve(names: Mapping[str, set[str]], *written: str) -> set[str]:
-    """The stems that a written name means, by what images are called: of the first spelling that means any. What leads
-    out of the root means none."""
+    """The stems of the first of the `written` names that occurs in `names`. A path out of the root has none."""
     for name in written:
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts:
             continue
         for at in range(len(parts)):
-            if found := names.get("/".join(parts[at:])):
-                return found
+            if stems := names.get("/".join(parts[at:])):
+                return stems
     return set()
 
 
 def _fault(stem: str) -> tuple[str, str] | None:
-    """Why a file's name cannot be used, and what to do about it."""
+    """The reason why a file's name cannot be used, and the fix."""
     if wrong := fault_of_stem(stem):
         value, _, fix = wrong.rpartition("; ")
         return f"its name cannot be used: {value}", fix
-    return ("a blank begins or ends its name", "rename it: lists leave blanks out") if stem != stem.strip() else None
+    return ("a blank begins or ends its name", "rename it: lists ignore such blanks") if stem != stem.strip() else None
 
 
 def _nfc(name: str) -> str:
@@ -379,7 +379,7 @@ def _nfc(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name where neither case nor Unicode's form counts."""
+    """The name without its differences of case and Unicode form."""
     return _nfc(unicodedata.normalize("NFD", name).casefold())
 
 

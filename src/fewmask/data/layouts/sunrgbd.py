@@ -32,8 +32,8 @@ CLASSES_13 = (
     ("wall", (249, 139, 0)),
     ("window", (225, 229, 194)),
 )
-# The 37 classes in the order of their ids, which begin at 1 (0 is "not labelled" in the dataset: nobody said what it
-# is, so it is void here), each with its class of the 13. Source of the names: SUNRGBDtoolbox; of the mapping:
+# The 37 classes in the order of their ids, which begin at 1 (0 is "not labelled" in the dataset: its class is
+# unknown, so it is void here), each with its class of the 13. Source of the names: SUNRGBDtoolbox; of the mapping:
 # class13Mapping of github.com/ankurhanda/nyuv2-meta-data, whose first 37 of 40 classes are these.
 CLASSES_37 = (
     ("wall", "wall"),

@@ -54,7 +54,7 @@ COLOURS: dict[str, Colour] = {
     "water": (30, 110, 160),
     "cow": (70, 50, 70),
 }
-# The order is part of what a seed means: a scene's generator depends on the position of its kind.
+# The order determines what a seed draws, because a scene's generator depends on the position of its kind.
 PAINTERS: dict[str, Callable[[tuple[int, int], tuple[str, ...], np.random.Generator, Daylight], Canvas]] = {
     "streets": streets.draw,
     "rooms": rooms.draw,
@@ -90,7 +90,7 @@ def domain(name: str, settings: ScenesDomain) -> Domain:
 
 @dataclass(frozen=True)
 class ScenesSource:
-    """Renders the images and masks of a procedural domain when they are asked for."""
+    """Renders the images and masks of a procedural domain on demand."""
 
     kind: str
     seed: int
@@ -116,7 +116,7 @@ def scene_index(stem: str) -> int:
     return int(number) * len(SPLITS) + SPLITS.index(split)
 
 
-# An image and its mask are asked for one after the other, and small splits again and again.
+# An image and its mask are requested one after the other, and small splits again and again.
 @lru_cache(maxsize=1024)
 def _recent(kind: str, seed: int, index: int, size: tuple[int, int], light: Daylight) -> tuple[np.ndarray, Mask]:
     return render(kind, seed, index, size, light)

@@ -1,4 +1,4 @@
-"""What scenes are drawn on and through: a canvas of twice the picture's size, a camera, the light of the hour.
+"""The tools that draw scenes: a canvas of twice the picture's size, a camera, and the light of the hour.
 
 Shapes: H×W pixels of the picture · h×w = 2H×2W pixels of the canvas · N corners of a polygon.
 
@@ -29,7 +29,7 @@ UNITS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float32)
 
 @dataclass(frozen=True)
 class Light:
-    """Hour and weather of a scene: what its colours are multiplied with, and the haze that hides far things."""
+    """Hour and weather of a scene: the factors of its colours, and the haze that hides distant things."""
 
     ambient: Rgb
     haze: Rgb
@@ -47,7 +47,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole that looks along z: where it sees infinity (x, y), its focal length, its height over the ground."""
+    """A pinhole camera along z: its vanishing point (x, y), its focal length, and its height over the ground."""
 
     x: float
     y: float
@@ -177,10 +177,10 @@ class Canvas:
             if depth is not None:
                 cv2.fillPoly(self.depth, [corners], float(depth), shift=SHIFT)
             return
-        found = self._stencil(corners)
-        if found is None:
+        box_and_stencil = self._stencil(corners)
+        if box_and_stencil is None:
             return
-        box, stencil = found
+        box, stencil = box_and_stencil
         flat = np.array(colour, dtype=np.float32)
         shade = flat if texture is None else texture[box][..., None] * flat
         np.copyto(self.image[box], shade, where=stencil[..., None])
@@ -191,7 +191,7 @@ class Canvas:
             np.copyto(self.depth[box], there, where=stencil)
 
     def details(self, polygons: np.ndarray | Sequence[Points], colour: Rgb) -> None:
-        """Fill disjoint polygons that belong to what is below them: windows of a house, markings of a road."""
+        """Fill disjoint polygons that keep the class below them, such as windows of a house or markings of a road."""
         if len(polygons):
             many = isinstance(polygons, np.ndarray)
             corners = list(self._pixels(polygons)) if many else [self._pixels(p) for p in polygons]
@@ -206,18 +206,18 @@ class Canvas:
 
     def shadow(self, points: Points, strength: float) -> None:
         """Darken a polygon."""
-        found = self._stencil(self._pixels(points))
-        if found is not None:
-            box, stencil = found
+        box_and_stencil = self._stencil(self._pixels(points))
+        if box_and_stencil is not None:
+            box, stencil = box_and_stencil
             self.image[box] *= np.where(stencil, np.float32(1 - strength), np.float32(1))[..., None]
 
     def shine(self, points: Points, colour: Rgb) -> None:
-        """Let a polygon give light by itself; whatever of a class is drawn over it later hides it."""
+        """Let a polygon emit light. Things of a class that are drawn over it later hide it."""
         self.glows = True
         cv2.fillPoly(self.glow, [self._pixels(points)], colour, shift=SHIFT)
 
     def vote(self) -> Mask:
-        """The mask (H,W): three of four subpixels decide, else void."""
+        """The mask (H,W): the class of three of a pixel's four subpixels, or else void."""
         m = self.mask
         a, b, c, d = m[::2, ::2], m[::2, 1::2], m[1::2, ::2], m[1::2, 1::2]
         first = (a == b) & ((a == c) | (a == d))
@@ -230,7 +230,7 @@ class Canvas:
         return np.minimum(np.maximum(places, -bound), bound).astype(np.int32)
 
     def _stencil(self, corners: np.ndarray) -> tuple[Box, np.ndarray] | None:
-        """The box around a polygon and what is inside of it (bool); None where nothing is in the picture."""
+        """The box around a polygon and its inside (bool); None if it is outside of the picture."""
         x0, y0 = (max((int(v) >> SHIFT) - 1, 0) for v in corners.min(0))
         x1, y1 = (min((int(v) >> SHIFT) + 3, edge) for v, edge in zip(corners.max(0), (self.w, self.h), strict=True))
         if x1 <= x0 or y1 <= y0:

@@ -1,4 +1,4 @@
-"""What stands and hangs in rooms."""
+"""The furniture of rooms, and the things on their walls."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def draw_windows(c: Canvas, wall: Wall, panes: np.ndarray) -> None:
 
 
 def draw_row_house(c: Canvas, x: float, way: int, z0: float, z1: float) -> None:
-    """A house beside the street, left (way −1) or right (1): its front along the street and the end that we see."""
+    """A house beside the street, left (way −1) or right (1): its front along the street and its visible end."""
     cam, rng = c.cam, c.rng
     tall, colour = rng.uniform(5.5, 15), facade_colour(rng)
     front = Wall(cam, (x, 0, 0), (0, 0, 1))

@@ -1,4 +1,4 @@
-"""The hour and the weather, the sky that comes with them, and the photograph that is taken.
+"""The hour and the weather, the sky that belongs to them, and the conversion to a photograph.
 
 Shapes: H×W pixels of the picture · h×w = 2H×2W pixels of the canvas.
 """
@@ -17,7 +17,7 @@ HOURS: dict[Daylight, dict[str, float]] = {
     "day": {"clear": 0.65, "overcast": 0.35},
     "night": {"night": 1.0},
 }
-"""How often each hour, or weather, is drawn."""
+"""The probability of each hour and of each weather."""
 
 
 def outdoors(rng: np.random.Generator, saturation: float, daylight: Daylight) -> Light:
@@ -55,7 +55,7 @@ def draw_sky(c: Canvas) -> None:
     cover = np.clip(thick * 1.6, 0, 1)[..., None] * np.float32(0.25 if light.night else 0.85)
     cloud = np.array(mix(light.haze, (1.0, 1.0, 1.0), 0.1 if light.night else 0.5), np.float32)
     image = (zenith * (1 - fall) + haze * fall) * (1 - cover) + cloud * (0.9 + 0.12 * blot[..., None]) * cover
-    # The sky gives the light itself, so the ambient tint that everything gets must not count twice.
+    # The sky is the source of light, so the ambient tint of everything else must not count twice.
     image /= np.array(light.ambient, np.float32)
     c.image[:] = cv2.resize(image, (c.w, c.h), interpolation=cv2.INTER_LINEAR)
     c.mask[:] = c.names["sky"]
@@ -73,9 +73,9 @@ def develop(c: Canvas, rng: np.random.Generator) -> np.ndarray:
     light, (height, width) = c.light, c.size
     image = cv2.resize(c.image, (width, height), interpolation=cv2.INTER_AREA) * np.array(light.ambient, np.float32)
     depth = cv2.resize(c.depth, (width, height), interpolation=cv2.INTER_AREA)
-    seen = np.exp(depth * np.float32(-light.density))[..., None]
+    visibility = np.exp(depth * np.float32(-light.density))[..., None]
     haze = np.array(light.haze, np.float32)
-    image = haze + (image - haze) * seen
+    image = haze + (image - haze) * visibility
     if c.glows:
         lit = cv2.resize(c.glow, (width, height), interpolation=cv2.INTER_AREA)
         image += lit + np.float32(0.9) * cv2.GaussianBlur(lit, (0, 0), 0.06 * height)
@@ -86,7 +86,7 @@ def develop(c: Canvas, rng: np.random.Generator) -> np.ndarray:
     image *= (np.float32(exposure) * (1 - np.float32(vignette / 2) * (dx * dx + dy * dy)))[..., None]
     if softness > 0.6:
         image = cv2.GaussianBlur(image, (0, 0), 0.006 * height * (softness - 0.3))
-    # A shoulder instead of hard clipping: what is bright stays coloured.
+    # A soft shoulder instead of hard clipping keeps the colour of bright areas.
     bright = np.minimum(np.float32(0.8) - image, 0)
     image = np.where(bright < 0, 1 - np.float32(0.2) * np.exp(bright * 5), image)
     strength = np.float32(light.noise * rng.uniform(0.6, 1.5))

@@ -1,4 +1,4 @@
-"""Rooms: four walls in one-point perspective, and what people put into them.
+"""Rooms: four walls in one-point perspective, with their furniture.
 
 Shapes: h×w pixels of the canvas.
 """
@@ -23,7 +23,7 @@ from fewmask.data.scenes.furniture import (
 from fewmask.data.scenes.things import Things, any_colour, draw_person, hsv, mix, paint, pick, times
 
 EVENINGS: dict[Daylight, float] = {"any": 0.35, "day": 0.0, "night": 1.0}
-"""How often it is evening."""
+"""The probability of an evening scene."""
 
 
 def draw(size: tuple[int, int], names: tuple[str, ...], rng: np.random.Generator, daylight: Daylight) -> Canvas:

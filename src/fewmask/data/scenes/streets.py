@@ -1,4 +1,4 @@
-"""Streets: looked along, or across at the houses on the other side.
+"""Streets, seen along, or across towards the houses on the other side.
 
 Shapes: h×w pixels of the canvas.
 """

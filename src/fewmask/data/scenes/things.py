@@ -1,4 +1,4 @@
-"""Colours, and the things that more than one domain has: people, trees, boxes."""
+"""Colours, and the things that several domains share: people, trees, boxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewmask.data.scenes.canvas import Canvas, Rgb
 
 T = TypeVar("T")
 Things = list[tuple[float, Callable[[], None]]]
-"""What is still to be drawn: how far away it is, and how it is drawn."""
+"""The things that remain to be drawn: the distance of each, and the function that draws it."""
 
 
 def hsv(hue: float, saturation: float, value: float) -> Rgb:

@@ -16,6 +16,7 @@ from fewmask.config.base import MethodSettings
 from fewmask.data.batch import Batch, Phase, take
 from fewmask.data.domain import Domain
 from fewmask.losses.cross_entropy import cross_entropy
+from fewmask.losses.dice import dice_loss
 from fewmask.models.universal import UniversalSegmenter
 
 RIVAL = "other"
@@ -102,24 +103,51 @@ def supervised_loss(
     batch: Batch,
     *,
     weight: Tensor | None = None,
-    gamma: float = 0.0,
+    gamma: float | None = None,
     epsilon: float = 0.0,
 ) -> Tensor:
     """L_sup = Σ_k mean over the labelled pixels of domain k of CE(y, G_k(F(x))) (ICCV 2019, eq. 1).
-    `Batch.pixel_weight` weighs the pixels of partly labelled images.
+    `Batch.pixel_weight` weighs the pixels of partly labelled images. `Batch.loss` may make the cross-entropy focal and
+    add the Dice loss.
 
     Each head gets only the rows of its domain that have a labelled pixel. weight (B,H,W), γ and ε are those of
-    `cross_entropy`.
+    `cross_entropy`; without a γ it is that of `Batch.loss`.
     """
 
     def term(k: int, rows: Tensor) -> Tensor:
-        factor, pixels = batch.weighted(k, rows)
-        if weight is not None:
-            factor = take(weight, rows) if factor is None else take(weight, rows) * factor
-        logits, label = model.logits(take(features, rows), model.domains[k], batch.size), take(batch.label, rows)
-        return cross_entropy(logits, label, pixels, weight=factor, gamma=gamma, epsilon=epsilon)
+        logits = model.logits(take(features, rows), model.domains[k], batch.size)
+        of_pixels = None if weight is None else take(weight, rows)
+        label = take(batch.label, rows)
+        return label_loss(logits, label, batch, k, rows, weight=of_pixels, gamma=gamma, epsilon=epsilon)
 
     return sum_over_domains(batch.labelled_rows(), term, features)
+
+
+def label_loss(
+    logits: Tensor,
+    label: Tensor,
+    batch: Batch,
+    k: int,
+    rows: Tensor,
+    *,
+    weight: Tensor | None = None,
+    gamma: float | None = None,
+    epsilon: float = 0.0,
+) -> Tensor:
+    """Domain k's part of the supervised loss. logits (b,C_k,h,w), label (b,h,w) and weight (b,h,w) are those of its
+    `rows` (b,)."""
+    factor, pixels = batch.weighted(k, rows)
+    gamma = batch.loss.gamma if gamma is None else gamma
+    loss = cross_entropy(logits, label, pixels, weight=_product(weight, factor), gamma=gamma, epsilon=epsilon)
+    if batch.loss.dice:
+        # The Dice loss balances the classes by itself, so it has no class weights.
+        row_weight = _product(weight, batch.row_weight(rows))
+        loss = loss + batch.loss.dice * dice_loss(logits, label, pixels, weight=row_weight)
+    return loss
+
+
+def _product(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one * other
 
 
 def sum_over_domains(

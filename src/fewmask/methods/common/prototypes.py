@@ -63,9 +63,9 @@ class Prototypes(nn.Module):
         self.first = [sum(self.classes[:k]) for k in range(len(self.classes))]
         # `prepare` fills them when D is known.
         self.register_buffer("vectors", torch.zeros(sum(self.classes), per_class, 0))
-        self.register_buffer("seen", torch.zeros(sum(self.classes), dtype=torch.bool))
+        self.register_buffer("initialised", torch.zeros(sum(self.classes), dtype=torch.bool))
         self.vectors: Tensor
-        self.seen: Tensor
+        self.initialised: Tensor
         """(G,) bool: the classes with a labelled cell so far. The other rows of `vectors` hold random vectors."""
 
     def prepare(self, model: UniversalSegmenter, rng: torch.Generator) -> None:
@@ -86,7 +86,7 @@ class Prototypes(nn.Module):
     def without_absent(self, similarity: Tensor) -> Tensor:
         """Similarities (b,G,h,w) to the classes. Classes without a prototype get `NEVER`, which leaves them out of
         every softmax."""
-        return similarity.masked_fill(~self.seen[:, None, None], NEVER)
+        return similarity.masked_fill(~self.initialised[:, None, None], NEVER)
 
     def domain_vectors(self, k: int) -> Tensor:
         """The prototypes (C_k,P,D) of domain k."""
@@ -131,7 +131,7 @@ class FixedPrototypes(Prototypes):
         features, label = self.labelled_features(model)
         dim = model.settings.embedding.dim
         self.vectors, components, mean = pca_prototypes(features, label, sum(self.classes), dim)
-        self.seen = torch.bincount(label, minlength=sum(self.classes)) > 0
+        self.initialised = torch.bincount(label, minlength=sum(self.classes)) > 0
         if self.start_embedding_from_pca:
             project = _projection(model)
             assert project.bias is not None
@@ -201,10 +201,10 @@ class LivePrototypes(Prototypes):
         def term(k: int, rows: Tensor) -> Tensor:
             embedding, target = take(cells.embedding, rows), take(cells.label, rows)
             # Selecting the labelled cells would wait for the device. Class G marks the others, which are never drawn.
-            label = torch.where(target < NOT_LABELLED, target.long() + self.first[k], len(self.seen))
+            label = torch.where(target < NOT_LABELLED, target.long() + self.first[k], len(self.initialised))
             self._cells.append((embedding.detach().float().permute(0, 2, 3, 1).flatten(0, 2), label.flatten()))
             # A class without a prototype is left out of the softmax, and so are its cells, until `follow` makes one.
-            has_prototype = self.seen[self.first[k] :][: self.classes[k]]
+            has_prototype = self.initialised[self.first[k] :][: self.classes[k]]
             similarity = cosine_similarity(embedding, self.domain_vectors(k)) / self.temperature
             similarity = similarity.masked_fill(~has_prototype[:, None, None], NEVER)
             comparable = (target < NOT_LABELLED) & has_prototype[target.long().clamp_max(len(has_prototype) - 1)]
@@ -233,14 +233,14 @@ class LivePrototypes(Prototypes):
         self._cells.clear()
         if not len(label):
             return
-        index, present = draw_per_class(label, len(self.seen), self.drawn, rng)
+        index, present = draw_per_class(label, len(self.initialised), self.drawn, rng)
         cells = embedding[index]
         # A class that occurs for the first time starts from its cells, not from the random vectors.
-        fresh = present & ~self.seen
+        fresh = present & ~self.initialised
         first = F.normalize(cells[:, : self.vectors.shape[1]], dim=-1)
         start = torch.where(fresh[:, None, None], first, self.vectors)
         self.vectors = update_prototypes(start, cells, present, self.momentum)
-        self.seen = self.seen | present
+        self.initialised = self.initialised | present
         self._move_boundary(cells, present)
 
     def _move_boundary(self, cells: Tensor, present: Tensor) -> None:

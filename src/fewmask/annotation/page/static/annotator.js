@@ -333,7 +333,7 @@ export class Annotator {
     panel.notice(null);
     this.#done(true);
     const held = this.session.questions.filter((q) => this.isOpen(q) && this.isHeld(q)).length;
-    panel.showEnd(this.others, held, this.session.about.command);
+    panel.showEnd(this.others, held, this.session.about.command, this.session.watched);
     this.session.lease(this.me, null);
     $("where").textContent = "";
     $("state").textContent = "";
@@ -657,6 +657,7 @@ export class Annotator {
       } else if (foreign.some((a) => a.annotator === this.me)) this.regions.delete(id); // it is read again with the other window's answer
     }
     if (this.id === null && this.open().length) this.start();
+    else if (this.id === null) panel.showNext(this.session.about.command, this.session.watched);
   }
 
   #progress() {

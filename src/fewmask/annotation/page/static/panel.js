@@ -173,7 +173,7 @@ function time(seconds) {
 
 // `others` counts the questions that wait for other annotators, `held` those that others look at now. `command` goes on
 // with the run.
-export function showEnd(others, held, command) {
+export function showEnd(others, held, command, watched) {
   const sentences = [
     ["You have answered all your questions."],
     others && [`${questions(others, "waits", "wait")} for other annotators.`],
@@ -183,7 +183,14 @@ export function showEnd(others, held, command) {
   $("waiting").hidden = !others && !held;
   $("finished").hidden = Boolean(others || held);
   $("waiting").textContent = sentences.filter(Boolean).flat().join(" ");
+  showNext(command, watched);
+}
+
+// Says who goes on: a process that watches the run, or a command.
+export function showNext(command, watched) {
   $("command").textContent = command;
+  $("then").hidden = watched;
+  $("watched").hidden = !watched;
 }
 
 function questions(count, singular, plural) {

@@ -55,6 +55,7 @@ export class Session {
     this.#setTotals(data);
     this.last = data.last;
     this.held = data.held;
+    this.watched = data.watched;
   }
 
   #setTotals({ seconds, clicks, learned = 0 }) {
@@ -97,6 +98,7 @@ export class Session {
     this.#setTotals(data); // the guesses may have learned since the last answer
     this.last = data.last;
     this.held = data.held;
+    this.watched = data.watched;
     return touched;
   }
 
@@ -154,7 +156,7 @@ export class Session {
 
   // The values of the answers around a question's region, for an image of [H, W] pixels.
   async answersAround(id, [height, width]) {
-    return decode((await (await get(`known/${id}`)).json()).values, height * width);
+    return decode((await (await get(`answers-around/${id}`)).json()).values, height * width);
   }
 
   segmentation(id) {
