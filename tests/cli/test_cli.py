@@ -81,6 +81,14 @@ def test_every_verb_has_help_and_json(verb: str, fewmask: Fewmask) -> None:
     assert not re.search(r"<(str|bool|path|int|float|list)|list\[|tuple\[|constrained", done.out)
 
 
+def test_options_that_belong_together_stand_together(fewmask: Fewmask) -> None:
+    groups = [part.splitlines() for part in re.split(r"╭─ ", fewmask("answer", "--help").out)]
+    options = {lines[0].split(" ─")[0]: re.findall(r"--[a-z][a-z-]+(?= )", "\n".join(lines[1:])) for lines in groups}
+    assert {"--from", "--corrections", "--take-back"} <= {*options["Options of an import"]}
+    assert {"--question", "--port", "--sam"} <= {*options["Options of the labelling page"]}
+    assert "--json" in options["Options"] and "--port" not in options["Options"]
+
+
 def test_every_option_is_described() -> None:
     root = typer.main.get_command(cli.app)
     commands = [*root.commands.values(), *root.commands["recipes"].commands.values()]  # type: ignore[attr-defined]

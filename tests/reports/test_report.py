@@ -183,6 +183,16 @@ def test_seeds_make_one_curve_with_their_range(made: Made, runs: Path, data: Pat
     assert f"{100 * min(first) / 2:.1f} %" in text
 
 
+def test_no_forecast_is_drawn_after_a_loss_that_labels_do_not_explain(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "campaign", tmp_path / "run")
+    record = json.loads((tmp_path / "run/campaign.json").read_text())
+    for number, entry in enumerate(record["history"]):
+        entry["avg_miou"] = (0.3, 0.5, 0.2)[number]
+    (tmp_path / "run/campaign.json").write_text(json.dumps(record))
+    chart = learning(read_runs([tmp_path / "run"])).blocks[0].charts[0]  # type: ignore[union-attr]
+    assert "No forecast is drawn" in chart.caption and "80 %" not in chart.caption and "band" not in chart.svg
+
+
 def test_plain_runs_with_other_labels_make_a_curve(runs: Path, tmp_path: Path) -> None:
     for images in (1, 2, 4):
         folder = tmp_path / str(images)

@@ -100,9 +100,12 @@ def test_every_number_of_a_heat_map_can_be_read(scheme: str, tmp_path: Path, ope
     assert _contrast(page) == []
 
 
-@pytest.mark.parametrize("width", [390, 800, 1920])
-def test_no_screen_is_too_narrow(width: int, pages: dict[str, Path], opened: Callable[..., Any]) -> None:
-    page = opened(pages["methods"], viewport={"width": width, "height": 800})
+@pytest.mark.parametrize("name", ["campaign", "methods"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (800, "light"), (1920, "light")])
+def test_no_screen_is_too_narrow(
+    name: str, width: int, scheme: str, pages: dict[str, Path], opened: Callable[..., Any]
+) -> None:
+    page = opened(pages[name], color_scheme=scheme, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert violations(page) == []
     smallest = page.evaluate("""() => Math.min(...[...document.querySelectorAll('svg[role=img] text')].map(e =>

@@ -60,8 +60,8 @@ def options(
 ) -> None:
     """fewmask init my-images/
 
-    Segmentation from few masks: many label spaces, few labels, one model. `fewmask VERB --help` explains a verb.
-    `fewmask --install-completion` lets the shell complete verbs, options and paths by the Tab key.
+    Segmentation from few masks: many label spaces, few labels, one model. `fewmask COMMAND --help` explains a command.
+    `fewmask --install-completion` lets the shell complete commands, options and paths by the Tab key.
     """
 
 

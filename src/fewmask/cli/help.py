@@ -1,4 +1,4 @@
-"""The help of a verb: an example to copy first, then a description, and options with readable types."""
+"""The help of a verb: an example to copy first, then a description, and options in groups, with readable types."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+# The options of a verb that belong together. The others stay in the group "Options".
+GROUPS = {
+    "Options of an import": ("--from", "--corrections", "--take-back"),
+    "Options of the labelling page": ("--question", "--port", "--sam", "--learn"),
+    "Options of a score on another domain": ("--on", "--head", "--classes", "--new-head-steps"),
+}
+GROUP_OF = {option: group for group, options in GROUPS.items() for option in options}
 PLACEHOLDERS = {bool: "", int: "NUMBER", float: "NUMBER", str: "NAME", Path: "PATH"}
 
 
@@ -32,6 +39,8 @@ def _readable(params: list[Any]) -> list[Any]:
     for param in params:
         if param.metavar is None:
             param.metavar = PLACEHOLDERS.get(_type_of(param))
+        if group := GROUP_OF.get(param.opts[0]):
+            param.rich_help_panel = group
         if param.param_type_name == "argument":
             param.display_type_rich = lambda ctx: None  # the name of an argument suffices
     return params

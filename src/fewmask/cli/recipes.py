@@ -53,7 +53,7 @@ Incomplete = Annotated[
 def recipes_alone(context: typer.Context, as_json: Json = False) -> None:
     """fewmask recipes list
 
-    The published experiments, ready to run. Without a verb, list them.
+    The published experiments, ready to run. Without a command, list them.
     """
     if context.invoked_subcommand is None:
         list_all(as_json)

@@ -4,7 +4,8 @@ same kind.
     se²       Var_r(score over draw r of the images, with replacement)
     interval  score ± t(N − 1)·se, within 0 … 1
 
-The interval does not include the variance over seeds, which a single run does not show.
+The interval does not include the variance over seeds, which a single run does not show. It draws images independently
+of each other. Where images are alike, such as the frames of a video, it is too narrow.
 
 Shapes: N images · C classes · R draws · F figures: mIoU and each class.
 """

@@ -14,6 +14,9 @@ NAMES = {"miou": "mIoU", "miou_shared": "shared", "miou_private": "private"}
 # docs/comparing.md.
 TOO_NARROW = {2: 50, 3: 74, 4: 79, 5: 83}
 
+SIMILAR_IMAGES = "It is too narrow where images are alike, as the frames of a video are."
+"""The limit of an interval over images: it draws images as if they were independent."""
+
 
 def points(value: float | None, sign: str = "") -> str:
     return "–" if value is None else f"{100 * value:{sign}.1f}".replace("-", "−")
@@ -66,6 +69,8 @@ def assumptions(pair: Mapping[str, Any]) -> list[str]:
             "nothing": "There is no interval: there is one seed, and the runs have no counts of images.",
         }[pair["basis"]]
     ]
+    if pair["basis"] in ("seeds and images", "images"):
+        lines[0] += f" {SIMILAR_IMAGES}"
     if seeds > 1:
         lines.append("The t interval assumes roughly normal differences by seed; the verdict is based on it.")
     if seeds in TOO_NARROW:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from fewmask.comparison.single import Intervals
+from fewmask.comparison.words import SIMILAR_IMAGES
 from fewmask.document.model import Block, Figure, Figures, Note, Section, Table
 from fewmask.plurals import count, duration
 from fewmask.reports.learning import outlook
@@ -139,7 +140,8 @@ def _score(split: str, miou: float, intervals: Intervals | None) -> str:
         return f"{percent(miou)} mIoU on {split}, of one run. Runs with other seeds show the variation between seeds."
     return (
         f"{percent(miou)} ({between(intervals.avg_miou)}) mIoU on {split}. The 95 % interval is over "
-        f"{count(intervals.images, 'image')}, for this network. Runs with other seeds show the variation between seeds."
+        f"{count(intervals.images, 'image')}, for this network. {SIMILAR_IMAGES} Runs with other seeds show the "
+        "variation between seeds."
     )
 
 

@@ -72,7 +72,7 @@ def _charts(methods: Sequence[Group], unit: str) -> list[Chart]:
     if len({x for part in by_run.values() for x, _ in part}) < 2:
         return []
     series: list[Series] = []
-    fits = []
+    fits, forecasts = [], 0
     for place, group in enumerate(methods):
         curves = [by_run[reported.name] for reported in group.runs if by_run[reported.name]]
         if not curves:
@@ -82,13 +82,15 @@ def _charts(methods: Sequence[Group], unit: str) -> list[Chart]:
         if fit is not None:
             last = max(x for x, _ in middle)
             fits.append(fit)
-            series += _fitted(fit, min(x for x, _ in middle), last, place, len(methods) < 3)
+            explained = _explained(group)
+            forecasts += explained
+            series += _fitted(fit, min(x for x, _ in middle), last, place, explained, len(methods) < 3)
         several = len(curves) > 1
         if several:
             series += [Series(f.name, by_run[f.name], place, dots=True, line=False, faint=True) for f in group.runs]
         series.append(Series(group.name, middle, place, band, dots=not several))
     first = methods[0].runs[0].config.campaign
-    caption = _caption(fits, any(len(g.runs) > 1 for g in methods))
+    caption = _caption(fits, forecasts, any(len(g.runs) > 1 for g in methods))
     title = f"mIoU by {unit}"
     charts = [
         lines(
@@ -127,22 +129,34 @@ def _mean(parts: Sequence[Sequence[Point]], rounds: bool) -> tuple[list[Point], 
     return middle, band if any(len(points_at) > 1 for points_at in cells.values()) else []
 
 
-def _fitted(fit: Curve, first: float, last: float, place: int, ahead: bool) -> list[Series]:
-    xs = np.linspace(first, AHEAD * last, 60).tolist()
-    beyond = np.linspace(last, AHEAD * last, 20).tolist() if ahead else []
+def _explained(group: Group) -> bool:
+    """Whether the verdict has a forecast: labels explain the last change, and the curve rises."""
+    settings, rounds = group.runs[0].config.campaign, _rounds(group.runs)
+    result = forecast(rounds, settings) if settings is not None and rounds else None
+    return result is None or (result.change is None and not result.flat)
+
+
+def _fitted(fit: Curve, first: float, last: float, place: int, ahead: bool, banded: bool) -> list[Series]:
+    """The fitted curve. With `ahead` it goes beyond the last point, and with `banded` its interval does too."""
+    xs = np.linspace(first, AHEAD * last if ahead else last, 60).tolist()
+    beyond = np.linspace(last, AHEAD * last, 20).tolist() if ahead and banded else []
     band = [(x, low, high) for x in beyond for low, _, high in [fit.interval(x)]]
     return [Series("", [(x, fit(x)) for x in xs], place, band, forecast=True)]
 
 
-def _caption(fits: Sequence[Curve], several: bool) -> str:
+def _caption(fits: Sequence[Curve], forecasts: int, several: bool) -> str:
     parts = []
     if several:
         parts.append("Lines are means over the seeds, small markers single runs, and bands the ranges of the runs.")
     if fits:
         law = "; ".join("flat" if f.flat else f"{f.a:.3f} − {f.b:.3g}·n^(−{f.c:.2f})" for f in fits)
-        parts.append(
-            f"Dashed: the power law a − b·n^(−c) through all points ({law}), with the 80 % interval of the forecast."
-        )
+        interval = ", with the 80 % interval of the forecast" if forecasts else ""
+        parts.append(f"Dashed: the power law a − b·n^(−c) through all points ({law}){interval}.")
+        if forecasts < len(fits):
+            parts.append(
+                "No forecast is drawn where the last round changed more than its labels explain, or where the curve "
+                "does not rise."
+            )
     else:
         parts.append("A power law needs three rounds with different numbers of labels.")
     return " ".join(parts)
