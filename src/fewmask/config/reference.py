@@ -31,8 +31,8 @@ HEAD = """# Configuration
 
 A configuration is one YAML file. Relative paths in it are relative to the file. Every key can be overridden as
 `key.sub=value` behind the command. Unknown, missing and conflicting keys are all listed at once. A run keeps its
-settings, including the defaults, in its `config.yaml`. The page of each [method](../methods/joint.md) says where its defaults
-come from, and so does that of [campaigns](../methods/campaign.md#settings-and-where-they-come-from).
+settings, including the defaults, in its `config.yaml`. The page of each [method](../methods/joint.md) says where its
+defaults come from, and so does that of [campaigns](../methods/campaign.md#settings-and-where-they-come-from).
 
 `make docs` generates this page from the settings' source.
 """
