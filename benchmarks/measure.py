@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from reading import decoded, fewmask_batches, pairs_of, peers, rate
 from steps import step_of
 from torch import Tensor
 
@@ -27,8 +27,7 @@ from fewmask import config as configuration
 from fewmask.acquisition.budget import Budget
 from fewmask.acquisition.selection import Candidates, select
 from fewmask.config import AskSettings, PoolSettings
-from fewmask.data.batch import Phase
-from fewmask.data.batches import Steps, loader, read_batches
+from fewmask.data.batches import read_batches
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder
 from fewmask.engine.committee import Committee, Member
@@ -65,7 +64,10 @@ class Sizes:
     score_images: int = 64
     score_scales: tuple[float, ...] = (1.0,)
     score_regions: str = "squares:30"
+    loader_rounds: int = 5
     loader_steps: int = 24
+    photograph: tuple[int, int] = (966, 1296)
+    photographs: int = 32
     memory_steps: int = 4
     contrast_rounds: int = 5
     contrast_batch: int = 4
@@ -83,7 +85,8 @@ class Sizes:
 TINY = Sizes(
     image=(48, 64), images=4, crop=(32, 48), classes=3, batch=2, workers=1, step_rounds=1, steps=1, unmeasured=1,
     entropy_domains=2, entropy_rounds=1, evaluate_rounds=1, evaluate_batch=2, score_rounds=1, score_images=4,
-    loader_steps=4, memory_steps=2, contrast_rounds=1, contrast_batch=2, contrast_crop=(32, 48), contrast_classes=3,
+    loader_rounds=1, loader_steps=4, photograph=(192, 256), photographs=4,
+    memory_steps=2, contrast_rounds=1, contrast_batch=2, contrast_crop=(32, 48), contrast_classes=3,
     contrast_dim=8, contrast_queries=8, contrast_negatives=4, select_rounds=2, select_images=20, select_regions=16,
     select_classes=3,
 )  # fmt: skip
@@ -374,13 +377,34 @@ def scoring(root: Path, sizes: Sizes) -> dict[str, Any]:
 
 
 def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
-    """Images a second of one worker process: reading, decoding, the weak view, the batch."""
-    config = settings(root, sizes, sizes.loader_steps)
-    phases = [Phase("train", 0, sizes.loader_steps, ("bench",))]
-    steps = Steps(load_domains(config), config.train, phases, (1, 4, 8), 16, seed=0)
-    ends = [time.perf_counter() for _ in loader(steps, 0, workers=1)]
-    # The first batch waits for the process to start.
-    return summary([sizes.batch / (b - a) for a, b in pairwise(ends[1:])])
+    """Images a second of one worker process (reading, decoding, the weak view, the batch) over those that OpenCV
+    decodes, and the rates of the peers."""
+    config, pairs, batch = settings(root, sizes, sizes.loader_steps), pairs_of(root), sizes.batch
+
+    def ours() -> float:
+        return rate(fewmask_batches(config, sizes.loader_steps), batch)
+
+    rates, bare = compare(sizes.loader_rounds, ours, lambda: decoded(pairs))
+    per_second = {"loader": statistics.median(rates), "decoding": statistics.median(bare)}
+    per_second |= peers(root, config, sizes.loader_steps)
+    return summary([a / b for a, b in zip(rates, bare, strict=True)], images_per_second=per_second)
+
+
+def loading_photographs(root: Path, sizes: Sizes, cache: str) -> dict[str, Any]:
+    """As `loading`, of photographs that are read at a quarter of their height and width. With the cache it begins when
+    each of them is in memory."""
+    config, pairs, batch = settings(root, sizes, sizes.loader_steps), pairs_of(root), sizes.batch
+    domain = config.domains["bench"].model_copy(update={"size": 0.25})
+    train_settings = config.train.model_copy(update={"cache": cache})
+    config = config.model_copy(update={"domains": {"bench": domain}, "train": train_settings})
+    first = -(-len(pairs) // batch) if cache == "memory" else 0
+
+    def ours() -> float:
+        return rate(fewmask_batches(config, first + sizes.loader_steps), batch, first)
+
+    rates, bare = compare(sizes.loader_rounds, ours, lambda: decoded(pairs))
+    per_second = {"loader": statistics.median(rates), "decoding": statistics.median(bare)}
+    return summary([a / b for a, b in zip(rates, bare, strict=True)], images_per_second=per_second)
 
 
 def step_memory(root: Path, sizes: Sizes, baseline: float) -> float:
@@ -411,6 +435,8 @@ def main() -> None:
         print(json.dumps({"mib": measure(root, sizes, memory_mib(device))}))
         return
     write_dataset(root, sizes)
+    photographs = args.folder / "photographs"
+    write_dataset(photographs, replace(sizes, image=sizes.photograph, images=sizes.photographs))
     measured = {
         "step_over_model": training_step(root, sizes),
         "entropy_stride_over_full": entropy_terms(root, sizes),
@@ -419,7 +445,9 @@ def main() -> None:
         "select_seconds": selection(sizes),
         "evaluate_over_inference": evaluation(root, sizes),
         "score_over_inference": scoring(root, sizes),
-        "loader_images_per_second_per_worker": loading(root, sizes),
+        "loader_over_decoding": loading(root, sizes),
+        "loader_reduced_over_decoding": loading_photographs(photographs, sizes, "none"),
+        "loader_cached_over_decoding": loading_photographs(photographs, sizes, "memory"),
     }
     more = {"settings": asdict(sizes), "machine": hardware(device), "versions": versions()}
     print(json.dumps({"measured": measured, **more}))

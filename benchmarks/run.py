@@ -30,7 +30,7 @@ AT_MOST = {
     "select_seconds": 1.0,
     "score_over_inference": 1.15,
 }
-AT_LEAST = {"evaluate_over_inference": 0.85}
+AT_LEAST = {"evaluate_over_inference": 0.85, "loader_over_decoding": 0.6}
 
 
 def main() -> None:

@@ -21,8 +21,9 @@ TARGETED = (
     "step_memory_over_model",
     "select_seconds",
     "score_over_inference",
+    "loader_over_decoding",
 )
-KEYS = (*TARGETED, "s4al_step_over_s4al_plus", "loader_images_per_second_per_worker")
+KEYS = (*TARGETED, "s4al_step_over_s4al_plus", "loader_reduced_over_decoding", "loader_cached_over_decoding")
 
 
 @pytest.fixture(scope="module")

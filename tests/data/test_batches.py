@@ -5,6 +5,7 @@ Shapes: B rows · h×w pixels of a crop · K domains.
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,54 @@ def test_cells_are_counted_by_domain_and_stride() -> None:
                 for condition in (lambda v: v < NOT_LABELLED, lambda v: v == NOT_LABELLED)
             ] + [sum(v < NOT_LABELLED for v in own)]
     assert count_pixels(torch.full((1, 2, 2), VOID), torch.tensor([1]), 2, 0).table().tolist() == [[0, 0]] * 5
+
+
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    strides=st.sampled_from([(2, 4), (4, 4), (8, 16), (16, 16), (4, 14), (8, 32)]),
+)
+def test_cells_are_those_of_the_label_padded_with_void(size: tuple[int, int], strides: tuple[int, int]) -> None:
+    stride, multiple = strides
+    label = torch.arange(size[0] * size[1], dtype=torch.uint8).reshape(1, *size) % 200
+    padded = torch.full((1, *(-(-side // multiple) * multiple for side in size)), VOID, dtype=torch.uint8)
+    padded[:, : size[0], : size[1]] = label
+    expected = padded[:, stride // 2 :: stride, stride // 2 :: stride]
+    assert torch.equal(at_stride(label, stride, multiple), expected)
+
+
+def test_a_worker_sends_few_tensors_and_all_of_the_batch() -> None:
+    """torch opens a file and a connection for every tensor that a worker sends."""
+    of = domains(3, 4)
+    of["a"] = replace(of["a"], partial={of["a"].labelled[0]: 0.25})
+    (part,) = steps(of, both(of), train_settings(batch_size=3))[2]
+    assert part.pixel_weight is not None
+    pickled = pickle.dumps(part)
+    sent = part.__getstate__()
+    assert {name for name, value in sent.items() if isinstance(value, torch.Tensor)} == {"image", "label"}
+    assert all(isinstance(table, np.ndarray) for table in sent["counts"].values())
+    copied = pickle.loads(pickled)  # noqa: S301
+    assert equal(copied, part)
+    assert copied.image.stride() == part.image.stride()
+    for name in ("has_label", "has_unlabelled", "pixel_weight"):
+        assert torch.equal(getattr(copied, name), getattr(part, name))
+    assert torch.equal(copied.without_pool().counts[1].table(), part.without_pool().counts[1].table())
+
+
+def test_a_step_does_not_go_through_all_images_of_a_domain() -> None:
+    class Counted(dict[str, float]):
+        asked = 0
+
+        def __contains__(self, stem: object) -> bool:
+            Counted.asked += 1
+            return super().__contains__(stem)
+
+    of = {"a": domain("a", images=60, labelled=40)}
+    of["a"] = replace(of["a"], partial=Counted({of["a"].labelled[0]: 0.5}))
+    drawn = steps(of, both(of), train_settings(batch_size=3))
+    drawn[0]
+    Counted.asked = 0
+    drawn[1]
+    assert 0 < Counted.asked <= 2 * 3  # one question for each row
 
 
 def test_the_rows_of_the_pool_and_those_without_it() -> None:

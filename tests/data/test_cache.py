@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ondisk import assert_same_run, plain, two_domains, write_domain
+from PIL import Image
 
 from fewmask.config import FolderDomain
 from fewmask.data import domain, masks
@@ -34,6 +35,34 @@ def test_what_is_kept_is_read_once_and_is_what_the_files_hold(
     with pytest.raises(ValueError, match="read-only"):
         kept.image(kept.labelled[0])[0, 0] = 0
     assert kept.with_labelled(1, 0).source == fresh.source
+
+
+@pytest.mark.parametrize("size", [None, 0.5])
+def test_an_image_and_its_mask_are_opened_once_for_a_pair(
+    size: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the mask is compared with the size of the image's file."""
+    files = load_domain("a", FolderDomain(root=write_domain(tmp_path / "a"), size=size))
+    opened: list[Path] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (opened.append(path), read_bytes(path))[1])
+    for _ in range(2):
+        for stem in files.labelled:
+            opened.clear()
+            files.pair(stem)
+            assert len(opened) == len(set(opened)) == 2
+
+
+def test_a_mask_is_compared_with_its_own_image(tmp_path: Path) -> None:
+    root = write_domain(tmp_path / "a")
+    files = load_domain("a", FolderDomain(root=root, size=0.5))
+    first, second = files.labelled[:2]
+    mask = root / "labels" / f"{second}.png"
+    Image.open(mask).crop((0, 0, 20, 16)).save(mask)
+    files.image(first)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{second}.png: the mask is 20×16 pixels"):
+            files.mask(second)
 
 
 def test_a_file_that_cannot_be_read_is_an_error_each_time(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ P planes of an image, 3 of RGB (see `models.stems`).
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fewmask import stopping
 from fewmask.config import TrainSettings
@@ -53,6 +54,9 @@ class Steps(Dataset[list[Batch]]):
         settings.check_division(world)
         self.stems = Stems.of_inputs({name: domain.input for name, domain in self.domains.items()})
         self.answered = {name: answered_share(domain) for name, domain in self.domains.items()}
+        self.position = {name: i for i, name in enumerate(self.domains)}
+        self.stocks = dict[tuple[str, bool | None], list[tuple[str, ...]]]()
+        """What `_stocks_of` found: it goes through all images of a domain."""
         empty = sorted({d for p in phases for d in p.labelled if not self.domains[d].labelled})
         if empty:
             raise ValueError(
@@ -72,14 +76,13 @@ class Steps(Dataset[list[Batch]]):
         labelled = list(self._draw(step, phase.labelled, part, phase.whole))
         drawn = labelled + list(self._draw(step, phase.unlabelled, part, None))
         views = [self._view(step, phase, *row) for row in drawn]
-        names = list(self.domains)
-        domain = torch.tensor([names.index(name) for _, name, _, _ in drawn])
+        domain = torch.tensor([self.position[name] for _, name, _, _ in drawn])
         parts = [1.0 if pool else self.domains[d].partial.get(stem, 1.0) for _, d, stem, pool in drawn]
         return Batch.from_tensors(
             _channels_last([v.image for v in views]),
-            torch.from_numpy(np.stack([v.label for v in views])),
+            _stacked([v.label for v in views]),
             domain,
-            domains=len(names),
+            domains=len(self.domains),
             pool=len(labelled),
             strides=self.strides,
             multiple=self.multiple,
@@ -87,7 +90,7 @@ class Steps(Dataset[list[Batch]]):
             step=step,
             steps=self.phases[-1].stop,
             phase=phase.name,
-            confidence=torch.from_numpy(np.stack([v.confidence for v in views])) if phase.pseudo is not None else None,
+            confidence=_stacked([v.confidence for v in views]) if phase.pseudo is not None else None,
             pixel_weight=torch.tensor(parts).reciprocal() if set(parts) != {1.0} else None,
             strong=_strong([v.strong for v in views[len(labelled) :]]) if phase.strong else None,
         )
@@ -106,13 +109,18 @@ class Steps(Dataset[list[Batch]]):
         for row in range(first, first + share):
             turn = step * total + row
             name = domains[turn % len(domains)]
-            stocks = stocks_of(self.domains[name], whole)
+            stocks = self._stocks_of(name, whole)
             of_answered = self.answered[name] if len(stocks) == 2 else 0.0
             stock, visit = turn_of(turn // len(domains), of_answered)
             epoch, position = divmod(visit, len(stocks[stock]))
-            stream = list(self.domains).index(name) * 2 + labelled + stock * 2 * len(self.domains)
+            stream = self.position[name] * 2 + labelled + stock * 2 * len(self.domains)
             stems, order = stocks[stock], order_of(self.seed, stream, epoch, len(stocks[stock]))
             yield row + (0 if labelled else self.settings.batch_size), name, stems[order[position]], not labelled
+
+    def _stocks_of(self, name: str, whole: bool | None) -> list[tuple[str, ...]]:
+        if (name, whole) not in self.stocks:
+            self.stocks[name, whole] = stocks_of(self.domains[name], whole)
+        return self.stocks[name, whole]
 
     def _view(self, step: int, phase: Phase, row: int, name: str, stem: str, pool: bool) -> _View:
         domain = self.domains[name]
@@ -121,7 +129,8 @@ class Steps(Dataset[list[Batch]]):
         if pool and phase.pseudo is not None and domain.pseudo is not None and (prediction := domain.pseudo.read(stem)):
             label, confidence = merge(label, *prediction, phase.pseudo)
         rng = generator(self.seed, "view", step, row)
-        pair = np.dstack([label, confidence])
+        # Always as a pair: of a single channel OpenCV's warpAffine takes other pixels.
+        pair = cv2.merge([label, confidence])
         image, pair = weak_view(image, pair, self.settings.crop, self.settings.augment, rng)
         label, confidence = pair[..., 0], pair[..., 1]
         strong: tuple[np.ndarray, ...] = ()
@@ -148,12 +157,22 @@ def batch_name(domain: Domain, stem: str) -> str:
 
 def _strong(rows: Sequence[Sequence[np.ndarray]]) -> Tensor:
     """The strong views of U rows as (S,U,3,h,w)."""
-    return torch.stack([_channels_last(views) for views in zip(*rows, strict=True)])
+    return torch.stack([torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2) for views in zip(*rows, strict=True)])
 
 
 def _channels_last(images: Sequence[np.ndarray]) -> Tensor:
     """Images (h,w,P) as one tensor (B,P,h,w), channels last in memory, as cv2 leaves them."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return _stacked(images).permute(0, 3, 1, 2)
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
+    """Arrays of bytes as one tensor. In a worker process its memory is shared with the run, which saves a copy."""
+    if get_worker_info() is None:
+        return torch.from_numpy(np.stack(arrays))
+    size = (len(arrays), *arrays[0].shape)
+    shared = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(size))).view(size)
+    np.stack(arrays, out=shared.numpy())
+    return shared
 
 
 def loader(steps: Steps, first: int, workers: int, **options: Any) -> Generator[list[Batch], None, None]:

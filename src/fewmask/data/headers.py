@@ -128,7 +128,9 @@ def _unpacked(body: bytes) -> bytes:
 
 # ── JPEG ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_SCAN_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+# The literal byte at its beginning is what `re` can jump to; with `\xff+` it tries every byte, which takes longer than
+# decoding does.
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def _jpeg(data: bytes, path: Path) -> Kind:

@@ -249,8 +249,13 @@ def at_stride(label: Tensor, stride: int, multiple: int) -> Tensor:
     if stride == 1:
         return label
     height, width = label.shape[-2:]
-    label = F.pad(label, (0, -width % multiple, 0, -height % multiple), value=VOID)
-    return label[..., stride // 2 :: stride, stride // 2 :: stride]
+    cells = label[..., stride // 2 :: stride, stride // 2 :: stride]
+    # Padding the cells gives the same as padding the pixels, which would copy the whole label.
+    rows, columns = (
+        len(range(stride // 2, side + -side % multiple, stride)) - have
+        for side, have in zip((height, width), cells.shape[-2:], strict=True)
+    )
+    return F.pad(cells, (0, columns, 0, rows), value=VOID)
 
 
 def _key(domain: str) -> str:

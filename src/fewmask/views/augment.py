@@ -87,7 +87,8 @@ def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
     """
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     values = np.arange(256, dtype=np.float32) * brightness
-    mean = float(image.mean()) * brightness
+    total = cv2.sumElems(image.reshape(len(image), -1))[0]  # OpenCV sums four channels at most
+    mean = total / image.size * brightness
     table = np.clip((values - mean) * contrast + mean, 0, 255).astype(np.uint8)
     changed = cv2.LUT(image, table).reshape(image.shape)
     if image.shape[2] != 3:
