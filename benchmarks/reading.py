@@ -68,11 +68,11 @@ class _Files(Dataset[tuple[Tensor, Tensor]]):
 
 
 def with_torchvision(crop: tuple[int, int], scale: tuple[float, float]) -> Callable[[Pair], tuple[Tensor, Tensor]]:
-    """torchvision's own decoders and the second version of its transforms."""
-    from torchvision import io, tv_tensors
+    """The second version of torchvision's transforms, with OpenCV's decoders: a build of torchvision for another torch
+    cannot load its own."""
+    from torchvision import tv_tensors
     from torchvision.transforms import v2
 
-    io.decode_jpeg  # noqa: B018  the library of a build for another torch fails at its first use
     transform = v2.Compose(
         [
             v2.ScaleJitter(crop, scale, antialias=False),
@@ -82,8 +82,9 @@ def with_torchvision(crop: tuple[int, int], scale: tuple[float, float]) -> Calla
     )
 
     def load(pair: Pair) -> tuple[Tensor, Tensor]:
-        image = tv_tensors.Image(io.decode_image(io.read_file(str(pair[0])), io.ImageReadMode.RGB))
-        mask = tv_tensors.Mask(io.decode_image(io.read_file(str(pair[1])), io.ImageReadMode.UNCHANGED))
+        pixels = cv2.cvtColor(cv2.imread(str(pair[0])), cv2.COLOR_BGR2RGB)
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+        mask = tv_tensors.Mask(torch.from_numpy(cv2.imread(str(pair[1]), cv2.IMREAD_GRAYSCALE))[None])
         view, label = transform(image, mask)
         return view, label
 

@@ -6,6 +6,7 @@ P planes of an image, 3 of RGB (see `models.stems`).
 
 from __future__ import annotations
 
+import gc
 import math
 import multiprocessing
 import os
@@ -218,6 +219,7 @@ def _leave_with(parent: int, method: str, worker: int) -> None:
     if not alive:
         os._exit(1)
     stopping.delay_sigterm()
+    gc.freeze()  # or every full collection goes through the objects of all imports, and copies their pages
 
 
 class _ErrorsAsItems(Dataset[Any]):
