@@ -131,7 +131,7 @@ class Steps(Dataset[list[Batch]]):
             label, confidence = merge(label, *prediction, phase.pseudo)
         rng = generator(self.seed, "view", step, row)
         # Always as a pair: of a single channel OpenCV's warpAffine takes other pixels.
-        pair = cv2.merge([label, confidence])
+        pair: np.ndarray = cv2.merge([label, confidence])
         image, pair = weak_view(image, pair, self.settings.crop, self.settings.augment, rng)
         label, confidence = pair[..., 0], pair[..., 1]
         strong: tuple[np.ndarray, ...] = ()
