@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewmask.annotation.questions import Answer, Question
 from fewmask.engine.metrics import expected_calibration_error, reliability
+from fewmask.reports.asking import _time
 from fewmask.reports.colours import hatched
 from fewmask.reports.evaluation import spread
 from fewmask.reports.space import _draw, class_similarity
@@ -69,3 +71,10 @@ def test_class_similarity_against_a_loop() -> None:
             a, b = means[i] - centre, means[j] - centre
             assert similarity[i, j] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     assert np.isnan(similarity[3]).all()
+
+
+def test_time_that_nobody_measured_has_no_chart() -> None:
+    question = Question("a", "a-0", "squares:4", 0, (0, 0, 4, 4), id=1)
+    assert _time([question], [Answer(1, "ada", "painted")]) is None
+    chart = _time([question], [Answer(1, "ada", "page", seconds=90.0)])
+    assert chart is not None and "by 1 annotator" in chart.caption

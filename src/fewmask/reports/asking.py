@@ -42,8 +42,8 @@ def budget(reported: ReportedRun) -> Section:
     blocks: list[Block] = [Table(head, rows, caption="By round")]
     if answers:
         blocks.append(_people(answers))
-        table = _classes(reported, questions, decided)
-        blocks.append(Charts([_time(questions, answers), *([table] if table else [])]))
+        charts = [c for c in (_time(questions, answers), _classes(reported, questions, decided)) if c is not None]
+        blocks += [Charts(charts)] if charts else []
     if reported.campaign and reported.campaign.changes:
         lines = [[f"{c.round}", c.key, f"{c.before}", f"{c.now}", c.time] for c in reported.campaign.changes]
         head = ["from round", "setting", "before", "now", "when"]
@@ -95,8 +95,8 @@ def _people(answers: Sequence[Answer]) -> Table:
     return Table(head, rows, caption="By annotator")
 
 
-def _time(questions: Sequence[Question], answers: Sequence[Answer]) -> Chart:
-    """Minutes a round, by annotator."""
+def _time(questions: Sequence[Question], answers: Sequence[Answer]) -> Chart | None:
+    """Minutes a round, by annotator; None if no time was measured, as with painting programs."""
     round_of = {q.id: q.round for q in questions}
     numbers = sorted(set(round_of.values()))
     names = list(dict.fromkeys(a.annotator for a in answers))
@@ -104,8 +104,9 @@ def _time(questions: Sequence[Question], answers: Sequence[Answer]) -> Chart:
     for a in answers:
         minutes[a.annotator][numbers.index(round_of[a.question])] += (a.seconds or 0.0) / 60
     total = sum(map(sum, minutes.values()))
-    time = f"{duration(60 * total)} of work" if total else "Work without measured time"
-    words = f"{time} in {count(len(numbers), 'round')} by {count(len(names), 'annotator')}."
+    if not total:
+        return None
+    words = f"{duration(60 * total)} of work in {count(len(numbers), 'round')} by {count(len(names), 'annotator')}."
     labels = [f"round {n + 1}" for n in numbers]
     return columns("Annotators' time", labels, minutes, "minutes", description=words, caption=words)
 
