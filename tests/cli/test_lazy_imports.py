@@ -102,3 +102,16 @@ def test_a_wrong_argument_about_a_run(tmp_path: Path) -> None:
         assert "--split dev: no such split; choose train, val or test" in output
     for output in answers_without(("evaluate", run), ("predict", run, tmp_path), ("export", run), code=2):
         assert "no trained model" in output
+
+
+def test_a_training_imports_what_it_computes_with() -> None:
+    """What the page, the report, the questions and the export need would make a training begin later."""
+    program = (
+        "import json, sys; import fewmask.models; import timm, segmentation_models_pytorch; before = set(sys.modules); "
+        "import fewmask.engine.fit; print(json.dumps(sorted({m.split('.')[0] for m in set(sys.modules) - before})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    beyond = set(json.loads(done.stdout))
+    assert {"fewmask", "cv2"} <= beyond
+    assert not beyond & {"scipy", "skimage", "sklearn", "onnx", "onnxruntime", "tensorboard", "starlette", "uvicorn"}
