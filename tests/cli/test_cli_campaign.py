@@ -278,6 +278,7 @@ def test_the_labelling_page_is_opened(waiting: Path, fewmask: Fewmask, monkeypat
         learner: Learner | None,
         port: int | None,
         tell: Callable[[str], None],
+        guidelines: Path | None,
     ) -> None:
         opened.append((folder, run, who, port))
         selectors.append(selector)

@@ -188,6 +188,10 @@ def answer(
     learn: Annotated[
         bool, typer.Option("--learn/--no-learn", help="Let guesses learn from the answers while people give them.")
     ] = True,
+    guidelines: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the class guidelines.", show_default="RUN/guidelines"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Open the labelling page. With --from, import answers from painted masks, a tool's export or Label Studio.
@@ -201,11 +205,12 @@ def answer(
         raise ValueError("--question: is for the page, which --from does not open; leave one of the two out")
     if ((corrections or take_back) and answers is None) or (corrections and take_back):
         raise ValueError("--corrections, --take-back: give only one of them, together with --from")
-    if sam and answers is not None:
-        raise ValueError("--sam: is for the page, which --from does not open; leave one of the two out")
+    for option, value in (("--sam", sam), ("--guidelines", guidelines)):
+        if value is not None and answers is not None:
+            raise ValueError(f"{option}: is for the page, which --from does not open; leave one of the two out")
     domains = opened(run)
     if answers is None:
-        open_page(run, domains, annotator, only or (), port, device, sam, learn, as_json)
+        open_page(run, domains, annotator, only or (), port, device, sam, learn, guidelines, as_json)
         if not as_json:
             with ledger_of(run) as ledger:
                 _still_open(run, ledger.questions(open_only=True))

@@ -25,12 +25,13 @@ def open_page(
     device: str,
     sam: tuple[Path, Path] | None,
     learn: bool,
+    guidelines: Path | None,
     as_json: bool,
 ) -> None:
     """Serve a campaign's open questions, or those of the ids `only`, until Ctrl-C.
 
     A trained network makes guesses, which learn from the answers if `learn` is true. `sam` are the encoder and the
-    decoder of a SAM for smart select.
+    decoder of a SAM for smart select. `guidelines` is the folder of the class guidelines.
     """
     from fewmask.annotation.page.learning import Learner, labelled
     from fewmask.annotation.page.sam import Sam
@@ -79,7 +80,7 @@ def open_page(
     learner = None
     if learn and guesses and guesses.head and selector:
         learner = Learner(selector.features, guesses.head, lambda name: labelled(domains[name]))
-    serve(run, page_run, guesses, Sam(*sam) if sam else selector, learner, port, announce)
+    serve(run, page_run, guesses, Sam(*sam) if sam else selector, learner, port, announce, guidelines)
 
 
 def _has_screen() -> bool:

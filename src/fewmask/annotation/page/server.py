@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from fewmask.annotation.page.auth import AuthMiddleware
 from fewmask.annotation.page.connections import Server
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
+from fewmask.annotation.page.guidelines import GuidelineFolder
 from fewmask.annotation.page.learning import Learner
 from fewmask.annotation.page.listener import bind_listener, link
 from fewmask.annotation.page.review import Card, Filter, Listing, Review, SentVerdict, State
@@ -24,6 +25,8 @@ from fewmask.annotation.store import Unavailable
 
 Number = Annotated[int, Path(ge=0, lt=1 << 63)]
 """The id of a question or an answer, within SQLite's range."""
+GUIDELINES = "guidelines"
+"""The folder of a run that its class guidelines are in, unless another one is named."""
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 # After 4xx the page shows the error to the annotator; after 503 it tries again.
@@ -37,10 +40,11 @@ STATUS: dict[type[Exception], int] = {
 }
 
 
-def create_app(service: LabellingService, token: str) -> AuthMiddleware:
-    """The application with the page and its API, all below `/token/`."""
+def create_app(service: LabellingService, token: str, guidelines: GuidelineFolder | None = None) -> AuthMiddleware:
+    """The application with the page and its API, all below `/token/`. By default it reads the run's guidelines."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     review = Review(service)
+    guidelines = guidelines or GuidelineFolder(service.run.ledger.parent / GUIDELINES, service.run.domains)
     page = {f.name: f.read_bytes() for f in files(__package__).joinpath("static").iterdir()}
 
     @app.get("/")
@@ -50,6 +54,10 @@ def create_app(service: LabellingService, token: str) -> AuthMiddleware:
     @app.get("/review")
     def gallery() -> Response:
         return Response(page["review.html"], media_type="text/html")
+
+    @app.get("/guidelines")
+    def guidelines_page() -> Response:
+        return Response(page["guidelines.html"], media_type="text/html")
 
     @app.get("/static/{name}")
     def static(name: str) -> Response:
@@ -124,6 +132,17 @@ def create_app(service: LabellingService, token: str) -> AuthMiddleware:
     def verdicts(sent: SentVerdict) -> Card:
         return review.judge(sent)
 
+    @app.get("/api/guidelines")
+    def guideline_texts() -> dict[str, Any]:
+        return guidelines.record() | {"run": service.run.name}
+
+    @app.get("/api/guidelines/pictures/{number}")
+    def guideline_picture(number: Number) -> Response:
+        picture = guidelines.picture(number)
+        if picture is None:
+            raise Unknown(f"no picture {number}; reload the page")
+        return Response(picture[1], media_type=picture[0])
+
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _error_reply(status))
     return AuthMiddleware(app, token)
@@ -146,18 +165,21 @@ def serve(
     learner: Learner | None = None,
     port: int | None = None,
     tell: Callable[[str], None] = print,
+    guidelines: FilePath | None = None,
 ) -> None:
     """Serve the labelling page of a run until it is interrupted (Ctrl-C). `tell` is called with the link.
 
     The port is described at `bind_listener`. `predictor` makes the guesses; without one, questions show the class that
-    they were asked with, if any. `selector` computes smart selections, and `learner` improves the guesses. Raises
-    ValueError when nothing was asked, when the page is open already, or when the port is taken.
+    they were asked with, if any. `selector` computes smart selections, and `learner` improves the guesses. `guidelines`
+    is the folder of the class guidelines. Raises ValueError when nothing was asked, when the guidelines are not valid,
+    when the page is open already, or when the port is taken.
     """
+    texts = GuidelineFolder(guidelines or folder / GUIDELINES, run.domains, required=guidelines is not None)
     with bind_listener(folder / "page.json", port) as (listener, token):
         service = LabellingService(run, Guesses(folder / FOLDER, predictor) if predictor else None, selector, learner)
         try:
             tell(link(listener.getsockname()[1], token))
             with suppress(KeyboardInterrupt):  # uvicorn passes it on when it has ended
-                Server(create_app(service, token)).run(sockets=[listener])
+                Server(create_app(service, token, texts)).run(sockets=[listener])
         finally:
             service.close()

@@ -16,8 +16,8 @@ const KEPT = 60; // the regions of this visit whose history is kept
 const ABSENT = 300_000; // milliseconds without a move, after which the question is given back to others
 
 export class Annotator {
-  constructor(session, view, settings) {
-    Object.assign(this, { session, view, settings });
+  constructor(session, view, settings, guidelines) {
+    Object.assign(this, { session, view, settings, guidelines });
     this.clock = new Clock();
     this.clicks = 0;
     this.pressed = undefined; // the time at which the key or button was pressed that is being acted upon
@@ -162,6 +162,7 @@ export class Annotator {
   setLooks() {
     const { domain } = this.question;
     this.looks = new Looks(this.session.about.domains[domain], this.settings);
+    this.looks.guided = this.guidelines.classesOf(domain);
     if (this.looksOf !== domain) {
       this.value = undefined;
       this.recent = [];
@@ -444,8 +445,18 @@ export class Annotator {
     }
   }
 
+  // The class that a key means on the screen; undefined where it means none.
+  classOfKey(key) {
+    return this.looks && this.region ? classOf(key, this.looks.names.length, this.likely) : undefined;
+  }
+
+  // The class that the guess has most pixels of; undefined where there is no guess.
+  get likeliest() {
+    return this.guess?.values && panel.share(this.guess.values)[0]?.[0];
+  }
+
   key(key) {
-    const value = this.looks && this.region ? classOf(key, this.looks.names.length, this.likely) : undefined;
+    const value = this.classOfKey(key);
     // A key that has just got another class was not pressed for it.
     if (value !== undefined && this.likely && !this.screenTime.longEnough(this.pressed)) return true;
     if (value !== undefined) this.choose(value);

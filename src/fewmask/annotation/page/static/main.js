@@ -1,6 +1,7 @@
 // Starts the page and connects its keys, buttons and settings.
 
 import { Annotator } from "./annotator.js";
+import { Guidelines } from "./guidelines.js";
 import { TOOLS } from "./paint.js";
 import * as panel from "./panel.js";
 import { Session } from "./session.js";
@@ -23,10 +24,12 @@ const KEPT = { opacity: 55, size: 8, brightness: 0, contrast: 0, gamma: 0 };
 const CHECKS = { dimmed: true, outlines: false, smooth: false };
 
 export let annotator = null;
+const guidelines = new Guidelines();
 let tools = []; // the tools that this run has
 
 async function start() {
   panel.fillKeys();
+  const read = readGuidelines();
   let session;
   try {
     session = await Session.open();
@@ -36,7 +39,7 @@ async function start() {
   }
   $("run").textContent = document.title = session.about.run;
   view.named = settings.names;
-  annotator = new Annotator(session, view, settings);
+  annotator = new Annotator(session, view, settings, guidelines);
   tools = TOOLS.filter(({ name }) => name !== "smart" || session.about.selects);
   const tool = tools.find((t) => t.name === localStorage.getItem("fewmask/tool"))?.name ?? "whole";
   annotator.painter.choose(tool);
@@ -46,6 +49,7 @@ async function start() {
     openSettings();
   }
   listen();
+  await read;
   await annotator.start();
   setInterval(() => document.hidden || annotator.poll(), POLL);
 }
@@ -117,6 +121,43 @@ function wider(by) {
   else width(painter.width + by * Math.max(1, Math.round(painter.width / 6)));
 }
 
+// Reads the guidelines again. Returns the error where that fails: the team may be writing them.
+async function readGuidelines() {
+  const error = await guidelines.read().catch((reason) => reason);
+  $("guide").hidden = !error && guidelines.empty;
+  return error;
+}
+
+async function openGuidelines() {
+  if ($("guide").hidden || !annotator.region) return;
+  const error = await readGuidelines();
+  if (error) panel.notice(`The guidelines cannot be shown: ${error.message}`);
+  if (error || guidelines.empty || !annotator.region || document.querySelector("dialog[open]")) return;
+  annotator.refreshLooks();
+  $("rules").replaceChildren(...guidelines.draw({ [annotator.looks.domain]: annotator.looks }, 3, annotator.looks.domain));
+  $("guidelines").showModal();
+  $("rules").focus();
+  showGuideline(annotator.value ?? annotator.likeliest);
+}
+
+function showGuideline(value) {
+  const section = guidelines.about(annotator.looks.domain, value);
+  for (const node of $("rules").children) {
+    const isIt = section !== undefined && node.dataset.title === section.title;
+    node.classList.toggle("chosen", isIt);
+    if (isIt) node.scrollIntoView({ block: "start" });
+  }
+}
+
+function guidelineKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const value = annotator.classOfKey(event.key);
+  if (event.key === "!") $("guidelines").close();
+  else if (value !== undefined) showGuideline(value);
+  else return;
+  event.preventDefault();
+}
+
 function openSettings() {
   $("name").value = settings.name;
   for (const id of Object.keys(CHOICES)) $(id).checked = settings[id];
@@ -184,6 +225,7 @@ function keyDown(event) {
     ",": () => opacity(Number($("opacity").value) - 10),
     ".": () => opacity(Number($("opacity").value) + 10),
     "?": () => $("keys").showModal(),
+    "!": openGuidelines,
     "/": () => $("search").hidden || $("find").focus(),
   }[key];
   const tool = tools.find((t) => t.key === key);
@@ -229,6 +271,9 @@ function listen() {
   $("reach").addEventListener("input", () => annotator.painter.reachTo(Number($("reach").value)));
   $("reach").addEventListener("pointerup", () => view.canvas.focus());
   $("help").addEventListener("click", () => $("keys").showModal());
+  $("guide").addEventListener("click", openGuidelines);
+  $("guidelines").addEventListener("keydown", guidelineKey);
+  $("guidelines").addEventListener("close", () => view.canvas.focus());
   $("settings").addEventListener("click", openSettings);
   $("options").addEventListener("close", closeSettings);
   addEventListener("storage", (e) => e.key?.startsWith(annotator.outbox.prefix) && annotator.poll());

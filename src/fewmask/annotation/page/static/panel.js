@@ -30,6 +30,10 @@ export function showClasses(looks, point, chosen, likely, locks, choose) {
     const key = keyOf(value, likely), swatch = looks.swatch(value);
     const text = make("span", { class: "name" }, value === UNDECIDED ? "erase" : looks.name(value));
     const element = make("button", { type: "button", "data-value": value, title: looks.name(value) }, swatch, text);
+    if (looks.guided?.has(value)) {
+      element.classList.add("guided");
+      element.append(make("span", { class: "unseen" }, "with a guideline"));
+    }
     if (locks[value]) element.append(make("span", { class: "locked", title: "locked" }, drawn(LOCK), make("span", { class: "unseen" }, "locked")));
     if (key) {
       element.append(make("kbd", { "aria-hidden": "true" }, key));
@@ -220,6 +224,7 @@ const KEYS = [
     ["⇧ ↵", "save only what is painted; the rest stays not labelled"],
     ["1 … 9, 0, letters", "choose a class, as on its button; of a marked pixel it is the answer"],
     ["the same key again", "give the whole region that class"],
+    ["!", "the guideline of the chosen class; a class's key leads to that class, and ! closes the guidelines"],
     ["/", "search a class; Enter chooses the first one found"],
     ["v", "void: none of the classes"],
     ["e", "erase: the guess shows again"],
