@@ -52,8 +52,12 @@ def test_a_key_shows_the_guideline_of_the_chosen_class(nearby: Callable[..., Any
     person.press("1")
     assert title.inner_text() == MARKUP and in_view(page, "#rules section.chosen h3")
     person.press("x")  # answers nothing
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
     person.press("!")
-    page.wait_for_selector("#guidelines", state="hidden")
+    page.wait_for_selector("#canvas:focus")
+    page.evaluate("new Promise((done) => setTimeout(done))")
+    assert page.is_hidden("#guidelines") and "guidelines" not in asked  # the key does not open them again
     assert person.shown == before and not server.answers()
     assert page.get_attribute('#classes [aria-pressed="true"]', "data-value") == "2"
     page.wait_for_selector("#canvas:focus")

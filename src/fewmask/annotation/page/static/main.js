@@ -156,6 +156,7 @@ function guidelineKey(event) {
   else if (value !== undefined) showGuideline(value);
   else return;
   event.preventDefault();
+  event.stopPropagation(); // once the dialog is closed, the page would open it again by the same key
 }
 
 function openSettings() {
