@@ -30,15 +30,15 @@ from fewmask.runs import RunFolder
 
 ME = rf"is being written by process {os.getpid()} on .+; wait for its end, or give another --out"
 
-# Holds the lock, has a child as a training has loader processes, and tells when both are there.
+# Holds the lock, has a child as a training has loader processes, and tells when both are there. The child itself tells
+# it: a forked process lets go of the lock when it first runs, and not before.
 HOLDER = """
 import os, sys, time
 from pathlib import Path
 from fewmask.files import hold
 with hold(Path(sys.argv[1]), "is being written", "wait"):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)
     time.sleep(600)
 """
 
