@@ -18,7 +18,7 @@ from ondisk import assert_same_run, plain, two_domains, write_domain
 from PIL import Image
 
 from fewmask import config as configuration
-from fewmask.config import SETTINGS, Config
+from fewmask.config import SETTINGS, Config, TrainSettings
 from fewmask.config.choices import CHOICES, Choice, choose_method
 from fewmask.engine.automatic import LONGEST, PATIENCE, SHORTEST, SHOWN, labelled_pixels, resolve_auto
 from fewmask.engine.fit import ProgressEvent, train
@@ -53,6 +53,7 @@ def test_there_is_a_choice_for_all_data_and_it_is_the_first_that_fits(domains: i
 def test_every_choice_is_a_method_with_its_settings(choice: Choice) -> None:
     assert choice.method["name"] in METHODS
     SETTINGS[str(choice.method["name"])].model_validate(choice.method)
+    TrainSettings.model_validate(choice.train)
     assert choice.why
 
 
@@ -98,6 +99,21 @@ def test_what_is_given_stays_and_nothing_is_settled_twice() -> None:
     assert once.train.patience == 2
     assert [line.partition(":")[0] for line in lines] == ["method", "train.steps"]
     assert resolve_auto(once, of) == (once, [])
+
+
+def test_the_settings_of_a_choice_apply_unless_the_configuration_gives_others() -> None:
+    of = domains(3, 4)
+    plain_auto, (line,) = resolve_auto(parse_config(plain(Path(), "auto", steps=7)), of)
+    assert plain_auto.train.class_weights.exponent == 0.5
+    assert plain_auto.train.average.lag == 0.02
+    assert line.startswith("method: auto takes joint, train.class_weights.exponent 0.5, train.average.lag 0.02: ")
+    given = parse_config(plain(Path(), "auto", steps=7, class_weights={"exponent": 0.0}))
+    resolved, (line,) = resolve_auto(given, of)
+    assert resolved.train.class_weights == given.train.class_weights
+    assert resolved.train.average.lag == 0.02
+    assert "class_weights" not in line
+    named = parse_config(plain(Path(), "joint", steps=7))
+    assert resolve_auto(named, of) == (named, [])  # a method that is named keeps the defaults
 
 
 def test_auto_is_written_as_it_is_read_and_zero_steps_are_refused() -> None:

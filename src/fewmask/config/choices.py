@@ -1,5 +1,5 @@
-"""The table of the methods that `method: auto` chooses. It follows results/few-masks.json, and for several domains
-compare-half.json.
+"""The table of the methods and settings that `method: auto` chooses. Methods follow results/few-masks.json, and for
+several domains compare-half.json. Settings of the training follow base-recipe-400.json.
 
 The table holds a method that learns from the pool only if that method was shown to be better than labels alone: paired
 by seed, with an interval above 0.
@@ -8,7 +8,7 @@ by seed, with an interval above 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -24,21 +24,28 @@ class Choice:
     """The least and the largest number of labelled images, in the mean of the domains."""
     pool: int = 0
     """The least number of unlabelled images for each labelled one."""
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the training that go with the method, unless the configuration gives others."""
 
     def fits(self, domains: int, masks: float, pool: float) -> bool:
         return _within(domains, self.domains) and _within(masks, self.masks) and pool >= self.pool
 
+
+BASE = {"class_weights": {"exponent": 0.5}, "average": {"lag": 0.02}}
+"""Row `weights-50` of experiments/base-recipe.yaml."""
 
 CHOICES = (
     Choice(
         method={"name": "supervised"},
         why="for one domain no method that learns from the pool was shown to be better than labels alone",
         domains=(1, 1),
+        train=BASE,
     ),
     Choice(
         method={"name": "joint"},
         why="for several domains no method that learns from the pool was shown to be better than labels alone",
         domains=(2, None),
+        train=BASE,
     ),
 )
 """The first choice that fits is taken. The last choices fit all data."""

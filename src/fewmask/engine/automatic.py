@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from fewmask.config import SETTINGS, Config, DomainSettings
-from fewmask.config.choices import choose_method
+from fewmask.config.choices import Choice, choose_method
 from fewmask.config.domains import FilesDomain
 from fewmask.config.training import AUTO
 from fewmask.data.domain import Domain
@@ -33,14 +33,20 @@ def resolve_auto(config: Config, domains: Mapping[str, Domain]) -> tuple[Config,
     messages = []
     config = config.model_copy(update={"domains": {n: _settled(d, domains.get(n)) for n, d in config.domains.items()}})
     if config.method.name == "auto":
-        method, why = chosen_method(domains)
-        config = config.model_copy(update={"method": SETTINGS[method["name"]].model_validate(method)})
-        messages.append(f"method: auto takes {_written(method)}: {why}")
+        choice, why = choice_for(domains)
+        own = {key: value for key, value in choice.train.items() if key not in config.train.model_fields_set}
+        settings = type(config.train).model_validate(own)
+        changes = {
+            "method": SETTINGS[choice.method["name"]].model_validate(choice.method),
+            "train": config.train.model_copy(update={key: getattr(settings, key) for key in own}),
+        }
+        config = config.model_copy(update=changes)
+        messages.append(f"method: auto takes {', '.join([_written(choice.method), *_dotted(own)])}: {why}")
     if config.train.steps == AUTO:
         steps, why = steps_for(config, domains)
         patience = config.train.patience or PATIENCE
-        changes = {"steps": steps, "by_data": True, "patience": patience}
-        config = config.model_copy(update={"train": config.train.model_copy(update=changes)})
+        counted = {"steps": steps, "by_data": True, "patience": patience}
+        config = config.model_copy(update={"train": config.train.model_copy(update=counted)})
         messages.append(f"train.steps: auto takes {steps:,}: {why}; {patience} validations without a better one end it")
     return config, messages
 
@@ -52,15 +58,15 @@ def _settled(settings: DomainSettings, domain: Domain | None) -> DomainSettings:
     return settings.model_copy(update={"stretch": domain.input.stretch})
 
 
-def chosen_method(domains: Mapping[str, Domain]) -> tuple[dict[str, Any], str]:
-    """The method's settings by `config.choices`, and the reason."""
+def choice_for(domains: Mapping[str, Domain]) -> tuple[Choice, str]:
+    """The method and the training's settings by `config.choices`, and the reason."""
     labelled = [len(domain.labelled) for domain in domains.values()]
     unlabelled = sum(len(domain.unlabelled) for domain in domains.values())
     masks, pool = fmean(labelled), unlabelled / max(1, sum(labelled))
     choice = choose_method(len(domains), masks, pool)
     counts = count(len(domains), "domain"), count(round(masks), "mask"), count(unlabelled, "unlabelled image")
     summary = f"{counts[0]}, {counts[1]} each, {counts[2]}"
-    return dict(choice.method), f"{summary}; {choice.why}"
+    return choice, f"{summary}; {choice.why}"
 
 
 def steps_for(config: Config, domains: Mapping[str, Domain]) -> tuple[int, str]:
@@ -84,3 +90,7 @@ def labelled_pixels(domain: Domain) -> int:
 
 def _written(method: Mapping[str, Any]) -> str:
     return str(method["name"]) if len(method) == 1 else ", ".join(f"{key} {value}" for key, value in method.items())
+
+
+def _dotted(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [f"train.{room}.{key} {value}" for room, keys in settings.items() for key, value in keys.items()]
