@@ -276,7 +276,7 @@ def test_superpixels_of_an_image_that_has_changed_are_refused(
 def test_a_stopped_pass_goes_on_where_it_was(
     domain: Domain, network: UniversalSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each image in turn: done pieces are not candidates_of at again, and the result is that of one pass."""
+    """After each image in turn: finished pieces are not computed again, and the result is that of one pass."""
     whole = candidates_of(
         committee(network), domain, tmp_path / "whole", ask(), pseudo=PseudoFolder(tmp_path / "whole" / "p")
     )

@@ -26,7 +26,7 @@ SIZES = [(40, 52), (37, 51), (40, 52), (1, 1), (1, 70), (37, 51), (40, 52)]
 
 
 class NoMasks(helpers.ArraySource):
-    """A source whose ground truth must not be candidates_of at."""
+    """A source whose ground truth must not be read."""
 
     def mask(self, stem: str) -> np.ndarray:
         raise AssertionError(f"the mask of {stem} was read")
