@@ -1,6 +1,7 @@
 // The class guidelines: a page of their own, and a part of the labelling page's dialog. The team's text is inserted as
 // text and never as markup.
 
+import { getJson } from "./api.js";
 import { make } from "./panel.js";
 
 const EMPTY = { introduction: [], sections: [], domains: {} };
@@ -12,10 +13,7 @@ export class Guidelines {
 
   // Reads the guidelines again. Throws where they cannot be read.
   async read() {
-    const response = await fetch("api/guidelines");
-    const body = await response.json().catch(() => ({}));
-    if (!response.ok) throw new Error(body.error ?? `the server says ${response.status}`);
-    this.data = body;
+    this.data = await getJson("guidelines");
   }
 
   get empty() {

@@ -22,6 +22,18 @@ const PATTERNS = [
 const LETTERS = [..."acdgijklmnoqtuyz"];
 const CLASS_KEYS = [..."1234567890", ...LETTERS, ...LETTERS.map((c) => c.toUpperCase())];
 
+// The settings of the labelling page that change colours, with their defaults.
+export const COLOURS = { safe: false, bright: true };
+
+// A setting of the labelling page that is true or false.
+export const stored = (name, fallback) => (localStorage.getItem(`fewmask/${name}`) ?? String(fallback)) === "true";
+
+// The looks of each domain, by the labelling page's settings.
+export function looksOf(domains) {
+  const settings = Object.fromEntries(Object.entries(COLOURS).map(([name, fallback]) => [name, stored(name, fallback)]));
+  return Object.fromEntries(Object.entries(domains).map(([name, space]) => [name, new Looks(space, settings)]));
+}
+
 export class Looks {
   // With `safe`, the colour-blind can tell the colours apart. With `bright`, the dataset's colours are made light enough
   // for dark images.

@@ -2,6 +2,7 @@
 
 import { Annotator } from "./annotator.js";
 import { Guidelines } from "./guidelines.js";
+import { COLOURS, stored } from "./looks.js";
 import { TOOLS } from "./paint.js";
 import * as panel from "./panel.js";
 import { Session } from "./session.js";
@@ -13,8 +14,7 @@ const DIM = 0.48;
 const TAP = 400; // milliseconds: a shorter space is a confirmation
 export const view = new View($("canvas"));
 
-const stored = (name, fallback) => (localStorage.getItem(`fewmask/${name}`) ?? String(fallback)) === "true";
-const CHOICES = { safe: false, bright: true, neighbours: true, names: true, every: false };
+const CHOICES = { ...COLOURS, neighbours: true, names: true, every: false };
 const settings = { name: localStorage.getItem("fewmask/name") ?? "" };
 for (const [name, fallback] of Object.entries(CHOICES)) settings[name] = stored(name, fallback);
 

@@ -1,6 +1,7 @@
 // The gallery of answers for reviewers. Cards are loaded a page at a time, and pictures when they come into view.
 
-import { Looks } from "./looks.js";
+import { getJson } from "./api.js";
+import { looksOf } from "./looks.js";
 import { $, make } from "./panel.js";
 import { UNDECIDED } from "./region.js";
 import { decode } from "./runs.js";
@@ -16,20 +17,12 @@ const SOURCES = {
   none: "without a prediction, last",
 };
 const WHO = { pool: "The pool's network", network: "The network", class: "The guessed class" };
-const COLOURS = { safe: false, bright: true }; // the settings of the labelling page
 
 let about = null; // the last listing
 let looks = {}; // by domain
 let listings = 0;
 const cards = new Map(); // answers by id, as they are shown
 let looking = 0; // the timer of the chosen card
-
-async function get(path) {
-  const response = await fetch(`api/${path}`);
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error ?? `the server says ${response.status}`);
-  return body;
-}
 
 function notice(text, again) {
   $("notice").hidden = !text;
@@ -52,7 +45,7 @@ async function list() {
   $("cards").setAttribute("aria-busy", "true");
   let found;
   try {
-    found = await get(`review?${query}`);
+    found = await getJson(`review?${query}`);
   } catch (error) {
     notice(`The answers cannot be shown: ${error.message}`, list);
     return;
@@ -62,9 +55,7 @@ async function list() {
   about = found;
   $("run").textContent = about.run;
   document.title = `${about.run}: review`;
-  const stored = (name, fallback) => (localStorage.getItem(`fewmask/${name}`) ?? String(fallback)) === "true";
-  const settings = Object.fromEntries(Object.entries(COLOURS).map(([name, fallback]) => [name, stored(name, fallback)]));
-  looks = Object.fromEntries(Object.entries(about.domains).map(([name, space]) => [name, new Looks(space, settings)]));
+  looks = looksOf(about.domains);
   $("name").value ||= localStorage.getItem("fewmask/name") ?? about.annotator;
   fillFilters();
   showOrder();
@@ -107,7 +98,7 @@ async function loadMore() {
   const number = listings, ids = about.ids.slice(cards.size, cards.size + PAGE);
   let found = [];
   try {
-    if (ids.length) found = await get(`review/cards?${ids.map((id) => `number=${id}`).join("&")}`);
+    if (ids.length) found = await getJson(`review/cards?${ids.map((id) => `number=${id}`).join("&")}`);
   } catch (error) {
     notice(`The answers cannot be shown: ${error.message}`, list);
     return;

@@ -1,5 +1,6 @@
 // The page's copy of the server's data: questions, answers, images and guesses.
 
+import { get, getJson } from "./api.js";
 import { cutInto } from "./area.js";
 import { decode } from "./runs.js";
 import { UNDECIDED } from "./region.js";
@@ -8,13 +9,6 @@ const JSON_TYPE = { "Content-Type": "application/json" };
 const IMAGES = 5;
 const DETAILS = 64;
 const NEWER_GUESS = 150; // milliseconds to wait for a newer guess where an older one is there
-
-async function get(path) {
-  const response = await fetch(`api/${path}`);
-  if (response.ok) return response;
-  const body = await response.json().catch(() => ({}));
-  throw new Error(body.error ?? `the server says ${response.status}`);
-}
 
 export async function post(entry) {
   const body = JSON.stringify(entry);
@@ -34,7 +28,7 @@ function thisWindow() {
 
 export class Session {
   static async open() {
-    return new Session(await (await get("session")).json());
+    return new Session(await getJson("session"));
   }
 
   constructor(data) {
@@ -91,9 +85,9 @@ export class Session {
 
   // Reads the answers since the last call. Returns the ids of their questions.
   async changes() {
-    const data = await (await get(`changes/${this.last}`)).json();
+    const data = await getJson(`changes/${this.last}`);
     const touched = Object.keys(data.answers).map(Number);
-    if (data.asked !== this.questions.length) this.#load(await (await get("session")).json());
+    if (data.asked !== this.questions.length) this.#load(await getJson("session"));
     for (const id of touched) this.setAnswers(id, data.answers[id], data);
     this.#setTotals(data); // the guesses may have learned since the last answer
     this.last = data.last;
@@ -121,7 +115,7 @@ export class Session {
   // A question with all that is needed to show it, except its image.
   detail(id) {
     return this.#cached(this.details, id, async () => {
-      const data = await (await get(`questions/${id}`)).json();
+      const data = await getJson(`questions/${id}`);
       const [y0, x0, y1, x1] = data.box, width = x1 - x0, height = y1 - y0;
       const inside = data.shape && Uint8Array.from(decode(data.shape, width * height));
       return { ...data, x0, y0, width, height, inside };
@@ -145,7 +139,7 @@ export class Session {
   newestGuess(id) {
     return this.#cached(this.guesses, id, async () => {
       const detail = await this.detail(id), size = detail.width * detail.height;
-      const data = this.about.guesses ? await (await get(`guesses/${id}`)).json() : { values: null };
+      const data = this.about.guesses ? await getJson(`guesses/${id}`) : { values: null };
       if (data.values) return { values: Uint8Array.from(decode(data.values, size)), confidence: data.confidence };
       if (detail.guess === null) return null;
       const values = new Uint8Array(size).fill(detail.guess);
@@ -156,13 +150,13 @@ export class Session {
 
   // The values of the answers around a question's region, for an image of [H, W] pixels.
   async answersAround(id, [height, width]) {
-    return decode((await (await get(`answers-around/${id}`)).json()).values, height * width);
+    return decode((await getJson(`answers-around/${id}`)).values, height * width);
   }
 
   segmentation(id) {
     return this.#cached(this.segments, id, async () => {
       const { width, height } = await this.detail(id);
-      return cutInto(decode((await (await get(`segments/${id}`)).json()).values, width * height), width);
+      return cutInto(decode((await getJson(`segments/${id}`)).values, width * height), width);
     });
   }
 
