@@ -85,7 +85,7 @@ def test_options_that_belong_together_stand_together(fewmask: Fewmask) -> None:
     groups = [part.splitlines() for part in re.split(r"╭─ ", fewmask("answer", "--help").out)]
     options = {lines[0].split(" ─")[0]: re.findall(r"--[a-z][a-z-]+(?= )", "\n".join(lines[1:])) for lines in groups}
     assert {"--from", "--corrections", "--take-back"} <= {*options["Options of an import"]}
-    assert {"--question", "--port", "--sam"} <= {*options["Options of the labelling page"]}
+    assert {"--question", "--port", "--sam", "--guidelines"} <= {*options["Options of the labelling page"]}
     assert "--json" in options["Options"] and "--port" not in options["Options"]
 
 

@@ -54,7 +54,7 @@ def test_every_choice_is_a_method_with_its_settings(choice: Choice) -> None:
     assert choice.method["name"] in METHODS
     SETTINGS[str(choice.method["name"])].model_validate(choice.method)
     TrainSettings.model_validate(choice.train)
-    assert choice.why
+    assert choice.why and bool(choice.why_train) == bool(choice.train)
 
 
 def test_a_choice_fits_between_its_ends() -> None:
@@ -97,21 +97,27 @@ def test_what_is_given_stays_and_nothing_is_settled_twice() -> None:
     auto = parse_config(plain(Path(), "auto", steps="auto", patience=2))
     once, lines = resolve_auto(auto, of)
     assert once.train.patience == 2
-    assert [line.partition(":")[0] for line in lines] == ["method", "train.steps"]
+    assert [line.partition(":")[0] for line in lines] == ["method", "train", "train.steps"]
     assert resolve_auto(once, of) == (once, [])
 
 
 def test_the_settings_of_a_choice_apply_unless_the_configuration_gives_others() -> None:
     of = domains(3, 4)
-    plain_auto, (line,) = resolve_auto(parse_config(plain(Path(), "auto", steps=7)), of)
+    plain_auto, (first, line) = resolve_auto(parse_config(plain(Path(), "auto", steps=7)), of)
     assert plain_auto.train.class_weights.exponent == 0.5
     assert plain_auto.train.average.lag == 0.02
-    assert line.startswith("method: auto takes joint, train.class_weights.exponent 0.5, train.average.lag 0.02: ")
+    assert first.startswith("method: auto takes joint: ")
+    assert line.startswith(
+        "train: method auto takes class_weights.exponent 0.5, average.lag 0.02: with 30 masks they gain"
+    )
     given = parse_config(plain(Path(), "auto", steps=7, class_weights={"exponent": 0.0}))
-    resolved, (line,) = resolve_auto(given, of)
+    resolved, (_, line) = resolve_auto(given, of)
     assert resolved.train.class_weights == given.train.class_weights
     assert resolved.train.average.lag == 0.02
     assert "class_weights" not in line
+    both = parse_config(plain(Path(), "auto", steps=7, class_weights={}, average={}))
+    resolved, lines = resolve_auto(both, of)
+    assert resolved.train == both.train and len(lines) == 1
     named = parse_config(plain(Path(), "joint", steps=7))
     assert resolve_auto(named, of) == (named, [])  # a method that is named keeps the defaults
 

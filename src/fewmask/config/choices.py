@@ -24,8 +24,10 @@ class Choice:
     """The least and the largest number of labelled images, in the mean of the domains."""
     pool: int = 0
     """The least number of unlabelled images for each labelled one."""
-    train: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings of the training that go with the method, unless the configuration gives others."""
+    why_train: str = ""
+    """The reason for these settings."""
 
     def fits(self, domains: int, masks: float, pool: float) -> bool:
         return _within(domains, self.domains) and _within(masks, self.masks) and pool >= self.pool
@@ -33,6 +35,7 @@ class Choice:
 
 BASE = {"class_weights": {"exponent": 0.5}, "average": {"lag": 0.02}}
 """Row `weights-50` of experiments/base-recipe.yaml."""
+WHY_BASE = "with 30 masks they gain 5 points of test mIoU on CamVid, 1 on LabelMeFacade, and nothing on MSRC-v2"
 
 CHOICES = (
     Choice(
@@ -40,12 +43,14 @@ CHOICES = (
         why="for one domain no method that learns from the pool was shown to be better than labels alone",
         domains=(1, 1),
         train=BASE,
+        why_train=WHY_BASE,
     ),
     Choice(
         method={"name": "joint"},
         why="for several domains no method that learns from the pool was shown to be better than labels alone",
         domains=(2, None),
         train=BASE,
+        why_train=WHY_BASE,
     ),
 )
 """The first choice that fits is taken. The last choices fit all data."""

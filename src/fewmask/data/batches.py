@@ -57,7 +57,7 @@ class Steps(Dataset[list[Batch]]):
         self.answered = {name: answered_share(domain) for name, domain in self.domains.items()}
         self.position = {name: i for i, name in enumerate(self.domains)}
         self.stocks = dict[tuple[str, bool | None], list[tuple[str, ...]]]()
-        """What `_stocks_of` found: it goes through all images of a domain."""
+        """The results of `_stocks_of`, which goes through all images of a domain."""
         empty = sorted({d for p in phases for d in p.labelled if not self.domains[d].labelled})
         if empty:
             raise ValueError(

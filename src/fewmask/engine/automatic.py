@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from fewmask.config import SETTINGS, Config, DomainSettings
+from fewmask.config import SETTINGS, Config, DomainSettings, TrainSettings
 from fewmask.config.choices import Choice, choose_method
 from fewmask.config.domains import FilesDomain
 from fewmask.config.training import AUTO
@@ -34,14 +34,12 @@ def resolve_auto(config: Config, domains: Mapping[str, Domain]) -> tuple[Config,
     config = config.model_copy(update={"domains": {n: _settled(d, domains.get(n)) for n, d in config.domains.items()}})
     if config.method.name == "auto":
         choice, why = choice_for(domains)
-        own = {key: value for key, value in choice.train.items() if key not in config.train.model_fields_set}
-        settings = type(config.train).model_validate(own)
-        changes = {
-            "method": SETTINGS[choice.method["name"]].model_validate(choice.method),
-            "train": config.train.model_copy(update={key: getattr(settings, key) for key in own}),
-        }
-        config = config.model_copy(update=changes)
-        messages.append(f"method: auto takes {', '.join([_written(choice.method), *_dotted(own)])}: {why}")
+        method = SETTINGS[choice.method["name"]].model_validate(choice.method)
+        train, given = _completed(config.train, choice.train)
+        config = config.model_copy(update={"method": method, "train": train})
+        messages.append(f"method: auto takes {_written(choice.method)}: {why}")
+        if given:
+            messages.append(f"train: method auto takes {', '.join(given)}: {choice.why_train}")
     if config.train.steps == AUTO:
         steps, why = steps_for(config, domains)
         patience = config.train.patience or PATIENCE
@@ -56,6 +54,15 @@ def _settled(settings: DomainSettings, domain: Domain | None) -> DomainSettings:
     if domain is None or not isinstance(settings, FilesDomain) or not settings.unsettled:
         return settings
     return settings.model_copy(update={"stretch": domain.input.stretch})
+
+
+def _completed(train: TrainSettings, proposed: Mapping[str, Mapping[str, Any]]) -> tuple[TrainSettings, list[str]]:
+    """The training's settings with the proposed ones for keys that the configuration does not have, and the latter as
+    text."""
+    missing = {room: keys for room, keys in proposed.items() if room not in train.model_fields_set}
+    values = TrainSettings.model_validate(missing)
+    completed = train.model_copy(update={room: getattr(values, room) for room in missing})
+    return completed, [f"{room}.{key} {value}" for room, keys in missing.items() for key, value in keys.items()]
 
 
 def choice_for(domains: Mapping[str, Domain]) -> tuple[Choice, str]:
@@ -90,7 +97,3 @@ def labelled_pixels(domain: Domain) -> int:
 
 def _written(method: Mapping[str, Any]) -> str:
     return str(method["name"]) if len(method) == 1 else ", ".join(f"{key} {value}" for key, value in method.items())
-
-
-def _dotted(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [f"train.{room}.{key} {value}" for room, keys in settings.items() for key, value in keys.items()]
