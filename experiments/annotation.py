@@ -172,7 +172,7 @@ def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[d
     classes: list[int] = []
     for stem in stems[:: max(len(stems) // images, 1)][:images]:
         image, mask = domain.image(stem), domain.mask(stem)
-        features, guess = found.encode(image), found.predict(domain.name, image)[0]
+        features, guess = found.encode(domain.name, image), found.predict(domain.name, image)[0]
         tiles = parse_regions("squares:60").tile(image)
         windows = [(box, np.s_[box[0] : box[2], box[1] : box[3]]) for box in map(tiles.box, range(tiles.count))]
         windows = [(b, w) for b, w in windows if mask[w].size == 3600 and (mask[w] < NOT_LABELLED).mean() > 0.5]
