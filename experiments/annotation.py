@@ -6,7 +6,9 @@ Each run is a finished training of one domain, such as that of a few masks early
 program that has the ground truth and works with the labelling page's tools. It calls the server side of the tools, and
 it repeats the page's rules for thresholds on scores and for filling areas. In each step it paints the largest wrong
 piece with the tool that corrects most pixels per action, until 95 % of the labelled pixels are right. As on the page,
-an action is a class key, a tool key, a click, a turn of the wheel after a click, or the Enter that saves.
+an action is a class key, a tool key, a click, a drag, a turn of the wheel after a click, or the Enter that saves. A
+drag is a stroke of the brush, a stroke over superpixels, or a box for smart select. With the automatic class, a class
+key is needed only where the page's class is not the right one.
 
 squares     of 60×60 pixels, in images of validation at their own size; with each tool alone and with all of them,
             painted from nothing and from the guess; a brush's stroke where a tool corrects nothing
@@ -40,8 +42,8 @@ from fewmask.annotation.page.ahead import Ahead
 from fewmask.annotation.page.answer_index import in_order
 from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import Predictor
-from fewmask.annotation.page.learning import Learner, labelled
-from fewmask.annotation.page.smart_select import Point, Prompt, Scores, select
+from fewmask.annotation.page.learning import Expected, Learner, expected, labelled
+from fewmask.annotation.page.smart_select import Frame, Point, Prompt, Scores, select
 from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
 from fewmask.engine.guess import predictor
@@ -69,6 +71,8 @@ class Square:
     """(h,w); what is not labelled is of no account."""
     picture: np.ndarray
     select: Callable[[Prompt], Scores]
+    likely: Expected
+    """What the automatic class goes by."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,17 @@ class Done:
     shown: Mask
 
 
-def annotate(square: Square, start: Mask, tools: Sequence[str]) -> Done:
+@dataclass(frozen=True, eq=False)
+class Option:
+    tool: str
+    area: np.ndarray
+    """(h,w) bool: what it paints."""
+    cost: int
+    at: tuple[int, int] | None = None
+    """The pixel of the click; None for a box or a polygon."""
+
+
+def annotate(square: Square, start: Mask, tools: Sequence[str], automatic: bool = False) -> Done:
     """Paint over the values shown at the start, until enough pixels are right."""
     truth, shown = square.truth, start.copy()
     valid = truth < NOT_LABELLED
@@ -93,43 +107,66 @@ def annotate(square: Square, start: Mask, tools: Sequence[str]) -> Done:
         piece, wanted = _largest(wrong, truth)
         depth = cv2.distanceTransform(np.pad(piece, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = (int(v) for v in np.unravel_index(depth.argmax(), depth.shape))
-        options: list[tuple[str, np.ndarray, int]] = []
+        options: list[Option] = []
         if "whole" in tools:
-            options.append(("whole", np.ones_like(piece), 1))
+            options.append(Option("whole", np.ones_like(piece), 1, (y, x)))
         if "fill" in tools:
-            options.append(("fill", _connected(shown == shown[y, x], y, x), 1))
+            options.append(Option("fill", _connected(shown == shown[y, x], y, x), 1, (y, x)))
         if cut is not None:
-            options.append(("superpixel", cut == cut[y, x], 1))
+            options.append(Option("superpixel", cut == cut[y, x], 1, (y, x)))
+            mostly = (np.bincount(cut.ravel(), piece.ravel()) / np.bincount(cut.ravel()) > 0.5)[cut]
+            options.append(Option("superpixel", _connected(mostly | (cut == cut[y, x]), y, x), 1, (y, x)))
         if "smart" in tools:
-            scores = square.select(Prompt(points=[Point(y=y + 0.5, x=x + 0.5)]))
-            for reach in REACHES:
-                there = scores.values >= min(max(scores.threshold - reach, 1), 255)
-                there[y, x] = True
-                options.append(("smart", _connected(there, y, x), 1 + (reach != 0)))
+            for prompt in (Prompt(points=[Point(y=y + 0.5, x=x + 0.5)]), Prompt(points=[], frame=_around(piece))):
+                scores, at = square.select(prompt), (y, x) if prompt.points else None
+                for reach in REACHES:
+                    there = scores.values >= min(max(scores.threshold - reach, 1), 255)
+                    if at:
+                        there[at] = True
+                        there = _connected(there, y, x)
+                    options.append(Option("smart", there, 1 + (reach != 0), at))
         if "polygon" in tools:
             outlines, _ = cv2.findContours(piece.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             corners = cv2.approxPolyDP(max(outlines, key=len), 1.5, True)
             if len(corners) > 2:
                 area = cv2.fillPoly(np.zeros(piece.shape, np.uint8), [corners], 1).astype(bool)
-                options.append(("polygon", area, len(corners) + 1))
+                options.append(Option("polygon", area, len(corners) + 1))
         # A stroke along the middle of the piece, about as wide as the piece, in one pass.
         radius = max(int(0.7 * depth[y, x]), 1)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius - 1, 2 * radius - 1))
         stroke = cv2.morphologyEx(piece.astype(np.uint8), cv2.MORPH_OPEN, disc, borderValue=0) > 0
         stroke[y, x] = True
-        options.append(("brush", _connected(stroke, y, x), 1 + (radius != width)))
+        options.append(Option("brush", _connected(stroke, y, x), 1 + (radius != width), (y, x)))
         # The number of pixels that an action corrects, minus the number that it makes wrong.
         good, spoiled = wrong & (truth == wanted), valid & (shown == truth) & (truth != wanted)
-        costs = [cost + (value != wanted) + (name != tool) for name, _, cost in options]
-        gains = [int((area & good).sum()) - int((area & spoiled).sum()) for _, area, _ in options]
+        values = [_automatic(square.likely, option, shown) if automatic else value for option in options]
+        costs = [o.cost + (v != wanted) + (o.tool != tool) for o, v in zip(options, values, strict=True)]
+        gains = [int((o.area & good).sum()) - int((o.area & spoiled).sum()) for o in options]
         best = max(range(len(options)), key=lambda n, gains=gains, costs=costs: gains[n] / costs[n])
         if "brush" not in tools and any(gain > 0 for gain in gains[:-1]):
             best = max(range(len(options) - 1), key=lambda n, gains=gains, costs=costs: gains[n] / costs[n])
-        name, area, cost = options[best][0], options[best][1], costs[best]
-        width = radius if name == "brush" else width
-        shown[area] = wanted
-        actions, value, tool = actions + cost, wanted, name
+        chosen = options[best]
+        width = radius if chosen.tool == "brush" else width
+        shown[chosen.area] = wanted
+        actions, value, tool = actions + costs[best], wanted, chosen.tool
     return Done(actions + 1, right(shown), shown)
+
+
+def _automatic(likely: Expected, option: Option, shown: Mask) -> int:
+    """The class that the page chooses for an area: see `valueFor` of annotator.js. For a stroke of the brush its first
+    pixel decides."""
+    area = option.area
+    if option.tool == "brush" or not area.any():
+        area = np.zeros_like(area)
+        area[option.at or (0, 0)] = True
+    refused = np.bincount(shown[area]).argmax() if option.at is None else shown[option.at]
+    return int(np.bincount(np.where(likely.label == refused, likely.second, likely.label)[area]).argmax())
+
+
+def _around(piece: np.ndarray) -> Frame:
+    """The box around a piece."""
+    rows, columns = np.nonzero(piece)
+    return Frame(top=rows.min(), left=columns.min(), bottom=rows.max() + 1, right=columns.max() + 1)
 
 
 def _largest(wrong: np.ndarray, truth: Mask) -> tuple[np.ndarray, int]:
@@ -152,22 +189,26 @@ def _connected(there: np.ndarray, y: int, x: int) -> np.ndarray:
 
 # ── Actions per square ───────────────────────────────────────────────────────────────────────────────────────────────
 
+ALL = ("smart", "fill", "whole", "superpixel", "polygon", "brush")
 ROWS = {
-    "polygons": (False, ("polygon",)),
-    "brush": (False, ("brush",)),
-    "superpixels": (False, ("superpixel",)),
-    "smart select": (False, ("smart",)),
-    "guess, fill and superpixels": (True, ("fill", "whole", "superpixel")),
-    "guess and smart select": (True, ("smart",)),
-    "guess and all tools": (True, ("smart", "fill", "whole", "superpixel", "polygon", "brush")),
+    "polygons": (False, ("polygon",), False),
+    "brush": (False, ("brush",), False),
+    "superpixels": (False, ("superpixel",), False),
+    "smart select": (False, ("smart",), False),
+    "guess, fill and superpixels": (True, ("fill", "whole", "superpixel"), False),
+    "guess and smart select": (True, ("smart",), False),
+    "guess and all tools": (True, ALL, False),
+    "guess, all tools and the automatic class": (True, ALL, True),
 }
+"""Whether the guess is shown, the tools, and whether the class is automatic."""
+BEST = "guess, all tools and the automatic class"
 
 
 def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[dict[str, list[Done]], float]:
     """Every row's actions for the same squares: of every image some with several classes of which at least half is
     labelled. And the mean number of their classes."""
-    assert found.encode is not None
-    stems = domain.splits["val"]
+    assert found.encode is not None and found.head is not None
+    stems, head = domain.splits["val"], found.head(domain.name)
     done: dict[str, list[Done]] = {row: [] for row in ROWS}
     classes: list[int] = []
     for stem in stems[:: max(len(stems) // images, 1)][:images]:
@@ -179,10 +220,15 @@ def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[d
         several = [one for one in windows if len(np.unique(mask[one[1]][mask[one[1]] < NOT_LABELLED])) >= SEVERAL]
         for box, window in several[:: max(len(several) // each, 1)][:each]:
             classes.append(len(np.unique(mask[window][mask[window] < NOT_LABELLED])))
-            square = Square(mask[window], image[window], lambda p, b=box, f=features, i=image: select(f, b, p, i))
+            square = Square(
+                mask[window],
+                image[window],
+                lambda p, b=box, f=features, i=image: select(f, b, p, i),
+                expected(head, features, box),
+            )
             nothing = np.full((60, 60), NOT_LABELLED, np.uint8)
-            for row, (from_guess, tools) in ROWS.items():
-                done[row].append(annotate(square, guess[window] if from_guess else nothing, tools))
+            for row, (from_guess, tools, automatic) in ROWS.items():
+                done[row].append(annotate(square, guess[window] if from_guess else nothing, tools, automatic))
     return done, fmean(classes)
 
 
@@ -214,11 +260,12 @@ def learning(domain: Domain, found: Predictor, images: int, each: int) -> dict[s
             question.window(domain.mask(question.stem)),
             question.window(picture),
             lambda p, q=question, f=made, i=picture: select(f, q.box, p, i),
+            learner.likely(question, lambda p=picture: p),
         )
         own = question.window(guesses[question.stem][0])
         learned = learner.expected(question, lambda p=picture: p)
-        for name, guess in (("without", own), ("with", own if learned is None else learned[0])):
-            done = annotate(square, guess, ROWS["guess and all tools"][1])
+        for name, guess in (("without", own), ("with", own if learned is None else learned.label)):
+            done = annotate(square, guess, ALL)
             valid = square.truth < NOT_LABELLED
             told[name].append((done.actions, float((guess == square.truth)[valid].mean())))
         started = time.process_time()
@@ -283,7 +330,7 @@ def _table(by_tool: dict[str, list[Done]], classes: float) -> dict[str, Any]:
 def _result(rows: list[dict[str, Any]], table: dict[str, Any]) -> dict[str, Any]:
     clicks = {name: sum(row[name]["clicks"] for row in rows) for name in ("with", "without")}
     return {
-        "actions_per_square_median": table["tools"]["guess and all tools"]["actions_median"],
+        "actions_per_square_median": table["tools"][BEST]["actions_median"],
         "clicks_with_learning_guesses_over_without": round(clicks["with"] / clicks["without"], 4),
         "annotator": f"a program that knows the truth, to {ENOUGH:.0%} of the labelled pixels",
         "squares": table,

@@ -31,8 +31,8 @@ def nearby(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     servers: list[Nearby] = []
 
-    def start(kind: str, each: int = 1, classes: int | None = None, learns: bool = False) -> Any:
-        servers.append(Nearby(tmp_path / "run", kind, each, classes, learns))
+    def start(kind: str, **settings: Any) -> Any:
+        servers.append(Nearby(tmp_path / "run", kind, **settings))
         return servers[-1]
 
     yield start

@@ -21,9 +21,16 @@ class Nearby(Server):
     """A server in a thread of this process, which starts at once."""
 
     def __init__(
-        self, folder: Path, kind: str, each: int = 1, classes: int | None = None, learns: bool = False
+        self,
+        folder: Path,
+        kind: str,
+        each: int = 1,
+        classes: int | None = None,
+        learns: bool = False,
+        trained: bool = False,
     ) -> None:
-        self.folder, self._domain, self._learns = folder, pages.streets(classes=classes), learns
+        self.folder, self._domain, self._learns = folder, pages.streets(classes=classes), learns or trained
+        self._trained = trained
         self._run = replace(pages.ask(folder, self._domain, kind), rule=AnswerSettings(each=each, decide="majority"))
         self.start()
 
@@ -34,7 +41,7 @@ class Nearby(Server):
             guesses = Guesses(self.folder / "guesses", pages.predictor(self._domain))
             with bind_listener(self.folder / "page.json") as (listener, token):
                 selector = pages.selector()
-                self.learner = pages.learner(self._domain, selector) if self._learns else None
+                self.learner = pages.learner(self._domain, selector, self._trained) if self._learns else None
                 service = LabellingService(self._run, guesses, selector, self.learner)
                 self._server = connections.Server(create_app(service, token))
                 self.link = link(listener.getsockname()[1], token)

@@ -4,7 +4,7 @@
   polygon: async ([points, h, w]) => {
     const [{ Region }, { encode }] = await Promise.all([import("./static/region.js"), import("./static/runs.js")]);
     const region = new Region({ width: w, height: h });
-    region.polygon(points, 1);
+    region.put(region.polygon(points), 1);
     return encode(region.values);
   },
 
@@ -20,10 +20,10 @@
     for (let step = 0; step < 300; step++) {
       const value = draw(4) ? draw(4) : UNDECIDED;
       const tools = [
-        () => region.whole(value),
+        () => region.put(region.whole, value),
         () => region.stroke(place(), place(), draw(40) / 10, value),
-        () => region.flood(draw(165), value),
-        () => region.polygon([place(), place(), place()], value),
+        () => region.put(region.connected(draw(165)), value),
+        () => region.put(region.polygon([place(), place(), place()]), value),
         () => region.accept(),
         () => region.cancel(),
       ];

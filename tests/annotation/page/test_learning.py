@@ -104,10 +104,18 @@ def test_what_a_head_expects_is_what_the_network_would_say() -> None:
     features = Features.of(logits[0].transpose(1, 2, 0), 4)
     head = Head(np.eye(CLASSES, dtype=np.float32), np.zeros(CLASSES, np.float32))
     for y0, x0, y1, x1 in ((0, 0, 24, 36), (3, 5, 20, 31), (23, 35, 24, 36)):
-        label, sure = expected(head, features, (y0, x0, y1, x1))
+        label, second, sure = expected(head, features, (y0, x0, y1, x1))
         probability, most = large[:, y0:y1, x0:x1].max(0)
         np.testing.assert_allclose(sure, probability.numpy(), atol=2e-2)
         assert (label == most.numpy()).mean() > 0.97
+        next_most = large[:, y0:y1, x0:x1].topk(2, dim=0).indices[1]
+        assert (second == next_most.numpy()).mean() > 0.95 and (second != label).all()
+
+
+def test_where_there_is_one_class_it_is_the_second_likeliest_too() -> None:
+    features = Features.of(np.ones((2, 2, 3), np.float32), 4)
+    found = expected(Head(np.ones((3, 1), np.float32), np.zeros(1, np.float32)), features, (0, 0, 8, 8))
+    assert not found.label.any() and not found.second.any() and (found.probability == 1).all()
 
 
 # ── A learner in a thread of its own ─────────────────────────────────────────────────────────────────────────────────
@@ -142,16 +150,20 @@ def test_a_learner_hears_answers_corrections_and_retractions(ahead: Ahead[Featur
     learner.learn_from(question_about(1, "a"), lambda: np.full((SIDE, SIDE), 2, np.uint8), lambda: image)
     learner.settle()
     guess = learner.expected(question_about(2, "b"), lambda: image)
-    assert guess is not None and (guess[0] == 2).mean() > 0.9 and learner.version == 1
+    assert guess is not None and (guess.label == 2).mean() > 0.9 and learner.version == 1
     learner.learn_from(
         question_about(1, "a"), lambda: np.full((SIDE, SIDE), 1, np.uint8), lambda: image
     )  # a correction
     learner.settle()
     guess = learner.expected(question_about(2, "b"), lambda: image)
-    assert guess is not None and (guess[0] == 1).mean() > 0.9
+    assert guess is not None and (guess.label == 1).mean() > 0.9
     learner.learn_from(question_about(1, "a"), lambda: None, lambda: image)  # taken back
     learner.settle()
     assert learner.expected(question_about(2, "b"), lambda: image) is None and learner.version == 3
+    assert learner.likely(question_about(2, "b"), lambda: image).label.shape == (
+        SIDE,
+        SIDE,
+    )  # by the network's own head
     assert learner.expected(Question("other", "b", "k", 1, (0, 0, 4, 4)), lambda: image) is None
     learner.close()
 
@@ -172,7 +184,7 @@ def test_what_was_labelled_before_is_seen_too(ahead: Ahead[Features]) -> None:
         learner.settle()
     assert reads == ["x", "y", "z"]  # one with every fit
     guess = learner.expected(question_about(9, "x"), lambda: picture(mask))
-    assert guess is not None and (guess[0] == mask).mean() > 0.8
+    assert guess is not None and (guess.label == mask).mean() > 0.8
     learner.close()
 
 
@@ -226,7 +238,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_learned(
     learner.settle()
     assert "question 2" in caplog.text and "b.png is damaged" in caplog.text
     guess = learner.expected(question_about(9, "d"), lambda: image)
-    assert guess is not None and (guess[0] == 2).all()  # nothing of what was taken back
+    assert guess is not None and (guess.label == 2).all()  # nothing of what was taken back
     learner.close()
     learner.learn_from(
         question_about(5, "a"), lambda: twos, lambda: image
@@ -340,6 +352,6 @@ def test_a_head_says_what_the_network_says(tmp_path: Path) -> None:
     assert network is not None and network.encode is not None and network.head is not None
     image = domain.image(domain.splits["train"][0])
     label, probability = network.predict("a", image)
-    again, sure = expected(network.head("a"), network.encode("a", image), (0, 0, *image.shape[:2]))
+    again, _, sure = expected(network.head("a"), network.encode("a", image), (0, 0, *image.shape[:2]))
     np.testing.assert_allclose(sure, probability, atol=2e-2)
     assert (again == label).mean() > 0.97

@@ -13,9 +13,10 @@ from browsing import Person, Server, profile, violations
 from test_page_slips import painted, question_of
 
 from fewmask.annotation.page import segments
+from fewmask.annotation.page.learning import Expected
 from fewmask.annotation.page.smart_select import Frame, Point, Prompt
 from fewmask.annotation.questions import Question
-from fewmask.labels import NOT_LABELLED, Mask
+from fewmask.labels import NOT_LABELLED, VOID, Mask
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 HOLD = "() => import('./static/main.js').then((page) => { window.painter = page.annotator.painter; })"
@@ -224,6 +225,114 @@ def test_superpixels_are_seen_and_a_drag_paints_many(nearby: Callable[..., Any],
     np.testing.assert_array_equal(painted(person), over(question, 3, np.isin(cut, list(passed))))
     person.press("Control+z")
     assert (painted(person) == NOT_LABELLED).all()
+
+
+# ── The automatic class ──────────────────────────────────────────────────────────────────────────────────────────────
+
+AUTOMATIC = "() => import('./static/main.js').then(({ annotator: a }) => a.automatic)"
+
+
+def likely(person: Person, question: Question) -> Expected:
+    image = pages.streets().image(question.stem)
+    return person.server.learner.likely(question, lambda: image)  # type: ignore[attr-defined]
+
+
+def vote(found: Expected, area: np.ndarray, refused: int) -> int:
+    votes = np.where(found.label == refused, found.second, found.label)[area]
+    return int(np.bincount(votes).argmax())
+
+
+def ranked(person: Person) -> None:
+    person.page.wait_for_function(f"() => document.querySelector('#canvas').dataset.ranked === '{person.shown}'")
+
+
+def test_the_page_chooses_the_class_and_a_key_corrects_it(nearby: Callable[..., Any], context: Any) -> None:
+    person = at_work(context, nearby("squares:48", trained=True))
+    page, question = person.page, question_of(person)
+    person.press("a", "s")
+    ranked(person)
+    assert page.get_attribute("#automatic", "aria-pressed") == "true"
+    page.wait_for_function("() => painter.host.segmentation")
+    found, guess = likely(person, question), np.array(page.evaluate(GUESS)).reshape(question.size)
+    cut = segments.cut(question.window(pages.streets().image(question.stem)))
+    at = person.on_screen(question)
+
+    # A click paints the likeliest class of the area that does not show where it falls.
+    y, x = 20, 20
+    area = cut == cut[y, x]
+    chosen = vote(found, area, guess[y, x])
+    assert chosen != guess[y, x]
+    page.mouse.click(*at(y + 0.5, x + 0.5))
+    np.testing.assert_array_equal(painted(person), over(question, chosen, area))
+    assert page.get_attribute(f'#classes button[data-value="{chosen}"]', "aria-pressed") == "true"
+
+    # A class's key corrects what was just painted, as one step, and the class stays automatic.
+    other = next(value for value in range(5) if value not in (chosen, guess[y, x]))
+    person.press(str(other + 1))
+    np.testing.assert_array_equal(painted(person), over(question, other, area))
+    assert page.evaluate(AUTOMATIC)
+    person.press("Control+z")
+    assert (painted(person) == NOT_LABELLED).all()
+
+    # With nothing to correct, a class's key chooses the class for what comes.
+    person.press("4")
+    assert not page.evaluate(AUTOMATIC) and page.get_attribute("#automatic", "aria-pressed") == "false"
+    page.mouse.click(*at(y + 0.5, x + 0.5))
+    np.testing.assert_array_equal(painted(person), over(question, 3, area))
+
+
+@pytest.mark.parametrize("tool", ["w", "b", "p", "f", "r"])
+def test_every_tool_paints_with_the_automatic_class(nearby: Callable[..., Any], context: Any, tool: str) -> None:
+    person = at_work(context, nearby("squares:48", trained=True))
+    page, question = person.page, question_of(person)
+    person.press("a", tool)
+    ranked(person)
+    found, guess = likely(person, question), np.array(page.evaluate(GUESS)).reshape(question.size)
+    at, (y, x) = person.on_screen(question), (20, 20)
+    if tool == "p":
+        for corner in ((10, 10), (10, 30), (30, 30), (30, 10)):
+            page.mouse.click(*at(*corner))
+        person.press("Enter")
+    else:
+        page.mouse.click(*at(y + 0.5, x + 0.5))
+    selected(person)
+    shown = painted(person)
+    area = shown != NOT_LABELLED
+    refused = np.bincount(guess[area]).argmax() if tool == "p" else guess[y, x]
+    deciding = np.zeros_like(area)
+    deciding[y, x] = True
+    assert area.any()
+    np.testing.assert_array_equal(shown, over(question, vote(found, deciding if tool == "b" else area, refused), area))
+    person.press("v")  # whatever the tool: the key corrects it
+    np.testing.assert_array_equal(painted(person), over(question, VOID, area))
+    if tool == "w":  # the wheel still acts on the corrected selection
+        page.mouse.wheel(0, -100)
+        page.wait_for_function(f"() => document.querySelector('#reach').value === '{WIDER}'")
+        wider = painted(person)
+        assert set(np.unique(wider)) <= {VOID, NOT_LABELLED} and (wider == VOID).sum() >= area.sum()
+
+
+def test_the_automatic_class_stays_on_over_questions_and_a_reload(nearby: Callable[..., Any], context: Any) -> None:
+    person = at_work(context, nearby("squares:48", trained=True))
+    person.press("a")
+    ranked(person)
+    person.then("ArrowRight")
+    ranked(person)
+    person.page.reload()
+    person.ready()
+    ranked(person)
+    assert person.page.evaluate(AUTOMATIC)
+    person.press("a")
+    person.page.reload()
+    person.ready()
+    assert not person.page.evaluate(AUTOMATIC)
+
+
+def test_without_a_network_there_is_no_automatic_class(nearby: Callable[..., Any], context: Any) -> None:
+    person = at_work(context, nearby("squares:48"))
+    assert not person.page.is_visible("#automatic")
+    person.press("a")
+    assert not person.page.evaluate(AUTOMATIC)
 
 
 # ── Guesses that learn ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -116,20 +117,35 @@ def fit(head: Head, answered: Cells, earlier: Cells) -> Head:
     return Head(head.weight + slope, head.bias + change[-1] - mean @ slope)
 
 
-def expected(head: Head, features: Features, box: tuple[int, int, int, int]) -> tuple[Mask, np.ndarray]:
-    """A head's prediction for a box: the most likely class (h,w) uint8 and its probability (h,w) float32."""
+class Expected(NamedTuple):
+    """A head's prediction for a box."""
+
+    label: Mask
+    """(h,w) uint8: the most likely class."""
+    second: Mask
+    """(h,w) uint8: the second most likely class; the most likely one where there is one class alone."""
+    probability: np.ndarray
+    """(h,w) float32, of the most likely class."""
+
+
+def expected(head: Head, features: Features, box: tuple[int, int, int, int]) -> Expected:
+    """A head's prediction for a box of an image."""
     cells, origin = cells_around(features, box)
     logits = cells.astype(np.float32) @ head.weight + head.bias
     size = box[2] - box[0], box[3] - box[1]
-    most, total, label = np.full(size, -np.inf, np.float32), np.zeros(size, np.float32), np.zeros(size, np.uint8)
+    most, next_most = np.full(size, -np.inf, np.float32), np.full(size, -np.inf, np.float32)
+    label, second, total = np.zeros(size, np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.float32)
     # One class after the other: all classes of a large region at once would take gigabytes.
     for k in range(logits.shape[2]):
         logit = at_pixels(np.ascontiguousarray(logits[..., k]), origin, features.stride, features.stride, box)
-        label[logit > most] = k
+        first, is_second = logit > most, (logit <= most) & (logit > next_most)
+        second = np.where(first, label, np.where(is_second, np.uint8(k), second))
+        next_most = np.where(first, most, np.where(is_second, logit, next_most))
+        label[first] = k
         larger = np.maximum(most, logit)
         total = total * np.exp(most - larger) + np.exp(logit - larger)
         most = larger
-    return label, 1 / total
+    return Expected(label, second, 1 / total)
 
 
 @dataclass
@@ -203,14 +219,22 @@ class Learner:
             with suppress(RuntimeError):  # the page is being closed; the answer is on the disk
                 self._worker.submit(self._learn)
 
-    def expected(self, question: Question, read: Read) -> tuple[Mask, np.ndarray] | None:
-        """The most likely class (h,w) uint8 and its probability (h,w) of a question's box; None where nothing was
-        learned about its domain. Waits for the image's features."""
+    def expected(self, question: Question, read: Read) -> Expected | None:
+        """The prediction for a question's box by what was learned; None where nothing was learned about its domain.
+        Waits for the image's features."""
+        head = self._learned(question.domain)
+        return None if head is None else self._predict(head, question, read)
+
+    def likely(self, question: Question, read: Read) -> Expected:
+        """As `expected`; where nothing was learned yet, by the network's own head."""
+        return self._predict(self._learned(question.domain) or self._head(question.domain), question, read)
+
+    def _learned(self, domain: str) -> Head | None:
         with self._lock:
-            state = self._domains.get(question.domain)
-            head = state.head if state else None
-        if head is None:
-            return None
+            state = self._domains.get(domain)
+            return state.head if state else None
+
+    def _predict(self, head: Head, question: Question, read: Read) -> Expected:
         return expected(head, self._features.get((question.domain, question.stem), read), question.box)
 
     def settle(self) -> None:

@@ -81,6 +81,10 @@ def create_app(service: LabellingService, token: str, guidelines: GuidelineFolde
     def guess(number: Number) -> dict[str, Any]:
         return service.guess(number)
 
+    @app.get("/api/likely/{number}")
+    def likely(number: Number) -> dict[str, Any]:
+        return service.likely(number)
+
     @app.get("/api/segments/{number}")
     def segments(number: Number) -> dict[str, Any]:
         return service.segments(number)

@@ -262,13 +262,25 @@ class LabellingService:
         try:
             learned = self._learner.expected(question, self._reading(question)) if self._learner else None
             if learned is not None:
-                values = np.where(question.inside, learned[0], np.uint8(NOT_LABELLED))
-                return {"values": rle_codec.encode(values), "confidence": float(learned[1][question.inside].mean())}
+                values = np.where(question.inside, learned.label, np.uint8(NOT_LABELLED))
+                sure = learned.probability[question.inside].mean()
+                return {"values": rle_codec.encode(values), "confidence": float(sure)}
             label, confidence = self._guess(question.domain, question.stem)
         except (RuntimeError, MemoryError) as error:
             raise ValueError(f"the network failed ({error}); answer without its guess") from error
-        sure = question.window(confidence)[question.inside].mean(dtype=np.float64) / STEPS
-        return {"values": rle_codec.encode(question.crop(label)), "confidence": float(sure)}
+        mean = question.window(confidence)[question.inside].mean(dtype=np.float64) / STEPS
+        return {"values": rle_codec.encode(question.crop(label)), "confidence": float(mean)}
+
+    def likely(self, number: int) -> dict[str, Any]:
+        """The two likeliest classes of each pixel of the region's box, for tools that choose the class themselves."""
+        question = self._question(number)
+        if self._learner is None:
+            raise Unknown("the automatic class needs a trained network and guesses that learn (--learn)")
+        try:
+            found = self._learner.likely(question, self._reading(question))
+        except (RuntimeError, MemoryError) as error:
+            raise ValueError(f"the network failed ({error}); choose the class yourself") from error
+        return {"first": rle_codec.encode(found.label), "second": rle_codec.encode(found.second)}
 
     def segments(self, number: int) -> dict[str, Any]:
         """The superpixels of the region's box."""

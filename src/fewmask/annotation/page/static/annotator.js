@@ -1,5 +1,6 @@
 // Shows one question after the other, sends answers, and takes them back.
 
+import { majority } from "./area.js";
 import { Clock } from "./clock.js";
 import { Looks, classOf, tooMany } from "./looks.js";
 import { Outbox } from "./outbox.js";
@@ -30,6 +31,8 @@ export class Annotator {
     this.value = undefined;
     this.guess = undefined;
     this.segmentation = null;
+    this.automatic = false; // whether the page chooses the class of what is painted
+    this.ranking = null; // the two likeliest classes of each pixel, where the class is automatic
     this.regions = new Map(); // by question, with their history
     this.sent = new Set(); // tokens of this tab
     this.takenBack = []; // the answers that redo gives again
@@ -138,7 +141,7 @@ export class Annotator {
     this.clock.take();
     this.clicks = 0;
     this.painter.smart.forget(); // a selection that was begun while this was loading belongs to the question before
-    Object.assign(this, { id, detail, guess: undefined, segmentation: null });
+    Object.assign(this, { id, detail, guess: undefined, segmentation: null, ranking: null });
     this.#done(false);
     document.body.classList.toggle("point", this.point);
     const same = this.looks?.domain === this.question.domain;
@@ -151,6 +154,7 @@ export class Annotator {
     this.#describe();
     this.#expect(id, token);
     if (this.painter.tool === "segment") this.#cut(id, token);
+    if (this.automatic) this.#rank(id, token);
     if (this.prepares) this.session.prepare(id);
     requestAnimationFrame(() => requestAnimationFrame(() => token === this.showing && (this.view.canvas.dataset.shown = id)));
     const ahead = this.open().slice(0, AHEAD);
@@ -280,6 +284,18 @@ export class Annotator {
     }
   }
 
+  async #rank(id, token) {
+    if (this.point) return;
+    try {
+      const ranking = await this.session.likely(id);
+      if (token !== this.showing) return;
+      this.ranking = ranking;
+      this.view.canvas.dataset.ranked = id;
+    } catch (error) {
+      if (token === this.showing) panel.notice(`No automatic class: ${error.message}`);
+    }
+  }
+
   #describe() {
     const { question } = this, same = this.order.filter((id) => this.session.byId.get(id).image === question.image);
     const image = same.length > 1 ? ` · ${same.indexOf(this.id) + 1} of ${same.length} in this image` : "";
@@ -345,10 +361,47 @@ export class Annotator {
 
   // ── Painting ──
 
-  // The painter calls it on each action; `chosen` says whether a class is chosen.
-  click(chosen) {
+  // The painter calls it on each action; `ready` says whether it can paint.
+  click(ready) {
     this.clicks++;
-    if (!chosen) panel.notice("Choose a class first: press its key, or its button.");
+    if (!ready) panel.notice(this.automatic ? "The likeliest classes are still being computed." : "Choose a class first: press its key, or its button.");
+  }
+
+  // Whether there is a class to paint with.
+  get ready() {
+    return this.automatic ? this.ranking !== null : this.value !== undefined;
+  }
+
+  // The class that an area gets: the chosen one or, if it is automatic, the likeliest one that is not what shows at
+  // pixel i. Without a pixel it is not what most of the area shows.
+  valueFor(area, i) {
+    if (!this.automatic) return this.value;
+    const { region } = this, { first, second } = this.ranking;
+    const refused = i === undefined ? majority(region, area, (k) => region.shown(k)) : region.shown(i);
+    return majority(region, area, (k) => (first[k] === refused ? second[k] : first[k]));
+  }
+
+  // The painter calls it with the class that the page has chosen.
+  painted(value) {
+    panel.markClass(value);
+    $("spoken").textContent = this.looks.name(value);
+  }
+
+  // Lets the page choose the class of what is painted, or the person again.
+  setAutomatic(on) {
+    if (!this.session.about.learns || on === this.automatic) return;
+    this.automatic = on;
+    this.painter.decided = null;
+    panel.markAutomatic(on);
+    panel.markClass(on ? undefined : this.value);
+    if (on && this.id !== null) this.#rank(this.id, this.showing);
+  }
+
+  toggleAutomatic() {
+    if (!this.region || this.point) return;
+    this.clicks++;
+    panel.notice(null);
+    this.setAutomatic(!this.automatic);
   }
 
   changed(done, box = null) {
@@ -376,6 +429,10 @@ export class Annotator {
     return this.session.selection(this.id, prompt);
   }
 
+  hint(text) {
+    panel.notice(text);
+  }
+
   // The painter calls it when a tool has failed.
   failed(error) {
     panel.notice(`Smart select: ${error.message ?? error}`);
@@ -395,6 +452,7 @@ export class Annotator {
   // The painter calls it with the class that is picked from the image.
   pick(value) {
     this.clicks++;
+    this.setAutomatic(false);
     this.#use(value);
   }
 
@@ -440,6 +498,12 @@ export class Annotator {
       this.answer(false);
     } else if (!this.point) {
       this.clicks++;
+      if (this.painter.repaint(value)) {
+        this.#used(value);
+        panel.markClass(value);
+        return;
+      }
+      this.setAutomatic(false);
       if (this.value === value && this.chosenHere === this.id) this.#whole(value);
       this.#use(value);
     }

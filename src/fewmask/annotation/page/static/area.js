@@ -55,6 +55,34 @@ export function superpixel({ map, bounds }, width, i) {
   return { mask, bounds: bounds[map[i]] };
 }
 
+// The area of one pixel of a box.
+export function pixel(i, width) {
+  const x = i % width, y = (i - x) / width;
+  return { mask: new Uint8Array([1]), bounds: [x, y, x + 1, y + 1] };
+}
+
+// The value that most pixels of an area have by `valueAt(i)`; null for an area without a pixel of the region.
+export function majority(region, area, valueAt) {
+  const counts = new Uint32Array(256);
+  let best = null;
+  for (const i of pixelsOf(region, area)) {
+    const value = valueAt(i);
+    counts[value]++;
+    if (best === null || counts[value] > counts[best]) best = value;
+  }
+  return best;
+}
+
+// The pixels of the region that belong to an area.
+function* pixelsOf({ width, inside }, { mask, bounds: [x0, y0, x1, y1] }) {
+  const cropped = mask.length === (x1 - x0) * (y1 - y0);
+  for (let y = y0; y < y1; y++) {
+    for (let x = x0, i = y * width + x0; x < x1; x++, i++) {
+      if (mask[cropped ? (y - y0) * (x1 - x0) + x - x0 : i] && (inside === null || inside[i] === 1)) yield i;
+    }
+  }
+}
+
 // A picture {canvas, bounds} of an area: a light veil over it and a line along its edges.
 export function drawn(region, { mask, bounds }) {
   const [x0, y0, x1, y1] = bounds, wide = x1 - x0, high = y1 - y0, cropped = mask.length === wide * high;

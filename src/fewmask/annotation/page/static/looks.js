@@ -19,7 +19,7 @@ const PATTERNS = [
 ];
 
 // The keys of classes: digits, then letters that no tool has, then the same letters with Shift.
-const LETTERS = [..."acdgijklmnoqtuyz"];
+const LETTERS = [..."cdgijklmnoqtuyz"];
 const CLASS_KEYS = [..."1234567890", ...LETTERS, ...LETTERS.map((c) => c.toUpperCase())];
 
 // The settings of the labelling page that change colours, with their defaults.

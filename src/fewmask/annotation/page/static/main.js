@@ -44,6 +44,8 @@ async function start() {
   const tool = tools.find((t) => t.name === localStorage.getItem("fewmask/tool"))?.name ?? "whole";
   annotator.painter.choose(tool);
   panel.showTools(tools, tool, (name) => useTool(name));
+  $("automatic").hidden = !session.about.learns;
+  annotator.setAutomatic(stored("automatic", false));
   if (!settings.name) {
     settings.name = session.about.annotator;
     openSettings();
@@ -68,6 +70,10 @@ const ACTIONS = {
   "zoom-in": () => view.zoom(1.4),
   "zoom-out": () => view.zoom(1 / 1.4),
   lock: () => annotator.lock(),
+  automatic: () => {
+    annotator.toggleAutomatic();
+    keep("automatic", annotator.automatic);
+  },
   plain: () => {
     for (const id of LIGHT) $(id).value = KEPT[id];
     for (const [id, checked] of Object.entries(CHECKS)) $(id).checked = checked;
@@ -212,6 +218,7 @@ function keyDown(event) {
   const action = {
     Enter: event.shiftKey ? ACTIONS.partial : ACTIONS.confirm,
     x: ACTIONS.skip,
+    a: ACTIONS.automatic,
     ArrowLeft: ACTIONS.back,
     ArrowRight: ACTIONS.next,
     Escape: () => annotator.cancel(),

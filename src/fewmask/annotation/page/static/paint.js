@@ -1,6 +1,6 @@
 // The tools, and what a mouse, a pen or fingers do with them on the canvas.
 
-import { borders, drawn, superpixel } from "./area.js";
+import { borders, drawn, pixel, superpixel } from "./area.js";
 import { Smart } from "./smart.js";
 
 // `icon` is an outline of 16×16.
@@ -26,8 +26,9 @@ const WIDER = 6; // of 255: the change of the reach with a turn of the wheel
 const apart = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
 
 export class Painter {
-  // `host`: {region, value, segmentation, selection(prompt), click(chosen), changed(done, box), closed(), pick(value),
-  // failed(error), reached(reach)}; `value` is undefined while no class is chosen, and `box` is the part that changed.
+  // `host`: {region, ready, automatic, valueFor(area, i), segmentation, selection(prompt), click(ready), changed(done, box),
+  // painted(value), closed(), pick(value), hint(text), failed(error), reached(reach)}. `ready` says whether there is a class to
+  // paint with, and `valueFor` which one an area gets that is painted from pixel i. `box` is the part that changed.
   constructor(view, host) {
     this.view = view;
     this.host = host;
@@ -45,12 +46,14 @@ export class Painter {
     this.shown = null; // the superpixel below the pointer: {segmentation, number, area, picture}
     this.lines = null; // the borders of superpixels: {segmentation, picture}
     this.frame = null; // the first corner, on the screen, of a box for smart select
+    this.decided = null; // the last step, where the page and not the person chose its class
     this.smart = new Smart({
       get region() {
         return host.region;
       },
       selection: (prompt) => host.selection(prompt),
-      painted: (done) => host.changed(done, host.region.touched),
+      valueFor: (area, i) => host.valueFor(area, i),
+      painted: (done, value) => this.#changed(done, value),
       widened: () => host.click(true),
       previewed: () => this.#redraw(),
       failed: (error) => host.failed(error),
@@ -221,39 +224,41 @@ export class Painter {
   // ── Tools ──
 
   #press(at) {
-    const { host, view } = this, { region, value } = host;
-    if (value === undefined) {
+    const { host, view } = this, { region } = host;
+    if (!host.ready) {
       host.click(false);
       return;
     }
-    const place = view.inBox(at), [x, y] = place.map(Math.floor), here = this.#here(at);
+    const place = view.inBox(at), [x, y] = place.map(Math.floor), here = this.#here(at), i = y * region.width + x;
     if (this.tool === "smart") this.#select(at, at, false);
     else if (this.tool === "polygon") {
       host.click(true);
       this.#corner(at, place);
     } else if (this.tool === "brush") {
+      if (host.automatic && !here) {
+        host.hint("The class is automatic: begin the stroke in the region.");
+        return;
+      }
       host.click(true);
       region.begin();
       this.stroke = this.straight && this.last ? this.last : place;
+      this.value = host.valueFor(pixel(i, region.width), i);
       this.#strokeTo(at);
     } else if (here && this.tool === "segment") {
       if (!host.segmentation) return;
       host.click(true);
       region.begin();
       this.stroke = place;
+      this.value = host.valueFor(superpixel(host.segmentation, region.width, i), i);
       this.#strokeTo(at);
     } else if (here) {
       host.click(true);
-      region.begin();
-      const i = y * region.width + x;
-      if (this.tool === "whole") region.whole(value);
-      else region.flood(i, value);
-      this.#end();
+      this.#put(this.tool === "whole" ? region.whole : region.connected(i), i);
     }
   }
 
   #strokeTo(at) {
-    const to = this.view.inBox(at), { region, value } = this.host;
+    const to = this.view.inBox(at), { value } = this, { region } = this.host;
     if (this.tool === "segment") {
       this.#throughSuperpixels(this.stroke, to);
       this.stroke = to;
@@ -266,7 +271,7 @@ export class Painter {
 
   // Paints every superpixel between two places.
   #throughSuperpixels([ax, ay], [bx, by]) {
-    const { region, value, segmentation } = this.host, steps = Math.max(Math.ceil(2 * Math.hypot(bx - ax, by - ay)), 1);
+    const { value } = this, { region, segmentation } = this.host, steps = Math.max(Math.ceil(2 * Math.hypot(bx - ax, by - ay)), 1);
     const numbers = new Map();
     for (let k = 0; k <= steps; k++) {
       const x = Math.floor(ax + ((bx - ax) * k) / steps), y = Math.floor(ay + ((by - ay) * k) / steps);
@@ -289,7 +294,7 @@ export class Painter {
       else host.failed("select something first: then what does not belong to it can be taken away");
       return;
     }
-    if (host.value === undefined) {
+    if (!host.ready) {
       host.click(false);
       return;
     }
@@ -297,7 +302,7 @@ export class Painter {
       const place = this.#here(from);
       if (!place) return;
       host.click(true);
-      this.smart.choose({ points: [{ ...place, belongs: true }], frame: null }, host.value);
+      this.smart.choose({ points: [{ ...place, belongs: true }], frame: null });
       return;
     }
     const { region } = host, within = (v, most) => Math.min(Math.max(v, 0), most);
@@ -307,7 +312,7 @@ export class Painter {
     };
     if (frame.bottom - frame.top < 1 || frame.right - frame.left < 1) return;
     host.click(true);
-    this.smart.choose({ points: [], frame }, host.value);
+    this.smart.choose({ points: [], frame });
   }
 
   // Makes the reach of selections wider or narrower.
@@ -322,10 +327,36 @@ export class Painter {
     smart.widen(reach - smart.reach, place);
   }
 
+  // Paints an area as one step, with the class that it gets by a click on pixel i.
+  #put(area, i) {
+    const { region } = this.host;
+    this.value = this.host.valueFor(area, i);
+    region.begin();
+    region.put(area, this.value);
+    this.#end();
+  }
+
   #end() {
     this.stroke = undefined;
-    const { region } = this.host;
-    this.host.changed(region.end(), region.touched);
+    this.#changed(this.host.region.end(), this.value);
+  }
+
+  #changed(done, value) {
+    const { host } = this;
+    this.decided = done && host.automatic ? host.region.past.at(-1) : null;
+    host.changed(done, host.region.touched);
+    if (this.decided) host.painted(value);
+  }
+
+  // Gives what the last step painted another class, if the page chose its class. Returns whether it did.
+  repaint(value) {
+    const { host } = this, { region } = host;
+    if (!this.decided || region.past.at(-1) !== this.decided) return false;
+    const wasSelected = this.smart.live, done = region.repaint(value);
+    if (wasSelected) this.smart.repainted(done ? value : null);
+    this.decided = done ? region.past.at(-1) : null;
+    host.changed(true, region.touched);
+    return true;
   }
 
   #cancel() {
@@ -365,9 +396,7 @@ export class Painter {
     if (this.stroking) return true; // the stroke ends when the button is released
     const { corners, host } = this;
     if (corners.length < 3) return this.drop();
-    host.region.begin();
-    host.region.polygon(corners.splice(0), host.value);
-    this.#end();
+    this.#put(host.region.polygon(corners.splice(0)));
     return true;
   }
 

@@ -63,9 +63,13 @@ export function findClass() {
 }
 
 export function markClass(value) {
-  for (const button of document.querySelectorAll("#classes button")) {
+  for (const button of document.querySelectorAll("#classes button[data-value]")) {
     if (button.hasAttribute("aria-pressed")) button.setAttribute("aria-pressed", String(Number(button.dataset.value) === value));
   }
+}
+
+export function markAutomatic(automatic) {
+  $("automatic").setAttribute("aria-pressed", String(automatic));
 }
 
 export function markLock(locked) {
@@ -223,6 +227,7 @@ const KEYS = [
     ["↵ or Space", "confirm: what is painted, and the guess for the rest"],
     ["⇧ ↵", "save only what is painted; the rest stays not labelled"],
     ["1 … 9, 0, letters", "choose a class, as on its button; of a marked pixel it is the answer"],
+    ["a", "automatic class: the page chooses it by the network; a class's key then corrects what was just painted"],
     ["the same key again", "give the whole region that class"],
     ["!", "the guideline of the chosen class; a class's key leads to that class, and ! closes the guidelines"],
     ["/", "search a class; Enter chooses the first one found"],

@@ -111,7 +111,17 @@ export class Region {
     return true;
   }
 
-  // ── Tools: each paints a value; UNDECIDED erases. ──
+  // Gives the pixels that the last step changed another value, in its place.
+  repaint(value) {
+    const { x0, y0, x1, y1, before, after } = this.past.at(-1);
+    this.undo();
+    this.future.length = 0;
+    this.begin();
+    this.put({ mask: after.map((later, k) => (later !== before[k] ? 1 : 0)), bounds: [x0, y0, x1 + 1, y1 + 1] }, value);
+    return this.end();
+  }
+
+  // ── Tools: each paints a value, UNDECIDED erases; or it gives the area {mask, bounds} that `put` paints. ──
 
   #put(i, value) {
     if (this.has(i) && !this.locked[this.shown(i)]) this.values[i] = value;
@@ -125,9 +135,13 @@ export class Region {
     return box;
   }
 
-  whole(value) {
-    this.#touch();
-    for (let i = 0; i < this.size; i++) this.#put(i, value);
+  get nothing() {
+    return { mask: new Uint8Array(this.size), bounds: [0, 0, this.width, this.height] };
+  }
+
+  get whole() {
+    const { mask, bounds } = this.nothing;
+    return { mask: mask.fill(1), bounds };
   }
 
   // Paints an area, whose mask is of its bounds or of the whole box. Returns the touched box.
@@ -176,9 +190,9 @@ export class Region {
     return touched;
   }
 
-  // Paints the pixels whose centres lie in a polygon, by the even-odd rule.
-  polygon(points, value) {
-    this.#touch();
+  // The pixels whose centres lie in a polygon, by the even-odd rule.
+  polygon(points) {
+    const { mask, bounds } = this.nothing;
     for (let y = 0; y < this.height; y++) {
       const cuts = [];
       points.forEach(([ax, ay], k) => {
@@ -188,28 +202,26 @@ export class Region {
       cuts.sort((a, b) => a - b);
       for (let k = 0; k + 1 < cuts.length; k += 2) {
         const to = Math.min(Math.ceil(cuts[k + 1] - 0.5), this.width);
-        for (let x = Math.max(Math.ceil(cuts[k] - 0.5), 0); x < to; x++) this.#put(y * this.width + x, value);
+        for (let x = Math.max(Math.ceil(cuts[k] - 0.5), 0); x < to; x++) mask[y * this.width + x] = 1;
       }
     }
+    return { mask, bounds };
   }
 
-  // Paints the pixels that show the same value as pixel i and are connected with it by their edges.
-  flood(i, value) {
-    const same = this.shown(i), visited = new Uint8Array(this.size), open = [i];
-    visited[i] = 1;
-    const area = [];
+  // The pixels that show the same value as pixel i and are connected with it by their edges.
+  connected(i) {
+    const same = this.shown(i), { mask, bounds } = this.nothing, open = [i];
+    mask[i] = 1;
     while (open.length) {
       const j = open.pop(), x = j % this.width;
-      area.push(j);
       for (const [k, exists] of [[j - 1, x > 0], [j + 1, x + 1 < this.width], [j - this.width, j >= this.width], [j + this.width, j + this.width < this.size]]) {
-        if (exists && !visited[k] && this.has(k) && this.shown(k) === same) {
-          visited[k] = 1;
+        if (exists && !mask[k] && this.has(k) && this.shown(k) === same) {
+          mask[k] = 1;
           open.push(k);
         }
       }
     }
-    this.#touch();
-    for (const j of area) this.#put(j, value);
+    return { mask, bounds };
   }
 }
 

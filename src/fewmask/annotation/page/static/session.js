@@ -41,6 +41,7 @@ export class Session {
     this.olderGuesses = new Map(); // of fewer answers, until the newer ones are there
     this.images = new Map();
     this.segments = new Map();
+    this.likelies = new Map();
   }
 
   #load(data) {
@@ -57,6 +58,7 @@ export class Session {
     if (learned !== (this.learned ?? 0) && this.guesses) {
       this.olderGuesses = new Map([...this.olderGuesses, ...this.guesses].slice(-DETAILS));
       this.guesses = new Map();
+      this.likelies = new Map();
     }
     Object.assign(this, { seconds, clicks, learned });
   }
@@ -151,6 +153,14 @@ export class Session {
   // The values of the answers around a question's region, for an image of [H, W] pixels.
   async answersAround(id, [height, width]) {
     return decode((await getJson(`answers-around/${id}`)).values, height * width);
+  }
+
+  // The two likeliest classes of each pixel of the box: {first, second}.
+  likely(id) {
+    return this.#cached(this.likelies, id, async () => {
+      const { width, height } = await this.detail(id), { first, second } = await getJson(`likely/${id}`);
+      return { first: decode(first, width * height), second: decode(second, width * height) };
+    });
   }
 
   segmentation(id) {

@@ -6,7 +6,8 @@
 import { areaOf, drawn } from "./area.js";
 
 export class Smart {
-  // `host`: {region, selection(prompt) → {scores, threshold}, painted(done), widened(), previewed(), failed(error)}.
+  // `host`: {region, selection(prompt) → {scores, threshold}, valueFor(area, i), painted(done, value), widened(),
+  // previewed(), failed(error)}. `valueFor` gives the class of a selection whose first point is at pixel i.
   constructor(host) {
     this.host = host;
     this.reach = 0; // how much wider the selection is than the server's threshold proposes
@@ -80,15 +81,15 @@ export class Smart {
   }
 
   // Paints the selection of a prompt, unless it is cancelled before its scores are there.
-  async choose(prompt, value) {
+  async choose(prompt) {
     const { preview } = this;
     const isPreviewed = !prompt.frame && prompt.points.length === 1 && preview && near(preview.prompt, prompt.points[0]);
     if (isPreviewed) {
-      this.#paint(preview.prompt, preview.result, value);
+      this.#paint(preview.prompt, preview.result);
       return;
     }
     const result = await this.#wait(prompt);
-    if (result) this.#paint(prompt, result, value);
+    if (result) this.#paint(prompt, result);
   }
 
   // Makes the last selection again without a place.
@@ -139,18 +140,28 @@ export class Smart {
   #again(prompt, result, value) {
     this.host.region.undo();
     this.host.painted(false);
-    this.#paint(prompt, result, value, true);
+    this.#paint(prompt, result, value);
   }
 
-  #paint(prompt, result, value, again = false) {
-    const { region } = this.host, area = this.area(prompt, result);
+  // With a value, the selection takes the place of another one, whose class it keeps.
+  #paint(prompt, result, value) {
+    const { region } = this.host, area = this.area(prompt, result), again = value !== undefined;
+    if (area) value ??= this.host.valueFor(area, seed(prompt, region));
     region.begin();
     if (area) region.put(area, value);
     const done = region.end();
     this.chosen = done ? { prompt, result, value, step: region.past.at(-1) } : null;
-    this.host.painted(done || again);
+    this.host.painted(done || again, value);
+  }
+
+  // The last selection got another class; null where nothing of it is left.
+  repainted(value) {
+    this.chosen = value === null ? null : { ...this.chosen, value, step: this.host.region.past.at(-1) };
   }
 }
+
+// The pixel of a prompt's first point; undefined for a box.
+const seed = ({ points: [first] }, region) => first && Math.floor(first.y) * region.width + Math.floor(first.x);
 
 const near = (prompt, { x, y }) => Math.hypot(prompt.points[0].x - x, prompt.points[0].y - y) < 0.75;
 
