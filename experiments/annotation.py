@@ -42,7 +42,8 @@ from fewmask.annotation.page.ahead import Ahead
 from fewmask.annotation.page.answer_index import in_order
 from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import Predictor
-from fewmask.annotation.page.learning import Expected, Learner, expected, labelled
+from fewmask.annotation.page.head import Expected, expected
+from fewmask.annotation.page.learning import Learner, labelled
 from fewmask.annotation.page.smart_select import Frame, Point, Prompt, Scores, select
 from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
@@ -224,7 +225,7 @@ def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[d
                 mask[window],
                 image[window],
                 lambda p, b=box, f=features, i=image: select(f, b, p, i),
-                expected(head, features, box),
+                expected(head, features, box, image),
             )
             nothing = np.full((60, 60), NOT_LABELLED, np.uint8)
             for row, (from_guess, tools, automatic) in ROWS.items():

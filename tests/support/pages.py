@@ -15,7 +15,8 @@ from fewmask.acquisition.regions import parse_regions
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import Predictor
-from fewmask.annotation.page.learning import Head, Learner
+from fewmask.annotation.page.head import Head
+from fewmask.annotation.page.learning import Learner
 from fewmask.annotation.page.server import serve
 from fewmask.annotation.page.service import Run
 from fewmask.annotation.page.smart_select import ByFeatures

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from fewmask.annotation.page.features import Features
 from fewmask.annotation.page.guesses import FOLDER, Guessed, Guesses, Predictor
-from fewmask.annotation.page.learning import Head
+from fewmask.annotation.page.head import Head, expected
 from fewmask.config import Config, Precision
 from fewmask.data.domain import Domain
 from fewmask.engine.device import autocast
-from fewmask.engine.evaluation import as_array
 from fewmask.engine.run import load_config, load_model
 from fewmask.formats.bands import as_rgb
 from fewmask.labels import Mask
@@ -41,14 +40,10 @@ def predictor(folder: Path, device: torch.device | str = "cpu", precision: Preci
     model, version = load_model(folder, device), run.read_description().weights[:16]
     remembered = _FeatureCache(model, precision)
 
-    @torch.inference_mode()
     def predict(domain: str, image: np.ndarray) -> tuple[Mask, np.ndarray]:
         """The most likely class (H,W) uint8 of an image (H,W,C) uint8, and its probability (H,W) fp32."""
-        features = remembered(image, domain)
-        with autocast(model.mean.device, precision):
-            logits = model.logits(features, domain, (image.shape[0], image.shape[1]))
-        probability, label = logits[0].float().softmax(0).max(0)
-        return as_array(label), probability.cpu().numpy()
+        found = expected(head(domain), encode(domain, image), (0, 0, image.shape[0], image.shape[1]), image)
+        return found.label, found.probability
 
     def encode(domain: str, image: np.ndarray) -> Features:
         return _features(remembered(image, domain), model.stride, image)

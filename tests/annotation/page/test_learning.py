@@ -21,16 +21,17 @@ from pageclient import TOKEN, client_of, get
 from test_page import answers, questions, sent
 
 from fewmask.annotation.page.ahead import Ahead
-from fewmask.annotation.page.features import Features
+from fewmask.annotation.page.features import Box, Features
 from fewmask.annotation.page.guesses import Guesses
-from fewmask.annotation.page.learning import Cells, Head, Labelled, Learner, cells_of, expected, fit, labelled
+from fewmask.annotation.page.head import Head, expected, interpolated
+from fewmask.annotation.page.learning import Cells, Labelled, Learner, cells_of, fit, labelled
 from fewmask.annotation.page.rle_codec import decode
 from fewmask.annotation.page.service import LabellingService, Run, Sent
 from fewmask.annotation.questions import Question
 from fewmask.campaigns import campaign
 from fewmask.config import AnswerSettings
 from fewmask.engine.guess import predictor
-from fewmask.engine.run import load_domains
+from fewmask.engine.run import load_domains, load_model
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 from fewmask.runs import RunFolder
 
@@ -97,25 +98,40 @@ def test_cells_are_those_below_the_pixels_that_have_a_class(stride: int) -> None
     assert cells_of(features, (23, 31, 24, 32), label[-1:, -1:].astype(np.uint8), CLASSES, 50).label == [label[-1, -1]]
 
 
-def test_what_a_head_expects_is_what_the_network_would_say() -> None:
+@pytest.mark.parametrize("box", [(0, 0, 24, 36), (3, 5, 20, 31), (23, 35, 24, 36)])
+def test_a_head_is_interpolated_as_in_the_network(box: Box) -> None:
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(1, CLASSES, 6, 9)).astype(np.float32)
     large = torch.nn.functional.interpolate(torch.from_numpy(logits), scale_factor=4, mode="bilinear")[0].softmax(0)
     features = Features.of(logits[0].transpose(1, 2, 0), 4)
-    head = Head(np.eye(CLASSES, dtype=np.float32), np.zeros(CLASSES, np.float32))
-    for y0, x0, y1, x1 in ((0, 0, 24, 36), (3, 5, 20, 31), (23, 35, 24, 36)):
-        label, second, sure = expected(head, features, (y0, x0, y1, x1))
-        probability, most = large[:, y0:y1, x0:x1].max(0)
-        np.testing.assert_allclose(sure, probability.numpy(), atol=2e-2)
-        assert (label == most.numpy()).mean() > 0.97
-        next_most = large[:, y0:y1, x0:x1].topk(2, dim=0).indices[1]
-        assert (second == next_most.numpy()).mean() > 0.95 and (second != label).all()
+    found = interpolated(Head(np.eye(CLASSES, dtype=np.float32), np.zeros(CLASSES, np.float32)), features, box)
+    y0, x0, y1, x1 = box
+    values, ranked = large[:, y0:y1, x0:x1].topk(2, dim=0)
+    np.testing.assert_allclose(found.probability, values[0].numpy(), atol=2e-2)
+    assert (found.label == ranked[0].numpy()).mean() > 0.97
+    assert (found.second == ranked[1].numpy()).mean() > 0.95 and (found.second != found.label).all()
+
+
+def test_a_prediction_follows_the_edges_of_the_image() -> None:
+    """The image changes within a cell, where the network's classes cannot."""
+    truth = np.zeros((32, 48), np.uint8)
+    truth[9:, :] = 1
+    truth[:, 30:] = 2
+    image = np.array([[40, 90, 200], [180, 40, 60], [60, 200, 80]], np.uint8)[truth]
+    shares = np.eye(3, dtype=np.float32)[truth].reshape(4, 8, 6, 8, 3).mean((1, 3))
+    head = Head(4 * np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+    features, box = Features.of(np.eye(3, dtype=np.float32)[shares.argmax(2)], 8), (2, 4, 30, 46)
+    aligned = expected(head, features, box, image)
+    right = aligned.label == truth[2:30, 4:46]
+    assert right.mean() > 0.995 > 0.97 > (interpolated(head, features, box).label == truth[2:30, 4:46]).mean()
+    assert (aligned.second != aligned.label).all()
+    assert aligned.probability.min() > 0 and aligned.probability.max() <= 1
 
 
 def test_where_there_is_one_class_it_is_the_second_likeliest_too() -> None:
-    features = Features.of(np.ones((2, 2, 3), np.float32), 4)
-    found = expected(Head(np.ones((3, 1), np.float32), np.zeros(1, np.float32)), features, (0, 0, 8, 8))
-    assert not found.label.any() and not found.second.any() and (found.probability == 1).all()
+    features, image = Features.of(np.ones((2, 2, 3), np.float32), 4), np.zeros((8, 8, 3), np.uint8)
+    found = expected(Head(np.ones((3, 1), np.float32), np.zeros(1, np.float32)), features, (0, 0, 8, 8), image)
+    assert not found.label.any() and not found.second.any() and (found.probability > 0.999).all()
 
 
 # ── A learner in a thread of its own ─────────────────────────────────────────────────────────────────────────────────
@@ -300,7 +316,7 @@ def test_what_is_learned_is_what_stands_by_the_campaigns_rule(tmp_path: Path) ->
         service.take(Sent.model_validate(sent(service, first, **changes)))
         learner.settle()
         guess = learner.expected(second, lambda: domain.image(second.stem))
-        return None if guess is None else guess[0]
+        return None if guess is None else guess.label
 
     def mostly(label: Mask | None, value: int) -> bool:
         return label is not None and bool((label == value).mean() > 0.9)
@@ -351,7 +367,10 @@ def test_a_head_says_what_the_network_says(tmp_path: Path) -> None:
     domain, network = load_domains(config)["a"], predictor(tmp_path / "run")
     assert network is not None and network.encode is not None and network.head is not None
     image = domain.image(domain.splits["train"][0])
-    label, probability = network.predict("a", image)
-    again, _, sure = expected(network.head("a"), network.encode("a", image), (0, 0, *image.shape[:2]))
-    np.testing.assert_allclose(sure, probability, atol=2e-2)
-    assert (again == label).mean() > 0.97
+    model = load_model(tmp_path / "run")
+    with torch.inference_mode():
+        features = model.encode(torch.from_numpy(image)[None].permute(0, 3, 1, 2), "a")
+        probability, label = model.logits(features, "a", image.shape[:2])[0].softmax(0).max(0)
+    found = interpolated(network.head("a"), network.encode("a", image), (0, 0, *image.shape[:2]))
+    np.testing.assert_allclose(found.probability, probability, atol=2e-2)
+    assert (found.label == label.numpy()).mean() > 0.97

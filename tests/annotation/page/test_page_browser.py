@@ -10,13 +10,12 @@ import campaigns
 import numpy as np
 import pages
 import pytest
-import torch
 from browsing import NAME, Person, Server
 
 from fewmask.annotation.questions import Question
 from fewmask.campaigns import campaign
-from fewmask.engine.evaluation import as_array, predict_batch
-from fewmask.engine.run import load_domains, load_model
+from fewmask.engine.guess import predictor
+from fewmask.engine.run import load_domains
 from fewmask.labels import NOT_LABELLED, VOID, Mask
 from fewmask.methods import parse_config
 from fewmask.runs import RunFolder
@@ -238,11 +237,11 @@ def test_a_campaign_asks_people_and_goes_on(tmp_path: Path, context: Any) -> Non
     assert (summary["state"], summary["answered"], summary["open"]) == ("done", 6, 0)
     assert summary["seconds"] > 0 and summary["clicks"] == 3 * 3 + 3
     domain = load_domains(config)["streets"]
-    network = load_model(RunFolder(run).round(0).folder)
+    network = predictor(RunFolder(run).round(0).folder)
+    assert network is not None
     words = server.words()
     for question in server.questions():
-        image = torch.from_numpy(domain.image(question.stem))[None]
-        guessed = question.crop(as_array(predict_batch(network, image, "streets", "fp32"))[0])
+        guessed = question.crop(network.predict("streets", domain.image(question.stem))[0])
         values = painted(question, 2) if question.round == 0 else guessed
         np.testing.assert_array_equal(words[question.id].values, values)
 
@@ -296,7 +295,7 @@ def test_two_tabs_lose_and_duplicate_nothing(serve: Callable[[str], Server], con
 def test_names_from_data_and_people_are_text(serve: Callable[[str], Server], context: Any) -> None:
     person = Person(context, serve("squares:24"))
     page = person.page
-    assert page.locator("#classes button").first.get_attribute("title") == "<img src=x onerror=alert(1)>"
+    assert page.locator("#list button").first.get_attribute("title") == "<img src=x onerror=alert(1)>"
     assert page.inner_text("#run") == "streets <b>bold</b>"
     assert page.locator("#classes img, #expected img, h1 b, #where b").count() == 0
     person.then("1", "1", "Enter")

@@ -13,7 +13,7 @@ from browsing import Person, Server, profile, violations
 from test_page_slips import painted, question_of
 
 from fewmask.annotation.page import segments
-from fewmask.annotation.page.learning import Expected
+from fewmask.annotation.page.head import Expected
 from fewmask.annotation.page.smart_select import Frame, Point, Prompt
 from fewmask.annotation.questions import Question
 from fewmask.labels import NOT_LABELLED, VOID, Mask

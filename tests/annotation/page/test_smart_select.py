@@ -20,8 +20,9 @@ from pageclient import TOKEN, client_of
 
 from fewmask.annotation.page.ahead import Ahead
 from fewmask.annotation.page.features import Features
+from fewmask.annotation.page.guided_filter import GuidedFilter
 from fewmask.annotation.page.service import LabellingService
-from fewmask.annotation.page.smart_select import ByFeatures, Frame, Point, Prompt, guided, select
+from fewmask.annotation.page.smart_select import ByFeatures, Frame, Point, Prompt, select
 
 
 def shapes(size: tuple[int, int] = (64, 96)) -> tuple[np.ndarray, np.ndarray]:
@@ -124,11 +125,11 @@ def test_whatever_is_pointed_at_is_scored(data: st.DataObject) -> None:
 
 def test_the_filter_keeps_a_constant_and_is_the_same_at_a_smaller_size(monkeypatch: pytest.MonkeyPatch) -> None:
     image, label = shapes((256, 384))
-    np.testing.assert_allclose(guided(image, np.full(label.shape, 0.4, np.float32), 4), 0.4, atol=1e-3)
+    np.testing.assert_allclose(GuidedFilter(image, 4)(np.full(label.shape, 0.4, np.float32)), 0.4, atol=1e-3)
     values = cv2.GaussianBlur((label == 1).astype(np.float32), (0, 0), 4)
-    exact = guided(image, values, 8)
-    monkeypatch.setattr("fewmask.annotation.page.smart_select.MOST_PIXELS", 128 * 192)
-    assert np.abs(guided(image, values, 8) - exact).mean() < 0.02
+    exact = GuidedFilter(image, 8)(values)
+    monkeypatch.setattr("fewmask.annotation.page.guided_filter.MOST_PIXELS", 128 * 192)
+    assert np.abs(GuidedFilter(image, 8)(values) - exact).mean() < 0.02
 
 
 # ── Ahead of need ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fewmask.annotation.questions import Answer, Question
 
@@ -19,6 +20,11 @@ class AnswerSummary:
     kind: str
     token: str
     at: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As the page gets it, which knows the question."""
+        return {key: value for key, value in asdict(self).items() if key != "question"}
 
 
 class AnswerIndex:

@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 
 from fewmask.annotation.page.features import Features
-from fewmask.annotation.page.learning import Head
+from fewmask.annotation.page.head import Head
 from fewmask.data.domain import Domain
 from fewmask.data.pseudo import PseudoFolder, quantise
 from fewmask.files import Written

@@ -18,13 +18,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
-from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 
 from fewmask.annotation.page.ahead import Ahead, Key, Read
-from fewmask.annotation.page.features import Features, at_pixels, cells_around
+from fewmask.annotation.page.features import Features
+from fewmask.annotation.page.head import Expected, Head, expected
 from fewmask.annotation.questions import Question
 from fewmask.data.domain import Domain
 from fewmask.labels import Mask
@@ -41,16 +41,6 @@ HALF_LIFE = 1000
 HOLD = 0.02
 """The strength of the regularisation towards the network's own head; see `fit`."""
 STEPS = 40
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """A 1×1 convolution: logits = cells · weight + bias."""
-
-    weight: np.ndarray
-    """(C,K) float32."""
-    bias: np.ndarray
-    """(K,) float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,37 +105,6 @@ def fit(head: Head, answered: Cells, earlier: Cells) -> Head:
     change = best.x.astype(np.float32).reshape(channels + 1, classes)
     slope = change[:-1] / spread[:, None]
     return Head(head.weight + slope, head.bias + change[-1] - mean @ slope)
-
-
-class Expected(NamedTuple):
-    """A head's prediction for a box."""
-
-    label: Mask
-    """(h,w) uint8: the most likely class."""
-    second: Mask
-    """(h,w) uint8: the second most likely class; the most likely one where there is one class alone."""
-    probability: np.ndarray
-    """(h,w) float32, of the most likely class."""
-
-
-def expected(head: Head, features: Features, box: tuple[int, int, int, int]) -> Expected:
-    """A head's prediction for a box of an image."""
-    cells, origin = cells_around(features, box)
-    logits = cells.astype(np.float32) @ head.weight + head.bias
-    size = box[2] - box[0], box[3] - box[1]
-    most, next_most = np.full(size, -np.inf, np.float32), np.full(size, -np.inf, np.float32)
-    label, second, total = np.zeros(size, np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.float32)
-    # One class after the other: all classes of a large region at once would take gigabytes.
-    for k in range(logits.shape[2]):
-        logit = at_pixels(np.ascontiguousarray(logits[..., k]), origin, features.stride, features.stride, box)
-        first, is_second = logit > most, (logit <= most) & (logit > next_most)
-        second = np.where(first, label, np.where(is_second, np.uint8(k), second))
-        next_most = np.where(first, most, np.where(is_second, logit, next_most))
-        label[first] = k
-        larger = np.maximum(most, logit)
-        total = total * np.exp(most - larger) + np.exp(logit - larger)
-        most = larger
-    return Expected(label, second, 1 / total)
 
 
 @dataclass
@@ -235,7 +194,7 @@ class Learner:
             return state.head if state else None
 
     def _predict(self, head: Head, question: Question, read: Read) -> Expected:
-        return expected(head, self._features.get((question.domain, question.stem), read), question.box)
+        return expected(head, self._features.get((question.domain, question.stem), read), question.box, read())
 
     def settle(self) -> None:
         """Wait until all added questions are learned."""

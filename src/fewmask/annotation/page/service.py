@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import rle_codec, segments
 from fewmask.annotation.page.ahead import Read
-from fewmask.annotation.page.answer_index import AnswerIndex, AnswerSummary
+from fewmask.annotation.page.answer_index import AnswerIndex
 from fewmask.annotation.page.guesses import Guesses
 from fewmask.annotation.page.learning import Learner
 from fewmask.annotation.page.leases import Leases
@@ -195,7 +195,7 @@ class LabellingService:
                     "stem": q.stem,
                     "kind": q.kind.partition(":")[0],
                     "cost": q.cost,
-                    "answers": [_summary_record(summary) for summary in index.latest(q.id)],
+                    "answers": [summary.record for summary in index.latest(q.id)],
                 }
                 for q in shown
             ],
@@ -205,7 +205,7 @@ class LabellingService:
     def changes(self, after: int) -> dict[str, Any]:
         """The questions that got an answer after the answer of id `after`, with all answers to them."""
         index = self.index
-        answers = {n: [_summary_record(summary) for summary in index.latest(n)] for n in index.touched(after)}
+        answers = {n: [summary.record for summary in index.latest(n)] for n in index.touched(after)}
         return {"answers": answers, **self._state(index)}
 
     def _shown(self, index: AnswerIndex) -> list[Question]:
@@ -249,9 +249,7 @@ class LabellingService:
             "box": question.box,
             "shape": None if question.shape is None else rle_codec.encode(question.shape),
             "guess": question.guess,
-            "answers": [
-                _summary_record(s) | {"values": None if v is None else rle_codec.encode(v)} for s, v in answers
-            ],
+            "answers": [s.record | {"values": None if v is None else rle_codec.encode(v)} for s, v in answers],
         }
 
     def guess(self, number: int) -> dict[str, Any]:
@@ -263,13 +261,13 @@ class LabellingService:
             learned = self._learner.expected(question, self._reading(question)) if self._learner else None
             if learned is not None:
                 values = np.where(question.inside, learned.label, np.uint8(NOT_LABELLED))
-                sure = learned.probability[question.inside].mean()
-                return {"values": rle_codec.encode(values), "confidence": float(sure)}
+                sure = float(learned.probability[question.inside].mean())
+                return {"values": rle_codec.encode(values), "confidence": sure}
             label, confidence = self._guess(question.domain, question.stem)
         except (RuntimeError, MemoryError) as error:
             raise ValueError(f"the network failed ({error}); answer without its guess") from error
-        mean = question.window(confidence)[question.inside].mean(dtype=np.float64) / STEPS
-        return {"values": rle_codec.encode(question.crop(label)), "confidence": float(mean)}
+        sure = float(question.window(confidence)[question.inside].mean(dtype=np.float64)) / STEPS
+        return {"values": rle_codec.encode(question.crop(label)), "confidence": sure}
 
     def likely(self, number: int) -> dict[str, Any]:
         """The two likeliest classes of each pixel of the region's box, for tools that choose the class themselves."""
@@ -366,7 +364,7 @@ class LabellingService:
         self.learn_from(question)
         return {
             "id": number,
-            "answers": [_summary_record(summary) for summary in index.latest(sent.question)],
+            "answers": [summary.record for summary in index.latest(sent.question)],
             **self._state(index),
         }
 
@@ -392,16 +390,6 @@ class LabellingService:
         for helper in (self._learner, self._guesses, self._selector):
             if helper is not None:
                 helper.close()
-
-
-def _summary_record(summary: AnswerSummary) -> dict[str, Any]:
-    return {
-        "annotator": summary.annotator,
-        "kind": summary.kind,
-        "token": summary.token,
-        "at": summary.at,
-        "id": summary.id,
-    }
 
 
 def _user() -> str:

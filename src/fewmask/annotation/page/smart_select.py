@@ -1,8 +1,8 @@
 """Smart select: a person points at an object, and the area whose features are similar is selected.
 
 It needs no classes, so that it works on objects that the network has never seen. The similarity of each cell of
-features to the cells pointed at is enlarged to the image and aligned with its edges by a guided filter (He et al., ECCV
-2010). The result is a score for each pixel. The page applies a threshold, which the person moves.
+features to the cells pointed at is enlarged to the image and aligned with its edges by a guided filter. The result is a
+score for each pixel. The page applies a threshold, which the person moves.
 
 Shapes: h×w pixels of a region's box · a×b cells of features · C channels.
 """
@@ -19,15 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fewmask.annotation.page.ahead import Ahead, Key, Read
 from fewmask.annotation.page.features import Box, Features, at_pixels, cells_around
+from fewmask.annotation.page.guided_filter import GuidedFilter
 from fewmask.formats.bands import as_rgb
 
 MOST_CELLS = 2**14
 """The most cells of a region that are compared. Of a larger region every second cell is compared, or every third."""
-EPSILON = 2e-3
-"""The guided filter's epsilon: a smaller variance of the picture (in 0–1) counts as no edge."""
-MOST_PIXELS = 2**18
-"""The most pixels at which the filter's coefficients are computed. For a larger region they are enlarged (He and Sun,
-2015)."""
 SCORES = 255
 THRESHOLD = 110
 """The threshold of scores unless the person moves it: single clicks on CamVid were right most often with it."""
@@ -111,6 +107,7 @@ def select(features: Features, box: Box, prompt: Prompt, image: np.ndarray) -> S
     points = prompt.points or [_middle(prompt.frame, box)]
     cells, origin, step = _compared(features, box)
     stride = features.stride * step
+    aligned = GuidedFilter(as_rgb(image[y0:y1, x0:x1]), max(stride, 2))
 
     def alike(belongs: bool) -> np.ndarray | None:
         """The similarity of each pixel to the points that belong to the object, or to the other points."""
@@ -126,7 +123,7 @@ def select(features: Features, box: Box, prompt: Prompt, image: np.ndarray) -> S
             return None
         rows, columns = np.clip(np.array(at).T, 0, np.array(cells.shape[:2])[:, None] - 1)
         similar = at_pixels((cells @ cells[rows, columns].T).max(axis=2), origin, features.stride, stride, box)
-        return guided(as_rgb(image[y0:y1, x0:x1]), similar, max(stride, 2))
+        return aligned(similar)
 
     scores, against = alike(True), alike(False)
     if scores is None:
@@ -162,43 +159,3 @@ def _compared(features: Features, box: Box) -> tuple[np.ndarray, tuple[int, int]
     cells = cells.astype(np.float32) - features.mean
     cells /= np.maximum(np.linalg.norm(cells, axis=2, keepdims=True), 1e-6)
     return cells, origin, step
-
-
-def guided(picture: np.ndarray, values: np.ndarray, radius: int) -> np.ndarray:
-    """Align values (h,w) float32 with the edges of a picture (h,w,3) uint8.
-
-    In each window they become a linear function of the picture's brightness and of its two colour channels.
-    """
-    guide = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2Lab).astype(np.float32)
-    guide *= 1 / 255
-    part = min((MOST_PIXELS / values.size) ** 0.5, 1.0)
-    small = guide if part == 1 else cv2.resize(guide, None, fx=part, fy=part, interpolation=cv2.INTER_AREA)
-    target = cv2.resize(values, small.shape[1::-1], interpolation=cv2.INTER_AREA) if part < 1 else values
-    side = 2 * max(round(radius * part), 1) + 1
-
-    def mean(channels: np.ndarray) -> np.ndarray:
-        return cv2.blur(channels, (side, side), borderType=cv2.BORDER_REFLECT)
-
-    guide_mean, target_mean = mean(small), mean(target)
-    covariance = mean(small * target[..., None]) - guide_mean * target_mean[..., None]
-    pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
-    aa, ab, ac, bb, bc, cc = (
-        mean(small[..., i] * small[..., j]) - guide_mean[..., i] * guide_mean[..., j] for i, j in pairs
-    )
-    aa, bb, cc = aa + EPSILON, bb + EPSILON, cc + EPSILON
-    # The inverse of a symmetric matrix of 3×3, by its cofactors.
-    i00, i01, i02 = bb * cc - bc * bc, ac * bc - ab * cc, ab * bc - ac * bb
-    i11, i12, i22 = aa * cc - ac * ac, ab * ac - aa * bc, aa * bb - ab * ab
-    size = aa * i00 + ab * i01 + ac * i02
-    p, q, r = covariance[..., 0], covariance[..., 1], covariance[..., 2]
-    slopes = (
-        np.stack([i00 * p + i01 * q + i02 * r, i01 * p + i11 * q + i12 * r, i02 * p + i12 * q + i22 * r], axis=2)
-        / size[..., None]
-    )
-    level = target_mean - (slopes * guide_mean).sum(axis=2)
-    slopes, level = mean(slopes), mean(level)
-    if part < 1:
-        slopes = cv2.resize(slopes, values.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        level = cv2.resize(level, values.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    # OpenCV makes no arrays of the whole region on the way. This takes most of a click's time in a large region.
-    return np.asarray(cv2.transform(cv2.multiply(slopes, guide), np.ones((1, 3), np.float32)) + level)

@@ -533,7 +533,7 @@ export class Annotator {
 
   #whole(value) {
     this.region.begin();
-    this.region.whole(value);
+    this.region.put(this.region.whole, value);
     this.changed(this.region.end());
   }
 
