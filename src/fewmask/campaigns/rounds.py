@@ -285,7 +285,7 @@ class _Rounds:
         start = self.run.round(number - 1).weights if warm else None
         run = self.run.round(number)
         config = config_of_round(self.config, number)
-        train(config, run.folder, lambda event: self._report_event(number, event), domains, start)
+        train(config, run.folder, lambda event: self._report_event(number, event), domains, start, self.run.features)
 
     def _begin(self, number: int) -> int:
         """The last answer that the round's training uses. It is recorded, so that a restart uses the same answers."""

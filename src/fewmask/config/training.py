@@ -38,6 +38,9 @@ class Frozen(Settings):
 
     name: Literal["frozen"] = "frozen"
     """The encoder keeps its weights."""
+    cached: bool = False
+    """Whether the encoder's features of each whole image are computed once and kept on the disk in half precision. A
+    crop is a window of them, and training runs the decoder and the heads alone."""
 
 
 class LastBlocks(Settings):

@@ -70,7 +70,8 @@ class Batch:
     """One micro-batch. Rows with a label and rows without one stand in the same tensors, and go through F together."""
 
     image: Tensor
-    """(B,3,h,w) uint8 RGB; where domains have other channels (B,P,h,w), see `models.stems`."""
+    """(B,3,h,w) uint8 RGB; where domains have other channels (B,P,h,w), see `models.stems`. Or the features of a frozen
+    encoder in their place, float16, see `models.packing`."""
     label: Tensor
     """(B,h,w) uint8: 0 … C_k−1, 254 not labelled, 255 void or padding."""
     domain: Tensor

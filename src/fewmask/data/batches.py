@@ -25,6 +25,7 @@ from fewmask.config import TrainSettings
 from fewmask.data.batch import Batch, Phase
 from fewmask.data.domain import Domain
 from fewmask.data.drawing import answered_share, order_of, stocks_of, turn_of
+from fewmask.data.features import CachedFeatures
 from fewmask.data.pseudo import HUMAN, merge
 from fewmask.labels import Mask
 from fewmask.models.stems import Stems
@@ -58,6 +59,8 @@ class Steps(Dataset[list[Batch]]):
         self.position = {name: i for i, name in enumerate(self.domains)}
         self.stocks = dict[tuple[str, bool | None], list[tuple[str, ...]]]()
         """The results of `_stocks_of`, which goes through all images of a domain."""
+        self.features: CachedFeatures | None = None
+        """The features of all images, if they take the place of the images."""
         empty = sorted({d for p in phases for d in p.labelled if not self.domains[d].labelled})
         if empty:
             raise ValueError(
@@ -125,7 +128,10 @@ class Steps(Dataset[list[Batch]]):
 
     def _view(self, step: int, phase: Phase, row: int, name: str, stem: str, pool: bool) -> _View:
         domain = self.domains[name]
-        image, label = domain.pair(stem, labelled=not pool or stem in domain.partial)
+        labelled = not pool or stem in domain.partial
+        if self.features is not None:
+            return self._features_view(self.features, generator(self.seed, "view", step, row), domain, stem, labelled)
+        image, label = domain.pair(stem, labelled)
         confidence = np.full(label.shape, HUMAN, np.uint8)
         if pool and phase.pseudo is not None and domain.pseudo is not None and (prediction := domain.pseudo.read(stem)):
             label, confidence = merge(label, *prediction, phase.pseudo)
@@ -141,9 +147,18 @@ class Steps(Dataset[list[Batch]]):
             image, label = noisy_view(image, label, phase.noise, rng)
         return _View(self.stems.in_batch(image, name), label, confidence, strong)
 
+    def _features_view(
+        self, cached: CachedFeatures, rng: np.random.Generator, domain: Domain, stem: str, labelled: bool
+    ) -> _View:
+        entry = cached.entries[domain.name, stem]
+        label = domain.label(stem, entry.size, labelled)
+        pair: np.ndarray = cv2.merge([label, np.full(label.shape, HUMAN, np.uint8)])
+        features, pair = cached.view(entry, pair, self.settings, rng)
+        return _View(features, pair[..., 0], pair[..., 1], ())
+
 
 class _View(NamedTuple):
-    """A row: image (h,w,P), label (h,w), its confidence (h,w), and S strong views (h,w,P)."""
+    """A row: image (h,w,P) or its features, label (h,w), its confidence (h,w), and S strong views (h,w,P)."""
 
     image: np.ndarray
     label: Mask
@@ -167,11 +182,13 @@ def _channels_last(images: Sequence[np.ndarray]) -> Tensor:
 
 
 def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
-    """Arrays of bytes as one tensor. In a worker process its memory is shared with the run, which saves a copy."""
+    """Arrays as one tensor. In a worker process its memory is shared with the run, which saves a copy."""
     if get_worker_info() is None:
         return torch.from_numpy(np.stack(arrays))
     size = (len(arrays), *arrays[0].shape)
-    shared = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(size))).view(size)
+    kind = torch.from_numpy(arrays[0][:0]).dtype
+    storage = torch.UntypedStorage._new_shared(math.prod(size) * arrays[0].itemsize)
+    shared = torch.empty(0, dtype=kind).set_(storage).view(size)
     np.stack(arrays, out=shared.numpy())
     return shared
 

@@ -112,13 +112,17 @@ class Domain:
         Raises ValueError as `image` and `mask` do, and where the two have different sizes.
         """
         image = self.image(stem)
-        mask = self.mask(stem) if labelled else np.full(image.shape[:2], NOT_LABELLED, np.uint8)
-        if image.shape[:2] != mask.shape:
+        return image, self.label(stem, (image.shape[0], image.shape[1]), labelled)
+
+    def label(self, stem: str, size: tuple[int, int], labelled: bool = True) -> Mask:
+        """The mask of an image of this size (H,W) as in `pair`."""
+        mask = self.mask(stem) if labelled else np.full(size, NOT_LABELLED, np.uint8)
+        if size != mask.shape:
             raise ValueError(
-                f"{self.name}: {self.source.where(stem)} is {image.shape[1]}×{image.shape[0]} but its mask "
+                f"{self.name}: {self.source.where(stem)} is {size[1]}×{size[0]} but its mask "
                 f"{mask.shape[1]}×{mask.shape[0]}; make them equal (`fewmask check` lists all such pairs)"
             )
-        return image, mask
+        return mask
 
     def dataset(self, split: str, transform: Callable[[np.ndarray, Mask], Any] | None = None) -> ImageMaskDataset:
         """A torch dataset of (image, mask): tensors (3,H,W) and (H,W) uint8, or what `transform(image, mask)` makes of

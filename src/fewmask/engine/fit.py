@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fewmask import card, distributed, stopping
-from fewmask.config import Config, TrainSettings
+from fewmask.config import Config
 from fewmask.data.batch import Batch, Phase, mean_counts
 from fewmask.data.batches import Steps, loader
 from fewmask.data.domain import Domain
@@ -31,18 +31,19 @@ from fewmask.engine.automatic import resolve_auto
 from fewmask.engine.average import average_of, best_evaluation, candidate_networks, network_of
 from fewmask.engine.checkpoint import load_state, load_weights, save_state, save_weights
 from fewmask.engine.device import autocast, choose_device, forget_peak, memory_mib
-from fewmask.engine.evaluation import evaluate
+from fewmask.engine.evaluation import Progress, evaluate
+from fewmask.engine.features import cache_features
 from fewmask.engine.finite import check_finite
 from fewmask.engine.log import Log
 from fewmask.engine.longer import begin_longer, former_steps
 from fewmask.engine.metrics import mean
 from fewmask.engine.optimiser import Optimisers
-from fewmask.engine.preflight import check_rows
+from fewmask.engine.preflight import check_training, size_of_step
 from fewmask.engine.progress import NonFiniteError as NonFiniteError
 from fewmask.engine.progress import ProgressCallback as ProgressCallback
 from fewmask.engine.progress import ProgressEvent as ProgressEvent
 from fewmask.engine.prototypes import make_prototypes, save_prototypes
-from fewmask.engine.run import build_network, hardware, load_domains, open_run, save_model, versions
+from fewmask.engine.run import build_network, came_to, hardware, load_domains, open_run, save_model, versions
 from fewmask.methods import build
 from fewmask.methods.common.base import Method
 from fewmask.models.batch_norm import synchronise
@@ -74,12 +75,14 @@ def train(
     observe: ProgressCallback = lambda event: None,
     domains: Mapping[str, Domain] | None = None,
     start: AnyPath | None = None,
+    features: AnyPath | None = None,
 ) -> dict[str, Any]:
     """Train, or resume the run in `folder`, and return its summary (also in `summary.json`).
 
     `domains` replaces the domains of the configuration, if the caller has more labels. `start` is a file of initial
-    weights, from a run of the same network. Raises ValueError for wrong settings, data or folder, NonFiniteError when
-    training diverges, and `stopping.Stopped` after Ctrl-C or SIGTERM, when the step is done and saved.
+    weights, from a run of the same network. `features` is where a frozen encoder's features are kept, by default in
+    `folder`. Raises ValueError for wrong settings, data or folder, NonFiniteError when training diverges, and
+    `stopping.Stopped` after Ctrl-C or SIGTERM, when the step is done and saved.
     """
     folder = Path(folder)
     with stopping.defer_signals(), distributed.processes():
@@ -93,13 +96,13 @@ def train(
             if domains is None and run.ledger.exists():
                 raise ValueError(f"{folder}: holds a campaign; go on with `fewmask campaign`, or give another --out")
             if former is None and distributed.broadcast_int(run.summary.exists()):
-                return _came_to(run)
+                return came_to(run)
             # A caller who gives domains has determined which of their masks are partly labelled.
             loaded = with_parts(loaded) if domains is None else loaded
             fit = _Fit(config, run, loaded, device, observe, Path(start) if start is not None else None)
             try:
                 with begin_longer(run, config, former, fit.method):
-                    return fit.run_through()
+                    return fit.run_through(run.features if features is None else Path(features))
             finally:
                 fit.training = Training(fit.model, fit.method)  # DDP would keep the process group alive
 
@@ -132,7 +135,7 @@ class _Fit:
         self.phases = [p for p in self.method.phases(settings.steps) if p.stop > p.start]
         # A head that no phase trains is not scored.
         self.trained = {n: d for n, d in domains.items() if any(n in p.trained for p in self.phases)}
-        check_rows(settings, self.phases, self.model, self.method)
+        check_training(settings, self.phases, self.model, self.method)
         self.optimisers = Optimisers(settings.optimiser, self.model, self.method)
         strides = sorted({1, self.model.stride, self.model.embedding_stride})
         place = (seed, distributed.rank(), distributed.world())
@@ -148,11 +151,14 @@ class _Fit:
         self.saved_at = time.monotonic()
         self.best: dict[str, float] | None = None
 
-    def run_through(self) -> dict[str, Any]:
+    def run_through(self, features: Path) -> dict[str, Any]:
         settings = self.config.train
         if distributed.rank() == 0:
             self.log = Log(self.run.metrics, settings.tensorboard)
         self._resume()
+        if self.model.packing is not None:
+            progress = self._progress("features", "the features of its images")
+            self.steps.features = cache_features(self.model, self.domains, self.phases, settings, features, progress)
         if self.done:
             self._validate()  # a stop may have interrupted the validation
             self._checkpoint()
@@ -165,7 +171,7 @@ class _Fit:
                 phase = next(p for p in self.phases if p.start <= self.done < p.stop)
                 if phase.start == self.done:
                     self.method.begin(phase, self.model, self._rng(self.done, BEGIN))
-                with memory_for(*_size_of(settings, self.done + 1)):
+                with memory_for(*size_of_step(settings, self.done + 1)):
                     terms = self._step(batches)
                 self.done += 1
                 now = time.monotonic()
@@ -254,18 +260,23 @@ class _Fit:
         only: Mapping[str, Domain] | None = None,
         keep: Callable[[str, ImageCounts], object] = lambda name, counts: None,
     ) -> dict[str, Any]:
-        train, began = self.config.train, time.monotonic()
-
-        def progress(done: int, total: int) -> None:
-            self._tell("evaluate", done, total, done / (time.monotonic() - began))
-            if stopping.stop_requested():  # every process gets the signal, and none waits here for another
-                self._checkpoint()
-                self._stop("its validation" if split == "val" else "its scores")
-
+        train, onward = self.config.train, "its validation" if split == "val" else "its scores"
+        progress = self._progress("evaluate", onward)
         return evaluate(
             network, only or self.trained, split, synonyms=self.config.synonyms,
             workers=train.workers, precision=train.precision, progress=progress, keep=keep,
         )  # fmt: skip
+
+    def _progress(self, stage: str, onward: str) -> Progress:
+        began = time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            self._tell(stage, done, total, done / (time.monotonic() - began))
+            if stopping.stop_requested():  # every process gets the signal, and none waits here for another
+                self._checkpoint()
+                self._stop(onward)
+
+        return progress
 
     def _tell(self, stage: str, step: int, steps: int, rate: float, terms: Mapping[str, float] | None = None) -> None:
         if distributed.rank() == 0:
@@ -349,7 +360,7 @@ class _Fit:
             self._save(record, counts)
         if self.log is not None:
             self.log.close()
-        return _came_to(self.run)
+        return came_to(self.run)
 
     def _save(self, record: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
         """Write the results of the training. The summary comes last, since it marks the run as done."""
@@ -386,15 +397,3 @@ class _Fit:
 
     def _rng(self, step: int, row: int) -> torch.Generator:
         return torch_generator(self.config.seed, "method", step, row, str(self.device))
-
-
-def _came_to(run: RunFolder) -> dict[str, Any]:
-    """The summary that the first process wrote, in all processes. The others may not see the first one's disk."""
-    summary: dict[str, Any] = distributed.call_in_first(lambda: run.read_summary().to_dict())
-    return summary
-
-
-def _size_of(train: TrainSettings, step: int) -> tuple[str, str]:
-    """The step and its size for an out-of-memory error, and the fix."""
-    rows, (height, width) = train.batch_size // (train.accumulate * distributed.world()), train.crop
-    return f"in step {step}, with micro-batches of {rows} images of {height}×{width}", "lower one of them"

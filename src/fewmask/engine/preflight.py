@@ -13,11 +13,12 @@ from typing import TypeVar
 import torch
 
 from fewmask import distributed
-from fewmask.config import Config, TrainSettings
+from fewmask.config import Config, Frozen, TrainSettings
 from fewmask.data.batch import Phase
 from fewmask.data.domain import Domain
 from fewmask.engine.automatic import resolve_auto
 from fewmask.engine.device import choose_device
+from fewmask.engine.features import check_features
 from fewmask.engine.log import board_writer
 from fewmask.engine.optimiser import Optimisers
 from fewmask.engine.run import build_network
@@ -60,13 +61,20 @@ def check_configs(configs: Sequence[Config], domains: Mapping[str, Domain]) -> t
         for variant in configs if not problems else ():
             attempt(lambda variant=variant: Optimisers(variant.train.optimiser, model, method))  # type: ignore[misc]
             phases = [p for p in method.phases(variant.train.steps) if p.stop > p.start]
-            attempt(lambda variant=variant, phases=phases: check_rows(variant.train, phases, model, method))  # type: ignore[misc]
+            attempt(lambda variant=variant, phases=phases: check_training(variant.train, phases, model, method))  # type: ignore[misc]
             attempt(lambda variant=variant: check_crop(variant.train, model))  # type: ignore[misc]
     if problems:
         raise ValueError("\n".join(problems))
     assert model is not None
     assert method is not None
     return model, method
+
+
+def check_training(train: TrainSettings, phases: Sequence[Phase], model: UniversalSegmenter, method: Method) -> None:
+    """Raises ValueError where a training could not begin: see `check_rows` and `check_features`."""
+    check_rows(train, phases, model, method)
+    if isinstance(model.settings.tuning, Frozen) and model.settings.tuning.cached:
+        check_features(train, model, method)
 
 
 def check_rows(train: TrainSettings, phases: Sequence[Phase], model: UniversalSegmenter, method: Method) -> None:
@@ -87,6 +95,12 @@ def check_crop(train: TrainSettings, model: UniversalSegmenter) -> None:
     """Raises ValueError where the network does not take images of the crops' size."""
     height, width = train.crop
     check_size((height, width), model, "train.crop", "take another crop, or an encoder that works at any size")
+
+
+def size_of_step(train: TrainSettings, step: int) -> tuple[str, str]:
+    """The step and its size for an out-of-memory error, and the fix."""
+    rows, (height, width) = train.batch_size // (train.accumulate * distributed.world()), train.crop
+    return f"in step {step}, with micro-batches of {rows} images of {height}×{width}", "lower one of them"
 
 
 @torch.no_grad()

@@ -124,3 +124,9 @@ def versions() -> dict[str, str]:
 def hardware(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {"device": device.type, "name": name, "threads": torch.get_num_threads()}
+
+
+def came_to(run: RunFolder) -> dict[str, Any]:
+    """The summary that the first process wrote, in all processes. The others may not see the first one's disk."""
+    summary: dict[str, Any] = distributed.call_in_first(lambda: run.read_summary().to_dict())
+    return summary

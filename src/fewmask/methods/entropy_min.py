@@ -26,6 +26,7 @@ from fewmask.models.universal import UniversalSegmenter, at_stride
 class EntropyMin(Method):
     Settings = EntropyMinSettings
     name = "entropy-min"
+    takes_features = True
     settings: EntropyMinSettings
 
     def phases(self, steps: int) -> list[Phase]:

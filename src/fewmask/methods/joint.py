@@ -19,6 +19,7 @@ from fewmask.models.universal import UniversalSegmenter
 class Joint(Method):
     Settings = JointSettings
     name = "joint"
+    takes_features = True
 
     def step(self, model: UniversalSegmenter, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         return {"supervised": supervised_loss(model, model.encode(batch.image), batch)}

@@ -30,6 +30,7 @@ from fewmask.models.universal import UniversalSegmenter, at_stride
 class Mmd(Method):
     Settings = MmdSettings
     name = "mmd"
+    takes_features = True
     settings: MmdSettings
 
     def __init__(self, settings: MmdSettings, domains: Mapping[str, Domain]) -> None:

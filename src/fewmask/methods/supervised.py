@@ -22,6 +22,7 @@ from fewmask.models.universal import UniversalSegmenter
 class Supervised(Method):
     Settings = SupervisedSettings
     name = "supervised"
+    takes_features = True
     settings: SupervisedSettings
 
     def __init__(self, settings: SupervisedSettings, domains: Mapping[str, Domain]) -> None:

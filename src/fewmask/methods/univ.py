@@ -32,6 +32,7 @@ from fewmask.models.universal import UniversalSegmenter, at_stride
 class Univ(Method):
     """The step of both methods."""
 
+    takes_features = True
     settings: UnivSettings
 
     def __init__(self, settings: UnivSettings, domains: Mapping[str, Domain]) -> None:

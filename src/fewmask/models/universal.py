@@ -22,6 +22,7 @@ from fewmask.labels import VOID, LabelSpace
 from fewmask.models import encoders
 from fewmask.models.memory import is_out_of_memory, memory_for
 from fewmask.models.norms import set_norms
+from fewmask.models.packing import Packing, packing_of
 from fewmask.models.stems import Stems, normalisation, set_stems
 from fewmask.models.tuning import freeze_untrained
 from fewmask.randomness import torch_seed
@@ -36,6 +37,9 @@ class UniversalSegmenter(nn.Module):
     Images are in 0–255, of any size. The network normalises them, pads them to its stride and crops its output. They
     are RGB or have the channels that `inputs` gives, see `models.stems`.
     """
+
+    packing: Packing | None = None
+    """Set where the encoder's features stand for images, see `keep_features`."""
 
     def __init__(
         self,
@@ -114,12 +118,33 @@ class UniversalSegmenter(nn.Module):
     def encode(self, image: Tensor, domain: str | None = None) -> Tensor:
         """F: image (B,3,H,W) uint8 or float in 0–255 → features (B,C,h,w) of the image padded to the stride.
 
-        Where domains have images of different channels, the image is that of a batch or of a `domain`.
+        Where domains have images of different channels, the image is that of a batch or of a `domain`. After
+        `keep_features` the image may be what `pack` returns, or a window of it.
         """
+        if self.packing is not None and image.dtype == torch.float16:
+            features: Tensor = self.features.decoder(self.packing.unpack(image, self.mean.dtype))  # type: ignore[operator]
+            return features
+        return self.features(self._padded(image, domain, (0, 0)))
+
+    def _padded(self, image: Tensor, domain: str | None, least: tuple[int, int]) -> Tensor:
+        """The normalised images, padded on the right and below to whole cells and to the size `least`."""
         image = self.stems.normalised(image, self.mean, self.std, domain)
-        height, width = image.shape[-2:]
-        image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
-        return self.features(image)
+        height, width = (side + -side % self.multiple for side in map(max, image.shape[-2:], least))
+        return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
+
+    def keep_features(self) -> Packing:
+        """Let `encode` take the encoder's features in place of images. Returns how `pack` packs them. Raises ValueError
+        for an encoder without maps that can be cropped."""
+        settings = self.settings
+        self.packing = packing_of(self.features, settings.encoder, settings.decoder, self.stems.total, self.multiple)
+        return self.packing
+
+    def pack(self, image: Tensor, domain: str, least: tuple[int, int]) -> Tensor:
+        """The encoder's features of whole images (B,C,H,W) of a domain, padded to at least the size `least`, as one
+        tensor of half precision at the stride `multiple`."""
+        assert self.packing is not None
+        maps = self.encoder(self._padded(image, domain, least))
+        return self.packing.pack(maps)
 
     def head(self, domain: str) -> nn.Module:
         """G_k itself: a 1×1 convolution, with weights (C_k,C,1,1) and biases (C_k,)."""

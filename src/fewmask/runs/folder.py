@@ -6,6 +6,7 @@
                            so far
     phases/<name>.…        the network at the end of every phase but the last
     model.json             the network, and its weights in model.safetensors; <name>.safetensors are further networks
+    features/              the features of a frozen encoder, if they are kept; they are made again if missing
     scores.npz             the counts behind the scores, image by image
     model-card.md
     summary.json           the result of the training, written last; summary-<steps>.json is the one before more steps
@@ -149,6 +150,10 @@ class RunFolder:
     def labels(self) -> Path:
         """The answers as masks, by domain; a view of the ledger."""
         return self.folder / "labels"
+
+    @property
+    def features(self) -> Path:
+        return self.folder / "features"
 
     @property
     def superpixels(self) -> Path:

@@ -65,7 +65,7 @@ def crop_matrix(
     `along` (0–1) places the smaller of the crop and the scaled image inside the larger one. It does so by whole pixels,
     so that nothing is blurred at scale 1.
     """
-    y0, x0 = (_offset(n * scale - m, a) for a, n, m in zip(along, source, size, strict=True))
+    y0, x0 = (offset(n * scale - m, a) for a, n, m in zip(along, source, size, strict=True))
     # Pixel centres lie at whole numbers, so scaling about the corner of pixel 0 shifts by half a pixel.
     shift = (scale - 1) / 2
     matrix = np.array([[scale, 0, shift - x0], [0, scale, shift - y0]])
@@ -74,7 +74,7 @@ def crop_matrix(
     return matrix
 
 
-def _offset(room: float, along: float) -> int:
+def offset(room: float, along: float) -> int:
     """A whole number from 0 to `room`, which may be negative; each is equally likely for a uniform `along`."""
     steps = min(int(along * (int(abs(room)) + 1)), int(abs(room)))
     return steps if room > 0 else -steps

@@ -43,6 +43,9 @@ class Method(nn.Module):
     name: ClassVar[str]
     rgb_alone: ClassVar[bool] = False
     """It makes images of its own, which are RGB: domains with other channels are refused."""
+    takes_features: ClassVar[bool] = False
+    """It gives the images of a batch to `model.encode` and to nothing else, so that the features of a frozen encoder
+    can take their place."""
 
     def __init__(self, settings: MethodSettings, domains: Mapping[str, Domain]) -> None:
         """Raises ValueError when the settings and the domains do not fit."""
