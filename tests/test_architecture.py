@@ -234,7 +234,7 @@ RAW_JOINS = {
     "annotation/archive.py self.path / name",  # what errors call a file in a zip
     "annotation/coco.py folder / file",  # read where it stays in the folder once links are followed
     "annotation/page/listener.py memory.with_name(f'.{memory.stem}.lock')",  # beside a run's page.json
-    "annotation/page/listener.py memory.with_name(f'.{memory.name}.{os.getpid()}.tmp')",
+    "annotation/page/secret_file.py path.with_name(f'.{path.name}.{os.getpid()}.tmp')",
     "document/html.py files('fewmask.document') / name",  # of the package
     "onnx_export.py out.with_name(f'{out.stem}-card.md')",  # beside the file that the user named
     "recipes/__init__.py HERE / f'{recipe}.yaml'",  # of the package
@@ -274,8 +274,8 @@ def test_the_rule_sees_raw_joins(tmp_path):
 
 
 REMOVALS = {"unlink", "rmtree", "rmdir", "remove", "removedirs", "move", "rename", "replace", "truncate"}
-# `Written` removes what was written and nothing else; the page's memory takes the place of a file of its own.
-REMOVING = {"files.py", "annotation/page/listener.py"}
+# `Written` removes what was written and nothing else; a secret of the page takes the place of a file of its own.
+REMOVING = {"files.py", "annotation/page/secret_file.py"}
 
 
 def removals(path: Path) -> Iterator[tuple[str, int]]:
@@ -313,8 +313,8 @@ RUN_FILES = {"config.yaml", "metrics.jsonl", "summary.json", "campaign.json", "m
 RUN_FILES |= {"scores.npz", "evaluations.jsonl", "heads.json", "budget.json", "model-card.md", "last.pt"}
 RUN_FILES |= {"prototypes.safetensors", "ledger.sqlite", ".run.lock"}
 RUN_FOLDERS = {"rounds", "pool", "scores", "pseudo", "state", "phases", "superpixels"}
-# What reads JSON that is no run's: a column of the ledger, what tools wrote, the page's own memory.
-OTHER_JSON = {"annotation/archive.py", "annotation/record.py", "annotation/page/listener.py", "files.py"}
+# What reads JSON that is no run's: a column of the ledger, what tools wrote, the page's own secrets.
+OTHER_JSON = {"annotation/archive.py", "annotation/record.py", "annotation/page/secret_file.py", "files.py"}
 
 
 def names_of_runs(path: Path) -> Iterator[tuple[int, str]]:

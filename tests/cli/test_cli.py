@@ -30,8 +30,8 @@ from fewmask.engine.fit import ProgressEvent
 from fewmask.plurals import count
 from fewmask.runs import read_counts
 
-VERBS = ["demo", "init", "check", "train", "campaign", "query", "answer", "agreement", "evaluate", "predict", "export"]
-VERBS += ["report", "compare"]
+VERBS = ["demo", "init", "check", "train", "campaign", "query", "answer", "links", "agreement", "evaluate", "predict"]
+VERBS += ["export", "report", "compare"]
 GROUPS = {"recipes": ["list", "show", "check", "run"]}
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from fewmask.annotation.coco import write_instances
 from fewmask.annotation.ledger import Ledger
 from fewmask.annotation.page import server
+from fewmask.annotation.page.address import Address
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
 from fewmask.annotation.page.learning import Learner
 from fewmask.annotation.page.service import Run
@@ -280,7 +281,9 @@ def test_the_labelling_page_is_opened(waiting: Path, fewmask: Fewmask, monkeypat
         port: int | None,
         tell: Callable[[str], None],
         guidelines: Path | None,
+        address: Address,
     ) -> None:
+        assert address == Address()
         opened.append((folder, run, who, port))
         selectors.append(selector)
         learners.append(learner)
@@ -309,6 +312,20 @@ def test_the_labelling_page_is_opened(waiting: Path, fewmask: Fewmask, monkeypat
     scores = selectors[0].select(("a", "0"), lambda: image, (4, 4, 34, 44), points)
     assert scores.values.shape == (30, 40) and scores.values.any()
     assert opened[1][3] is None and opened[1][1].annotator is None
+
+
+def test_links_are_made_listed_and_revoked(waiting: Path, fewmask: Fewmask) -> None:
+    assert "Nobody has a link" in fewmask("links", waiting).out
+    is_refused(fewmask("answer", waiting, "--public-url", "https://a.example"), "nobody has a link", "--add NAME")
+    is_refused(fewmask("answer", waiting, "--host", "0.0.0.0"), "--host 0.0.0.0", "--tls", "--public-url")
+    is_refused(fewmask("answer", waiting, "--host", "0.0.0.0", "--from", "x"), "--host: is for the page")
+    made = json.loads(fewmask("links", waiting, "--add", "anna", "--add", " ben ", "--json").out)
+    assert list(made) == ["anna", "ben"]
+    assert made["anna"] | {"link": ""} == {"link": "", "answered": 0, "skipped": 0, "seconds": 0.0}
+    shown = fewmask("links", waiting, "--revoke", "anna").out
+    assert "Revoked: anna. The answers stay." in shown
+    assert made["ben"]["link"] in shown and made["anna"]["link"] not in shown
+    is_refused(fewmask("links", waiting, "--revoke", "anna"), "'anna': has no link; those who have: ben")
 
 
 def test_answers_come_from_a_folder(waiting: Path, tmp_path: Path, fewmask: Fewmask) -> None:

@@ -120,7 +120,7 @@ class Ledger(ReviewedRecord):
         )
         counts = {name: (answered, skipped) for name, answered, skipped in rows_of_answers}
         rows = self._store.rows(
-            "SELECT annotator, coalesce(sum(seconds), 0.0), coalesce(sum(clicks), 0.0) FROM answers "
+            "SELECT annotator, coalesce(sum(seconds), 0.0), coalesce(sum(clicks), 0.0), max(at) FROM answers "
             "GROUP BY annotator ORDER BY annotator"
         )
-        return {name: Work(*counts.get(name, (0, 0)), seconds, clicks) for name, seconds, clicks in rows}
+        return {name: Work(*counts.get(name, (0, 0)), seconds, clicks, last) for name, seconds, clicks, last in rows}

@@ -186,3 +186,5 @@ class Work:
     """The time of all their work, with corrections and retracted answers."""
     clicks: float
     """Likewise."""
+    last: str | None
+    """When they did something last, UTC; None where they did nothing yet."""

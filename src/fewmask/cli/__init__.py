@@ -14,10 +14,12 @@ from typing import Annotated
 import typer
 
 from fewmask.cli.agreement import agreement
-from fewmask.cli.campaigns import answer, campaign, query
+from fewmask.cli.answering import answer
+from fewmask.cli.campaigns import campaign, query
 from fewmask.cli.comparing import compare
 from fewmask.cli.help import Verbs, add
 from fewmask.cli.init import init
+from fewmask.cli.links import links
 from fewmask.cli.recipes import recipes
 from fewmask.cli.report import report
 from fewmask.cli.runs import evaluate, export, predict
@@ -35,6 +37,7 @@ VERBS: dict[Callable[..., None], tuple[str, str]] = {
     campaign: (ASK, "fewmask campaign my.yaml"),
     query: (ASK, "fewmask query runs/mine --for cvat"),
     answer: (ASK, "fewmask answer runs/mine"),
+    links: (ASK, "fewmask links runs/mine --add anna --add ben"),
     agreement: (ASK, "fewmask agreement runs/mine"),
     evaluate: (TRAIN, "fewmask evaluate runs/mine --split test"),
     predict: (TRAIN, "fewmask predict runs/mine new-images/"),

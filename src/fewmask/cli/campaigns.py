@@ -1,4 +1,4 @@
-"""campaign, query, answer: run the rounds of a campaign, and exchange questions and answers between them."""
+"""campaign, query: run the rounds of a campaign, and hand out its questions between them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fewmask.cli.imports import print_import
-from fewmask.cli.label_studio import fetch, is_address, send
-from fewmask.cli.page import open_page
+from fewmask.cli.label_studio import send
 from fewmask.cli.tables import print_scores, rounds_table
 from fewmask.cli.terminal import (
     ConfigFile,
@@ -34,7 +31,6 @@ from fewmask.plurals import agreeing, count
 from fewmask.stopping import exit_on_signal
 
 if TYPE_CHECKING:
-    from fewmask.annotation.importer import Mode
     from fewmask.annotation.ledger import Ledger
     from fewmask.annotation.questions import Question
     from fewmask.config import Config
@@ -111,7 +107,7 @@ def query(
     """
     from fewmask.annotation.tools import known_tools
 
-    annotator = _annotator_name(annotator)
+    annotator = annotator_name(annotator)
     domains = opened(run)
     from fewmask.engine.device import choose_device
     from fewmask.engine.guess import with_guesses
@@ -134,7 +130,7 @@ def query(
         written = (
             known_tools()[tool].write_questions(ledger, domains, folder, annotator=annotator) if open_questions else []
         )
-    images = _image_count(written)
+    images = image_count(written)
     if as_json:
         print_json({"open": len(written), "images": images, "folder": str(folder) if written else None})
     elif not written:
@@ -148,90 +144,7 @@ def query(
             _say_how_to_paint(folder, run, annotator)
         else:
             say("  import them into the tool, answer, and export (see docs/formats.md). Then give the exported file:")
-            say(f"  {shlex.join(['fewmask', 'answer', str(run), *_annotator_option(annotator), '--from'])} FILE")
-
-
-def answer(
-    run: RunFolder,
-    answers: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="PATH|URL",
-            help="The painted folder, an export of Label Studio, CVAT or a COCO tool, or the address of a Label Studio "
-            "server, with its token in LABEL_STUDIO_API_KEY.",
-        ),
-    ] = None,
-    annotator: Annotated[
-        str | None,
-        typer.Option(help="The annotator's name, unless the file of a tool states it.", show_default="person"),
-    ] = None,
-    only: Annotated[
-        list[int] | None,
-        typer.Option("--question", help="Ask only the question with this id, also if it is answered; may be repeated."),
-    ] = None,
-    corrections: Annotated[
-        bool,
-        typer.Option("--corrections", help="With --from: import answers to answered questions too."),
-    ] = False,
-    take_back: Annotated[
-        bool, typer.Option("--take-back", help="With --from: take back the answers of an earlier import.")
-    ] = False,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="The page's port; any free one by default.")
-    ] = None,
-    device: Device = "auto",
-    sam: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(metavar="ENCODER DECODER", help="Use a SAM for smart select, from its two ONNX files."),
-    ] = None,
-    learn: Annotated[
-        bool, typer.Option("--learn/--no-learn", help="Let guesses learn from the answers while people give them.")
-    ] = True,
-    guidelines: Annotated[
-        Path | None,
-        typer.Option(help="The folder of the class guidelines.", show_default="RUN/guidelines"),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Open the labelling page. With --from, import answers from painted masks, a tool's export or Label Studio.
-
-    Imports all answers to open questions, or none if any is invalid. Everything else is left out, counted and named.
-    """
-    from fewmask.annotation.tools import known_tools, recognise
-
-    annotator = _annotator_name(annotator)
-    if only and answers is not None:
-        raise ValueError("--question: is for the page, which --from does not open; leave one of the two out")
-    if ((corrections or take_back) and answers is None) or (corrections and take_back):
-        raise ValueError("--corrections, --take-back: give only one of them, together with --from")
-    for option, value in (("--sam", sam), ("--guidelines", guidelines)):
-        if value is not None and answers is not None:
-            raise ValueError(f"{option}: is for the page, which --from does not open; leave one of the two out")
-    domains = opened(run)
-    if answers is None:
-        open_page(run, domains, annotator, only or (), port, device, sam, learn, guidelines, as_json)
-        if not as_json:
-            with ledger_of(run) as ledger:
-                _still_open(run, ledger.questions(open_only=True))
-        return
-    mode: Mode = "corrections" if corrections else "take-back" if take_back else "open"
-    with ledger_of(run) as ledger:
-        if is_address(answers):
-            counts = fetch(answers, ledger, domains, annotator or "person", mode)
-        else:
-            file = Path(answers)
-            tool = recognise(file)
-            person = _answering_person(file, tool, annotator, ledger.rule.each)
-            counts = known_tools()[tool].read_answers(ledger, domains, file, person, mode)
-        open_questions, rule = ledger.questions(open_only=True), ledger.rule.decide
-    if as_json:
-        print_json(asdict(counts) | {"open": len(open_questions), "images": _image_count(open_questions)})
-    else:
-        print_import(
-            counts, rule, shlex.join(["fewmask", "answer", str(run), "--from", answers, *_annotator_option(annotator)])
-        )
-        _still_open(run, open_questions)
+            say(f"  {shlex.join(['fewmask', 'answer', str(run), *annotator_option(annotator), '--from'])} FILE")
 
 
 def run_campaign(config: Config, folder: Path, enough: bool, accept_older_ledger: bool = False) -> dict[str, Any]:
@@ -281,7 +194,7 @@ def print_campaign(summary: Mapping[str, Any], folder: Path, again: Sequence[str
             f"Round {summary['round'] + 1} of {summary['rounds']} waits for answers: {_open_in_words(questions)}. Next:"
         )
         say(f"  fewmask answer {shlex.quote(str(folder))}\nor, with a painting program:")
-        say(f"  {shlex.join(['fewmask', 'query', str(folder), *_annotator_option(each)])}")
+        say(f"  {shlex.join(['fewmask', 'query', str(folder), *annotator_option(each)])}")
         _say_how_to_paint(_folder_for(folder, each), folder, each)
         say(f"and then, to go on:\n  {command}\nor, to train on the present answers:\n  {command} --enough")
         if summary["round"] == summary["rounds"] - 1:
@@ -295,7 +208,7 @@ def _send(run: Path, domains: Mapping[str, Domain], to: str, as_json: bool) -> N
         if questions:
             sent = send(to, run, ledger, domains)
     if as_json:
-        print_json({"open": len(questions), "images": _image_count(questions)} | sent)
+        print_json({"open": len(questions), "images": image_count(questions)} | sent)
     elif not questions:
         say(f"No question is open in {run}. {_next_step(run)}")
     else:
@@ -310,41 +223,23 @@ def _folder_for(run: Path, annotator: str | None) -> Path:
     return run / "questions" if annotator is None else below(run, f"questions-{quoted(annotator)}")
 
 
-def _annotator_name(text: str | None) -> str | None:
+def annotator_name(text: str | None) -> str | None:
     """An annotator's name without spaces around it. Raises ValueError for an empty name."""
     if text is not None and not text.strip():
         raise ValueError(f"--annotator {text!r}: the name is empty; give a name, or leave the option out")
     return None if text is None else text.strip()
 
 
-def _answering_person(file: Path, tool: str, annotator: str | None, each: int) -> str:
-    """The annotator of the answers at a path, unless the tool states it."""
-    from fewmask.annotation.folder import written_for
-
-    folder_owner = written_for(file) if tool == "folder" else None
-    if folder_owner is not None and annotator not in (None, folder_owner):
-        raise ValueError(
-            f"--annotator {annotator}: {file} was written for {folder_owner}; leave the name out, or give the "
-            f"folder of {annotator}"
-        )
-    if folder_owner is None and annotator is None and each > 1 and tool != "label-studio":
-        raise ValueError(
-            f"--annotator: missing, and every question is asked of {each} people; give the name of the person who "
-            f"painted {file}, always in the same spelling"
-        )
-    return annotator or folder_owner or "person"
-
-
-def _annotator_option(annotator: str | None) -> list[str]:
+def annotator_option(annotator: str | None) -> list[str]:
     return [] if annotator is None else ["--annotator", annotator]
 
 
 def _say_how_to_paint(folder: Path, run: Path, annotator: str | None = None) -> None:
     say(f"  paint {folder}/<domain>/labels/*.png at the places that asked/ shows, with the ids of classes.yaml")
-    say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from', str(folder), *_annotator_option(annotator)])}")
+    say(f"  {shlex.join(['fewmask', 'answer', str(run), '--from', str(folder), *annotator_option(annotator)])}")
 
 
-def _still_open(run: Path, questions: Sequence[Question]) -> None:
+def still_open(run: Path, questions: Sequence[Question]) -> None:
     if _finished(run):
         say("The campaign is done: `fewmask campaign` writes the answers to labels/, but no training follows.")
     elif questions:
@@ -366,10 +261,10 @@ def _next_step(run: Path) -> str:
 
 def _open_in_words(questions: Sequence[Question]) -> str:
     are = agreeing(len(questions), "is", "are")
-    return f"{count(len(questions), 'question')} {are} open in {count(_image_count(questions), 'image')}"
+    return f"{count(len(questions), 'question')} {are} open in {count(image_count(questions), 'image')}"
 
 
-def _image_count(questions: Sequence[Question]) -> int:
+def image_count(questions: Sequence[Question]) -> int:
     return len({(question.domain, question.stem) for question in questions})
 
 

@@ -14,7 +14,10 @@ from typer.core import TyperCommand, TyperGroup
 # The options of a verb that belong together. The others stay in the group "Options".
 GROUPS = {
     "Options of an import": ("--from", "--corrections", "--take-back"),
-    "Options of the labelling page": ("--question", "--port", "--sam", "--learn", "--guidelines"),
+    "Options of the labelling page": (
+        *("--question", "--port", "--sam", "--learn", "--guidelines"),
+        *("--public-url", "--host", "--tls"),
+    ),
     "Options of a score on another domain": ("--on", "--head", "--classes", "--new-head-steps"),
 }
 GROUP_OF = {option: group for group, options in GROUPS.items() for option in options}

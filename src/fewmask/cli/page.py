@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewmask.cli.links import links_by_name
 from fewmask.cli.terminal import err, print_json, say
 
 if TYPE_CHECKING:
+    from fewmask.annotation.page.address import Address
     from fewmask.data.domain import Domain
 
 
@@ -26,12 +28,14 @@ def open_page(
     sam: tuple[Path, Path] | None,
     learn: bool,
     guidelines: Path | None,
+    address: Address,
     as_json: bool,
 ) -> None:
     """Serve a campaign's open questions, or those of the ids `only`, until Ctrl-C.
 
     A trained network makes guesses, which learn from the answers if `learn` is true. `sam` are the encoder and the
-    decoder of a SAM for smart select. `guidelines` is the folder of the class guidelines.
+    decoder of a SAM for smart select. `guidelines` is the folder of the class guidelines. `address` says who can open
+    the page.
     """
     from fewmask.annotation.page.learning import Learner, labelled
     from fewmask.annotation.page.sam import Sam
@@ -57,15 +61,16 @@ def open_page(
     )
 
     def announce(link: str) -> None:
+        links = links_by_name(run)
         if as_json:
-            print_json({"link": link})
+            print_json(({} if address.shared else {"link": link}) | ({"links": links} if links else {}))
             sys.stdout.flush()
             return
-        explanation = (
-            "This is the labelling page, for this machine only. Every answer is saved at once. Ctrl-C ends it."
-        )
-        say(f"{link}\n{explanation}")
-        if _has_screen():
+        reach = "only for those who have a link" if address.shared else "for this machine only"
+        say(f"{link}\nThis is the labelling page, {reach}. Every answer is saved at once. Ctrl-C ends it.")
+        for name, own in links.items():
+            say(f"  {name}: {own}")
+        if not address.shared and _has_screen():
             webbrowser.open(link)
 
     torch_device = choose_device(device)
@@ -80,7 +85,7 @@ def open_page(
     learner = None
     if learn and guesses and guesses.head and selector:
         learner = Learner(selector.features, guesses.head, lambda name: labelled(domains[name]))
-    serve(run, page_run, guesses, Sam(*sam) if sam else selector, learner, port, announce, guidelines)
+    serve(run, page_run, guesses, Sam(*sam) if sam else selector, learner, port, announce, guidelines, address)
 
 
 def _has_screen() -> bool:

@@ -36,7 +36,7 @@ class AnswerIndex:
         """The id of the newest answer that was added."""
         self.seconds = self.clicks = 0.0
         self._standing: dict[int, list[AnswerSummary]] = {}
-        self._ids: dict[str, int] = {}
+        self._ids: dict[str, tuple[int, str]] = {}
         self._about: list[tuple[int, int]] = []
 
     def add(self, answers: Iterable[Answer]) -> list[int]:
@@ -47,7 +47,7 @@ class AnswerIndex:
             self.last = answer.id
             self.seconds += answer.seconds or 0.0
             self.clicks += answer.clicks or 0.0
-            self._ids[answer.token] = answer.id
+            self._ids[answer.token] = answer.id, answer.annotator
             self._about.append((answer.id, answer.question))
             standing = self._standing.setdefault(answer.question, [])
             if answer.kind == "retract":
@@ -72,7 +72,11 @@ class AnswerIndex:
 
     def id_of(self, token: str) -> int | None:
         """The answer that arrived under a token."""
-        return self._ids.get(token)
+        return self._ids[token][0] if token in self._ids else None
+
+    def annotator_of(self, token: str) -> str | None:
+        """The annotator of the answer that arrived under a token."""
+        return self._ids[token][1] if token in self._ids else None
 
 
 def in_order(questions: Iterable[Question]) -> list[Question]:

@@ -1,8 +1,8 @@
-"""Lets only the page itself, opened by somebody who has the link, send requests to the page's server.
+"""Lets only the page itself, opened by somebody who has a link, send requests to the page's server.
 
-The server listens on this machine alone. Still, every website that is open in the browser can send requests to it,
-under this machine's name or, by DNS rebinding, under the site's own. Therefore each path begins with a token that no
-other site knows, and requests need headers that only a page of the same origin sends.
+By default the server listens on this machine alone. Still, every website that is open in the browser can send requests
+to it, under this machine's name or, by DNS rebinding, under the site's own. Therefore each path begins with a token
+that no other site knows, and requests need headers that only a page of the same origin sends.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from typing import Any
 from fastapi.datastructures import Headers
 from fastapi.responses import PlainTextResponse
 
+from fewmask.annotation.page.address import Address
+from fewmask.annotation.page.links import Links
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-HOSTS = {"127.0.0.1", "localhost"}
+ANNOTATOR = "fewmask.annotator"
+"""The key of a request's scope with the name of the link that it came by; None for the owner's link."""
 MAX_BODY = 64 << 20
 """The most bytes of an answer. An image of 2 megapixels whose neighbouring pixels all differ takes 22 MB."""
 POLICY = "; ".join(
@@ -49,20 +53,19 @@ HEADERS = {
 _RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
-def refusal(method: str, path: str, headers: Mapping[str, str], token: str) -> tuple[int, str] | None:
+def refusal(method: str, headers: Mapping[str, str], has_link: bool, address: Address) -> tuple[int, str] | None:
     """The status and the message with which a request is refused; None where it is allowed.
 
-    The names of headers are in lower case.
+    The names of headers are in lower case. `has_link` says whether the path begins with a valid token.
     """
-    host = headers.get("host", "")
-    if host.rpartition(":")[0] not in HOSTS and host not in HOSTS:
-        return 403, "This page is for this machine alone: open the link as it was printed."
+    expected = address.origin(headers.get("host", ""))
+    if expected is None:
+        return 403, "The page has another name: open the link as it was printed. A proxy must keep the Host."
     origin = headers.get("origin")
-    if origin is not None and origin != f"http://{host}":
+    if origin is not None and origin != expected:
         return 403, "Another website asked for this page."
-    head = f"/{token}/".encode()
-    if not secrets.compare_digest(path.encode(errors="replace")[: len(head)], head):
-        return 403, "The link's token is missing or wrong: open the link that `fewmask answer` printed last."
+    if not has_link:
+        return 403, "The link's token is missing, wrong or revoked: open the link that was given to you last."
     if method not in ("GET", "POST"):
         return 405, "Only GET and POST."
     if "transfer-encoding" in headers:
@@ -79,10 +82,21 @@ def refusal(method: str, path: str, headers: Mapping[str, str], token: str) -> t
 
 
 class AuthMiddleware:
-    """Protects an application by the token. The application sees paths without it; all replies get `HEADERS`."""
+    """Protects an application by tokens. The application sees paths without them; all replies get `HEADERS`."""
 
-    def __init__(self, app: Application, token: str) -> None:
-        self._app, self._token = app, token
+    def __init__(
+        self, app: Application, token: str, links: Links | None = None, address: Address | None = None
+    ) -> None:
+        """`links` are those of named annotators. `token` is that of the owner's link, which has no name. It opens the
+        page on this machine alone."""
+        self._app, self._token, self._links, self._address = app, token, links, address or Address()
+
+    def _who(self, token: bytes) -> tuple[bool, str | None]:
+        """Whether a token is valid, and the annotator of its link."""
+        if secrets.compare_digest(token, self._token.encode()) and not self._address.shared:
+            return True, None
+        name = self._links.annotator(token) if self._links else None
+        return name is not None, name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -96,7 +110,9 @@ class AuthMiddleware:
                 message["headers"] = [*message["headers"], *_RAW]
             await send(message)
 
-        refused = refusal(scope["method"], scope["path"], Headers(scope=scope), self._token)
+        token, slash, path = scope["path"].removeprefix("/").partition("/")
+        has_link, annotator = self._who(token.encode(errors="replace")) if slash else (False, None)
+        refused = refusal(scope["method"], Headers(scope=scope), has_link, self._address)
         if refused:
             await _refuse(*refused, scope, receive, send_with_headers)
             return
@@ -106,8 +122,8 @@ class AuthMiddleware:
         if len(body) > MAX_BODY:
             await _refuse(413, f"An answer of more than {MAX_BODY} bytes.", scope, receive, send_with_headers)
             return
-        path = scope["path"][len(self._token) + 1 :]
-        inner = {**scope, "path": path, "raw_path": path.encode(errors="replace")}
+        path = f"/{path}"
+        inner = {**scope, "path": path, "raw_path": path.encode(errors="replace"), ANNOTATOR: annotator}
         await self._app(inner, _ReceivedBody(body, receive), send_with_headers)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -81,9 +82,9 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server for an application and a listening socket."""
+    """uvicorn's server for an application and a listening socket. With a certificate and its key it speaks TLS."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+    def __init__(self, app: Callable[..., Awaitable[None]], certificate: tuple[Path, Path] | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -94,6 +95,8 @@ class Server(uvicorn.Server):
                 log_level="error",
                 backlog=WAITING,
                 timeout_graceful_shutdown=LEAVING,
+                ssl_certfile=certificate[0] if certificate else None,
+                ssl_keyfile=certificate[1] if certificate else None,
             )
         )
 

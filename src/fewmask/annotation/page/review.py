@@ -98,6 +98,8 @@ class Listing:
     """The number of the listed answers by what they are compared with."""
     total: int
     """The number of all answers, reviewed or not."""
+    named: bool = False
+    """Whether the reviewer's name is that of their link, and cannot be changed."""
 
 
 @dataclass(frozen=True)

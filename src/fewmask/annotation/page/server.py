@@ -1,9 +1,11 @@
-"""The labelling page's server. It listens on this machine alone, for everybody who has the link."""
+"""The labelling page's server. It listens on this machine alone, unless another address is given."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
@@ -12,15 +14,18 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
-from fewmask.annotation.page.auth import AuthMiddleware
+from fewmask.annotation.page.address import Address
+from fewmask.annotation.page.auth import ANNOTATOR, AuthMiddleware
 from fewmask.annotation.page.connections import Server
 from fewmask.annotation.page.guesses import FOLDER, Guesses, Predictor
 from fewmask.annotation.page.guidelines import GuidelineFolder
 from fewmask.annotation.page.learning import Learner
-from fewmask.annotation.page.listener import bind_listener, link
+from fewmask.annotation.page.links import Links
+from fewmask.annotation.page.listener import FILE, bind_listener, link
 from fewmask.annotation.page.review import Card, Filter, Listing, Review, SentVerdict, State
 from fewmask.annotation.page.service import LabellingService, Lease, Run, Sent, Unknown
 from fewmask.annotation.page.smart_select import Prompt, Selector
+from fewmask.annotation.page.team import Presence
 from fewmask.annotation.store import Unavailable
 
 Number = Annotated[int, Path(ge=0, lt=1 << 63)]
@@ -40,10 +45,27 @@ STATUS: dict[type[Exception], int] = {
 }
 
 
-def create_app(service: LabellingService, token: str, guidelines: GuidelineFolder | None = None) -> AuthMiddleware:
-    """The application with the page and its API, all below `/token/`. By default it reads the run's guidelines."""
+def create_app(
+    service: LabellingService,
+    token: str,
+    guidelines: GuidelineFolder | None = None,
+    address: Address | None = None,
+) -> AuthMiddleware:
+    """The application with the page and its API, all below `/token/` and the tokens of the run's links.
+
+    By default it reads the run's guidelines and is for this machine alone, where `token` opens it too.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    review = Review(service)
+    review, presence = Review(service), Presence()
+    links = Links(service.run.ledger.parent)
+
+    def act_as(request: Request, name: str) -> None:
+        """Note that an annotator is there. Raises ValueError where the request's link is somebody else's."""
+        own = request.scope[ANNOTATOR]
+        if own is not None and name != own:
+            raise ValueError(f"this link is {own}'s, and nothing can be done by it as {name}; open the link of {name}")
+        presence.see(name)
+
     guidelines = guidelines or GuidelineFolder(service.run.ledger.parent / GUIDELINES, service.run.domains)
     page = {f.name: f.read_bytes() for f in files(__package__).joinpath("static").iterdir()}
 
@@ -59,6 +81,10 @@ def create_app(service: LabellingService, token: str, guidelines: GuidelineFolde
     def guidelines_page() -> Response:
         return Response(page["guidelines.html"], media_type="text/html")
 
+    @app.get("/team")
+    def team_page() -> Response:
+        return Response(page["team.html"], media_type="text/html")
+
     @app.get("/static/{name}")
     def static(name: str) -> Response:
         if name not in page:
@@ -66,11 +92,14 @@ def create_app(service: LabellingService, token: str, guidelines: GuidelineFolde
         return Response(page[name], media_type=KINDS[FilePath(name).suffix])
 
     @app.get("/api/session")
-    def session() -> dict[str, Any]:
-        return service.session()
+    def session(request: Request) -> dict[str, Any]:
+        name = request.scope[ANNOTATOR]
+        return service.session() | {"named": False} | ({"annotator": name, "named": True} if name else {})
 
     @app.get("/api/changes/{after}")
-    def changes(after: Number) -> dict[str, Any]:
+    def changes(after: Number, request: Request) -> dict[str, Any]:
+        if name := request.scope[ANNOTATOR]:
+            presence.see(name)
         return service.changes(after)
 
     @app.get("/api/questions/{number}")
@@ -107,22 +136,28 @@ def create_app(service: LabellingService, token: str, guidelines: GuidelineFolde
         return Response(service.picture(number), media_type="image/bmp")
 
     @app.post("/api/answers")
-    def answers(sent: Sent) -> dict[str, Any]:
+    def answers(sent: Sent, request: Request) -> dict[str, Any]:
+        act_as(request, sent.annotator)
+        if sent.takes_back is not None and (name := service.index.annotator_of(sent.takes_back)):
+            act_as(request, name)
         return service.take(sent)
 
     @app.post("/api/leases")
-    def leases(request: Lease) -> dict[str, Any]:
-        return service.lease(request)
+    def leases(lease: Lease, request: Request) -> dict[str, Any]:
+        act_as(request, lease.annotator)
+        return service.lease(lease)
 
     @app.get("/api/review")
     def listing(
+        request: Request,
         state: State | Literal["all"] = "open",
         domain: str | None = None,
         value: int | None = None,
         annotator: str | None = None,
         disputed: bool = False,
     ) -> Listing:
-        return review.listing(Filter(state, domain, value, annotator, disputed))
+        found, name = review.listing(Filter(state, domain, value, annotator, disputed)), request.scope[ANNOTATOR]
+        return replace(found, annotator=name, named=True) if name else found
 
     @app.get("/api/review/cards")
     def cards(number: Annotated[list[Number], Query()]) -> list[Card]:
@@ -133,8 +168,16 @@ def create_app(service: LabellingService, token: str, guidelines: GuidelineFolde
         return Response(review.picture(number), media_type="image/png")
 
     @app.post("/api/verdicts")
-    def verdicts(sent: SentVerdict) -> Card:
+    def verdicts(sent: SentVerdict, request: Request) -> Card:
+        act_as(request, sent.reviewer)
         return review.judge(sent)
+
+    @app.get("/api/team")
+    def team() -> dict[str, Any]:
+        with service.open_ledger() as ledger:
+            work = ledger.work()
+        members = presence.team(links.names(), work, service.leases.held())
+        return {"run": service.run.name, "people": members}
 
     @app.get("/api/guidelines")
     def guideline_texts() -> dict[str, Any]:
@@ -149,7 +192,7 @@ def create_app(service: LabellingService, token: str, guidelines: GuidelineFolde
 
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _error_reply(status))
-    return AuthMiddleware(app, token)
+    return AuthMiddleware(app, token, links, address)
 
 
 def _error_reply(status: int) -> Callable[[Request, Exception], Response]:
@@ -170,20 +213,32 @@ def serve(
     port: int | None = None,
     tell: Callable[[str], None] = print,
     guidelines: FilePath | None = None,
+    address: Address | None = None,
 ) -> None:
-    """Serve the labelling page of a run until it is interrupted (Ctrl-C). `tell` is called with the link.
+    """Serve the labelling page of a run until it is interrupted (Ctrl-C).
+
+    `tell` is called with the link of the page's owner, or with the page's address where only named links open it.
 
     The port is described at `bind_listener`. `predictor` makes the guesses; without one, questions show the class that
     they were asked with, if any. `selector` computes smart selections, and `learner` improves the guesses. `guidelines`
-    is the folder of the class guidelines. Raises ValueError when nothing was asked, when the guidelines are not valid,
-    when the page is open already, or when the port is taken.
+    is the folder of the class guidelines. Raises ValueError when nothing was asked, when the guidelines or the file of
+    links are not valid, when nobody has a link to a page for other machines, when the page is open already, or when the
+    port is taken.
     """
+    address = address or Address()
+    if not Links(folder).tokens() and address.shared:
+        raise ValueError(
+            f"{folder}: nobody has a link, and without one nothing opens; make one for each annotator first, also for "
+            f"yourself: fewmask links {shlex.quote(str(folder))} --add NAME"
+        )
     texts = GuidelineFolder(guidelines or folder / GUIDELINES, run.domains, required=guidelines is not None)
-    with bind_listener(folder / "page.json", port) as (listener, token):
+    with bind_listener(folder / FILE, port, address) as (listener, token):
         service = LabellingService(run, Guesses(folder / FOLDER, predictor) if predictor else None, selector, learner)
         try:
-            tell(link(listener.getsockname()[1], token))
+            number = listener.getsockname()[1]
+            tell(f"{address.base(number)}/" if address.shared else link(number, token))
             with suppress(KeyboardInterrupt):  # uvicorn passes it on when it has ended
-                Server(create_app(service, token, texts)).run(sockets=[listener])
+                app = create_app(service, token, texts, address)
+                Server(app, address.certificate).run(sockets=[listener])
         finally:
             service.close()

@@ -108,7 +108,7 @@ class LabellingService:
         questions in `run.only` does not exist."""
         self.run, self._guesses, self._selector, self._learner = run, guesses, selector, learner
         self._lock = Lock()
-        self._leases = Leases()
+        self.leases = Leases()
         self._rounds: dict[int, int] = {}
         self._index = AnswerIndex(())
         if run.annotator is not None and (fault := name_fault(run.annotator)):
@@ -220,7 +220,7 @@ class LabellingService:
     def _state(self, index: AnswerIndex) -> dict[str, Any]:
         work = {"seconds": index.seconds, "clicks": index.clicks}
         learned = self._learner.version if self._learner else 0
-        state = {"last": index.last, "asked": len(self._shown(index)), "held": self._leases.held(), "learned": learned}
+        state = {"last": index.last, "asked": len(self._shown(index)), "held": self.leases.held(), "learned": learned}
         return state | work | {"watched": is_held(RunFolder(self.run.ledger.parent).watch_lock)}
 
     def lease(self, request: Lease) -> dict[str, Any]:
@@ -228,11 +228,11 @@ class LabellingService:
         questions."""
         granted = True
         if request.question is None:
-            self._leases.give_back(request.window)
+            self.leases.give_back(request.window)
         else:
             answerers = {summary.annotator for summary in self.index.latest(self._question(request.question).id)}
-            granted = self._leases.take(request.window, request.annotator, request.question, answerers, self._each)
-        return {"granted": granted, "held": self._leases.held()}
+            granted = self.leases.take(request.window, request.annotator, request.question, answerers, self._each)
+        return {"granted": granted, "held": self.leases.held()}
 
     def question(self, number: int) -> dict[str, Any]:
         """All that is needed to show a question, without its image."""

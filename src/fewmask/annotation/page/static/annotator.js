@@ -16,6 +16,8 @@ const AHEAD = 3;
 const KEPT = 60; // the regions of this visit whose history is kept
 const ABSENT = 300_000; // milliseconds without a move, after which the question is given back to others
 
+const REVOKED = "This link is not valid any more. What is not saved yet stays in this browser, and is sent when you open your new link here.";
+
 export class Annotator {
   constructor(session, view, settings, guidelines) {
     Object.assign(this, { session, view, settings, guidelines });
@@ -39,7 +41,7 @@ export class Annotator {
     this.recent = []; // classes, the last one used first
     this.locks = new Map(); // by domain: 1 for each class that is locked
     this.painter = new Painter(view, this);
-    this.outbox = new Outbox({ ledger: session.about.ledger, send: post, notify: (...event) => this.#outboxEvent(...event) });
+    this.outbox = new Outbox({ ledger: session.about.ledger, send: post, notify: (...event) => this.#outboxEvent(...event), annotator: session.about.named ? this.me : null });
     this.outbox.flush();
     this.#progress();
     panel.showSaved(this.outbox.waiting.size, false);
@@ -694,9 +696,10 @@ export class Annotator {
 
   // ── Events ──
 
-  #outboxEvent(event, entry, body) {
+  #outboxEvent(event, entry, body, status) {
     if (event === "saved") this.session.setAnswers(entry.question, body.answers, body);
     if (event === "refused" && entry.kind !== "retract") panel.notice(`An answer to question ${entry.question} was not saved: ${body?.error ?? "refused"}`, ["Show it", () => this.show(entry.question)]);
+    if (event === "unsaved" && status === 403) panel.notice(REVOKED);
     // The region of this tab keeps what was painted.
     panel.showSaved(this.outbox?.waiting.size ?? 0, event === "unsaved");
     this.#progress();
@@ -713,7 +716,8 @@ export class Annotator {
       const present = this.id !== null && performance.now() - this.clock.last < ABSENT;
       if (present) await this.session.lease(this.me, this.id);
       touched = await this.session.changes();
-    } catch {
+    } catch (error) {
+      if (error.status === 403) panel.notice(REVOKED);
       return; // the next time
     }
     if (this.outbox.waiting.size) this.outbox.flush();

@@ -39,6 +39,9 @@ async function start() {
   }
   $("run").textContent = document.title = session.about.run;
   view.named = settings.names;
+  // By a link of one's own, the name is the link's. The browser's own name stays for other links.
+  if (session.about.named) settings.name = session.about.annotator;
+  $("name").readOnly = session.about.named;
   annotator = new Annotator(session, view, settings, guidelines);
   tools = TOOLS.filter(({ name }) => name !== "smart" || session.about.selects);
   const tool = tools.find((t) => t.name === localStorage.getItem("fewmask/tool"))?.name ?? "whole";
@@ -173,9 +176,10 @@ function openSettings() {
 
 function closeSettings() {
   const before = settings.name;
-  settings.name = $("name").value.normalize("NFC").trim() || settings.name;
+  const { named } = annotator.session.about;
+  if (!named) settings.name = $("name").value.normalize("NFC").trim() || settings.name;
   for (const id of Object.keys(CHOICES)) settings[id] = $(id).checked;
-  for (const [key, value] of Object.entries(settings)) keep(key, value);
+  for (const [key, value] of Object.entries(settings)) if (key !== "name" || !named) keep(key, value);
   view.named = settings.names;
   if (settings.name === before) annotator.refreshLooks();
   else annotator.renamed(before);

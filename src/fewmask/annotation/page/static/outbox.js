@@ -6,11 +6,13 @@ const PAUSES = [300, 1000, 2000, 4000];
 
 export class Outbox {
   // `send(entry)` returns {status, body}, or throws where there is no server. `notify(event, entry, body)` is called
-  // with the events "waiting", "saved", "refused" and "unsaved".
-  constructor({ ledger, send, notify, storage = localStorage }) {
+  // with the events "waiting", "saved", "refused" and "unsaved". With `annotator`, the entries of others stay in the
+  // storage until they open a link of their own.
+  constructor({ ledger, send, notify, annotator = null, storage = localStorage }) {
     this.prefix = `fewmask/${ledger}/outbox/`;
     this.send = send;
     this.notify = notify;
+    this.annotator = annotator;
     this.storage = storage;
     this.waiting = new Map();
     this.count = 0;
@@ -23,7 +25,9 @@ export class Outbox {
   // Takes over the entries that another tab, or this tab before a reload, has left in the storage.
   adopt() {
     for (const key of Object.keys(this.storage).filter((k) => k.startsWith(this.prefix)).sort()) {
-      if (!this.waiting.has(key)) this.waiting.set(key, JSON.parse(this.storage.getItem(key)));
+      if (this.waiting.has(key)) continue;
+      const entry = JSON.parse(this.storage.getItem(key));
+      if (this.annotator === null || entry.annotator === this.annotator) this.waiting.set(key, entry);
     }
   }
 
@@ -55,7 +59,7 @@ export class Outbox {
         if (status === 200) this.#done(key, "saved", entry, body);
         else if ([404, 409, 413, 422].includes(status)) this.#done(key, "refused", entry, body);
         else {
-          this.notify("unsaved", entry, body);
+          this.notify("unsaved", entry, body, status);
           this.timer = setTimeout(() => this.flush(), PAUSES[Math.min(this.tries++, PAUSES.length - 1)]);
           return;
         }

@@ -56,7 +56,9 @@ async function list() {
   $("run").textContent = about.run;
   document.title = `${about.run}: review`;
   looks = looksOf(about.domains);
-  $("name").value ||= localStorage.getItem("fewmask/name") ?? about.annotator;
+  if (about.named) $("name").value = about.annotator;
+  else $("name").value ||= localStorage.getItem("fewmask/name") ?? about.annotator;
+  $("name").readOnly = about.named;
   fillFilters();
   showOrder();
   $("cards").replaceChildren();
