@@ -399,7 +399,7 @@ def test_axe_finds_nothing_at_the_page(
 ) -> None:
     """A question with each tool that has controls of its own, the dialogs, and the end."""
     with profile(browser, width, height, color_scheme=scheme) as context:
-        person = Person(context, nearby("squares:48"), name=None)
+        person = Person(context, nearby("squares:48", trained=True), name=None)
         page = person.page
         problems = {"settings": violations(page)}
         page.fill("#name", "ann")
@@ -409,6 +409,8 @@ def test_axe_finds_nothing_at_the_page(
         for tool in ("r", "w", "b"):
             person.press(tool, "3")
             problems[tool] = violations(page)
+        person.press("a")
+        problems["automatic"] = violations(page)
         person.press("?")
         problems["keys"] = violations(page)
         page.click("#keys button")
