@@ -185,6 +185,13 @@ def test_wrong_settings_are_all_listed(config: Path, tmp_path: Path, fewmask: Fe
     assert not (tmp_path / "run").exists()
 
 
+def test_check_says_how_much_cached_features_take(config: Path, tmp_path: Path, fewmask: Fewmask) -> None:
+    tuning = "model.tuning={name: frozen, cached: true}"
+    done = fewmask("check", config, tuning, "train.augment.scale=[1, 1]")
+    assert re.search(r"model.tuning.cached: the features of \d+ images take about \d+ MB on the disk", done.err)
+    is_refused(fewmask("train", config, tuning, "--out", tmp_path / "run"), "train.augment.scale: [0.5, 2.0] changes")
+
+
 def test_an_absent_configuration_is_named(tmp_path: Path, fewmask: Fewmask) -> None:
     is_refused(fewmask("train", tmp_path / "no.yaml"), f"{tmp_path / 'no.yaml'}: not found")
 

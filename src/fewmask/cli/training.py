@@ -102,6 +102,7 @@ def _of_network(settings: Config) -> list[Problem]:
     from fewmask.data.layouts import Problem
     from fewmask.engine import preflight
     from fewmask.engine.automatic import resolve_auto
+    from fewmask.engine.features import features_size
     from fewmask.models.universal import UniversalSegmenter
 
     try:
@@ -114,7 +115,9 @@ def _of_network(settings: Config) -> list[Problem]:
         if domains is None:
             UniversalSegmenter(settings.model, {}, settings.seed)
         elif settings.campaign is None:
-            preflight.check_configs([settings], domains)
+            model, method = preflight.check_configs([settings], domains)
+            if model.packing is not None:
+                say(features_size(settings.train, model, method), err)
         else:
             of_campaigns.check_campaign(settings, domains)
     except ValueError as error:

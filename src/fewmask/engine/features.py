@@ -31,6 +31,7 @@ from fewmask.methods.common.base import Method
 from fewmask.models.packing import Packing
 from fewmask.models.universal import UniversalSegmenter
 from fewmask.paths import below
+from fewmask.plurals import count
 
 
 def check_features(train: TrainSettings, model: UniversalSegmenter, method: Method) -> Packing:
@@ -71,6 +72,14 @@ def drawn_images(domains: Mapping[str, Domain], phases: Sequence[Phase]) -> list
             for domain in (domains[name] for name in names):
                 images |= {(domain.name, s): domain for s in (domain.unlabelled if pool else domain.labelled)}
     return [(domain, stem) for (_, stem), domain in images.items()]
+
+
+def features_size(train: TrainSettings, model: UniversalSegmenter, method: Method) -> str:
+    """A line with the number of images whose features a training keeps, and how much they take."""
+    assert model.packing is not None
+    images = drawn_images(method.domains, [p for p in method.phases(train.steps) if p.stop > p.start])
+    needed = features_bytes(images, model.packing, train) / 1e6
+    return f"model.tuning.cached: the features of {count(len(images), 'image')} take about {needed:,.0f} MB on the disk"
 
 
 def features_bytes(images: Sequence[tuple[Domain, str]], packing: Packing, train: TrainSettings) -> int:
@@ -116,7 +125,7 @@ def cache_features(
             if not checked:
                 _expect_room(folder, needed)
                 checked = True
-            batch = torch.from_numpy(np.ascontiguousarray(one)).permute(2, 0, 1)[None].to(device)
+            batch = torch.from_numpy(one.copy()).permute(2, 0, 1)[None].to(device)
             with autocast(device, train.precision):
                 packed = model.pack(batch, domain.name, train.crop)
             values = packed[0].permute(1, 2, 0).contiguous().cpu().numpy()
