@@ -14,15 +14,10 @@ from annotating import three
 
 from fewmask.annotation import store
 from fewmask.annotation.ledger import Ledger
-from fewmask.annotation.questions import Answer, Question
-from fewmask.annotation.store import TABLES, VERSION, Unavailable
+from fewmask.annotation.questions import Answer
+from fewmask.annotation.store import Unavailable
 from fewmask.annotation.verdicts import Verdict
 from fewmask.labels import NOT_LABELLED
-
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "ledger-v1.sqlite"
-"""Written by fewmask before rows had check values: two domains, two rounds, answers, a skip and a retraction."""
-SECOND = FIXTURE.with_name("ledger-v2.sqlite")
-"""The same, written before there were verdicts."""
 
 
 def everything(path: Path) -> list[object]:
@@ -59,77 +54,6 @@ def path(tmp_path: Path) -> Path:
         ledger.judge(Verdict(1, "cyd", "accept", "verdict-1"))
         ledger.judge(Verdict(3, "cyd", "comment", "verdict-2", "the edge is coarse"))
     return place
-
-
-def older_rows(path: Path, version: int) -> dict[str, list[tuple[object, ...]]]:
-    """The rows of a ledger of an older version, by table."""
-    old = sqlite3.connect(path)
-    assert old.execute("PRAGMA user_version").fetchone() == (version,)
-    rows = {table: old.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES if table != "verdicts"}
-    old.close()
-    return rows
-
-
-def test_a_ledger_without_check_values_gets_them_and_says_the_same(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    shutil.copy(FIXTURE, path)
-    rows = older_rows(FIXTURE, 1)
-    content = everything(path)
-    new = sqlite3.connect(path)
-    assert new.execute("PRAGMA user_version").fetchone() == (VERSION,)
-    for table, before in rows.items():
-        after = new.execute(f"SELECT * FROM {table}").fetchall()
-        assert before
-        assert [row[:-1] for row in after] == before
-        assert all(len(row[-1]) == 16 for row in after)
-        with pytest.raises(sqlite3.IntegrityError, match="the ledger only grows"):
-            new.execute(f"DELETE FROM {table}")
-    new.close()
-    assert everything(path) == content
-    classes, answers, questions, *_ = content
-    assert list(classes) == ["a", "b"]  # type: ignore[call-overload]
-    assert [row[4] for row in answers] == ["answer", "answer", "skip", "answer", "retract", "answer"]  # type: ignore[attr-defined]
-    assert len(questions) == 4  # type: ignore[arg-type]
-    with Ledger(path) as ledger:  # and it grows
-        open_ = ledger.questions(open_only=True)
-        assert not open_
-        ledger.ask(2, [Question("a", "a-0", "squares:4", 9, (8, 8, 10, 12))])
-        ledger.answer([Answer(5, "ann", "t7", np.zeros((2, 4), np.uint8))])
-    assert len(everything(path)[1]) == 7  # type: ignore[arg-type]
-
-
-def test_a_ledger_of_the_second_version_gets_a_table_of_verdicts(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    shutil.copy(SECOND, path)
-    rows = older_rows(SECOND, 2)
-    with Ledger(path) as ledger:
-        ledger.examine()
-        fingerprint = ledger.fingerprint(6)
-        assert ledger.verdicts() == []
-        assert ledger.judge(Verdict(1, "cyd", "accept", "verdict-1")) == 1
-    Ledger(tmp_path / "new.sqlite").close()
-    migrated, created = sqlite3.connect(path), sqlite3.connect(tmp_path / "new.sqlite")
-    for table, before in rows.items():
-        assert before
-        assert migrated.execute(f"SELECT * FROM {table}").fetchall() == before
-    schema = "SELECT type, name, sql FROM sqlite_master WHERE tbl_name = 'verdicts' ORDER BY name"
-    assert migrated.execute(schema).fetchall() == created.execute(schema).fetchall()
-    migrated.close()
-    created.close()
-    with Ledger(path) as ledger:
-        assert ledger.fingerprint(6) == fingerprint
-        assert [verdict.kind for verdict in ledger.verdicts()] == ["accept"]
-
-
-def test_a_damaged_ledger_of_the_first_version_gets_no_check_values(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    data = bytearray(FIXTURE.read_bytes())
-    at = data.rindex(b"t6")  # a token in the table or in its index, which do not agree any more
-    data[at + 1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="damaged"):
-        Ledger(path)
-    assert path.read_bytes() == data
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])

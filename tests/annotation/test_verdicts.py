@@ -136,8 +136,58 @@ def test_a_comment_comes_back_as_it_was_written(ledger: Ledger) -> None:
     assert all(verdict.at for verdict in ledger.verdicts())
 
 
+def test_an_undone_rejection_counts_as_never_made(ledger: Ledger) -> None:
+    square = ledger.questions()[0]
+    say(ledger, square, 0)
+    second = say(ledger, square, 1)
+    before, rejected_at = ledger.labels("a", "a-0"), ledger.last_answer_id() + 2
+    ledger.judge(Verdict(second, "cyd", "reject", "v1"))
+    restored = Verdict(second, "dan", "restore", "v2")
+    assert ledger.judge(restored) == ledger.judge(restored) == 2
+    np.testing.assert_array_equal(ledger.labels("a", "a-0"), before)
+    assert 1 not in open_questions(ledger)
+    assert (square.window(ledger.labels("a", "a-0", rejected_at)) == NOT_LABELLED).all()  # what was learnt meanwhile
+    kinds = ["answer", "answer", "retract", "retract", "restore", "restore"]
+    assert [(entry.kind, entry.retracts) for entry in ledger.answers()] == list(
+        zip(kinds, [None, None, 1, 2, 1, 2], strict=True)
+    )
+    with pytest.raises(ValueError, match="it is not rejected; there is nothing to undo"):
+        ledger.judge(replace(restored, token="v3"))
+    ledger.judge(Verdict(second, "cyd", "accept", "v4"))
+    ledger.judge(Verdict(second, "cyd", "reject", "v5"))  # a second time
+    assert 1 in open_questions(ledger)
+    ledger.judge(Verdict(second, "cyd", "restore", "v6"))
+    ledger.answer([Answer(square.id, "ann", "back", kind="retract", retracts=second)])
+    assert [answer.id for answer in ledger.last_words()] == [1]  # the earlier one is restored too
+    ledger.examine()
+
+
+def test_what_others_answered_meanwhile_stays_the_later_answer(ledger: Ledger) -> None:
+    square = ledger.questions()[0]
+    first = say(ledger, square, 0, "ann")
+    ledger.judge(Verdict(first, "cyd", "reject", "v1"))
+    say(ledger, square, 2, "bob")
+    ledger.judge(Verdict(first, "cyd", "restore", "v2"))
+    assert (square.window(ledger.labels("a", "a-0")) == 2).all()
+
+
+def test_what_cannot_be_undone(ledger: Ledger) -> None:
+    square, superpixel, _ = ledger.questions()
+    first, back = say(ledger, square, 0), say(ledger, superpixel, 0)
+    ledger.answer([Answer(superpixel.id, "ann", "back", kind="retract", retracts=back)])
+    ledger.judge(Verdict(first, "cyd", "reject", "v1"))
+    say(ledger, square, 1)
+    count = len(ledger.answers())
+    for answer, message in ((first, "ann has answered the question again since"), (back, "it is not rejected")):
+        with pytest.raises(ValueError, match=message):
+            ledger.judge(Verdict(answer, "cyd", "restore", "v2"))
+    with pytest.raises(ValueError, match="`retracts` says what"):  # a verdict alone restores
+        ledger.answer([Answer(square.id, "cyd", "t", kind="restore", retracts=first)])
+    assert len(ledger.answers()) == count
+
+
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["answer", "skip", "back", "reject"]), st.integers(0, 2), st.sampled_from("abc")),
+    st.tuples(st.sampled_from(["answer", "skip", "back", "reject", "undo"]), st.integers(0, 2), st.sampled_from("abc")),
     max_size=25,
 )
 
@@ -146,8 +196,9 @@ ACTIONS = st.lists(
 def test_a_rejection_is_the_same_as_taking_back_all_that_its_annotator_said(
     actions: list[tuple[str, int, str]], each: int
 ) -> None:
-    """Against a list of what each annotator has said about each question."""
+    """Against a list of what each annotator has said about each question; and a rejection that is undone, as none."""
     history: dict[tuple[int, str], list[tuple[int, str]]] = {}
+    rejected: dict[tuple[int, str], list[tuple[int, str]]] = {}
     with annotating.ledger_with(annotating.domain(), *three()) as ledger:
         ledger.rule = AnswerSettings(each=each, decide="majority")
         questions = ledger.questions()
@@ -162,8 +213,13 @@ def test_a_rejection_is_the_same_as_taking_back_all_that_its_annotator_said(
                 number, _ = words.pop()
                 ledger.answer([Answer(question.id, who, f"b{step}", kind="retract", retracts=number)])
             elif words and words[-1][1] == "answer":
-                ledger.judge(Verdict(words[-1][0], "cyd", "reject", f"v{step}"))
-                words.clear()
+                if kind == "reject":
+                    ledger.judge(Verdict(words[-1][0], "cyd", "reject", f"v{step}"))
+                    rejected[question.id, who] = words.copy()
+                    words.clear()
+            elif not words and kind == "undo" and (taken := rejected.pop((question.id, who), [])):
+                ledger.judge(Verdict(taken[-1][0], "cyd", "restore", f"v{step}"))
+                words += taken
         last = {key: words[-1][0] for key, words in history.items() if words}
         assert sorted(answer.id for answer in ledger.last_words()) == sorted(last.values())
         counts = [sum(number == question.id for number, _ in last) for question in questions]

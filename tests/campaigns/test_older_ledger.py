@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from fewmask.annotation.tools import TOOLS
 from fewmask.campaigns import campaign
 from fewmask.config import Config
 from fewmask.engine.run import load_domains
-from fewmask.files import NOTES
 from fewmask.runs import RunFolder
 
 
@@ -86,33 +84,6 @@ def test_an_older_ledger_that_is_accepted_shrinks_the_view_and_keeps_the_old_mas
     with Ledger(run / "ledger.sqlite") as ledger:
         stems = ledger.answered_stems("a")
     assert sorted(files_of(run / "labels")) == [f"a/{stem}.png" for stem in stems]
-
-
-def test_a_run_of_the_first_version_goes_on(played: Path, place: Path) -> None:
-    """Its ledger has no check values, its records no hash of answers, and nobody noted its masks."""
-    config, run = config_of(played), place / "run"
-    db = sqlite3.connect(run / "ledger.sqlite")
-    db.execute("DROP TABLE verdicts")
-    for table in ("domains", "images", "rounds", "questions", "answers"):
-        for change in ("update", "delete"):
-            db.execute(f"DROP TRIGGER no_{change}_of_{table}")
-        db.execute(f"ALTER TABLE {table} DROP COLUMN checksum")
-        for change in ("UPDATE", "DELETE"):
-            db.execute(
-                f"CREATE TRIGGER no_{change.lower()}_of_{table} BEFORE {change} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, 'the ledger only grows: no {change} of {table}'); END"
-            )
-    db.execute("PRAGMA user_version = 1")
-    db.commit()
-    db.close()
-    (run / "labels" / NOTES).unlink()
-    record = RunFolder(run).read_record(0)
-    RunFolder(run).write_record(RunFolder(run).record(0), record.model_copy(update={"answers": None}))
-    paint(config, run, place / "q")
-    assert campaign(config, run)["state"] == "done"
-    with Ledger(run / "ledger.sqlite") as ledger:
-        ledger.examine()
-        assert sorted(files_of(run / "labels")) == [f"a/{stem}.png" for stem in ledger.answered_stems("a")]
 
 
 def test_a_damaged_mask_is_made_again_and_one_that_nobody_noted_stays(played: Path, place: Path) -> None:

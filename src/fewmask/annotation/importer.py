@@ -114,11 +114,11 @@ class AnswerImporter:
         self._last_imported: dict[tuple[int, str], str] = {}  # the last answer by this tool, as its token says
         self._recorded_seconds: dict[tuple[int, str], float] = {}
         appended = ledger.answers(self._last_id)
-        retracted = {answer.retracts for answer in appended}
+        last_actions = {answer.retracts: answer.kind for answer in appended}
         for answer in appended:
             self._newest_ids[answer.question] = answer.id
             key = (answer.question, answer.annotator)
-            if self._is_ours(answer) and answer.id not in retracted:
+            if self._is_ours(answer) and last_actions.get(answer.id) != "retract":
                 self._last_imported[key] = answer.token.rpartition(" ")[2]
             self._recorded_seconds[key] = self._recorded_seconds.get(key, 0.0) + (answer.seconds or 0.0)
         self._checked_domains: set[str] = set()

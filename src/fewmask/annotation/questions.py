@@ -69,7 +69,7 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """One action of an annotator on a question: an answer, a skip or a retraction. Nothing is ever erased."""
+    """One action on a question: an answer, a skip, a retraction, or its undoing. Nothing is ever erased."""
 
     question: int
     """The question's id."""
@@ -79,9 +79,10 @@ class Answer:
     values: Mask | None = None
     """(h,w) uint8 of the question's box: classes, 255 for void, 254 outside of the region or where nothing is decided.
     Only the kind "answer" has values."""
-    kind: Literal["answer", "skip", "retract"] = "answer"
+    kind: Literal["answer", "skip", "retract", "restore"] = "answer"
+    """A reviewer's verdict alone writes the kind "restore"."""
     retracts: int | None = None
-    """The id of the answer or skip that is taken back. Only the kind "retract" has it."""
+    """The id of the answer or skip that is taken back or restored. The other kinds have none."""
     seconds: float | None = None
     """The working time. It is None where nobody measured it; so are `clicks`."""
     clicks: float | None = None

@@ -271,11 +271,12 @@ class Record:
             return "`retracts` says what a retraction takes back, and stands there alone"
         if answer.retracts is None:
             return ""
-        retracted = self._answers("a.id = :id AND a.kind <> 'retract'", id=answer.retracts)
+        retracted = self._answers("a.id = :id AND a.retracts IS NULL", id=answer.retracts)
         if not retracted or retracted[0].question != answer.question:
             return f"answer {answer.retracts} is none of this question; take back one of its answers or skips"
-        retractions = self._answers("a.retracts = :id", id=answer.retracts)
-        return f"answer {answer.retracts} was taken back before, by {retractions[0].annotator}" if retractions else ""
+        last = self._answers("a.retracts = :id", id=answer.retracts)[-1:]
+        taken_back = last and last[0].kind == "retract"
+        return f"answer {answer.retracts} was taken back before, by {last[0].annotator}" if taken_back else ""
 
     def answers(self, up_to: int | None = None, after: int = 0, question: int | None = None) -> list[Answer]:
         """The appended entries of one question or of all, in order: from the id after `after` up to the id `up_to`."""

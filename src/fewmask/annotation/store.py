@@ -22,7 +22,7 @@ from fewmask.annotation.questions import Answer, Question
 from fewmask.files import write_new
 from fewmask.labels import NOT_LABELLED
 
-VERSION = 3
+VERSION = 4
 TABLES = {
     "domains": "id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, classes TEXT NOT NULL",
     "images": "id INTEGER PRIMARY KEY, domain INTEGER NOT NULL REFERENCES domains, stem TEXT NOT NULL, "
@@ -33,16 +33,16 @@ TABLES = {
     "x0 INTEGER NOT NULL, y1 INTEGER NOT NULL, x1 INTEGER NOT NULL, shape BLOB, guess INTEGER, score REAL NOT NULL, "
     "cost REAL NOT NULL, asked_at TEXT NOT NULL, UNIQUE (image, kind, region)",
     "answers": "id INTEGER PRIMARY KEY, question INTEGER NOT NULL REFERENCES questions, annotator TEXT NOT NULL, "
-    "kind TEXT NOT NULL CHECK (kind IN ('answer', 'skip', 'retract')), retracts INTEGER UNIQUE REFERENCES answers, "
+    "kind TEXT NOT NULL CHECK (kind IN ('answer', 'skip', 'retract', 'restore')), retracts INTEGER REFERENCES answers, "
     "seconds REAL, clicks REAL, at TEXT NOT NULL, content BLOB, pixels INTEGER NOT NULL, "
     "token TEXT NOT NULL UNIQUE",
     "verdicts": "id INTEGER PRIMARY KEY, answer INTEGER NOT NULL REFERENCES answers, reviewer TEXT NOT NULL, "
-    "kind TEXT NOT NULL CHECK (kind IN ('accept', 'reject', 'comment')), comment TEXT NOT NULL, at TEXT NOT NULL, "
-    "token TEXT NOT NULL UNIQUE",
+    "kind TEXT NOT NULL CHECK (kind IN ('accept', 'reject', 'restore', 'comment')), comment TEXT NOT NULL, "
+    "at TEXT NOT NULL, token TEXT NOT NULL UNIQUE",
 }
 CHECKSUM = "checksum TEXT NOT NULL DEFAULT ''"
-"""The last column of each table: the checksum of the others. Version 1 had none."""
-INDICES = ("questions (round)", "answers (question)", "verdicts (answer)")
+"""The last column of each table: the checksum of the others."""
+INDICES = ("questions (round)", "answers (question)", "answers (retracts)", "verdicts (answer)")
 COLUMNS = {
     "domains": "name, classes",
     "images": "domain, stem, content, height, width",
@@ -117,10 +117,6 @@ class Store:
         self._db.execute("PRAGMA synchronous = EXTRA")  # also puts the journal's removal on the disk
         if self._version() == 0:
             self._create()
-        if self._version() == 1:
-            self._add_checksums()
-        if self._version() == 2:
-            self._add_verdicts()
         if self._version() != VERSION:
             raise ValueError(
                 f"{self.path}: a ledger of version {self._version()}, this fewmask reads {VERSION}; use the fewmask "
@@ -165,30 +161,7 @@ class Store:
         self._db.execute(f"UPDATE domains SET checksum = checksum_of('domains', {columns}) WHERE name = ?", (domain,))
         self._forbid_changes("domains")
 
-    def _add_checksums(self) -> None:
-        """Migrate version 1 to version 2 in one transaction: the rows keep their content and get checksums."""
-        with self.write():
-            if self._version() != 1:
-                return  # another process was first
-            self.examine(checksums=False)
-            for table in TABLES.keys() - {"verdicts"}:  # which are newer
-                for change in ("update", "delete"):
-                    self._db.execute(f"DROP TRIGGER no_{change}_of_{table}")
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {CHECKSUM}")
-                columns = f"{KEYS[table]}, {COLUMNS[table]}"
-                self._db.execute(f"UPDATE {table} SET checksum = checksum_of('{table}', {columns})")
-                self._forbid_changes(table)
-            self._db.execute("PRAGMA user_version = 2")
-
-    def _add_verdicts(self) -> None:
-        """Migrate version 2 to version 3 in one transaction: all rows stay, and the table of verdicts is new."""
-        with self.write():
-            if self._version() != 2:
-                return  # another process was first
-            self._create_table("verdicts")
-            self._db.execute("PRAGMA user_version = 3")
-
-    def examine(self, checksums: bool = True) -> None:
+    def examine(self) -> None:
         """Read all of the file. Raises ValueError where anything in it is not as it was written."""
         with self._translate_errors():
             messages = [row[0] for row in self._db.execute("PRAGMA integrity_check(3)")]
@@ -199,7 +172,7 @@ class Store:
                 "SELECT 1 FROM rounds WHERE asked <> (SELECT count(*) FROM questions WHERE round = number)"
             ).fetchone():
                 faults.append("a round has lost questions")
-            for table in TABLES if checksums else ():
+            for table in TABLES:
                 key = KEYS[table]
                 altered = self.rows(f"SELECT {key} FROM {table} t WHERE NOT {sound(table, 't')} ORDER BY {key}")
                 faults += [f"{table}: row {number} is not as it was written" for (number,) in altered[:3]]
@@ -318,15 +291,17 @@ def _plainly(value: Any) -> Any:
 def answers_sql(domain: str | None = None, stem: str | None = None) -> str:
     """The SQL of the tables `standing` and `last_answers`.
 
-    `standing` holds the answers and skips that are not taken back. `last_answers` holds the last of them by each
-    annotator for each question. The SQL has the parameter :up_to and, for an image or a domain, :domain and :stem.
+    `standing` holds the answers and skips that are not taken back, or were restored since. `last_answers` holds the
+    last of them by each annotator for each question. The SQL has the parameter :up_to and, for an image or a domain,
+    :domain and :stem.
     """
     images = "SELECT i.id FROM images i JOIN domains d ON d.id = i.domain WHERE d.name = :domain"
     images += "" if stem is None else " AND i.stem = :stem"
     scope = "" if domain is None else f"a.question IN (SELECT id FROM questions WHERE image IN ({images})) AND"
     return (
-        f"standing AS (SELECT a.id, a.question, a.annotator, a.kind FROM answers a WHERE {scope} a.kind <> 'retract' "
-        "AND a.id <= :up_to AND NOT EXISTS (SELECT 1 FROM answers r WHERE r.retracts = a.id AND r.id <= :up_to)), "
+        f"standing AS (SELECT a.id, a.question, a.annotator, a.kind FROM answers a WHERE {scope} a.retracts IS NULL "
+        "AND a.id <= :up_to AND 'retract' IS NOT (SELECT r.kind FROM answers r WHERE r.retracts = a.id "
+        "AND r.id <= :up_to ORDER BY r.id DESC LIMIT 1)), "
         # SQLite takes the columns without an aggregate from the row that has the maximum
         "last_answers AS (SELECT max(id) AS id, question, annotator, kind FROM standing GROUP BY question, annotator)"
     )

@@ -1,6 +1,7 @@
 """The verdicts of reviewers on answers. They are in the ledger and are never changed.
 
-A rejected answer counts as not given: it is taken back in the transaction that records the verdict.
+A rejected answer counts as not given: it is taken back in the transaction that records the verdict. A restoration
+undoes the rejection in the same way: the answer counts again, in its old place.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Verdict:
     answer: int
     """The answer's id."""
     reviewer: str
-    kind: Literal["accept", "reject", "comment"]
+    kind: Literal["accept", "reject", "restore", "comment"]
     token: str
     """A key that the sender chooses. A verdict that arrives several times under one token is one verdict."""
     comment: str = ""
@@ -39,8 +40,9 @@ class ReviewedRecord(Record):
     def judge(self, verdict: Verdict) -> int:
         """Append a verdict in one transaction. Returns its id.
 
-        A rejection also takes back what its annotator has answered to the question so far. A verdict whose token
-        arrived before is not appended again. Raises ValueError, and appends nothing, where the verdict is not valid.
+        A rejection also takes back what its annotator has answered to the question so far, and a restoration restores
+        what the rejection took back. A verdict whose token arrived before is not appended again. Raises ValueError, and
+        appends nothing, where the verdict is not valid.
         """
         with self._store.write():
             earlier = self._verdicts("v.token = :token", token=verdict.token)
@@ -52,17 +54,27 @@ class ReviewedRecord(Record):
                 raise ValueError(f"{self.path}: nothing was saved: verdict on answer {verdict.answer}: {fault}")
             at = now()
             if verdict.kind == "reject":
-                for number in self._standing(answers[0]):
-                    token = f"rejected {number} {verdict.token}"
-                    self._append(
-                        Answer(answers[0].question, verdict.reviewer, token, kind="retract", retracts=number), at
-                    )
+                self._change(answers[0].question, verdict, "retract", self._standing(answers[0]), at)
+            elif verdict.kind == "restore":
+                self._change(answers[0].question, verdict, "restore", self._rejected(answers[0]), at)
             row = (verdict.answer, verdict.reviewer, verdict.kind, verdict.comment, verdict.token, at)
             return self._store.insert("verdicts", [row])[0]
+
+    def _change(
+        self, question: int, verdict: Verdict, kind: Literal["retract", "restore"], numbers: list[int], at: str
+    ) -> None:
+        for number in numbers:
+            token = f"{'rejected' if kind == 'retract' else 'restored'} {number} {verdict.token}"
+            self._append(Answer(question, verdict.reviewer, token, kind=kind, retracts=number), at)
 
     def _answer_fault(self, verdict: Verdict, answers: list[Answer]) -> str:
         if not answers:
             return "there is no such answer; give the id of an answer"
+        if verdict.kind == "restore":
+            if not self._rejected(answers[0]):
+                return "it is not rejected; there is nothing to undo"
+            who = answers[0].annotator
+            return f"{who} has answered the question again since; judge that" if self._standing(answers[0]) else ""
         if verdict.kind != "comment" and verdict.answer not in self._standing(answers[0]):
             return "it was taken back or rejected before; it counts no more"
         return ""
@@ -77,6 +89,18 @@ class ReviewedRecord(Record):
             annotator=answer.annotator,
         )
         return [number for (number,) in rows]
+
+    def _rejected(self, answer: Answer) -> list[int]:
+        """The ids of all that the rejection of an answer took back; none where it is not rejected now."""
+        judged = [verdict for verdict in self._verdicts("v.answer = :id", id=answer.id) if verdict.kind != "comment"]
+        if not judged or judged[-1].kind != "reject":
+            return []
+        taken_back = self._answers(
+            "a.question = :question AND a.kind = 'retract' AND a.token = 'rejected ' || a.retracts || ' ' || :token",
+            question=answer.question,
+            token=judged[-1].token,
+        )
+        return [entry.retracts for entry in taken_back if entry.retracts is not None]
 
     def verdicts(self) -> list[Verdict]:
         """All verdicts, in the order of arrival."""

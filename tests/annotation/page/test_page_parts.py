@@ -43,10 +43,15 @@ def test_values_come_back_from_the_wire(values: np.ndarray) -> None:
 def test_the_board_says_what_the_ledger_says(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     questions = [Question("a", "s", "points", i, (0, i, 1, i + 1), id=i + 1) for i in range(3)]
     index, facts, standing = AnswerIndex(questions), list[Answer](), dict[int, Answer]()
+    taken_back = dict[int, Answer]()
     for number in range(1, data.draw(st.integers(1, 12)) + 1):
-        taken = data.draw(st.sampled_from([None, *standing]))
-        if taken is not None:
-            back = standing.pop(taken)
+        taken = data.draw(st.sampled_from([None, *standing, *taken_back]))
+        if taken in taken_back:
+            again = standing[taken] = taken_back.pop(taken)
+            standing = dict(sorted(standing.items()))
+            fact = Answer(again.question, "eve", f"t{number}", kind="restore", retracts=again.id, id=number)
+        elif taken is not None:
+            back = taken_back[taken] = standing.pop(taken)
             fact = Answer(back.question, "eve", f"t{number}", kind="retract", retracts=back.id, id=number)
         else:
             who, skips = data.draw(st.sampled_from(["ann", "bob"])), data.draw(st.booleans())

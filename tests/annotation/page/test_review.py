@@ -238,6 +238,27 @@ def test_a_rejection_opens_the_question_for_the_page_at_once(
         assert [answer.kind for answer in ledger.answers()] == ["answer", "retract"]
 
 
+def test_an_undone_rejection_closes_the_question_for_the_page_at_once(
+    client: TestClient, service: LabellingService, run: Run
+) -> None:
+    question = questions_of(run)[0]
+    number = say(run, question, 1)
+    before = get(client, f"questions/{question.id}")["answers"]
+    judge(client, service, number, "accept", token="token-accept")
+    judge(client, service, number, "reject", token="token-reject")
+    last = get(client, "session")["last"]
+    card = judge(client, service, number, "restore", token="token-undo").json()
+    assert (card["state"], [v["kind"] for v in card["verdicts"]]) == ("open", ["accept", "reject", "restore"])
+    assert list(get(client, f"changes/{last}")["answers"]) == [str(question.id)]
+    assert get(client, f"questions/{question.id}")["answers"] == before
+    with Ledger(run.ledger) as ledger:
+        assert question.id not in {q.id for q in ledger.questions(open_only=True)}
+        ledger.answer([Answer(question.id, "ann", "token-back", kind="retract", retracts=number)])
+    assert get(client, "review?state=all")["ids"] == []  # as any answer that its annotator takes back
+    again = judge(client, service, number, "restore", token="token-again")
+    assert (again.status_code, "it is not rejected" in again.text) == (409, True)
+
+
 def test_comments_are_kept_with_their_writers(client: TestClient, service: LabellingService, run: Run) -> None:
     number = say(run, questions_of(run)[0], 1)
     for text in ("<b>edge</b>", "second thought"):

@@ -143,6 +143,16 @@ def test_the_keyboard_does_everything(nearby: Callable[..., Any], context: Any) 
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     assert reviewer.focused() == order[0]
+    reviewer.look(order[1])
+    page.keyboard.press("u")
+    reviewer.becomes(order[1], "open")
+    assert "rejection undone (cyd)" in page.inner_text(f'.card[data-answer="{order[1]}"]')
+    assert {question.id for question in server.questions()} == {answer.question for answer in server.words().values()}
+    page.click(f'.card[data-answer="{order[1]}"] button:text-is("Reject")')
+    reviewer.becomes(order[1], "rejected")
+    assert page.locator('.card[data-state="rejected"] button').all_inner_texts() == ["Undo rejection", "Comment"]
+    assert violations(page) == []
+    page.focus(f'.card[data-answer="{order[0]}"]')
     columns = page.evaluate(
         "() => { const nodes = [...document.querySelectorAll('.card')];"
         "return nodes.filter((node) => node.offsetTop === nodes[0].offsetTop).length; }"
@@ -156,7 +166,8 @@ def test_the_keyboard_does_everything(nearby: Callable[..., Any], context: Any) 
     page.keyboard.up("h")
     assert page.locator(".card canvas:visible").count() > 0
     with server.ledger as ledger:
-        assert [(v.kind, v.comment) for v in ledger.verdicts()] == [("accept", ""), ("comment", "arc"), ("reject", "")]
+        kinds = [(verdict.kind, verdict.comment) for verdict in ledger.verdicts()]
+        assert kinds == [("accept", ""), ("comment", "arc"), ("reject", ""), ("restore", ""), ("reject", "")]
 
     # The comment is there after a reload, as text.
     page.reload()
@@ -215,7 +226,8 @@ def test_axe_finds_nothing_at_the_gallery(
         page.wait_for_selector(".comments")
         page.click(f'.card[data-answer="{second}"] button:text-is("Reject")')
         reviewer.becomes(second, "rejected")
-        page.press(f'.card[data-answer="{second}"] button:text-is("Reject")', "Enter")
+        reviewer.look(second)
+        page.keyboard.press("r")  # a second time
         page.wait_for_selector("#notice:not([hidden])")
         problems["judged"] = violations(page)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -36,7 +36,8 @@ class AnswerIndex:
         """The id of the newest answer that was added."""
         self.seconds = self.clicks = 0.0
         self._standing: dict[int, list[AnswerSummary]] = {}
-        self._ids: dict[str, tuple[int, str]] = {}
+        self._by_token: dict[str, AnswerSummary] = {}
+        self._by_id: dict[int, AnswerSummary] = {}
         self._about: list[tuple[int, int]] = []
 
     def add(self, answers: Iterable[Answer]) -> list[int]:
@@ -47,16 +48,15 @@ class AnswerIndex:
             self.last = answer.id
             self.seconds += answer.seconds or 0.0
             self.clicks += answer.clicks or 0.0
-            self._ids[answer.token] = answer.id, answer.annotator
+            summary = AnswerSummary(answer.id, answer.question, answer.annotator, answer.kind, answer.token, answer.at)
+            self._by_token[answer.token] = self._by_id[answer.id] = summary
             self._about.append((answer.id, answer.question))
             standing = self._standing.setdefault(answer.question, [])
             if answer.kind == "retract":
-                standing[:] = [summary for summary in standing if summary.id != answer.retracts]
+                standing[:] = [one for one in standing if one.id != answer.retracts]
             else:
-                summary = AnswerSummary(
-                    answer.id, answer.question, answer.annotator, answer.kind, answer.token, answer.at
-                )
-                standing.append(summary)
+                standing.append(summary if answer.retracts is None else self._by_id[answer.retracts])
+                standing.sort(key=lambda one: one.id)  # what is restored comes back to its place
             touched.append(answer.question)
         return list(dict.fromkeys(touched))
 
@@ -72,11 +72,11 @@ class AnswerIndex:
 
     def id_of(self, token: str) -> int | None:
         """The answer that arrived under a token."""
-        return self._ids[token][0] if token in self._ids else None
+        return self._by_token[token].id if token in self._by_token else None
 
     def annotator_of(self, token: str) -> str | None:
         """The annotator of the answer that arrived under a token."""
-        return self._ids[token][1] if token in self._ids else None
+        return self._by_token[token].annotator if token in self._by_token else None
 
 
 def in_order(questions: Iterable[Question]) -> list[Question]:

@@ -53,7 +53,7 @@ class SentVerdict(BaseModel):
     token: str = Field(min_length=8, max_length=64, pattern=r"^[\w-]+$")
     answer: int = Field(ge=0, lt=1 << 63)
     reviewer: str = Field(min_length=1, max_length=80)
-    kind: Literal["accept", "reject", "comment"]
+    kind: Literal["accept", "reject", "restore", "comment"]
     comment: str = Field("", max_length=MOST_LETTERS)
 
 
@@ -175,9 +175,14 @@ class Review:
         index, states = self._service.index, dict[int, State]()
         for question in index.questions:
             states |= {s.id: "open" for s in index.latest(question) if s.kind == "answer" and s.id in self._summaries}
+        standing = frozenset(states)
         for verdict in verdicts:
             if verdict.kind == "reject":
                 states[verdict.answer] = "rejected"
+            elif verdict.kind == "restore" and verdict.answer in standing:
+                states[verdict.answer] = "open"
+            elif verdict.kind == "restore":
+                del states[verdict.answer]  # its annotator has taken it back since
             elif verdict.kind == "accept" and verdict.answer in states:
                 states[verdict.answer] = "accepted"
         return states
@@ -295,6 +300,6 @@ class Review:
         with self._service.open_ledger() as ledger:
             ledger.judge(verdict)
         card = self.cards([sent.answer])[0]
-        if sent.kind == "reject":
+        if sent.kind in ("reject", "restore"):
             self._service.learn_from(self._service.index.questions[card.question])
         return card

@@ -132,7 +132,7 @@ function draw(card) {
   );
   const doubts = card.score === null ? [] : [`${WHO[card.source]} gives it ${Math.round(100 * card.score)} %`];
   if (card.agreement !== null) doubts.push(`people agree on ${Math.round(100 * card.agreement)} %`);
-  const judged = card.verdicts.filter(({ kind }) => kind !== "comment").at(-1);
+  const judged = card.verdicts.filter(({ kind }) => kind !== "comment").at(-1), isRejected = card.state === "rejected";
   const comments = card.verdicts.filter(({ kind }) => kind === "comment");
   const button = (kind, key, label) => {
     const node = make("button", { type: "button", "aria-keyshortcuts": key.toUpperCase() }, label);
@@ -146,9 +146,9 @@ function draw(card) {
     make("div", { class: "legend" }, ...legend),
     make("p", {}, `${card.annotator} · ${card.stem} · question ${card.question}`),
     make("p", { class: "faint" }, doubts.join(" · ") || "No prediction to compare with"),
-    ...(judged ? [make("p", { class: "state" }, `${STATES[card.state]} (${judged.reviewer})`)] : []),
+    ...(judged ? [make("p", { class: "state" }, `${judged.kind === "restore" ? "rejection undone" : STATES[card.state]} (${judged.reviewer})`)] : []),
     ...comments.map(({ comment, reviewer }) => make("p", { class: "comments" }, `${reviewer}: ${comment}`)),
-    make("p", { class: "buttons" }, button("accept", "a", "Accept"), button("reject", "r", "Reject"), button("comment", "c", "Comment")),
+    make("p", { class: "buttons" }, ...(isRejected ? [button("restore", "u", "Undo rejection")] : [button("accept", "a", "Accept"), button("reject", "r", "Reject")]), button("comment", "c", "Comment")),
   );
   Object.assign(article.dataset, { answer: card.id, state: card.state });
   article.addEventListener("focusin", () => choose(article));
@@ -193,8 +193,8 @@ async function move(key) {
 function act(id, kind) {
   const card = cards.get(id);
   if (kind === "comment") return askComment(id);
-  if (card.state === "rejected") return notice("This answer was rejected before; its question is asked again.");
-  if (card.state === "open" || kind === "reject") send({ answer: id, kind, comment: "" });
+  if (kind === "restore" ? card.state !== "rejected" : card.state === "rejected") return notice(kind === "restore" ? "This answer is not rejected." : "This answer was rejected before; its question is asked again. u undoes that.");
+  if (card.state === "open" || kind !== "accept") send({ answer: id, kind, comment: "" });
 }
 
 function askComment(id) {
@@ -261,7 +261,7 @@ addEventListener("keydown", (event) => {
     move(key);
     return;
   }
-  const kind = { a: "accept", r: "reject", c: "comment" }[key], article = chosen();
+  const kind = { a: "accept", r: "reject", u: "restore", c: "comment" }[key], article = chosen();
   if (!kind || event.repeat || !article?.contains(document.activeElement)) return;
   event.preventDefault();
   if (!("seen" in article.dataset)) return; // it was chosen just now: nobody has looked at it yet
