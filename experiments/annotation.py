@@ -1,6 +1,6 @@
 """Measure annotation effort: actions per square with each tool, and clicks with guesses that learn.
 
-    python experiments/annotation.py RUN … [--out results/annotation.json]
+    python experiments/annotation.py RUN … [--parts squares learning] [--out results/annotation.json]
 
 Each run is a finished training of one domain, such as that of a few masks early in a campaign. The annotator is a
 program that has the ground truth and works with the labelling page's tools. It calls the server side of the tools, and
@@ -11,7 +11,8 @@ drag is a stroke of the brush, a stroke over superpixels, or a box for smart sel
 key is needed only where the page's class is not the right one.
 
 squares     of 60×60 pixels, in images of validation at their own size; with each tool alone and with all of them,
-            painted from nothing and from the guess; a brush's stroke where a tool corrects nothing
+            painted from nothing and from the guess; a brush's stroke where a tool corrects nothing; the table counts
+            the squares of all runs
 learning    the squares of 30×30 pixels with the lowest confidence of the network, in images of the pool at half their
             size, in the page's order; with the network's guesses, and with guesses refitted after every answer
 
@@ -53,6 +54,7 @@ from fewmask.files import write_json
 from fewmask.labels import NOT_LABELLED, Mask
 
 ENOUGH = 0.95
+PARTS = ["squares", "learning"]
 SEVERAL = 3
 """Classes of a square, at least: what has fewer is a key or two."""
 MOST = 80
@@ -205,13 +207,12 @@ ROWS = {
 BEST = "guess, all tools and the automatic class"
 
 
-def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[dict[str, list[Done]], float]:
+def squares(domain: Domain, found: Predictor, images: int, each: int, classes: list[int]) -> dict[str, list[Done]]:
     """Every row's actions for the same squares: of every image some with several classes of which at least half is
-    labelled. And the mean number of their classes."""
+    labelled. Appends the number of classes of each square to `classes`."""
     assert found.encode is not None and found.head is not None
     stems, head = domain.splits["val"], found.head(domain.name)
     done: dict[str, list[Done]] = {row: [] for row in ROWS}
-    classes: list[int] = []
     for stem in stems[:: max(len(stems) // images, 1)][:images]:
         image, mask = domain.image(stem), domain.mask(stem)
         features, guess = found.encode(domain.name, image), found.predict(domain.name, image)[0]
@@ -230,7 +231,7 @@ def squares(domain: Domain, found: Predictor, images: int, each: int) -> tuple[d
             nothing = np.full((60, 60), NOT_LABELLED, np.uint8)
             for row, (from_guess, tools, automatic) in ROWS.items():
                 done[row].append(annotate(square, guess[window] if from_guess else nothing, tools, automatic))
-    return done, fmean(classes)
+    return done
 
 
 # ── Guesses that learn ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -297,25 +298,37 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/annotation.json"))
     parser.add_argument("--images", type=int, default=8, help="of each dataset, for either part")
     parser.add_argument("--each", type=int, default=8, help="squares of each image, for either part")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="The other part of --out stays."
+    )
     given = parser.parse_args()
+    result = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     rows: list[dict[str, Any]] = []
-    table: dict[str, Any] = {}
+    done: dict[str, list[Done]] = {row: [] for row in ROWS}
+    classes: list[int] = []
+    measured: list[str] = []
     for run in given.runs:
         config, found = load_config(run), predictor(run)
         if found is None:
             raise SystemExit(f"{run}: not trained yet")
         ((name, domain),) = load_domains(config).items()
-        if not rows:
-            table = _table(*squares(domain.at(None), found, given.images, given.each)) | {"measured_on": f"{name} val"}
-            print(json.dumps(table), flush=True)
         masks, steps = config.labelled.images, config.train.steps
-        about = {"dataset": name, "seed": config.seed, "masks": masks, "steps": steps, "size": domain.size}
-        rows.append(about | learning(domain, found, given.images, given.each))
-        print(json.dumps(rows[-1]), flush=True)
-        write_json(given.out, _result(rows, table))
+        if "squares" in given.parts:
+            for row, more in squares(domain.at(None), found, given.images, given.each, classes).items():
+                done[row] += more
+            measured.append(f"{name} val, seed {config.seed}: {masks} masks, {steps} steps")
+            result |= _table(done, classes, measured)
+        if "learning" in given.parts:
+            about = {"dataset": name, "seed": config.seed, "masks": masks, "steps": steps, "size": domain.size}
+            rows.append(about | learning(domain, found, given.images, given.each))
+            result |= _clicks(rows)
+        for part in given.parts:
+            result.setdefault("commands", {})[part] = shlex.join(_shown(sys.argv))
+        made = {"hardware": {**hardware(torch.device("cpu")), "machine": platform.machine()}, "versions": versions()}
+        write_json(given.out, result | made)
 
 
-def _table(by_tool: dict[str, list[Done]], classes: float) -> dict[str, Any]:
+def _table(by_tool: dict[str, list[Done]], classes: list[int], measured: list[str]) -> dict[str, Any]:
     tools = {
         row: {
             "actions_median": median(one.actions for one in done),
@@ -325,21 +338,18 @@ def _table(by_tool: dict[str, list[Done]], classes: float) -> dict[str, Any]:
         }
         for row, done in by_tool.items()
     }
-    return {"squares": len(by_tool["polygons"]), "classes_mean": round(classes, 2), "tools": tools}
-
-
-def _result(rows: list[dict[str, Any]], table: dict[str, Any]) -> dict[str, Any]:
-    clicks = {name: sum(row[name]["clicks"] for row in rows) for name in ("with", "without")}
+    count, mean = len(classes), round(fmean(classes), 2)
     return {
-        "actions_per_square_median": table["tools"][BEST]["actions_median"],
-        "clicks_with_learning_guesses_over_without": round(clicks["with"] / clicks["without"], 4),
+        "actions_per_square_median": tools[BEST]["actions_median"],
         "annotator": f"a program that knows the truth, to {ENOUGH:.0%} of the labelled pixels",
-        "squares": table,
-        "learning": rows,
-        "command": shlex.join(["python", "experiments/annotation.py", *_shown(sys.argv[1:])]),
-        "hardware": {**hardware(torch.device("cpu")), "machine": platform.machine()},
-        "versions": versions(),
+        "squares": {"squares": count, "classes_mean": mean, "tools": tools, "measured_on": measured},
     }
+
+
+def _clicks(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    clicks = {name: sum(row[name]["clicks"] for row in rows) for name in ("with", "without")}
+    share = round(clicks["with"] / clicks["without"], 4)
+    return {"clicks_with_learning_guesses_over_without": share, "learning": rows}
 
 
 def _shown(arguments: Sequence[str]) -> list[str]:
