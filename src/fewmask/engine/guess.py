@@ -116,7 +116,7 @@ def _standard(stage: Tensor) -> Tensor:
 
 def _batch(image: np.ndarray, model: UniversalSegmenter) -> Tensor:
     """An image (H,W,C) uint8 as (1,C,H,W) on the model's device."""
-    return torch.from_numpy(image)[None].to(model.mean.device).permute(0, 3, 1, 2)
+    return torch.tensor(image)[None].to(model.mean.device).permute(0, 3, 1, 2)
 
 
 def _features(features: Tensor, stride: int, image: np.ndarray) -> Features:
