@@ -298,9 +298,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/annotation.json"))
     parser.add_argument("--images", type=int, default=8, help="of each dataset, for either part")
     parser.add_argument("--each", type=int, default=8, help="squares of each image, for either part")
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=PARTS, help="The other part of --out stays."
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="The other part of --out stays.")
     given = parser.parse_args()
     result = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     rows: list[dict[str, Any]] = []
