@@ -47,11 +47,13 @@ class Watched:
         self.events: list[ProgressEvent] = []
         own_train, own_evaluate, own_run = train, evaluate, fit._Fit.run_through
 
-        def watched_train(config: Config, folder: Path, observe: Any, domains: dict[str, Domain], start: Any) -> Any:
+        def watched_train(
+            config: Config, folder: Path, observe: Any, domains: dict[str, Domain], start: Any, features: Any
+        ) -> Any:
             self.domains.append(domains)
             self.masks.append({name: campaigns.masks_of(domain) for name, domain in domains.items()})
             self.splits.append([])
-            return own_train(config, folder, observe, domains, start)
+            return own_train(config, folder, observe, domains, start, features)
 
         def watched_evaluate(network: Any, domains: Any, split: str, **options: Any) -> Any:
             self.splits[-1].append(split)
