@@ -59,9 +59,9 @@ class Watched:
             self.splits[-1].append(split)
             return own_evaluate(network, domains, split, **options)
 
-        def watched_run(trained: Any) -> Any:
+        def watched_run(trained: Any, features: Path) -> Any:
             self.first.append({n: v.clone() for n, v in trained.model.state_dict().items()})
-            return own_run(trained)
+            return own_run(trained, features)
 
         patch.setattr(rounds, "train", watched_train)
         patch.setattr(fit, "evaluate", watched_evaluate)
