@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol, Self, get_args
 
-from pydantic import Discriminator, NonNegativeInt, PlainValidator, PositiveInt, Tag, ValidationInfo
+from pydantic import Discriminator, NonNegativeInt, PlainValidator, PositiveInt, Tag, ValidationInfo, model_validator
 
 from fewmask.config.base import ConfigPath, Fraction, Settings, Size
 from fewmask.config.inputs import InputSettings
@@ -25,8 +25,15 @@ class FilesDomain(InputSettings):
     absent: tuple[str, ...] = ()
     """Classes that no mask shows on purpose. `fewmask check` reports any other class without a pixel as an error."""
 
+    @model_validator(mode="after")
+    def _has_pictures(self) -> Self:
+        layout = getattr(self, "layout", None)
+        if self.format != "pictures" and layout in LAYOUTS and layout != "folder":
+            raise ValueError(f"format: the data set {layout} has pictures; remove `format`, or take `layout: folder`")
+        return self
 
-MaskKind = Literal["pixels", "binary", "labelme", "coco", "yolo", "cvat", "label-studio"]
+
+MaskKind = Literal["pixels", "binary", "labelme", "coco", "yolo", "cvat", "label-studio", "nifti"]
 
 
 class FolderDomain(FilesDomain):
@@ -45,7 +52,8 @@ class FolderDomain(FilesDomain):
     """The end of a mask's name that is not part of its stem: `_mask`, `_mask.png`."""
     masks: MaskKind = "pixels"
     """The kind of the masks: images of ids or of the classes' colours; a folder of black and white images for each
-    class; polygons of LabelMe, COCO or YOLO; an XML file of CVAT, a JSON export of Label Studio."""
+    class; polygons of LabelMe, COCO or YOLO; an XML file of CVAT, a JSON export of Label Studio; NIfTI volumes of ids
+    for images of `format: nifti`."""
     classes: ConfigPath | None = None
     """The file of the classes; `classes.yaml` in the root by default."""
     splits: ConfigPath | None = None

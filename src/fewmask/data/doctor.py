@@ -18,7 +18,7 @@ import numpy as np
 from fewmask.config import DomainSettings, ScenesDomain
 from fewmask.config.scale import SMALL, scaled
 from fewmask.data.domain import SPLITS, Domain, FileSource
-from fewmask.data.fingerprints import digest, thumbnail
+from fewmask.data.fingerprints import fingerprints
 from fewmask.data.inputs import read_input, remarks
 from fewmask.data.kinds import TURN_PIXELS
 from fewmask.data.layouts import Index, Problem, index_to_check, load_domain
@@ -191,7 +191,7 @@ def _check_image(target: _Target, stem: str) -> _ImageCheck:
         scene, mask = target.domain.image(stem), target.domain.mask(stem)
         size = (scene.shape[1], scene.shape[0])
         by_value = np.bincount(mask.reshape(-1), minlength=256)
-        return _ImageCheck(target.name, stem, (), size, digest(scene), thumbnail(scene), counts=by_value)
+        return _ImageCheck(target.name, stem, (), size, *fingerprints(scene), counts=by_value)
     problems: list[Problem] = []
     ids: np.ndarray | None = None
     picture: Picture | None = None
@@ -235,8 +235,8 @@ def _check_image(target: _Target, stem: str) -> _ImageCheck:
             problems.append(Problem(str(mask_path), "the mask has no pixel of any class", fix, "warning"))
     if image is None:
         return _ImageCheck(target.name, stem, tuple(problems), ids=ids, counts=counts)
-    size = (image.shape[1], image.shape[0])
-    return _ImageCheck(target.name, stem, tuple(problems), size, digest(image), thumbnail(image), ids, counts)
+    size, medical = (image.shape[1], image.shape[0]), target.listing.input.format != "pictures"
+    return _ImageCheck(target.name, stem, tuple(problems), size, *fingerprints(image, medical), ids, counts)
 
 
 def _by_value(by_id: np.ndarray, space: LabelSpace) -> tuple[np.ndarray, dict[int, int]]:

@@ -24,3 +24,9 @@ THUMBNAIL = 16 * 16 * 3
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """The image at 16×16 as (768,) uint8."""
     return cv2.resize(as_rgb(image), (16, 16), interpolation=cv2.INTER_AREA).reshape(-1)
+
+
+def fingerprints(image: np.ndarray, medical: bool = False) -> tuple[bytes | None, np.ndarray | None]:
+    """The hash and the thumbnail of an image. A medical image of one value, such as a slice of air, has none: it is no
+    copy of another one."""
+    return (None, None) if medical and image.min() == image.max() else (digest(image), thumbnail(image))

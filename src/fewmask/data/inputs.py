@@ -6,21 +6,29 @@ Shapes: H×W pixels · C channels.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from fewmask.config.inputs import PLAIN, InputSettings
+from fewmask.config.inputs import PLAIN, Format, InputSettings
+from fewmask.data import dicom, nifti
 from fewmask.data.headers import damaged, examine, white_is_zero
 from fewmask.data.kinds import Cell, Kind, judge, judge_properties
 from fewmask.data.reading import Picture, decode_png, image_kind, read_bytes, read_picture
+from fewmask.data.volumes import Reader
 from fewmask.formats.bands import stretched
 
 COUNTS = {"grey": 1, "grey and alpha": 2, "RGB": 3, "RGB and alpha": 4}
 """How many channels the pixels of a PNG have."""
+_READERS: Mapping[Format, Reader] = {"dicom": dicom, "nifti": nifti}
+
+
+def reader_of(form: Format) -> Reader:
+    """The reader of a format other than pictures. It imports its library, an extra, when it reads the first file."""
+    return _READERS[form]
 
 
 def read_input(path: Path, settings: InputSettings = PLAIN) -> Picture:
@@ -36,6 +44,8 @@ def read_input(path: Path, settings: InputSettings = PLAIN) -> Picture:
 
 def input_kind(path: Path, settings: InputSettings = PLAIN) -> Kind:
     """The kind of an image file, such as its size, without decoding its pixels. Errors as in `read_input`."""
+    if settings.format != "pictures":
+        return reader_of(settings.format).read_kind(path, settings)
     return image_kind(path) if settings.plain else _examined(path, settings)[1]
 
 
@@ -46,7 +56,18 @@ def remarks(kind: Kind, settings: InputSettings = PLAIN) -> Iterator[Cell]:
 
 
 def read_values(path: Path, settings: InputSettings) -> tuple[np.ndarray, Kind]:
-    """The pixels (H,W,C) of an image as stored in its file, and the file's kind."""
+    """The pixels (H,W,C) of an image as stored in its file, and the file's kind.
+
+    Of DICOM and NIfTI they are the rescaled values or, with `window: file`, fractions of the file's window.
+    """
+    if settings.format != "pictures":
+        pixels, kind, window = reader_of(settings.format).read_values(path, settings)
+        if settings.window == "file":
+            if window is None:
+                raise ValueError(f"{path}: it states no window; write `window` as two numbers, or remove it")
+            pixels = (pixels - np.float32(window[0])) / np.float32(window[1] - window[0])
+        _check_depth(pixels, path, settings)
+        return pixels, kind
     data, kind = _examined(path, settings)
     if kind.container == "PNG":
         pixels = _png(data, kind, path)

@@ -21,6 +21,8 @@ def settle_stretch(settings: InputSettings, images: Sequence[Path]) -> InputSett
     the same images. Raises ValueError as `read_input`, and where a channel holds one value alone."""
     if not settings.unsettled:
         return settings
+    if settings.window is not None:
+        return settings.model_copy(update={"stretch": settings.spans})
     if not images:
         raise ValueError("stretch: train has no image to take the values from that become 0 and 255; write `stretch`")
     rng = generator(0, "stretch")

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fewmask.config.inputs import PLAIN, InputSettings
 from fewmask.data.headers import MAX_PIXELS
-from fewmask.data.inputs import input_kind
+from fewmask.data.inputs import input_kind, reader_of
 from fewmask.data.layouts.listing import IMAGE_SUFFIXES
 from fewmask.paths import fault_of_stem
 
@@ -44,15 +44,16 @@ def find_images(images: Path | Sequence[Path], settings: InputSettings = PLAIN) 
     problems: list[str] = []
     left_out: list[str] = []
     if isinstance(images, Path) and images.is_dir():
-        walked = _walk(images, (), problems, left_out)
-        items = [Item(p, p.relative_to(images).with_suffix("")) for p in walked]
+        items = _items(images, settings, problems, left_out)
         left_out = [Path(p).relative_to(images).as_posix() + "/" * p.endswith("/") for p in left_out]
         if not items and not problems:
             hint = f", but {first_names(left_out)}" if left_out else ""
-            raise ValueError(f"{images}: no images in it{hint}; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
+            kinds = ", ".join(IMAGE_SUFFIXES) if settings.format == "pictures" else settings.format
+            raise ValueError(f"{images}: no images in it{hint}; give a folder with {kinds} files")
     else:
         paths = [images] if isinstance(images, Path) else list(images)
-        items = [Item(p, Path(p.stem)) for p in paths]
+        named = [(_stem(p.name, p, settings) or p.stem, p) for p in paths]
+        items = _expanded(named, settings, problems)
         if not items:
             raise ValueError("no images are given; give a folder or some files")
     by_name: dict[Path, list[Path]] = {}
@@ -83,6 +84,34 @@ def first_names(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+def _stem(name: str, path: Path, settings: InputSettings) -> str | None:
+    """A file's name without its ending; None for a file that is no image by its name."""
+    if settings.format != "pictures":
+        return reader_of(settings.format).stem_of(name, path)
+    return str(Path(name).with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else None
+
+
+def _items(folder: Path, settings: InputSettings, problems: list[str], left_out: list[str]) -> list[Item]:
+    """The images of a folder and of those inside it."""
+    named = []
+    for path in _walk(folder, (), problems, left_out):
+        stem = _stem(path.relative_to(folder).as_posix(), path, settings)
+        if stem is None:
+            left_out.append(str(path))
+        else:
+            named.append((stem, path))
+    return _expanded(named, settings, problems)
+
+
+def _expanded(named: Sequence[tuple[str, Path]], settings: InputSettings, problems: list[str]) -> list[Item]:
+    """The images of files: of a volume each slice."""
+    if settings.format == "pictures":
+        return [Item(path, Path(stem)) for stem, path in named]
+    found = reader_of(settings.format).find(named)
+    problems += [str(error) for _, error in found.problems]
+    return [Item(path, Path(stem)) for stem, path in found.images]
+
+
 def _walk(folder: Path, above: tuple[Path, ...], problems: list[str], left_out: list[str]) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
@@ -95,7 +124,7 @@ def _walk(folder: Path, above: tuple[Path, ...], problems: list[str], left_out: 
         return
     for entry in entries:
         path, is_folder = Path(entry.path), entry.is_dir()
-        if entry.name.startswith(".") or not (is_folder or path.suffix.lower() in IMAGE_SUFFIXES):
+        if entry.name.startswith("."):
             left_out.append(f"{path}/" if is_folder else str(path))
         elif is_folder:
             yield from _walk(path, (*above, real), problems, left_out)

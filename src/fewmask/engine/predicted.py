@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fewmask.config.scale import Scale
+from fewmask.data.volumes import file_of
 from fewmask.engine.image_files import Item
 from fewmask.files import hold, write_atomically, write_text
 from fewmask.models.universal import UniversalSegmenter
@@ -71,6 +73,20 @@ def fingerprint(model: UniversalSegmenter) -> str:
 
 
 def digest_of(path: Path) -> str:
+    """BLAKE2b of the file that holds an image. That of a volume is computed once for all of its slices."""
+    file = file_of(path)
+    if file == path:
+        return _digest(file)
+    state = file.stat()
+    return _digest_of_volume(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4)
+def _digest_of_volume(path: Path, changed: int, size: int) -> str:
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -36,7 +36,7 @@ from fewmask.engine.evaluation import Progress, as_array, same_size_batches
 from fewmask.engine.generalise import Choice, choices, clearest
 from fewmask.engine.image_files import Item, find_images
 from fewmask.engine.predicted import Predicted, Prediction
-from fewmask.engine.prediction_formats import Form, older_forms, write_form
+from fewmask.engine.prediction_formats import Form, check_form, older_forms, write_form
 from fewmask.engine.tiles import classes_by_tiles, excess_by_tiles, is_large
 from fewmask.engine.transfer import common_size
 from fewmask.files import write_text
@@ -115,6 +115,7 @@ def predict(
     sizes = _sizes(model, name, fused)
     pixels = model.inputs[name]
     given = find_images(files, pixels)
+    check_form(form, given.items, several=fused is not None)
     places = {n: below(out, n) for n in fused.fused} if fused else {name: out}
     if isinstance(files, Path) and files.is_dir() and out.resolve().is_relative_to(files.resolve()):
         raise ValueError(f"{out}: lies inside the images' folder {files}; give a folder beside it")

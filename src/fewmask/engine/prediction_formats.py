@@ -15,18 +15,20 @@ import cv2
 import numpy as np
 
 from fewmask.annotation.coco import write_instances
+from fewmask.data.nifti import as_volume
 from fewmask.data.reading import read_mask
+from fewmask.data.volumes import SLICE, slice_of
 from fewmask.engine.image_files import Item
-from fewmask.files import Written, write_json
+from fewmask.files import Written, write_bytes, write_json
 from fewmask.labels import LabelSpace, Mask
 from fewmask.paths import below
 
-Form = Literal["png", "coco", "labelme", "geojson"]
-FORMS: tuple[Form, ...] = ("png", "coco", "labelme", "geojson")
+Form = Literal["png", "coco", "labelme", "geojson", "nifti"]
+FORMS: tuple[Form, ...] = ("png", "coco", "labelme", "geojson", "nifti")
 
 
 # The file or the folder of each form, in the folder of a prediction.
-FORM_PATHS: dict[Form, str] = {"coco": "coco.json", "labelme": "labelme", "geojson": "geojson"}
+FORM_PATHS: dict[Form, str] = {"coco": "coco.json", "labelme": "labelme", "geojson": "geojson", "nifti": "nifti"}
 
 
 def older_forms(out: Path, written: Sequence[str]) -> list[Path]:
@@ -37,7 +39,7 @@ def older_forms(out: Path, written: Sequence[str]) -> list[Path]:
 
 def write_form(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) -> Path | None:
     """Write the masks below `out/masks` in another form, and return the path: `coco.json`, or the folder `labelme/` or
-    `geojson/` with a file for each image. None for "png", the form of the masks.
+    `geojson/` with a file for each image, or `nifti/` with one for each volume. None for "png", the form of the masks.
 
     Raises ValueError where a file has changed since it was written, since somebody may have corrected it.
     """
@@ -53,6 +55,9 @@ def _write(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) -> P
         names = {item.name.as_posix(): f"{item.name.as_posix()}{item.path.suffix}" for item in items}
         write_instances(out / "coco.json", space, masks, names=names)
         return out / "coco.json"
+    if form == "nifti":
+        _write_volumes(out, items)
+        return below(out, form)
     for item in items:
         mask = _mask(out, item, space)
         if form == "labelme":
@@ -62,6 +67,30 @@ def _write(out: Path, items: Sequence[Item], space: LabelSpace, form: Form) -> P
         else:
             write_json(below(out, "geojson", item.name.as_posix(), ending=".geojson"), _geojson(mask, space))
     return below(out, form)
+
+
+def check_form(form: Form, items: Sequence[Item], several: bool) -> None:
+    """Raises ValueError for a form that the masks of these images cannot have. `several`: each image may be predicted
+    with the classes of another domain."""
+    sliced = [item for item in items if item.path.suffix == SLICE]
+    if form == "labelme" and sliced:
+        raise ValueError(f"--as labelme: {sliced[0].path} is a slice, which LabelMe cannot open; take --as nifti")
+    if form == "nifti" and len(sliced) < len(items):
+        raise ValueError("--as nifti: the images are not slices of NIfTI volumes; leave it out, or give such volumes")
+    if form == "nifti" and several:
+        raise ValueError("--as nifti: slices of one volume may get different domains; choose one by --domain")
+
+
+def _write_volumes(out: Path, items: Sequence[Item]) -> None:
+    """A volume of the dataset's ids for each volume of images, on its grid."""
+    volumes: dict[Path, list[Item]] = {}
+    for item in sorted(items, key=lambda item: slice_of(item.path)):
+        volumes.setdefault(item.path.parent, []).append(item)
+    for file, slices in volumes.items():
+        name = slices[0].name.as_posix().rpartition("_")[0]
+        ending = ".nii.gz" if file.suffix.lower() == ".gz" else ".nii"
+        masks = (read_mask(below(out, "masks", item.name.as_posix(), ending=".png")) for item in slices)
+        write_bytes(below(out, "nifti", name, ending=ending), as_volume(masks, file))
 
 
 def _mask(out: Path, item: Item, space: LabelSpace) -> Mask:

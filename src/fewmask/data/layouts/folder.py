@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,10 +11,13 @@ from pathlib import Path
 
 from fewmask.class_list import ClassList, read_class_list
 from fewmask.config import FolderDomain
+from fewmask.data import nifti
 from fewmask.data.annotations import Annotated, AnnotatedMasks, LabelMe, Yolo, read_coco, read_cvat, read_label_studio
 from fewmask.data.domain import SPLITS
+from fewmask.data.inputs import reader_of
 from fewmask.data.layouts.listing import IMAGE_SUFFIXES, Index, Listing, Problem, image_names, resolve
 from fewmask.data.masks import BinaryMasks, ClassIds, MaskReader, PixelMasks, colours_of
+from fewmask.data.volumes import file_of, slice_names, slice_path
 from fewmask.labels import LabelSpace
 
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -25,6 +29,7 @@ MASK_SUFFIXES = {
     "yolo": (".txt",),
     "cvat": (".xml",),
     "label-studio": (".json",),
+    "nifti": nifti.ENDINGS,
 }
 """The endings of the files, by kind of mask."""
 OF_MANY: Mapping[str, Callable[..., list[Annotated]]] = {
@@ -54,10 +59,15 @@ def index(settings: FolderDomain) -> Index:
             file, f"a list of classes, whose positions are taken as ids: {ids[:200]}", "write ids if that is wrong"
         )
     files = _Files(settings, listing)
-    files.add_images()
+    try:
+        files.add_images()
+    except ValueError as error:  # an extra lacks
+        listing.problems.append(Problem.of(error, listing.root))
     if settings.masks in OF_MANY:
         if listed is not None and space is not None:
             reader = _annotated(listing, files, ClassIds.of(listed, space))
+    elif settings.masks == "nifti":
+        _add_volumes_of_ids(listing, files)
     elif settings.masks == "binary":
         if listed is not None and space is not None:
             reader = _binary(listing, files, ClassIds.of(listed, space))
@@ -69,6 +79,8 @@ def index(settings: FolderDomain) -> Index:
 
 def _reader(settings: FolderDomain, listed: ClassList, space: LabelSpace) -> MaskReader | None:
     """The reader of a kind of mask that has a file for each image."""
+    if settings.masks == "nifti":
+        return nifti.NiftiMasks()
     if settings.masks == "pixels":
         return PixelMasks(colours_of(listed, space))
     ids = ClassIds.of(listed, space)
@@ -94,17 +106,27 @@ class _Files:
         )
         masks = {path for _, path in self._walk(settings.labels, required=False)} if inside else set()
         own = {listing.root / "classes.yaml", *(listing.root.glob("splits/*.txt"))}
+        reader = None if settings.format == "pictures" else reader_of(settings.format)
+        others: list[tuple[str, Path]] = []  # images that are not pictures
         for name, path in self._walk(settings.images):
             if path in masks or path in own or (self.together and self._is_mask(path)):
                 continue
-            stem = _stem(name, settings.image_ending, IMAGE_SUFFIXES)
-            if stem is not None:
+            ending = settings.image_ending
+            stem = reader.stem_of(name, path, ending) if reader else _stem(name, ending, IMAGE_SUFFIXES)
+            if stem is not None and reader:
+                others.append((stem, path))
+            elif stem is not None:
                 listing.add_image(stem, path)
+            elif reader:
+                what = f"not {settings.format} by its name{' or its mark' * (settings.format == 'dicom')}"
+                listing.warn(path, what, "left out; remove `format`, rename it or move it away")
             else:
                 ends = settings.image_ending or ", ".join(IMAGE_SUFFIXES)
                 listing.warn(
                     path, "not an image by its name", f"left out: images end in {ends}; rename or move it away"
                 )
+        if reader:
+            listing.add_found(reader.find(others))
 
     def add_masks(self) -> None:
         for name, path in self.masks():
@@ -158,10 +180,36 @@ def _stem(name: str, ending: str, suffixes: tuple[str, ...]) -> str | None:
     """A file's name without its ending; None where it ends otherwise."""
     if "." in ending:
         return name.removesuffix(ending) if name.endswith(ending) and name != ending else None
-    stem, dot, suffix = name.rpartition(".")
-    if f"{dot}{suffix}".lower() not in suffixes or not stem.endswith(ending) or not stem.removesuffix(ending):
+    suffix = max((suffix for suffix in suffixes if name.lower().endswith(suffix)), key=len, default="")
+    stem = name[: len(name) - len(suffix)]
+    if not suffix or not stem.endswith(ending) or not stem.removesuffix(ending):
         return None
     return stem.removesuffix(ending)
+
+
+def _add_volumes_of_ids(listing: Listing, files: _Files) -> None:
+    """Divide volumes of ids into the masks of the slices of the volumes of images."""
+    if files.settings.format != "nifti":
+        listing.error(
+            listing.root, "`masks: nifti` for images of another format", "write `format: nifti`, or give PNG masks"
+        )
+        return
+    image_of = {volume: file_of(listing.images[stem]) for stem, volume in listing.volume_of.items()}
+    slices = Counter(listing.volume_of.values())
+    for name, path in files.masks():
+        volume = _stem(name, files.settings.label_ending, files.endings) or name
+        if volume not in image_of:
+            listing.error(
+                path, f"a volume of ids without an image {volume!r}", "rename it like its image, or remove it"
+            )
+            continue
+        try:
+            nifti.check_grid(path, image_of[volume])
+        except ValueError as error:
+            listing.problems.append(Problem.of(error, path))
+            continue
+        for number, stem in enumerate(slice_names(volume, slices[volume])):
+            listing.add_mask(stem, slice_path(path, number))
 
 
 def _binary(listing: Listing, files: _Files, ids: ClassIds) -> BinaryMasks:
@@ -246,6 +294,9 @@ def _splits(listing: Listing, settings: FolderDomain) -> None:
                 "write one stem a line, and val.txt and test.txt beside it; or set `val_from_train: 0.2` to train on "
                 "all images but a fifth of those with masks",
             )
+    slices: dict[str, list[str]] = {}
+    for stem, volume in listing.volume_of.items():
+        slices.setdefault(volume, []).append(stem)
     names = image_names(listing.root, listing.images, listing.masks) if folder.is_dir() else {}
     for split in SPLITS if folder.is_dir() else ():
         file = folder / f"{split}.txt"
@@ -255,6 +306,11 @@ def _splits(listing: Listing, settings: FolderDomain) -> None:
         taken: list[tuple[str, str]] = []
         for line, where in lines:
             stem = line
+            volume = line if line in slices else _stem(line, settings.image_ending, nifti.ENDINGS) or ""
+            if line not in listing.images and volume in slices:
+                for stem in slices[volume]:
+                    listing.put(split, stem, where)
+                continue
             if line not in listing.images and len(same := resolve(names, line)) == 1:
                 (stem,) = same
                 taken.append((line, stem))
@@ -275,4 +331,4 @@ def _splits(listing: Listing, settings: FolderDomain) -> None:
     if val_from_train and listing.stems("val"):
         listing.error(folder / "val.txt", f"val_from_train is {val_from_train} too", "keep one of the two")
     elif val_from_train:
-        listing.hold_out(val_from_train)
+        listing.hold_out(val_from_train, group=lambda stem: listing.volume_of.get(stem, stem))

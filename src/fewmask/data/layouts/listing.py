@@ -18,6 +18,7 @@ from typing import Literal
 from fewmask.config.inputs import PLAIN, InputSettings
 from fewmask.data.domain import SPLITS
 from fewmask.data.masks import MaskReader, PixelMasks
+from fewmask.data.volumes import Found
 from fewmask.labels import LabelSpace
 from fewmask.paths import alike, fault_of_stem
 from fewmask.randomness import generator
@@ -99,6 +100,8 @@ class Listing:
     images: dict[str, Path] = field(default_factory=dict)
     masks: dict[str, Path] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    volume_of: dict[str, str] = field(default_factory=dict)
+    """The volume of each image that is a slice. Slices of one volume look alike, so they stay in one split."""
     # By split: the stem and where it stands, so that a fault can name the file and line.
     _splits: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {s: [] for s in SPLITS})
 
@@ -220,6 +223,13 @@ class Listing:
             self.error(path, f"same stem as {self.masks[stem]}", "remove one, or rename it: an image has one mask")
         else:
             self.masks[stem] = path
+
+    def add_found(self, found: Found) -> None:
+        """Add the images of volumes and of other files that are not pictures."""
+        for stem, path in found.images:
+            self.add_image(stem, path)
+        self.volume_of |= found.volume_of
+        self.problems += [Problem.of(error, path) for path, error in found.problems]
 
     def put(self, split: str, stem: str, where: str | Path) -> None:
         """Add an image to a split; `where` is the line or the file that puts it there."""
