@@ -87,7 +87,7 @@ def test_a_layout(tmp_path: Path) -> None:
         wrong = {**data["domains"]["mine"], "maks": "x", "other": 1}
         with pytest.raises(ValueError, match=rf"(?s){part}\.m\.maks: unknown key; did you mean mask\?") as error:
             fewmask.parse_config(data | {part: {"m": wrong}})
-        keys = "absent, channels, depth, layout, mask, root, size, stretch"
+        keys = "absent, channels, depth, format, layout, mask, root, size, stretch, window"
         assert f"{part}.m.other: unknown key; remove it; there are {keys}" in str(error.value)
     with pytest.raises(ValueError, match=r"no such layout; take one of folder, .*, scenes, pairs"):
         fewmask.parse_config(data | {"domains": {"mine": {**data["domains"]["mine"], "layout": "piars"}}})
